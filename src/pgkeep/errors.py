@@ -10,7 +10,8 @@ PgkeepError (1)
  ├── RestoreFailed (8)       the artifact could not be brought back
  ├── Refused (9)             nothing was done, on purpose
  ├── AlreadyRunning (10)     another run works on the same database
- └── SomeFailed (11)         several databases: at least one failed
+ ├── SomeFailed (11)         several databases: at least one failed
+ └── ProgramFailed (1)       a client program failed; verbs say of what step
 
 Messages follow PostgreSQL's style guide: lower-case, no full stop; hints are sentences.
 """
@@ -85,3 +86,12 @@ class SomeFailed(PgkeepError):
     """Of several databases at least one failed; the others are done."""
 
     exit_code = 11
+
+
+class ProgramFailed(PgkeepError):
+    """One of PostgreSQL's programs ended badly; callers turn this into their own error."""
+
+    def __init__(self, program: str, how: str, said: list[str]) -> None:
+        super().__init__(f"{program} failed ({how}): {'; '.join(said[-5:]) or 'no message'}")
+        self.program = program
+        self.said = said

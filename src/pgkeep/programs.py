@@ -1,13 +1,19 @@
 """Find PostgreSQL's client programs of the right version; run them with a clean environment."""
 
+import collections
+import contextlib
+import fcntl
 import functools
 import importlib.util
+import io
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from . import errors as e
 
@@ -117,3 +123,107 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a child: what is harmless of ours, and the given settings."""
     kept = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}
     return {"HOME": "/nonexistent", "LC_MESSAGES": "C", **kept, **extra}
+
+
+class Child:
+    """One of PostgreSQL's programs at work: pipes for input and output, its complaints kept.
+
+    Standard error is read all the time, or the program would stop when that pipe is full (trap
+    B30); the last lines of it become the error's message.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | bytes],
+        environment: Mapping[str, str],
+        descriptors: Iterable[int] = (),
+        *,
+        with_input: bool = False,
+    ) -> None:
+        self.name = Path(os.fsdecode(command[0])).name
+        self.warnings: list[str] = []
+        self._complaints: collections.deque[str] = collections.deque(maxlen=20)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+            pass_fds=tuple(descriptors),
+            start_new_session=True,  # a terminal's ^C is ours to handle, not the child's
+            bufsize=0,
+        )
+        assert self._process.stdout is not None  # noqa: S101
+        self.output = self._process.stdout.fileno()
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            # Fewer and larger reads; without the right to that the default does.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, 1 << 20)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def read(self, size: int = 1 << 20) -> bytes:
+        """Return some output, empty at its end."""
+        return os.read(self.output, size)
+
+    def write(self, data: bytes) -> None:
+        """Write to the program's input; a program that has ended says why in `finish`."""
+        assert self._process.stdin is not None  # noqa: S101
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._process.stdin.write(view) :]
+        except BrokenPipeError:
+            raise self.failure() from None
+
+    def finish(self) -> None:
+        """Close the input, wait for the end; raise ProgramFailed unless it ended well."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        if self._process.wait() != 0:
+            raise self.failure()
+        self._listener.join()
+
+    def failure(self) -> e.ProgramFailed:
+        """Return the error that tells how the program ended and what it said."""
+        status = self._process.wait()
+        self._listener.join(timeout=5)
+        how = f"exit status {status}" if status >= 0 else f"signal {-status}"
+        return e.ProgramFailed(self.name, how, list(self._complaints))
+
+    def kill(self) -> None:
+        """End the program at once; nothing that it might still do is wanted."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Leave nothing behind: no process, no pipe, no thread."""
+        self._process.kill()
+        self._process.wait()
+        self._listener.join(timeout=5)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101
+        for line in io.TextIOWrapper(self._process.stderr, "utf-8", "replace"):
+            text = line.rstrip()
+            if "warning: " in text:
+                self.warnings.append(text.partition("warning: ")[2])
+            elif _is_complaint(text):
+                self._complaints.append(text)
+
+
+def _is_complaint(line: str) -> bool:
+    """Whether a line of stderr is worth keeping: not progress, and no row of somebody's table."""
+    if line.startswith("CONTEXT:") or line.startswith("DETAIL:  Failing row"):
+        return False
+    return re.match(r"pg_\w+: (?!error|hint|detail)", line) is None

@@ -1,0 +1,39 @@
+# Every target sets up what it needs by itself; `make` alone says what there is.
+
+venv := .venv
+ready := $(venv)/.ready
+bin := $(venv)/bin
+scripts := tests/setup.sh .ci/run
+
+.PHONY: help demo test lint bench clean setup
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(ready)  ## back up, lose and restore a database on a throw-away server
+	@$(bin)/pgkeep demo
+
+test: lint setup  ## lint, then run the tests; PYTEST_ARGS="-k name" is passed on
+	$(bin)/pytest -n auto $(PYTEST_ARGS)
+
+lint: $(ready)  ## check style, types, the direction of imports, shell scripts
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/lint-imports
+	@if command -v shellcheck >/dev/null; then set -x; shellcheck $(scripts); fi
+
+bench: $(ready) setup  ## measure against pg_dump and pg_restore (30 minutes); BENCH_ARGS="--help"
+	$(bin)/python -m bench $(BENCH_ARGS)
+
+clean:  ## remove everything that was made here
+	rm -rf $(venv) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -exec rm -rf {} +
+
+setup: $(ready)
+	@tests/setup.sh
+
+$(ready): pyproject.toml
+	python=$$(tests/setup.sh python) && "$$python" -m venv $(venv)
+	$(bin)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

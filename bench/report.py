@@ -1,0 +1,137 @@
+"""Turn the figures into a page that can be read."""
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import tools
+
+TITLES = {
+    "many": "Many tables: pgbench at scale 60, 3 million JSON documents, 36 small tables",
+    "one": "One table: 5 million JSON documents",
+    "tables": "10,000 tables",
+}
+
+INTRODUCTION = """# Benchmarks
+
+`make bench` writes this page. The figures of a table come from one run, those of different tables
+may not.
+
+- All tools work on the same server, one after the other; that is a round. After a warm-up there
+  are {rounds} rounds. A time is the median; the fastest and the slowest run are in brackets.
+- Before every run the output of the last one is removed, a restored database is dropped, and
+  there is a `CHECKPOINT` and a `sync`.
+- Every tool that can use several connections uses {jobs} of them (`--jobs`).
+- *Memory* is the peak of the tool's processes together (PSS, 20 samples a second), without the
+  server's.
+- *pgkeep's share*: pgkeep's time in percent of this tool's. Below 100 % pgkeep is faster.
+
+Made on {date} with {cores} cores and {memory:.0f} GiB of memory; PostgreSQL {postgresql} with
+`fsync` on, `shared_buffers` 512 MB, `max_wal_size` 4 GB; {programs}; Python {python}.
+"""
+
+BACKUP = f"""
+The floor, `{tools.FLOOR}`, reads every table over the same number of connections and throws the
+rows away: no backup can be faster than the server is at that.
+"""
+
+RESTORE = """
+Every tool restores into a new database, and its creation is part of the time. The restored rows
+are counted after every run. `pgkeep restore` ends with `ANALYZE`, so that the database is fit for
+use; the other tools do not, and their time lacks it.
+"""
+
+LARGE = """
+Memory is bounded by the number of connections, not by the size of the database:
+"""
+
+AGAIN = """
+## Run it again
+
+    make bench                                        # everything
+    make bench BENCH_ARGS="--large"                   # and the memory for 5 GB
+    make bench BENCH_ARGS="--only backup --rounds 3"  # one part
+    make bench BENCH_ARGS="--only restore --scale 0.1"  # a quick look; this page stays as it is
+
+It needs Linux, 10 GB of disk (`--large`: 30 GB) and nothing else to do. The figures of every run
+go to `build/bench.json`.
+"""
+
+
+def page(parts: Mapping[str, Any]) -> str:
+    """Return the page about all parts that were measured."""
+    return "\n".join(_lines(parts))
+
+
+def _lines(parts: Mapping[str, Any]) -> Iterator[str]:
+    latest = max(parts.values(), key=lambda part: str(part["date"]))
+    programs = ", ".join(f"`{tool}`" for tool in latest["tools"])
+    yield INTRODUCTION.format(
+        **{**latest, "memory": latest["memory"] / 2**30, "programs": programs}
+    )
+    if latest["scale"] != 1:
+        yield f"A quick look: scale {latest['scale']}.\n"
+    for name, title, text in (
+        ("backup", "Backup", BACKUP),
+        ("restore", "Restore", RESTORE),
+        ("tables", "A backup of many small tables", ""),
+    ):
+        if name in parts:
+            yield f"## {title}\n{text}"
+            yield from _compared(parts[name], sizes=name != "restore")
+    if "start" in parts:
+        yield "## Start\n"
+        yield from _started(parts["start"])
+    if "large" in parts:
+        yield f"## Memory\n{LARGE}"
+        yield from _memory(parts["large"])
+    yield AGAIN.strip("\n") + "\n"
+
+
+def _compared(part: Mapping[str, Any], *, sizes: bool) -> Iterator[str]:
+    for database, runs in part["databases"].items():
+        size = part["sizes"][database] / 1e9
+        yield f"### {TITLES[database]} ({size:.1f} GB)\n"
+        yield "| | time | pgkeep's share |" + (" size |" if sizes else "") + " memory |"
+        yield "|---|---|---|" + ("---|" if sizes else "") + "---|"
+        ours = next((_seconds(found) for name, found in runs.items() if "pgkeep" in name), None)
+        for name, found in runs.items():
+            yield _row(name, found, ours, sizes=sizes)
+        yield ""
+
+
+def _row(name: str, found: list[Mapping[str, Any]], ours: float | None, *, sizes: bool) -> str:
+    seconds = [run["seconds"] for run in found]
+    spread = f"({min(seconds):.1f} to {max(seconds):.1f})"
+    share = "" if ours is None or "pgkeep" in name else f"{100 * ours / _seconds(found):.0f} %"
+    size = statistics.median(run["size"] for run in found) / 1e6
+    memory = max(run["memory"] for run in found) / 2**20
+    shown = f"`{name}`" if name != tools.FLOOR else name
+    if "pgkeep" in name:
+        shown = f"**{shown}**"
+    cells = [shown.replace("|", "\\|"), f"{_seconds(found):.1f} s {spread}", share]
+    if sizes:
+        cells.append(f"{size:.0f} MB" if size else "")
+    return f"| {' | '.join([*cells, f'{memory:.0f} MiB'])} |"
+
+
+def _started(part: Mapping[str, Any]) -> Iterator[str]:
+    yield "Medians of 20 starts; `pgkeep list` finds three backups.\n"
+    yield "| | time |\n|---|---|"
+    for name, found in part["databases"]["start"].items():
+        yield f"| `{name}` | {1000 * _seconds(found):.0f} ms |"
+    yield ""
+
+
+def _memory(part: Mapping[str, Any]) -> Iterator[str]:
+    yield "| database | | time | memory |\n|---|---|---|---|"
+    for database, runs in part["databases"].items():
+        size = part["sizes"][database] / 1e9
+        for name, (found,) in runs.items():
+            memory = found["memory"] / 2**20
+            yield f"| {size:.1f} GB | `{name}` | {found['seconds']:.1f} s | {memory:.0f} MiB |"
+    yield ""
+
+
+def _seconds(found: list[Mapping[str, Any]]) -> float:
+    return float(statistics.median(run["seconds"] for run in found))

@@ -1,0 +1,72 @@
+"""The backups of a store, read from their manifests: no manifest, no backup."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from . import errors as e
+from . import manifest as m
+from . import naming
+from .stores import Item, Store, read_all
+
+
+class Backup(NamedTuple):
+    """A backup that a store holds, or a manifest whose artifact is gone."""
+
+    manifest: m.Manifest
+    missing: bool  # the artifact is not there, or not as long as the manifest says
+
+
+class Catalog:
+    """What backups a store holds."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def backups(self) -> list[Backup]:
+        """Return all backups, oldest first; files that are not ours are not looked at."""
+        items = {item.name: item for item in self.store.items()}
+        found = [
+            Backup(manifest, _is_missing(manifest, items)) for manifest in self._manifests(items)
+        ]
+        return sorted(found, key=lambda one: (one.manifest.taken, one.manifest.name.stem))
+
+    def latest(self, database: str | None) -> m.Manifest:
+        """Return the newest whole backup, of a database or of the only one there is.
+
+        Raises:
+            Refused: there is none, or several databases and none is named.
+        """
+        whole = [
+            one.manifest
+            for one in self.backups()
+            if not one.missing and not one.manifest.schema_only
+        ]
+        databases = sorted({one.database.name for one in whole})
+        if database is None and len(databases) > 1:
+            raise e.Refused(
+                f"{self.store.url} holds backups of {len(databases)} databases:"
+                f" {', '.join(databases)}",
+                hint="Say which one: --database=NAME or --backup=FILE.",
+            )
+        for manifest in reversed(whole):
+            if database in (None, manifest.database.name):
+                return manifest
+        of = f" of database {database}" if database else ""
+        raise e.Refused(f"no backup{of} in {self.store.url}", hint="pgkeep list shows what is there.")
+
+    def _manifests(self, items: dict[str, Item]) -> Iterator[m.Manifest]:
+        for name in items:
+            parsed = naming.parse(name)
+            if parsed is not None and name == parsed.manifest:
+                source = self.store.open(name)
+                try:
+                    manifest = m.decode(read_all(source), name)
+                finally:
+                    source.close()
+                if manifest.artifact.name == parsed.artifact:
+                    yield manifest
+
+
+def _is_missing(manifest: m.Manifest, items: dict[str, Item]) -> bool:
+    item = items.get(manifest.artifact.name)
+    return item is None or item.size != manifest.artifact.size

@@ -1,0 +1,357 @@
+"""The PostgreSQL server and its databases: connect, ask, lock, create, rename.
+
+libpq reads its own environment, passfile and service file; what we add is given as libpq keywords.
+A password never stands in an argument list: children find it in a passfile that only they can open.
+"""
+
+import codecs
+import contextlib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
+
+from . import errors as e
+from . import manifest as m
+from . import programs
+
+# As pg_dump sets up its session (pg_dump.c, setup_connection), so that values look the same
+# whatever the role's or the database's settings are (trap A5.25); and no timeout may end a
+# connection that only holds a snapshot (trap A6.1).
+SESSION = {
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "synchronize_seqscans": "off",
+    "row_security": "off",
+    "standard_conforming_strings": "on",
+    "default_transaction_read_only": "off",
+    "search_path": "",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+TRANSACTION_TIMEOUT_SINCE = 170000
+CLIENT_CHECK_SINCE = 140000
+
+
+# PostgreSQL's server encodings that Python knows by another name, and SQL_ASCII, which is none:
+# its bytes are most often UTF-8. What does not decode is shown as an escape, never lost: SQL text
+# stays bytes.
+_CODECS = {
+    "SQL_ASCII": "utf-8", "UTF8": "utf-8", "EUC_CN": "gb2312", "KOI8R": "koi8-r",
+    "KOI8U": "koi8-u", "LATIN5": "iso8859-9", "LATIN6": "iso8859-10", "LATIN7": "iso8859-13",
+    "LATIN8": "iso8859-14", "LATIN9": "iso8859-15", "LATIN10": "iso8859-16",
+}  # fmt: skip
+
+
+def codec(encoding: str) -> str:
+    """Return the Python codec that decodes names in a server encoding, ASCII where none does."""
+    name = _CODECS.get(encoding, encoding.replace("WIN", "cp").replace("_", "-").lower())
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return "ascii"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to reach a server: libpq keywords, on top of libpq's own environment."""
+
+    params: Mapping[str, str]
+
+    @classmethod
+    def from_dsn(cls, dsn: str) -> "Endpoint":
+        """Read a connection string or URI by libpq's own rules (trap A7.1)."""
+        try:
+            return cls({key: str(value) for key, value in conninfo_to_dict(dsn).items()})
+        except psycopg.ProgrammingError as error:
+            # libpq's message may quote the string, and with it the password.
+            raise e.UsageError(
+                "the connection string is not valid",
+                hint="Write postgresql://user:password@host:port/database with special characters"
+                " percent-encoded, or set POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD instead.",
+            ) from error.with_traceback(None)
+
+    def to(self, database: str) -> "Endpoint":
+        """Return the way to another database of the same server."""
+        return replace(self, params={**self.params, "dbname": database})
+
+    def connect(self, **settings: str) -> "psycopg.Connection[tuple[Any, ...]]":
+        """Connect in autocommit mode, with the settings of a dump unless others are given.
+
+        Raises:
+            ConnectionFailed: for whatever reason.
+        """
+        options = {**SESSION, **settings}
+        with self._passfile() as passfile:
+            keywords: dict[str, Any] = {
+                "connect_timeout": "10",
+                "application_name": "pgkeep",
+                **self.params,
+                "client_encoding": "UTF8",
+            }
+            if passfile is not None:
+                keywords.pop("password", None)
+                keywords["passfile"] = passfile.path
+            try:
+                connection = psycopg.connect(make_conninfo("", **keywords), autocommit=True)
+            except psycopg.Error as error:
+                raise _connection_failed(error, self.params) from error
+        try:
+            _apply(connection, options)
+        except psycopg.Error as error:
+            connection.close()
+            raise _connection_failed(error, self.params) from error
+        return connection
+
+    def pinned(self, connection: "psycopg.Connection[Any]") -> "Endpoint":
+        """Return the way to the very server that a connection has reached.
+
+        A list of hosts or a name with several addresses might lead a child to another server.
+        """
+        info = connection.info
+        params = {**self.params, "host": info.host, "port": str(info.port), "user": info.user}
+        if info.hostaddr and not info.host.startswith("/"):
+            params["hostaddr"] = info.hostaddr
+        return replace(self, params={**params, "dbname": info.dbname})
+
+    @contextlib.contextmanager
+    def child(self, **settings: str) -> Iterator["ChildAccess"]:
+        """Give what a child process needs to connect without being told a secret."""
+        with self._passfile() as passfile:
+            variables = {
+                name: value for name, value in os.environ.items() if name.startswith("PG")
+            }
+            variables.pop("PGPASSWORD", None)
+            extra: dict[str, str] = {}
+            for keyword, value in self.params.items():
+                if keyword in ("password", "passfile"):
+                    continue
+                variable = _VARIABLES.get(keyword)
+                if variable:
+                    variables[variable] = value
+                else:
+                    extra[keyword] = value
+            variables.setdefault("PGCONNECT_TIMEOUT", "10")
+            variables["PGAPPNAME"] = "pgkeep"
+            options = [variables.get("PGOPTIONS", "")]
+            options += [f"-c {name}={_escape_option(value)}" for name, value in settings.items()]
+            variables["PGOPTIONS"] = " ".join(filter(None, options))
+            if passfile is not None:
+                variables["PGPASSFILE"] = passfile.path
+            elif "passfile" in self.params:
+                variables["PGPASSFILE"] = self.params["passfile"]
+            yield ChildAccess(
+                environment=programs.environment(variables),
+                arguments=["--dbname", make_conninfo("", **extra)] if extra else [],
+                descriptors=() if passfile is None or passfile.fd is None else (passfile.fd,),
+            )
+
+    @contextlib.contextmanager
+    def _passfile(self) -> Iterator["_Passfile | None"]:
+        """Give a passfile that libpq accepts, if a password or another passfile is set."""
+        password = self.params.get("password") or os.environ.get("PGPASSWORD")
+        named = self.params.get("passfile") or os.environ.get("PGPASSFILE")
+        if password:
+            if "\n" in password:
+                raise e.UsageError("the password holds a newline, which no passfile can express")
+            quoted = re.sub(r"([\\:])", r"\\\1", password)
+            contents = f"*:*:*:*:{quoted}\n".encode()
+        elif named and _is_open_to_others(named):
+            # A mounted secret is often 0644; libpq would only warn and not use it (trap A7.4).
+            with open(named, "rb") as file:  # noqa: PTH123 - a name from outside
+                contents = file.read()
+        else:
+            yield None
+            return
+        with _private_file(contents) as passfile:
+            yield passfile
+
+
+@dataclass(frozen=True, slots=True)
+class ChildAccess:
+    """Environment, arguments and inherited descriptors for one of PostgreSQL's programs."""
+
+    environment: dict[str, str]
+    arguments: list[str]
+    descriptors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Passfile:
+    path: str
+    fd: int | None
+
+
+# libpq's keyword -> its environment variable, as libpq itself tells.
+_VARIABLES = {
+    one.keyword.decode(): one.envvar.decode() for one in Conninfo.get_defaults() if one.envvar
+}
+
+
+@contextlib.contextmanager
+def _private_file(contents: bytes) -> Iterator[_Passfile]:
+    """Hold a secret in anonymous memory where the system has that: no kill -9 leaves it behind."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("pgkeep")
+        try:
+            os.fchmod(fd, 0o600)
+            os.write(fd, contents)
+            yield _Passfile(f"/proc/self/fd/{fd}", fd)
+        finally:
+            os.close(fd)
+    else:
+        with tempfile.NamedTemporaryFile(prefix="pgkeep-") as file:
+            file.write(contents)
+            file.flush()
+            yield _Passfile(file.name, None)
+
+
+def _is_open_to_others(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO))  # noqa: PTH116
+    except OSError:
+        return False
+
+
+def _escape_option(value: str) -> str:
+    """Escape a value in PGOPTIONS (manual, section 19.1.4, "Parameter Interaction")."""
+    return re.sub(r"([\\ ])", r"\\\1", value)
+
+
+def _apply(connection: "psycopg.Connection[Any]", settings: Mapping[str, str]) -> None:
+    everything = dict(settings)
+    if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
+        everything.setdefault("transaction_timeout", "0")
+    if connection.info.server_version >= CLIENT_CHECK_SINCE:
+        # A killed client's query ends by itself instead of holding its locks (trap A6.9).
+        everything.setdefault("client_connection_check_interval", "10000")
+    call = sql.SQL("SELECT ") + sql.SQL(", ").join(
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
+        for name, value in everything.items()
+    )
+    connection.execute(call)
+
+
+def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.ConnectionFailed:
+    said = str(error).strip().removeprefix("connection failed: ")
+    password = params.get("password")
+    if password:
+        said = said.replace(password, "********")
+    hint = "Check POSTGRES_HOST, POSTGRES_PORT, POSTGRES_USER, POSTGRES_DB and the password."
+    if "local user with ID" in said:  # no passwd entry, as on OpenShift (trap A7.5)
+        hint = "Set POSTGRES_USER or PGUSER: this user id has no name that libpq could use."
+    elif "too many connections" in said or "remaining connection slots" in said:
+        hint = "Use fewer --jobs, or raise max_connections or the role's connection limit."
+    return e.ConnectionFailed(f"could not connect: {said}", hint=hint)
+
+
+def server_facts(connection: "psycopg.Connection[Any]") -> m.ServerFacts:
+    """Ask a server who it is."""
+    row = connection.execute(
+        """
+        SELECT pg_catalog.current_setting('server_version'),
+               pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+               (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()),
+               pg_catalog.pg_is_in_recovery(),
+               CASE WHEN pg_catalog.pg_is_in_recovery() THEN extract(epoch FROM
+                   pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()
+               )::pg_catalog.float8 END
+        """
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
+    return m.ServerFacts(row[0].split()[0], *row[1:])
+
+
+def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
+    """Ask what makes the connected database itself, apart from what lies in it."""
+    version = connection.info.server_version
+    # These columns came with 15, 16 and 17.
+    provider = "d.datlocprovider::pg_catalog.text" if version >= 150000 else "'c'"
+    collation = "d.datcollversion" if version >= 150000 else "NULL"
+    rules = "d.daticurules" if version >= 160000 else "NULL"
+    locale = "NULL"
+    if version >= 170000:
+        locale = "d.datlocale"
+    elif version >= 150000:
+        locale = "d.daticulocale"
+    row = connection.execute(
+        f"""
+        SELECT d.datname, pg_catalog.pg_get_userbyid(d.datdba),
+               pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
+               {provider}, {locale}, {rules}, {collation}, t.spcname, d.datconnlimit,
+               pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid, d.datacl IS NULL
+        FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
+        WHERE d.datname = pg_catalog.current_database()
+        """
+    ).fetchone()
+    assert row is not None  # noqa: S101 - the connected database is there
+    *facts, oid, default_acl = row
+    settings = connection.execute(
+        """
+        SELECT CASE WHEN s.setrole <> 0 THEN pg_catalog.pg_get_userbyid(s.setrole) END, c.value
+        FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS c(value)
+        WHERE s.setdatabase = %s ORDER BY 1 NULLS FIRST, 2
+        """,
+        [oid],
+    ).fetchall()
+    grants = connection.execute(
+        """
+        SELECT CASE WHEN a.grantee = 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee) END,
+               a.privilege_type, a.is_grantable
+        FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
+        WHERE d.oid = %s ORDER BY 1, 2
+        """,
+        [oid],
+    ).fetchall()
+    return m.DatabaseFacts(
+        **dict(zip(_DATABASE_COLUMNS, facts, strict=True)),
+        settings=[m.Setting(*one) for one in settings],
+        grants=None if default_acl else [m.Grant(*one) for one in grants],
+    )
+
+
+_DATABASE_COLUMNS = (
+    "name", "owner", "encoding", "collate", "ctype", "provider", "locale", "icu_rules",
+    "collation_version", "tablespace", "connection_limit", "comment",
+)  # fmt: skip
+
+
+def extensions(connection: "psycopg.Connection[Any]") -> list[m.Extension]:
+    """Return the extensions that the database has, plpgsql apart."""
+    rows = connection.execute(
+        "SELECT extname, extversion FROM pg_catalog.pg_extension"
+        " WHERE extname <> 'plpgsql' ORDER BY 1"
+    )
+    return [m.Extension(*row) for row in rows]
+
+
+def roles_in_use(connection: "psycopg.Connection[Any]") -> list[str]:
+    """Return the roles that own or may use something in the database, or the database itself.
+
+    The bootstrap superuser is pinned and has no rows in pg_shdepend (manual, section 51.49).
+    """
+    rows = connection.execute(
+        """
+        SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database
+        WHERE datname = pg_catalog.current_database()
+        UNION
+        SELECT pg_catalog.pg_get_userbyid(s.refobjid)
+        FROM pg_catalog.pg_database d JOIN pg_catalog.pg_shdepend s
+          ON s.dbid = d.oid
+          OR s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND s.objid = d.oid
+        WHERE d.datname = pg_catalog.current_database()
+          AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+        ORDER BY 1
+        """
+    )
+    return [row[0] for row in rows]

@@ -1,0 +1,583 @@
+"""Database to artifact: one pg_dump for everything, and parallel COPY of the large tables beside it.
+
+One run of pg_dump writes all three sections, so that they cannot disagree (trap D7). It leaves the
+rows of the large tables to workers that see the same snapshot, and waits, held back by its pipe,
+where its next section must not begin yet.
+"""
+
+import itertools
+import queue
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import psycopg
+from psycopg import sql
+
+from . import __version__, preflight, programs, script, snapshot
+from . import artifact as a
+from . import errors as e
+from .copying import CopySession, copy_statement
+from .crew import Crew
+from .database import (
+    SESSION,
+    ChildAccess,
+    Endpoint,
+    codec,
+    database_facts,
+    extensions,
+    roles_in_use,
+    server_facts,
+)
+from .packer import Packer
+from .snapshot import Connection, Snapshot, Table
+
+MIB = 1 << 20
+SMALLEST_FOR_WORKER = 1 * MIB  # smaller tables are quicker in pg_dump's own connection
+SLICE = 32 * MIB  # of table size; small enough that workers finish together
+SLICES_SINCE = 140000  # TID range scans came with PostgreSQL 14 (trap D11)
+PENDING_LIMIT = 32 * MIB  # compressed rows that may wait for the pre-data to be written
+ARGUMENTS_LIMIT = 1 * MIB  # of --exclude-table-data; Linux takes 2 MiB in all
+# Every lock that pg_dump asks for is held by the coordinator already. If it must wait, then for
+# somebody who waits for us; it is started anew, after letting that one pass.
+PG_DUMP_LOCK_WAIT = 10_000  # ms
+LOCK_ATTEMPTS = 3
+
+
+class Progress(Protocol):
+    """What a dump tells while it works."""
+
+    def total(self, size: int) -> None:
+        """Say how many bytes of tables are to be copied, as they lie on the server's disk."""
+
+    def advance(self, size: int) -> None:
+        """Say that so many of them are copied."""
+
+    def wrote(self, raw: int, compressed: int) -> None:
+        """Say how much SQL has been written so far."""
+
+    def step(self, text: str) -> None:
+        """Say what is being done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpOptions:
+    """How to dump."""
+
+    jobs: int
+    schema_only: bool = False
+    lock_timeout: float = 300.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Rows for a worker: a whole table, or the pages from `first` up to before `last`."""
+
+    table: Table
+    size: int  # bytes on the server's disk, about
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DumpResult:
+    """What was dumped."""
+
+    index: a.Index
+    snapshot: datetime
+    client: programs.Installation
+    warnings: list[str]
+
+
+def dump(
+    endpoint: Endpoint,
+    connection: Connection,
+    writer: a.ArtifactWriter,
+    options: DumpOptions,
+    progress: Progress,
+) -> DumpResult:
+    """Write the connected database into an artifact, which is finished only if all went well.
+
+    Raises:
+        DumpFailed, ConnectionFailed, StoreError: nothing of the artifact is of any use then.
+    """
+    try:
+        return _Dump(endpoint, connection, writer, options, progress).run()
+    except psycopg.Error as error:
+        raise _server_error(error) from error
+
+
+class _Dump:
+    """The facts that all steps of one dump share."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        connection: Connection,
+        writer: a.ArtifactWriter,
+        options: DumpOptions,
+        progress: Progress,
+    ) -> None:
+        self.connection = connection
+        self.endpoint = endpoint.pinned(connection)
+        self.writer = writer
+        self.options = options
+        self.progress = progress
+        self.server = server_facts(connection)
+        self.database = database_facts(connection)
+        self.codec = codec(self.database.encoding)
+        self.client = programs.choose(self.server.major, programs.installations())
+        self.warnings: list[str] = []
+
+    def run(self) -> DumpResult:
+        """Check, then try until no migration is in the way."""
+        self.progress.step("checking")
+        self._preflight()
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
+            self.progress.step("locking tables")
+            with snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held:
+                try:
+                    return self._attempt(held)
+                except _LockQueuedError as error:
+                    if attempt == LOCK_ATTEMPTS:
+                        raise e.DumpFailed(
+                            "somebody waits for an exclusive lock on a table, and pg_dump would"
+                            f" have to wait for them: given up after {attempt} attempts ({error})",
+                            hint="Run the backup when no migration is running.",
+                        ) from error
+        raise AssertionError("unreachable")
+
+    def _preflight(self) -> None:
+        tables = snapshot.tables(self.connection, self.codec)
+        connections = 1 + self.options.jobs
+        findings = preflight.check(self.connection, self.server, tables, connections)
+        preflight.refuse(findings)
+        self.warnings += [one.message for one in findings]
+
+    def _attempt(self, held: Snapshot) -> DumpResult:
+        tasks = [] if self.options.schema_only else self._plan(held)
+        with self.endpoint.child(**SESSION) as access:
+            run = _Run(self, held, tasks, access)
+            run.execute()
+        index = self.writer.finish(self._meta(held))
+        return DumpResult(index, held.taken, self.client, self.warnings + run.warnings)
+
+    def _plan(self, held: Snapshot) -> list[Task]:
+        sizes = snapshot.sizes(self.connection)
+        self.progress.total(sum(sizes.get(one.oid, (0, 0))[1] for one in held.tables))
+        row = self.connection.execute("SHOW block_size").fetchone()
+        assert row is not None  # noqa: S101 - SHOW gives a row
+        candidates = [
+            one
+            for one in held.tables
+            if one.kind == "r"
+            and not one.extension
+            and one.columns
+            and (one.logged or not self.server.in_recovery)
+        ]
+        slices = self.server.version_num >= SLICES_SINCE
+        return plan_tasks(candidates, sizes, self.options.jobs, int(row[0]) if slices else None)
+
+    def _meta(self, held: Snapshot) -> a.Meta:
+        return a.Meta(
+            pgkeep=__version__,
+            database=self.database,
+            server=self.server,
+            client_version=".".join(map(str, self.client.version)),
+            snapshot=held.taken.isoformat(),
+            schema_only=self.options.schema_only,
+            extensions=extensions(self.connection),
+            roles=roles_in_use(self.connection),
+        )
+
+
+class _LockQueuedError(Exception):
+    """pg_dump waited for a lock that the coordinator holds: somebody is queued in between."""
+
+
+class _Order:
+    """Pre-data, then rows, then post-data, whoever is ready first."""
+
+    def __init__(self, writer: a.ArtifactWriter, crew: Crew, workers: int) -> None:
+        self._writer = writer
+        self._crew = crew
+        self._workers = workers
+        self._changed = threading.Condition()
+        self._pending: list[a.MemberBuilder] = []
+        self._open = False
+        crew.on_stop(self._wake)
+
+    def write(self, member: a.MemberBuilder) -> None:
+        """Write a member of pg_dump's, which come in their order."""
+        self._writer.append(member)
+
+    def write_rows(self, member: a.MemberBuilder) -> None:
+        """Write a worker's member, or keep it until the pre-data is complete."""
+        with self._changed:
+            while not self._open and sum(one.compressed for one in self._pending) > PENDING_LIMIT:
+                self._changed.wait()
+                self._crew.check()
+            if not self._open:
+                self._pending.append(member)
+                return
+        self._writer.append(member)
+
+    def pre_data_is_complete(self) -> None:
+        """Let the workers' rows in."""
+        with self._changed:
+            for member in self._pending:
+                self._writer.append(member)
+            self._pending.clear()
+            self._open = True
+            self._changed.notify_all()
+
+    def worker_is_done(self) -> None:
+        """Count a worker that has written all its rows."""
+        with self._changed:
+            self._workers -= 1
+            self._changed.notify_all()
+
+    def wait_for_rows(self) -> None:
+        """Wait until every worker is done."""
+        with self._changed:
+            while self._workers:
+                self._changed.wait()
+                self._crew.check()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class _Run:
+    """One attempt: pg_dump and the workers on one snapshot."""
+
+    def __init__(
+        self, dump: _Dump, held: Snapshot, tasks: Sequence[Task], access: ChildAccess
+    ) -> None:
+        self.dump = dump
+        self.held = held
+        self.access = access
+        self.warnings: list[str] = []
+        self._crew = Crew()
+        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        for task in tasks:
+            self._tasks.put(task)
+        self._copied_by_workers = {task.table.oid: task.table for task in tasks}
+        self._workers = min(dump.options.jobs, len(tasks))
+        self._order = _Order(dump.writer, self._crew, self._workers)
+        self._coordinator = threading.Lock()
+
+    def execute(self) -> None:
+        """Do it all; raise the first failure when every child has gone."""
+        self._crew.start(self._run_pg_dump, "pg_dump")
+        for number in range(self._workers):
+            self._crew.start(self._run_worker, f"worker-{number}")
+        self.dump.progress.step("dumping")
+        try:
+            self._crew.wait(self._tick)
+        except e.ProgramFailed as error:
+            raise _program_error(error, self.dump.database.name) from error
+
+    def _tick(self) -> None:
+        """See that the snapshot is still held, and tell how far we are."""
+        self.dump.progress.wrote(self.dump.writer.raw, self.dump.writer.size)
+        if self._coordinator.acquire(blocking=False):
+            try:
+                self.dump.connection.execute("SELECT 1")
+            except psycopg.Error as error:
+                raise e.DumpFailed(
+                    f"lost the connection that holds the snapshot: {str(error).strip()}"
+                ) from error
+            finally:
+                self._coordinator.release()
+
+    def _run_pg_dump(self) -> None:
+        command: list[str | bytes] = [
+            self.dump.client.program("pg_dump"), "--format=plain", "--verbose", "--no-password",
+            f"--snapshot={self.held.id}", f"--lock-wait-timeout={PG_DUMP_LOCK_WAIT}",
+            f"--encoding={self.dump.database.encoding}", *self.access.arguments,
+        ]  # fmt: skip
+        if self.dump.options.schema_only:
+            command.append("--schema-only")
+        command += [_exclusion(table) for table in self._copied_by_workers.values()]
+        assembler = _Assembler(self.dump, self.held, self._order)
+        with programs.Child(command, self.access.environment, self.access.descriptors) as child:
+            self._crew.on_stop(child.kill)
+            try:
+                scanner = script.Scanner()
+                while block := child.read():
+                    self._crew.check()
+                    for piece in scanner.feed(block):
+                        assembler.add(piece)
+                child.finish()
+                for piece in scanner.close():
+                    assembler.add(piece)
+            except e.ProgramFailed as error:
+                if "timeout" in str(error) and not assembler.begun:
+                    raise _LockQueuedError("; ".join(error.said)) from error
+                raise
+            self.warnings += child.warnings
+        assembler.finish()
+        self._check_coverage(assembler.tables)
+
+    def _check_coverage(self, by_pg_dump: set[int]) -> None:
+        """Every table that we locked has its rows in the artifact exactly once."""
+        if self.dump.options.schema_only:
+            return
+        twice = by_pg_dump & self._copied_by_workers.keys()
+        covered = by_pg_dump | self._copied_by_workers.keys()
+        missing = [
+            one
+            for one in self.held.tables
+            if one.kind == "r"
+            and not one.extension
+            and one.oid not in covered
+            and (one.logged or not self.dump.server.in_recovery)
+        ]
+        for wrong, how in (
+            ([one for one in self.held.tables if one.oid in twice], "twice"),
+            (missing, "not at all"),
+        ):
+            if wrong:
+                names = ", ".join(f"{one.schema}.{one.name}" for one in wrong[:5])
+                raise e.DumpFailed(f"{len(wrong)} tables dumped {how}, such as {names}")
+
+    def _run_worker(self) -> None:
+        session = CopySession(
+            self.dump.client, self.access, self.dump.database.encoding, self.held.id
+        )
+        try:
+            self._crew.on_stop(session.kill)
+            packer = Packer("data", self._order.write_rows)
+            while (task := self._next_task()) is not None:
+                self._crew.check()
+                if session.lock(task.table):
+                    blocks = session.copy(task.table, task.first, task.last)
+                else:
+                    blocks = self._copy_by_coordinator(task)
+                self._pack(packer, task, blocks)
+                self.dump.progress.advance(task.size)
+            packer.flush()
+            session.finish()
+        finally:
+            session.close()
+        self._order.worker_is_done()
+
+    def _next_task(self) -> Task | None:
+        try:
+            return self._tasks.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _copy_by_coordinator(self, task: Task) -> Iterator[bytes]:
+        """Copy on the connection that holds the lock already (trap D4)."""
+        connection = self.dump.connection
+        with self._coordinator:
+            encoding = sql.SQL("SET LOCAL client_encoding = {}")
+            connection.execute(encoding.format(self.dump.database.encoding))
+            statement = copy_statement(task.table, task.first, task.last)
+            with connection.cursor() as cursor, cursor.copy(statement) as copy:
+                rows = iter(copy)
+                while block := b"".join(itertools.islice(rows, 1000)):
+                    yield block
+            connection.execute("SET LOCAL client_encoding = 'UTF8'")
+
+    def _pack(self, packer: Packer, task: Task, blocks: Iterator[bytes]) -> None:
+        table = task.table
+        packer.begin(_object_of(table))
+        packer.write(_announcement(table, self.dump.codec))
+        packer.begin_copy(b"COPY %s (%s) FROM stdin;\n" % (table.target, table.columns))
+        for block in blocks:
+            self._crew.check()
+            packer.rows(block)
+        packer.end_copy()
+        packer.write(b"\n\n")
+
+
+class _Assembler:
+    """Put pg_dump's own stream into members, section by section."""
+
+    def __init__(self, dump: _Dump, held: Snapshot, order: _Order) -> None:
+        self._dump = dump
+        self._tables = {one.oid: one for one in held.tables}
+        self._order = order
+        self._section = "pre"
+        self._packer = Packer("pre", order.write)
+        self._packer.write(_header(dump, held))
+        self._settings: dict[bytes, bytes] = {}
+        self._type = ""
+        self._complete = False
+        self.begun = False
+        self.tables: set[int] = set()
+
+    def add(self, piece: script.Piece) -> None:
+        """Take the next piece of the stream."""
+        match piece:
+            case script.Entry():
+                self._begin(piece)
+            case script.CopyBegin():
+                self._packer.begin_copy(piece.data)
+            case script.Rows():
+                self._packer.rows(piece.data)
+            case script.CopyEnd():
+                self._packer.end_copy()
+            case script.Complete():
+                self._complete = True
+                self._packer.end()
+                self._packer.write(piece.data)
+            case script.Setting():
+                # It holds for the entries that follow, which may be loaded by another session.
+                self._settings[piece.data.partition(b" = ")[0]] = piece.data
+                self._packer.end()
+                self._packer.write(piece.data)
+            case _:
+                self._packer.write(piece.data)
+                if self._type == "BLOBS":
+                    self._packer.cut()
+
+    def finish(self) -> None:
+        """End the last section; the stream must have ended as pg_dump ends it."""
+        if not self._complete:
+            raise e.DumpFailed("pg_dump ended without an error and without its closing line")
+        self._enter("post")
+        self._packer.flush()
+
+    def _begin(self, entry: script.Entry) -> None:
+        self.begun = True
+        self._enter(script.section_of(entry, self._section))
+        if self._section == "data" and entry.type != self._type:
+            self._packer.flush()  # rows and other data do not share members: they load differently
+        self._type = entry.type
+        table = self._tables.get(entry.oid) if entry.type == "TABLE DATA" else None
+        if table is not None:
+            self.tables.add(table.oid)
+            one = _object_of(table)
+        else:
+            one = self._object(entry)
+        one.settings = b"".join(self._settings.values()).decode(self._dump.codec, "replace")
+        self._packer.begin(one)
+
+    def _object(self, entry: script.Entry) -> a.Object:
+        schema, name, owner = (
+            value.decode(self._dump.codec, "backslashreplace")
+            for value in (entry.schema, entry.name, entry.owner)
+        )
+        return a.Object(
+            type=entry.type, schema="" if schema == "-" else schema, name=name,
+            owner="" if owner == "-" else owner, member=0, start=0, oid=entry.oid,
+        )  # fmt: skip
+
+    def _enter(self, section: str) -> None:
+        if section == self._section:
+            return
+        self._packer.flush()
+        if self._section == "pre":
+            self._order.pre_data_is_complete()
+        if section == "post":
+            self._order.wait_for_rows()
+        self._section = section
+        self._packer = Packer(section, self._order.write)
+
+
+def plan_tasks(
+    tables: Sequence[Table],
+    sizes: Mapping[int, tuple[int, int]],
+    jobs: int,
+    block_size: int | None,
+) -> list[Task]:
+    """Decide which tables the workers copy, and in which pieces, largest tables first.
+
+    pg_dump's own connection keeps the small ones, at most a quarter of one worker's share in all.
+    Without a block size tables are not cut into slices.
+    """
+    ranked = sorted(tables, key=lambda one: sizes.get(one.oid, (0, 0))[1], reverse=True)
+    rest = sum(sizes.get(one.oid, (0, 0))[1] for one in ranked)
+    enough = max(rest // (4 * jobs), 16 * MIB)
+    arguments = 0
+    tasks: list[Task] = []
+    for table in ranked:
+        main, whole = sizes.get(table.oid, (0, 0))
+        arguments += len(_exclusion(table))
+        if rest <= enough or whole < SMALLEST_FOR_WORKER or arguments > ARGUMENTS_LIMIT:
+            break
+        rest -= whole
+        pages = main // block_size if block_size and table.heap else 0
+        tasks += _slices(table, whole, pages)
+    return tasks
+
+
+def _slices(table: Table, size: int, pages: int) -> list[Task]:
+    """Cut a table by its pages, weighed with its TOAST (trap D13); the last slice is open."""
+    count = min(-(-size // SLICE), pages)
+    if count <= 1:
+        return [Task(table, size)]
+    bounds = [pages * number // count for number in range(count)]
+    ends: list[int | None] = [*bounds[1:], None]
+    return [Task(table, size // count, *pair) for pair in zip(bounds, ends, strict=True)]
+
+
+def _exclusion(table: Table) -> bytes:
+    """Return pg_dump's option; quoted names are taken literally (manual, psql, "Patterns")."""
+    return b"--exclude-table-data=" + table.sql
+
+
+def _object_of(table: Table) -> a.Object:
+    return a.Object(
+        type="TABLE DATA", schema=table.schema, name=table.name, owner=table.owner,
+        member=0, start=0, oid=table.oid,
+    )  # fmt: skip
+
+
+def _announcement(table: Table, codec_name: str) -> bytes:
+    """Return a comment like pg_dump's; a newline in a name must not end it (CVE-2025-8715)."""
+    name, schema, owner = (
+        re.sub(r"\s", " ", value) for value in (table.name, table.schema, table.owner)
+    )
+    return (
+        f"--\n-- Data for Name: {name}; Type: TABLE DATA; Schema: {schema}; Owner: {owner}\n--\n\n"
+    ).encode(codec_name, "backslashreplace")
+
+
+def _header(dump: _Dump, held: Snapshot) -> bytes:
+    """Return the first lines of the SQL: what this is, and how to bring it back by hand."""
+    database = dump.database
+    name = database.name.encode("ascii", "backslashreplace").decode()
+    name = re.sub(r"\s", " ", name)
+    locale = f"--lc-collate={database.collate} --lc-ctype={database.ctype}"
+    return f"""\
+--
+-- Backup of database {name} as it was at {held.taken:%Y-%m-%d %H:%M:%S} UTC
+-- Server {dump.server.version}, made by pgkeep {__version__}
+--
+-- To restore it:          pgkeep restore --backup=FILE
+-- Without pgkeep, roles first, into a new and empty database:
+--   sha256sum -c FILE.sha256
+--   zcat NAME.globals.sql.gz | psql -X -d postgres
+--   createdb -T template0 -E {database.encoding} {locale} NEWDB
+--   zcat FILE | psql -X -v ON_ERROR_STOP=1 -d NEWDB && psql -c ANALYZE NEWDB
+-- A whole file ends with the index of its contents, in comments such as this one.
+--
+
+""".encode()
+
+
+def _program_error(error: e.ProgramFailed, database: str) -> e.DumpFailed:
+    said = " ".join(error.said)
+    hint = None
+    if "invalid memory alloc request size" in said:
+        hint = "A row is larger than 1 GB as text, which COPY cannot express; shorten it."
+    elif "out of shared memory" in said:
+        hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
+    elif "conflict with recovery" in said:
+        hint = "Raise max_standby_streaming_delay on the standby, or back up the primary."
+    return e.DumpFailed(f"database {database}: {error.message}", hint=hint)
+
+
+def _server_error(error: psycopg.Error) -> e.PgkeepError:
+    if isinstance(error, psycopg.OperationalError):
+        return e.DumpFailed(f"lost the connection to the server: {str(error).strip()}")
+    return e.DumpFailed(f"the server refused: {error.diag.message_primary or error}")

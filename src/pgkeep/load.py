@@ -1,0 +1,480 @@
+"""Artifact to database: schema first, rows by several sessions at once, then indexes, then the rest.
+
+pg_dump's own SQL is executed as it stands, one object at a time, so that an error names the object.
+The rows go to the server in large blocks as they are in the file; the server says how many it has
+taken, which must be as many as the index says.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import psycopg
+
+from . import artifact as a
+from . import errors as e
+from . import manifest as m
+from . import script
+from .artifact import Artifact, Object
+from .crew import Crew
+from .database import Endpoint
+from .snapshot import Connection
+
+BATCH_BYTES = 64 << 10
+BATCH_OBJECTS = 100  # more would hold too many locks in one transaction
+RETRIES = 3  # of a statement that the server gave up to resolve a deadlock
+
+# These can be made side by side once the rows are there; everything else keeps pg_dump's order.
+PARALLEL_TYPES = frozenset({"INDEX", "CONSTRAINT", "FK CONSTRAINT"})
+PRIVILEGE_TYPES = frozenset({"ACL", "DEFAULT ACL"})
+
+_SETTING = re.compile(
+    rb"^(?:SET (?P<name>\w+) = [^;\n]+;|SELECT pg_catalog\.set_config\([^;\n]+\);)\n", re.MULTILINE
+)
+_IDENTIFIER = rb'(?:"(?:[^"]|"")*"|[^\s"().;,]+)'
+_QUALIFIED = rb"(?P<schema>%b)\.(?P<name>%b)" % (_IDENTIFIER, _IDENTIFIER)
+_INDEX_ON = re.compile(
+    rb"^CREATE (?:UNIQUE )?INDEX (?:%b )?ON (?:ONLY )?%b" % (_IDENTIFIER, _QUALIFIED), re.MULTILINE
+)
+_ALTER_TABLE = re.compile(rb"^ALTER TABLE (?:ONLY )?%b" % _QUALIFIED, re.MULTILINE)
+_REFERENCES = re.compile(rb" REFERENCES %b" % _QUALIFIED)
+# pg_dump ends an entry with this where the object has an owner.
+_OWNER = re.compile(
+    rb'^ALTER [A-Z ]+ (?:"(?:[^"]|"")*"|[^";])+? OWNER TO (?:"(?:[^"]|"")*"|[^";\s]+);\n+\Z',
+    re.MULTILINE,
+)
+_LARGE_OBJECT_OWNER = re.compile(
+    rb'^ALTER LARGE OBJECT \d+ OWNER TO (?:"(?:[^"]|"")*"|[^";\s]+);\n', re.MULTILINE
+)
+_TRANSACTION = re.compile(rb"^(?:BEGIN|COMMIT);\n", re.MULTILINE)
+
+
+class Progress(Protocol):
+    """What a load tells while it works."""
+
+    def total(self, size: int) -> None:
+        """Say how many bytes of SQL are to be loaded."""
+
+    def advance(self, size: int) -> None:
+        """Say that so many of them are loaded."""
+
+    def step(self, text: str) -> None:
+        """Say what is being done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """What to load, and how."""
+
+    jobs: int
+    schema: bool = True
+    data: bool = True
+    owner: bool = True
+    privileges: bool = True
+    one_transaction: bool = False  # by one session: all or nothing, at the price of time
+    analyze: bool = True
+
+
+def load(
+    endpoint: Endpoint, artifact: Artifact, options: LoadOptions, progress: Progress
+) -> dict[tuple[str, str], int]:
+    """Load an artifact whose hashes have been checked; return the rows loaded into each table.
+
+    Raises:
+        RestoreFailed: names the object and what the server said.
+    """
+    return _Load(endpoint, artifact, options, progress).run()
+
+
+@dataclass(slots=True)
+class _Job:
+    """One object of the post-data and the tables that it locks."""
+
+    one: Object
+    text: bytes
+    exclusive: frozenset[tuple[bytes, bytes]]
+    shared: frozenset[tuple[bytes, bytes]]
+
+    def conflicts(self, other: "_Job") -> bool:
+        mine, theirs = self.exclusive, other.exclusive
+        return bool(mine & (theirs | other.shared) or theirs & self.shared)
+
+
+class _Session:
+    """A connection with the dump's settings, and which SET default_... hold in it."""
+
+    def __init__(self, connection: Connection, header: Sequence[bytes]) -> None:
+        self.connection = connection
+        self._settings = ""
+        for statement in header:
+            connection.execute(statement)
+        # Nothing of a database that is not there yet can be lost; the last commit waits for all.
+        connection.execute("SET synchronous_commit = off")
+
+    def execute(self, objects: Sequence[tuple[Object, bytes]]) -> None:
+        """Execute objects, several in one message; on an error find the one that is to blame."""
+        batch: list[tuple[Object, bytes]] = []
+        for pair in objects:
+            batch.append(pair)
+            if len(batch) >= BATCH_OBJECTS or sum(len(text) for _, text in batch) > BATCH_BYTES:
+                self._batch(batch)
+                batch = []
+        self._batch(batch)
+
+    def _batch(self, batch: Sequence[tuple[Object, bytes]]) -> None:
+        if len(batch) > 1 and self.connection.info.transaction_status == 0:
+            try:
+                self.connection.execute(b"".join(self._with_settings(*pair) for pair in batch))
+                return
+            except psycopg.OperationalError:
+                raise
+            except psycopg.Error:
+                # The implicit transaction of the batch is gone, and with it what SET did.
+                self._settings = ""
+        for one, text in batch:
+            self.execute_one(one, text)
+
+    def execute_one(self, one: Object, text: bytes) -> None:
+        """Execute one object."""
+        for attempt in range(RETRIES):
+            try:
+                self.connection.execute(self._with_settings(one, text))
+                return
+            except psycopg.errors.DeadlockDetected:
+                if attempt == RETRIES - 1:
+                    raise
+            except psycopg.Error as error:
+                raise restore_error(error, describe(one)) from error
+
+    def _with_settings(self, one: Object, text: bytes) -> bytes:
+        if one.settings == self._settings:
+            return text
+        self._settings = one.settings
+        return one.settings.encode() + text
+
+    def copy(self, one: Object, header: bytes, blocks: Iterator[bytes]) -> int:
+        """Send rows; return how many the server took."""
+        with self.connection.cursor() as cursor:
+            try:
+                with cursor.copy(header) as copy:
+                    for block in blocks:
+                        copy.write(block)
+            except psycopg.Error as error:
+                raise restore_error(error, f"rows of {one.schema}.{one.name}") from error
+            return cursor.rowcount
+
+
+class _Load:
+    def __init__(
+        self, endpoint: Endpoint, artifact: Artifact, options: LoadOptions, progress: Progress
+    ) -> None:
+        self._endpoint = endpoint
+        self._artifact = artifact
+        self._options = options
+        self._progress = progress
+        self._objects = artifact.index.objects_by_member()
+        self._rows: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+        self._sessions: list[_Session] = []
+        self._header: list[bytes] = []
+
+    def run(self) -> dict[tuple[str, str], int]:
+        try:
+            with self._endpoint.connect() as connection:
+                self._header = _known_settings(connection, self._header_text())
+            self._sessions = [
+                _Session(self._endpoint.connect(), self._header)
+                for _ in range(1 if self._options.one_transaction else self._options.jobs)
+            ]
+            self._load()
+        except psycopg.Error as error:
+            raise restore_error(error, "loading") from error
+        finally:
+            for session in self._sessions:
+                session.connection.close()
+        return self._rows
+
+    @property
+    def _main(self) -> _Session:
+        return self._sessions[0]
+
+    def _load(self) -> None:
+        options = self._options
+        if options.one_transaction:
+            self._main.connection.execute("BEGIN")
+        raw = sum(one.raw for one in self._artifact.index.members if one.section == "data")
+        self._progress.total(raw if options.data else 0)
+        if options.schema:
+            self._progress.step("creating tables")
+            self._main.execute(list(self._texts("pre")))
+        if options.data:
+            self._progress.step("loading rows")
+            self._load_data()
+        if options.schema:
+            self._load_post_data()
+        self._main.connection.execute("SET synchronous_commit = on")
+        if options.one_transaction:
+            self._main.connection.execute("COMMIT")
+        elif options.analyze:
+            self._progress.step("analyzing")
+            self._analyze()
+        # Waits until everything that was committed before is on the disk.
+        self._main.connection.execute("SELECT pg_catalog.txid_current()")
+
+    def _header_text(self) -> bytes:
+        if not self._artifact.index.members:
+            return b""
+        first = self._objects[0][0].start if self._objects[0] else None
+        return self._artifact.read(0)[:first]
+
+    def _texts(self, section: str) -> Iterator[tuple[Object, bytes]]:
+        """Yield the objects of a section with their SQL, without what the options leave out."""
+        for number, member in enumerate(self._artifact.index.members):
+            if member.section == section:
+                yield from self._member_texts(number)
+
+    def _member_texts(self, number: int) -> Iterator[tuple[Object, bytes]]:
+        data = self._artifact.read(number)
+        for one in self._objects[number]:
+            if one.type in PRIVILEGE_TYPES and not self._options.privileges:
+                continue
+            text = data[one.start : one.start + one.length]
+            if not self._options.owner:
+                text = _OWNER.sub(b"", _LARGE_OBJECT_OWNER.sub(b"", text))
+            if one.type == "BLOBS" and self._options.one_transaction:
+                text = _TRANSACTION.sub(b"", text)
+            yield one, text
+
+    def _load_data(self) -> None:
+        rows: list[int] = []
+        others: list[int] = []
+        for number, member in enumerate(self._artifact.index.members):
+            if member.section == "data":
+                is_rows = all(one.rows is not None for one in self._objects[number])
+                (rows if is_rows else others).append(number)
+        # Large objects and sequences: in their order, by one session; first, for they may be many.
+        tasks: list[Callable[[_Session, Crew], None]] = []
+        if others:
+            tasks.append(lambda session, crew: self._load_others(session, crew, others))
+        tasks += [
+            lambda session, crew, number=number: self._load_rows(session, crew, number)  # type: ignore[misc]
+            for number in rows
+        ]
+        self._in_parallel(tasks)
+
+    def _load_others(self, session: _Session, crew: Crew, members: Sequence[int]) -> None:
+        for number in members:
+            crew.check()
+            pairs = list(self._member_texts(number))
+            if any(one.type in script.LARGE_OBJECT_TYPES for one, _ in pairs):
+                for one, text in pairs:
+                    session.execute_one(one, text)
+            else:
+                session.execute(pairs)
+            self._progress.advance(self._artifact.index.members[number].raw)
+
+    def _load_rows(self, session: _Session, crew: Crew, number: int) -> None:
+        pieces = self._pieces(crew, number)
+        objects = iter(self._objects[number])
+        for piece in pieces:
+            if isinstance(piece, script.CopyBegin):
+                one = next(objects)
+                loaded = session.copy(one, piece.data.rstrip(b";\n"), _rows(pieces))
+                if loaded != one.rows:
+                    raise e.RestoreFailed(
+                        f"{one.schema}.{one.name}: the server took {loaded} rows of {one.rows}"
+                    )
+                with self._lock:
+                    key = (one.schema, one.name)
+                    self._rows[key] = self._rows.get(key, 0) + loaded
+
+    def _pieces(self, crew: Crew, number: int) -> Iterator[script.Piece]:
+        scanner = script.Scanner()
+        for block in self._artifact.blocks(number):
+            crew.check()
+            yield from scanner.feed(block)
+            self._progress.advance(len(block))
+        yield from scanner.close()
+
+    def _load_post_data(self) -> None:
+        """Execute the post-data in its order, but runs of indexes and keys in parallel."""
+        self._progress.step("building indexes")
+        serial: list[tuple[Object, bytes]] = []
+        run: list[_Job] = []
+        comments: list[tuple[Object, bytes]] = []
+        for one, text in self._texts("post"):
+            job = _job(one, text) if not self._options.one_transaction else None
+            if job is not None and not (run and _kind(run[-1].one) != _kind(one)):
+                self._main.execute(serial)
+                serial = []
+                run.append(job)
+            elif run and one.type == "COMMENT":
+                comments.append((one, text))  # on what is being built; can wait for it
+            else:
+                self._build(run)
+                self._main.execute(comments)
+                run, comments = [], []
+                if job is not None:
+                    run.append(job)
+                else:
+                    serial.append((one, text))
+        self._build(run)
+        self._main.execute([*comments, *serial])
+
+    def _build(self, jobs: list[_Job]) -> None:
+        """Execute jobs side by side, never two that want the same table for themselves."""
+        if not jobs:
+            return
+        sizes = {
+            (table.schema, table.name): table.rows for table in self._artifact.index.table_rows()
+        }
+        waiting = sorted(jobs, key=lambda job: _weight(job, sizes), reverse=True)
+        running: list[_Job] = []
+        changed = threading.Condition()
+
+        def take(crew: Crew) -> _Job | None:
+            with changed:
+                while waiting:
+                    crew.check()
+                    for job in waiting:
+                        if not any(job.conflicts(other) for other in running):
+                            waiting.remove(job)
+                            running.append(job)
+                            return job
+                    changed.wait(0.5)
+                return None
+
+        def work(session: _Session, crew: Crew) -> None:
+            while (job := take(crew)) is not None:
+                session.execute_one(job.one, job.text)
+                with changed:
+                    running.remove(job)
+                    changed.notify_all()
+
+        self._in_parallel([work] * min(len(self._sessions), len(jobs)))
+
+    def _analyze(self) -> None:
+        rows = self._main.connection.execute(
+            """
+            SELECT pg_catalog.convert_to(pg_catalog.format('ANALYZE %I.%I', n.nspname, c.relname),
+                                         pg_catalog.getdatabaseencoding())
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+              AND (c.relkind IN ('r', 'm') OR c.relkind = 'p' AND NOT c.relispartition)
+            ORDER BY pg_catalog.pg_relation_size(c.oid) DESC
+            """
+        ).fetchall()
+        statements = iter([row[0] for row in rows])
+        lock = threading.Lock()
+
+        def work(session: _Session, crew: Crew) -> None:
+            while True:
+                crew.check()
+                with lock:
+                    statement = next(statements, None)
+                if statement is None:
+                    return
+                session.connection.execute(statement)
+
+        self._in_parallel([work] * len(self._sessions))
+
+    def _in_parallel(self, tasks: Sequence[Callable[[_Session, Crew], None]]) -> None:
+        """Let the sessions take tasks in their order until all are done."""
+        crew = Crew()
+        remaining = iter(tasks)
+        lock = threading.Lock()
+
+        def work(session: _Session) -> None:
+            while True:
+                crew.check()
+                with lock:
+                    task = next(remaining, None)
+                if task is None:
+                    return
+                task(session, crew)
+
+        for number, session in enumerate(self._sessions[: len(tasks)]):
+            crew.on_stop(lambda session=session: _cancel(session.connection))  # type: ignore[misc]
+            crew.start(lambda session=session: work(session), f"load-{number}")  # type: ignore[misc]
+        crew.wait()
+
+
+def describe(one: Object) -> str:
+    """Name an object for messages."""
+    name = f"{one.schema}.{one.name}" if one.schema else one.name
+    return f"{one.type.lower()} {name}"
+
+
+def restore_error(error: psycopg.Error, what: str) -> e.RestoreFailed:
+    """Translate the server's error; its DETAIL and CONTEXT may hold rows and are left out."""
+    message = error.diag.message_primary or str(error).strip()
+    hint = error.diag.message_hint
+    if isinstance(error, psycopg.errors.OutOfMemory) and "shared memory" in message:
+        hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
+    return e.RestoreFailed(f"{what}: {message}", hint=hint)
+
+
+def _rows(pieces: Iterator[script.Piece]) -> Iterator[bytes]:
+    """Yield COPY data up to the end of the COPY."""
+    for piece in pieces:
+        if isinstance(piece, script.Rows):
+            yield piece.data
+        else:
+            return
+
+
+def _known_settings(connection: Connection, header: bytes) -> list[bytes]:
+    """Return the header's SET statements that the target server knows (traps A1.2, A1.3)."""
+    names = {row[0] for row in connection.execute("SELECT name FROM pg_catalog.pg_settings")}
+    return [
+        match.group()
+        for match in _SETTING.finditer(header)
+        if match["name"] is None or match["name"].decode() in names
+    ]
+
+
+def _kind(one: Object) -> str:
+    """Foreign keys need the keys that they refer to: they make runs of their own."""
+    return "foreign" if one.type == "FK CONSTRAINT" else "index"
+
+
+def _job(one: Object, text: bytes) -> _Job | None:
+    """Return what locks a statement takes; None if that cannot be told."""
+    if one.type not in PARALLEL_TYPES:
+        return None
+    match = (_INDEX_ON if one.type == "INDEX" else _ALTER_TABLE).search(text)
+    if match is None:
+        return None
+    table = (match["schema"], match["name"])
+    if one.type == "INDEX" and not _ALTER_TABLE.search(text):
+        return _Job(one, text, frozenset(), frozenset({table}))
+    tables = {table}
+    if one.type == "FK CONSTRAINT":
+        referenced = _REFERENCES.search(text, match.end())
+        if referenced is None:
+            return None
+        tables.add((referenced["schema"], referenced["name"]))
+    return _Job(one, text, frozenset(tables), frozenset())
+
+
+def _weight(job: _Job, rows: dict[tuple[str, str], int]) -> int:
+    return sum(
+        rows.get((_unquoted(schema), _unquoted(name)), 0)
+        for schema, name in job.exclusive | job.shared
+    )
+
+
+def _unquoted(identifier: bytes) -> str:
+    if identifier.startswith(b'"'):
+        identifier = identifier[1:-1].replace(b'""', b'"')
+    return identifier.decode("utf-8", "backslashreplace")
+
+
+def _cancel(connection: Connection) -> None:
+    """End what a session is doing; a server that does not answer must not hold us up."""
+    try:
+        connection.cancel_safe(timeout=5)
+    except psycopg.Error:
+        connection.close()

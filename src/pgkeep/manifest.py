@@ -1,0 +1,148 @@
+"""What a backup is, as values; to and from the JSON that lies beside the artifact.
+
+Unknown fields are ignored, so that an older pgkeep can list what a newer one made; a format number
+above ours is refused, so that it does not misread it.
+"""
+
+from datetime import datetime
+
+import msgspec
+
+from . import errors as e
+from . import naming
+
+FORMAT = 1
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """`ALTER DATABASE SET`, or `ALTER ROLE IN DATABASE SET` where a role is named."""
+
+    role: str | None
+    value: str  # as in pg_db_role_setting: name=value
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """One privilege on the database; an empty grantee is PUBLIC."""
+
+    grantee: str
+    privilege: str
+    grantable: bool
+
+
+class DatabaseFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What CREATE DATABASE and ALTER DATABASE need to make the like of a database again."""
+
+    name: str
+    owner: str
+    encoding: str
+    collate: str
+    ctype: str
+    provider: str = "c"  # pg_database.datlocprovider: c libc, i ICU, b builtin
+    locale: str | None = None  # of the ICU or builtin provider
+    icu_rules: str | None = None
+    collation_version: str | None = None
+    tablespace: str = "pg_default"
+    connection_limit: int = -1
+    comment: str | None = None
+    settings: list[Setting] = []
+    grants: list[Grant] | None = None  # None: the default privileges
+
+
+class ServerFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The server that a backup was taken from."""
+
+    version: str  # such as 17.2
+    version_num: int  # such as 170002
+    system_identifier: str
+    in_recovery: bool = False
+    replay_lag: float | None = None  # seconds, of a standby
+
+    @property
+    def major(self) -> int:
+        """The major version, such as 17."""
+        return self.version_num // 10000
+
+
+class Extension(msgspec.Struct, frozen=True):
+    """An extension that the database has, and the target needs."""
+
+    name: str
+    version: str
+
+
+class TableRows(msgspec.Struct, frozen=True, array_like=True):
+    """How many rows of a table the artifact holds."""
+
+    schema: str
+    name: str
+    rows: int
+
+
+class FileFacts(msgspec.Struct, frozen=True):
+    """One file of a backup."""
+
+    name: str
+    size: int  # bytes
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything that is known of one backup without opening its artifact."""
+
+    format: int = FORMAT
+    pgkeep: str
+    database: DatabaseFacts
+    server: ServerFacts
+    client_version: str
+    type: naming.BackupType
+    schema_only: bool = False
+    taken: datetime  # UTC; also in the names
+    snapshot: datetime  # UTC; the moment whose data the backup holds
+    finished: datetime  # UTC
+    artifact: FileFacts
+    raw_bytes: int  # of SQL
+    globals: FileFacts | None = None
+    role_passwords: bool = False  # whether the globals hold password hashes
+    tables: list[TableRows] = []
+    extensions: list[Extension] = []
+    roles: list[str] = []  # owners and grantees that a restore needs
+    warnings: list[str] = []
+    verified: datetime | None = None  # when the artifact was last read back and found whole
+
+    @property
+    def name(self) -> naming.BackupName:
+        """What the backup's files are called."""
+        return naming.BackupName(
+            database=self.database.name,
+            type=self.type,
+            taken=self.taken,
+            schema_only=self.schema_only,
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables."""
+        return sum(table.rows for table in self.tables)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the manifest as JSON for people and programs."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes, file_name: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        VerificationFailed: it is no manifest, or one of a format of the future.
+    """
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise e.VerificationFailed(f"{file_name} is not a manifest of pgkeep: {error}") from error
+    if manifest.format > FORMAT:
+        raise e.VerificationFailed(
+            f"{file_name} has format {manifest.format}, this pgkeep reads up to {FORMAT}",
+            hint="Use the version of pgkeep that made it, or a newer one.",
+        )
+    return manifest

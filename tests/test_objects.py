@@ -1,0 +1,79 @@
+"""The database with one of everything: it has every kind of object, and pg_dump brings it back."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pgkeep.server import Server
+
+from . import servers as s
+from .compare import assert_same_database
+from .conftest import DatabaseFactory
+
+# What pg_dump's table of contents can hold, but for: DATABASE and its kin (only with --create),
+# SECURITY LABEL (needs a provider, which is loaded at the server's start), STATISTICS DATA (only
+# with --statistics), SUBSCRIPTION TABLE (only for pg_upgrade), TABLESPACE (belongs to the cluster).
+KINDS = """
+ACCESS METHOD, ACL, AGGREGATE, CAST, CHECK CONSTRAINT, COLLATION, COMMENT, CONSTRAINT, CONVERSION,
+DEFAULT, DEFAULT ACL, DOMAIN, EVENT TRIGGER, EXTENSION, FK CONSTRAINT,
+FOREIGN DATA WRAPPER, FOREIGN TABLE, FUNCTION, INDEX, INDEX ATTACH, MATERIALIZED VIEW,
+MATERIALIZED VIEW DATA, OPERATOR, OPERATOR CLASS, OPERATOR FAMILY, POLICY, PROCEDURAL LANGUAGE,
+PROCEDURE, PUBLICATION, PUBLICATION TABLE, PUBLICATION TABLES IN SCHEMA, ROW SECURITY, RULE,
+SCHEMA, SEQUENCE, SEQUENCE OWNED BY, SEQUENCE SET, SERVER, SHELL TYPE, STATISTICS,
+SUBSCRIPTION, TABLE, TABLE ATTACH, TABLE DATA, TEXT SEARCH CONFIGURATION,
+TEXT SEARCH DICTIONARY, TEXT SEARCH PARSER, TEXT SEARCH TEMPLATE, TRANSFORM, TRIGGER, TYPE,
+USER MAPPING, VIEW
+"""
+OF_15_TO_16 = "BLOB, BLOBS"
+OF_17 = "BLOB METADATA, BLOBS"
+
+
+def test_has_every_kind(server: Server, objects: str, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    s.dump(server, objects, "-Fc", "-Z0", "-f", str(archive))
+    installation = s.programs_for(s.major_of(server))
+    contents = s.execute([installation.program("pg_restore"), "-l", str(archive)]).decode()
+    blobs = OF_17 if s.major_of(server) >= 17 else OF_15_TO_16
+    kinds = [kind.strip() for kind in f"{KINDS},{blobs}".split(",")]
+    missing = [kind for kind in kinds if not re.search(rf"^\d+; \d+ \d+ {kind} ", contents, re.M)]
+    assert missing == []
+
+
+def test_has_what_the_server_knows(server: Server, objects: str) -> None:
+    """Nothing was left out by a wrong condition in the scripts."""
+    schema = s.dump(server, objects, "--schema-only").decode()
+    major = s.major_of(server)
+    for since, sign in {
+        15: "NULLS NOT DISTINCT",
+        17: "GRANT MAINTAIN ON",
+        18: "WITHOUT OVERLAPS",
+    }.items():
+        assert (sign in schema) == (major >= since), sign
+    for sign in ("provider = builtin",):
+        assert (sign in schema) == (major >= 17), sign
+    for sign in ("NOT VALID;", "NOT ENFORCED", "GENERATED ALWAYS AS ((a + z))"):
+        assert sign in schema or major < 18, sign
+
+
+@pytest.mark.timeout(120)
+def test_round_trip(server: Server, objects: str, database: DatabaseFactory) -> None:
+    target = database(server)
+    s.psql_bytes(server, target, script=s.dump(server, objects))
+    assert_same_database(server, objects, server, target, ignore_database=True)
+
+
+@pytest.mark.parametrize("server", s.ON_DEMAND, ids=lambda major: f"pg{major}", indirect=True)
+def test_round_trip_of_other_majors(server: Server, database: DatabaseFactory) -> None:
+    source, target = database(server), database(server)
+    s.load_objects(server, source, rows=500)
+    s.psql_bytes(server, target, script=s.dump(server, source))
+    assert_same_database(server, source, server, target, ignore_database=True)
+
+
+def test_big_tables_are_worth_slicing(server: Server, objects: str) -> None:
+    """Each of them has enough pages, of its own or in its TOAST table."""
+    tables = ["wide", "toasted", "big_parent", "big_child", "big_parts_1", "updated"]
+    for table in tables:
+        ((size,),) = s.sql(server, objects, f"select pg_table_size('app.{table}')")
+        assert size > 2_000_000, (table, size)
