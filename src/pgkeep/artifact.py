@@ -181,9 +181,7 @@ class ArtifactWriter:
             for one in builder.objects:
                 one.member = number
             self._objects += builder.objects
-            self._members.append(
-                Member(builder.section, self.size, len(data), builder.raw, digest)
-            )
+            self._members.append(Member(builder.section, self.size, len(data), builder.raw, digest))
             self.raw += builder.raw
             self._write(data)
 
@@ -241,6 +239,7 @@ class Artifact:
 
         Raises:
             VerificationFailed: they have changed.
+
         """
         member = self.index.members[number]
         data = self.source.read(member.offset, member.length)

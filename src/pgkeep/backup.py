@@ -63,6 +63,7 @@ def backup(
     Raises:
         AlreadyRunning, ConnectionFailed, DumpFailed, VerificationFailed, StoreError: and then
             nothing was published.
+
     """
     with endpoint.connect() as connection:
         database = connection.info.dbname

@@ -35,6 +35,7 @@ class Catalog:
 
         Raises:
             Refused: there is none, or several databases and none is named.
+
         """
         whole = [
             one.manifest
@@ -52,7 +53,9 @@ class Catalog:
             if database in (None, manifest.database.name):
                 return manifest
         of = f" of database {database}" if database else ""
-        raise e.Refused(f"no backup{of} in {self.store.url}", hint="pgkeep list shows what is there.")
+        raise e.Refused(
+            f"no backup{of} in {self.store.url}", hint="pgkeep list shows what is there."
+        )
 
     def _manifests(self, items: dict[str, Item]) -> Iterator[m.Manifest]:
         for name in items:

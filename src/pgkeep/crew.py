@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the way out of a thread that was told to stop
+class Stopped(Exception):
     """Raised inside a member of a crew that has been stopped."""
 
 
@@ -55,7 +55,7 @@ class Crew:
                     if self._running == 0 or self._error is not None:
                         break
                 tick()
-        except BaseException as error:  # a signal's exception, or a tick that found a failure
+        except BaseException as error:  # noqa: BLE001 - a signal's exception, or a tick that found a failure
             self._fail(error)
         if self._error is not None:
             self.stop()

@@ -90,6 +90,7 @@ class Endpoint:
 
         Raises:
             ConnectionFailed: for whatever reason.
+
         """
         options = {**SESSION, **settings}
         with self._passfile() as passfile:
@@ -128,9 +129,7 @@ class Endpoint:
     def child(self, **settings: str) -> Iterator["ChildAccess"]:
         """Give what a child process needs to connect without being told a secret."""
         with self._passfile() as passfile:
-            variables = {
-                name: value for name, value in os.environ.items() if name.startswith("PG")
-            }
+            variables = {name: value for name, value in os.environ.items() if name.startswith("PG")}
             variables.pop("PGPASSWORD", None)
             extra: dict[str, str] = {}
             for keyword, value in self.params.items():
@@ -253,6 +252,15 @@ def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.Con
     elif "too many connections" in said or "remaining connection slots" in said:
         hint = "Use fewer --jobs, or raise max_connections or the role's connection limit."
     return e.ConnectionFailed(f"could not connect: {said}", hint=hint)
+
+
+def restore_error(error: psycopg.Error, what: str) -> e.RestoreFailed:
+    """Translate the server's error; its DETAIL and CONTEXT may hold rows and are left out."""
+    message = error.diag.message_primary or str(error).strip()
+    hint = error.diag.message_hint
+    if isinstance(error, psycopg.errors.OutOfMemory) and "shared memory" in message:
+        hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
+    return e.RestoreFailed(f"{what}: {message}", hint=hint)
 
 
 def server_facts(connection: "psycopg.Connection[Any]") -> m.ServerFacts:

@@ -1,4 +1,4 @@
-"""Database to artifact: one pg_dump for everything, and parallel COPY of the large tables beside it.
+"""Database to artifact: one pg_dump for everything, and parallel COPY of the large tables.
 
 One run of pg_dump writes all three sections, so that they cannot disagree (trap D7). It leaves the
 rows of the large tables to workers that see the same snapshot, and waits, held back by its pipe,
@@ -103,6 +103,7 @@ def dump(
 
     Raises:
         DumpFailed, ConnectionFailed, StoreError: nothing of the artifact is of any use then.
+
     """
     try:
         return _Dump(endpoint, connection, writer, options, progress).run()

@@ -1,4 +1,4 @@
-"""Artifact to database: schema first, rows by several sessions at once, then indexes, then the rest.
+"""Artifact to database: schema first, rows by several sessions at once, then the indexes.
 
 pg_dump's own SQL is executed as it stands, one object at a time, so that an error names the object.
 The rows go to the server in large blocks as they are in the file; the server says how many it has
@@ -13,13 +13,11 @@ from typing import Protocol
 
 import psycopg
 
-from . import artifact as a
 from . import errors as e
-from . import manifest as m
 from . import script
 from .artifact import Artifact, Object
 from .crew import Crew
-from .database import Endpoint
+from .database import Endpoint, restore_error
 from .snapshot import Connection
 
 BATCH_BYTES = 64 << 10
@@ -74,6 +72,7 @@ class LoadOptions:
     owner: bool = True
     privileges: bool = True
     one_transaction: bool = False  # by one session: all or nothing, at the price of time
+    disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
 
 
@@ -84,6 +83,7 @@ def load(
 
     Raises:
         RestoreFailed: names the object and what the server said.
+
     """
     return _Load(endpoint, artifact, options, progress).run()
 
@@ -204,6 +204,8 @@ class _Load:
         options = self._options
         if options.one_transaction:
             self._main.connection.execute("BEGIN")
+        if options.disable_triggers:
+            self._main.connection.execute("SET LOCAL session_replication_role = replica")
         raw = sum(one.raw for one in self._artifact.index.members if one.section == "data")
         self._progress.total(raw if options.data else 0)
         if options.schema:
@@ -405,15 +407,6 @@ def describe(one: Object) -> str:
     """Name an object for messages."""
     name = f"{one.schema}.{one.name}" if one.schema else one.name
     return f"{one.type.lower()} {name}"
-
-
-def restore_error(error: psycopg.Error, what: str) -> e.RestoreFailed:
-    """Translate the server's error; its DETAIL and CONTEXT may hold rows and are left out."""
-    message = error.diag.message_primary or str(error).strip()
-    hint = error.diag.message_hint
-    if isinstance(error, psycopg.errors.OutOfMemory) and "shared memory" in message:
-        hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
-    return e.RestoreFailed(f"{what}: {message}", hint=hint)
 
 
 def _rows(pieces: Iterator[script.Piece]) -> Iterator[bytes]:

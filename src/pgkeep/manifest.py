@@ -135,6 +135,7 @@ def decode(data: bytes, file_name: str) -> Manifest:
 
     Raises:
         VerificationFailed: it is no manifest, or one of a format of the future.
+
     """
     try:
         manifest = msgspec.json.decode(data, type=Manifest)

@@ -35,7 +35,7 @@ class BackupType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupName:
-    """What a backup's file names say: database, type, UTC time to the second, schema only or not."""
+    """What a backup's file names say: database, type, UTC time, schema only or not."""
 
     database: str
     type: BackupType

@@ -35,7 +35,9 @@ NEEDED = ("pg_dump", "pg_dumpall", "psql")
 
 # What a child may inherit: libpq's settings, the locale, the way to its own files. Everything
 # else, above all cloud credentials, is none of its business (trap A1.9).
-INHERITED = re.compile(r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|KRB5.*|LD_LIBRARY_PATH")
+INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|KRB5.*|LD_LIBRARY_PATH"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -103,6 +105,7 @@ def choose(server_major: int, among: Iterable[Installation]) -> Installation:
 
     Raises:
         UsageError: no installation is new enough.
+
     """
     known = list(among)
     usable = [one for one in known if one.major >= server_major]
@@ -224,6 +227,6 @@ class Child:
 
 def _is_complaint(line: str) -> bool:
     """Whether a line of stderr is worth keeping: not progress, and no row of somebody's table."""
-    if line.startswith("CONTEXT:") or line.startswith("DETAIL:  Failing row"):
+    if line.startswith(("CONTEXT:", "DETAIL:  Failing row")):
         return False
     return re.match(r"pg_\w+: (?!error|hint|detail)", line) is None

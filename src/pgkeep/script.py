@@ -49,7 +49,7 @@ class CopyEnd(NamedTuple):
 
 
 class Meta(NamedTuple):
-    """A psql command such as `\\restrict KEY`, with its newline; a piece of text for psql only."""
+    """A psql command such as `restrict`, with its newline; a piece of text for psql only."""
 
     data: bytes
 
@@ -205,9 +205,7 @@ class Scanner:
         self._row_open = buffer[end - 1] != ord("\n")
         return [Rows(buffer[start:end])], end
 
-    def _text(
-        self, buffer: bytes, start: int, end: int, *, final: bool
-    ) -> tuple[list[Piece], int]:
+    def _text(self, buffer: bytes, start: int, end: int, *, final: bool) -> tuple[list[Piece], int]:
         """Read SQL up to `end` or to the data of a COPY."""
         pieces: list[Piece] = []
         position = told = start
@@ -220,32 +218,26 @@ class Scanner:
             if match is None:
                 position = end
                 break
-            kind, position = str(match.lastgroup), match.end()
-            at = match.start()
-            # A group inside `entry` can be the last one matched.
-            if match["entry"] is not None:
+            kind, at, position = str(match.lastgroup), match.start(), match.end()
+            if not final and _is_cut(match, buffer, end):
+                position = end = at
+            elif kind == "entry":
                 _tell(pieces, buffer[told:at])
                 pieces.append(_entry(match))
                 told = at
-            elif kind == "comment":
-                if not final and match.group() == b"--\n" and _reaches(buffer, at, end):
-                    position = end = at  # perhaps an entry whose lines are not all here
-            elif kind == "copy":
-                statement = _COPY.match(buffer, at, end)
-                if statement is None:
-                    if not final:
-                        position = end = at
-                elif _FROM_STDIN.search(statement.group()):
-                    _tell(pieces, buffer[told:at])
-                    self._copying = True
-                    return [*pieces, CopyBegin(statement.group())], statement.end()
             elif kind in _LINES:
                 _tell(pieces, buffer[told:at])
                 pieces.append(_LINES[kind](match.group()))
                 told = position
-            elif match["strings"] is not None:
+            elif kind == "copy":
+                statement = _COPY.match(buffer, at, end)
+                if statement is not None and _FROM_STDIN.search(statement.group()):
+                    _tell(pieces, buffer[told:at])
+                    self._copying = True
+                    return [*pieces, CopyBegin(statement.group())], statement.end()
+            elif kind == "strings":
                 self._backslash_strings = match["standard"] == b"off"
-            else:
+            elif kind != "comment":
                 self._open_quote(kind, match.group(), buffer[max(at - 2, 0) : at])
         _tell(pieces, buffer[told:position])
         return pieces, position
@@ -275,9 +267,7 @@ class Scanner:
     def _skip_escaped(self, buffer: bytes, position: int, end: int) -> int:
         while match := _ESCAPE.search(buffer, position, end):
             position = match.end()
-            if match.group() == b"\\":
-                position += 1
-            elif buffer.startswith(b"'", position):
+            if match.group() == b"\\" or buffer.startswith(b"'", position):
                 position += 1
             else:
                 self._quote, self._escapes = None, False
@@ -303,8 +293,14 @@ def _is_escape(before: bytes) -> bool:
     return before[-1:] in (b"E", b"e") and not _IDENTIFIER_CHARACTERS.match(before[:-1])
 
 
-def _reaches(buffer: bytes, start: int, end: int) -> bool:
-    comments = _COMMENTS.match(buffer, start, end)
+def _is_cut(match: re.Match[bytes], buffer: bytes, end: int) -> bool:
+    """Whether a token may look different when more input is there."""
+    if match.lastgroup == "copy":
+        return _COPY.match(buffer, match.start(), end) is None
+    if match.group() != b"--\n":
+        return False
+    # Perhaps the beginning of an entry: its lines are all comments.
+    comments = _COMMENTS.match(buffer, match.start(), end)
     return comments is not None and comments.end() == end
 
 

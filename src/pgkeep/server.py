@@ -147,7 +147,7 @@ class Server:
             stack.enter_context(_reaper(folder, Path(self.host)))
             self._data = folder / "data"
             self.log = folder / "log"
-            self._bin = self._reachable(folder)
+            self._programs = self._reachable(folder)
             self._create()
             stack.callback(self.stop)
             self.start()
@@ -179,7 +179,7 @@ class Server:
         if self._process is not None:
             return
         socket = '"' + self.host.replace('"', '""') + '"'
-        command = [str(self._bin / "postgres"), "-D", str(self._data), "-k", socket]
+        command = [str(self._programs / "postgres"), "-D", str(self._data), "-k", socket]
         self._process = self._run(command)
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready(self._process.pid):
@@ -235,7 +235,7 @@ class Server:
                 f"the server cannot enter {self._directory or 'any temporary folder'}",
                 hint=f'Started by root, the server runs as the user "{UNPRIVILEGED}".',
             )
-        folder = Path(tempfile.mkdtemp(prefix="pgkeep-", dir=place)).absolute()
+        folder = Path(tempfile.mkdtemp(prefix="pgkeep-", dir=place)).resolve()
         try:
             self._account.own(folder)
             yield folder
@@ -268,8 +268,8 @@ class Server:
 
     def _create(self) -> None:
         # initdb takes the last of options that contradict each other.
-        command = [str(self._bin / "initdb"), "-D", str(self._data), "--no-sync", "-A", "trust"]
-        command += ["-E", "UTF8", "--locale=C.UTF-8", *self._initdb, "-U", self.user]
+        options = ["--no-sync", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", *self._initdb]
+        command = [str(self._programs / "initdb"), "-D", str(self._data), *options, "-U", self.user]
         process = self._run(command)
         if process.wait() != 0:
             raise self._failed("initdb failed")

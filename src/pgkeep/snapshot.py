@@ -134,6 +134,7 @@ def hold(connection: Connection, codec: str, lock_timeout: float) -> Iterator[Sn
     Raises:
         DumpFailed: a lock could not be had in `lock_timeout` seconds, or tables came and went all
             the time.
+
     """
     snapshot = _take(connection, codec, lock_timeout)
     try:

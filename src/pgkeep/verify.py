@@ -34,6 +34,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tables: int
     rows: int
     checked: list[str]  # in words
+    connects: bool = False  # holds \\connect, as pg_dump -C and pg_dumpall write it
 
 
 def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
@@ -42,6 +43,7 @@ def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
     Raises:
         VerificationFailed: with the first thing that is wrong, and where.
         StoreError: the file cannot be read.
+
     """
     source = store.open(name)
     try:
@@ -250,4 +252,5 @@ def _verify_plain(source: Source, progress: Progress) -> Report:
     return Report(
         file=source.name, kind="plain", size=source.size, raw_bytes=outline.offset,
         entries=outline.entries, tables=outline.copies, rows=outline.rows, checked=[],
+        connects=outline.connects,
     )  # fmt: skip

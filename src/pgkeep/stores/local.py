@@ -85,7 +85,7 @@ class LocalUpload:
             self._fd = os.open(self._partial, flags, 0o600)
 
     def write(self, data: bytes) -> None:
-        """Append bytes; write(2) may take fewer than it is given."""
+        """Append bytes; the system may take fewer than it is given."""
         with _translated("write", self._partial):
             view = memoryview(data)
             while view:

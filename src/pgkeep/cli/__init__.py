@@ -1,0 +1,127 @@
+"""The command line: translate arguments into one library call, and its outcome into text or JSON.
+
+Each command lives in a module of its own, imported only when it is used.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+from .. import errors as e
+
+COMMANDS = {
+    "backup": "back up a database into one .sql.gz",
+    "restore": "bring a backup back",
+    "verify": "check that a backup or any plain dump is whole",
+    "list": "show the backups that there are",
+    "doctor": "say what would spoil a backup, and what mends it",
+    "demo": "back up and restore a throw-away database",
+}
+
+
+class Interrupted(BaseException):
+    """SIGTERM or SIGINT: end children, remove partial files, then exit as the signal would."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Commands(click.Group):
+    """A group that imports a command only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which people need them."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="pgkeep COMMAND --help shows options and examples. Exit codes: 0 done, 1 unexpected,"
+    " 2 usage, 3 no connection, 4 dump failed, 5 verification failed, 6 store failed, 7 retention"
+    " failed, 8 restore failed, 9 refused, 10 already running, 11 some databases failed.",
+)
+@click.version_option(__version__, prog_name="pgkeep", message="%(prog)s %(version)s")
+def group() -> None:
+    r"""Keep PostgreSQL databases restorable.
+
+    A backup is one plain .sql.gz that zcat and psql can restore, made and brought back by several
+    connections at once, and able to prove that it is whole.
+
+    \b
+    pgkeep backup                          back up the database that DATABASE_URL,
+                                           POSTGRES_... or PG... name, to BACKUP_DIR
+    pgkeep verify backups/app_*.sql.gz     is it whole?
+    pgkeep restore --latest --target-db=app_copy
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code that the outcome has."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    sys.exit(_run())
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del frame
+    # Once is enough: cleaning up must not be interrupted by an impatient second signal.
+    for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)
+    raise Interrupted(number)
+
+
+def _run() -> int:
+    try:
+        group.main(standalone_mode=False)
+    except e.PgkeepError as error:
+        return _failed(error)
+    except click.ClickException as error:
+        hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        message = error.format_message().rstrip(".")
+        message = message[:1].lower() + message[1:]
+        return _failed(e.UsageError(message, hint=f"{hint} --help shows how." if hint else None))
+    except (click.Abort, click.exceptions.Exit) as error:
+        return getattr(error, "exit_code", e.Refused.exit_code)
+    except Interrupted as error:
+        click.echo(f"error: ended by {error}; nothing was published", err=True)
+        return 128 + error.number
+    except BrokenPipeError:
+        # The reader of our output has gone; Python must not complain about that at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _failed(error: e.PgkeepError) -> int:
+    if "--json" in sys.argv:
+        import msgspec  # noqa: PLC0415
+
+        record = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        click.echo(msgspec.json.encode(record))
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+    return error.exit_code

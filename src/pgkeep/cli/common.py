@@ -1,0 +1,70 @@
+"""What several commands share: options, output, the way to a backup."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from .. import config
+from ..stores.local import LocalStore
+
+Function = Callable[..., Any]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+jobs_option = click.option("--jobs", metavar="N", help="Connections used at once (BACKUP_JOBS).")
+dir_option = click.option(
+    "--dir", "directory", metavar="DIR", help="Where backups lie (BACKUP_DIR)."
+)
+
+
+def connection_options(function: Function) -> Function:
+    """Add the options that say which server and database."""
+    function = click.option(
+        "--database", metavar="NAME", help="Which database (POSTGRES_DB or PGDATABASE)."
+    )(function)
+    return click.option(
+        "--dsn",
+        metavar="DSN",
+        help="Connection string or URI (DATABASE_URL). Keep passwords out of it: arguments can be"
+        " seen by everybody on the machine.",
+    )(function)
+
+
+def load_config(
+    *,
+    dsn: str | None = None,
+    directory: str | None = None,
+    jobs: str | None = None,
+    lock_timeout: str | None = None,
+) -> config.Config:
+    """Read the environment and these options."""
+    return config.load(
+        os.environ,
+        {
+            "DATABASE_URL": dsn,
+            "BACKUP_DIR": directory,
+            "BACKUP_JOBS": jobs,
+            "BACKUP_LOCK_TIMEOUT": lock_timeout,
+        },
+    )
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def locate(file: str, directory: Path) -> tuple[LocalStore, str]:
+    """Return store and name of a file given as a path, or as a name in the backup directory."""
+    path = Path(file)
+    if not path.exists() and len(path.parts) == 1:
+        path = directory / file
+    return LocalStore(path.parent), path.name
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 table`, `2 tables`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,62 @@
+"""pgkeep doctor."""
+
+import click
+
+from .. import doctor as d
+from .. import errors as e
+from .common import (
+    connection_options,
+    dir_option,
+    jobs_option,
+    json_option,
+    load_config,
+    print_json,
+)
+
+
+@click.command(
+    "doctor",
+    epilog="""\b
+Examples:
+  pgkeep doctor
+  pgkeep doctor --dsn=postgresql://backup@db.example/app --json
+""",
+)
+@connection_options
+@dir_option
+@jobs_option
+@json_option
+def command(
+    *,
+    dsn: str | None,
+    database: str | None,
+    directory: str | None,
+    jobs: str | None,
+    as_json: bool,
+) -> None:
+    """Say what would spoil a backup, all at once, each with what mends it.
+
+    Nothing is changed. Exit code 4 if a backup would fail.
+    """
+    config = load_config(dsn=dsn, directory=directory, jobs=jobs)
+    report = d.examine(config.endpoint(database), config.directory, config.jobs)
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+    errors = sum(one.level == "error" for one in report.findings)
+    if errors:
+        raise e.DumpFailed(f"a backup of {report.database} would fail: {errors} findings above")
+
+
+def _print(report: d.Report) -> None:
+    click.echo(f"database   {report.database}, {report.tables} tables")
+    click.echo(f"server     PostgreSQL {report.server}")
+    click.echo(f"programs   {report.client}")
+    click.echo(f"directory  {report.directory}, {report.free}")
+    for one in report.findings:
+        click.echo(f"{one.level}: {one.message}")
+        for line in (one.remedy or "").splitlines():
+            click.echo(f"    {line}")
+    if not report.findings:
+        click.echo("nothing to mend")

@@ -1,0 +1,179 @@
+"""pgkeep restore."""
+
+import sys
+
+import click
+
+from .. import catalog, progress
+from .. import errors as e
+from .. import restore as r
+from .. import verify as v
+from ..stores.local import LocalStore
+from .common import (
+    connection_options,
+    dir_option,
+    jobs_option,
+    json_option,
+    load_config,
+    locate,
+    plural,
+    print_json,
+)
+
+
+@click.command(
+    "restore",
+    epilog="""\b
+Examples:
+  pgkeep restore --latest --target-db=app_copy
+  pgkeep restore --backup=backups/app_daily_20261122T020000Z.sql.gz --dry-run
+  pgkeep restore --latest --drop-existing --yes
+  pgkeep restore --backup=old_cron_dump.sql.gz --target-db=app_2019
+""",
+)
+@click.option("--backup", "file", metavar="FILE", help="The backup, or any plain dump of pg_dump.")
+@click.option("--latest", is_flag=True, help="The newest whole backup (of --database).")
+@click.option("--target-db", metavar="NAME", help="Restore under this name.")
+@click.option(
+    "--drop-existing",
+    is_flag=True,
+    help="Replace an existing database: restore beside it, then swap the two by renaming.",
+)
+@click.option("--discard-old", is_flag=True, help="Drop the replaced database after the swap.")
+@click.option("--in-place", is_flag=True, help="Into an existing, empty database.")
+@click.option("--schema-only", is_flag=True, help="Definitions without rows.")
+@click.option("--data-only", is_flag=True, help="Rows only, into existing, empty tables.")
+@click.option(
+    "--disable-triggers", is_flag=True, help="With --data-only: no triggers, no foreign key checks."
+)
+@click.option("--no-owner", is_flag=True, help="Everything belongs to the restoring role.")
+@click.option("--no-privileges", is_flag=True, help="Leave out GRANT and REVOKE.")
+@click.option("--no-analyze", is_flag=True, help="Do not collect statistics afterwards.")
+@click.option("--verify-only", is_flag=True, help="Only check the backup, as pgkeep verify does.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask before an existing database is changed.")
+@connection_options
+@dir_option
+@jobs_option
+@json_option
+def command(
+    *,
+    file: str | None,
+    latest: bool,
+    target_db: str | None,
+    drop_existing: bool,
+    discard_old: bool,
+    in_place: bool,
+    schema_only: bool,
+    data_only: bool,
+    disable_triggers: bool,
+    no_owner: bool,
+    no_privileges: bool,
+    no_analyze: bool,
+    verify_only: bool,
+    dry_run: bool,
+    yes: bool,
+    dsn: str | None,
+    database: str | None,
+    directory: str | None,
+    jobs: str | None,
+    as_json: bool,
+) -> None:
+    """Bring a backup back, into a new database unless told otherwise.
+
+    The file is checked to its end before the server is touched. The database is loaded under a
+    temporary name and renamed when it is complete; whatever fails on the way, an existing database
+    stays as it was.
+    """
+    _check_usage(
+        [("--backup", file), ("--latest", latest)],
+        {
+            "--discard-old": (discard_old, "--drop-existing", drop_existing),
+            "--disable-triggers": (disable_triggers, "--data-only", data_only),
+        },
+        {
+            "--in-place": in_place,
+            "--drop-existing": drop_existing,
+            "--data-only": data_only,
+        },
+        {"--schema-only": schema_only, "--data-only": data_only},
+    )
+    config = load_config(dsn=dsn, directory=directory, jobs=jobs)
+    if file is not None:
+        store, name = locate(file, config.directory)
+    else:
+        store = LocalStore(config.directory)
+        name = catalog.Catalog(store).latest(database).artifact.name
+    if verify_only:
+        with progress.create(silent=as_json) as bar:
+            report = v.verify(store, name, jobs=config.jobs, progress=bar.verified)
+        print_json(report) if as_json else click.echo(f"ok: {report.file} is whole")
+        return
+    source = store.open(name)
+    options = r.RestoreOptions(
+        jobs=config.jobs, target=target_db, drop_existing=drop_existing, discard_old=discard_old,
+        in_place=in_place, schema_only=schema_only, data_only=data_only,
+        disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
+        analyze=not no_analyze,
+    )  # fmt: skip
+    restore = r.Restore(config.endpoint(), source, options)
+    plan = restore.plan()
+    if dry_run:
+        print_json(plan) if as_json else _print_plan(plan)
+        return
+    if (drop_existing or in_place or data_only) and plan.mode != r.Mode.NEW and not yes:
+        _confirm(plan, as_json=as_json)
+    with progress.create(silent=as_json) as bar:
+        result = restore.execute(plan, bar)
+    if as_json:
+        print_json(result)
+        return
+    if result.old_database:
+        click.echo(f"the former database is kept as {result.old_database}")
+    rows = (
+        f"{plural(result.tables or 0, 'table')}, {plural(result.rows or 0, 'row')}, "
+        if result.rows is not None
+        else ""
+    )
+    click.echo(f"done: database {result.database}: {rows}{progress.duration(result.seconds)}")
+
+
+def _check_usage(
+    choices: list[tuple[str, object]],
+    needs: dict[str, tuple[bool, str, bool]],
+    *exclusive: dict[str, bool],
+) -> None:
+    given = [name for name, value in choices if value]
+    if len(given) != 1:
+        raise click.UsageError("give either --backup=FILE or --latest")
+    for name, (used, needed, there) in needs.items():
+        if used and not there:
+            raise click.UsageError(f"{name} needs {needed}")
+    for group in exclusive:
+        used_names = [name for name, used in group.items() if used]
+        if len(used_names) > 1:
+            raise click.UsageError(f"{' and '.join(used_names)} exclude each other")
+
+
+def _print_plan(plan: r.Plan) -> None:
+    click.echo(f"restore  {plan.file}")
+    if plan.source:
+        click.echo(f"of       database {plan.source} as it was at {plan.snapshot}")
+    click.echo(f"into     {plan.target} ({plan.mode})")
+    for number, step in enumerate(plan.steps, 1):
+        click.echo(f"{number:5}. {step}")
+    for problem in plan.problems:
+        click.echo(f"problem: {problem}")
+    for remedy in plan.remedies:
+        click.echo(f"hint: {remedy}")
+
+
+def _confirm(plan: r.Plan, *, as_json: bool) -> None:
+    if as_json or not sys.stdin.isatty():
+        raise e.Refused(
+            f"database {plan.target} exists and would be changed",
+            hint="Say --yes to do it without being asked.",
+        )
+    _print_plan(plan)
+    if not click.confirm(f"Change database {plan.target}?"):
+        raise e.Refused("cancelled")

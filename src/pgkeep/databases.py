@@ -1,0 +1,212 @@
+"""Whole databases: create one like another, give it its settings, swap it in, drop it."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+
+import psycopg
+from psycopg import sql
+
+from . import errors as e
+from . import manifest as m
+from .database import restore_error
+from .snapshot import Connection
+
+NAME_LIMIT = 63  # bytes; longer names are cut by the server (manual, section 4.1.1)
+SWAP_TIME = 30.0  # seconds to get everybody out of the old database
+FORCE_SINCE = 130000
+PROVIDER_SINCE = 150000
+
+# Settings whose value is a list of quoted identifiers (guc.h, GUC_LIST_QUOTE).
+_LISTS = frozenset({
+    "local_preload_libraries", "search_path", "session_preload_libraries",
+    "shared_preload_libraries", "temp_tablespaces", "unix_socket_directories",
+})  # fmt: skip
+_LIST_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,"]*))\s*(?:,|$)')
+
+
+def create(
+    connection: Connection, name: str, facts: m.DatabaseFacts | None, encoding: str | None = None
+) -> None:
+    """Create an empty database with the encoding, locale and tablespace of another one.
+
+    From template0: template1 may hold objects of its own (trap A3.10), and only template0 can be
+    copied with another encoding.
+    """
+    try:
+        connection.execute(_creation(connection, name, facts, encoding))
+    except psycopg.Error as error:
+        hint = None
+        if "locale" in str(error) or "collation" in str(error):
+            hint = "Install the backup's locale on the server (locale -a lists what is there)."
+        raise e.RestoreFailed(
+            f"could not create a database: {error.diag.message_primary}", hint=hint
+        ) from error
+
+
+def _creation(
+    connection: Connection, name: str, facts: m.DatabaseFacts | None, encoding: str | None
+) -> sql.Composed:
+    parts: list[sql.Composable] = [
+        sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
+    ]
+    if facts is None:
+        if encoding is not None:
+            parts.append(sql.SQL("ENCODING {}").format(encoding))
+        return sql.SQL(" ").join(parts)
+    parts.append(
+        sql.SQL("ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
+            facts.encoding, facts.collate, facts.ctype
+        )
+    )
+    if connection.info.server_version >= PROVIDER_SINCE:
+        parts += _provider(facts)
+    if facts.tablespace != "pg_default" and _has_tablespace(connection, facts.tablespace):
+        parts.append(sql.SQL("TABLESPACE {}").format(sql.Identifier(facts.tablespace)))
+    return sql.SQL(" ").join(parts)
+
+
+def facts_statements(
+    database: sql.Identifier, facts: m.DatabaseFacts, *, owner: bool, privileges: bool
+) -> Iterator[sql.Composed]:
+    """Yield what gives a database the owner, comment, limit, settings and privileges of another."""
+    if owner:
+        yield sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, sql.Identifier(facts.owner))
+    if facts.comment is not None:
+        yield sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, facts.comment)
+    if facts.connection_limit != -1:
+        limit = sql.Literal(facts.connection_limit)
+        yield sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, limit)
+    for setting in facts.settings:
+        if setting.role is not None and not privileges:
+            continue
+        subject = sql.SQL("DATABASE {}").format(database)
+        if setting.role is not None:
+            role = sql.Identifier(setting.role)
+            subject = sql.SQL("ROLE {} IN DATABASE {}").format(role, database)
+        name, _, value = setting.value.partition("=")
+        yield sql.SQL("ALTER {} SET {} TO {}").format(
+            subject, sql.Identifier(*name.split(".")), setting_value(name, value)
+        )
+    if privileges and facts.grants is not None:
+        yield sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database)
+        if owner:
+            own = sql.Identifier(facts.owner)
+            yield sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, own)
+        for grant in facts.grants:
+            grantee = sql.Identifier(grant.grantee) if grant.grantee else sql.SQL("PUBLIC")
+            yield sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                sql.SQL(grant.privilege), database, grantee,
+                sql.SQL(" WITH GRANT OPTION" if grant.grantable else ""),
+            )  # fmt: skip
+
+
+def setting_value(name: str, value: str) -> sql.Composable:
+    """Return a value of pg_db_role_setting as SET takes it; lists item by item, as pg_dump does."""
+    if name not in _LISTS:
+        return sql.Literal(value)
+    items = [
+        sql.Literal((match[1] or "").replace('""', '"') if match[1] is not None else match[2])
+        for match in _LIST_ITEM.finditer(value)
+        if match[1] is not None or match[2]
+    ]
+    return sql.SQL(", ").join(items) if items else sql.Literal("")
+
+
+def _provider(facts: m.DatabaseFacts) -> Iterator[sql.Composable]:
+    match facts.provider:
+        case "i":
+            yield sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(facts.locale)
+            if facts.icu_rules:
+                yield sql.SQL("ICU_RULES {}").format(facts.icu_rules)
+        case "b":
+            yield sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(facts.locale)
+        case _:
+            yield sql.SQL("LOCALE_PROVIDER libc")
+
+
+def swap(connection: Connection, helper: Connection, target: str, old: str, temporary: str) -> None:
+    """Rename two databases in one transaction while the helper ends the sessions in the way.
+
+    RENAME locks the database against new sessions, then waits five seconds for those that are
+    there; both renamings happen or neither does, whatever is killed when.
+    """
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def rename() -> None:
+        try:
+            with connection.transaction():
+                connection.execute(renaming(target, old))
+                connection.execute(renaming(temporary, target))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            failures.append(error)
+        finally:
+            done.set()
+
+    deadline = time.monotonic() + SWAP_TIME
+    while True:
+        failures.clear()
+        done.clear()
+        thread = threading.Thread(target=rename, daemon=True)
+        thread.start()
+        try:
+            while not done.wait(0.1):
+                _terminate(helper, target)
+        finally:
+            thread.join()
+        if not failures:
+            return
+        in_use = isinstance(failures[0], psycopg.errors.ObjectInUse)
+        if not in_use or time.monotonic() > deadline:
+            break
+    if isinstance(failures[0], psycopg.Error):
+        raise restore_error(failures[0], f"swapping {target}") from failures[0]
+    raise failures[0]
+
+
+def _terminate(helper: Connection, database: str) -> None:
+    try:
+        helper.execute(
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
+            " WHERE datname = %s AND pid <> pg_catalog.pg_backend_pid()",
+            [database],
+        )
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise e.RestoreFailed(
+            f"could not end the sessions in {database}: {error.diag.message_primary}",
+            hint="GRANT pg_signal_backend to the role, or end them yourself.",
+        ) from error
+
+
+def renaming(name: str, new: str) -> sql.Composed:
+    """Return the statement that renames a database."""
+    return sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+        sql.Identifier(name), sql.Identifier(new)
+    )
+
+
+def drop(connection: Connection, name: str) -> None:
+    """Drop a database if it is there, whoever uses it."""
+    force = " WITH (FORCE)" if connection.info.server_version >= FORCE_SINCE else ""
+    connection.execute(
+        sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)) + sql.SQL(force)
+    )
+
+
+def derived(name: str, suffix: str) -> str:
+    """Return a name with a suffix that the server does not cut."""
+    room = NAME_LIMIT - len(suffix)
+    return name.encode()[:room].decode("utf-8", "ignore") + suffix
+
+
+def exists(connection: Connection, name: str) -> bool:
+    """Whether the server has a database of that name."""
+    query = "SELECT FROM pg_catalog.pg_database WHERE datname = %s"
+    return connection.execute(query, [name]).fetchone() is not None
+
+
+def _has_tablespace(connection: Connection, name: str) -> bool:
+    query = "SELECT FROM pg_catalog.pg_tablespace WHERE spcname = %s"
+    return connection.execute(query, [name]).fetchone() is not None

@@ -1,0 +1,188 @@
+"""Tell people how far a run is: a bar on a terminal, a line every few seconds elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+EVERY = 5.0  # seconds between two lines of a log
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def size(count: float) -> str:
+    """Return bytes for people: 1.3 GB."""
+    for unit in _UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {_UNITS[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people: 1 h 02 min, 3 min 20 s, 5.2 s."""
+    if seconds >= 3600:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+    if seconds >= 60:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds:.1f} s"
+
+
+class Silent:
+    """Tells nothing; for --json and for libraries."""
+
+    def total(self, size: int) -> None:
+        """Take the size of the step, in bytes."""
+
+    def advance(self, size: int) -> None:
+        """Count what is done."""
+
+    def wrote(self, raw: int, compressed: int) -> None:
+        """Take how much has been written."""
+
+    def step(self, text: str) -> None:
+        """Begin a step."""
+
+    def verifying(self, size: int) -> None:
+        """Begin reading back."""
+
+    def verified(self, size: int) -> None:
+        """Count what is read back."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Lines(Silent):
+    """A line for each step, and one every few seconds with share, rate and time left."""
+
+    def __init__(self, stream: TextIO, every: float = EVERY) -> None:
+        self._stream = stream
+        self._every = every
+        self._text = ""
+        self._total = self._done = 0
+        self._written = (0, 0)
+        self._began = self._told = time.monotonic()
+
+    def step(self, text: str) -> None:
+        """Begin a step."""
+        self._text = text
+        self._total = self._done = 0
+        self._began = self._told = time.monotonic()
+        self._say(text)
+
+    def total(self, size: int) -> None:
+        """Take the size of the step."""
+        self._total = size
+
+    def advance(self, size: int) -> None:
+        """Count what is done; called from several threads, an exact sum is not needed."""
+        self._done += size
+        self._tell()
+
+    def wrote(self, raw: int, compressed: int) -> None:
+        """Take how much has been written; called often enough to be the clock."""
+        self._written = (raw, compressed)
+        self._tell()
+
+    def verifying(self, size: int) -> None:
+        """Begin reading back."""
+        self.total(size)
+
+    def verified(self, size: int) -> None:
+        """Count what is read back."""
+        self.advance(size)
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told < self._every:
+            return
+        self._told = now
+        parts = [self._text]
+        elapsed = now - self._began
+        if self._total and self._done:
+            share = min(1.0, self._done / self._total)
+            left = elapsed / share - elapsed
+            parts.append(f"{share:.0%} of {size(self._total)}, {size(self._done / elapsed)}/s")
+            parts.append(f"{duration(left)} left")
+        if self._written[0]:
+            parts.append(f"{size(self._written[0])} of SQL in {size(self._written[1])}")
+        self._say(", ".join(parts))
+
+    def _say(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=self._stream, flush=True)
+
+
+class Bar(Silent):
+    """A bar with rate and time left, for a terminal."""
+
+    def __init__(self, bars: "Bars") -> None:
+        self._bars = bars
+        self._task = bars.add_task("", total=None)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def step(self, text: str) -> None:
+        """Begin a step."""
+        self._bars.reset(self._task, total=None, description=text)
+
+    def total(self, size: int) -> None:
+        """Take the size of the step."""
+        self._bars.update(self._task, total=size)
+
+    def advance(self, size: int) -> None:
+        """Count what is done."""
+        self._bars.advance(self._task, size)
+
+    def verifying(self, size: int) -> None:
+        """Begin reading back."""
+        self.total(size)
+
+    def verified(self, size: int) -> None:
+        """Count what is read back."""
+        self.advance(size)
+
+
+def create(*, silent: bool, stream: TextIO | None = None) -> Silent:
+    """Return what fits the stream; nothing is imported for a bar that nobody sees."""
+    stream = stream or sys.stderr
+    if silent:
+        return Silent()
+    if not stream.isatty():
+        return Lines(stream)
+    from rich.console import Console  # noqa: PLC0415 - 50 ms that other commands need not pay
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    bars = Progress(
+        TextColumn("{task.description:18}"), BarColumn(bar_width=20), DownloadColumn(),
+        TransferSpeedColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=Console(file=stream), transient=True,
+    )  # fmt: skip
+    return Bar(bars)

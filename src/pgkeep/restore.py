@@ -1,0 +1,462 @@
+"""Bring a backup back: plan first, act after, and leave an existing database as it was.
+
+The default is a new database. It is loaded under a temporary name and renamed when it is complete,
+so that a failure, or a kill -9, never leaves half a database under the name that people use.
+"""
+
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from . import artifact as a
+from . import databases, programs, verify
+from . import errors as e
+from . import load as ld
+from . import manifest as m
+from .database import SESSION, Endpoint, restore_error, server_facts
+from .snapshot import Connection
+from .stores import Source
+
+_ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
+
+
+class Mode(StrEnum):
+    """Where the restored data goes."""
+
+    NEW = "new database"
+    SWAP = "beside the existing database, then swapped"
+    IN_PLACE = "into the existing, empty database"
+    DATA_ONLY = "rows into the existing, empty tables"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOptions:
+    """What to restore, and where to."""
+
+    jobs: int
+    target: str | None = None  # default: the database's own name
+    drop_existing: bool = False
+    discard_old: bool = False
+    in_place: bool = False
+    schema_only: bool = False
+    data_only: bool = False
+    disable_triggers: bool = False
+    owner: bool = True
+    privileges: bool = True
+    analyze: bool = True
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a restore would do, and what stands in its way."""
+
+    file: str
+    kind: str  # pgkeep or plain
+    source: str | None  # the database that was backed up
+    snapshot: str | None
+    target: str
+    mode: str
+    steps: list[str]
+    problems: list[str] = []
+    remedies: list[str] = []
+    warnings: list[str] = []
+    raw_bytes: int | None = None
+    tables: int | None = None
+    rows: int | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a restore has done."""
+
+    database: str
+    rows: int | None
+    tables: int | None
+    seconds: float
+    old_database: str | None = None  # where the former one is kept
+    warnings: list[str] = []
+
+
+class Progress(ld.Progress, Protocol):
+    """What a restore tells while it works."""
+
+    def verifying(self, size: int) -> None:
+        """Say that reading the file begins, of so many bytes."""
+
+    def verified(self, size: int) -> None:
+        """Say that so many of them are read."""
+
+
+class Restore:
+    """One restore: make the plan, look at it, then execute it."""
+
+    def __init__(self, endpoint: Endpoint, source: Source, options: RestoreOptions) -> None:
+        self._source = source
+        self._options = options
+        self._artifact = a.Artifact(source) if a.is_artifact(source) else None
+        self._meta = self._artifact.index.meta if self._artifact else None
+        if self._meta is None and (options.schema_only or options.data_only or options.in_place):
+            raise e.UsageError(
+                f"{source.name} is a plain dump without an index: it can only be restored whole,"
+                " into a new database"
+            )
+        if self._meta is None and not (options.owner and options.privileges):
+            raise e.UsageError(
+                f"{source.name} is a plain dump without an index: owners and privileges cannot be"
+                " told from the rest"
+            )
+        self._endpoint = endpoint
+        self.target = self._target()
+
+    def _target(self) -> str:
+        if self._options.target:
+            return self._options.target
+        if self._meta is not None:
+            return self._meta.database.name
+        raise e.UsageError(
+            f"{self._source.name} does not say which database it is of",
+            hint="Name the database to restore into: --target-db=NAME.",
+        )
+
+    def plan(self) -> Plan:
+        """Look at file and server; nothing is changed."""
+        with self._maintenance() as connection:
+            exists = databases.exists(connection, self.target)
+            mode = self._mode(exists=exists)
+            problems, remedies = self._obstacles(connection, mode)
+        index = self._artifact.index if self._artifact else None
+        tables = index.table_rows() if index else None
+        return Plan(
+            file=self._source.name,
+            kind="pgkeep" if index else "plain",
+            source=self._meta.database.name if self._meta else None,
+            snapshot=self._meta.snapshot if self._meta else None,
+            target=self.target,
+            mode=mode.value,
+            steps=self._steps(mode),
+            problems=problems,
+            remedies=remedies,
+            raw_bytes=index.raw_bytes if index else None,
+            tables=len(tables) if tables is not None else None,
+            rows=sum(one.rows for one in tables) if tables is not None else None,
+        )
+
+    def execute(self, plan: Plan, progress: Progress) -> Result:
+        """Do what the plan says.
+
+        Raises:
+            Refused: the plan has problems.
+            VerificationFailed: the file is damaged; the server was not touched.
+            RestoreFailed: the target is as it was before.
+
+        """
+        if plan.problems:
+            raise e.Refused("; ".join(plan.problems), hint="\n".join(plan.remedies) or None)
+        started = time.monotonic()
+        progress.step("checking the file")
+        self._check_file(progress)
+        mode = Mode(plan.mode)
+        old = None
+        if mode in (Mode.IN_PLACE, Mode.DATA_ONLY):
+            loaded = self._load(self._endpoint.to(self.target), progress, one_transaction=True)
+        else:
+            loaded, old = self._into_new(mode, progress)
+        return Result(
+            database=self.target,
+            rows=sum(loaded.values()) if loaded is not None else None,
+            tables=len(loaded) if loaded is not None else None,
+            seconds=round(time.monotonic() - started, 3),
+            old_database=old,
+        )
+
+    @contextlib.contextmanager
+    def _maintenance(self) -> Iterator[Connection]:
+        """Connect to a database that is not the target: that one may be missing or renamed."""
+        names = ["postgres", "template1", self._endpoint.params.get("dbname", "postgres")]
+        for name in names:
+            if name == self.target:
+                continue
+            try:
+                connection = self._endpoint.to(name).connect()
+                break
+            except e.ConnectionFailed as error:
+                failure = error
+        else:
+            raise failure
+        with connection:
+            yield connection
+
+    def _mode(self, *, exists: bool) -> Mode:
+        options = self._options
+        if options.data_only or options.in_place:
+            if not exists:
+                raise e.Refused(f"database {self.target} does not exist")
+            return Mode.DATA_ONLY if options.data_only else Mode.IN_PLACE
+        if not exists:
+            return Mode.NEW
+        if options.drop_existing:
+            return Mode.SWAP
+        raise e.Refused(
+            f"database {self.target} exists",
+            hint="Restore under another name with --target-db=NAME, or replace it with"
+            " --drop-existing, which keeps the old one under a dated name.",
+        )
+
+    def _obstacles(self, connection: Connection, mode: Mode) -> tuple[list[str], list[str]]:
+        problems: list[str] = []
+        remedies: list[str] = []
+        if self._meta is not None:
+            server = server_facts(connection)
+            if server.major < self._meta.server.major:
+                problems.append(
+                    f"the server is PostgreSQL {server.major}, the backup comes from"
+                    f" {self._meta.server.major}"
+                )
+            missing = _missing_extensions(connection, self._meta)
+            if missing:
+                problems.append(f"extensions are not installed on the server: {', '.join(missing)}")
+                remedies.append("Install their packages on the database server.")
+            roles = _missing_roles(connection, self._needed_roles())
+            if roles:
+                problems.append(f"roles are missing on the server: {', '.join(roles)}")
+                remedies.append(
+                    "Create them from the backup's NAME.globals.sql.gz (zcat FILE | psql -X -d"
+                    " postgres), or leave them out with --no-owner --no-privileges."
+                )
+        if mode in (Mode.NEW, Mode.SWAP) and not _may_create(connection):
+            problems.append("the role may not create databases")
+            remedies.append("ALTER ROLE ... CREATEDB; or restore into an empty one by --in-place.")
+        if mode == Mode.IN_PLACE:
+            with self._endpoint.to(self.target).connect() as inside:
+                found = _contents(inside)
+            if found:
+                problems.append(f"database {self.target} is not empty: it has {found}")
+                remedies.append("Use --drop-existing, or another --target-db.")
+        if mode == Mode.DATA_ONLY:
+            problems += self._data_obstacles()
+        return problems, remedies
+
+    def _data_obstacles(self) -> list[str]:
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        problems = []
+        with self._endpoint.to(self.target).connect() as inside:
+            for table in self._artifact.index.table_rows():
+                name = sql.Identifier(table.schema, table.name)
+                try:
+                    row = inside.execute(
+                        sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)
+                    ).fetchone()
+                except psycopg.errors.UndefinedTable:
+                    problems.append(f"table {table.schema}.{table.name} does not exist")
+                    continue
+                if row is not None and row[0]:
+                    problems.append(f"table {table.schema}.{table.name} is not empty")
+        return problems
+
+    def _needed_roles(self) -> list[str]:
+        if self._artifact is None or self._meta is None:
+            return []
+        roles: set[str] = set()
+        if self._options.owner:
+            roles.update(one.owner for one in self._artifact.index.objects if one.owner)
+            roles.add(self._meta.database.owner)
+        if self._options.privileges:
+            roles.update(self._meta.roles)
+        return sorted(roles)
+
+    def _steps(self, mode: Mode) -> list[str]:
+        steps = [f"check {self._source.name} to its end"]
+        what = "schema" if self._options.schema_only else "schema and rows"
+        match mode:
+            case Mode.DATA_ONLY:
+                steps.append(f"load rows into {self.target} in one transaction")
+            case Mode.IN_PLACE:
+                steps.append(f"load {what} into {self.target} in one transaction")
+            case Mode.NEW | Mode.SWAP:
+                steps.append("create a database under a temporary name")
+                steps.append(f"load {what} by {self._options.jobs} connections, build indexes")
+                steps.append("compare the number of rows of every table with the backup")
+                if mode == Mode.SWAP:
+                    steps.append(f"end the sessions of {self.target} and rename it out of the way")
+                steps.append(f"rename the new database to {self.target}")
+                if mode == Mode.SWAP and self._options.discard_old:
+                    steps.append("drop the old database")
+        return steps
+
+    def _check_file(self, progress: Progress) -> None:
+        progress.verifying(self._source.size)
+        if self._artifact is not None:
+            self._artifact.check_hashes(progress.verified)
+            return
+        report = verify.verify_source(
+            self._source, jobs=self._options.jobs, progress=progress.verified
+        )
+        if report.connects:
+            # Made by pg_dump -C or pg_dumpall: psql would leave the new database for the one named
+            # in the file, and load into that (trap A3.7).
+            raise e.Refused(
+                f"{self._source.name} holds \\connect: it would write into another database than"
+                f" {self.target}",
+                hint="Make dumps without pg_dump -C, or restore this one by hand.",
+            )
+
+    def _into_new(
+        self, mode: Mode, progress: Progress
+    ) -> tuple[dict[tuple[str, str], int] | None, str | None]:
+        temporary = databases.derived(self.target, f"__restore_{secrets.token_hex(4)}")
+        old = None
+        with self._maintenance() as connection:
+            facts = self._meta.database if self._meta else None
+            databases.create(connection, temporary, facts, self._encoding())
+            try:
+                loaded = self._load(self._endpoint.to(temporary), progress)
+                progress.step("finishing")
+                if self._meta is not None:
+                    self._apply_facts(connection, temporary, self._meta.database)
+                if mode == Mode.SWAP:
+                    old = databases.derived(
+                        self.target, f"__old_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+                    )
+                self._rename(connection, temporary, old)
+            except BaseException:
+                with contextlib.suppress(psycopg.Error):
+                    databases.drop(connection, temporary)
+                raise
+            if old is not None and self._options.discard_old:
+                databases.drop(connection, old)
+                old = None
+        return loaded, old
+
+    def _encoding(self) -> str | None:
+        """Return the encoding that a plain dump says it is in."""
+        if self._meta is not None:
+            return self._meta.database.encoding
+        match = _ENCODING.search(next(verify.plain_blocks(self._source), b""))
+        return match[1].decode() if match else None
+
+    def _load(
+        self, endpoint: Endpoint, progress: Progress, *, one_transaction: bool = False
+    ) -> dict[tuple[str, str], int] | None:
+        if self._artifact is None:
+            self._load_plain(endpoint, progress)
+            return None
+        options = ld.LoadOptions(
+            jobs=self._options.jobs,
+            schema=not self._options.data_only,
+            data=not self._options.schema_only,
+            owner=self._options.owner,
+            privileges=self._options.privileges,
+            one_transaction=one_transaction,
+            disable_triggers=self._options.disable_triggers,
+            analyze=self._options.analyze and not self._options.schema_only,
+        )
+        loaded = ld.load(endpoint, self._artifact, options, progress)
+        if not self._options.schema_only:
+            self._compare(loaded)
+        return loaded
+
+    def _compare(self, loaded: dict[tuple[str, str], int]) -> None:
+        assert self._artifact is not None  # noqa: S101 - called for artifacts only
+        for table in self._artifact.index.table_rows():
+            found = loaded.get((table.schema, table.name), 0)
+            if found != table.rows:
+                raise e.RestoreFailed(
+                    f"{table.schema}.{table.name}: {found} rows loaded, the backup has {table.rows}"
+                )
+
+    def _load_plain(self, endpoint: Endpoint, progress: Progress) -> None:
+        """Feed a dump that has been checked to its end to one psql."""
+        with endpoint.connect() as connection:
+            server = server_facts(connection)
+        client = programs.choose(server.major, programs.installations())
+        progress.step("loading")
+        progress.total(self._source.size)
+        command = [client.program("psql"), "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"]
+        with (
+            endpoint.child(
+                default_transaction_read_only=SESSION["default_transaction_read_only"]
+            ) as access,
+            programs.Child(
+                [*command, "-o", "/dev/null", *access.arguments],
+                access.environment,
+                access.descriptors,
+                with_input=True,
+            ) as child,
+        ):
+            try:
+                for block in verify.plain_blocks(self._source, progress.advance):
+                    child.write(block)
+                child.finish()
+            except e.ProgramFailed as error:
+                raise e.RestoreFailed(error.message) from error
+            # Whatever else happens on the way here kills psql: at the end of its input inside a
+            # COPY it would commit the rows it has (trap A2.1).
+
+    def _apply_facts(self, connection: Connection, name: str, facts: m.DatabaseFacts) -> None:
+        """Give the new database what the old one had as a database (trap A3.6)."""
+        database = sql.Identifier(name)
+        try:
+            for statement in databases.facts_statements(
+                database, facts, owner=self._options.owner, privileges=self._options.privileges
+            ):
+                connection.execute(statement)
+        except psycopg.Error as error:
+            raise restore_error(error, "settings of the database") from error
+
+    def _rename(self, connection: Connection, temporary: str, old: str | None) -> None:
+        """Put the new database in its place; with an old one, both renamings or none."""
+        if old is None:
+            try:
+                connection.execute(databases.renaming(temporary, self.target))
+            except psycopg.Error as error:
+                raise restore_error(error, f"renaming to {self.target}") from error
+            return
+        with self._maintenance() as helper:
+            databases.swap(connection, helper, self.target, old, temporary)
+
+
+def _may_create(connection: Connection) -> bool:
+    row = connection.execute(
+        "SELECT rolcreatedb OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _missing_roles(connection: Connection, needed: list[str]) -> list[str]:
+    rows = connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()
+    there: set[Any] = {row[0] for row in rows}
+    return [name for name in needed if name not in there]
+
+
+def _missing_extensions(connection: Connection, meta: a.Meta) -> list[str]:
+    rows = connection.execute("SELECT name FROM pg_catalog.pg_available_extensions").fetchall()
+    there = {row[0] for row in rows}
+    return [one.name for one in meta.extensions if one.name not in there]
+
+
+def _contents(connection: Connection) -> str | None:
+    """Say what an allegedly empty database holds; extensions apart from plpgsql count too."""
+    row = connection.execute(
+        """
+        SELECT (SELECT count(*) FROM pg_catalog.pg_class c WHERE c.oid >= 16384
+                AND c.relnamespace IN (SELECT oid FROM pg_catalog.pg_namespace
+                    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')),
+               (SELECT count(*) FROM pg_catalog.pg_proc WHERE oid >= 16384),
+               (SELECT count(*) FROM pg_catalog.pg_type WHERE oid >= 16384),
+               (SELECT count(*) FROM pg_catalog.pg_namespace
+                WHERE oid >= 16384 AND nspname !~ '^pg_'),
+               (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata)
+        """
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
+    names = ("relations", "functions", "types", "schemas", "large objects")
+    found = [f"{count} {name}" for count, name in zip(row, names, strict=True) if count]
+    return ", ".join(found) or None
