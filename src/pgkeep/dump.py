@@ -309,7 +309,7 @@ class _Run:
         with programs.Child(command, self.access.environment, self.access.descriptors) as child:
             self._crew.on_stop(child.kill)
             try:
-                scanner = script.Scanner()
+                scanner = script.Scanner(self._schemas())
                 while block := child.read():
                     self._crew.check()
                     for piece in scanner.feed(block):
@@ -324,6 +324,15 @@ class _Run:
             self.warnings += child.warnings
         assembler.finish()
         self._check_coverage(assembler.tables)
+
+    def _schemas(self) -> frozenset[bytes]:
+        """Return the names of all schemas as pg_dump writes them into its comments."""
+        with self._coordinator:
+            rows = self.dump.connection.execute(
+                "SELECT pg_catalog.convert_to(nspname, pg_catalog.getdatabaseencoding())"
+                " FROM pg_catalog.pg_namespace"
+            ).fetchall()
+        return frozenset(re.sub(rb"[\r\n]", b" ", row[0]) for row in rows)
 
     def _check_coverage(self, by_pg_dump: set[int]) -> None:
         """Every table that we locked has its rows in the artifact exactly once."""

@@ -78,14 +78,22 @@ class LoadOptions:
 
 def load(
     endpoint: Endpoint, artifact: Artifact, options: LoadOptions, progress: Progress
-) -> dict[tuple[str, str], int]:
-    """Load an artifact whose hashes have been checked; return the rows loaded into each table.
+) -> "Loaded":
+    """Load an artifact whose hashes have been checked.
 
     Raises:
         RestoreFailed: names the object and what the server said.
 
     """
     return _Load(endpoint, artifact, options, progress).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load has done."""
+
+    rows: dict[tuple[str, str], int]  # of each table, by schema and name
+    warnings: list[str]
 
 
 @dataclass(slots=True)
@@ -177,10 +185,11 @@ class _Load:
         self._objects = artifact.index.objects_by_member()
         self._rows: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
+        self.warnings: list[str] = []
         self._sessions: list[_Session] = []
         self._header: list[bytes] = []
 
-    def run(self) -> dict[tuple[str, str], int]:
+    def run(self) -> Loaded:
         try:
             with self._endpoint.connect() as connection:
                 self._header = _known_settings(connection, self._header_text())
@@ -194,7 +203,7 @@ class _Load:
         finally:
             for session in self._sessions:
                 session.connection.close()
-        return self._rows
+        return Loaded(self._rows, self.warnings)
 
     @property
     def _main(self) -> _Session:
@@ -378,7 +387,14 @@ class _Load:
                     statement = next(statements, None)
                 if statement is None:
                     return
-                session.connection.execute(statement)
+                try:
+                    session.connection.execute(statement)
+                except psycopg.OperationalError:
+                    raise
+                except psycopg.Error as error:  # statistics are no reason to lose a restore
+                    what = statement.decode("utf-8", "replace")
+                    with lock:
+                        self.warnings.append(f"{what}: {error.diag.message_primary}")
 
         self._in_parallel([work] * len(self._sessions))
 

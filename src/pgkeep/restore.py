@@ -171,8 +171,9 @@ class Restore:
             loaded, old = self._into_new(mode, progress)
         return Result(
             database=self.target,
-            rows=sum(loaded.values()) if loaded is not None else None,
-            tables=len(loaded) if loaded is not None else None,
+            rows=sum(loaded.rows.values()) if loaded is not None else None,
+            tables=len(loaded.rows) if loaded is not None else None,
+            warnings=loaded.warnings if loaded is not None else [],
             seconds=round(time.monotonic() - started, 3),
             old_database=old,
         )
@@ -308,9 +309,7 @@ class Restore:
                 hint="Make dumps without pg_dump -C, or restore this one by hand.",
             )
 
-    def _into_new(
-        self, mode: Mode, progress: Progress
-    ) -> tuple[dict[tuple[str, str], int] | None, str | None]:
+    def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
         temporary = databases.derived(self.target, f"__restore_{secrets.token_hex(4)}")
         old = None
         with self._maintenance() as connection:
@@ -344,7 +343,7 @@ class Restore:
 
     def _load(
         self, endpoint: Endpoint, progress: Progress, *, one_transaction: bool = False
-    ) -> dict[tuple[str, str], int] | None:
+    ) -> ld.Loaded | None:
         if self._artifact is None:
             self._load_plain(endpoint, progress)
             return None
@@ -360,7 +359,7 @@ class Restore:
         )
         loaded = ld.load(endpoint, self._artifact, options, progress)
         if not self._options.schema_only:
-            self._compare(loaded)
+            self._compare(loaded.rows)
         return loaded
 
     def _compare(self, loaded: dict[tuple[str, str], int]) -> None:

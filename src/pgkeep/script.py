@@ -7,7 +7,7 @@ ASCII characters unambiguous (manual, section 23.3, "Character Set Support").
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from . import errors as e
@@ -97,8 +97,7 @@ _TOKEN = re.compile(
       -(?P<entry>(?<=^-)-\n
           (?:--\ TOC\ entry\ \d+\ \(class\ (?P<catalog>\d+)\ OID\ (?P<oid>\d+)\)\n)?
           (?:--\ Dependencies:[\d\ ]*\n)?
-          --\ (?:Data\ for\ )?Name:\ (?P<name>[^\n]*);\ Type:\ (?P<type>[A-Z ]+);
-          \ Schema:\ (?P<schema>[^\n]*);\ Owner:\ (?P<owner>[^\n]*)\n
+          --\ (?P<data>Data\ for\ )?Name:\ (?P<names>[^\n]*;\ Type:\ [A-Z\ ]+;\ Schema:\ [^\n]*;\ Owner:\ [^\n]*)\n
           --\n)
     | -(?P<complete>(?<=^-)-\ PostgreSQL\ database\ (?:cluster\ )?dump\ complete\n)
     | -(?P<begin>(?<=^-)-\ PostgreSQL\ database\ (?:cluster\ )?dump\n)
@@ -126,16 +125,25 @@ _FROM_STDIN = re.compile(rb" FROM stdin;\n\Z", re.IGNORECASE)
 _ESCAPE = re.compile(rb"[\\']")
 _BLOCK = re.compile(rb"/\*|\*/")
 _IDENTIFIER_CHARACTERS = re.compile(rb"[\w$\x80-\xff]")
+_TYPE = re.compile(rb"; Type: (?P<type>[A-Z ]+); Schema: ")
+_OWNER = b"; Owner: "
+_ANNOUNCED_AS_DATA = frozenset({b"TABLE DATA", b"BLOBS"})
+_PG_CLASS = 1259  # the OID of the catalog pg_class, the same everywhere
+_PG_CLASS_TYPES = frozenset({
+    b"FOREIGN TABLE", b"INDEX", b"MATERIALIZED VIEW", b"SEQUENCE", b"TABLE", b"VIEW",
+})  # fmt: skip
 _TABLESPACE = re.compile(rb"; Tablespace: [^\n]*\Z")
 
 
 class Scanner:
     """Turn chunks of a dump, cut anywhere, into pieces; their data concatenated is the input.
 
-    `Entry` has no data of its own: its comment lines follow as `Text`.
+    `Entry` has no data of its own: its comment lines follow as `Text`. The names of all schemas,
+    where they are known, help to read entries whose names hold what looks like another entry.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, schemas: Container[bytes] | None = None) -> None:
+        self._schemas = schemas
         self._held: list[bytes] = []  # the beginning of something that is not whole yet
         self._quote: bytes | None = None  # what ends the quoted text that we are in
         self._escapes = False  # inside a string in which a backslash quotes
@@ -223,7 +231,7 @@ class Scanner:
                 position = end = at
             elif kind == "entry":
                 _tell(pieces, buffer[told:at])
-                pieces.append(_entry(match))
+                pieces.append(_entry(match, self._schemas))
                 told = at
             elif kind in _LINES:
                 _tell(pieces, buffer[told:at])
@@ -304,14 +312,51 @@ def _is_cut(match: re.Match[bytes], buffer: bytes, end: int) -> bool:
     return comments is not None and comments.end() == end
 
 
-def _entry(match: re.Match[bytes]) -> Entry:
+class _Names(NamedTuple):
+    """One way to read an entry's line."""
+
+    name: bytes
+    type: bytes
+    schema: bytes
+    owner: bytes
+
+
+def _entry(match: re.Match[bytes], schemas: Container[bytes] | None) -> Entry:
+    """Read an entry's line, in which names may hold what looks like the rest of it."""
+    readings = list(_readings(match["names"]))
+    catalog = int(match["catalog"] or 0)
+    if len(readings) > 1:
+        as_data = match["data"] is not None
+        readings = [
+            one for one in readings if _is_likely(one, catalog, schemas, as_data=as_data)
+        ] or readings
+    names = readings[-1]
     return Entry(
-        type=match["type"].decode("ascii"),
-        name=match["name"],
-        schema=match["schema"],
-        owner=_TABLESPACE.sub(b"", match["owner"]),
-        catalog=int(match["catalog"] or 0),
+        type=names.type.decode("ascii"),
+        name=names.name,
+        schema=names.schema,
+        owner=_TABLESPACE.sub(b"", names.owner),
+        catalog=catalog,
         oid=int(match["oid"] or 0),
+    )
+
+
+def _readings(line: bytes) -> Iterator[_Names]:
+    for start in _TYPE.finditer(line):
+        owner = start.end() - 1
+        while (owner := line.find(_OWNER, owner + 1)) >= 0:
+            schema = line[start.end() : owner]
+            yield _Names(line[: start.start()], start["type"], schema, line[owner + len(_OWNER) :])
+
+
+def _is_likely(
+    names: _Names, catalog: int, schemas: Container[bytes] | None, *, as_data: bool
+) -> bool:
+    """Whether a reading does not contradict what else is known of the entry."""
+    return (
+        (schemas is None or names.schema == b"-" or names.schema in schemas)
+        and (names.type in _ANNOUNCED_AS_DATA) == as_data
+        and (catalog != _PG_CLASS or names.type in _PG_CLASS_TYPES)
     )
 
 

@@ -128,6 +128,8 @@ def command(
     if as_json:
         print_json(result)
         return
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
     if result.old_database:
         click.echo(f"the former database is kept as {result.old_database}")
     rows = (

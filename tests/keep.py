@@ -1,0 +1,95 @@
+"""Run pgkeep as its users do: as a command, with an environment, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pgkeep.server import Server
+
+from . import servers as s
+
+PGKEEP = str(Path(sys.executable).parent / "pgkeep")
+
+
+def environment(
+    server: Server | None = None, database: str | None = None, **extra: str
+) -> dict[str, str]:
+    """Nothing of libpq's or pgkeep's but what is given; the server's own programs on PATH."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PG", "POSTGRES_", "BACKUP_", "DATABASE_URL"))
+    }
+    if server is not None:
+        kept |= {f"PG{name.upper()}": value for name, value in server.params.items()}
+    if database is not None:
+        kept["PGDATABASE"] = database
+    return kept | extra
+
+
+def start(*args: str, env: Mapping[str, str], **options: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [PGKEEP, *args],
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(*args: str, env: Mapping[str, str], code: int = 0, timeout: float = 120) -> str:
+    """Run a command that ends with this exit code; return its output, or its error message."""
+    process = start(*args, env=env)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"pgkeep {args} hangs:\n{out}\n{err}") from None
+    assert process.returncode == code, f"pgkeep {args}: exit {process.returncode}\n{out}\n{err}"
+    assert "Traceback" not in err, err
+    return out if code == 0 else err
+
+
+def backup(server: Server, database: str, directory: Path, *args: str, **extra: str) -> Path:
+    """Back up; return the artifact's path."""
+    env = environment(server, database, BACKUP_DIR=str(directory), **extra)
+    manifest = json.loads(run("backup", "--json", *args, env=env))
+    return directory / str(manifest["artifact"]["name"])
+
+
+def restore(server: Server, artifact: Path, target: str, *args: str, **extra: str) -> str:
+    """Restore under a name; return what pgkeep said."""
+    env = environment(server, **extra)
+    return run("restore", f"--backup={artifact}", f"--target-db={target}", *args, env=env)
+
+
+def restore_by_hand(server: Server, artifact: Path, target: str) -> None:
+    """`zcat FILE | psql -X -v ON_ERROR_STOP=1 -d TARGET`, as the artifact itself says."""
+    zcat = subprocess.Popen(["zcat", str(artifact)], stdout=subprocess.PIPE)
+    psql = [s.programs_for(s.major_of(server)).program("psql"), "-X", "-q"]
+    done = subprocess.run(
+        [*psql, "-v", "ON_ERROR_STOP=1", "-o", os.devnull],
+        stdin=zcat.stdout,
+        env=environment(server, target),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert zcat.stdout is not None
+    zcat.stdout.close()
+    outcome = (done.returncode, "ERROR" in done.stderr, zcat.wait())
+    assert outcome == (0, False, 0), done.stderr
+
+
+def left_over(directory: Path) -> list[str]:
+    """Names of everything in a backup directory but its lock files."""
+    if not directory.exists():
+        return []
+    return sorted(path.name for path in directory.iterdir() if not path.name.endswith(".lock"))

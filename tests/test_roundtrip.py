@@ -1,0 +1,51 @@
+"""One of everything: backed up and brought back, by pgkeep and by hand, it is the same."""
+
+from pathlib import Path
+
+import pytest
+
+from pgkeep.server import Server
+
+from . import keep
+from . import servers as s
+from .compare import assert_same_database
+from .conftest import DatabaseFactory
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    return {}
+
+
+@pytest.fixture
+def artifact(
+    server: Server,
+    objects: str,
+    artifacts: dict[int, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A backup of the database with one of everything; made once per server."""
+    major = s.major_of(server)
+    if major not in artifacts:
+        directory = tmp_path_factory.mktemp(f"pg{major}")
+        artifacts[major] = keep.backup(server, objects, directory, "--verify", BACKUP_JOBS="3")
+    return artifacts[major]
+
+
+def test_restored_by_pgkeep(server: Server, objects: str, artifact: Path) -> None:
+    """A3.6, A3.8, A5.15, A5.25, D8, D15, D16: also owner, settings and grants of the database."""
+    target = f"restored {s.major_of(server)}"
+    try:
+        keep.restore(server, artifact, target)
+        assert_same_database(server, objects, server, target)
+    finally:
+        s.drop(server, target)
+
+
+def test_restored_by_hand(
+    server: Server, objects: str, artifact: Path, database: DatabaseFactory
+) -> None:
+    """D19, D20, E14, E19: zcat and psql alone, as the header of the file says."""
+    target = database(server)
+    keep.restore_by_hand(server, artifact, target)
+    assert_same_database(server, objects, server, target, ignore_database=True)
