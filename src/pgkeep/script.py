@@ -97,7 +97,8 @@ _TOKEN = re.compile(
       -(?P<entry>(?<=^-)-\n
           (?:--\ TOC\ entry\ \d+\ \(class\ (?P<catalog>\d+)\ OID\ (?P<oid>\d+)\)\n)?
           (?:--\ Dependencies:[\d\ ]*\n)?
-          --\ (?P<data>Data\ for\ )?Name:\ (?P<names>[^\n]*;\ Type:\ [A-Z\ ]+;\ Schema:\ [^\n]*;\ Owner:\ [^\n]*)\n
+          --\ (?P<data>Data\ for\ )?Name:\ (?P<names>[^\n]*;\ Type:\ [A-Z\ ]+;
+          \ Schema:\ [^\n]*;\ Owner:\ [^\n]*)\n
           --\n)
     | -(?P<complete>(?<=^-)-\ PostgreSQL\ database\ (?:cluster\ )?dump\ complete\n)
     | -(?P<begin>(?<=^-)-\ PostgreSQL\ database\ (?:cluster\ )?dump\n)
