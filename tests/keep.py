@@ -60,8 +60,8 @@ def run(*args: str, env: Mapping[str, str], code: int = 0, timeout: float = 120)
 def backup(server: Server, database: str, directory: Path, *args: str, **extra: str) -> Path:
     """Back up; return the artifact's path."""
     env = environment(server, database, BACKUP_DIR=str(directory), **extra)
-    manifest = json.loads(run("backup", "--json", *args, env=env))
-    return directory / str(manifest["artifact"]["name"])
+    report = json.loads(run("backup", "--json", *args, env=env))
+    return directory / str(report["backups"][0]["artifact"]["name"])
 
 
 def restore(server: Server, artifact: Path, target: str, *args: str, **extra: str) -> str:

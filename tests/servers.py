@@ -242,7 +242,7 @@ def load_objects(server: Server, dbname: str, *, rows: int = 50_000) -> None:
 
 def drop(server: Server, dbname: str) -> None:
     """Drop a database if it exists, with its sessions and its subscriptions."""
-    if not sql(server, "postgres", "select from pg_database where datname = %(n)s", n=dbname):
+    if not sql(server, "postgres", "select 1 from pg_database where datname = %(n)s", n=dbname):
         return
     for (name,) in sql(
         server,

@@ -233,6 +233,12 @@ class Artifact:
             raise e.VerificationFailed(
                 f"{self.source.name}: members end at byte {expected}, the index begins at {end}"
             )
+        for one in self.index.objects:
+            if not 0 <= one.member < len(self.index.members):
+                raise e.VerificationFailed(
+                    f"{self.source.name}: {one.type} {one.name} lies in member {one.member},"
+                    f" which does not exist"
+                )
 
     def compressed(self, number: int) -> bytes:
         """Return a member's bytes, checked against the index.

@@ -8,17 +8,18 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Protocol
 
 import msgspec
 
-from . import __version__, naming, programs, verify
+from . import __version__, drift, naming, programs, retention, verify
 from . import artifact as a
 from . import dump as d
 from . import errors as e
 from . import manifest as m
-from .database import SESSION, Endpoint
+from .catalog import Catalog
+from .database import Endpoint, server_facts, session_settings
 from .snapshot import Connection
 from .stores import Upload
 from .stores.local import LocalStore
@@ -27,7 +28,13 @@ from .stores.local import LocalStore
 # connection, so it holds between hosts too (traps B11, B12).
 ADVISORY_LOCK = int.from_bytes(b"pgkeep")
 
-_CREATE_ROLE = re.compile(rb'^CREATE ROLE (?:"(?:[^"]|"")*"|[^";\s]+);$', re.MULTILINE)
+_GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n--"
+# What looks the same inside of a quoted name or a comment on a role is passed over.
+_CREATE_ROLE = re.compile(
+    rb'^(?P<create>CREATE ROLE (?:"(?:[^"]|"")*"|[^";\s]+);)$'
+    rb"""|--[^\n]*|'[^']*'|"[^"]*\"""",
+    re.MULTILINE,
+)
 
 
 class Progress(d.Progress, Protocol):
@@ -42,10 +49,12 @@ class Progress(d.Progress, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupOptions:
-    """What backup to make."""
+    """What backup to make; without a type it is the tier that is due in the time zone."""
 
-    type: naming.BackupType
+    type: naming.BackupType | None
     jobs: int
+    zone: tzinfo = UTC
+    drift: float = 0.5  # the share by which something may shrink without a warning
     schema_only: bool = False
     verify: bool = False
     lock_timeout: float = 300.0  # seconds
@@ -57,8 +66,11 @@ def backup(
     options: BackupOptions,
     progress: Progress,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    roles: "Roles | None" = None,
 ) -> m.Manifest:
     """Back up the database that the endpoint leads to; return the manifest that was published.
+
+    Several backups of one run may share the dump of the cluster's roles.
 
     Raises:
         AlreadyRunning, ConnectionFailed, DumpFailed, VerificationFailed, StoreError: and then
@@ -69,63 +81,110 @@ def backup(
         database = connection.info.dbname
         with _alone(connection, store, database):
             store.sweep(lambda name: _is_of(database, name))
-            name = _free_name(store, database, options, now)
-            return _make(endpoint, connection, store, name, options, progress)
+            server = server_facts(connection)
+            earlier = Catalog(store).of(server.system_identifier, database)
+            kind = options.type or retention.choose_type(earlier, now(), options.zone)
+            name = _free_name(store, database, kind, options, now)
+            run = _Backup(
+                endpoint=endpoint.pinned(connection),
+                connection=connection,
+                store=store,
+                name=name,
+                options=options,
+                progress=progress,
+                roles=roles or Roles(),
+                earlier=earlier,
+            )
+            return run.make()
 
 
-def _make(
-    endpoint: Endpoint,
-    connection: Connection,
-    store: LocalStore,
-    name: naming.BackupName,
-    options: BackupOptions,
-    progress: Progress,
-) -> m.Manifest:
-    with contextlib.ExitStack() as stack:
-        uploads = {file: stack.enter_context(store.create(file)) for file in name.files}
-        artifact = uploads[name.artifact]
-        writer = a.ArtifactWriter(artifact)
-        how = d.DumpOptions(
-            jobs=options.jobs, schema_only=options.schema_only, lock_timeout=options.lock_timeout
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Backup:
+    """One backup that holds its locks and has its name."""
+
+    endpoint: Endpoint
+    connection: Connection
+    store: LocalStore
+    name: naming.BackupName
+    options: BackupOptions
+    progress: Progress
+    roles: "Roles"
+    earlier: list[m.Manifest]
+
+    def make(self) -> m.Manifest:
+        """Write all files, then give them their names."""
+        name = self.name
+        with contextlib.ExitStack() as stack:
+            uploads = {file: stack.enter_context(self.store.create(file)) for file in name.files}
+            artifact = uploads[name.artifact]
+            writer = a.ArtifactWriter(artifact)
+            result = self._dump(writer)
+            self.progress.step("writing to disk")
+            artifact.seal()
+            roles = self.roles.dump(
+                self.endpoint, result.client, result.index.meta.server.version_num
+            )
+            facts = _write(uploads[name.globals], name.globals, a.compress(roles.sql))
+            digest = writer.sha256
+            _write(uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode())
+            verified = None
+            if self.options.verify:
+                _read_back(artifact, digest, self.options.jobs, self.progress)
+                verified = datetime.now(UTC)
+            manifest = m.Manifest(
+                pgkeep=__version__,
+                database=result.index.meta.database,
+                server=result.index.meta.server,
+                client_version=result.index.meta.client_version,
+                type=name.type,
+                schema_only=name.schema_only,
+                taken=name.taken,
+                snapshot=result.snapshot,
+                finished=datetime.now(UTC),
+                artifact=m.FileFacts(name.artifact, writer.size, digest),
+                raw_bytes=result.index.raw_bytes,
+                globals=facts,
+                role_passwords=roles.passwords,
+                tables=result.index.table_rows(),
+                extensions=result.index.meta.extensions,
+                roles=result.index.meta.roles,
+                warnings=result.warnings + roles.warnings,
+                verified=verified,
+            )
+            manifest = self._with_drift(manifest)
+            _write(uploads[name.manifest], name.manifest, m.encode(manifest))
+            # Everything is on the disk by now, so that only four renames are left; the manifest's
+            # is the last, and makes the others a backup.
+            with self._all_or_none():
+                for file in name.files:
+                    uploads[file].publish()
+            return manifest
+
+    @contextlib.contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        """Take back what has its final name already when a signal or an error comes in between."""
+        try:
+            yield
+        except BaseException:
+            for file in reversed(self.name.files):
+                with contextlib.suppress(e.StoreError):
+                    self.store.delete(file)
+            raise
+
+    def _dump(self, writer: a.ArtifactWriter) -> d.DumpResult:
+        options = d.DumpOptions(
+            jobs=self.options.jobs,
+            schema_only=self.options.schema_only,
+            lock_timeout=self.options.lock_timeout,
         )
-        result = d.dump(endpoint, connection, writer, how, progress)
-        progress.step("writing to disk")
-        artifact.seal()
-        warnings = list(result.warnings)
-        roles = _dump_globals(endpoint.pinned(connection), result.client, warnings)
-        facts = _write(uploads[name.globals], name.globals, a.compress(roles.sql))
-        digest = writer.sha256
-        _write(uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode())
-        verified = None
-        if options.verify:
-            _read_back(artifact, digest, options.jobs, progress)
-            verified = datetime.now(UTC)
-        manifest = m.Manifest(
-            pgkeep=__version__,
-            database=result.index.meta.database,
-            server=result.index.meta.server,
-            client_version=result.index.meta.client_version,
-            type=options.type,
-            schema_only=options.schema_only,
-            taken=name.taken,
-            snapshot=result.snapshot,
-            finished=datetime.now(UTC),
-            artifact=m.FileFacts(name.artifact, writer.size, digest),
-            raw_bytes=result.index.raw_bytes,
-            globals=facts,
-            role_passwords=roles.passwords,
-            tables=result.index.table_rows(),
-            extensions=result.index.meta.extensions,
-            roles=result.index.meta.roles,
-            warnings=warnings,
-            verified=verified,
-        )
-        _write(uploads[name.manifest], name.manifest, m.encode(manifest))
-        # Everything is on the disk by now, so that only four renames are left; the manifest's is
-        # the last, and makes the others a backup.
-        for file in name.files:
-            uploads[file].publish()
-        return manifest
+        return d.dump(self.endpoint, self.connection, writer, options, self.progress)
+
+    def _with_drift(self, manifest: m.Manifest) -> m.Manifest:
+        good = [one for one in self.earlier if one.verified and not one.schema_only]
+        if not good:
+            return manifest
+        found = drift.drift(good[-1], manifest, self.options.drift)
+        return msgspec.structs.replace(manifest, drift=found)
 
 
 def _write(upload: Upload, name: str, data: bytes) -> m.FileFacts:
@@ -145,22 +204,36 @@ def _read_back(upload: Upload, digest: str, jobs: int, progress: Progress) -> No
         source.close()
 
 
-class _Globals(msgspec.Struct, frozen=True):
+class RolesDump(msgspec.Struct, frozen=True):
+    """The cluster's roles and tablespaces as SQL."""
+
     sql: bytes
     passwords: bool
+    warnings: list[str]
 
 
-def _dump_globals(
-    endpoint: Endpoint, client: programs.Installation, warnings: list[str]
-) -> _Globals:
+class Roles:
+    """The dump of the cluster's roles, made once in a run."""
+
+    def __init__(self) -> None:
+        self._dump: RolesDump | None = None
+
+    def dump(self, endpoint: Endpoint, client: programs.Installation, version: int) -> RolesDump:
+        """Return it, made when it is first asked for."""
+        if self._dump is None:
+            self._dump = _dump_roles(endpoint, client, version)
+        return self._dump
+
+
+def _dump_roles(endpoint: Endpoint, client: programs.Installation, version: int) -> RolesDump:
     """Dump roles and tablespaces; without password hashes where these may not be read.
 
     pg_authid can be read by superusers only, and on managed services by nobody (trap A3.2).
     """
     database = endpoint.params["dbname"]
-    with endpoint.child(**SESSION) as access:
+    with endpoint.child(**session_settings(version)) as access:
         for passwords in (True, False):
-            # -l, for the database `postgres` may be out of reach (trap A3.3).
+            # Named, for the database `postgres` may be out of reach (trap A3.3).
             command = [
                 client.program("pg_dumpall"), "--globals-only", "--no-password",
                 "--database", "dbname=" + _conninfo_value(database), *access.arguments,
@@ -175,9 +248,10 @@ def _dump_globals(
                 if passwords and "pg_authid" in str(error):
                     continue
                 raise e.DumpFailed(f"could not dump the roles: {error.message}") from error
-            if not passwords:
-                warnings.append("the role may not read password hashes: globals hold none")
-            return _Globals(_CREATE_ROLE.sub(_create_role_if_missing, data), passwords)
+            if _GLOBALS_END not in data:
+                raise e.DumpFailed("could not dump the roles: pg_dumpall's output is cut")
+            warnings = [] if passwords else ["the globals hold no passwords: no right to read them"]
+            return RolesDump(_CREATE_ROLE.sub(_create_role_if_missing, data), passwords, warnings)
     raise AssertionError("unreachable")
 
 
@@ -187,6 +261,8 @@ def _conninfo_value(value: str) -> str:
 
 def _create_role_if_missing(match: re.Match[bytes]) -> bytes:
     """Make a role's creation repeatable: an existing one is no error (trap A3.4)."""
+    if match["create"] is None:
+        return match.group()
     tag = b"$pgkeep$"
     while tag in match.group():
         tag = tag[:-1] + b"_$"
@@ -236,13 +312,17 @@ def _is_of(database: str, file_name: str) -> bool:
 
 
 def _free_name(
-    store: LocalStore, database: str, options: BackupOptions, now: Callable[[], datetime]
+    store: LocalStore,
+    database: str,
+    kind: naming.BackupType,
+    options: BackupOptions,
+    now: Callable[[], datetime],
 ) -> naming.BackupName:
     """Return a name that no file has; names are unique to the second."""
     while True:
         name = naming.BackupName(
             database=database,
-            type=options.type,
+            type=kind,
             taken=now().replace(microsecond=0),
             schema_only=options.schema_only,
         )

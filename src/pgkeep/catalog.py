@@ -30,6 +30,16 @@ class Catalog:
         ]
         return sorted(found, key=lambda one: (one.manifest.taken, one.manifest.name.stem))
 
+    def of(self, system_identifier: str, database: str) -> list[m.Manifest]:
+        """Return the whole backups of one cluster's database, oldest first."""
+        return [
+            one.manifest
+            for one in self.backups()
+            if not one.missing
+            and one.manifest.server.system_identifier == system_identifier
+            and one.manifest.database.name == database
+        ]
+
     def latest(self, database: str | None) -> m.Manifest:
         """Return the newest whole backup, of a database or of the only one there is.
 

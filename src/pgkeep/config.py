@@ -1,17 +1,21 @@
-"""Settings from the environment and the command line, as the values that a library takes.
+"""Settings from the command line, the environment and pgkeep.toml, as the values a library takes.
 
-Everything is read at once and all problems are told together; nothing falls back to a default
-because it could not be read.
+Everything is read at once and all problems are told together, each with where it comes from;
+nothing falls back to a default because it could not be read.
 """
 
+import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from . import errors as e
+from .retention import Policy
 
 if TYPE_CHECKING:
     from .database import Endpoint
@@ -26,14 +30,20 @@ class Setting(NamedTuple):
     meaning: str
 
 
-def _jobs_default() -> str:
-    return str(min(4, (os.cpu_count() or 1) + 1))
+class Value(NamedTuple):
+    """What a variable is set to, and by whom."""
+
+    text: str
+    origin: str
 
 
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
-        raise ValueError("a whole number from 1")
-    return int(text)
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]+", text) or int(text) < least:
+            raise ValueError(f"a whole number from {least}")
+        return int(text)
+
+    return parse
 
 
 def _seconds(text: str) -> float:
@@ -42,17 +52,64 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
-def _directory(text: str) -> Path:
-    if not text:
-        raise ValueError("a directory")
-    return Path(text)
+def _share(text: str) -> float:
+    if not re.fullmatch(r"[0-9]+", text) or not 1 <= int(text) <= 100:
+        raise ValueError("a percentage from 1 to 100")
+    return int(text) / 100
+
+
+def _zone(text: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("a time zone such as UTC or Europe/Berlin") from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _text(text: str) -> str:
+    return text
 
 
 SETTINGS = (
-    Setting("BACKUP_DIR", "./backups", _directory, "backup storage directory"),
-    Setting("BACKUP_JOBS", _jobs_default(), _positive, "connections used at once"),
-    Setting("BACKUP_LOCK_TIMEOUT", "300", _seconds, "seconds to wait for locked tables"),
-)
+    Setting("BACKUP_DIR", "./backups", Path, "backup storage directory"),
+    Setting(
+        "BACKUP_DATABASES", "", _names,
+        "names separated by commas, or * for every database that can be connected to;"
+        " without it the connected one",
+    ),
+    Setting("BACKUP_RETENTION_DAILY", "7", _whole(0), "days to keep daily backups"),
+    Setting("BACKUP_RETENTION_WEEKLY", "4", _whole(0), "weeks to keep weekly backups"),
+    Setting("BACKUP_RETENTION_MONTHLY", "12", _whole(0), "months to keep monthly backups"),
+    Setting(
+        "BACKUP_MIN_KEEP", "1", _whole(1),
+        "verified backups per database that retention never touches",
+    ),
+    Setting("BACKUP_TIMEZONE", "UTC", _zone, "where days, weeks and months begin for --type=auto"),
+    Setting(
+        "BACKUP_JOBS", str(min(4, (os.cpu_count() or 1) + 1)), _whole(1),
+        "connections used at once; min(4, cores + 1) without it",
+    ),
+    Setting(
+        "BACKUP_DRIFT", "50", _share,
+        "percent by which size, tables or rows may fall without a warning",
+    ),
+    Setting(
+        "BACKUP_LOCK_TIMEOUT", "300", _seconds, "seconds to wait for tables that others lock"
+    ),
+    Setting("DATABASE_URL", "", _text, "connection string or URI; wins over POSTGRES_..."),
+    Setting("POSTGRES_HOST", "", _text, "host or socket directory"),
+    Setting("POSTGRES_PORT", "", _text, "port"),
+    Setting("POSTGRES_DB", "", _text, "database"),
+    Setting("POSTGRES_USER", "", _text, "role"),
+    Setting("POSTGRES_PASSWORD", "", _text, "password"),
+)  # fmt: skip
+_BY_VARIABLE = {one.variable: one for one in SETTINGS}
+SECRETS = frozenset({"DATABASE_URL", "POSTGRES_PASSWORD"})
+CONFIG_FILE = "PGKEEP_CONFIG"
+_ABSENT = ("BACKUP_S3_", "BACKUP_METRICS_FILE")
 
 # What POSTGRES_... means to libpq.
 CONNECTION = {
@@ -62,19 +119,23 @@ CONNECTION = {
     "POSTGRES_USER": "user",
     "POSTGRES_PASSWORD": "password",
 }
-URL = "DATABASE_URL"
-VARIABLES = (*(one.variable for one in SETTINGS), URL, *CONNECTION)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All settings of a run."""
+    """All settings of one target."""
 
+    target: str | None
+    values: Mapping[str, Value]  # as they were given, by variable
     connection: Mapping[str, str]  # libpq keywords
     dsn: str | None
     directory: Path
+    databases: tuple[str, ...]
+    policy: Policy
+    zone: ZoneInfo
     jobs: int
-    lock_timeout: float
+    drift: float  # a share, from 0 to 1
+    lock_timeout: float  # seconds
 
     def endpoint(self, database: str | None = None) -> "Endpoint":
         """Return the way to the server, to another database than the one set if one is named.
@@ -89,64 +150,171 @@ class Config:
         return endpoint if database is None else endpoint.to(database)
 
 
-def load(environ: Mapping[str, str], options: Mapping[str, str | None] | None = None) -> Config:
-    """Read the settings; an option, named like its variable, wins over the environment.
+def load(
+    environ: Mapping[str, str],
+    options: Mapping[str, str | None] | None = None,
+    target: str | None = None,
+) -> list[Config]:
+    """Read the settings of the targets that the file has, or of the one named, or the only ones.
+
+    An option, named like its variable, wins over a target's own table, that over the environment,
+    that over the top of the file.
 
     Raises:
         UsageError: names every problem.
 
     """
     problems: list[str] = []
-    given = _given(environ, problems)
-    for variable, option in (options or {}).items():
-        if option is not None:
-            given[variable] = (option, "the command line")
-    values: dict[str, Any] = {}
-    for setting in SETTINGS:
-        text, origin = given.get(setting.variable, (setting.default, "the default"))
-        try:
-            values[setting.variable] = setting.parse(text)
-        except ValueError as error:
-            problems.append(f"{setting.variable}: expected {error}, got {text!r} from {origin}")
+    top, tables = _file(environ.get(CONFIG_FILE) or None, problems)
+    if target is not None and target not in tables:
+        there = ", ".join(tables) or "none"
+        problems.append(f"--target: no target {target} in the configuration (there: {there})")
+    surroundings = {**top, **_environment(environ, problems)}
+    from_options = {
+        variable: Value(text, "the command line")
+        for variable, text in (options or {}).items()
+        if text is not None
+    }
+    names: Sequence[str | None] = [target] if target is not None else list(tables) or [None]
+    configs = []
+    for name in names:
+        own = tables.get(name, {}) if name is not None else {}
+        values = {**surroundings, **own, **from_options}
+        parsed = _parse(values, problems)
+        if not problems:
+            configs.append(_build(name, values, parsed))
     if problems:
-        raise e.UsageError("; ".join(problems), hint="pgkeep --help lists every variable.")
+        raise e.UsageError(
+            "; ".join(dict.fromkeys(problems)), hint="pgkeep config --help lists every variable."
+        )
+    return configs
+
+
+def _parse(values: Mapping[str, Value], problems: list[str]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for setting in SETTINGS:
+        value = values.get(setting.variable, Value(setting.default, "the default"))
+        try:
+            parsed[setting.variable] = setting.parse(value.text)
+        except ValueError as error:
+            problems.append(
+                f"{setting.variable}: expected {error}, got {value.text!r} from {value.origin}"
+            )
+    return parsed
+
+
+def _build(target: str | None, values: Mapping[str, Value], parsed: Mapping[str, Any]) -> Config:
+    # SQLAlchemy's and Django's URLs may name a driver, which libpq does not know.
+    dsn = re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", parsed["DATABASE_URL"])
     return Config(
-        connection=_connection(given),
-        dsn=_dsn(given),
-        directory=values["BACKUP_DIR"],
-        jobs=values["BACKUP_JOBS"],
-        lock_timeout=values["BACKUP_LOCK_TIMEOUT"],
+        target=target,
+        values=values,
+        connection={
+            keyword: parsed[variable]
+            for variable, keyword in CONNECTION.items()
+            if parsed[variable]
+        },
+        dsn=dsn or None,
+        directory=parsed["BACKUP_DIR"],
+        databases=parsed["BACKUP_DATABASES"],
+        policy=Policy(
+            daily=parsed["BACKUP_RETENTION_DAILY"],
+            weekly=parsed["BACKUP_RETENTION_WEEKLY"],
+            monthly=parsed["BACKUP_RETENTION_MONTHLY"],
+            min_keep=parsed["BACKUP_MIN_KEEP"],
+        ),
+        zone=parsed["BACKUP_TIMEZONE"],
+        jobs=parsed["BACKUP_JOBS"],
+        drift=parsed["BACKUP_DRIFT"],
+        lock_timeout=parsed["BACKUP_LOCK_TIMEOUT"],
     )
 
 
-def _given(environ: Mapping[str, str], problems: list[str]) -> dict[str, tuple[str, str]]:
-    """Return what the environment sets, each with where it comes from.
+def _environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Value]:
+    """Return what the environment sets; an empty variable is as good as none.
 
-    NAME_FILE names a file that holds the value, such as a mounted secret.
+    A name that is nearly one of ours is a typing error that would go unnoticed for years; one that
+    asks for what this version cannot do must not look as if it were done.
     """
-    given: dict[str, tuple[str, str]] = {}
-    for variable in VARIABLES:
-        file = environ.get(f"{variable}_FILE")
-        if variable in environ and file is not None:
-            problems.append(f"{variable} and {variable}_FILE are both set")
-        elif variable in environ:
-            given[variable] = (environ[variable], "the environment")
-        elif file is not None:
-            try:
-                given[variable] = (Path(file).read_text().rstrip("\r\n"), file)
-            except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or "not text"
-                problems.append(f"{variable}_FILE: could not read {file}: {reason}")
+    for variable in environ:
+        plain = variable.removesuffix("_FILE")
+        if plain in _BY_VARIABLE or not variable.startswith("BACKUP_") or not environ[variable]:
+            continue
+        if plain.startswith(_ABSENT):
+            problems.append(f"{variable} is set, and this version of pgkeep does not support it")
+        elif near := _close(plain, _BY_VARIABLE, 0.9):
+            problems.append(f"{variable}: unknown variable{near}")
+    given: dict[str, Value] = {}
+    for variable in _BY_VARIABLE:
+        text, file = environ.get(variable), environ.get(f"{variable}_FILE")
+        _take(given, variable, text or None, file or None, "the environment", problems)
     return given
 
 
-def _dsn(given: Mapping[str, tuple[str, str]]) -> str | None:
-    """Return the URL for libpq, which knows no drivers as SQLAlchemy's URLs may name them."""
-    if URL not in given:
-        return None
-    return re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", given[URL][0])
+def _take(
+    given: dict[str, Value],
+    variable: str,
+    text: str | None,
+    file: str | None,
+    origin: str,
+    problems: list[str],
+) -> None:
+    """Note a value, or the contents of the file that holds it, such as a mounted secret."""
+    if text is not None and file is not None:
+        problems.append(f"{variable} and {variable}_FILE are both set in {origin}")
+    elif text is not None:
+        given[variable] = Value(text, origin)
+    elif file is not None:
+        try:
+            given[variable] = Value(Path(file).read_text().rstrip("\r\n"), file)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not text"
+            problems.append(f"{variable}_FILE: could not read {file}: {reason}")
 
 
-def _connection(given: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    values = {keyword: given.get(variable, ("", ""))[0] for variable, keyword in CONNECTION.items()}
-    return {keyword: value for keyword, value in values.items() if value}
+def _file(
+    name: str | None, problems: list[str]
+) -> tuple[dict[str, Value], dict[str, dict[str, Value]]]:
+    """Read pgkeep.toml: settings for all, and a table for each target."""
+    if name is None:
+        return {}, {}
+    try:
+        contents = tomllib.loads(Path(name).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{CONFIG_FILE}: could not read {name}: {error}")
+        return {}, {}
+    tables = contents.pop("targets", {})
+    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
+        problems.append(f"{name}: targets: expected tables such as [targets.app]")
+        return {}, {}
+    top = _table(contents, name, problems)
+    return top, {
+        target: _table(table, f"{name} [targets.{target}]", problems)
+        for target, table in tables.items()
+    }
+
+
+def _table(table: Mapping[str, Any], origin: str, problems: list[str]) -> dict[str, Value]:
+    """Read a table whose keys are the variables' names in lower case."""
+    texts: dict[str, str] = {}
+    for key, value in table.items():
+        variable = key.upper()
+        if key != key.lower() or variable.removesuffix("_FILE") not in _BY_VARIABLE:
+            known = [one.lower() for one in _BY_VARIABLE]
+            problems.append(f"{origin}: unknown key {key}{_close(key.lower(), known)}")
+        elif isinstance(value, list) and all(isinstance(one, str) for one in value):
+            texts[variable] = ",".join(value)
+        elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            texts[variable] = str(value)
+        else:
+            problems.append(f"{origin}: {key}: expected a string or a number, got {value!r}")
+    given: dict[str, Value] = {}
+    for variable in _BY_VARIABLE:
+        text, file = texts.get(variable), texts.get(f"{variable}_FILE")
+        _take(given, variable, text, file, origin, problems)
+    return given
+
+
+def _close(name: str, known: Sequence[str] | Mapping[str, Any], cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return f", perhaps {near[0]} is meant" if near else ""

@@ -39,8 +39,19 @@ SESSION = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-TRANSACTION_TIMEOUT_SINCE = 170000
-CLIENT_CHECK_SINCE = 140000
+# Settings that came later, with the version that knows them. A killed client's query ends by itself
+# instead of holding its locks (trap A6.9).
+LATER_SETTINGS = {
+    "idle_session_timeout": ("0", 140000),
+    "client_connection_check_interval": ("10000", 140000),
+    "transaction_timeout": ("0", 170000),
+}
+
+
+def session_settings(version: int) -> dict[str, str]:
+    """Return the settings of a session on a server of this version."""
+    later = {name: value for name, (value, since) in LATER_SETTINGS.items() if version >= since}
+    return {**SESSION, **later}
 
 
 # PostgreSQL's server encodings that Python knows by another name, and SQL_ASCII, which is none:
@@ -71,15 +82,19 @@ class Endpoint:
     @classmethod
     def from_dsn(cls, dsn: str) -> "Endpoint":
         """Read a connection string or URI by libpq's own rules (trap A7.1)."""
+        invalid = e.UsageError(
+            "the connection string is not valid",
+            hint="Write postgresql://user:password@host:port/database with special characters"
+            " percent-encoded, or set POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD instead.",
+        )
         try:
-            return cls({key: str(value) for key, value in conninfo_to_dict(dsn).items()})
+            params = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
         except psycopg.ProgrammingError as error:
             # libpq's message may quote the string, and with it the password.
-            raise e.UsageError(
-                "the connection string is not valid",
-                hint="Write postgresql://user:password@host:port/database with special characters"
-                " percent-encoded, or set POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD instead.",
-            ) from error.with_traceback(None)
+            raise invalid from error.with_traceback(None)
+        if "@" in params.get("host", ""):
+            raise invalid  # the end of a password with an @; "unknown host" would tell it
+        return cls(params)
 
     def to(self, database: str) -> "Endpoint":
         """Return the way to another database of the same server."""
@@ -92,7 +107,6 @@ class Endpoint:
             ConnectionFailed: for whatever reason.
 
         """
-        options = {**SESSION, **settings}
         with self._passfile() as passfile:
             keywords: dict[str, Any] = {
                 "connect_timeout": "10",
@@ -108,7 +122,9 @@ class Endpoint:
             except psycopg.Error as error:
                 raise _connection_failed(error, self.params) from error
         try:
-            _apply(connection, options)
+            # First of all and alone, or a timeout of some milliseconds might end what follows.
+            connection.execute("SET statement_timeout = 0")
+            _apply(connection, {**session_settings(connection.info.server_version), **settings})
         except psycopg.Error as error:
             connection.close()
             raise _connection_failed(error, self.params) from error
@@ -117,29 +133,45 @@ class Endpoint:
     def pinned(self, connection: "psycopg.Connection[Any]") -> "Endpoint":
         """Return the way to the very server that a connection has reached.
 
-        A list of hosts or a name with several addresses might lead a child to another server.
+        A list of hosts or a name with several addresses might lead a child to another server, and
+        a service file, which is stronger than the environment, to another database: what libpq has
+        read there is ours from now on.
         """
         info = connection.info
-        params = {**self.params, "host": info.host, "port": str(info.port), "user": info.user}
+        params = {**info.get_parameters(), **self.params}
+        for keyword in ("service", "servicefile", "client_encoding"):
+            params.pop(keyword, None)
+        params |= {"host": info.host, "port": str(info.port), "user": info.user}
         if info.hostaddr and not info.host.startswith("/"):
             params["hostaddr"] = info.hostaddr
+        if info.password:
+            params["password"] = info.password
         return replace(self, params={**params, "dbname": info.dbname})
 
     @contextlib.contextmanager
     def child(self, **settings: str) -> Iterator["ChildAccess"]:
-        """Give what a child process needs to connect without being told a secret."""
-        with self._passfile() as passfile:
-            variables = {name: value for name, value in os.environ.items() if name.startswith("PG")}
-            variables.pop("PGPASSWORD", None)
+        """Give what a child process needs to connect without being told a secret.
+
+        Only of an endpoint that is pinned: a service is not looked up again.
+        """
+        secrets = {name: value for name, value in self.params.items() if name in _OTHER_SECRETS}
+        with self._passfile() as passfile, _service(secrets) as service:
+            variables = {
+                name: value
+                for name, value in os.environ.items()
+                if name.startswith("PG") and name not in _NOT_FOR_CHILDREN
+            }
             extra: dict[str, str] = {}
             for keyword, value in self.params.items():
-                if keyword in ("password", "passfile"):
+                if keyword in ("password", "passfile") or keyword in secrets:
                     continue
                 variable = _VARIABLES.get(keyword)
                 if variable:
                     variables[variable] = value
                 else:
                     extra[keyword] = value
+            if service is not None:
+                variables |= {"PGSERVICEFILE": service.path, "PGSERVICE": "pgkeep"}
             variables.setdefault("PGCONNECT_TIMEOUT", "10")
             variables["PGAPPNAME"] = "pgkeep"
             options = [variables.get("PGOPTIONS", "")]
@@ -152,11 +184,13 @@ class Endpoint:
             yield ChildAccess(
                 environment=programs.environment(variables),
                 arguments=["--dbname", make_conninfo("", **extra)] if extra else [],
-                descriptors=() if passfile is None or passfile.fd is None else (passfile.fd,),
+                descriptors=tuple(
+                    file.fd for file in (passfile, service) if file is not None and file.fd
+                ),
             )
 
     @contextlib.contextmanager
-    def _passfile(self) -> Iterator["_Passfile | None"]:
+    def _passfile(self) -> Iterator["_PrivateFile | None"]:
         """Give a passfile that libpq accepts, if a password or another passfile is set."""
         password = self.params.get("password") or os.environ.get("PGPASSWORD")
         named = self.params.get("passfile") or os.environ.get("PGPASSFILE")
@@ -164,7 +198,7 @@ class Endpoint:
             if "\n" in password:
                 raise e.UsageError("the password holds a newline, which no passfile can express")
             quoted = re.sub(r"([\\:])", r"\\\1", password)
-            contents = f"*:*:*:*:{quoted}\n".encode()
+            contents = os.fsencode(f"*:*:*:*:{quoted}\n")
         elif named and _is_open_to_others(named):
             # A mounted secret is often 0644; libpq would only warn and not use it (trap A7.4).
             with open(named, "rb") as file:  # noqa: PTH123 - a name from outside
@@ -186,7 +220,7 @@ class ChildAccess:
 
 
 @dataclass(frozen=True, slots=True)
-class _Passfile:
+class _PrivateFile:
     path: str
     fd: int | None
 
@@ -195,24 +229,46 @@ class _Passfile:
 _VARIABLES = {
     one.keyword.decode(): one.envvar.decode() for one in Conninfo.get_defaults() if one.envvar
 }
+# Secrets that neither a passfile nor a variable carries, such as sslpassword.
+_OTHER_SECRETS = frozenset(
+    one.keyword.decode()
+    for one in Conninfo.get_defaults()
+    if one.dispchar == b"*" and not one.envvar
+)
+# The password is in a file, the service is resolved; and a child's own PGDATESTYLE would be
+# stronger than the DateStyle that we set (trap A5.25).
+_NOT_FOR_CHILDREN = frozenset({"PGPASSWORD", "PGSERVICE", "PGSERVICEFILE", "PGDATESTYLE"})
 
 
 @contextlib.contextmanager
-def _private_file(contents: bytes) -> Iterator[_Passfile]:
+def _service(settings: Mapping[str, str]) -> Iterator[_PrivateFile | None]:
+    """Give a service file with settings that must not be seen, if there are any."""
+    if not settings:
+        yield None
+        return
+    if any("\n" in value for value in settings.values()):
+        raise e.UsageError(f"newline in {', '.join(sorted(settings))}")
+    lines = "".join(f"{keyword}={value}\n" for keyword, value in settings.items())
+    with _private_file(os.fsencode(f"[pgkeep]\n{lines}")) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _private_file(contents: bytes) -> Iterator[_PrivateFile]:
     """Hold a secret in anonymous memory where the system has that: no kill -9 leaves it behind."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("pgkeep")
         try:
             os.fchmod(fd, 0o600)
             os.write(fd, contents)
-            yield _Passfile(f"/proc/self/fd/{fd}", fd)
+            yield _PrivateFile(f"/proc/self/fd/{fd}", fd)
         finally:
             os.close(fd)
     else:
         with tempfile.NamedTemporaryFile(prefix="pgkeep-") as file:
             file.write(contents)
             file.flush()
-            yield _Passfile(file.name, None)
+            yield _PrivateFile(file.name, None)
 
 
 def _is_open_to_others(path: str) -> bool:
@@ -228,15 +284,9 @@ def _escape_option(value: str) -> str:
 
 
 def _apply(connection: "psycopg.Connection[Any]", settings: Mapping[str, str]) -> None:
-    everything = dict(settings)
-    if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
-        everything.setdefault("transaction_timeout", "0")
-    if connection.info.server_version >= CLIENT_CHECK_SINCE:
-        # A killed client's query ends by itself instead of holding its locks (trap A6.9).
-        everything.setdefault("client_connection_check_interval", "10000")
     call = sql.SQL("SELECT ") + sql.SQL(", ").join(
         sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
-        for name, value in everything.items()
+        for name, value in settings.items()
     )
     connection.execute(call)
 
@@ -359,6 +409,10 @@ def roles_in_use(connection: "psycopg.Connection[Any]") -> list[str]:
           OR s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND s.objid = d.oid
         WHERE d.datname = pg_catalog.current_database()
           AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+        UNION
+        SELECT pg_catalog.pg_get_userbyid(s.setrole)
+        FROM pg_catalog.pg_database d JOIN pg_catalog.pg_db_role_setting s ON s.setdatabase = d.oid
+        WHERE d.datname = pg_catalog.current_database() AND s.setrole <> 0
         ORDER BY 1
         """
     )

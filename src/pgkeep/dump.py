@@ -5,7 +5,6 @@ rows of the large tables to workers that see the same snapshot, and waits, held 
 where its next section must not begin yet.
 """
 
-import itertools
 import queue
 import re
 import threading
@@ -23,7 +22,6 @@ from . import errors as e
 from .copying import CopySession, copy_statement
 from .crew import Crew
 from .database import (
-    SESSION,
     ChildAccess,
     Endpoint,
     codec,
@@ -31,6 +29,7 @@ from .database import (
     extensions,
     roles_in_use,
     server_facts,
+    session_settings,
 )
 from .packer import Packer
 from .snapshot import Connection, Snapshot, Table
@@ -42,9 +41,10 @@ SLICES_SINCE = 140000  # TID range scans came with PostgreSQL 14 (trap D11)
 PENDING_LIMIT = 32 * MIB  # compressed rows that may wait for the pre-data to be written
 ARGUMENTS_LIMIT = 1 * MIB  # of --exclude-table-data; Linux takes 2 MiB in all
 # Every lock that pg_dump asks for is held by the coordinator already. If it must wait, then for
-# somebody who waits for us; it is started anew, after letting that one pass.
-PG_DUMP_LOCK_WAIT = 10_000  # ms
-LOCK_ATTEMPTS = 3
+# somebody who waits for us; it is started anew, after letting that one pass. All who want that
+# table wait meanwhile, so it should not be long.
+PG_DUMP_LOCK_WAIT = 2_000  # ms
+LOCK_ATTEMPTS = 5
 
 
 class Progress(Protocol):
@@ -160,14 +160,14 @@ class _Dump:
 
     def _attempt(self, held: Snapshot) -> DumpResult:
         tasks = [] if self.options.schema_only else self._plan(held)
-        with self.endpoint.child(**SESSION) as access:
+        with self.endpoint.child(**session_settings(self.server.version_num)) as access:
             run = _Run(self, held, tasks, access)
             run.execute()
         index = self.writer.finish(self._meta(held))
         return DumpResult(index, held.taken, self.client, self.warnings + run.warnings)
 
     def _plan(self, held: Snapshot) -> list[Task]:
-        sizes = snapshot.sizes(self.connection)
+        sizes = snapshot.sizes(self.connection, held.tables)
         self.progress.total(sum(sizes.get(one.oid, (0, 0))[1] for one in held.tables))
         row = self.connection.execute("SHOW block_size").fetchone()
         assert row is not None  # noqa: S101 - SHOW gives a row
@@ -219,8 +219,7 @@ class _Order:
         """Write a worker's member, or keep it until the pre-data is complete."""
         with self._changed:
             while not self._open and sum(one.compressed for one in self._pending) > PENDING_LIMIT:
-                self._changed.wait()
-                self._crew.check()
+                self._wait()
             if not self._open:
                 self._pending.append(member)
                 return
@@ -245,8 +244,13 @@ class _Order:
         """Wait until every worker is done."""
         with self._changed:
             while self._workers:
-                self._changed.wait()
-                self._crew.check()
+                self._wait()
+
+    def _wait(self) -> None:
+        # In this order: who looks only afterwards sleeps for ever if the crew has stopped before.
+        self._crew.check()
+        self._changed.wait()
+        self._crew.check()
 
     def _wake(self) -> None:
         with self._changed:
@@ -321,6 +325,8 @@ class _Run:
                 if "timeout" in str(error) and not assembler.begun:
                     raise _LockQueuedError("; ".join(error.said)) from error
                 raise
+            except e.VerificationFailed as error:  # exit status 0, and yet not all of it
+                raise e.DumpFailed(f"pg_dump's output is not whole: {error.message}") from error
             self.warnings += child.warnings
         assembler.finish()
         self._check_coverage(assembler.tables)
@@ -391,9 +397,14 @@ class _Run:
             connection.execute(encoding.format(self.dump.database.encoding))
             statement = copy_statement(task.table, task.first, task.last)
             with connection.cursor() as cursor, cursor.copy(statement) as copy:
-                rows = iter(copy)
-                while block := b"".join(itertools.islice(rows, 1000)):
-                    yield block
+                # The driver gives a row at a time; a row may be large.
+                block = bytearray()
+                for row in copy:
+                    block += row
+                    if len(block) >= MIB:
+                        yield bytes(block)
+                        block.clear()
+                yield bytes(block)
             connection.execute("SET LOCAL client_encoding = 'UTF8'")
 
     def _pack(self, packer: Packer, task: Task, blocks: Iterator[bytes]) -> None:
@@ -588,6 +599,7 @@ def _program_error(error: e.ProgramFailed, database: str) -> e.DumpFailed:
 
 
 def _server_error(error: psycopg.Error) -> e.PgkeepError:
-    if isinstance(error, psycopg.OperationalError):
+    # A deadlock, for one, is an OperationalError that has a code and leaves the connection whole.
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         return e.DumpFailed(f"lost the connection to the server: {str(error).strip()}")
     return e.DumpFailed(f"the server refused: {error.diag.message_primary or error}")

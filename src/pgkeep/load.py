@@ -47,6 +47,7 @@ _LARGE_OBJECT_OWNER = re.compile(
     rb'^ALTER LARGE OBJECT \d+ OWNER TO (?:"(?:[^"]|"")*"|[^";\s]+);\n', re.MULTILINE
 )
 _TRANSACTION = re.compile(rb"^(?:BEGIN|COMMIT);\n", re.MULTILINE)
+_CLOSED = re.compile(rb"^REVOKE ALL ON (?:FUNCTION|PROCEDURE) .* FROM PUBLIC;$", re.MULTILINE)
 
 
 class Progress(Protocol):
@@ -150,9 +151,10 @@ class _Session:
             try:
                 self.connection.execute(self._with_settings(one, text))
                 return
-            except psycopg.errors.DeadlockDetected:
-                if attempt == RETRIES - 1:
-                    raise
+            except psycopg.errors.DeadlockDetected as error:
+                if attempt == RETRIES - 1 or self.connection.info.transaction_status != 0:
+                    raise restore_error(error, describe(one)) from error
+                self._settings = ""  # what SET did is gone with the statement
             except psycopg.Error as error:
                 raise restore_error(error, describe(one)) from error
 
@@ -186,6 +188,7 @@ class _Load:
         self._rows: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
         self.warnings: list[str] = []
+        self._opened: list[str] = []  # what PUBLIC may execute only here
         self._sessions: list[_Session] = []
         self._header: list[bytes] = []
 
@@ -203,6 +206,13 @@ class _Load:
         finally:
             for session in self._sessions:
                 session.connection.close()
+        if self._opened:
+            # They may be SECURITY DEFINER (trap A4.7).
+            names = ", ".join(name.removeprefix("FUNCTION ") for name in self._opened[:5])
+            self.warnings.append(
+                f"without privileges everybody may execute {len(self._opened)} functions that were"
+                f" not for everybody, such as {names}"
+            )
         return Loaded(self._rows, self.warnings)
 
     @property
@@ -249,9 +259,11 @@ class _Load:
     def _member_texts(self, number: int) -> Iterator[tuple[Object, bytes]]:
         data = self._artifact.read(number)
         for one in self._objects[number]:
-            if one.type in PRIVILEGE_TYPES and not self._options.privileges:
-                continue
             text = data[one.start : one.start + one.length]
+            if one.type in PRIVILEGE_TYPES and not self._options.privileges:
+                if _CLOSED.search(text):
+                    self._opened.append(f"{one.schema}.{one.name}")
+                continue
             if not self._options.owner:
                 text = _OWNER.sub(b"", _LARGE_OBJECT_OWNER.sub(b"", text))
             if one.type == "BLOBS" and self._options.one_transaction:

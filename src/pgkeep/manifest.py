@@ -86,6 +86,10 @@ class FileFacts(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class _Format(msgspec.Struct):
+    format: int = FORMAT
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything that is known of one backup without opening its artifact."""
 
@@ -107,6 +111,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extensions: list[Extension] = []
     roles: list[str] = []  # owners and grantees that a restore needs
     warnings: list[str] = []
+    drift: list[str] = []  # what has shrunk since the last verified backup
     verified: datetime | None = None  # when the artifact was last read back and found whole
 
     @property
@@ -138,12 +143,12 @@ def decode(data: bytes, file_name: str) -> Manifest:
 
     """
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        found = msgspec.json.decode(data, type=_Format).format
+        if found > FORMAT:
+            raise e.VerificationFailed(
+                f"{file_name} has format {found}, this pgkeep reads up to {FORMAT}",
+                hint="Use the version of pgkeep that made it, or a newer one.",
+            )
+        return msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise e.VerificationFailed(f"{file_name} is not a manifest of pgkeep: {error}") from error
-    if manifest.format > FORMAT:
-        raise e.VerificationFailed(
-            f"{file_name} has format {manifest.format}, this pgkeep reads up to {FORMAT}",
-            hint="Use the version of pgkeep that made it, or a newer one.",
-        )
-    return manifest

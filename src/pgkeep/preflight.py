@@ -139,7 +139,8 @@ def _large_objects(connection: Connection, server: m.ServerFacts) -> Iterator[Fi
         readable = "pg_catalog.has_largeobject_privilege(l.oid, 'SELECT')"
     row = connection.execute(
         f"""
-        SELECT count(*), min(l.oid)::pg_catalog.text, pg_catalog.quote_ident(current_user)
+        SELECT count(*), min(l.oid)::pg_catalog.text, pg_catalog.quote_ident(current_user),
+               pg_catalog.quote_literal(current_user)
         FROM pg_catalog.pg_largeobject_metadata l
         LEFT JOIN LATERAL (
             SELECT x.grantee FROM pg_catalog.aclexplode(l.lomacl) x
@@ -155,7 +156,11 @@ def _large_objects(connection: Connection, server: m.ServerFacts) -> Iterator[Fi
         yield Finding(
             "error",
             f"role {row[2]} may not read {row[0]} large objects, such as {row[1]}",
-            f"GRANT SELECT ON LARGE OBJECT {row[1]} TO {row[2]};  -- and so for each of them",
+            f"GRANT SELECT ON LARGE OBJECT {row[1]} TO {row[2]};"
+            if row[0] == 1
+            else "DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM pg_largeobject_metadata LOOP"
+            f" EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO %I', o, {row[3]});"
+            " END LOOP; END $$;",
         )
 
 

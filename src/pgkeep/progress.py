@@ -1,7 +1,7 @@
 """Tell people how far a run is: a bar on a terminal, a line every few seconds elsewhere."""
 
-import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -65,8 +65,8 @@ class Silent:
 class Lines(Silent):
     """A line for each step, and one every few seconds with share, rate and time left."""
 
-    def __init__(self, stream: TextIO, every: float = EVERY) -> None:
-        self._stream = stream
+    def __init__(self, say: Callable[[str], None], every: float = EVERY) -> None:
+        self._say = say
         self._every = every
         self._text = ""
         self._total = self._done = 0
@@ -118,9 +118,6 @@ class Lines(Silent):
             parts.append(f"{size(self._written[0])} of SQL in {size(self._written[1])}")
         self._say(", ".join(parts))
 
-    def _say(self, text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=self._stream, flush=True)
-
 
 class Bar(Silent):
     """A bar with rate and time left, for a terminal."""
@@ -162,13 +159,10 @@ class Bar(Silent):
         self.advance(size)
 
 
-def create(*, silent: bool, stream: TextIO | None = None) -> Silent:
+def create(say: Callable[[str], None], stream: TextIO) -> Silent:
     """Return what fits the stream; nothing is imported for a bar that nobody sees."""
-    stream = stream or sys.stderr
-    if silent:
-        return Silent()
     if not stream.isatty():
-        return Lines(stream)
+        return Lines(say)
     from rich.console import Console  # noqa: PLC0415 - 50 ms that other commands need not pay
     from rich.progress import (  # noqa: PLC0415
         BarColumn,

@@ -23,7 +23,7 @@ from . import databases, programs, verify
 from . import errors as e
 from . import load as ld
 from . import manifest as m
-from .database import SESSION, Endpoint, restore_error, server_facts
+from .database import Endpoint, restore_error, server_facts, session_settings
 from .snapshot import Connection
 from .stores import Source
 
@@ -375,14 +375,19 @@ class Restore:
         """Feed a dump that has been checked to its end to one psql."""
         with endpoint.connect() as connection:
             server = server_facts(connection)
+            endpoint = endpoint.pinned(connection)
+        # The dump sets what else it needs; these might end psql before it comes to that.
+        settings = {
+            name: value
+            for name, value in session_settings(server.version_num).items()
+            if name.endswith("_timeout") or name == "default_transaction_read_only"
+        }
         client = programs.choose(server.major, programs.installations())
         progress.step("loading")
         progress.total(self._source.size)
         command = [client.program("psql"), "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"]
         with (
-            endpoint.child(
-                default_transaction_read_only=SESSION["default_transaction_read_only"]
-            ) as access,
+            endpoint.child(**settings) as access,
             programs.Child(
                 [*command, "-o", "/dev/null", *access.arguments],
                 access.environment,

@@ -120,8 +120,9 @@ _LINES: dict[str, type[Setting | Meta | Begin | Complete]] = {
     "begin": Begin,
     "complete": Complete,
 }
-_COMMENTS = re.compile(rb"(?:--[^\n]*\n)+")
-_COPY = re.compile(rb'COPY (?:"[^"]*"|[^";])*;(?P<newline>\n?)')
+_COMMENTS = re.compile(rb"(?:--[^\n]*\n){1,5}")  # an announcement has no more lines
+_COPY = re.compile(rb'COPY (?:"[^"]*"|[^";]++)*+;(?P<newline>\n?)')
+_COPY_LIMIT = 1 << 20  # 1,600 columns with the longest names are a fifth of it
 _FROM_STDIN = re.compile(rb" FROM stdin;\n\Z", re.IGNORECASE)
 _ESCAPE = re.compile(rb"[\\']")
 _BLOCK = re.compile(rb"/\*|\*/")
@@ -239,7 +240,7 @@ class Scanner:
                 pieces.append(_LINES[kind](match.group()))
                 told = position
             elif kind == "copy":
-                statement = _COPY.match(buffer, at, end)
+                statement = _COPY.match(buffer, at, min(end, at + _COPY_LIMIT))
                 if statement is not None and _FROM_STDIN.search(statement.group()):
                     _tell(pieces, buffer[told:at])
                     self._copying = True
@@ -304,12 +305,14 @@ def _is_escape(before: bytes) -> bool:
 
 def _is_cut(match: re.Match[bytes], buffer: bytes, end: int) -> bool:
     """Whether a token may look different when more input is there."""
+    at = match.start()
     if match.lastgroup == "copy":
-        return _COPY.match(buffer, match.start(), end) is None
-    if match.group() != b"--\n":
+        # A longer one is none: waiting for its end would take memory and quadratic time.
+        return end - at < _COPY_LIMIT and _COPY.match(buffer, at, end) is None
+    if match.group() != b"--\n" or buffer[max(at - 1, 0) : at] not in (b"", b"\n"):
         return False
     # Perhaps the beginning of an entry: its lines are all comments.
-    comments = _COMMENTS.match(buffer, match.start(), end)
+    comments = _COMMENTS.match(buffer, at, end)
     return comments is not None and comments.end() == end
 
 
@@ -372,6 +375,35 @@ def section_of(entry: Entry, current: str) -> str:
     return "post"
 
 
+_BEGINNING = re.compile(
+    rb"^-- PostgreSQL database (?:cluster )?dump(?P<carriage>\r?)\n", re.MULTILINE
+)
+
+
+def check_beginning(head: bytes) -> None:
+    """Raise VerificationFailed unless a file that begins with these bytes may be a plain dump.
+
+    For files of any kind: a scanner would search a disk image for the end of its first line.
+    """
+    if not head:
+        raise e.VerificationFailed("the dump is empty")
+    match = _BEGINNING.search(head)
+    if match is None or b"\0" in head[: match.start()]:  # pg_dump -Ft has plain SQL inside
+        raise _no_dump()
+    if match["carriage"]:
+        raise e.VerificationFailed(
+            "its lines end in CR LF, those of pg_dump in LF: it was changed on the way",
+            hint="Let pg_dump write it with --file=NAME, and transfer it as binary.",
+        )
+
+
+def _no_dump() -> e.VerificationFailed:
+    return e.VerificationFailed(
+        "not a plain dump of pg_dump: the comment that it begins with is missing",
+        hint="pgkeep reads plain SQL (pg_dump -Fp); pg_restore reads the other formats.",
+    )
+
+
 class Outline:
     """What a whole dump must have: beginning, closed COPY blocks, data before indexes, ending.
 
@@ -386,6 +418,7 @@ class Outline:
         self.connects = False  # holds \connect: made by pg_dump -C or pg_dumpall
         self._section = "pre"
         self._begun = self._complete = False
+        self._cluster = False  # inside a dump of pg_dumpall, which has an ending of its own
         self._key: bytes | None = None  # of \restrict
         self._restricted = False
 
@@ -402,9 +435,11 @@ class Outline:
                 self._expect_begun()
             case Begin():
                 self._begun, self._complete = True, False
+                self._cluster |= b" cluster " in piece.data
             case Complete():
                 self._expect_begun()
-                self._complete = True
+                self._cluster &= b" cluster " not in piece.data
+                self._complete = not self._cluster
             case Meta():
                 self._meta(piece.data)
             case Text() if self._complete:
@@ -414,10 +449,7 @@ class Outline:
     def finish(self) -> None:
         """Check that the dump has ended as pg_dump ends it."""
         if not self._begun:
-            raise e.VerificationFailed(
-                "not a plain dump of pg_dump: the comment that it begins with is missing",
-                hint="pgkeep reads plain SQL (pg_dump -Fp); pg_restore reads the other formats.",
-            )
+            raise _no_dump()
         if not self._complete:
             raise e.VerificationFailed(
                 f"the dump is cut: it ends after {self.offset} bytes of SQL without"

@@ -7,7 +7,7 @@ does not take a snapshot, so locking first closes that hole (trap D3).
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,15 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 ATTEMPTS = 10
 LOCK_BATCH = 1000  # tables named in one LOCK statement
+
+# What locking a table says that was dropped, renamed, or replaced by something else of its name
+# since it was listed, or whose schema was.
+CAME_AND_WENT = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.WrongObjectType,
+    psycopg.errors.DeadlockDetected,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +120,11 @@ def tables(connection: Connection, codec: str) -> list[Table]:
     ]  # fmt: skip
 
 
-def sizes(connection: Connection) -> dict[int, tuple[int, int]]:
-    """Return for each plain table its main fork and its whole data with TOAST, in bytes."""
+def sizes(connection: Connection, listed: Sequence[Table]) -> dict[int, tuple[int, int]]:
+    """Return for each plain table its main fork and its whole data with TOAST, in bytes.
+
+    Of locked ones: to ask for the size of another might mean to wait for its lock.
+    """
     return {
         oid: (main, main + toast)
         for oid, main, toast in connection.execute(
@@ -120,8 +132,9 @@ def sizes(connection: Connection) -> dict[int, tuple[int, int]]:
             SELECT c.oid, pg_catalog.pg_relation_size(c.oid),
                    CASE c.reltoastrelid WHEN 0 THEN 0
                    ELSE pg_catalog.pg_relation_size(c.reltoastrelid) END
-            FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.oid >= 16384
-            """
+            FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.oid = ANY (%s)
+            """,
+            [[one.oid for one in listed]],
         )
         if main is not None and toast is not None  # dropped meanwhile
     }
@@ -140,7 +153,9 @@ def hold(connection: Connection, codec: str, lock_timeout: float) -> Iterator[Sn
     try:
         yield snapshot
     finally:
-        if not connection.closed:
+        # Nothing was written. A connection that is broken or busy says so here only because of
+        # what has happened to it before, and that is what is to be told.
+        with suppress(psycopg.Error):
             connection.execute("ROLLBACK")
 
 
@@ -150,8 +165,8 @@ def _take(connection: Connection, codec: str, lock_timeout: float) -> Snapshot:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             _lock(connection, listed, lock_timeout)
-        except (psycopg.errors.UndefinedTable, psycopg.errors.DeadlockDetected):
-            connection.execute("ROLLBACK")  # dropped or renamed since it was listed
+        except CAME_AND_WENT:
+            connection.execute("ROLLBACK")
             time.sleep(0.1 * attempt)
             continue
         except psycopg.errors.LockNotAvailable as error:
@@ -198,6 +213,8 @@ def _not_locked(
                coalesce(a.state, '?'), pg_catalog.date_trunc('second', now() - a.xact_start)::text
         FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
         WHERE l.mode = 'AccessExclusiveLock' AND l.relation = ANY (%s)
+          AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                            WHERE datname = pg_catalog.current_database())
         ORDER BY l.granted DESC, a.xact_start LIMIT 1
         """,
         [[one.oid for one in listed]],

@@ -5,6 +5,7 @@ SQL. Any other plain dump of pg_dump, gzipped or not: the structure.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,7 @@ from .stores import Source, Store, chunks, read_all
 
 GZIP = b"\x1f\x8b"
 OURS = b"\n-- Backup of database "
+HEAD = 64 << 10  # bytes of SQL in which a dump says that it is one
 
 Progress = Callable[[int], None]
 
@@ -228,23 +230,28 @@ def _compare(name: str, found: list[m.TableRows], expected: list[m.TableRows]) -
 def _verify_plain(source: Source, progress: Progress) -> Report:
     scanner = script.Scanner()
     outline = script.Outline()
-    first = b""
+    head = b""
+    blocks = plain_blocks(source, progress)
     try:
-        for block in plain_blocks(source, progress):
-            first = first or block
+        for block in blocks:
+            head += block
+            if len(head) >= HEAD:
+                break
+        script.check_beginning(head)
+        for block in itertools.chain([head], blocks):
             for piece in scanner.feed(block):
                 outline.add(piece)
         for piece in scanner.close():
             outline.add(piece)
         outline.finish()
     except e.VerificationFailed as error:
-        if OURS in first[:100]:
+        if OURS in head[:100]:
             raise e.VerificationFailed(
                 f"{source.name}: cut or unfinished: made by pgkeep, but without its end marker"
                 f" ({error})"
             ) from error
-        raise e.VerificationFailed(f"{source.name}: {error}") from error
-    if OURS in first[:100] and source.read(0, 2) == GZIP:
+        raise e.VerificationFailed(f"{source.name}: {error}", hint=error.hint) from error
+    if OURS in head[:100] and source.read(0, 2) == GZIP:
         raise e.VerificationFailed(
             f"{source.name}: made by pgkeep, but without its end marker",
             hint="The SQL is whole. Its index is lost, perhaps by compressing it anew.",

@@ -14,15 +14,22 @@ import click
 
 from .. import __version__
 from .. import errors as e
+from .output import Output
 
 COMMANDS = {
     "backup": "back up a database into one .sql.gz",
     "restore": "bring a backup back",
     "verify": "check that a backup or any plain dump is whole",
     "list": "show the backups that there are",
+    "prune": "remove old backups as retention decides",
+    "config": "show the settings and where they come from",
+    "adopt": "make a file without a manifest a backup again",
     "doctor": "say what would spoil a backup, and what mends it",
     "demo": "back up and restore a throw-away database",
 }
+
+
+_output = Output()  # outlives the click context, so that the last line can be written
 
 
 class Interrupted(BaseException):
@@ -63,8 +70,16 @@ class Commands(click.Group):
     " 2 usage, 3 no connection, 4 dump failed, 5 verification failed, 6 store failed, 7 retention"
     " failed, 8 restore failed, 9 refused, 10 already running, 11 some databases failed.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to write what happens to standard error.",
+)
 @click.version_option(__version__, prog_name="pgkeep", message="%(prog)s %(version)s")
-def group() -> None:
+@click.pass_context
+def group(ctx: click.Context, log_format: str) -> None:
     r"""Keep PostgreSQL databases restorable.
 
     A backup is one plain .sql.gz that zcat and psql can restore, made and brought back by several
@@ -76,6 +91,8 @@ def group() -> None:
     pgkeep verify backups/app_*.sql.gz     is it whole?
     pgkeep restore --latest --target-db=app_copy
     """
+    ctx.obj = _output
+    _output.style = log_format
 
 
 def main() -> NoReturn:
@@ -106,8 +123,9 @@ def _run() -> int:
     except (click.Abort, click.exceptions.Exit) as error:
         return getattr(error, "exit_code", e.Refused.exit_code)
     except Interrupted as error:
-        click.echo(f"error: ended by {error}; nothing was published", err=True)
-        return 128 + error.number
+        ended = e.PgkeepError(f"ended by {error}; nothing was published")
+        ended.exit_code = 128 + error.number
+        return _failed(ended)
     except BrokenPipeError:
         # The reader of our output has gone; Python must not complain about that at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,7 +139,5 @@ def _failed(error: e.PgkeepError) -> int:
 
         record = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
         click.echo(msgspec.json.encode(record))
-    click.echo(f"error: {error.message}", err=True)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+    _output.failed(error)
     return error.exit_code

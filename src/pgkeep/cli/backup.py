@@ -5,17 +5,24 @@ import time
 import click
 
 from .. import backup as b
-from .. import naming, progress
+from .. import config, naming, progress
+from .. import errors as e
+from .. import run as r
 from ..stores.local import LocalStore
+from . import output
 from .common import (
     connection_options,
     dir_option,
     jobs_option,
     json_option,
-    load_config,
+    load_configs,
     plural,
     print_json,
+    target_option,
 )
+
+AUTO = "auto"
+MANUAL = "manual"
 
 
 @click.command(
@@ -23,7 +30,8 @@ from .common import (
     epilog="""\b
 Examples:
   pgkeep backup
-  pgkeep backup --type=daily --verify
+  pgkeep backup --type=auto                    for cron: tier and clean-up by themselves
+  BACKUP_DATABASES=* pgkeep backup --type=auto
   POSTGRES_HOST=db POSTGRES_USER=backup POSTGRES_PASSWORD_FILE=/run/secrets/pw \\
       pgkeep backup --database=app --dir=/backups
 """,
@@ -31,58 +39,116 @@ Examples:
 @click.option(
     "--type",
     "kind",
-    type=click.Choice(["daily", "weekly", "monthly", "manual"]),
-    default="manual",
+    type=click.Choice(["daily", "weekly", "monthly", MANUAL, AUTO]),
+    default=MANUAL,
     show_default=True,
-    help="Retention tier.",
+    help="Retention tier. auto: a month's first backup is monthly, an ISO week's first weekly,"
+    " others daily (BACKUP_TIMEZONE).",
 )
-@click.option("--verify", "verify", is_flag=True, help="Read the file back before publishing it.")
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Read the file back before publishing it; the default for all types but manual.",
+)
 @click.option("--schema-only", is_flag=True, help="Definitions without rows.")
+@click.option("--no-prune", is_flag=True, help="Do not remove old backups afterwards.")
 @click.option(
     "--lock-timeout", metavar="SECONDS", help="Wait so long for locked tables (default 300)."
 )
 @connection_options
+@target_option
 @dir_option
 @jobs_option
 @json_option
 def command(
     *,
     kind: str,
-    verify: bool,
+    verify: bool | None,
     schema_only: bool,
+    no_prune: bool,
     lock_timeout: str | None,
     dsn: str | None,
     database: str | None,
+    target: str | None,
     directory: str | None,
     jobs: str | None,
     as_json: bool,
 ) -> None:
-    """Back up a database into one plain .sql.gz.
+    """Back up one or several databases, each into one plain .sql.gz.
 
     All tables are locked (in the weakest mode, like any SELECT) before one snapshot is taken;
     pg_dump and several COPY connections share it. The file gets its name when everything has ended
-    well; a manifest beside it makes it a backup.
+    well; a manifest beside it makes it a backup. Afterwards, and only for a database that was just
+    backed up, old backups are removed as BACKUP_RETENTION_... say; manual ones never are, and a
+    manual run removes nothing.
     """
-    config = load_config(dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout)
-    options = b.BackupOptions(
-        type=naming.BackupType(kind),
-        jobs=config.jobs,
-        schema_only=schema_only,
-        verify=verify,
-        lock_timeout=config.lock_timeout,
+    configs = load_configs(
+        target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout
     )
+    out = output.current()
     started = time.monotonic()
-    with progress.create(silent=as_json) as bar:
-        manifest = b.backup(config.endpoint(database), LocalStore(config.directory), options, bar)
+    total = r.Report()
+    for one in configs:
+        if one.target is not None:
+            out.info(f"target {one.target}")
+        options = r.RunOptions(
+            backup=b.BackupOptions(
+                type=None if kind == AUTO else naming.BackupType(kind),
+                jobs=one.jobs,
+                zone=one.zone,
+                drift=one.drift,
+                schema_only=schema_only,
+                verify=kind != MANUAL if verify is None else verify,
+                lock_timeout=one.lock_timeout,
+            ),
+            databases=() if database is not None else one.databases,
+            policy=None if no_prune or kind == MANUAL else one.policy,
+        )
+        with out.progress(silent=as_json) as bar:
+            report = _run(one, database, options, bar)
+        if not as_json:
+            _print(one, report, out)
+        total.add(report)
     if as_json:
-        print_json(manifest)
-        return
-    for warning in manifest.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    seconds = time.monotonic() - started
-    click.echo(
-        f"{config.directory / manifest.artifact.name}\n"
-        f"done: {plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
-        f" {progress.size(manifest.raw_bytes)} of SQL in {progress.size(manifest.artifact.size)},"
-        f" {'verified, ' if manifest.verified else ''}{progress.duration(seconds)}"
+        print_json(total)
+    total.raise_if_failed()
+    rows = sum(manifest.rows for manifest in total.backups)
+    size = sum(manifest.artifact.size for manifest in total.backups)
+    raw = sum(manifest.raw_bytes for manifest in total.backups)
+    out.done(
+        f"{plural(len(total.backups), 'database')}, {plural(rows, 'row')}, {progress.size(raw)} of"
+        f" SQL in {progress.size(size)}, {progress.duration(time.monotonic() - started)}"
     )
+
+
+def _run(
+    one: config.Config, database: str | None, options: r.RunOptions, bar: progress.Silent
+) -> r.Report:
+    """Run one target; of several, one that cannot be reached does not stop the others."""
+    try:
+        return r.run(one.endpoint(database), LocalStore(one.directory), options, bar)
+    except e.PgkeepError as error:
+        if one.target is None:
+            raise
+        failure = r.Failure(one.target, error.message, error.hint, error.exit_code)
+        return r.Report(failed=[failure])
+
+
+def _print(one: config.Config, report: r.Report, out: output.Output) -> None:
+    for manifest in report.backups:
+        for warning in (*manifest.warnings, *manifest.drift):
+            out.warning(f"{manifest.database.name}: {warning}")
+        verified = ", verified" if manifest.verified else ""
+        click.echo(
+            f"{one.directory / manifest.artifact.name}\n"
+            f"    {plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
+            f" {progress.size(manifest.artifact.size)}{verified}"
+        )
+    for skipped in report.skipped:
+        out.warning(f"{skipped.database}: skipped, {skipped.reason}")
+    for name in report.dropped:
+        out.warning(f"{name}: no longer on the server; its backups are kept")
+    for stem in report.removed:
+        out.info(f"removed {stem}")
+    for failure in (*report.failed, *report.retention):
+        out.warning(f"{failure.database}: {failure.error}")

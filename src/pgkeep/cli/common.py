@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from .. import config
+from .. import errors as e
 from ..stores.local import LocalStore
 
 Function = Callable[..., Any]
@@ -17,6 +18,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 jobs_option = click.option("--jobs", metavar="N", help="Connections used at once (BACKUP_JOBS).")
 dir_option = click.option(
     "--dir", "directory", metavar="DIR", help="Where backups lie (BACKUP_DIR)."
+)
+
+
+target_option = click.option(
+    "--target", metavar="NAME", help="The target in pgkeep.toml (PGKEEP_CONFIG)."
 )
 
 
@@ -33,23 +39,39 @@ def connection_options(function: Function) -> Function:
     )(function)
 
 
-def load_config(
+def load_configs(
     *,
+    target: str | None = None,
     dsn: str | None = None,
     directory: str | None = None,
     jobs: str | None = None,
     lock_timeout: str | None = None,
+) -> list[config.Config]:
+    """Read the environment, pgkeep.toml and these options: one configuration for each target."""
+    options = {
+        "DATABASE_URL": dsn,
+        "BACKUP_DIR": directory,
+        "BACKUP_JOBS": jobs,
+        "BACKUP_LOCK_TIMEOUT": lock_timeout,
+    }
+    return config.load(os.environ, options, target)
+
+
+def load_config(
+    *,
+    target: str | None = None,
+    dsn: str | None = None,
+    directory: str | None = None,
+    jobs: str | None = None,
 ) -> config.Config:
-    """Read the environment and these options."""
-    return config.load(
-        os.environ,
-        {
-            "DATABASE_URL": dsn,
-            "BACKUP_DIR": directory,
-            "BACKUP_JOBS": jobs,
-            "BACKUP_LOCK_TIMEOUT": lock_timeout,
-        },
-    )
+    """Read the configuration of one target."""
+    configs = load_configs(target=target, dsn=dsn, directory=directory, jobs=jobs)
+    if len(configs) > 1:
+        names = ", ".join(str(one.target) for one in configs)
+        raise e.UsageError(
+            f"the configuration has several targets: {names}", hint="Say which: --target=NAME."
+        )
+    return configs[0]
 
 
 def print_json(value: object) -> None:

@@ -11,6 +11,7 @@ from .common import (
     json_option,
     load_config,
     print_json,
+    target_option,
 )
 
 
@@ -23,6 +24,7 @@ Examples:
 """,
 )
 @connection_options
+@target_option
 @dir_option
 @jobs_option
 @json_option
@@ -30,6 +32,7 @@ def command(
     *,
     dsn: str | None,
     database: str | None,
+    target: str | None,
     directory: str | None,
     jobs: str | None,
     as_json: bool,
@@ -38,7 +41,7 @@ def command(
 
     Nothing is changed. Exit code 4 if a backup would fail.
     """
-    config = load_config(dsn=dsn, directory=directory, jobs=jobs)
+    config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
     report = d.examine(config.endpoint(database), config.directory, config.jobs)
     if as_json:
         print_json(report)

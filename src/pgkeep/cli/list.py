@@ -6,7 +6,7 @@ import click
 
 from .. import catalog, progress
 from ..stores.local import LocalStore
-from .common import dir_option, json_option, load_config, print_json
+from .common import dir_option, json_option, load_config, print_json, target_option
 
 
 @click.command(
@@ -18,15 +18,18 @@ Examples:
 """,
 )
 @click.option("--database", metavar="NAME", help="Only backups of this database.")
+@target_option
 @dir_option
 @json_option
-def command(*, database: str | None, directory: str | None, as_json: bool) -> None:
+def command(
+    *, database: str | None, target: str | None, directory: str | None, as_json: bool
+) -> None:
     """Show the backups that there are, oldest first.
 
     A backup is what has a manifest. One whose file is gone or has another length is marked
     "missing".
     """
-    config = load_config(directory=directory)
+    config = load_config(target=target, directory=directory)
     backups = [
         one
         for one in catalog.Catalog(LocalStore(config.directory)).backups()

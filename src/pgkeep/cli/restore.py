@@ -9,6 +9,7 @@ from .. import errors as e
 from .. import restore as r
 from .. import verify as v
 from ..stores.local import LocalStore
+from . import output
 from .common import (
     connection_options,
     dir_option,
@@ -18,6 +19,7 @@ from .common import (
     locate,
     plural,
     print_json,
+    target_option,
 )
 
 
@@ -53,6 +55,7 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--yes", is_flag=True, help="Do not ask before an existing database is changed.")
 @connection_options
+@target_option
 @dir_option
 @jobs_option
 @json_option
@@ -75,6 +78,7 @@ def command(
     yes: bool,
     dsn: str | None,
     database: str | None,
+    target: str | None,
     directory: str | None,
     jobs: str | None,
     as_json: bool,
@@ -98,14 +102,14 @@ def command(
         },
         {"--schema-only": schema_only, "--data-only": data_only},
     )
-    config = load_config(dsn=dsn, directory=directory, jobs=jobs)
+    config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
     if file is not None:
         store, name = locate(file, config.directory)
     else:
         store = LocalStore(config.directory)
         name = catalog.Catalog(store).latest(database).artifact.name
     if verify_only:
-        with progress.create(silent=as_json) as bar:
+        with output.current().progress(silent=as_json) as bar:
             report = v.verify(store, name, jobs=config.jobs, progress=bar.verified)
         print_json(report) if as_json else click.echo(f"ok: {report.file} is whole")
         return
@@ -123,13 +127,13 @@ def command(
         return
     if (drop_existing or in_place or data_only) and plan.mode != r.Mode.NEW and not yes:
         _confirm(plan, as_json=as_json)
-    with progress.create(silent=as_json) as bar:
+    with output.current().progress(silent=as_json) as bar:
         result = restore.execute(plan, bar)
     if as_json:
         print_json(result)
         return
     for warning in result.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        output.current().warning(warning)
     if result.old_database:
         click.echo(f"the former database is kept as {result.old_database}")
     rows = (
@@ -137,7 +141,7 @@ def command(
         if result.rows is not None
         else ""
     )
-    click.echo(f"done: database {result.database}: {rows}{progress.duration(result.seconds)}")
+    output.current().done(f"database {result.database}: {rows}{progress.duration(result.seconds)}")
 
 
 def _check_usage(

@@ -4,7 +4,17 @@ import click
 
 from .. import progress
 from .. import verify as v
-from .common import dir_option, jobs_option, json_option, load_config, locate, plural, print_json
+from . import output
+from .common import (
+    dir_option,
+    jobs_option,
+    json_option,
+    load_config,
+    locate,
+    plural,
+    print_json,
+    target_option,
+)
 
 
 @click.command(
@@ -17,19 +27,22 @@ Examples:
 """,
 )
 @click.argument("file")
+@target_option
 @dir_option
 @jobs_option
 @json_option
-def command(*, file: str, directory: str | None, jobs: str | None, as_json: bool) -> None:
+def command(
+    *, file: str, target: str | None, directory: str | None, jobs: str | None, as_json: bool
+) -> None:
     """Check that FILE is whole: without a server, and believing nothing.
 
     A file of pgkeep: end marker, index, hashes, CRCs, row counts, SQL structure; with its side
     files also SHA-256 and manifest. Any other plain dump of pg_dump, gzipped or not: the structure,
     from the first comment to the last. Exit code 5 if anything is wrong.
     """
-    config = load_config(directory=directory, jobs=jobs)
+    config = load_config(target=target, directory=directory, jobs=jobs)
     store, name = locate(file, config.directory)
-    with progress.create(silent=as_json) as bar:
+    with output.current().progress(silent=as_json) as bar:
         bar.step("verifying")
         report = v.verify(store, name, jobs=config.jobs, progress=bar.verified)
     if as_json:

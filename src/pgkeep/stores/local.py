@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -33,8 +34,12 @@ class LocalStore:
 
     def prepare(self) -> None:
         """Make the directory, readable by its owner only, if it is not there."""
-        with _translated("create directory", self.directory):
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [self.directory, *self.directory.parents]
+        missing = missing[: next(n for n, one in enumerate(missing) if one.exists())]
+        for directory in reversed(missing):
+            with _translated("create directory", directory):
+                directory.mkdir(mode=0o700, exist_ok=True)
+                directory.chmod(0o700)  # a umask may have taken from the owner too
 
     def create(self, name: str) -> "LocalUpload":
         """Begin a new file."""
@@ -117,10 +122,13 @@ class LocalUpload:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # What goes wrong here is a consequence, and must not hide the failure that led here.
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
             self._fd = -1
-        self._partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._partial.unlink(missing_ok=True)
 
 
 class LocalSource:
@@ -129,8 +137,15 @@ class LocalSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         with _translated("open", path):
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._size = os.fstat(self._fd).st_size
+            # Not to wait for the writer of a pipe.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            raise e.StoreError(
+                f"{path} is not a file", hint="A backup is read at any place: save it as a file."
+            )
+        self._size = status.st_size
 
     @property
     def name(self) -> str:
@@ -164,6 +179,10 @@ def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        # Some network file systems cannot do that; PostgreSQL lets them pass too.
+        if error.errno not in (errno.EBADF, errno.EINVAL):
+            raise
     finally:
         os.close(fd)
 

@@ -1,0 +1,42 @@
+"""pgkeep config."""
+
+import click
+
+from .. import config as c
+from .common import dir_option, jobs_option, json_option, load_configs, print_json, target_option
+
+_VARIABLES = "\n".join(f"  {one.variable:25}{one.meaning}" for one in c.SETTINGS)
+
+
+@click.command(
+    "config",
+    epilog=f"""\b
+Variables, each also as NAME_FILE (a file that holds the value), and in lower case
+as keys of the pgkeep.toml that PGKEEP_CONFIG names, at its top or in [targets.NAME]:
+{_VARIABLES}
+""",
+)
+@target_option
+@dir_option
+@jobs_option
+@json_option
+def command(*, target: str | None, directory: str | None, jobs: str | None, as_json: bool) -> None:
+    """Show the effective settings and where each comes from; secrets are hidden."""
+    configs = load_configs(target=target, directory=directory, jobs=jobs)
+    if as_json:
+        print_json([{"target": one.target, "settings": _settings(one)} for one in configs])
+        return
+    for one in configs:
+        if one.target is not None:
+            click.echo(f"target {one.target}")
+        for variable, (text, origin) in _settings(one).items():
+            click.echo(f"{variable:24} {text or '-':20} {origin}")
+
+
+def _settings(config: c.Config) -> dict[str, tuple[str, str]]:
+    shown = {}
+    for setting in c.SETTINGS:
+        text, origin = config.values.get(setting.variable, c.Value(setting.default, "the default"))
+        hidden = setting.variable in c.SECRETS and text
+        shown[setting.variable] = ("********" if hidden else text, origin)
+    return shown

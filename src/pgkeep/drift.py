@@ -1,0 +1,33 @@
+"""What has shrunk since the last verified backup: an emptied table is faithfully copied too."""
+
+from collections.abc import Iterator
+
+from .manifest import Manifest
+
+SMALLEST = 100  # rows; what small tables lose is everyday life
+
+
+def drift(before: Manifest, after: Manifest, share: float) -> list[str]:
+    """Return a warning for everything that fell by more than `share`, from 0 to 1."""
+    return list(_drift(before, after, share))
+
+
+def _drift(before: Manifest, after: Manifest, share: float) -> Iterator[str]:
+    if before.schema_only or after.schema_only:
+        return
+    since = f"since {before.name.stem}"
+    if _fell(before.artifact.size, after.artifact.size, share):
+        yield (
+            f"the backup shrank from {before.artifact.size} to {after.artifact.size} bytes {since}"
+        )
+    if _fell(len(before.tables), len(after.tables), share):
+        yield f"tables fell from {len(before.tables)} to {len(after.tables)} {since}"
+    rows = {(one.schema, one.name): one.rows for one in after.tables}
+    for table in before.tables:
+        now = rows.get((table.schema, table.name))
+        if now is not None and table.rows >= SMALLEST and _fell(table.rows, now, share):
+            yield f"rows of {table.schema}.{table.name} fell from {table.rows} to {now} {since}"
+
+
+def _fell(before: int, after: int, share: float) -> bool:
+    return after < before * (1 - share)

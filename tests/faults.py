@@ -1,0 +1,160 @@
+"""Make a running pgkeep fail: hold it at some point, look at its processes, put liars on its PATH."""
+
+import contextlib
+import os
+import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pgkeep import naming
+from pgkeep.server import Server
+
+from . import keep
+from . import servers as s
+
+T = TypeVar("T")
+
+PROGRAMS = ("pg_dump", "pg_dumpall", "psql")
+
+
+def eventually(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
+    """Return the first true value of a condition."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.005)
+    return value
+
+
+class Run:
+    """A pgkeep at work on a database; killed when the context is left."""
+
+    def __init__(self, server: Server, database: str, *args: str, **options: Any) -> None:
+        env = keep.environment(server, database, **options.pop("env", {}))
+        self._mark = f"PGDATABASE={database}".encode()
+        self.process = keep.start(*args, env=env, **options)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        for pid in self.children():
+            os.kill(pid, signal.SIGKILL)
+
+    def ends(self, code: int, seconds: float = 30) -> str:
+        """Wait for the end; return what it complained of."""
+        out, err = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == code, f"exit {self.process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err, err
+        return err
+
+    def kill(self) -> None:
+        """End it without a chance to clean up."""
+        self.process.kill()
+        self.process.wait()
+
+    def children(self, name: str = "") -> list[int]:
+        """Processes that pgkeep has started for this database, and that are not dead."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            pid = int(folder.name)
+            with contextlib.suppress(OSError):
+                variables = (folder / "environ").read_bytes().split(b"\0")
+                program = (folder / "comm").read_text().strip()
+                if self._mark in variables and program.startswith(name):
+                    found.append(pid)
+        return [pid for pid in found if pid != self.process.pid]
+
+    def leaves_no_child(self) -> None:
+        eventually(lambda: not self.children(), "the end of every child")
+
+    @contextlib.contextmanager
+    def frozen(self, condition: Callable[[], T]) -> Iterator[T]:
+        """Stop pgkeep when a condition comes true, and still holds with pgkeep stopped."""
+
+        def attempt() -> T | None:
+            assert self.process.poll() is None, self.process.communicate()
+            if not condition():
+                return None
+            os.kill(self.process.pid, signal.SIGSTOP)
+            with contextlib.suppress(AssertionError):
+                # Its children go on until their pipes are full, if they have so much to say.
+                return eventually(condition, "", 1)
+            os.kill(self.process.pid, signal.SIGCONT)
+            return None
+
+        found = eventually(attempt, "the condition to stop at")
+        try:
+            yield found
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
+
+
+def sessions(server: Server, database: str, condition: str = "true") -> list[int]:
+    """Return the backends that serve pgkeep or its children in a database."""
+    rows = s.sql(
+        server,
+        "postgres",
+        "select pid from pg_stat_activity where datname = %(database)s"
+        f" and application_name like 'pgkeep%%' and {condition}",
+        database=database,
+    )
+    return [row[0] for row in rows]
+
+
+def leaves_no_session(server: Server, database: str) -> None:
+    eventually(lambda: not sessions(server, database), "the end of every session")
+
+
+@contextlib.contextmanager
+def statement(server: Server, database: str, query: str) -> Iterator[None]:
+    """Hold what a statement locks."""
+    with s.connect(server, database) as connection:
+        connection.execute("begin")
+        connection.execute(query)
+        yield
+
+
+def path_with(folder: Path, server: Server, scripts: Mapping[str, str]) -> str:
+    """Return a PATH on which some programs are shell scripts; `$real` is what they stand for."""
+    folder.mkdir()
+    installation = s.programs_for(s.major_of(server))
+    for name in PROGRAMS:
+        script = scripts.get(name, 'exec "$real" "$@"')
+        (folder / name).write_text(
+            f"#!/bin/sh\nreal={shlex.quote(installation.program(name))}\n"
+            f'[ "$1" = --version ] && exec "$real" "$@"\n{script}\n'
+        )
+        (folder / name).chmod(0o755)
+    return os.pathsep.join([str(folder), os.environ["PATH"]])
+
+
+def gate(folder: Path) -> str:
+    """Return a script that waits as long as the folder exists, then becomes the program."""
+    folder.mkdir()
+    place = shlex.quote(str(folder))
+    return (
+        f": >{place}/waits-$$; while [ -d {place} ]; do sleep 0.02; done 2>/dev/null;"
+        ' exec "$real" "$@"'
+    )
+
+
+def waiting_at(folder: Path) -> list[Path]:
+    return [*folder.glob("waits-*")]
+
+
+def published(directory: Path) -> list[str]:
+    """Return the manifests in a directory; what has a final name must have its manifest."""
+    names = {name for name in keep.left_over(directory) if ".partial-" not in name}
+    parsed = [(name, naming.parse(name)) for name in names]
+    orphans = [name for name, one in parsed if one is None or one.manifest not in names]
+    assert not orphans, orphans
+    manifests = {one.manifest for _, one in parsed if one is not None}
+    complete = {file for _, one in parsed if one is not None for file in one.files}
+    assert names == complete
+    return sorted(manifests)

@@ -1,0 +1,234 @@
+"""Names and encodings that are legal, and that tools nevertheless break on."""
+
+import gzip
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from pgkeep.server import Server
+
+from . import keep
+from . import servers as s
+from .compare import assert_same_database
+from .spare import Spare
+
+TABLE = "create table t (id int primary key, note text); insert into t values (1, 'a'), (2, 'b')"
+
+NAMES = {
+    "conninfo": "a=b host=nowhere",
+    "uri": "postgresql://x",
+    "parent": "../../x",
+    "dots": "..",
+    "folder": "a/b",
+    "quotes": "sp ace'q\"\\",
+    "option": "-h",
+    "percent": "a%41",
+    "tilde": "~root",
+    "glob": "*?[a]",
+    "newline": "two\nlines",
+    "escape": "\x1b[31mred",
+    "dollar": "$(x)`x`$pgkeep$",
+    "63 bytes": "界" * 21,
+}
+
+
+@pytest.fixture
+def spare() -> Iterator[Spare]:
+    with Spare() as made:
+        yield made
+
+
+def stem(artifact: Path) -> str:
+    return artifact.name.removesuffix(".sql.gz")
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
+def test_a_database_may_be_called_anything(
+    pg17: Server, spare: Spare, tmp_path: Path, name: str
+) -> None:
+    """A7.2, B16: backed up, listed, checked by sha256sum elsewhere, and restored."""
+    database = spare.database(pg17, name=name)
+    s.sql(pg17, database, TABLE)
+    env = keep.environment(pg17, BACKUP_DIR=str(tmp_path / "made"))
+    # Of the names here this one is the longest that a file gets.
+    keep.run("backup", f"--database={name}", "--type=monthly", "--schema-only", env=env)
+    artifact = keep.backup(pg17, database, tmp_path / "made", "--type=monthly", "--verify")
+    assert artifact.parent == tmp_path / "made"
+    moved = (tmp_path / "made").rename(tmp_path / "moved")
+    assert sorted(tmp_path.iterdir()) == [moved]
+    done = subprocess.run(
+        ["sha256sum", "-c", "--strict", f"{stem(artifact)}.sql.gz.sha256"],
+        cwd=moved, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    env["BACKUP_DIR"] = str(moved)
+    listed = json.loads(keep.run("list", f"--database={name}", "--json", env=env))
+    assert [one["manifest"]["database"]["name"] for one in listed] == [name, name]
+    shown = keep.run("list", env=env)
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 4
+    s.drop(pg17, name)
+    keep.run("restore", "--latest", f"--database={name}", env=env)
+    assert s.sql(pg17, name, "select * from t order by 1") == [(1, "a"), (2, "b")]
+    keep.run("restore", "--latest", f"--database={name}", "--drop-existing", "--discard-old",
+             "--yes", env=env)  # fmt: skip
+    assert s.sql(pg17, name, "select * from t order by 1") == [(1, "a"), (2, "b")]
+
+
+def test_backups_of_names_that_begin_alike_are_told_apart(
+    pg17: Server, spare: Spare, tmp_path: Path
+) -> None:
+    """B9, B16: also where they differ by case, or look like a backup's own name."""
+    names = ["app", "app_x", "app-2", "app_daily", "APP", "app_daily_20260101T000000Z", "app%20"]
+    for name in names:
+        s.sql(pg17, spare.database(pg17, name=name), TABLE)
+        s.sql(pg17, name, f"insert into t values (3, '{name}')".replace("%", "%%"))
+        keep.backup(pg17, name, tmp_path, "--type=daily")
+    env = keep.environment(pg17, BACKUP_DIR=str(tmp_path))
+    # Case alone is not kept by every file system: the names differ without it.
+    assert len({path.name.lower() for path in tmp_path.iterdir()}) == len(list(tmp_path.iterdir()))
+    for name in names:
+        (listed,) = json.loads(keep.run("list", f"--database={name}", "--json", env=env))
+        assert listed["manifest"]["database"]["name"] == name
+        target = spare.name(pg17)
+        keep.run("restore", "--latest", f"--database={name}", f"--target-db={target}", env=env)
+        assert s.sql(pg17, target, "select note from t where id = 3") == [(name,)]
+    said = keep.run("restore", "--latest", "--target-db=never", env=env, code=9)
+    for name in names:
+        assert name in said
+    keep.run("restore", "--latest", "--database=ap", "--target-db=never", env=env, code=9)
+
+
+# An encoding, text that it can write, and names for everything.
+ENCODINGS = {
+    "LATIN1": "façade ÿ£",
+    "EUC_JP": "日本語テーブル",
+    "WIN1251": "таблица",
+    "SQL_ASCII": "façade 界",
+}
+
+
+def wide(encoding: str, word: str, rows: int) -> list[sql.Composed]:
+    """Fill a database whose every name holds the word; with many rows it is cut into slices."""
+    name = sql.Identifier(word)
+    made = [
+        sql.SQL("create table {} (id int primary key, {} text)").format(name, name),
+        sql.SQL("alter table {} alter {} set storage plain").format(name, name),
+        sql.SQL("insert into {} select n, n || repeat({}, 1900 / octet_length({}))"
+                " from generate_series(1, {}) n").format(name, word, word, rows),
+        sql.SQL("create schema {n}").format(n=name),
+        sql.SQL("create sequence {n}.{n}").format(n=name),
+        sql.SQL("create type {n}.{n}_enum as enum ({w})".replace("_enum", "")).format(n=name, w=word)
+        if False else sql.SQL("create domain {n}.{d} as text default {w}").format(
+            n=name, d=sql.Identifier(word + "d"), w=word),
+        sql.SQL("create view {n}.{v} as select {n} from {n} where {n} <> {w}").format(
+            n=name, v=sql.Identifier(word + "v"), w=word),
+        sql.SQL("create index {i} on {n} (lower({n})) where id < 0").format(
+            i=sql.Identifier(word + "i"), n=name),
+        sql.SQL("comment on table {n} is {w}").format(n=name, w=word),
+        sql.SQL("create function {n}.{n}() returns text language sql as {b}").format(
+            n=name, b=f"select '{word}\\n'::text"),
+    ]  # fmt: skip
+    del encoding
+    return made
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_an_encoding_is_kept_byte_by_byte(
+    pg17: Server, spare: Spare, tmp_path: Path, encoding: str
+) -> None:
+    """A3.14, B32: names and data that are not UTF-8, in slices too; by pgkeep and by hand."""
+    word = ENCODINGS[encoding]
+    database = spare.database(pg17, f"encoding '{encoding}' locale 'C'")
+    client = {} if encoding == "SQL_ASCII" else {"client_encoding": "utf8"}
+    with s.connect(pg17, database, **client) as connection:
+        for statement in wide(encoding, word, 20_000 if encoding == "EUC_JP" else 9_000):
+            connection.execute(statement)
+        if encoding == "SQL_ASCII":
+            # Bytes that are no text in any encoding, as data, as a name and as a comment.
+            connection.execute(b"create table \"odd \xe9\xff\" (\"\xe9\" text)")
+            connection.execute(b"insert into \"odd \xe9\xff\" values (E'\xff\xfe\xe9 \\\\ \xe3')")
+            connection.execute(b"comment on table \"odd \xe9\xff\" is '\xe9'")
+            connection.execute(
+                sql.SQL("comment on database {} is ").format(sql.Identifier(database)).as_bytes()
+                + b"'\xe9'"
+            )
+    artifact = keep.backup(pg17, database, tmp_path, "--verify", BACKUP_JOBS="2")
+    if encoding == "EUC_JP":
+        content = gzip.decompress(artifact.read_bytes())
+        assert content.count(b"\nCOPY public." + f'"{word}"'.encode("euc_jp")) > 1
+    target, by_hand = spare.name(pg17), spare.database(pg17, f"encoding '{encoding}' locale 'C'")
+    keep.restore(pg17, artifact, target)
+    assert_same_database(pg17, database, pg17, target)
+    keep.restore_by_hand(pg17, artifact, by_hand)
+    assert_same_database(pg17, database, pg17, by_hand, ignore_database=True)
+
+
+def test_names_of_the_cluster_are_utf8_whatever_a_database_is(
+    pg17: Server, spare: Spare, tmp_path: Path
+) -> None:
+    """A3.14: roles and databases are shared: their bytes are not in this database's encoding."""
+    owner, guest = spare.role(pg17, name="Besitzer Ü"), spare.role(pg17, name="gäst")
+    database = spare.database(pg17, "encoding 'LATIN1' locale 'C'", name="Größe")
+    s.sql(pg17, "postgres", f"alter database {s.quoted(database)} owner to {s.quoted(owner)}")
+    s.sql(pg17, "postgres", f"alter role {s.quoted(guest)} in database {s.quoted(database)}"
+          " set work_mem = '7MB'")  # fmt: skip
+    s.sql(pg17, "postgres", f"grant create on database {s.quoted(database)} to {s.quoted(guest)}")
+    with s.connect(pg17, "postgres") as connection:
+        # Seen from a LATIN1 database the role's name is other characters, of the same bytes.
+        seen = owner.encode().decode("latin-1"), guest.encode().decode("latin-1")
+        del connection
+    s.sql(pg17, database, f"{TABLE}; alter table t owner to {s.quoted(seen[0])};"
+          f"grant select on t to {s.quoted(seen[1])}")  # fmt: skip
+    artifact = keep.backup(pg17, database, tmp_path)
+    env = keep.environment(pg17, BACKUP_DIR=str(tmp_path))
+    (listed,) = json.loads(keep.run("list", f"--database={database}", "--json", env=env))
+    assert listed["manifest"]["database"]["owner"] == owner
+    assert {owner, guest} <= set(listed["manifest"]["roles"])
+    target = spare.name(pg17)
+    keep.restore(pg17, artifact, target)
+    assert_same_database(pg17, database, pg17, target)
+    s.drop(pg17, database)
+    keep.run("restore", "--latest", f"--database={database}", env=env)
+    assert_same_database(pg17, database, pg17, target)
+
+
+def test_backslashes_survive_old_fashioned_strings(
+    pg17: Server, spare: Spare, tmp_path: Path
+) -> None:
+    """A1.10: with standard_conforming_strings off a backslash escapes in every string."""
+    role = spare.role(pg17, "superuser")
+    database = spare.database(pg17)
+    for what in (f"database {database}", f"role {role}"):
+        s.sql(pg17, "postgres", f"alter {what} set standard_conforming_strings = off")
+    s.sql(
+        pg17,
+        database,
+        r"""
+        create table "back\slash" (id int primary key, "a\b" text default E'c:\\new\\table',
+                                   check ("a\b" <> 'it''s \\'));
+        insert into "back\slash" values (1, 'tab\there'), (2, E'\\.'), (3, '\\N'), (4, '\\\\n''');
+        comment on table "back\slash" is 'c:\\temp';
+        create function path() returns text language sql as $$select 'c:\temp\new'::text$$;
+        create function quoted() returns text language sql as 'select ''\\\\x''::text';
+        create view v as select 'a\\b'::text as c;
+        """,
+    )
+    before = s.sql(pg17, database, "select path(), quoted(), v.c from v")
+    artifact = keep.backup(pg17, database, tmp_path, PGUSER=role)
+    assert "standard_conforming_strings is off" in manifest_text(artifact)
+    target, by_hand = spare.name(pg17), spare.database(pg17)
+    keep.restore(pg17, artifact, target, PGUSER=role)
+    assert_same_database(pg17, database, pg17, target)
+    assert s.sql(pg17, target, "select path(), quoted(), v.c from v") == before
+    s.sql(pg17, "postgres", f"alter database {by_hand} set standard_conforming_strings = off")
+    keep.restore_by_hand(pg17, artifact, by_hand)
+    assert_same_database(pg17, database, pg17, by_hand)
+
+
+def manifest_text(artifact: Path) -> str:
+    return artifact.with_name(stem(artifact) + ".manifest.json").read_text()

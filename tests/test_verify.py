@@ -1,0 +1,287 @@
+"""What reads a dump, on its own: the scanner, the inflater, the index, the manifest."""
+
+import gzip
+import random
+import time
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from isal import isal_zlib
+
+from pgkeep import artifact as a
+from pgkeep import errors as e
+from pgkeep import manifest as m
+from pgkeep import script, verify
+from pgkeep.stores.memory import MemorySource
+
+MIB = 1 << 20
+BEGIN = b"--\n-- PostgreSQL database dump\n--\n\n"
+COMPLETE = b"--\n-- PostgreSQL database dump complete\n--\n\n"
+ENTRY = b"--\n-- Name: t; Type: TABLE; Schema: s; Owner: o\n--\n"
+
+# What SQL is made of, as far as a scanner may stumble over it.
+TOKENS = [
+    b"'", b'"', b"$$", b"$a$", b"E'", b"\\", b"\\'", b"\n", b"\r\n", b"--", b"--\n", b"-- ", b"/*",
+    b"*/", b"COPY ", b'COPY "a\n', b"t (a, ", b" FROM stdin;\n", b"\n\\.\n", b"\\.", b";", b"x",
+    b" ", b"\t", b"$", b"1", b"\xff", b"\0", b"\\restrict x\n", b"COPY t (a) FROM stdin;\n",
+    b"SET standard_conforming_strings = off;\n", b"SET standard_conforming_strings = on;\n",
+    b"SET default_tablespace = '';\n", b"-- TOC entry 1 (class 2 OID 3)\n",
+    b"-- Dependencies: 1 2\n", b"-- Name: x; Type: TABLE; Schema: s; Owner: o\n", ENTRY, BEGIN,
+    COMPLETE,
+]  # fmt: skip
+soup = st.lists(st.sampled_from(TOKENS) | st.binary(max_size=3), max_size=40).map(b"".join)
+
+
+def scanned(*chunks: bytes) -> tuple[list[script.Piece], str | None]:
+    """Return the pieces, neighbours of a kind joined, and the error that the input ends with."""
+    scanner = script.Scanner()
+    found: list[script.Piece] = []
+    error = None
+    try:
+        for chunk in chunks:
+            found += scanner.feed(chunk)
+        found += scanner.close()
+    except e.VerificationFailed as failure:
+        error = str(failure)
+    joined: list[script.Piece] = []
+    for piece in found:
+        last = joined[-1] if joined else None
+        if isinstance(piece, script.Text) and isinstance(last, script.Text):
+            joined[-1] = script.Text(last.data + piece.data)
+        elif isinstance(piece, script.Rows) and isinstance(last, script.Rows):
+            joined[-1] = script.Rows(last.data + piece.data)
+        else:
+            joined.append(piece)
+    return joined, error
+
+
+def data_of(pieces: list[script.Piece]) -> bytes:
+    return b"".join(piece.data for piece in pieces if not isinstance(piece, script.Entry))
+
+
+@given(soup)
+@example(b"COPY t (a) FROM stdin;\nx\\.\n\\.\nafter\n")
+@settings(max_examples=300, deadline=None)
+def test_pieces_joined_are_the_input(data: bytes) -> None:
+    pieces, error = scanned(data)
+    if error is None:
+        assert data_of(pieces) == data
+    else:
+        assert data.startswith(data_of(pieces))
+
+
+@given(soup, st.randoms(use_true_random=False), st.sampled_from([1, 2, 7, 60]))
+@example(b"$" + ENTRY + b"a\n", random.Random(1), 60)
+@settings(max_examples=500, deadline=None)
+def test_chunks_cut_anywhere_give_the_same_pieces(
+    data: bytes, cuts: random.Random, longest: int
+) -> None:
+    chunks = []
+    start = 0
+    while start < len(data):
+        length = cuts.randint(1, longest)
+        chunks.append(data[start : start + length])
+        start += length
+    pieces, error = scanned(data)
+    in_chunks, error_in_chunks = scanned(*chunks)
+    assert error_in_chunks == error
+    if error is None:
+        assert in_chunks == pieces
+
+
+@given(soup)
+@settings(max_examples=300, deadline=None)
+def test_soup_is_refused_with_a_reason(data: bytes) -> None:
+    """Whatever a file holds, it is whole or VerificationFailed."""
+    for content in (data, BEGIN + data, BEGIN + data + COMPLETE):
+        for packed in (content, gzip.compress(content, 1)):
+            try:
+                report = verify.verify_source(
+                    MemorySource("soup", packed), jobs=1, progress=lambda _: None
+                )
+            except e.VerificationFailed as error:
+                assert str(error).startswith("soup: ")
+            else:
+                assert report.raw_bytes == len(content)
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        b"'%b'",
+        b"'it''s %b'",
+        b"E'it\\'s \\\\\\'%b'",
+        b"e'\\\\''%b'",
+        b"U&'\\0041%b'",
+        b'"%b"',
+        b'"a"" %b"',
+        b"$$%b$$",
+        b"$a$ $$ $b$ %b$a$",
+        b"$\xc3\xa4_1$%b$\xc3\xa4_1$",
+        b"/* /* */ %b */",
+        b"/* '%b */",
+        b"SET standard_conforming_strings = off;\nSELECT 'it\\'s%b';"
+        b"\nSET standard_conforming_strings = on;\n",
+    ],
+)
+def test_what_is_quoted_is_not_believed(quoted: bytes) -> None:
+    """A2.4: an ending, an entry or a COPY inside of quotes; what follows them counts again."""
+    for inside in (COMPLETE, ENTRY, b"\nCOPY t (a) FROM stdin;\n1\n", b"\n\\connect x\n"):
+        data = BEGIN + b"SELECT " + quoted.replace(b"%b", b"\n" + inside) + b";\n" + ENTRY
+        pieces, error = scanned(data)
+        assert error is None
+        kinds = [type(piece) for piece in pieces if not isinstance(piece, script.Text)]
+        assert kinds == [script.Begin, script.Entry], data
+
+
+@pytest.mark.parametrize(
+    "text", [b"a$$;\n", b"1E'\\';\n", b"type'\\';\n", b"-- it's \"\n", b"SELECT '\\', 'a'';';\n"]
+)
+def test_what_is_not_quoted_is_believed(text: bytes) -> None:
+    pieces, error = scanned(BEGIN + text + ENTRY)
+    assert error is None
+    assert script.Entry in [type(piece) for piece in pieces]
+
+
+def test_copy_header_over_several_lines() -> None:
+    header = b'COPY s."a;\n FROM stdin;\nb" ("c""\n\\.\n", d) FROM stdin;\n'
+    rows = b"1\t2\n\\.x\n3\\.\t\n"
+    data = header + rows + b"\\.\n" + ENTRY
+    for size in (1, 5, len(data)):
+        chunks = [data[at : at + size] for at in range(0, len(data), size)]
+        pieces, error = scanned(*chunks)
+        assert error is None
+        assert pieces[:3] == [script.CopyBegin(header), script.Rows(rows), script.CopyEnd()]
+
+
+def test_rows_longer_than_the_chunks_are_not_gathered() -> None:
+    scanner = script.Scanner()
+    assert list(scanner.feed(b"COPY t (a) FROM stdin;\n")) != []
+    for _ in range(5):
+        (piece,) = scanner.feed(b"x" * 1000)
+        assert piece == script.Rows(b"x" * 1000)
+    assert [type(piece) for piece in scanner.feed(b"\n\\.\n")] == [script.Rows, script.CopyEnd]
+    assert list(scanner.close()) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "unit", "after"),
+    [
+        (b"INSERT INTO t VALUES ('", b"a", b"');\n"),
+        (b"SELECT ", b"'abcdefghijklmnopqrstuvwxyz', ", b"1;\n"),
+        (b"COPY t (", b"a, ", b"b) FROM stdin;\n"),
+        (b"COPY t (\n", b"a,\n", b"b) FROM stdin;\n"),
+        (b"SELECT ", b"$abcdefghijklmnopqrstuvwxyz ", b"1;\n"),
+        (b"", b"-- a comment among comments\n--\n", b"\n"),
+        (b"COPY t (a) FROM stdin;\n", b"x", b"\n\\.\n"),
+    ],
+    ids=["string", "strings", "copy", "copy in lines", "dollars", "comments", "row"],
+)
+def test_time_grows_with_the_size_only(before: bytes, unit: bytes, after: bytes) -> None:
+    """50 MiB of one line, or of lines that might become something, in 1 MiB chunks."""
+    data = before + unit * (50 * MIB // len(unit)) + after
+    scanner = script.Scanner()
+    began = time.process_time()
+    size = 0
+    for at in range(0, len(data), MIB):
+        size += sum(len(data_of([piece])) for piece in scanner.feed(data[at : at + MIB]))
+    size += sum(len(data_of([piece])) for piece in scanner.close())
+    assert size == len(data)
+    assert time.process_time() - began < 20  # quadratic would be minutes
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1, 8, 20, 257, 32768, 65537])
+@pytest.mark.parametrize("chunk", [1, 3, 1000, None])
+def test_gzip_members_cut_anywhere(extra: int, chunk: int | None) -> None:
+    """B27: members of about the size of a block, an empty one, one by another program."""
+    parts = [b"abc%d\n" % extra * MIB, b"", b"x" * MIB * 2]
+    parts = [part[: MIB + extra] for part in parts]
+    data = b"".join([gzip.compress(parts[0], 9), a.compress(parts[1]), a.compress(parts[2])])
+    size = chunk or len(data)
+    inflater = a.MultiMemberInflater()
+    found = b"".join(
+        block for at in range(0, len(data), size) for block in inflater.feed(data[at : at + size])
+    )
+    inflater.close()
+    assert found == b"".join(parts)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 7), st.integers(0, 10_000))
+@settings(max_examples=300, deadline=None)
+def test_damaged_gzip_is_refused(at: int, bit: int, length: int) -> None:
+    """B27, B28: a flipped bit or a cut gives an error or, in a header's idle bits, the same."""
+    parts = [random.Random(7).randbytes(300), b"abc" * 100, b""]
+    data = b"".join(gzip.compress(part, 6, mtime=0) for part in parts)
+    flipped = bytearray(data)
+    flipped[at % len(data)] ^= 1 << bit
+    ends = [0]
+    for part in parts:
+        ends.append(ends[-1] + len(gzip.compress(part, 6, mtime=0)))
+    cut = length % len(data)
+    for damaged, whole in ((bytes(flipped), True), (data[:cut], cut in ends)):
+        inflater = a.MultiMemberInflater()
+        try:
+            found = b"".join(inflater.feed(damaged))
+            inflater.close()
+        except e.VerificationFailed:
+            continue
+        assert whole
+        assert b"".join(parts).startswith(found)
+
+
+def artifact_bytes(*, index_member: int = 0, meta_format: int = a.FORMAT) -> bytes:
+    """An artifact that its writer made wrong, hashes and all."""
+    builder = a.MemberBuilder("pre")
+    builder.write(BEGIN + COMPLETE)
+    packed = builder.finish()
+    member = a.Member("pre", 0, len(packed), builder.raw, a.hashlib.sha256(packed).hexdigest())
+    facts = m.DatabaseFacts(name="d", owner="o", encoding="UTF8", collate="C", ctype="C")
+    server = m.ServerFacts(version="17.2", version_num=170002, system_identifier="1")
+    meta = a.Meta(
+        format=meta_format, pgkeep="1", database=facts, server=server, client_version="17.2",
+        snapshot="2026-11-22T02:00:00Z",
+    )  # fmt: skip
+    one = a.Object("TABLE", "s", "t", "o", index_member, 0, 1)
+    index = a._encode_index(a.Index(meta, [member], [one]))
+    marker = a._MARKER.pack(
+        a._MARKER_HEADER, 4 + a._PAYLOAD, a._SUBFIELD, a._PAYLOAD, a._MAGIC, len(packed),
+        len(index), a.hashlib.sha256(index).digest(), a._EMPTY,
+    )  # fmt: skip
+    return packed + index + marker
+
+
+def test_index_that_points_nowhere() -> None:
+    assert a.Artifact(MemorySource("good", artifact_bytes())).index.objects
+    for number in (1, -1):
+        with pytest.raises(e.VerificationFailed, match="does not exist"):
+            a.Artifact(MemorySource("bad", artifact_bytes(index_member=number)))
+
+
+def test_artifact_of_a_format_of_the_future() -> None:
+    with pytest.raises(e.VerificationFailed, match="format 2, this pgkeep reads up to 1") as caught:
+        a.Artifact(MemorySource("new", artifact_bytes(meta_format=2)))
+    assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[]", b"\xff", b'{"format": 1', b'{"format": "1"}', b"null", b"[" * 9999]
+)
+def test_what_is_no_manifest(data: bytes) -> None:
+    with pytest.raises(e.VerificationFailed, match="x is not a manifest of pgkeep"):
+        m.decode(data, "x")
+
+
+def test_manifest_of_the_future_may_look_different() -> None:
+    with pytest.raises(e.VerificationFailed, match="x has format 2, this pgkeep reads up to 1"):
+        m.decode(b'{"format": 2, "database": "renamed", "new": [1]}', "x")
+
+
+def test_an_unfinished_member_is_not_waited_for() -> None:
+    """The end of the input inside of a deflate stream, whatever the block size."""
+    packed = isal_zlib.compress(b"abc" * MIB, 1, 31)
+    for length in (1, 17, len(packed) // 2, len(packed) - 1):
+        with pytest.raises(e.VerificationFailed, match="cut gzip data"):
+            list(a.decompressed_blocks(packed[:length]))
+    with pytest.raises(e.VerificationFailed, match="bytes after the end"):
+        list(a.decompressed_blocks(packed + b"\0"))
