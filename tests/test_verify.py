@@ -1,6 +1,7 @@
 """What reads a dump, on its own: the scanner, the inflater, the index, the manifest."""
 
 import gzip
+import hashlib
 import random
 import time
 
@@ -72,7 +73,7 @@ def test_pieces_joined_are_the_input(data: bytes) -> None:
 
 
 @given(soup, st.randoms(use_true_random=False), st.sampled_from([1, 2, 7, 60]))
-@example(b"$" + ENTRY + b"a\n", random.Random(1), 60)
+@example(b"$" + ENTRY + b"a\n", random.Random(1), 60)  # noqa: S311
 @settings(max_examples=500, deadline=None)
 def test_chunks_cut_anywhere_give_the_same_pieces(
     data: bytes, cuts: random.Random, longest: int
@@ -100,10 +101,9 @@ def test_soup_is_refused_with_a_reason(data: bytes) -> None:
                 report = verify.verify_source(
                     MemorySource("soup", packed), jobs=1, progress=lambda _: None
                 )
-            except e.VerificationFailed as error:
-                assert str(error).startswith("soup: ")
-            else:
                 assert report.raw_bytes == len(content)
+            except e.VerificationFailed as error:
+                assert str(error).startswith("soup: ")  # noqa: PT017 - either will do
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,13 @@ def test_soup_is_refused_with_a_reason(data: bytes) -> None:
         b"$\xc3\xa4_1$%b$\xc3\xa4_1$",
         b"/* /* */ %b */",
         b"/* '%b */",
-        b"SET standard_conforming_strings = off;\nSELECT 'it\\'s%b';"
-        b"\nSET standard_conforming_strings = on;\n",
+        b"1;\nSET standard_conforming_strings = off;\nSELECT 'it\\'s%b'",
     ],
 )
 def test_what_is_quoted_is_not_believed(quoted: bytes) -> None:
     """A2.4: an ending, an entry or a COPY inside of quotes; what follows them counts again."""
     for inside in (COMPLETE, ENTRY, b"\nCOPY t (a) FROM stdin;\n1\n", b"\n\\connect x\n"):
-        data = BEGIN + b"SELECT " + quoted.replace(b"%b", b"\n" + inside) + b";\n" + ENTRY
+        data = BEGIN + b"SELECT\n" + quoted.replace(b"%b", b"\n" + inside) + b";\n" + ENTRY
         pieces, error = scanned(data)
         assert error is None
         kinds = [type(piece) for piece in pieces if not isinstance(piece, script.Text)]
@@ -188,7 +187,7 @@ def test_time_grows_with_the_size_only(before: bytes, unit: bytes, after: bytes)
         size += sum(len(data_of([piece])) for piece in scanner.feed(data[at : at + MIB]))
     size += sum(len(data_of([piece])) for piece in scanner.close())
     assert size == len(data)
-    assert time.process_time() - began < 20  # quadratic would be minutes
+    assert time.process_time() - began < 60  # quadratic would be minutes
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1, 8, 20, 257, 32768, 65537])
@@ -211,7 +210,7 @@ def test_gzip_members_cut_anywhere(extra: int, chunk: int | None) -> None:
 @settings(max_examples=300, deadline=None)
 def test_damaged_gzip_is_refused(at: int, bit: int, length: int) -> None:
     """B27, B28: a flipped bit or a cut gives an error or, in a header's idle bits, the same."""
-    parts = [random.Random(7).randbytes(300), b"abc" * 100, b""]
+    parts = [hashlib.shake_128(b"noise").digest(300), b"abc" * 100, b""]
     data = b"".join(gzip.compress(part, 6, mtime=0) for part in parts)
     flipped = bytearray(data)
     flipped[at % len(data)] ^= 1 << bit
@@ -235,7 +234,7 @@ def artifact_bytes(*, index_member: int = 0, meta_format: int = a.FORMAT) -> byt
     builder = a.MemberBuilder("pre")
     builder.write(BEGIN + COMPLETE)
     packed = builder.finish()
-    member = a.Member("pre", 0, len(packed), builder.raw, a.hashlib.sha256(packed).hexdigest())
+    member = a.Member("pre", 0, len(packed), builder.raw, hashlib.sha256(packed).hexdigest())
     facts = m.DatabaseFacts(name="d", owner="o", encoding="UTF8", collate="C", ctype="C")
     server = m.ServerFacts(version="17.2", version_num=170002, system_identifier="1")
     meta = a.Meta(
@@ -246,7 +245,7 @@ def artifact_bytes(*, index_member: int = 0, meta_format: int = a.FORMAT) -> byt
     index = a._encode_index(a.Index(meta, [member], [one]))
     marker = a._MARKER.pack(
         a._MARKER_HEADER, 4 + a._PAYLOAD, a._SUBFIELD, a._PAYLOAD, a._MAGIC, len(packed),
-        len(index), a.hashlib.sha256(index).digest(), a._EMPTY,
+        len(index), hashlib.sha256(index).digest(), a._EMPTY,
     )  # fmt: skip
     return packed + index + marker
 

@@ -8,6 +8,7 @@ where its next section must not begin yet.
 import queue
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -275,6 +276,7 @@ class _Run:
         self._workers = min(dump.options.jobs, len(tasks))
         self._order = _Order(dump.writer, self._crew, self._workers)
         self._coordinator = threading.Lock()
+        self._waiting: dict[int, float] = {}  # process id of a child -> since when
 
     def execute(self) -> None:
         """Do it all; raise the first failure when every child has gone."""
@@ -292,13 +294,25 @@ class _Run:
         self.dump.progress.wrote(self.dump.writer.raw, self.dump.writer.size)
         if self._coordinator.acquire(blocking=False):
             try:
-                self.dump.connection.execute("SELECT 1")
+                self._look_for_waits()
             except psycopg.Error as error:
                 raise e.DumpFailed(
                     f"lost the connection that holds the snapshot: {str(error).strip()}"
                 ) from error
             finally:
                 self._coordinator.release()
+
+    def _look_for_waits(self) -> None:
+        """Give up when a child waits for a lock on what is no table: pg_dump would for ever."""
+        now = time.monotonic()
+        limit = max(self.dump.options.lock_timeout, 2 * PG_DUMP_LOCK_WAIT / 1000)
+        waiting = snapshot.waiting(self.dump.connection)
+        self._waiting = {pid: self._waiting.get(pid, now) for pid in waiting}
+        for pid, since in self._waiting.items():
+            if now - since >= limit:
+                error = snapshot.waits_too_long(self.dump.connection, pid, limit)
+                if error is not None:
+                    raise error
 
     def _run_pg_dump(self) -> None:
         command: list[str | bytes] = [

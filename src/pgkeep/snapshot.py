@@ -210,7 +210,7 @@ def _not_locked(
     row = connection.execute(
         """
         SELECT l.relation, l.pid, coalesce(a.usename, '?'), coalesce(a.application_name, '?'),
-               coalesce(a.state, '?'), pg_catalog.date_trunc('second', now() - a.xact_start)::text
+               coalesce(a.state, '?'), pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - a.xact_start)::text
         FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
         WHERE l.mode = 'AccessExclusiveLock' AND l.relation = ANY (%s)
           AND l.database = (SELECT oid FROM pg_catalog.pg_database
@@ -221,14 +221,56 @@ def _not_locked(
     ).fetchone()
     if row is None:
         return e.DumpFailed(f"could not lock all tables within {lock_timeout:g} s")
-    oid, pid, user, application, state, age = row
+    oid, *holder = row
     table = next(f"{one.schema}.{one.name}" for one in listed if one.oid == oid)
+    return _locked(f"table {table}", lock_timeout, *holder)
+
+
+def _locked(
+    what: str, waited: float, pid: int | None, user: str, application: str, state: str, age: str
+) -> e.DumpFailed:
+    if not pid:
+        return e.DumpFailed(
+            f"could not lock {what} within {waited:g} s: a prepared transaction holds it",
+            hint="See pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED ends it.",
+        )
     return e.DumpFailed(
-        f"could not lock table {table} within {lock_timeout:g} s: process {pid} ({user},"
+        f"could not lock {what} within {waited:g} s: process {pid} ({user},"
         f" {application}, {state}, transaction open for {age}) holds it exclusively or waits to",
         hint="Wait until that transaction ends, end it with pg_terminate_backend, or raise"
         " --lock-timeout.",
     )
+
+
+def waiting(connection: Connection) -> set[int]:
+    """Return which sessions of pgkeep in this database wait for a lock."""
+    # Or this transaction would see the same sessions for ever.
+    connection.execute("SELECT pg_catalog.pg_stat_clear_snapshot()")
+    rows = connection.execute(
+        """
+        SELECT pid FROM pg_catalog.pg_stat_activity
+        WHERE application_name = 'pgkeep' AND datname = pg_catalog.current_database()
+          AND wait_event_type = 'Lock'
+        """
+    )
+    return {row[0] for row in rows}
+
+
+def waits_too_long(connection: Connection, pid: int, waited: float) -> e.DumpFailed | None:
+    """Say what a session waits for and who holds it; None if it waits no more."""
+    row = connection.execute(
+        """
+        SELECT coalesce(l.relation::pg_catalog.regclass::pg_catalog.text, l.locktype), b.pid,
+               coalesce(a.usename, '?'), coalesce(a.application_name, '?'), coalesce(a.state, '?'),
+               pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - a.xact_start)::text
+        FROM pg_catalog.pg_locks l
+        CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(l.pid)) AS b(pid)
+        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid
+        WHERE l.pid = %s AND NOT l.granted LIMIT 1
+        """,
+        [pid],
+    ).fetchone()
+    return None if row is None else _locked(row[0], waited, *row[1:])
 
 
 def _too_many_locks(connection: Connection, count: int) -> e.DumpFailed:
