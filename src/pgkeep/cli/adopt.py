@@ -31,4 +31,6 @@ def command(*, file: str, directory: str | None, jobs: str | None, as_json: bool
         manifest = a.adopt(store, name, jobs=config.jobs, progress=bar.verified)
     if as_json:
         print_json(manifest)
-    output.current().done(f"{name}: {plural(manifest.rows, 'row')}, verified, adopted")
+    output.current().done(
+        f"{name}: {plural(manifest.rows, 'row')}, verified, adopted", as_json=as_json
+    )

@@ -117,7 +117,8 @@ def command(
     raw = sum(manifest.raw_bytes for manifest in total.backups)
     out.done(
         f"{plural(len(total.backups), 'database')}, {plural(rows, 'row')}, {progress.size(raw)} of"
-        f" SQL in {progress.size(size)}, {progress.duration(time.monotonic() - started)}"
+        f" SQL in {progress.size(size)}, {progress.duration(time.monotonic() - started)}",
+        as_json=as_json,
     )
 
 

@@ -39,12 +39,15 @@ class Output:
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
 
-    def done(self, text: str) -> None:
-        """Tell, as the last thing of all, that the command has done its work."""
+    def done(self, text: str, *, as_json: bool = False) -> None:
+        """Tell, as the last thing of all, that the command has done its work.
+
+        With --json, standard output holds one document and nothing else.
+        """
         if self.style == "json":
             self._json("info", text, hint=None, exit_code=0)
         else:
-            click.echo(f"done: {text}")
+            click.echo(f"done: {text}", err=as_json)
 
     def progress(self, *, silent: bool) -> progress.Silent:
         """Return what tells how far a command is."""
