@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import secrets
 import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,9 +35,14 @@ class Run:
     """A pgkeep at work on a database; killed when the context is left."""
 
     def __init__(self, server: Server, database: str, *args: str, **options: Any) -> None:
-        env = keep.environment(server, database, **options.pop("env", {}))
-        self._mark = f"PGDATABASE={database}".encode()
-        self.process = keep.start(*args, env=env, **options)
+        mark = secrets.token_hex(8)
+        self._mark = f"PGFAULTS={mark}".encode()  # children get all that begins with PG
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        extra = {**options.pop("env", {}), "PGFAULTS": mark}
+        options["env"] = keep.environment(server, database, **extra)
+        self.process = subprocess.Popen(
+            [keep.PGKEEP, *args], stdin=subprocess.DEVNULL, text=True, **options
+        )
 
     def __enter__(self) -> "Run":
         return self
@@ -50,8 +57,8 @@ class Run:
         """Wait for the end; return what it complained of."""
         out, err = self.process.communicate(timeout=seconds)
         assert self.process.returncode == code, f"exit {self.process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in err, err
-        return err
+        assert "Traceback" not in (err or ""), err
+        return err or ""
 
     def kill(self) -> None:
         """End it without a chance to clean up."""
@@ -59,7 +66,7 @@ class Run:
         self.process.wait()
 
     def children(self, name: str = "") -> list[int]:
-        """Processes that pgkeep has started for this database, and that are not dead."""
+        """Processes that this pgkeep has started, and that are not dead."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             pid = int(folder.name)
@@ -89,6 +96,7 @@ class Run:
             return None
 
         found = eventually(attempt, "the condition to stop at")
+        assert found is not None
         try:
             yield found
         finally:
@@ -96,11 +104,11 @@ class Run:
 
 
 def sessions(server: Server, database: str, condition: str = "true") -> list[int]:
-    """Return the backends that serve pgkeep or its children in a database."""
+    """Return the backends that serve pgkeep or its children in databases of this name, or longer."""
     rows = s.sql(
         server,
         "postgres",
-        "select pid from pg_stat_activity where datname = %(database)s"
+        "select pid from pg_stat_activity where starts_with(datname, %(database)s)"
         f" and application_name like 'pgkeep%%' and {condition}",
         database=database,
     )

@@ -44,7 +44,8 @@ class Spare:
         """Create a role that may connect."""
         chosen = name or f"spare_{os.getpid()}_{next(_numbers)}"
         query = sql.SQL("create role {} login {}").format(
-            sql.Identifier(chosen), sql.SQL(options)  # type: ignore[arg-type]
+            sql.Identifier(chosen),
+            sql.SQL(options),  # type: ignore[arg-type]
         )
         if password is not None:
             query += sql.SQL(" password {}").format(password)

@@ -26,7 +26,6 @@ from .pressure import (
     locks_of_backup,
     parts,
     repeated,
-    resident,
     snapshot_of_backup,
     until,
     waits,
@@ -80,7 +79,7 @@ def backup_of(server: Server, database: str, directory: Path, *args: str, **extr
 @contextlib.contextmanager
 def restored(server: Server, artifact: Path) -> Iterator[psycopg.Connection[Any]]:
     """Connect to what pgkeep brings back of an artifact."""
-    name = f"restored {os.getpid()} {artifact.name}"
+    name = artifact.name.removesuffix(".sql.gz")[-50:]
     try:
         keep.restore(server, artifact, name, "--no-analyze")
         with s.connect(server, name) as connection:
@@ -124,7 +123,7 @@ def test_transfers_between_tables(pg17: Server, database: DatabaseFactory, tmp_p
 def test_table_emptied_before_it_is_locked(
     pg17: Server, database: DatabaseFactory, tmp_path: Path, change: str
 ) -> None:
-    """D3: rows that are gone for old snapshots are dumped, or the change is; pg_dump has neither."""
+    """D3: dumped as it was or as it has become; plain pg_dump has neither."""
     db = database(pg17)
     s.psql(
         pg17,
@@ -197,13 +196,8 @@ def test_migration_waits_holding_a_view(
     artifact = finish(backup, tmp_path)
     migration.finish()
     with restored(pg17, artifact) as copy:
-        assert (
-            one(
-                copy,
-                "select format_type(atttypid, -1) from pg_attribute where attrelid = 'v'::regclass and attname = 'a'",
-            )
-            == "bigint"
-        )
+        columns = "select string_agg(format_type(atttypid, -1), ' ') from pg_attribute"
+        assert one(copy, f"{columns} where attrelid = 'v'::regclass") == "bigint integer"
 
 
 def test_alter_waits_before_a_worker_locks(
@@ -229,10 +223,6 @@ from generate_series(1, {SPARSE_ROWS}) i;
     until(lambda: locks_of_backup(pg17, db, table) == 2)  # the coordinator and pg_dump
     alter = Later(pg17, db, f"alter table {table} add b int")
     until(lambda: waits(pg17, alter.pid))
-    with snapshot_of_backup(pg17, db) as before:
-        # The queue keeps others out, too: only who has read it is let in.
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            before.execute(f"lock table {table} in access share mode nowait")
     logged = pg17.log.stat().st_size
     gate.open()
     artifact = finish(backup, tmp_path)
@@ -242,34 +232,34 @@ from generate_series(1, {SPARSE_ROWS}) i;
         refused = re.findall(rb"ERROR:  could not obtain lock on relation", log.read())
     assert len(refused) == 2, "both workers were refused, so that the coordinator has copied"
     assert len(parts(artifact, 'tä "b')) == 2
-    s.sql(pg17, db, f"alter table {table} drop b")
+    s.sql(pg17, db, f"alter table {table} drop b")  # it got its turn
     with restored(pg17, artifact) as copy, s.connect(pg17, db) as source:
         assert one(copy, "show server_encoding") == "LATIN1"
         assert contents(copy, f"only {table}") == contents(source, f"only {table}")
         assert one(copy, "select count(*) from " + table) == SPARSE_ROWS
 
 
-@pytest.mark.parametrize(
-    "churn",
-    [
-        "create table came (a int); drop table came",
-        "create schema came; create table came.t (); drop schema came cascade",
-        "create function came() returns int return 1; drop function came()",
-        "create type came as enum ('a'); drop type came",
-        "create view came as select * from t; drop view came",
-        "create index came on t (a); drop index came; select pg_sleep(0.2)",
-    ],
-    ids=lambda churn: str(churn).split()[1],
+CHURN = (
+    ("create table c1 (a int)", "drop table c1"),
+    ("create schema c2", "create table c2.t ()", "drop schema c2 cascade"),
+    ("create function c3() returns int return 1", "drop function c3()"),
+    ("create type c4 as enum ('a')", "drop type c4"),
+    ("create view c5 as select * from t", "drop view c5"),
+    ("create index c6 on t (a)", "drop index c6", "select pg_sleep(0.3)"),
 )
-def test_objects_come_and_go(
-    pg17: Server, database: DatabaseFactory, tmp_path: Path, churn: str
-) -> None:
-    """D5, D6: what is made and dropped every 20 ms leaves the rest of the backup in peace."""
+
+
+def test_objects_come_and_go(pg17: Server, database: DatabaseFactory, tmp_path: Path) -> None:
+    """D5, D6: what is made and dropped many times a second leaves the rest of the backup alone."""
     db = database(pg17)
     s.psql(pg17, db, input="create table t (a int); insert into t values (42)")
-    with repeated(pg17, db, *churn.split(";"), "select pg_sleep(0.02)") as count:
+    with contextlib.ExitStack() as stack:
+        counts = [
+            stack.enter_context(repeated(pg17, db, *statements, "select pg_sleep(0.05)"))
+            for statements in CHURN
+        ]
         artifacts = [backup_of(pg17, db, tmp_path) for _ in range(2)]
-        assert count() > 10
+        assert min(count() for count in counts) > 2
     for artifact in artifacts:
         with restored(pg17, artifact) as copy:
             assert one(copy, "table t") == 42
@@ -337,11 +327,12 @@ def test_sliced_tables_as_the_snapshot_saw_them(
         expected = {table: contents(before, f"only public.{table}") for table in tables}
         expected |= {table: contents(before, f"public.{table}") for table in roots}
     anywhere = "1 + random() * 31998"
+    fiftieth = f"({anywhere})::int % 50"
     with (
         repeated(
             pg17,
             db,
-            f"update public.heavy set n = n + 1, pad = repeat('u', 90) where id % 50 = ({anywhere})::int % 50",
+            f"update public.heavy set n = n + 1, pad = repeat('u', 90) where id % 50 = {fiftieth}",
             "delete from public.heavy where id = " + anywhere,
             "insert into public.heavy select 0 - max(-id) + 1000000 + 1, 1, 'new' from public.heavy"
             " on conflict do nothing",
@@ -395,8 +386,8 @@ def test_a_schema_dropped_while_its_table_is_to_be_locked(
         holder.execute("commit")
     artifact = finish(backup, tmp_path)
     with restored(pg17, artifact) as copy:
-        kinds = "select string_agg(relkind::text, '') from pg_class where relname in ('aaa', 'changes', 't')"
-        assert one(copy, kinds) in ("rS", "Sr")
+        kinds = "select relkind from pg_class where relname in ('aaa', 'changes', 't') order by 1"
+        assert copy.execute(kinds).fetchall() == [("S",), ("r",)]
 
 
 def test_tables_that_are_made_all_the_time(
@@ -404,16 +395,18 @@ def test_tables_that_are_made_all_the_time(
 ) -> None:
     """D3: each attempt to lock all of them finds another one; that is said, not waited out."""
     db = database(pg17)
-    statements = ("create table came (a int)", "drop table came")
-    with repeated(pg17, db, *statements, sessions=1):
+    many = "do $$ begin for i in 1..2000 loop execute format('create table a%s ()', i); end loop; end $$"
+    s.sql(pg17, db, many)
+    with contextlib.ExitStack() as stack:
+        for name in ("c1", "c2", "c3"):
+            stack.enter_context(
+                repeated(pg17, db, f"create table {name} (a int)", f"drop table {name}")
+            )
         env = keep.environment(pg17, db, BACKUP_DIR=str(tmp_path))
-        process = keep.start("backup", env=env)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode in (0, 4), err
-    if process.returncode:
-        assert "created, altered or dropped during each of" in err
-        assert "hint: Run the backup when no migration is running." in err
-        assert keep.left_over(tmp_path) == []
+        said = keep.run("backup", env=env, code=4, timeout=30)
+    assert "tables were created, altered or dropped during each of" in said
+    assert "hint: Run the backup when no migration is running." in said
+    assert keep.left_over(tmp_path) == []
 
 
 def test_a_locked_table(pg17: Server, database: DatabaseFactory, tmp_path: Path) -> None:
@@ -501,7 +494,10 @@ def test_the_snapshot_is_let_go_with_the_last_row(
     gate = Gate(tmp_path, pg17, "pg_dumpall")
     backup = start(pg17, db, tmp_path, **gate.environment)
     gate.wait()
-    held = "select backend_xmin from pg_stat_activity where application_name = 'pgkeep' and datname = %(db)s"
+    held = (
+        "select backend_xmin from pg_stat_activity"
+        " where application_name = 'pgkeep' and datname = %(db)s"
+    )
     assert s.sql(pg17, db, held, db=db) == [(None,)]
     s.sql(pg17, db, "set lock_timeout = '1s'; alter table t add b int")
     gate.open()
@@ -527,7 +523,7 @@ def test_too_few_connections(pg17: Server, database: DatabaseFactory, tmp_path: 
 
 
 def test_two_at_once(pg17: Server, database: DatabaseFactory, tmp_path: Path) -> None:
-    """B11: the second ends at once, from elsewhere too; another database is none of its business."""
+    """B11: the second ends at once, from elsewhere too; another database is backed up."""
     db, other = database(pg17), database(pg17)
     gate = Gate(tmp_path, pg17, "pg_dump")
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"

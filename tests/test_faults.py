@@ -1,15 +1,15 @@
 """Whatever fails while a backup runs, nothing half done is published, and the first cause is told."""
 
 import contextlib
+import ctypes
+import errno
 import os
-import pwd
 import resource
-import shlex
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pgkeep.stores.memory import MemoryStore
 from . import faults as f
 from . import keep
 from . import servers as s
+from .conftest import DatabaseFactory
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -126,7 +127,8 @@ def test_the_session_with_the_snapshot_ended(
     """D2: those who have the snapshot could go on, but its locks are gone."""
     run = begin()
     with run.frozen(copying(pg17, source, "rows")):
-        (holder,) = f.sessions(pg17, source, "state = 'idle in transaction' and query ~ '^S'")
+        locks = "pid in (select pid from pg_locks where locktype = 'advisory')"
+        (holder,) = f.sessions(pg17, source, locks)
         s.sql(pg17, "postgres", f"select pg_terminate_backend({holder})")
     said = run.ends(4)
     assert "lost the connection that holds the snapshot" in said
@@ -185,7 +187,8 @@ def test_a_program_that_lies(
 ) -> None:
     """A2.3, B1, B24: neither an exit status nor an output is enough, both must be right."""
     program, script, said = LIES[lie]
-    run = begin(PATH=f.path_with(tmp_path / "bin", pg17, {program: script}))
+    path = f.path_with(tmp_path / "bin", pg17, {program: script})
+    run = begin(PATH=path, env={"BACKUP_JOBS": "1"})
     assert said in run.ends(4)
     assert keep.left_over(directory) == []
 
@@ -200,3 +203,287 @@ def test_a_flood_of_complaints(
     run.ends(0)
     (manifest,) = f.published(directory)
     assert (directory / manifest).stat().st_size < 1_000_000
+
+
+def limited(size: int) -> Callable[[], None]:
+    """Let no file grow beyond so many bytes: the disk is full for everybody, root or not."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+def test_the_disk_is_full(
+    begin: Begin, pg17: Server, source: str, directory: Path, share: float
+) -> None:
+    """B3, B31: at the first byte, in the middle, and where only the end marker is missing."""
+    begin().ends(0)
+    (whole,) = f.published(directory)
+    size = (directory / whole.replace(".manifest.json", ".sql.gz")).stat().st_size
+    run = begin(preexec_fn=limited(int(size * share)))
+    said = run.ends(6)
+    assert ".sql.gz.partial-" in said
+    assert "File too large" in said
+    assert f.published(directory) == [whole]
+    run.leaves_no_child()
+    f.leaves_no_session(pg17, source)
+
+
+def test_the_disk_is_full_at_the_manifest(
+    pg17: Server, directory: Path, database: DatabaseFactory
+) -> None:
+    """B3: the last file of all; it is larger than the others where there are many empty tables."""
+    name = database(pg17)
+    tables = "".join(f"create table {'wide' * 14}_{i} ();" for i in range(300))
+    s.sql(pg17, name, tables)
+    env = {"BACKUP_DIR": str(directory)}
+    with f.Run(pg17, name, "backup", env=env, preexec_fn=limited(25_000)) as run:
+        said = run.ends(6)
+    assert ".manifest.json.partial-" in said
+    assert "File too large" in said
+    assert keep.left_over(directory) == []
+
+
+# What the system calls of a failing disk or network file system say, and when.
+FAULTS = {
+    "the disk is full at fsync": ("fsync", ".sql.gz.partial-", 1, "ENOSPC"),
+    "the quota is used up at close": ("close", ".sql.gz.partial-", 1, "EDQUOT"),
+    "the first renaming fails": ("rename", ".sql.gz.partial-", 1, "EIO"),
+    "the last renaming fails": ("rename", ".manifest.json.partial-", 1, "EIO"),
+    "the directory cannot be synced": ("fsync", "/backups", 1, "EIO"),
+    "nor at the last time": ("fsync", "/backups", 4, "EIO"),
+    "the file system has become read-only": ("write", ".sql.gz.partial-", 1, "EROFS"),
+}
+INJECTION = """
+import errno, os, pathlib
+real = getattr(os, {call!r})
+seen = 0
+def failing(file, *args, **kwargs):
+    global seen
+    name = os.readlink(f"/proc/self/fd/{{file}}") if isinstance(file, int) else os.fspath(file)
+    if {part!r} in name[-len({part!r}) - 16:]:
+        seen += 1
+        if seen == {count}:
+            code = getattr(errno, {error!r})
+            raise OSError(code, os.strerror(code), name)
+    return real(file, *args, **kwargs)
+os.{call} = failing
+"""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_system_call_fails(begin: Begin, directory: Path, tmp_path: Path, fault: str) -> None:
+    """B3, B19: what fails late fails the backup too, and takes back what had its name already."""
+    call, part, count, error = FAULTS[fault]
+    (tmp_path / "sitecustomize.py").write_text(
+        INJECTION.format(call=call, part=part, count=count, error=error)
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    said = begin(env={"PYTHONPATH": path}).ends(6)
+    assert os.strerror(getattr(errno, error)) in said
+    assert keep.left_over(directory) == []
+
+
+def without_override() -> None:
+    """Take root's right to write everywhere; others do not have it."""
+    drop_from_bounding_set, dac_override = 24, 1  # of prctl(2) and capabilities(7)
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, dac_override, 0, 0, 0)
+
+
+def test_the_directory_is_not_ours(begin: Begin, directory: Path) -> None:
+    """B24: told in words, with what to do."""
+    directory.mkdir(mode=0o555)
+    said = begin(preexec_fn=without_override).ends(6)
+    assert f"could not open {directory}/" in said
+    assert "Permission denied\nhint: " in said
+    assert [*directory.iterdir()] == []
+
+
+PHASES = ("locking", "dumping", "roles")
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_signal_ends_everything(
+    begin: Begin,
+    pg17: Server,
+    source: str,
+    directory: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    phase: str,
+) -> None:
+    """B20: within seconds; nothing goes on, here or on the server, and nothing stays."""
+    gate = tmp_path / "gate"
+    held = {"dumping": "psql", "roles": "pg_dumpall"}
+    scripts = {held[phase]: f.gate(gate)} if phase in held else {}
+    lock = f.statement(pg17, source, "lock table rows") if phase == "locking" else None
+    with lock or contextlib.nullcontext():
+        run = begin(PATH=f.path_with(tmp_path / "bin", pg17, scripts))
+        f.eventually(
+            lambda: f.waiting_at(gate) if phase in held else f.sessions(pg17, source, WAITS),
+            f"the phase of {phase}",
+        )
+        run.process.send_signal(number)
+        assert f"ended by {number.name}" in run.ends(128 + number, seconds=5)
+        run.leaves_no_child()
+        f.leaves_no_session(pg17, source)
+    assert keep.left_over(directory) == []
+
+
+WAITS = "wait_event_type = 'Lock'"
+
+
+def test_an_impatient_second_signal(begin: Begin, directory: Path, pg17: Server, source: str) -> None:
+    """B20: it does not interrupt the cleaning up."""
+    with f.statement(pg17, source, "lock table rows"):
+        run = begin()
+        f.eventually(lambda: f.sessions(pg17, source, WAITS), "waiting for the lock")
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            run.process.send_signal(number)
+        assert "ended by SIGINT" in run.ends(130, seconds=5)
+    assert keep.left_over(directory) == []
+
+
+def test_a_signal_that_was_ignored_before(
+    begin: Begin, directory: Path, pg17: Server, source: str
+) -> None:
+    """B20: as nohup does it, that the end of a terminal does not end a backup."""
+    with f.statement(pg17, source, "lock table rows"):
+        run = begin(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        f.eventually(lambda: f.sessions(pg17, source, WAITS), "waiting for the lock")
+        run.process.send_signal(signal.SIGHUP)
+    run.ends(0)
+    assert len(f.published(directory)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_ended_at_any_moment(
+    begin: Begin, pg17: Server, source: str, directory: Path, number: signal.Signals
+) -> None:
+    """A6.9, B12, B20, B21: each next run begins at once; in the end nothing is left of them."""
+    started = time.monotonic()
+    begin("--verify").ends(0)
+    whole = time.monotonic() - started
+    for moment in range(20):
+        run = begin("--verify")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.process.wait(whole * moment / 19)
+        run.process.send_signal(number)
+        _, err = run.process.communicate(timeout=30)
+        # Ended before there was a handler for it, by the handler, or too late.
+        assert run.process.returncode in (-number, 128 + number, 0), err
+        f.published(directory)
+        if number == signal.SIGTERM:
+            assert [name for name in keep.left_over(directory) if ".partial-" in name] == []
+    begin("--verify").ends(0)
+    manifests = f.published(directory)
+    assert [name for name in keep.left_over(directory) if ".partial-" in name] == []
+    artifact = directory / manifests[-1].replace(".manifest.json", ".sql.gz")
+    keep.run("verify", str(artifact), env=keep.environment())
+    run.leaves_no_child()
+    f.leaves_no_session(pg17, source)
+
+
+def test_killed_while_it_waits_for_a_lock(
+    begin: Begin, pg17: Server, source: str, directory: Path
+) -> None:
+    """A6.9, B12: the server notices in its own time; the next run is patient for so long."""
+    with f.statement(pg17, source, "lock table rows"):
+        run = begin()
+        f.eventually(lambda: f.sessions(pg17, source, WAITS), "waiting for the lock")
+        run.kill()
+        run = begin()
+        f.eventually(lambda: f.sessions(pg17, source, WAITS), "the next to wait", 10)
+    run.ends(0)
+    assert len(f.published(directory)) == 1
+
+
+def test_only_its_own_leftovers_are_swept(
+    begin: Begin, pg17: Server, source: str, directory: Path
+) -> None:
+    """B9, B21: of other databases, whatever they are called, and of people nothing is touched."""
+    directory.mkdir()
+    stem = "manual_20261122T020000Z"
+    foreign = {
+        f".{other}_{stem}.sql.gz.partial-01234567"
+        for other in (f"{source}_x", f"{source}-2", f"x{source}", f"{source}_{stem}", source[:-1])
+    } | {
+        f".{source}_{stem}.sql.gz.partial-0123456",  # not as ours end
+        f"{source}_{stem}.sql.gz.partial-01234567",  # not as ours begin
+        f".{source}_{stem}.sql.partial-01234567",
+        f".{source}_2026.sql.gz.partial-01234567",
+        f"{source}_{stem}.sql.gz",  # somebody has copied it here without its manifest
+        f"{source}.sql.gz",
+        "notes.txt",
+        ".hidden",
+    }
+    own = {f".{source}_{stem}{end}.partial-01234567" for end in (".sql.gz", ".manifest.json")}
+    for name in foreign | own:
+        (directory / name).write_text(name)
+    (directory / "folder.partial-01234567").mkdir()
+    begin().ends(0)
+    left = {name: directory / name for name in keep.left_over(directory)}
+    assert not own & left.keys()
+    assert {left[name].read_text() for name in foreign} == foreign
+    assert "folder.partial-01234567" in left
+    assert len(left) == len(foreign) + 1 + 4
+
+
+def test_a_foreign_manifest_stops_nothing(begin: Begin, source: str, directory: Path) -> None:
+    """B25: a file that cannot be read is somebody's problem, not the next backup's."""
+    directory.mkdir()
+    broken = directory / f"{source}_manual_20261122T020000Z.manifest.json"
+    broken.write_text("")
+    begin().ends(0)
+    assert broken.read_text() == ""
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_nobody_reads_its_output(
+    begin: Begin, directory: Path, source: str, pg17: Server, stream: str
+) -> None:
+    """B31: a log reader that has gone is no reason to lose a backup."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = begin(**{stream: writer})
+    os.close(writer)
+    out, err = run.process.communicate(timeout=30)
+    # The result itself could not be told; the backup is there all the same.
+    assert run.process.returncode == (1 if stream == "stdout" else 0), err
+    assert "Traceback" not in (err or "")
+    assert len(f.published(directory)) == 1
+
+
+@pytest.mark.parametrize("descriptor", [0, 1, 2])
+def test_a_standard_stream_is_closed(begin: Begin, directory: Path, descriptor: int) -> None:
+    """B31: no other file takes its place, to be filled with messages."""
+    run = begin("--verify", preexec_fn=lambda: os.close(descriptor))
+    run.ends(0)
+    assert len(f.published(directory)) == 1
+
+
+def test_its_output_is_full(begin: Begin, directory: Path) -> None:
+    """B24: told as an error, not as a traceback."""
+    with Path("/dev/full").open("w") as full:
+        said = begin(stdout=full).ends(1)
+    assert "error: could not write: [Errno 28] No space left on device" in said
+    assert len(f.published(directory)) == 1
+
+
+def test_who_comes_late_to_a_stopped_crew_does_not_wait() -> None:
+    """B20: pg_dump's reader may reach its last section after everybody was told to stop."""
+    members = crew.Crew()
+    writer = a.ArtifactWriter(MemoryStore().create("file"))
+    order = dump._Order(writer, members, workers=1)
+    members.stop()
+    ended: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            order.wait_for_rows()
+        except crew.Stopped as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert len(ended) == 1

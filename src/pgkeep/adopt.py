@@ -41,6 +41,9 @@ def adopt(store: Store, name: str, *, jobs: int, progress: verify.Progress) -> m
     meta = index.meta
     if meta.database.name != parsed.database:
         raise e.Refused(f"{name} holds database {meta.database.name}, not {parsed.database}")
+    if meta.schema_only != parsed.schema_only:
+        holds = "definitions only" if meta.schema_only else "rows too"
+        raise e.Refused(f"{name} holds {holds}, its name says otherwise")
     manifest = m.Manifest(
         pgkeep=meta.pgkeep,
         database=meta.database,

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Protocol
@@ -19,7 +19,8 @@ from . import dump as d
 from . import errors as e
 from . import manifest as m
 from .catalog import Catalog
-from .database import Endpoint, server_facts, session_settings
+from .crew import Crew
+from .database import ChildAccess, Endpoint, server_facts, session_settings
 from .snapshot import Connection
 from .stores import Upload
 from .stores.local import LocalStore
@@ -27,6 +28,9 @@ from .stores.local import LocalStore
 # Of pg_try_advisory_lock: "pgkeep" as a number. Such a lock is the database's own and dies with the
 # connection, so it holds between hosts too (traps B11, B12).
 ADVISORY_LOCK = int.from_bytes(b"pgkeep")
+# Seconds until the server has noticed that a run was killed, and lets go of its lock: more than
+# client_connection_check_interval.
+LOCK_PATIENCE = 5.0
 
 _GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n--"
 # What looks the same inside of a quoted name or a comment on a role is passed over.
@@ -54,6 +58,7 @@ class BackupOptions:
     type: naming.BackupType | None
     jobs: int
     zone: tzinfo = UTC
+    policy: retention.Policy | None = None  # has the tiers that may be due; none: the default one
     drift: float = 0.5  # the share by which something may shrink without a warning
     schema_only: bool = False
     verify: bool = False
@@ -67,10 +72,12 @@ def backup(
     progress: Progress,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     roles: "Roles | None" = None,
+    follows: retention.Policy | None = None,
 ) -> m.Manifest:
     """Back up the database that the endpoint leads to; return the manifest that was published.
 
-    Several backups of one run may share the dump of the cluster's roles.
+    Several backups of one run may share the dump of the cluster's roles. The policy that retention
+    follows afterwards, if it does, is noted in the manifest.
 
     Raises:
         AlreadyRunning, ConnectionFailed, DumpFailed, VerificationFailed, StoreError: and then
@@ -83,7 +90,9 @@ def backup(
             store.sweep(lambda name: _is_of(database, name))
             server = server_facts(connection)
             earlier = Catalog(store).of(server.system_identifier, database)
-            kind = options.type or retention.choose_type(earlier, now(), options.zone)
+            kind = options.type or retention.choose_type(
+                earlier, now(), options.zone, options.policy
+            )
             name = _free_name(store, database, kind, options, now)
             run = _Backup(
                 endpoint=endpoint.pinned(connection),
@@ -94,6 +103,7 @@ def backup(
                 progress=progress,
                 roles=roles or Roles(),
                 earlier=earlier,
+                follows=follows,
             )
             return run.make()
 
@@ -110,6 +120,7 @@ class _Backup:
     progress: Progress
     roles: "Roles"
     earlier: list[m.Manifest]
+    follows: retention.Policy | None
 
     def make(self) -> m.Manifest:
         """Write all files, then give them their names."""
@@ -150,6 +161,7 @@ class _Backup:
                 roles=result.index.meta.roles,
                 warnings=result.warnings + roles.warnings,
                 verified=verified,
+                policy=None if self.follows is None else str(self.follows),
             )
             manifest = self._with_drift(manifest)
             _write(uploads[name.manifest], name.manifest, m.encode(manifest))
@@ -241,9 +253,7 @@ def _dump_roles(endpoint: Endpoint, client: programs.Installation, version: int)
             if not passwords:
                 command.append("--no-role-passwords")
             try:
-                with programs.Child(command, access.environment, access.descriptors) as child:
-                    data = b"".join(iter(child.read, b""))
-                    child.finish()
+                data = _output(command, access)
             except e.ProgramFailed as error:
                 if passwords and "pg_authid" in str(error):
                     continue
@@ -253,6 +263,27 @@ def _dump_roles(endpoint: Endpoint, client: programs.Installation, version: int)
             warnings = [] if passwords else ["the globals hold no passwords: no right to read them"]
             return RolesDump(_CREATE_ROLE.sub(_create_role_if_missing, data), passwords, warnings)
     raise AssertionError("unreachable")
+
+
+def _output(command: Sequence[str], access: ChildAccess) -> bytes:
+    """Run a program and return what it writes.
+
+    In a thread, for a signal comes to the main one, and might come just when the program has
+    started and nobody knows of it yet.
+    """
+    output: list[bytes] = []
+
+    def run() -> None:
+        with programs.Child(command, access.environment, access.descriptors) as child:
+            crew.on_stop(child.kill)
+            data = b"".join(iter(child.read, b""))
+            child.finish()
+            output.append(data)
+
+    with Crew() as crew:
+        crew.start(run, command[0])
+        crew.wait()
+    return output[0]
 
 
 def _conninfo_value(value: str) -> str:
@@ -278,25 +309,42 @@ def _alone(connection: Connection, store: LocalStore, database: str) -> Iterator
     The file guards the store's partial files from a second run here, the advisory lock the database
     from runs elsewhere.
     """
-    store.prepare()
-    path = store.directory / f".{naming.encode_database(database)}.lock"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise e.StoreError(f"could not open {path}: {error.strerror}") from error
+    fd = store.open_lock(f".{naming.encode_database(database)}.lock")
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _already_running(database, str(store.directory)) from None
-        row = connection.execute(
-            "SELECT pg_catalog.pg_try_advisory_lock(%s)", [ADVISORY_LOCK]
-        ).fetchone()
-        if row is None or not row[0]:
-            raise _already_running(database, "another host or directory")
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not _try_advisory_lock(connection):
+            if time.monotonic() > deadline or _holder_waits_for_its_client(connection):
+                raise _already_running(database, "another host or directory")
+            time.sleep(0.1)
         yield
     finally:
         os.close(fd)
+
+
+def _try_advisory_lock(connection: Connection) -> bool:
+    row = connection.execute(
+        "SELECT pg_catalog.pg_try_advisory_lock(%s)", [ADVISORY_LOCK]
+    ).fetchone()
+    return row is not None and row[0]
+
+
+def _holder_waits_for_its_client(connection: Connection) -> bool:
+    """Whether the lock's holder is idle: the death of its client it would have noticed at once."""
+    row = connection.execute(
+        """
+        SELECT a.state LIKE 'idle%%' FROM pg_catalog.pg_locks l
+        JOIN pg_catalog.pg_stat_activity a USING (pid)
+        WHERE l.locktype = 'advisory' AND l.granted AND a.datname = pg_catalog.current_database()
+          AND l.database = a.datid AND l.objsubid = 1
+          AND (l.classid::pg_catalog.int8 << 32 | l.objid::pg_catalog.int8) = %s
+        """,
+        [ADVISORY_LOCK],
+    ).fetchone()
+    return row is not None and bool(row[0])
 
 
 def _already_running(database: str, where: str) -> e.AlreadyRunning:

@@ -21,14 +21,20 @@ class Catalog:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.unreadable: list[str] = []  # what was wrong with manifests when they were last read
 
     def backups(self) -> list[Backup]:
-        """Return all backups, oldest first; files that are not ours are not looked at."""
+        """Return all backups, oldest first; files that are not ours are not looked at.
+
+        A manifest that cannot be read is none: it must not stop tonight's backup, of another
+        database perhaps.
+        """
+        self.unreadable = []
         items = {item.name: item for item in self.store.items()}
         found = [
             Backup(manifest, _is_missing(manifest, items)) for manifest in self._manifests(items)
         ]
-        return sorted(found, key=lambda one: (one.manifest.taken, one.manifest.name.stem))
+        return sorted(found, key=lambda one: (one.manifest.taken, one.manifest.artifact.name))
 
     def of(self, system_identifier: str, database: str) -> list[m.Manifest]:
         """Return the whole backups of one cluster's database, oldest first."""
@@ -69,15 +75,27 @@ class Catalog:
 
     def _manifests(self, items: dict[str, Item]) -> Iterator[m.Manifest]:
         for name in items:
-            parsed = naming.parse(name)
-            if parsed is not None and name == parsed.manifest:
-                source = self.store.open(name)
+            parsed = naming.parse(name) if name.endswith(naming.MANIFEST) else None
+            if parsed is not None:
                 try:
-                    manifest = m.decode(read_all(source), name)
-                finally:
-                    source.close()
-                if manifest.artifact.name == parsed.artifact:
+                    manifest = self._manifest(name, parsed)
+                except (e.StoreError, e.VerificationFailed) as error:
+                    # A run of another database may have removed it since we looked (trap B10).
+                    if any(item.name == name for item in self.store.items()):
+                        self.unreadable.append(error.message)
+                else:
                     yield manifest
+
+    def _manifest(self, file: str, name: naming.BackupName) -> m.Manifest:
+        source = self.store.open(file)
+        try:
+            manifest = m.decode(read_all(source), file)
+        finally:
+            source.close()
+        # By what it says of itself its files are found and, one day, removed.
+        if manifest.name != name or manifest.artifact.name != name.artifact:
+            raise e.VerificationFailed(f"{file} is the manifest of {manifest.name.stem}")
+        return manifest
 
 
 def _is_missing(manifest: m.Manifest, items: dict[str, Item]) -> bool:

@@ -4,10 +4,8 @@ Everything is read at once and all problems are told together, each with where i
 nothing falls back to a default because it could not be read.
 """
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +64,16 @@ def _zone(text: str) -> ZoneInfo:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if text and not names:
+        raise ValueError("names separated by commas, or *")
+    return names
+
+
+def _directory(text: str) -> Path:
+    if not text.strip() or "\0" in text:
+        raise ValueError("a directory")
+    return Path(text)
 
 
 def _text(text: str) -> str:
@@ -74,7 +81,7 @@ def _text(text: str) -> str:
 
 
 SETTINGS = (
-    Setting("BACKUP_DIR", "./backups", Path, "backup storage directory"),
+    Setting("BACKUP_DIR", "./backups", _directory, "backup storage directory"),
     Setting(
         "BACKUP_DATABASES", "", _names,
         "names separated by commas, or * for every database that can be connected to;"
@@ -180,6 +187,12 @@ def load(
     for name in names:
         own = tables.get(name, {}) if name is not None else {}
         values = {**surroundings, **own, **from_options}
+        if "DATABASE_URL" in values.keys() - own.keys() - from_options.keys():
+            problems += [
+                f"[targets.{name}]: {variable.lower()} is of no effect: DATABASE_URL from"
+                f" {values['DATABASE_URL'].origin} wins; set database_url for the target"
+                for variable in own.keys() & CONNECTION.keys()
+            ]
         parsed = _parse(values, problems)
         if not problems:
             configs.append(_build(name, values, parsed))
@@ -278,8 +291,10 @@ def _file(
     """Read pgkeep.toml: settings for all, and a table for each target."""
     if name is None:
         return {}, {}
+    import tomllib  # noqa: PLC0415 - most have no file
+
     try:
-        contents = tomllib.loads(Path(name).read_text())
+        contents = tomllib.loads(Path(name).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         problems.append(f"{CONFIG_FILE}: could not read {name}: {error}")
         return {}, {}
@@ -302,12 +317,16 @@ def _table(table: Mapping[str, Any], origin: str, problems: list[str]) -> dict[s
         if key != key.lower() or variable.removesuffix("_FILE") not in _BY_VARIABLE:
             known = [one.lower() for one in _BY_VARIABLE]
             problems.append(f"{origin}: unknown key {key}{_close(key.lower(), known)}")
-        elif isinstance(value, list) and all(isinstance(one, str) for one in value):
-            texts[variable] = ",".join(value)
+        elif variable == "BACKUP_DATABASES" and isinstance(value, list):
+            if all(isinstance(one, str) and "," not in one for one in value):
+                texts[variable] = ",".join(value)
+            else:
+                problems.append(f"{origin}: {key}: expected names without commas, got {value!r}")
         elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
             texts[variable] = str(value)
         else:
-            problems.append(f"{origin}: {key}: expected a string or a number, got {value!r}")
+            got = "something else" if variable in SECRETS else repr(value)
+            problems.append(f"{origin}: {key}: expected a string or a number, got {got}")
     given: dict[str, Value] = {}
     for variable in _BY_VARIABLE:
         text, file = texts.get(variable), texts.get(f"{variable}_FILE")
@@ -316,5 +335,7 @@ def _table(table: Mapping[str, Any], origin: str, problems: list[str]) -> dict[s
 
 
 def _close(name: str, known: Sequence[str] | Mapping[str, Any], cutoff: float = 0.6) -> str:
+    import difflib  # noqa: PLC0415 - only a mistake needs it
+
     near = difflib.get_close_matches(name, list(known), 1, cutoff)
     return f", perhaps {near[0]} is meant" if near else ""

@@ -5,6 +5,7 @@ What fails next is mostly a consequence, such as a broken pipe (trap B31).
 
 import threading
 from collections.abc import Callable
+from typing import Self
 
 
 class Stopped(Exception):
@@ -63,6 +64,16 @@ class Crew:
             thread.join()
         if self._error is not None:
             raise self._error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nobody behind when a signal came before `wait`."""
+        if any(thread.is_alive() for thread in self._threads):
+            self.stop()
+            for thread in self._threads:
+                thread.join()
 
     def stop(self) -> None:
         """Stop everybody early."""

@@ -43,7 +43,7 @@ SESSION = {
 # instead of holding its locks (trap A6.9).
 LATER_SETTINGS = {
     "idle_session_timeout": ("0", 140000),
-    "client_connection_check_interval": ("10000", 140000),
+    "client_connection_check_interval": ("2000", 140000),
     "transaction_timeout": ("0", 170000),
 }
 
@@ -73,6 +73,18 @@ def codec(encoding: str) -> str:
         return "ascii"
 
 
+def shared_text(value: bytes, codec_name: str) -> str:
+    """Return a name that all databases of a cluster share, such as a role's.
+
+    The server does not convert these: in a LATIN1 database a role made in a UTF8 one has a name of
+    other characters and of the same bytes. So UTF-8 goes first.
+    """
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode(codec_name, "backslashreplace")
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """How to reach a server: libpq keywords, on top of libpq's own environment."""
@@ -87,14 +99,14 @@ class Endpoint:
             hint="Write postgresql://user:password@host:port/database with special characters"
             " percent-encoded, or set POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD instead.",
         )
+        if "://" in dsn and dsn.partition("?")[0].count("@") > 1:
+            # The end of the password would be taken for a host or a database, and be shown.
+            raise invalid
         try:
-            params = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
+            return cls({key: str(value) for key, value in conninfo_to_dict(dsn).items()})
         except psycopg.ProgrammingError as error:
             # libpq's message may quote the string, and with it the password.
             raise invalid from error.with_traceback(None)
-        if "@" in params.get("host", ""):
-            raise invalid  # the end of a password with an @; "unknown host" would tell it
-        return cls(params)
 
     def to(self, database: str) -> "Endpoint":
         """Return the way to another database of the same server."""
@@ -138,9 +150,16 @@ class Endpoint:
         read there is ours from now on.
         """
         info = connection.info
-        params = {**info.get_parameters(), **self.params}
+        known = {
+            one.keyword.decode(): one.val.decode()
+            for one in connection.pgconn.info
+            if one.val is not None and one.val != one.compiled
+        }
+        params = {**known, **self.params}
         for keyword in ("service", "servicefile", "client_encoding"):
             params.pop(keyword, None)
+        if "passfile" not in self.params:
+            params.pop("passfile", None)  # the one in the home directory, which may be missing
         params |= {"host": info.host, "port": str(info.port), "user": info.user}
         if info.hostaddr and not info.host.startswith("/"):
             params["hostaddr"] = info.hostaddr
@@ -342,7 +361,8 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
         locale = "d.datlocale"
     elif version >= 150000:
         locale = "d.daticulocale"
-    row = connection.execute(
+    (row,) = _shared_rows(
+        connection,
         f"""
         SELECT d.datname, pg_catalog.pg_get_userbyid(d.datdba),
                pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
@@ -350,32 +370,47 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
                pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid, d.datacl IS NULL
         FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
         WHERE d.datname = pg_catalog.current_database()
-        """
-    ).fetchone()
-    assert row is not None  # noqa: S101 - the connected database is there
+        """,
+    )
     *facts, oid, default_acl = row
-    settings = connection.execute(
+    settings = _shared_rows(
+        connection,
         """
         SELECT CASE WHEN s.setrole <> 0 THEN pg_catalog.pg_get_userbyid(s.setrole) END, c.value
         FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS c(value)
         WHERE s.setdatabase = %s ORDER BY 1 NULLS FIRST, 2
         """,
-        [oid],
-    ).fetchall()
-    grants = connection.execute(
+        oid,
+    )
+    grants = _shared_rows(
+        connection,
         """
         SELECT CASE WHEN a.grantee = 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee) END,
                a.privilege_type, a.is_grantable
         FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
         WHERE d.oid = %s ORDER BY 1, 2
         """,
-        [oid],
-    ).fetchall()
+        oid,
+    )
     return m.DatabaseFacts(
         **dict(zip(_DATABASE_COLUMNS, facts, strict=True)),
         settings=[m.Setting(*one) for one in settings],
         grants=None if default_acl else [m.Grant(*one) for one in grants],
     )
+
+
+def _shared_rows(
+    connection: "psycopg.Connection[Any]", query: str, *params: int
+) -> list[tuple[Any, ...]]:
+    """Read a shared catalog, its text as bytes: psycopg decodes none while this is set."""
+    encoding = connection.info.parameter_status("server_encoding") or ""
+    connection.execute("SET client_encoding = 'SQL_ASCII'")
+    rows = connection.execute(query.encode(), params or None).fetchall()
+    connection.execute("SET client_encoding = 'UTF8'")
+    return [
+        tuple(shared_text(one, codec(encoding)) if isinstance(one, bytes) else one for one in row)
+        for row in rows
+    ]
 
 
 _DATABASE_COLUMNS = (
@@ -398,7 +433,8 @@ def roles_in_use(connection: "psycopg.Connection[Any]") -> list[str]:
 
     The bootstrap superuser is pinned and has no rows in pg_shdepend (manual, section 51.49).
     """
-    rows = connection.execute(
+    rows = _shared_rows(
+        connection,
         """
         SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database
         WHERE datname = pg_catalog.current_database()
@@ -414,6 +450,6 @@ def roles_in_use(connection: "psycopg.Connection[Any]") -> list[str]:
         FROM pg_catalog.pg_database d JOIN pg_catalog.pg_db_role_setting s ON s.setdatabase = d.oid
         WHERE d.datname = pg_catalog.current_database() AND s.setrole <> 0
         ORDER BY 1
-        """
+        """,
     )
     return [row[0] for row in rows]

@@ -1,5 +1,6 @@
 """Whole databases: create one like another, give it its settings, swap it in, drop it."""
 
+import contextlib
 import re
 import threading
 import time
@@ -149,24 +150,32 @@ def swap(connection: Connection, helper: Connection, target: str, old: str, temp
     while True:
         failures.clear()
         done.clear()
+        hindrance: BaseException | None = None
         thread = threading.Thread(target=rename, daemon=True)
         thread.start()
         try:
             while not done.wait(0.1):
-                _terminate(helper, target)
+                if hindrance is None:
+                    hindrance = _terminate(helper, target)
+        except BaseException as error:  # noqa: BLE001 - told below, if it was in time
+            hindrance = error
+            with contextlib.suppress(psycopg.Error):
+                connection.cancel_safe(timeout=5)
         finally:
             thread.join()
         if not failures:
-            return
+            return  # whatever came in between: the two are swapped
         in_use = isinstance(failures[0], psycopg.errors.ObjectInUse)
-        if not in_use or time.monotonic() > deadline:
+        if hindrance is not None or not in_use or time.monotonic() > deadline:
             break
-    if isinstance(failures[0], psycopg.Error):
-        raise restore_error(failures[0], f"swapping {target}") from failures[0]
-    raise failures[0]
+    failure = hindrance or failures[0]
+    if isinstance(failure, psycopg.Error):
+        raise restore_error(failure, f"swapping {target}") from failure
+    raise failure
 
 
-def _terminate(helper: Connection, database: str) -> None:
+def _terminate(helper: Connection, database: str) -> e.RestoreFailed | None:
+    """End the sessions in a database, or tell why that cannot be done: they may still leave."""
     try:
         helper.execute(
             "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
@@ -174,10 +183,11 @@ def _terminate(helper: Connection, database: str) -> None:
             [database],
         )
     except psycopg.errors.InsufficientPrivilege as error:
-        raise e.RestoreFailed(
+        return e.RestoreFailed(
             f"could not end the sessions in {database}: {error.diag.message_primary}",
             hint="GRANT pg_signal_backend to the role, or end them yourself.",
-        ) from error
+        )
+    return None
 
 
 def renaming(name: str, new: str) -> sql.Composed:

@@ -31,6 +31,7 @@ from .database import (
     roles_in_use,
     server_facts,
     session_settings,
+    shared_text,
 )
 from .packer import Packer
 from .snapshot import Connection, Snapshot, Table
@@ -280,14 +281,15 @@ class _Run:
 
     def execute(self) -> None:
         """Do it all; raise the first failure when every child has gone."""
-        self._crew.start(self._run_pg_dump, "pg_dump")
-        for number in range(self._workers):
-            self._crew.start(self._run_worker, f"worker-{number}")
         self.dump.progress.step("dumping")
-        try:
-            self._crew.wait(self._tick)
-        except e.ProgramFailed as error:
-            raise _program_error(error, self.dump.database.name) from error
+        with self._crew:
+            self._crew.start(self._run_pg_dump, "pg_dump")
+            for number in range(self._workers):
+                self._crew.start(self._run_worker, f"worker-{number}")
+            try:
+                self._crew.wait(self._tick)
+            except e.ProgramFailed as error:
+                raise _program_error(error, self.dump.database.name) from error
 
     def _tick(self) -> None:
         """See that the snapshot is still held, and tell how far we are."""
@@ -389,7 +391,10 @@ class _Run:
                     blocks = session.copy(task.table, task.first, task.last)
                 else:
                     blocks = self._copy_by_coordinator(task)
-                self._pack(packer, task, blocks)
+                try:
+                    self._pack(packer, task, blocks)
+                except e.ProgramFailed as error:
+                    raise _program_error(error, self.dump.database.name, task.table) from error
                 self.dump.progress.advance(task.size)
             packer.flush()
             session.finish()
@@ -461,6 +466,9 @@ class _Assembler:
             case script.CopyEnd():
                 self._packer.end_copy()
             case script.Complete():
+                # A dump may lack a section; what closes it comes after the rows of the workers all
+                # the same, and not into a member that should hold nothing but rows.
+                self._enter("post")
                 self._complete = True
                 self._packer.end()
                 self._packer.write(piece.data)
@@ -497,10 +505,11 @@ class _Assembler:
         self._packer.begin(one)
 
     def _object(self, entry: script.Entry) -> a.Object:
-        schema, name, owner = (
+        schema, name = (
             value.decode(self._dump.codec, "backslashreplace")
-            for value in (entry.schema, entry.name, entry.owner)
+            for value in (entry.schema, entry.name)
         )
+        owner = shared_text(entry.owner, self._dump.codec)
         return a.Object(
             type=entry.type, schema="" if schema == "-" else schema, name=name,
             owner="" if owner == "-" else owner, member=0, start=0, oid=entry.oid,
@@ -600,16 +609,19 @@ def _header(dump: _Dump, held: Snapshot) -> bytes:
 """.encode()
 
 
-def _program_error(error: e.ProgramFailed, database: str) -> e.DumpFailed:
+def _program_error(
+    error: e.ProgramFailed, database: str, table: Table | None = None
+) -> e.DumpFailed:
     said = " ".join(error.said)
     hint = None
-    if "invalid memory alloc request size" in said:
+    if "invalid memory alloc request size" in said or "Cannot enlarge string buffer" in said:
         hint = "A row is larger than 1 GB as text, which COPY cannot express; shorten it."
     elif "out of shared memory" in said:
         hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
     elif "conflict with recovery" in said:
         hint = "Raise max_standby_streaming_delay on the standby, or back up the primary."
-    return e.DumpFailed(f"database {database}: {error.message}", hint=hint)
+    of = f", table {table.schema}.{table.name}" if table is not None else ""
+    return e.DumpFailed(f"database {database}{of}: {error.message}", hint=hint)
 
 
 def _server_error(error: psycopg.Error) -> e.PgkeepError:

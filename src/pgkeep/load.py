@@ -5,6 +5,9 @@ The rows go to the server in large blocks as they are in the file; the server sa
 taken, which must be as many as the index says.
 """
 
+import collections
+import functools
+import itertools
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +17,10 @@ from typing import Protocol
 import psycopg
 
 from . import errors as e
-from . import script
+from . import foreign_keys, script
 from .artifact import Artifact, Object
 from .crew import Crew
-from .database import Endpoint, restore_error
+from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
 
 BATCH_BYTES = 64 << 10
@@ -137,9 +140,9 @@ class _Session:
             try:
                 self.connection.execute(b"".join(self._with_settings(*pair) for pair in batch))
                 return
-            except psycopg.OperationalError:
-                raise
             except psycopg.Error:
+                if self.connection.closed:
+                    raise
                 # The implicit transaction of the batch is gone, and with it what SET did.
                 self._settings = ""
         for one, text in batch:
@@ -156,6 +159,7 @@ class _Session:
                     raise restore_error(error, describe(one)) from error
                 self._settings = ""  # what SET did is gone with the statement
             except psycopg.Error as error:
+                self._settings = ""
                 raise restore_error(error, describe(one)) from error
 
     def _with_settings(self, one: Object, text: bytes) -> bytes:
@@ -196,10 +200,9 @@ class _Load:
         try:
             with self._endpoint.connect() as connection:
                 self._header = _known_settings(connection, self._header_text())
-            self._sessions = [
-                _Session(self._endpoint.connect(), self._header)
-                for _ in range(1 if self._options.one_transaction else self._options.jobs)
-            ]
+            for _ in range(1 if self._options.one_transaction else self._options.jobs):
+                # One by one: those that are there must be closed when the next is refused.
+                self._sessions.append(_Session(self._endpoint.connect(), self._header))
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error
@@ -208,7 +211,7 @@ class _Load:
                 session.connection.close()
         if self._opened:
             # They may be SECURITY DEFINER (trap A4.7).
-            names = ", ".join(name.removeprefix("FUNCTION ") for name in self._opened[:5])
+            names = ", ".join(self._opened[:5])
             self.warnings.append(
                 f"without privileges everybody may execute {len(self._opened)} functions that were"
                 f" not for everybody, such as {names}"
@@ -259,10 +262,12 @@ class _Load:
     def _member_texts(self, number: int) -> Iterator[tuple[Object, bytes]]:
         data = self._artifact.read(number)
         for one in self._objects[number]:
+            if not self._options.data and _is_large_object(one):
+                continue  # pg_dump of 16 and older creates them in the pre-data
             text = data[one.start : one.start + one.length]
             if one.type in PRIVILEGE_TYPES and not self._options.privileges:
                 if _CLOSED.search(text):
-                    self._opened.append(f"{one.schema}.{one.name}")
+                    self._opened.append(f"{one.schema}.{one.name.partition(' ')[2]}")
                 continue
             if not self._options.owner:
                 text = _OWNER.sub(b"", _LARGE_OBJECT_OWNER.sub(b"", text))
@@ -277,6 +282,12 @@ class _Load:
             if member.section == "data":
                 is_rows = all(one.rows is not None for one in self._objects[number])
                 (rows if is_rows else others).append(number)
+        if not self._options.schema:
+            self._main.execute([pair for pair in self._texts("pre") if _is_large_object(pair[0])])
+            self._load_others(self._main, Crew(), others)
+            self._main.execute([pair for pair in self._texts("post") if _is_large_object(pair[0])])
+            self._load_in_order(rows)
+            return
         # Large objects and sequences: in their order, by one session; first, for they may be many.
         tasks: list[Callable[[_Session, Crew], None]] = []
         if others:
@@ -298,9 +309,45 @@ class _Load:
                 session.execute(pairs)
             self._progress.advance(self._artifact.index.members[number].raw)
 
+    def _load_in_order(self, members: Sequence[int]) -> None:
+        """Load rows into tables that have their foreign keys: what is referred to goes first.
+
+        A key in a circle, or within a table that comes in several parts, is checked at the end.
+        """
+        session = self._main
+        encoding = self._artifact.index.meta.database.encoding
+        oids = foreign_keys.tables(session.connection, codec(encoding))
+        keys = foreign_keys.foreign_keys(session.connection)
+        parts = [
+            (oids[one.schema, one.name], number, one)
+            for number in members
+            for one in self._objects[number]
+        ]
+        places = foreign_keys.order((oid for oid, _, _ in parts), keys)
+        deferred: list[foreign_keys.ForeignKey] = []
+        if not self._options.disable_triggers:
+            counts = collections.Counter(oid for oid, _, _ in parts)
+            deferred = foreign_keys.unsatisfied(keys, places, counts)
+        for key in deferred:
+            session.connection.execute(key.defer)
+        read = functools.lru_cache(maxsize=4)(self._artifact.read)
+        for _, number, one in sorted(parts, key=lambda part: places[part[0]]):
+            scanner = script.Scanner()
+            pieces = itertools.chain(
+                scanner.feed(read(number)[one.start : one.start + one.length]), scanner.close()
+            )
+            self._copy_all(session, iter([one]), pieces)
+            self._progress.advance(one.length)
+        session.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        for key in deferred:
+            session.connection.execute(key.reset)
+
     def _load_rows(self, session: _Session, crew: Crew, number: int) -> None:
-        pieces = self._pieces(crew, number)
-        objects = iter(self._objects[number])
+        self._copy_all(session, iter(self._objects[number]), self._pieces(crew, number))
+
+    def _copy_all(
+        self, session: _Session, objects: Iterator[Object], pieces: Iterator[script.Piece]
+    ) -> None:
         for piece in pieces:
             if isinstance(piece, script.CopyBegin):
                 one = next(objects)
@@ -327,7 +374,11 @@ class _Load:
         serial: list[tuple[Object, bytes]] = []
         run: list[_Job] = []
         comments: list[tuple[Object, bytes]] = []
+        refreshes: list[tuple[Object, bytes]] = []
         for one, text in self._texts("post"):
+            if one.type == "MATERIALIZED VIEW DATA":
+                refreshes.append((one, text))  # pg_dump sorts them to the end
+                continue
             job = _job(one, text) if not self._options.one_transaction else None
             if job is not None and not (run and _kind(run[-1].one) != _kind(one)):
                 self._main.execute(serial)
@@ -345,6 +396,26 @@ class _Load:
                     serial.append((one, text))
         self._build(run)
         self._main.execute([*comments, *serial])
+        self._refresh(refreshes)
+
+    def _refresh(self, waiting: list[tuple[Object, bytes]]) -> None:
+        """Refresh materialized views, again and again as long as that gets some further.
+
+        One may read another through a function, which pg_dump does not see (trap A5.6).
+        """
+        while waiting:
+            failed: list[tuple[Object, bytes]] = []
+            errors: list[e.RestoreFailed] = []
+            for one, text in waiting:
+                try:
+                    with self._main.connection.transaction():
+                        self._main.execute_one(one, text)
+                except e.RestoreFailed as error:
+                    failed.append((one, text))
+                    errors.append(error)
+            if len(failed) == len(waiting):
+                raise errors[0]
+            waiting = failed
 
     def _build(self, jobs: list[_Job]) -> None:
         """Execute jobs side by side, never two that want the same table for themselves."""
@@ -425,10 +496,18 @@ class _Load:
                     return
                 task(session, crew)
 
-        for number, session in enumerate(self._sessions[: len(tasks)]):
-            crew.on_stop(lambda session=session: _cancel(session.connection))  # type: ignore[misc]
-            crew.start(lambda session=session: work(session), f"load-{number}")  # type: ignore[misc]
-        crew.wait()
+        with crew:
+            for number, session in enumerate(self._sessions[: len(tasks)]):
+                crew.on_stop(lambda session=session: _cancel(session.connection))  # type: ignore[misc]
+                crew.start(lambda session=session: work(session), f"load-{number}")  # type: ignore[misc]
+            crew.wait()
+
+
+def _is_large_object(one: Object) -> bool:
+    """Whether this is a large object, or says something about one: they count as rows."""
+    return one.type in script.LARGE_OBJECT_TYPES or (
+        one.type in script.FOLLOWING_TYPES and one.name.startswith("LARGE OBJECT")
+    )
 
 
 def describe(one: Object) -> str:

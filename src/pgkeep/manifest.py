@@ -113,6 +113,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warnings: list[str] = []
     drift: list[str] = []  # what has shrunk since the last verified backup
     verified: datetime | None = None  # when the artifact was last read back and found whole
+    policy: str | None = None  # the one that retention was to follow after this backup
 
     @property
     def name(self) -> naming.BackupName:
@@ -130,6 +131,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return sum(table.rows for table in self.tables)
 
 
+_DECODER = msgspec.json.Decoder(Manifest)
+
+
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as JSON for people and programs."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
@@ -143,12 +147,18 @@ def decode(data: bytes, file_name: str) -> Manifest:
 
     """
     try:
-        found = msgspec.json.decode(data, type=_Format).format
+        try:
+            manifest = _DECODER.decode(data)
+            found = manifest.format
+        except msgspec.DecodeError:
+            found = msgspec.json.decode(data, type=_Format).format
+            if found <= FORMAT:
+                raise
         if found > FORMAT:
             raise e.VerificationFailed(
                 f"{file_name} has format {found}, this pgkeep reads up to {FORMAT}",
                 hint="Use the version of pgkeep that made it, or a newer one.",
             )
-        return msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise e.VerificationFailed(f"{file_name} is not a manifest of pgkeep: {error}") from error
+    return manifest

@@ -19,7 +19,7 @@ _TIMESTAMP = "%Y%m%dT%H%M%SZ"
 _STEM = re.compile(
     r"(?P<database>(?:[A-Za-z0-9._-]|%[0-9A-F]{2})+)"
     r"_(?P<type>daily|weekly|monthly|manual)"
-    r"_(?P<taken>\d{8}T\d{6}Z)"
+    r"_(?P<taken>[0-9]{8}T[0-9]{6}Z)"
     r"(?P<schema>_schema)?"
 )
 
@@ -96,7 +96,8 @@ def _parse_stem(stem: str) -> BackupName | None:
     if match is None:
         return None
     try:
-        taken = datetime.strptime(match["taken"], _TIMESTAMP).replace(tzinfo=UTC)
+        # By far faster than strptime, for a directory of thousands.
+        taken = datetime.fromisoformat(match["taken"])
     except ValueError:
         return None
     name = BackupName(

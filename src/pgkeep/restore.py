@@ -118,6 +118,12 @@ class Restore:
 
     def _target(self) -> str:
         if self._options.target:
+            size = len(self._options.target.encode())
+            if size > databases.NAME_LIMIT:
+                raise e.UsageError(
+                    f"the name of the target is {size} bytes long, PostgreSQL allows"
+                    f" {databases.NAME_LIMIT}"
+                )
             return self._options.target
         if self._meta is not None:
             return self._meta.database.name
@@ -180,16 +186,22 @@ class Restore:
 
     @contextlib.contextmanager
     def _maintenance(self) -> Iterator[Connection]:
-        """Connect to a database that is not the target: that one may be missing or renamed."""
-        names = ["postgres", "template1", self._endpoint.params.get("dbname", "postgres")]
-        for name in names:
-            if name == self.target:
-                continue
+        """Connect to a database that is not the target: that one may be missing or renamed.
+
+        Only where the target is there and stays, it will do too.
+        """
+        stays = self._options.in_place or self._options.data_only
+        ways = [self._endpoint.to("postgres"), self._endpoint.to("template1"), self._endpoint]
+        failure: e.PgkeepError = e.Refused(f"no database to connect to but {self.target} itself")
+        for way in [*ways, self._endpoint.to(self.target)] if stays else ways:
             try:
-                connection = self._endpoint.to(name).connect()
-                break
+                connection = way.connect()
             except e.ConnectionFailed as error:
                 failure = error
+                continue
+            if stays or connection.info.dbname != self.target:
+                break
+            connection.close()
         else:
             raise failure
         with connection:
@@ -258,6 +270,9 @@ class Restore:
                 except psycopg.errors.UndefinedTable:
                     problems.append(f"table {table.schema}.{table.name} does not exist")
                     continue
+                except psycopg.errors.InsufficientPrivilege:
+                    problems.append(f"the role may not read table {table.schema}.{table.name}")
+                    continue
                 if row is not None and row[0]:
                     problems.append(f"table {table.schema}.{table.name} is not empty")
         return problems
@@ -312,12 +327,14 @@ class Restore:
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
         temporary = databases.derived(self.target, f"__restore_{secrets.token_hex(4)}")
         old = None
-        with self._maintenance() as connection:
-            facts = self._meta.database if self._meta else None
-            databases.create(connection, temporary, facts, self._encoding())
-            try:
-                loaded = self._load(self._endpoint.to(temporary), progress)
-                progress.step("finishing")
+        try:
+            with self._maintenance() as connection:
+                facts = self._meta.database if self._meta else None
+                databases.create(connection, temporary, facts, self._encoding())
+            loaded = self._load(self._endpoint.to(temporary), progress)
+            progress.step("finishing")
+            # Connected anew: a session that was idle for hours may have been cut off.
+            with self._maintenance() as connection:
                 if self._meta is not None:
                     self._apply_facts(connection, temporary, self._meta.database)
                 if mode == Mode.SWAP:
@@ -325,13 +342,18 @@ class Restore:
                         self.target, f"__old_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
                     )
                 self._rename(connection, temporary, old)
-            except BaseException:
-                with contextlib.suppress(psycopg.Error):
-                    databases.drop(connection, temporary)
-                raise
-            if old is not None and self._options.discard_old:
+        except BaseException:
+            # By a new session: the failure may be that of the other one.
+            with (
+                contextlib.suppress(psycopg.Error, e.PgkeepError),
+                self._maintenance() as connection,
+            ):
+                databases.drop(connection, temporary)
+            raise
+        if old is not None and self._options.discard_old:
+            with self._maintenance() as connection:
                 databases.drop(connection, old)
-                old = None
+            old = None
         return loaded, old
 
     def _encoding(self) -> str | None:

@@ -7,7 +7,7 @@ database, not from now: while no good backup arrives, nothing expires (trap B6).
 import calendar
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import groupby
 
 from . import errors as e
@@ -16,6 +16,7 @@ from .naming import BackupType
 
 FUTURE_TOLERANCE = timedelta(hours=1)  # clocks of two hosts may differ by some minutes
 LARGEST_SHARE = 0.5  # of a database's verified backups that one run may remove
+PATIENCE = 7  # runs that refuse to remove so many, before it is believed that this is meant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,9 @@ class Policy:
     weekly: int = 4  # weeks
     monthly: int = 12  # calendar months
     min_keep: int = 1  # newest verified full backups of each database
+
+    def __str__(self) -> str:
+        return f"{self.daily}d {self.weekly}w {self.monthly}m min {self.min_keep}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,9 @@ def decide(
 
     Raises:
         RetentionFailed: a backup is from the future, so that the clock cannot be trusted, or more
-            than half of a database's verified backups would go at once.
+            than half of a database's verified backups would go at once. So says each run for a
+            week of runs; what has been due all that time then goes, or after one outage nothing
+            would ever go again.
 
     """
     ordered = sorted(manifests, key=lambda one: (*_owner(one), one.taken), reverse=True)
@@ -59,7 +65,7 @@ def decide(
         backups = list(group)
         _check_clock(backups, now)
         decided = list(_decide(backups, policy))
-        _check_share(decided, LARGEST_SHARE if largest_share is None else largest_share)
+        _check_share(decided, policy, LARGEST_SHARE if largest_share is None else largest_share)
         decisions += decided
     return decisions
 
@@ -96,13 +102,16 @@ def _reasons_to_keep(one: Manifest, policy: Policy, newest: datetime) -> Iterato
 
 def _oldest(kind: BackupType, policy: Policy, newest: datetime) -> datetime:
     """Return the moment after which a backup of this tier must have been taken to stay."""
-    match kind:
-        case BackupType.DAILY:
-            return newest - timedelta(days=policy.daily)
-        case BackupType.WEEKLY:
-            return newest - timedelta(weeks=policy.weekly)
-        case _:
-            return months_before(newest, policy.monthly)
+    try:
+        match kind:
+            case BackupType.DAILY:
+                return newest - timedelta(days=policy.daily)
+            case BackupType.WEEKLY:
+                return newest - timedelta(weeks=policy.weekly)
+            case _:
+                return months_before(newest, policy.monthly)
+    except (OverflowError, ValueError):  # before the year 1: as good as for ever
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def months_before(moment: datetime, months: int) -> datetime:
@@ -133,24 +142,42 @@ def _check_clock(backups: Sequence[Manifest], now: datetime) -> None:
         )
 
 
-def _check_share(decisions: Sequence[Decision], largest: float) -> None:
+def _check_share(decisions: Sequence[Decision], policy: Policy, largest: float) -> None:
     verified = [one for one in decisions if one.manifest.verified and not one.manifest.schema_only]
-    going = sum(not one.keep for one in verified)
-    if going > largest * len(verified):
+    going = [one.manifest for one in verified if not one.keep]
+    then = _refused_since(verified, policy)
+    sudden = [one for one in going if then is None or any(_reasons_to_keep(one, policy, then))]
+    if len(sudden) > largest * len(verified):
         raise e.RetentionFailed(
-            f"{going} of {len(verified)} verified backups of database"
+            f"{len(going)} of {len(verified)} verified backups of database"
             f" {verified[0].manifest.database.name} would be removed at once: nothing is removed",
             hint="Look at pgkeep prune --dry-run; if that is what you want, pgkeep prune --force.",
         )
 
 
-def choose_type(manifests: Iterable[Manifest], now: datetime, zone: tzinfo) -> BackupType:
+def _refused_since(verified: Sequence[Decision], policy: Policy) -> datetime | None:
+    """Return when the first of the last runs was, if all of them have followed this policy.
+
+    What was due then is due since then, and each run has said so. Neither a clock that is wrong for
+    a night nor a policy that was changed today makes it so.
+    """
+    runs = [one.manifest for one in verified if one.manifest.policy is not None][:PATIENCE]
+    if len(runs) < PATIENCE or any(run.policy != str(policy) for run in runs):
+        return None
+    return runs[-1].taken
+
+
+def choose_type(
+    manifests: Iterable[Manifest], now: datetime, zone: tzinfo, policy: Policy | None = None
+) -> BackupType:
     """Return the tier that a run is due for: the first of a month, of an ISO week, or any other.
 
-    The manifests are those of one database. A month's first backup is also its week's.
+    The manifests are those of one database. A month's first backup is also its week's. A tier that
+    the policy keeps for no time is not made: its backup would go the next night, and be due again.
     """
+    policy = policy or Policy()
     local = now.astimezone(zone)
-    monthly = weekly = False
+    monthly, weekly = policy.monthly == 0, policy.weekly == 0
     for one in manifests:
         if one.schema_only or one.type not in (BackupType.MONTHLY, BackupType.WEEKLY):
             continue

@@ -5,8 +5,10 @@ fails its database and leaves the others alone; whatever comes after a published
 published, and is told by the exit code.
 """
 
+import contextlib
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -59,6 +61,7 @@ class Report(msgspec.Struct, kw_only=True):
     dropped: list[str] = []  # databases that have backups here and are gone from the server
     removed: list[str] = []  # backups that retention let go
     retention: list[Failure] = []  # where retention refused or failed
+    unreadable: list[str] = []  # manifests here that cannot be read, and why
 
     def add(self, other: "Report") -> None:
         """Add what another run has done."""
@@ -91,18 +94,52 @@ def run(endpoint: Endpoint, store: LocalStore, options: RunOptions, progress: b.
     """Back up every database that is asked for; one that fails does not stop the others.
 
     Raises:
-        ConnectionFailed, UsageError: before anything was begun.
+        AlreadyRunning, ConnectionFailed, UsageError: before anything was begun.
 
     """
     report = Report()
-    databases: list[str | None] = [None]
-    if options.databases:
-        databases = list(_chosen(endpoint, store, options.databases, report))
+    if not options.databases:
+        _backup(endpoint, store, [None], options, progress, report)
+        return report
+    with _alone(endpoint, options.databases) as connection:
+        databases = _chosen(connection, store, options.databases, report)
+        _backup(endpoint, store, databases, options, progress, report)
+    return report
+
+
+@contextlib.contextmanager
+def _alone(endpoint: Endpoint, wanted: Sequence[str]) -> Iterator[Connection]:
+    """Connect and hold the lock of a run over these databases; it dies with the connection.
+
+    A backup locks its database only: of two runs over the same ones each would get a part.
+    """
+    digest = hashlib.sha256(",".join(["pgkeep", *wanted]).encode()).digest()
+    key = int.from_bytes(digest[:8], signed=True)
+    with endpoint.connect() as connection:
+        row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [key]).fetchone()
+        if row is None or not row[0]:
+            raise e.AlreadyRunning(
+                "a backup of several databases of this server is already running",
+                hint="Wait for it to end; a run that was killed holds no lock.",
+            )
+        yield connection
+
+
+def _backup(
+    endpoint: Endpoint,
+    store: LocalStore,
+    databases: Sequence[str | None],
+    options: RunOptions,
+    progress: b.Progress,
+    report: Report,
+) -> None:
     roles = b.Roles()
     for database in databases:
         way = endpoint if database is None else endpoint.to(database)
         try:
-            manifest = b.backup(way, store, options.backup, progress, roles=roles)
+            manifest = b.backup(
+                way, store, options.backup, progress, roles=roles, follows=options.policy
+            )
         except e.PgkeepError as error:
             name = database or way.params.get("dbname", "")
             report.failed.append(Failure(name, error.message, error.hint, error.exit_code))
@@ -110,7 +147,6 @@ def run(endpoint: Endpoint, store: LocalStore, options: RunOptions, progress: b.
         report.backups.append(manifest)
         if options.policy is not None:
             _retain(store, manifest, options.policy, report)
-    return report
 
 
 def _retain(
@@ -126,16 +162,17 @@ def _retain(
     except e.PgkeepError as error:
         report.retention.append(Failure(name, error.message, error.hint, error.exit_code))
         return
+    finally:
+        report.unreadable = catalog.unreadable
     report.removed += [one.manifest.name.stem for one in removed]
 
 
 def _chosen(
-    endpoint: Endpoint, store: LocalStore, wanted: Sequence[str], report: Report
+    connection: Connection, store: LocalStore, wanted: Sequence[str], report: Report
 ) -> Sequence[str]:
     """Return the databases to back up; note those that cannot be, and those that are gone."""
-    with endpoint.connect() as connection:
-        there = _databases(connection)
-        identifier = server_facts(connection).system_identifier
+    there = _databases(connection)
+    identifier = server_facts(connection).system_identifier
     if EVERY in wanted:
         report.skipped += [Skipped(name, reason) for name, reason in there.items() if reason]
         chosen = [name for name, reason in there.items() if reason is None]

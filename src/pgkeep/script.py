@@ -482,6 +482,8 @@ class Outline:
                 self._restricted = False
             case b"\\connect":
                 self.connects, self._section = True, "pre"
+            case b"\\encoding" if argument == b"SQL_ASCII":
+                pass  # goes ahead of \connect to a database with an odd name
             case _:
                 raise e.VerificationFailed(
                     f"unexpected psql command at byte {self.offset}: {line[:60]!r}"

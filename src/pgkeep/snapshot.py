@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from . import errors as e
+from .database import shared_text
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -111,8 +112,8 @@ def tables(connection: Connection, codec: str) -> list[Table]:
 
     return [
         Table(
-            oid=oid, schema=text(schema), name=text(name), owner=text(owner), sql=quoted,
-            target=target, columns=columns, kind=kind, heap=heap, logged=logged,
+            oid=oid, schema=text(schema), name=text(name), owner=shared_text(owner, codec),
+            sql=quoted, target=target, columns=columns, kind=kind, heap=heap, logged=logged,
             extension=extension,
         )
         for oid, schema, name, owner, quoted, target, columns, kind, heap, logged, extension
@@ -210,7 +211,8 @@ def _not_locked(
     row = connection.execute(
         """
         SELECT l.relation, l.pid, coalesce(a.usename, '?'), coalesce(a.application_name, '?'),
-               coalesce(a.state, '?'), pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - a.xact_start)::text
+               coalesce(a.state, '?'),
+               pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - a.xact_start)::text
         FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
         WHERE l.mode = 'AccessExclusiveLock' AND l.relation = ANY (%s)
           AND l.database = (SELECT oid FROM pg_catalog.pg_database

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -29,15 +29,26 @@ COMMANDS = {
 }
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 _output = Output()  # outlives the click context, so that the last line can be written
 
 
-class Interrupted(BaseException):
-    """SIGTERM or SIGINT: end children, remove partial files, then exit as the signal would."""
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM, SIGINT or SIGHUP: end children, remove partial files, exit as the signal would.
+
+    A KeyboardInterrupt, because psycopg then cancels what the server is doing for us.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+    def ended(self) -> e.PgkeepError:
+        """Return the error to tell."""
+        error = e.PgkeepError(f"ended by {self}")
+        error.exit_code = 128 + self.number
+        return error
 
 
 class Commands(click.Group):
@@ -56,11 +67,27 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Tell of an interruption ourselves: click writes an empty line, and forgets the signal."""
+        try:
+            return super().invoke(ctx)
+        except Interrupted as error:
+            raise error.ended() from None
+        except click.Abort as error:  # from a prompt
+            if isinstance(error.__context__, Interrupted):
+                raise error.__context__.ended() from None
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _choose_format(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
+    del ctx, parameter
+    _output.style = value  # at once, so that what is wrong with the other arguments is told so
 
 
 @click.command(
@@ -75,11 +102,14 @@ class Commands(click.Group):
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_choose_format,
     help="How to write what happens to standard error.",
 )
 @click.version_option(__version__, prog_name="pgkeep", message="%(prog)s %(version)s")
 @click.pass_context
-def group(ctx: click.Context, log_format: str) -> None:
+def group(ctx: click.Context) -> None:
     r"""Keep PostgreSQL databases restorable.
 
     A backup is one plain .sql.gz that zcat and psql can restore, made and brought back by several
@@ -92,22 +122,35 @@ def group(ctx: click.Context, log_format: str) -> None:
     pgkeep restore --latest --target-db=app_copy
     """
     ctx.obj = _output
-    _output.style = log_format
 
 
 def main() -> NoReturn:
     """Run the command line and exit with the code that the outcome has."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    _open_standard_streams()
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup, or a shell's & sets it
+            signal.signal(number, _interrupt)
     sys.exit(_run())
+
+
+def _open_standard_streams() -> None:
+    """Open those that are closed: the next file would take their number, and get our messages."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del frame
-    # Once is enough: cleaning up must not be interrupted by an impatient second signal.
-    for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)
+    # Once is enough: cleaning up must not be interrupted by an impatient second signal. SIG_IGN
+    # would have Python complain of one that has come already.
+    for other in SIGNALS:
+        signal.signal(other, _ignore)
     raise Interrupted(number)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    del number, frame
 
 
 def _run() -> int:
@@ -118,23 +161,24 @@ def _run() -> int:
     except click.ClickException as error:
         hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         message = error.format_message().rstrip(".")
+        if message.startswith("Usage: "):  # no command at all: the message is the help
+            click.echo(message, err=True)
+            return e.UsageError.exit_code
         message = message[:1].lower() + message[1:]
         return _failed(e.UsageError(message, hint=f"{hint} --help shows how." if hint else None))
     except (click.Abort, click.exceptions.Exit) as error:
         return getattr(error, "exit_code", e.Refused.exit_code)
     except Interrupted as error:
-        ended = e.PgkeepError(f"ended by {error}; nothing was published")
-        ended.exit_code = 128 + error.number
-        return _failed(ended)
-    except BrokenPipeError:
-        # The reader of our output has gone; Python must not complain about that at its end.
+        return _failed(error.ended())
+    except OSError as error:
+        # Mostly our own output: its disk is full. Python must not try again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _failed(e.PgkeepError(f"could not write: {error}"))
     return 0
 
 
 def _failed(error: e.PgkeepError) -> int:
-    if "--json" in sys.argv:
+    if "--json" in sys.argv and not _output.printed:
         import msgspec  # noqa: PLC0415
 
         record = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}

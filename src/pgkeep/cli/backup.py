@@ -96,6 +96,7 @@ def command(
                 type=None if kind == AUTO else naming.BackupType(kind),
                 jobs=one.jobs,
                 zone=one.zone,
+                policy=one.policy,
                 drift=one.drift,
                 schema_only=schema_only,
                 verify=kind != MANUAL if verify is None else verify,
@@ -127,12 +128,25 @@ def _run(
 ) -> r.Report:
     """Run one target; of several, one that cannot be reached does not stop the others."""
     try:
-        return r.run(one.endpoint(database), LocalStore(one.directory), options, bar)
+        return r.run(one.endpoint(database), _store(one), options, bar)
     except e.PgkeepError as error:
         if one.target is None:
             raise
         failure = r.Failure(one.target, error.message, error.hint, error.exit_code)
         return r.Report(failed=[failure])
+
+
+def _store(one: config.Config) -> LocalStore:
+    """Return the store; one that cannot be written to is a wrong setting, told before any work."""
+    store = LocalStore(one.directory)
+    try:
+        store.check_writable()
+    except e.StoreError as error:
+        origin = one.values["BACKUP_DIR"].origin if "BACKUP_DIR" in one.values else "the default"
+        raise e.UsageError(
+            f"BACKUP_DIR, from {origin}: {error.message}", hint=error.hint
+        ) from error
+    return store
 
 
 def _print(one: config.Config, report: r.Report, out: output.Output) -> None:
@@ -149,6 +163,8 @@ def _print(one: config.Config, report: r.Report, out: output.Output) -> None:
         out.warning(f"{skipped.database}: skipped, {skipped.reason}")
     for name in report.dropped:
         out.warning(f"{name}: no longer on the server; its backups are kept")
+    for problem in report.unreadable:
+        out.warning(problem)
     for stem in report.removed:
         out.info(f"removed {stem}")
     for failure in (*report.failed, *report.retention):

@@ -11,6 +11,7 @@ import msgspec
 from .. import config
 from .. import errors as e
 from ..stores.local import LocalStore
+from . import output
 
 Function = Callable[..., Any]
 
@@ -76,6 +77,7 @@ def load_config(
 
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
+    output.current().printed = True
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
@@ -85,6 +87,13 @@ def locate(file: str, directory: Path) -> tuple[LocalStore, str]:
     if not path.exists() and len(path.parts) == 1:
         path = directory / file
     return LocalStore(path.parent), path.name
+
+
+def printable(name: str) -> str:
+    """Return a name that moves no cursor and fits on one line."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in name
+    )
 
 
 def plural(count: int, noun: str) -> str:

@@ -6,7 +6,8 @@ import click
 
 from .. import catalog, progress
 from ..stores.local import LocalStore
-from .common import dir_option, json_option, load_config, print_json, target_option
+from . import output
+from .common import dir_option, json_option, load_config, print_json, printable, target_option
 
 
 @click.command(
@@ -30,11 +31,10 @@ def command(
     "missing".
     """
     config = load_config(target=target, directory=directory)
-    backups = [
-        one
-        for one in catalog.Catalog(LocalStore(config.directory)).backups()
-        if database in (None, one.manifest.database.name)
-    ]
+    found = catalog.Catalog(LocalStore(config.directory))
+    backups = [one for one in found.backups() if database in (None, one.manifest.database.name)]
+    for problem in found.unreadable:
+        output.current().warning(problem)
     if as_json:
         print_json([{"missing": one.missing, "manifest": one.manifest} for one in backups])
         return
@@ -42,18 +42,19 @@ def command(
         click.echo(f"no backups in {config.directory}")
         return
     now = datetime.now(UTC)
-    click.echo(f"{'TAKEN (UTC)':20}{'AGE':>7} {'TYPE':8}{'SIZE':>9}{'ROWS':>12}  STATE")
+    lines = [f"{'TAKEN (UTC)':19}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>15}  STATE"]
     before = None
     for one in sorted(backups, key=lambda one: one.manifest.database.name):
         manifest = one.manifest
         if manifest.database.name != before:
             before = manifest.database.name
-            click.echo(f"database {before}")
-        click.echo(
-            f"{manifest.taken:%Y-%m-%d %H:%M:%S} {age((now - manifest.taken).total_seconds()):>7}"
-            f" {manifest.type:8}{progress.size(manifest.artifact.size):>9}{manifest.rows:>12,}"
+            lines.append(f"database {printable(before)}")
+        lines.append(
+            f"{manifest.taken:%Y-%m-%d %H:%M:%S}{age((now - manifest.taken).total_seconds()):>7}"
+            f" {manifest.type:7}{progress.size(manifest.artifact.size):>9}{manifest.rows:>15,}"
             f"  {_state(one)}"
         )
+    click.echo("\n".join(lines))  # at once: each call writes through
 
 
 def age(seconds: float) -> str:
@@ -65,10 +66,7 @@ def age(seconds: float) -> str:
 
 
 def _state(one: catalog.Backup) -> str:
-    words = []
+    state = "verified" if one.manifest.verified else "not verified"
     if one.missing:
-        words.append("missing")
-    if one.manifest.schema_only:
-        words.append("schema")
-    words.append("verified" if one.manifest.verified else "not verified")
-    return ", ".join(words)
+        state = "missing"
+    return f"schema, {state}" if one.manifest.schema_only else state

@@ -3,6 +3,7 @@
 Results go to standard output; everything here goes to standard error.
 """
 
+import contextlib
 import json
 import sys
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ class Output:
 
     def __init__(self, style: str = "text") -> None:
         self.style = style
+        self.printed = False  # whether standard output has its one JSON document
 
     def info(self, text: str) -> None:
         """Tell what is being done."""
@@ -35,9 +37,9 @@ class Output:
         if self.style == "json":
             self._json("error", error.message, hint=error.hint, exit_code=error.exit_code)
             return
-        click.echo(f"error: {error.message}", err=True)
+        _tell(f"error: {error.message}")
         if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+            _tell(f"hint: {error.hint}")
 
     def done(self, text: str, *, as_json: bool = False) -> None:
         """Tell, as the last thing of all, that the command has done its work.
@@ -51,19 +53,29 @@ class Output:
 
     def progress(self, *, silent: bool) -> progress.Silent:
         """Return what tells how far a command is."""
-        return progress.Silent() if silent else progress.create(self.info, sys.stderr)
+        if silent:
+            return progress.Silent()
+        if self.style == "json":
+            return progress.Lines(self.info)  # a bar is no JSON, on a terminal either
+        return progress.create(self.info, sys.stderr)
 
     def _line(self, level: Level, text: str) -> None:
         if self.style == "json":
             self._json(level, text)
         elif level == "info":
-            click.echo(f"{datetime.now().astimezone():%H:%M:%S} {text}", err=True)
+            _tell(f"{datetime.now().astimezone():%H:%M:%S} {text}")
         else:
-            click.echo(f"{level}: {text}", err=True)
+            _tell(f"{level}: {text}")
 
     def _json(self, level: Level, text: str, **more: object) -> None:
         record = {"time": datetime.now(UTC).isoformat(), "level": level, "message": text, **more}
-        click.echo(json.dumps(record), err=True)
+        _tell(json.dumps(record))
+
+
+def _tell(text: str) -> None:
+    """Write a line to standard error; that nobody reads it is no reason to end a backup."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def current() -> Output:

@@ -67,10 +67,8 @@ def command(
     else:
         _print(decisions)
     going = sum(not one.keep for one in decisions)
-    if dry_run:
-        output.current().done(f"would remove {plural(going, 'backup')} of {len(decisions)}")
-    else:
-        output.current().done(f"removed {plural(len(removed), 'backup')} of {len(decisions)}")
+    did, count = ("would remove", going) if dry_run else ("removed", len(removed))
+    output.current().done(f"{did} {plural(count, 'backup')} of {len(decisions)}", as_json=as_json)
 
 
 def _print(decisions: list[retention.Decision]) -> None:

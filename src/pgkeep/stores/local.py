@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Self
 from .. import errors as e
 from . import Item
 
-_PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{16}")
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{8}")
 
 
 class LocalStore:
@@ -31,6 +30,15 @@ class LocalStore:
     def url(self) -> str:
         """The directory's path."""
         return str(self.directory)
+
+    def check_writable(self) -> None:
+        """Make the directory if it is not there; raise StoreError if nothing can be put into it."""
+        self.prepare()
+        with _translated("write to", self.directory):
+            if not self.directory.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(self.directory, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def prepare(self) -> None:
         """Make the directory, readable by its owner only, if it is not there."""
@@ -46,6 +54,13 @@ class LocalStore:
         self.prepare()
         return LocalUpload(self.directory, name)
 
+    def open_lock(self, name: str) -> int:
+        """Open a file that is there to be locked; made if need be, never removed."""
+        self.prepare()
+        path = self.directory / name
+        with _translated("open", path):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
     def open(self, name: str) -> "LocalSource":
         """Open a file for reading."""
         return LocalSource(self.directory / name)
@@ -59,8 +74,10 @@ class LocalStore:
                 return
             with entries:
                 for entry in entries:
-                    if not _PARTIAL.fullmatch(entry.name) and entry.is_file():
-                        yield Item(entry.name, entry.stat().st_size)
+                    # Another run may remove a file while we look (trap B10).
+                    with contextlib.suppress(FileNotFoundError):
+                        if not _PARTIAL.fullmatch(entry.name) and entry.is_file():
+                            yield Item(entry.name, entry.stat().st_size)
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
@@ -84,7 +101,8 @@ class LocalUpload:
 
     def __init__(self, directory: Path, name: str) -> None:
         self._final = directory / name
-        self._partial = directory / f".{name}.partial-{secrets.token_hex(8)}"
+        # No longer, for a name of 63 bytes takes 255 with all of this, and no file may have more.
+        self._partial = directory / f".{name}.partial-{os.urandom(4).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with _translated("create", self._partial):
             self._fd = os.open(self._partial, flags, 0o600)

@@ -1,0 +1,582 @@
+"""Every option of every command does what its help says; every mistake gets a sentence."""
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgkeep.server import Server
+
+from . import keep
+from . import servers as s
+from .compare import assert_same_database
+from .spare import Spare
+
+SHOP = """
+create table customers (id int primary key, name text not null);
+insert into customers select n, 'customer ' || n from generate_series(1, 200) n;
+create table orders (id serial primary key, customer int not null references customers, day date);
+insert into orders (customer, day) select 1 + n % 200, date '2026-01-01' + n % 300
+from generate_series(1, 1000) n;
+create index on orders (day);
+create table log (what text);
+create function note() returns trigger language plpgsql as
+    $$begin insert into public.log values ('trigger'); return new; end$$;
+"""
+TRIGGER = "create trigger noted after insert on customers execute function note();"
+
+
+@pytest.fixture
+def spare() -> Iterator[Spare]:
+    with Spare() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shop(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A database and a backup of it, for reading."""
+    with Spare() as made:
+        database = made.database(pg17)
+        s.sql(pg17, database, SHOP)
+        yield database, keep.backup(pg17, database, tmp_path_factory.mktemp("shop"))
+
+
+def databases(server: Server) -> list[tuple[Any, ...]]:
+    return s.sql(server, "postgres", "select oid, datname from pg_database order by 1")
+
+
+def on_terminal(
+    *args: str, env: Mapping[str, str], answers: Mapping[str, str] = {}
+) -> tuple[int, str]:
+    """Run with a terminal; type an answer when its question appears."""
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [keep.PGKEEP, *args], env={**env, "TERM": "xterm", "COLUMNS": "120"},
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    shown, open_questions = "", dict(answers)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if not select.select([master], [], [], 1)[0]:
+            continue
+        try:
+            block = os.read(master, 65536)
+        except OSError:  # how Linux tells that nobody has the terminal open any more
+            break
+        shown += block.decode(errors="replace")
+        for question in [one for one in open_questions if one in shown]:
+            os.write(master, open_questions.pop(question).encode() + b"\n")
+    os.close(master)
+    if process.poll() is None and time.monotonic() >= deadline:
+        process.kill()
+    code = process.wait()
+    assert not open_questions, shown
+    return code, shown
+
+
+# -- backup
+
+
+@pytest.mark.parametrize("kind", ["daily", "weekly", "monthly", "manual"])
+def test_type_is_in_the_name_and_the_manifest(
+    pg17: Server, shop: tuple[str, Path], tmp_path: Path, kind: str
+) -> None:
+    artifact = keep.backup(pg17, shop[0], tmp_path, f"--type={kind}")
+    assert re.fullmatch(rf"{shop[0]}_{kind}_\d{{8}}T\d{{6}}Z\.sql\.gz", artifact.name)
+    manifest = json.loads(next(tmp_path.glob("*.manifest.json")).read_bytes())
+    assert manifest["type"] == kind
+    assert len(keep.left_over(tmp_path)) == 4
+
+
+def test_schema_only_backups_have_no_rows_and_are_never_the_latest(
+    pg17: Server, shop: tuple[str, Path], spare: Spare, tmp_path: Path
+) -> None:
+    artifact = keep.backup(pg17, shop[0], tmp_path, "--schema-only", "--verify")
+    assert artifact.name.endswith("_schema.sql.gz")
+    target = spare.name(pg17)
+    keep.restore(pg17, artifact, target)
+    assert s.sql(pg17, target, "select count(*) from orders") == [(0,)]
+    source, restored = (s.dump(pg17, name, "--schema-only") for name in (shop[0], target))
+    assert _without_key(source) == _without_key(restored)
+    env = keep.environment(pg17, BACKUP_DIR=str(tmp_path))
+    said = keep.run("restore", "--latest", "--target-db=never", env=env, code=9)
+    assert "no backup" in said
+
+
+def _without_key(dump: bytes) -> bytes:
+    return re.sub(rb"(?m)^\\(un)?restrict .*$", b"", dump)
+
+
+def test_options_win_over_the_environment(
+    pg17: Server, shop: tuple[str, Path], tmp_path: Path
+) -> None:
+    """--dsn, --database, --dir and --jobs of backup, doctor and restore."""
+    env = keep.environment(
+        pg17, "no such database", BACKUP_DIR=str(tmp_path / "not here"), BACKUP_JOBS="zero"
+    )
+    dsn = f"host={pg17.host} user=postgres dbname=postgres"
+    options = (f"--dsn={dsn}", f"--database={shop[0]}", f"--dir={tmp_path / 'here'}", "--jobs=2")
+    keep.run("backup", *options, env=env)
+    assert len(keep.left_over(tmp_path / "here")) == 4
+    assert not (tmp_path / "not here").exists()
+    report = json.loads(keep.run("doctor", "--json", *options, env=env))
+    assert report["database"] == shop[0]
+    assert report["directory"] == str(tmp_path / "here")
+    plan = json.loads(
+        keep.run("restore", "--latest", "--target-db=x", "--dry-run", "--json", *options, env=env)
+    )
+    assert "by 2 connections" in "\n".join(plan["steps"])
+    listed = keep.run("list", f"--database={shop[0]}", f"--dir={tmp_path / 'here'}", "--json",
+                      env=env | {"BACKUP_JOBS": "1"})  # fmt: skip
+    assert len(json.loads(listed)) == 1
+
+
+def test_lock_timeout_is_how_long_a_locked_table_is_waited_for(
+    pg17: Server, spare: Spare, tmp_path: Path
+) -> None:
+    """A6.2."""
+    database = spare.database(pg17)
+    s.sql(pg17, database, "create table busy (id int)")
+    env = keep.environment(pg17, database, BACKUP_DIR=str(tmp_path))
+    with s.connect(pg17, database) as connection, connection.transaction():
+        connection.execute("lock table busy in access exclusive mode")
+        began = time.monotonic()
+        said = keep.run("backup", "--lock-timeout=0.3", env=env, code=4)
+        assert time.monotonic() - began < 10
+    assert "public.busy" in said
+    assert keep.left_over(tmp_path) == []
+
+
+# -- restore
+
+
+def test_dry_run_changes_nothing(pg17: Server, shop: tuple[str, Path], tmp_path: Path) -> None:
+    """E15."""
+    database, artifact = shop
+    env = keep.environment(pg17)
+    before = databases(pg17), keep.left_over(artifact.parent)
+    for args in ([], ["--drop-existing"], ["--drop-existing", "--discard-old"], ["--schema-only"]):
+        target = database if "--drop-existing" in args else "not there"
+        shown = keep.run(
+            "restore", f"--backup={artifact}", f"--target-db={target}", "--dry-run", *args, env=env
+        )
+        assert target in shown
+        assert ("out of the way" in shown) is ("--drop-existing" in args)
+        assert ("drop the old database" in shown) is ("--discard-old" in args)
+        assert ("schema and rows" in shown) is ("--schema-only" not in args)
+    assert (databases(pg17), keep.left_over(artifact.parent)) == before
+
+
+def test_verify_only_needs_no_server(shop: tuple[str, Path], tmp_path: Path) -> None:
+    env = keep.environment(PGHOST="/nowhere")
+    said = keep.run("restore", f"--backup={shop[1]}", "--verify-only", env=env)
+    assert said.startswith("ok: ")
+    report = json.loads(
+        keep.run("restore", f"--backup={shop[1]}", "--verify-only", "--json", env=env)
+    )
+    assert report["rows"] == 1200
+    damaged = tmp_path / shop[1].name
+    damaged.write_bytes(shop[1].read_bytes()[:-100])
+    keep.run("restore", f"--backup={damaged}", "--verify-only", env=env, code=5)
+
+
+def test_replacing_keeps_the_old_database_unless_told_to_discard_it(
+    pg17: Server, shop: tuple[str, Path], spare: Spare
+) -> None:
+    """A2.10, E2, E16."""
+    target = spare.database(pg17)
+    s.sql(pg17, target, "create table precious as select 1 as id")
+    env = keep.environment(pg17)
+    args = ("restore", f"--backup={shop[1]}", f"--target-db={target}")
+    assert "exists" in keep.run(*args, env=env, code=9)
+    assert "--yes" in keep.run(*args, "--drop-existing", env=env, code=9)
+    assert s.sql(pg17, target, "select id from precious") == [(1,)]
+    result = json.loads(keep.run(*args, "--drop-existing", "--yes", "--json", env=env))
+    old = spare.name(pg17, result["old_database"])
+    assert re.fullmatch(rf"{target}__old_\d{{8}}T\d{{6}}Z", old)
+    assert s.sql(pg17, old, "select id from precious") == [(1,)]
+    assert_same_database(pg17, shop[0], pg17, target)
+    s.sql(pg17, target, "create table later (id int)")
+    names = {name for _, name in databases(pg17)}
+    result = json.loads(
+        keep.run(*args, "--drop-existing", "--discard-old", "--yes", "--json", env=env)
+    )
+    assert result.get("old_database") is None
+    assert {name for _, name in databases(pg17)} == names
+    assert_same_database(pg17, shop[0], pg17, target)
+
+
+def test_statistics_are_collected_unless_told_not_to(
+    pg17: Server, shop: tuple[str, Path], spare: Spare
+) -> None:
+    """A5.22."""
+    query = "select count(*) > 0 from pg_stats where schemaname = 'public'"
+    for args, there in (((), True), (("--no-analyze",), False)):
+        target = spare.name(pg17)
+        keep.restore(pg17, shop[1], target, *args)
+        assert s.sql(pg17, target, query) == [(there,)]
+
+
+def test_schema_and_rows_one_after_the_other(
+    pg17: Server, shop: tuple[str, Path], spare: Spare
+) -> None:
+    """A5.4, E10: the orders come before the customers that they refer to in any naive order."""
+    target = spare.name(pg17)
+    keep.restore(pg17, shop[1], target, "--schema-only")
+    assert s.sql(pg17, target, "select count(*) from orders") == [(0,)]
+    env = keep.environment(pg17)
+    args = ("restore", f"--backup={shop[1]}", f"--target-db={target}", "--data-only")
+    assert "--yes" in keep.run(*args, env=env, code=9)
+    keep.run(*args, "--yes", env=env)
+    assert_same_database(pg17, shop[0], pg17, target)
+    said = keep.run(*args, "--yes", env=env, code=9)
+    assert "table public.customers is not empty" in said
+    assert "table public.orders is not empty" in said
+    s.sql(pg17, target, "drop table orders, customers")
+    said = keep.run(*args, "--yes", env=env, code=9)
+    assert "table public.customers does not exist" in said
+    assert "table public.orders does not exist" in said
+
+
+def test_triggers_fire_unless_disabled(pg17: Server, shop: tuple[str, Path], spare: Spare) -> None:
+    """A5.5."""
+    for args, fired in (((), 1), (("--disable-triggers",), 0)):
+        target = spare.name(pg17)
+        keep.restore(pg17, shop[1], target, "--schema-only")
+        s.sql(pg17, target, TRIGGER)
+        keep.restore(pg17, shop[1], target, "--data-only", "--yes", *args)
+        assert s.sql(pg17, target, "select count(*) from log") == [(fired,)]
+        assert s.sql(pg17, target, "select count(*) from orders") == [(1000,)]
+
+
+# Referring tables first by name, by size and by creation; circles; a table that refers to itself
+# and is large enough to come in several parts; partitions on either side.
+CIRCLES = """
+create table "Z" (id int primary key);
+create table a (id int primary key, z int references "Z");
+create table "0" (id int primary key, a int references a, filler text);
+create table chicken (id int primary key, egg int);
+create table egg (id int primary key, chicken int references chicken);
+alter table chicken add constraint "Laid!" foreign key (egg) references egg
+    deferrable initially immediate;
+create table tree (id int primary key, parent int constraint "up" references tree, filler text);
+alter table tree alter filler set storage plain;
+create table sales (id int, day date, tree int references tree, primary key (id, day))
+    partition by range (day);
+create table sales_1 partition of sales for values from ('2026-01-01') to ('2026-02-01');
+create table sales_2 partition of sales for values from ('2026-02-01') to ('2026-03-01');
+create table b_refunds (id int primary key, sale int, day date,
+                        foreign key (sale, day) references sales);
+insert into "Z" values (1), (2);
+insert into a values (1, 1), (2, 2);
+insert into "0" select n, 1 + n % 2, repeat('y', 1000) from generate_series(1, 2000) n;
+insert into chicken select n from generate_series(1, 50) n;
+insert into egg select n, n from generate_series(1, 50) n;
+update chicken set egg = 51 - id;
+insert into tree select n, nullif(20001 - n, 0) % 20001, repeat('x', 1900)
+from generate_series(1, 20000) n;
+insert into sales select n, date '2026-01-01' + n % 50, n from generate_series(1, 1000) n;
+insert into b_refunds select id, id, day from sales;
+"""
+
+
+def test_rows_go_into_tables_whose_foreign_keys_make_circles(
+    pg17: Server, spare: Spare, tmp_path: Path
+) -> None:
+    """A5.4: and the constraints are afterwards what they were before."""
+    database = spare.database(pg17)
+    s.sql(pg17, database, CIRCLES)
+    owner = spare.role(pg17)
+    artifact = keep.backup(pg17, database, tmp_path)
+    target = spare.name(pg17)
+    keep.restore(pg17, artifact, target, "--schema-only")
+    keep.restore(pg17, artifact, target, "--data-only", "--yes")
+    assert_same_database(pg17, database, pg17, target)
+    # A role without the right to alter the tables hears how it can be done.
+    second = spare.name(pg17)
+    keep.restore(pg17, artifact, second, "--schema-only")
+    s.sql(pg17, second, f"grant select, insert on all tables in schema public to {owner}")
+    env = keep.environment(pg17, PGUSER=owner)
+    args = ("restore", f"--backup={artifact}", f"--target-db={second}", "--data-only", "--yes")
+    assert "must be owner of table" in keep.run(*args, env=env, code=8)
+    assert s.sql(pg17, second, 'select count(*) from "Z"') == [(0,)]
+    assert "session_replication_role" in keep.run(*args, "--disable-triggers", env=env, code=8)
+
+
+def test_rows_that_violate_a_foreign_key_are_not_kept(
+    pg17: Server, spare: Spare, tmp_path: Path
+) -> None:
+    """A deferred check is a check all the same."""
+    database = spare.database(pg17)
+    s.sql(pg17, database, CIRCLES)
+    s.sql(pg17, database, "set session_replication_role = replica; delete from egg where id = 7")
+    artifact = keep.backup(pg17, database, tmp_path)
+    target = spare.database(pg17)
+    s.sql(pg17, target, CIRCLES)
+    tables = 'tree, chicken, egg, "0", a, "Z", sales, b_refunds'
+    s.sql(pg17, target, f"truncate {tables}")
+    env = keep.environment(pg17)
+    said = keep.run("restore", f"--backup={artifact}", f"--target-db={target}", "--data-only",
+                    "--yes", env=env, code=8)  # fmt: skip
+    assert '"Laid!"' in said
+    assert s.sql(pg17, target, "select count(*) from tree") == [(0,)]
+
+
+@pytest.mark.parametrize("server", [15, 18], ids="pg{}".format, indirect=True)
+def test_large_objects_and_sequences_are_rows_too(
+    server: Server, spare: Spare, tmp_path: Path
+) -> None:
+    """E10: of --data-only, and of none of --schema-only."""
+    database = spare.database(server)
+    s.sql(server, database, SHOP)
+    s.sql(server, database, r"select lo_from_bytea(4711, '\x00ff'), lo_from_bytea(4712, 'x')")
+    s.sql(server, database, "comment on large object 4711 is 'two bytes'")
+    s.sql(server, database, "grant select on large object 4712 to public")
+    artifact = keep.backup(server, database, tmp_path)
+    target = spare.name(server)
+    keep.restore(server, artifact, target, "--schema-only")
+    assert s.sql(server, target, "select is_called from orders_id_seq") == [(False,)]
+    assert s.sql(server, target, "select count(*) from pg_largeobject_metadata") == [(0,)]
+    keep.restore(server, artifact, target, "--data-only", "--yes")
+    assert_same_database(server, database, server, target)
+
+
+@pytest.mark.parametrize("option", ["--drop-existing", "--in-place", "--data-only"])
+def test_on_a_terminal_the_question_is_asked(
+    pg17: Server, shop: tuple[str, Path], spare: Spare, option: str
+) -> None:
+    """E16: `n` changes nothing, `y` does it."""
+    target = spare.database(pg17)
+    if option == "--data-only":
+        s.sql(pg17, target, re.sub("(?m)^(insert|from|select).*\n", "", SHOP))
+    args = ("restore", f"--backup={shop[1]}", f"--target-db={target}", option)
+    env = keep.environment(pg17)
+    before = databases(pg17)
+    question = f"Change database {target}?"
+    code, shown = on_terminal(*args, env=env, answers={question: "n"})
+    assert (code, databases(pg17)) == (9, before)
+    assert "error: cancelled" in shown
+    code, shown = on_terminal(*args, "--discard-old" if option == "--drop-existing" else "--jobs=2",
+                              env=env, answers={question: "y"})  # fmt: skip
+    assert code == 0, shown
+    assert "done: " in shown
+    assert_same_database(pg17, shop[0], pg17, target)
+
+
+def test_problems_are_told_before_the_question(
+    pg17: Server, shop: tuple[str, Path], spare: Spare
+) -> None:
+    """Nobody is asked for a consent that leads to a refusal."""
+    target = spare.database(pg17)
+    s.sql(pg17, target, "create table t (id int)")
+    said = keep.run("restore", f"--backup={shop[1]}", f"--target-db={target}", "--in-place",
+                    env=keep.environment(pg17), code=9)  # fmt: skip
+    assert "not empty" in said
+    assert "--yes" not in said
+
+
+def test_a_backup_can_be_named_by_its_file_name_alone(
+    pg17: Server, shop: tuple[str, Path], spare: Spare
+) -> None:
+    target = spare.name(pg17)
+    env = keep.environment(pg17, BACKUP_DIR=str(shop[1].parent))
+    keep.run("restore", f"--backup={shop[1].name}", f"--target-db={target}", env=env)
+    assert_same_database(pg17, shop[0], pg17, target)
+    assert keep.run("verify", shop[1].name, "--jobs=1", env=env).startswith("ok: ")
+
+
+# -- what people and programs read
+
+
+def test_json_is_one_document_with_a_stable_shape(
+    pg17: Server, shop: tuple[str, Path], spare: Spare, tmp_path: Path
+) -> None:
+    env = keep.environment(pg17, shop[0], BACKUP_DIR=str(tmp_path))
+
+    def keys(*args: str) -> set[str]:
+        found = json.loads(keep.run(*args, "--json", env=env))
+        return set(found[0] if isinstance(found, list) else found)
+
+    assert {"backups", "failed", "skipped"} <= keys("backup")
+    assert keys("list") == {"missing", "manifest"}
+    artifact = next(tmp_path.glob("*Z.sql.gz"))
+    report = {"file", "kind", "raw_bytes", "tables", "rows", "checked"}
+    assert report <= keys("verify", str(artifact))
+    assert {"database", "server", "tables", "client", "directory", "free", "findings"} <= keys(
+        "doctor"
+    )
+    target = spare.name(pg17)
+    restore = ("restore", f"--backup={artifact}", f"--target-db={target}")
+    plan = {"file", "kind", "source", "snapshot", "target", "mode", "steps", "problems"}
+    assert plan <= keys(*restore, "--dry-run")
+    assert {"database", "rows", "tables", "seconds", "warnings"} <= keys(*restore)
+    process = keep.start(*restore, "--json", env=env)
+    out, err = process.communicate()
+    record = json.loads(out)
+    assert set(record) == {"error", "hint", "exit_code"}
+    assert record["exit_code"] == process.returncode == 9
+    assert "error: " + record["error"] in err
+
+
+def test_a_bar_on_a_terminal(pg17: Server, shop: tuple[str, Path], tmp_path: Path) -> None:
+    env = keep.environment(pg17, shop[0], BACKUP_DIR=str(tmp_path))
+    code, shown = on_terminal("backup", "--verify", env=env)
+    assert code == 0, shown
+    assert "\u2501" in shown  # what bars are drawn with
+    assert "verifying" in shown
+    assert "\x1b[?25h" in shown  # the cursor is back
+    assert not re.search(r"^\d\d:\d\d:\d\d ", shown, re.MULTILINE)
+
+
+def test_lines_elsewhere(pg17: Server, spare: Spare, tmp_path: Path) -> None:
+    """E11: a line a step, and one every few seconds, here of no length."""
+    database = spare.database(pg17)
+    s.sql(pg17, database, "create table big as select repeat('x', 1900) f from"
+          " generate_series(1, 20000)")  # fmt: skip
+    often = "import pgkeep.progress as p; p.Lines.__init__.__defaults__ = (0.0,)"
+    env = keep.environment(pg17, database, BACKUP_DIR=str(tmp_path))
+    done = run_python(often, "backup", "--verify", env=env)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines), lines
+    steps = list(dict.fromkeys(line[9:] for line in lines))
+    assert [one for one in steps if one in ("locking tables", "dumping", "verifying")] == [
+        "locking tables", "dumping", "verifying",
+    ]  # fmt: skip
+    assert any(re.search(r"dumping, \d+% of \d+.* left", line) for line in steps), lines
+    assert any(re.search(r"verifying, \d+% of \d+.*/s", line) for line in steps), lines
+    assert "\x1b" not in done.stderr
+
+
+def run_python(
+    prelude: str, *args: str, env: Mapping[str, str]
+) -> "subprocess.CompletedProcess[str]":
+    """Run pgkeep after some Python that changes what it finds."""
+    main = f"{prelude}\nfrom pgkeep.cli import main\nmain()"
+    return subprocess.run(
+        [sys.executable, "-c", main, *args],
+        env=dict(env), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command", ["", "backup", "restore", "verify", "list", "prune", "config", "adopt", "doctor"]
+)
+def test_help_names_options_and_examples(command: str) -> None:
+    shown = keep.run(*command.split(), "--help", env=keep.environment())
+    assert "Usage: pgkeep" in shown
+    assert "--help" in shown
+    options = shown.partition("Options:")[2].partition("\n\n")[0]
+    assert max(map(len, options.splitlines())) <= 80
+
+
+# -- mistakes
+
+MISTAKES: dict[str, tuple[list[str], dict[str, str], str]] = {
+    "no command": ([], {}, "Usage: pgkeep"),
+    "unknown command": (["bakcup"], {}, "no such command 'bakcup'"),
+    "unknown option": (["backup", "--frobnicate"], {}, "--frobnicate"),
+    "type": (["backup", "--type=hourly"], {}, "daily"),
+    "extra argument": (["backup", "app"], {}, "unexpected extra argument"),
+    "no backup": (["restore"], {}, "--backup=FILE or --latest"),
+    "two backups": (["restore", "--backup=x", "--latest"], {}, "--backup=FILE or --latest"),
+    "discard": (["restore", "--latest", "--discard-old"], {}, "needs --drop-existing"),
+    "triggers": (["restore", "--latest", "--disable-triggers"], {}, "needs --data-only"),
+    "both": (["restore", "--latest", "--schema-only", "--data-only"], {}, "exclude each other"),
+    "where": (["restore", "--latest", "--in-place", "--drop-existing"], {}, "exclude each other"),
+    "no file": (["verify"], {}, "missing argument 'FILE'"),
+    "jobs": (["backup"], {"BACKUP_JOBS": "zero"}, "BACKUP_JOBS: expected a whole number"),
+    "no jobs": (["backup", "--jobs=0"], {}, "got '0' from the command line"),
+    "minus": (["backup", "--jobs=-1"], {}, "got '-1' from the command line"),
+    "lock": (["backup", "--lock-timeout=soon"], {}, "a number of seconds above 0"),
+    "secret": (["backup"], {"POSTGRES_PASSWORD_FILE": "/no/secret"}, "could not read /no/secret"),
+    "folder": (["backup"], {"POSTGRES_PASSWORD_FILE": "/"}, "could not read /"),
+    "twice": (["list"], {"BACKUP_DIR": "x", "BACKUP_DIR_FILE": "y"}, "are both set"),
+    "url": (["backup"], {"DATABASE_URL": "postgresql://a:secret@[::1/x"}, "is not valid"),
+    "newline": (["backup"], {"POSTGRES_PASSWORD": "a\nb"}, "newline"),
+}
+
+
+@pytest.mark.parametrize(("args", "settings", "sentence"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_gets_a_sentence(
+    tmp_path: Path, args: list[str], settings: dict[str, str], sentence: str
+) -> None:
+    env = keep.environment(**({"BACKUP_DIR": str(tmp_path / "b")} | settings))
+    process = keep.start(*args, env=env, cwd=tmp_path)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 2, out + err
+    assert sentence in out + err
+    assert "Traceback" not in err
+    assert "secret@" not in out + err
+    assert keep.left_over(tmp_path / "b") == []
+
+
+def test_all_problems_of_the_settings_are_told_at_once(tmp_path: Path) -> None:
+    env = keep.environment(
+        BACKUP_JOBS="zero", POSTGRES_PASSWORD_FILE="/no/secret", BACKUP_LOCK_TIMEOUT="-1",
+        POSTGRES_USER="a", POSTGRES_USER_FILE="/b",
+    )  # fmt: skip
+    said = keep.run("backup", env=env, code=2)
+    for variable in ("BACKUP_JOBS", "POSTGRES_PASSWORD_FILE", "BACKUP_LOCK_TIMEOUT",
+                     "POSTGRES_USER and POSTGRES_USER_FILE are both set"):  # fmt: skip
+        assert variable in said
+    assert "hint: " in said
+
+
+@pytest.mark.parametrize("command", ["backup", "doctor", "restore"])
+def test_a_server_that_is_down_is_exit_code_3(
+    shop: tuple[str, Path], tmp_path: Path, command: str
+) -> None:
+    args = [command, f"--backup={shop[1]}"] if command == "restore" else [command]
+    env = keep.environment(
+        PGHOST=str(tmp_path), PGUSER="postgres", BACKUP_DIR=str(tmp_path / "b"), PGDATABASE="app"
+    )
+    said = keep.run(*args, env=env, code=3)
+    assert str(tmp_path) in said
+    assert "hint: " in said
+    assert keep.left_over(tmp_path / "b") == []
+
+
+def test_files_that_are_missing_or_no_backups_are_told_apart(pg17: Server, tmp_path: Path) -> None:
+    env = keep.environment(pg17, BACKUP_DIR=str(tmp_path))
+    for command in (["verify", "nothing.sql.gz"], ["restore", "--backup=nothing.sql.gz"]):
+        assert "nothing.sql.gz" in keep.run(*command, env=env, code=6)
+    assert "no backup" in keep.run("restore", "--latest", env=env, code=9)
+    (tmp_path / "text.sql.gz").write_text("hello")
+    keep.run("verify", "text.sql.gz", env=env, code=5)
+    said = keep.run("restore", "--backup=text.sql.gz", env=env, code=2)
+    assert "--target-db=NAME" in said
+    keep.run("restore", "--backup=text.sql.gz", "--target-db=never", env=env, code=5)
+    assert "no backups" in keep.run("list", f"--dir={tmp_path / 'void'}", env=env)
+
+
+HIDDEN = "import pgkeep.programs as p; p.WHEELS = ()"
+
+
+@pytest.mark.parametrize("found", ["none", "older"])
+def test_client_programs_that_do_not_fit_are_named(
+    pg18: Server, spare: Spare, tmp_path: Path, found: str
+) -> None:
+    """A1.1, A1.12: before anything is written, with the package to install."""
+    prelude = HIDDEN + ("; p.FOLDERS = ()" if found == "none" else "")
+    path = str(tmp_path) if found == "none" else str(s.bin_folder(15))
+    env = keep.environment(pg18, spare.database(pg18), BACKUP_DIR=str(tmp_path / "b"), PATH=path)
+    done = run_python(prelude, "backup", env=env)
+    assert done.returncode == 2, done.stderr
+    assert "server is PostgreSQL 18" in done.stderr
+    assert ("found: none" if found == "none" else "found: 15.") in done.stderr
+    assert "postgresql-client-18" in done.stderr
+    assert keep.left_over(tmp_path / "b") == []
+    done = run_python(prelude, "doctor", env=env)
+    assert done.returncode == 4
+    assert "postgresql-client-18" in done.stdout

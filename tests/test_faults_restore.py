@@ -1,0 +1,262 @@
+"""Whatever fails while a restore runs, people find what they had, or all of what they wanted."""
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgkeep.server import Server
+
+from . import faults as f
+from . import keep
+from . import servers as s
+
+ROWS = 3000
+
+# A restore can be held while it loads rows or while it builds indexes: PGOPTIONS says where, and
+# for how long.
+FILL = f"""
+create function hold(text) returns boolean language plpgsql immutable as $$
+begin
+    if $1 = current_setting('faults.hold', true) then
+        perform pg_sleep(current_setting('faults.seconds')::float);
+    end if;
+    return true;
+end $$;
+create table marks (of text);
+insert into marks values ('new');
+create table held (id int check (public.hold('rows')), filler text);
+insert into held select i, repeat('x', 100) from generate_series(1, {ROWS}) as i;
+create table indexed (id int);
+insert into indexed values (1);
+create index on indexed ((public.hold('indexes')));
+"""
+
+
+@pytest.fixture(scope="module")
+def artifact(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    name = f"faults_source_{os.getpid()}"
+    s.sql(pg17, "postgres", f"create database {name} template template0")
+    try:
+        s.sql(pg17, name, FILL)
+        return keep.backup(pg17, name, tmp_path_factory.mktemp("backups"))
+    finally:
+        s.drop(pg17, name)
+
+
+@pytest.fixture
+def target(pg17: Server) -> Iterator[str]:
+    """A name for a database; it and all that are derived from it are dropped."""
+    name = f"faults_{secrets.token_hex(4)}"
+    yield name
+    for one in derived(pg17, name):
+        s.sql(pg17, "postgres", f"drop database if exists {s.quoted(one)} with (force)")
+
+
+def derived(server: Server, name: str, kind: str = "") -> list[str]:
+    """Return the databases whose names begin like this one."""
+    query = "select datname from pg_database where starts_with(datname, %(prefix)s) order by 1"
+    return [row[0] for row in s.sql(server, "postgres", query, prefix=name + kind)]
+
+
+def make_old(server: Server, name: str, owner: str = "postgres") -> None:
+    s.sql(server, "postgres", f"create database {s.quoted(name)} template template0 owner {owner}")
+    s.sql(server, name, "create table marks as select 'old' as of")
+
+
+def mark(server: Server, name: str) -> str:
+    """Say which database this is: the old one or the restored one, which must be complete."""
+    ((of,),) = s.sql(server, name, "select of from marks")
+    if of == "new":
+        complete = "select (select count(*) from held), to_regclass('indexed_hold_idx') is not null"
+        assert s.sql(server, name, complete) == [(ROWS, True)]
+    return str(of)
+
+
+Begin = Callable[..., f.Run]
+
+
+@pytest.fixture
+def begin(pg17: Server, artifact: Path, target: str) -> Iterator[Begin]:
+    """Start a restore of the artifact to the target, held in a phase."""
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            *args: str, hold: str = "nowhere", seconds: float = 60, **options: Any
+        ) -> f.Run:
+            env = {"PGOPTIONS": f"-c faults.hold={hold} -c faults.seconds={seconds}"}
+            env |= {"BACKUP_JOBS": "2", **options.pop("env", {})}
+            to = [f"--backup={artifact}", f"--target-db={target}"]
+            run = f.Run(pg17, "postgres", "restore", *to, *args, env=env, **options)
+            return stack.enter_context(run)
+
+        yield start
+
+
+SWAP = ("--drop-existing", "--yes")
+
+# Each with what holds it there, and what shows that it is there.
+PHASES = {
+    "creating": "query like 'CREATE DATABASE%%' and wait_event_type = 'Lock'",
+    "rows": "query like 'COPY %%held%%' and wait_event = 'PgSleep'",
+    "indexes": "query like '%%CREATE INDEX%%' and wait_event = 'PgSleep'",
+    "swapping": "query like 'ALTER DATABASE%%' and state = 'active'",
+}
+
+
+@contextlib.contextmanager
+def held_in(
+    server: Server, begin: Begin, target: str, phase: str, *args: str, **options: Any
+) -> Iterator[tuple[f.Run, list[int]]]:
+    """Run a restore until it is in a phase, which it does not leave by itself."""
+    with contextlib.ExitStack() as stack:
+        if phase == "creating":
+            # Only for the time of this transaction; CREATE DATABASE waits for its end.
+            rename = "alter database template0 rename to template0_renamed"
+            stack.enter_context(f.statement(server, "postgres", rename))
+        if phase == "swapping":
+            # Not a session, so nobody can end it.
+            s.sql(server, target, "begin; create table other (); prepare transaction 'faults'")
+            stack.callback(s.sql, server, target, "rollback prepared 'faults'")
+        run = begin(*args, hold=phase, **options)
+        condition = PHASES[phase]
+        backends = f.eventually(
+            lambda: f.sessions(server, "", condition), f"the phase of {phase}"
+        )
+        yield run, backends
+
+
+CASES = [
+    ("creating", False),
+    ("rows", False),
+    ("rows", True),
+    ("indexes", True),
+    ("swapping", True),
+]
+HELD = pytest.mark.parametrize(("phase", "replace"), CASES)
+
+
+def assert_as_before(server: Server, target: str, *, replace: bool) -> None:
+    if replace:
+        assert mark(server, target) == "old"
+    else:
+        assert target not in derived(server, target)
+
+
+@HELD
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+def test_a_signal_ends_everything(
+    pg17: Server, begin: Begin, target: str, phase: str, replace: bool, number: signal.Signals
+) -> None:
+    """A6.9, B20, D24: within seconds, and no half database stays under any name."""
+    if replace:
+        make_old(pg17, target)
+    with held_in(pg17, begin, target, phase, *(SWAP if replace else ())) as (run, _):
+        run.process.send_signal(number)
+        assert f"ended by {number.name}" in run.ends(128 + number, seconds=8)
+        assert derived(pg17, target, "__") == []
+        f.leaves_no_session(pg17, target)
+    assert_as_before(pg17, target, replace=replace)
+
+
+@HELD
+def test_killed(pg17: Server, begin: Begin, target: str, phase: str, replace: bool) -> None:
+    """A6.9, D24: half a database may stay, but only under a name that tells so; the next works."""
+    if replace:
+        make_old(pg17, target)
+    with held_in(pg17, begin, target, phase, *(SWAP if replace else ())) as (run, _):
+        run.kill()
+        f.leaves_no_session(pg17, target)
+        f.eventually(lambda: not f.sessions(pg17, "", PHASES[phase]), "the end of the sessions")
+    assert_as_before(pg17, target, replace=replace)
+    assert derived(pg17, target, "__") == derived(pg17, target, "__restore_")
+    begin(*(SWAP if replace else ())).ends(0)
+    assert mark(pg17, target) == "new"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+def test_ended_at_any_moment(
+    pg17: Server, begin: Begin, target: str, number: signal.Signals
+) -> None:
+    """D24, E2: the target is the old database or the new one, at every moment."""
+    make_old(pg17, target)
+    started = time.monotonic()
+    begin(*SWAP).ends(0)
+    whole = time.monotonic() - started
+    for moment in range(12):
+        s.sql(pg17, target, "update marks set of = 'old'")
+        run = begin(*SWAP)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.process.wait(whole * (0.3 + 0.75 * moment / 11))
+        run.process.send_signal(number)
+        _, err = run.process.communicate(timeout=30)
+        assert run.process.returncode in (-number, 128 + number, 0), err
+        assert "Traceback" not in err, err
+        assert mark(pg17, target) in ("old", "new")
+        if number == signal.SIGTERM:
+            assert derived(pg17, target, "__restore_") == []
+    f.leaves_no_session(pg17, target)
+
+
+@pytest.mark.parametrize(("phase", "replace"), [case for case in CASES if case[0] != "creating"])
+def test_a_session_ended(
+    pg17: Server, begin: Begin, target: str, phase: str, replace: bool
+) -> None:
+    """D24, B31: the failure of one session is told, and what it was doing."""
+    if replace:
+        make_old(pg17, target)
+    with held_in(pg17, begin, target, phase, *(SWAP if replace else ())) as (run, backends):
+        s.sql(pg17, "postgres", f"select pg_terminate_backend({backends[0]})")
+        assert "terminating connection due to administrator command" in run.ends(8)
+        assert derived(pg17, target, "__") == []
+    assert_as_before(pg17, target, replace=replace)
+
+
+def test_the_server_crashes(artifact: Path, tmp_path: Path) -> None:
+    """A6.8, D24: the old database is there when the server is there again; so is its backup."""
+    with Server(s.bin_folder(17)) as server:
+        make_old(server, "app")
+        s.sql(server, "app", "create table rows as select repeat('x', 2000) from generate_series(1, 30000)")
+        s.sql(server, "app", "alter table rows alter repeat set storage external")
+        env = {"BACKUP_DIR": str(tmp_path / "backups"), "BACKUP_JOBS": "2"}
+        copying = "query like 'COPY %%rows%%' and wait_event = 'ClientWrite'"
+        with f.Run(server, "app", "backup", env=env) as run:
+            with run.frozen(lambda: f.sessions(server, "app", copying)):
+                server.stop(immediate=True)
+            run.ends(4)
+            run.leaves_no_child()
+            assert keep.left_over(tmp_path / "backups") == []
+            server.start()
+        env = {"PGOPTIONS": "-c faults.hold=rows -c faults.seconds=60"}
+        args = [f"--backup={artifact}", "--target-db=app", *SWAP]
+        with f.Run(server, "postgres", "restore", *args, env=env) as run:
+            f.eventually(lambda: f.sessions(server, "app", PHASES["rows"]), "loading")
+            server.stop(immediate=True)
+            run.ends(8)
+        server.start()
+        assert mark(server, "app") == "old"
+        assert keep.backup(server, "app", tmp_path / "backups", "--verify").exists()
+        assert "done" in keep.restore(server, artifact, "app", *SWAP)
+        assert mark(server, "app") == "new"
+
+
+def test_psql_killed_inside_a_copy(
+    pg17: Server, begin: Begin, artifact: Path, target: str, tmp_path: Path
+) -> None:
+    """A2.1, D24: of a plain dump from elsewhere."""
+    dump = tmp_path / "dump.sql"
+    dump.write_bytes(subprocess.run(["zcat", artifact], check=True, capture_output=True).stdout)
+    make_old(pg17, target)
+    with held_in(pg17, begin, target, "rows", *SWAP) as (run, _):
+        del run
+    make = [f"--backup={dump}", f"--target-db={target}", *SWAP]
+    del make

@@ -1,0 +1,90 @@
+"""Indexes and keys are built side by side: in an order that works, every time."""
+
+import itertools
+from pathlib import Path
+
+from pgkeep.server import Server
+
+from . import keep
+from . import servers as s
+from .compare import assert_same_database
+from .conftest import DatabaseFactory
+from .test_concurrency import backup_of
+
+TABLES = [f"t{number}" for number in range(6)]
+COLUMNS = ", ".join(f"{name}_id int" for name in TABLES)
+# Every table refers to every other one, and to itself.
+WEB = "".join(
+    f"create table {name} (id int primary key, n int unique, {COLUMNS});\n"
+    f"insert into {name} select i, i, {', '.join('i' * len(TABLES))} from generate_series(1, 200) i;\n"
+    f"create index on {name} (n, id); create index on {name} ((n % 7));\n"
+    for name in TABLES
+) + "".join(
+    f"alter table {of} add foreign key ({to}_id) references {to} ({column});\n"
+    for of, to in itertools.product(TABLES, TABLES)
+    for column in ("id", "n")
+)
+# Partitions that have keys of their own and refer to each other's siblings, in both directions:
+# whoever locks a whole tree meets those who have locked leaves.
+TREES = "".join(
+    f"""
+create table {tree} (id int, part int, other int, primary key (id, part)) partition by list (part);
+create table {tree}_deep partition of {tree} for values in (3, 4) partition by list (part);
+create table {tree}1 partition of {tree} for values in (1);
+create table {tree}2 partition of {tree} for values in (2);
+create table {tree}3 partition of {tree}_deep for values in (3);
+create table {tree}4 partition of {tree}_deep for values in (4);
+insert into {tree} select i, 1 + i % 4, i from generate_series(1, 400) i;
+create index {tree}_other on {tree} (other);
+create index {tree}1_own on {tree}1 (other, id);
+alter table {tree}1 cluster on {tree}1_own;
+create unique index {tree}4_unique on {tree}4 (id);
+alter table {tree}4 alter id set not null, replica identity using index {tree}4_unique;
+create table of_{tree} (id int, part int, leaf int,
+    foreign key (id, part) references {tree}, foreign key (leaf) references {tree}4 (id));
+insert into of_{tree} select id, part, null from {tree};
+"""
+    for tree in ("p", "q")
+) + "".join(
+    f"alter table {of} add foreign key (id, part) references {to};\n"
+    for of, to in [
+        ("p", "q"), ("q1", "p1"), ("q2", "p2"), ("p1", "q1"), ("p2", "q2"), ("q3", "p3"),
+        ("q4", "p"), ("q", "q"),
+    ]
+)  # fmt: skip
+DEPENDENT = """
+create view grouped as select id, n, count(*) from t1 group by id;
+create view on_it as select sum(count) as total from grouped;
+create materialized view stored as select * from grouped;
+create unique index stored_id on stored (id);
+create function counted() returns bigint stable language sql
+    begin atomic select count(*) from (select n from t2 group by id) x; end;
+create function by_text() returns bigint stable language sql as 'select sum(id) from public.stored';
+create materialized view over_function as select by_text() as a, counted() as b;
+create materialized view over_view as select * from on_it, over_function;
+create rule r as on update to grouped do instead update t1 set n = new.n where id = new.id;
+create statistics st on n, t1_id from t1;
+alter index t1_expr_idx alter column 1 set statistics 500;
+create table deferred (id int primary key deferrable, x int, exclude using btree (x with =));
+comment on constraint t1_t2_id_fkey on t1 is 'a key';
+comment on index t1_expr_idx is 'an index';
+"""
+
+
+def test_restored_ten_times(pg17: Server, database: DatabaseFactory, tmp_path: Path) -> None:
+    """D21, D22: no deadlock ends a restore, and what is restored is the same each time."""
+    db = database(pg17)
+    s.psql(pg17, db, input=WEB + TREES + DEPENDENT)
+    artifact = backup_of(pg17, db, tmp_path)
+    target = f"{db} again"
+    logged = pg17.log.stat().st_size
+    try:
+        for _ in range(10):
+            s.drop(pg17, target)
+            keep.restore(pg17, artifact, target, "--no-analyze", BACKUP_JOBS="4")
+        assert_same_database(pg17, db, pg17, target)
+    finally:
+        s.drop(pg17, target)
+    with pg17.log.open("rb") as log:
+        log.seek(logged)
+        assert log.read().count(b"deadlock detected") == 0
