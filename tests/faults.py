@@ -121,11 +121,14 @@ def leaves_no_session(server: Server, database: str) -> None:
 
 @contextlib.contextmanager
 def statement(server: Server, database: str, query: str) -> Iterator[None]:
-    """Hold what a statement locks."""
+    """Hold what a statement locks, without doing it."""
     with s.connect(server, database) as connection:
         connection.execute("begin")
         connection.execute(query)
-        yield
+        try:
+            yield
+        finally:
+            connection.execute("rollback")
 
 
 def path_with(folder: Path, server: Server, scripts: Mapping[str, str]) -> str:

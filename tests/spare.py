@@ -45,7 +45,7 @@ class Spare:
         chosen = name or f"spare_{os.getpid()}_{next(_numbers)}"
         query = sql.SQL("create role {} login {}").format(
             sql.Identifier(chosen),
-            sql.SQL(options),  # type: ignore[arg-type]
+            sql.SQL(options),
         )
         if password is not None:
             query += sql.SQL(" password {}").format(password)

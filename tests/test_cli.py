@@ -511,7 +511,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str]] = {
 def test_a_mistake_gets_a_sentence(
     tmp_path: Path, args: list[str], settings: dict[str, str], sentence: str
 ) -> None:
-    env = keep.environment(**({"BACKUP_DIR": str(tmp_path / "b")} | settings))
+    env = keep.environment() | {"BACKUP_DIR": str(tmp_path / "b")} | settings
     process = keep.start(*args, env=env, cwd=tmp_path)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 2, out + err

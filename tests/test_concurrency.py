@@ -395,8 +395,8 @@ def test_tables_that_are_made_all_the_time(
 ) -> None:
     """D3: each attempt to lock all of them finds another one; that is said, not waited out."""
     db = database(pg17)
-    many = "do $$ begin for i in 1..2000 loop execute format('create table a%s ()', i); end loop; end $$"
-    s.sql(pg17, db, many)
+    create = "execute format('create table a%s ()', i)"
+    s.sql(pg17, db, f"do $$ begin for i in 1..2000 loop {create}; end loop; end $$")
     with contextlib.ExitStack() as stack:
         for name in ("c1", "c2", "c3"):
             stack.enter_context(
@@ -466,7 +466,7 @@ def test_timeouts_of_the_role(pg17: Server, database: DatabaseFactory, tmp_path:
             "lock_timeout = '1ms'",
             "transaction_timeout = '30ms'",
             "idle_in_transaction_session_timeout = '300ms'",
-            "idle_session_timeout = '300ms'",
+            "idle_session_timeout = '100ms'",
         ):
             s.sql(pg17, db, f"alter role {role} set {setting}")
         gate = Gate(tmp_path, pg17, "psql")

@@ -1,4 +1,4 @@
-"""Whatever fails while a backup runs, nothing half done is published, and the first cause is told."""
+"""Whatever fails while a backup runs: nothing half done is published, the first cause is told."""
 
 import contextlib
 import ctypes
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pgkeep import artifact as a
-from pgkeep import crew, dump
+from pgkeep import assembly, crew
 from pgkeep.server import Server
 from pgkeep.stores.memory import MemoryStore
 
@@ -198,7 +198,7 @@ def test_a_flood_of_complaints(
 ) -> None:
     """B30: 100 MB on standard error stop neither pg_dump nor pgkeep, nor are they all kept."""
     line = "pg_dump: warning: " + "x" * 1000
-    flood = f"yes {line!r} | head -c 100000000 >&2; exec \"$real\" \"$@\""
+    flood = f'yes {line!r} | head -c 100000000 >&2; exec "$real" "$@"'
     run = begin(PATH=f.path_with(tmp_path / "bin", pg17, {"pg_dump": flood}))
     run.ends(0)
     (manifest,) = f.published(directory)
@@ -332,7 +332,9 @@ def test_a_signal_ends_everything(
 WAITS = "wait_event_type = 'Lock'"
 
 
-def test_an_impatient_second_signal(begin: Begin, directory: Path, pg17: Server, source: str) -> None:
+def test_an_impatient_second_signal(
+    begin: Begin, directory: Path, pg17: Server, source: str
+) -> None:
     """B20: it does not interrupt the cleaning up."""
     with f.statement(pg17, source, "lock table rows"):
         run = begin()
@@ -446,7 +448,7 @@ def test_nobody_reads_its_output(
     os.close(reader)
     run = begin(**{stream: writer})
     os.close(writer)
-    out, err = run.process.communicate(timeout=30)
+    _, err = run.process.communicate(timeout=30)
     # The result itself could not be told; the backup is there all the same.
     assert run.process.returncode == (1 if stream == "stdout" else 0), err
     assert "Traceback" not in (err or "")
@@ -473,7 +475,7 @@ def test_who_comes_late_to_a_stopped_crew_does_not_wait() -> None:
     """B20: pg_dump's reader may reach its last section after everybody was told to stop."""
     members = crew.Crew()
     writer = a.ArtifactWriter(MemoryStore().create("file"))
-    order = dump._Order(writer, members, workers=1)
+    order = assembly.Order(writer, members, workers=1)
     members.stop()
     ended: list[BaseException] = []
 

@@ -1,6 +1,7 @@
 """Whatever fails while a restore runs, people find what they had, or all of what they wanted."""
 
 import contextlib
+import gzip
 import os
 import secrets
 import signal
@@ -19,6 +20,7 @@ from pgkeep.server import Server
 from . import faults as f
 from . import keep
 from . import servers as s
+from .conftest import DatabaseFactory
 
 ROWS = 3000
 
@@ -91,11 +93,15 @@ def begin(pg17: Server, artifact: Path, target: str) -> Iterator[Begin]:
     with contextlib.ExitStack() as stack:
 
         def start(
-            *args: str, hold: str = "nowhere", seconds: float = 60, **options: Any
+            *args: str,
+            hold: str = "nowhere",
+            seconds: float = 60,
+            file: Path = artifact,
+            **options: Any,
         ) -> f.Run:
             env = {"PGOPTIONS": f"-c faults.hold={hold} -c faults.seconds={seconds}"}
             env |= {"BACKUP_JOBS": "2", **options.pop("env", {})}
-            to = [f"--backup={artifact}", f"--target-db={target}"]
+            to = [f"--backup={file}", f"--target-db={target}"]
             run = f.Run(pg17, "postgres", "restore", *to, *args, env=env, **options)
             return stack.enter_context(run)
 
@@ -129,9 +135,7 @@ def held_in(
             stack.callback(s.sql, server, target, "rollback prepared 'faults'")
         run = begin(*args, hold=phase, **options)
         condition = PHASES[phase]
-        backends = f.eventually(
-            lambda: f.sessions(server, "", condition), f"the phase of {phase}"
-        )
+        backends = f.eventually(lambda: f.sessions(server, "", condition), f"the phase of {phase}")
         yield run, backends
 
 
@@ -192,11 +196,11 @@ def test_ended_at_any_moment(
     started = time.monotonic()
     begin(*SWAP).ends(0)
     whole = time.monotonic() - started
-    for moment in range(12):
+    for moment in range(8):
         s.sql(pg17, target, "update marks set of = 'old'")
         run = begin(*SWAP)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            run.process.wait(whole * (0.3 + 0.75 * moment / 11))
+            run.process.wait(whole * (0.3 + 0.75 * moment / 7))
         run.process.send_signal(number)
         _, err = run.process.communicate(timeout=30)
         assert run.process.returncode in (-number, 128 + number, 0), err
@@ -225,7 +229,11 @@ def test_the_server_crashes(artifact: Path, tmp_path: Path) -> None:
     """A6.8, D24: the old database is there when the server is there again; so is its backup."""
     with Server(s.bin_folder(17)) as server:
         make_old(server, "app")
-        s.sql(server, "app", "create table rows as select repeat('x', 2000) from generate_series(1, 30000)")
+        s.sql(
+            server,
+            "app",
+            "create table rows as select repeat('x', 2000) from generate_series(1, 8000)",
+        )
         s.sql(server, "app", "alter table rows alter repeat set storage external")
         env = {"BACKUP_DIR": str(tmp_path / "backups"), "BACKUP_JOBS": "2"}
         copying = "query like 'COPY %%rows%%' and wait_event = 'ClientWrite'"
@@ -249,14 +257,186 @@ def test_the_server_crashes(artifact: Path, tmp_path: Path) -> None:
         assert mark(server, "app") == "new"
 
 
-def test_psql_killed_inside_a_copy(
-    pg17: Server, begin: Begin, artifact: Path, target: str, tmp_path: Path
-) -> None:
-    """A2.1, D24: of a plain dump from elsewhere."""
-    dump = tmp_path / "dump.sql"
-    dump.write_bytes(subprocess.run(["zcat", artifact], check=True, capture_output=True).stdout)
+@pytest.fixture(scope="module")
+def plain(artifact: Path) -> Path:
+    """A dump from elsewhere: restored by psql."""
+    path = artifact.with_name("plain.sql")
+    index = b"\n-- pgkeep"
+    with gzip.open(artifact) as file:
+        text = file.read()
+    assert index in text
+    path.write_bytes(text)
+    return path
+
+
+def test_psql_killed_inside_a_copy(pg17: Server, begin: Begin, target: str, plain: Path) -> None:
+    """A2.1, D24, B31."""
     make_old(pg17, target)
-    with held_in(pg17, begin, target, "rows", *SWAP) as (run, _):
-        del run
-    make = [f"--backup={dump}", f"--target-db={target}", *SWAP]
-    del make
+    with held_in(pg17, begin, target, "rows", *SWAP, file=plain) as (run, _):
+        (psql,) = run.children("psql")
+        os.kill(psql, signal.SIGKILL)
+        assert "psql failed (signal 9)" in run.ends(8)
+        run.leaves_no_child()
+    assert derived(pg17, target, "__") == []
+    assert mark(pg17, target) == "old"
+
+
+def test_ended_inside_a_copy_of_psql(pg17: Server, begin: Begin, target: str, plain: Path) -> None:
+    """A2.1, B20: the end of its input must not look like the end of the rows."""
+    make_old(pg17, target)
+    with held_in(pg17, begin, target, "rows", *SWAP, file=plain) as (run, _):
+        run.process.send_signal(signal.SIGTERM)
+        run.ends(143, seconds=8)
+        run.leaves_no_child()
+        f.leaves_no_session(pg17, target)
+    assert derived(pg17, target, "__") == []
+    assert mark(pg17, target) == "old"
+
+
+def test_killed_inside_a_copy_of_psql(pg17: Server, begin: Begin, target: str, plain: Path) -> None:
+    """A2.1, D24: psql takes that for the end of the rows, in a database that nobody will use."""
+    make_old(pg17, target)
+    with held_in(pg17, begin, target, "rows", *SWAP, file=plain, seconds=3) as (run, _):
+        run.kill()
+        run.leaves_no_child()
+        f.leaves_no_session(pg17, target)
+    assert mark(pg17, target) == "old"
+    assert derived(pg17, target, "__") == derived(pg17, target, "__restore_")
+
+
+def test_clients_that_come_back_at_once(pg17: Server, begin: Begin, target: str) -> None:
+    """E2, E3: they are shut out for a moment, then find the restored database and no other."""
+    make_old(pg17, target)
+    seen: list[str] = []
+    done = threading.Event()
+
+    def client() -> None:
+        while not done.is_set():
+            with (
+                contextlib.suppress(psycopg.OperationalError),
+                s.connect(pg17, target) as connection,
+            ):
+                for _ in range(20):
+                    ((of,),) = connection.execute("select of from marks").fetchall()
+                    seen.append(of)
+
+    clients = [threading.Thread(target=client, daemon=True) for _ in range(4)]
+    # These do not come back by themselves, and one of them is at work.
+    idle = [s.connect(pg17, target) for _ in range(3)]
+    idle[0].execute("begin")
+    idle[0].execute("lock table marks in row exclusive mode")
+    for thread in clients:
+        thread.start()
+    try:
+        f.eventually(lambda: "old" in seen, "the first answer")
+        begin(*SWAP).ends(0)
+        f.eventually(lambda: "new" in seen, "the first answer of the new database")
+    finally:
+        done.set()
+        for thread in clients:
+            thread.join()
+        for connection in idle:
+            connection.close()
+    assert seen == sorted(seen, reverse=True)  # once new, never old again
+    assert mark(pg17, target) == "new"
+    (old,) = derived(pg17, target, "__")
+    assert old.startswith(f"{target}__old_")
+    assert mark(pg17, old) == "old"
+
+
+@pytest.fixture
+def restorer(pg17: Server) -> Iterator[str]:
+    """A role that may create databases, and may not end other roles' sessions."""
+    name = f"restorer_{secrets.token_hex(4)}"
+    s.sql(pg17, "postgres", f"create role {name} login createdb")
+    yield name
+    for (database,) in s.sql(
+        pg17,
+        "postgres",
+        "select datname from pg_database where pg_get_userbyid(datdba) = %(name)s",
+        name=name,
+    ):
+        s.drop(pg17, database)
+    s.sql(pg17, "postgres", f"drop role {name}")
+
+
+OURS = ("--no-owner", "--no-privileges")
+
+
+def test_a_session_that_may_not_be_ended(
+    pg17: Server, begin: Begin, target: str, restorer: str
+) -> None:
+    """E3: refused, with what helps."""
+    make_old(pg17, target, restorer)
+    with s.connect(pg17, target):
+        said = begin(*SWAP, *OURS, env={"PGUSER": restorer}).ends(8)
+    assert f"could not end the sessions in {target}" in said
+    assert "pg_signal_backend" in said
+    assert mark(pg17, target) == "old"
+    assert derived(pg17, target, "__") == []
+
+
+def test_a_session_that_leaves_by_itself(
+    pg17: Server, begin: Begin, target: str, restorer: str
+) -> None:
+    """E3: then nobody needs the right to end it, and done is done."""
+    make_old(pg17, target, restorer)
+    with s.connect(pg17, target):
+        run = begin(*SWAP, *OURS, env={"PGUSER": restorer})
+        f.eventually(lambda: f.sessions(pg17, "", PHASES["swapping"]), "the swapping")
+        # Time for the attempt to end it, which fails.
+        time.sleep(0.5)
+    run.ends(0)
+    assert mark(pg17, target) == "new"
+    (old,) = derived(pg17, target, "__")
+    assert mark(pg17, old) == "old"
+
+
+def test_too_few_connections(pg17: Server, begin: Begin, target: str, restorer: str) -> None:
+    """A6.10: found only when the database to load into is there; it does not stay."""
+    make_old(pg17, target, restorer)
+    s.sql(pg17, "postgres", f"alter role {restorer} connection limit 2")
+    env = {"PGUSER": restorer, "BACKUP_JOBS": "4"}
+    assert "too many connections" in begin(*SWAP, *OURS, env=env).ends(3)
+    assert derived(pg17, target) == [target]
+    assert mark(pg17, target) == "old"
+
+
+LONG = "ä" * 31 + "x"  # 63 bytes, the most there can be
+
+
+def test_a_long_name(pg17: Server, artifact: Path, database: DatabaseFactory) -> None:
+    """B16: the temporary and the old name are derived from it, and must be its own."""
+    database(pg17, name=LONG)
+    s.sql(pg17, LONG, "create table marks as select 'old' as of")
+    keep.restore(pg17, artifact, LONG, *SWAP)
+    assert mark(pg17, LONG) == "new"
+    (old,) = (name for name in derived(pg17, "ää", "") if name != LONG)
+    assert "__old_" in old
+    assert mark(pg17, old) == "old"
+    s.drop(pg17, old)
+
+
+def test_a_name_that_is_too_long(pg17: Server, artifact: Path) -> None:
+    """B16: the server would cut it, silently, and perhaps to that of another database."""
+    env = keep.environment(pg17)
+    args = [f"--backup={artifact}", f"--target-db={LONG}y"]
+    assert "64 bytes long, PostgreSQL allows 63" in keep.run("restore", *args, env=env, code=2)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_two_at_once(pg17: Server, begin: Begin, target: str, replace: bool) -> None:
+    """D24: neither spoils the other; one that comes too late for a new name fails."""
+    if replace:
+        make_old(pg17, target)
+    runs = [begin(*(SWAP if replace else ()), hold="rows", seconds=seconds) for seconds in (1, 2.5)]
+    f.eventually(lambda: len(f.sessions(pg17, "", PHASES["rows"])) == 2, "both at work")
+    runs[0].ends(0)
+    said = runs[1].ends(0 if replace else 8)
+    assert mark(pg17, target) == "new"
+    assert derived(pg17, target, "__restore_") == []
+    if replace:
+        kept = [mark(pg17, name) for name in derived(pg17, target, "__old_")]
+        assert sorted(kept) == ["new", "old"]
+    else:
+        assert "already exists" in said

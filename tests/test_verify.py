@@ -160,8 +160,18 @@ def test_rows_longer_than_the_chunks_are_not_gathered() -> None:
     for _ in range(5):
         (piece,) = scanner.feed(b"x" * 1000)
         assert piece == script.Rows(b"x" * 1000)
-    assert [type(piece) for piece in scanner.feed(b"\n\\.\n")] == [script.Rows, script.CopyEnd]
+    # The end of a row that looks like the end of the data, cut from what is before it.
+    assert list(scanner.feed(b"\\.\n")) == [script.Rows(b"\\.\n")]
+    assert list(scanner.feed(b"\\.\n")) == [script.CopyEnd()]
     assert list(scanner.close()) == []
+
+
+def test_what_never_becomes_a_copy_is_not_gathered() -> None:
+    scanner = script.Scanner()
+    told = len(data_of([*scanner.feed(b'COPY "this\n')]))
+    for _ in range(300):
+        told += len(data_of([*scanner.feed(b"without an end\n" * 1000)]))
+    assert told > 300 * 15_000 - 2 * MIB
 
 
 @pytest.mark.parametrize(
@@ -171,15 +181,27 @@ def test_rows_longer_than_the_chunks_are_not_gathered() -> None:
         (b"SELECT ", b"'abcdefghijklmnopqrstuvwxyz', ", b"1;\n"),
         (b"COPY t (", b"a, ", b"b) FROM stdin;\n"),
         (b"COPY t (\n", b"a,\n", b"b) FROM stdin;\n"),
+        (b"", b"COPY this to\n", b"\n"),
+        (b'COPY "', b"nothing\n", b"\n"),
         (b"SELECT ", b"$abcdefghijklmnopqrstuvwxyz ", b"1;\n"),
         (b"", b"-- a comment among comments\n--\n", b"\n"),
         (b"COPY t (a) FROM stdin;\n", b"x", b"\n\\.\n"),
     ],
-    ids=["string", "strings", "copy", "copy in lines", "dollars", "comments", "row"],
+    ids=[
+        "string",
+        "strings",
+        "copy",
+        "copy in lines",
+        "copies",
+        "copy of a name",
+        "dollars",
+        "comments",
+        "row",
+    ],
 )
 def test_time_grows_with_the_size_only(before: bytes, unit: bytes, after: bytes) -> None:
     """50 MiB of one line, or of lines that might become something, in 1 MiB chunks."""
-    size = 20 * MIB if b"'abc" in unit else 50 * MIB  # many tokens take their time
+    size = 20 * MIB if unit[:5] in (b"'abcd", b"COPY ") else 50 * MIB  # many tokens take their time
     data = before + unit * (size // len(unit)) + after
     scanner = script.Scanner()
     began = time.process_time()

@@ -9,7 +9,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -20,6 +20,7 @@ from psycopg import sql
 from . import __version__, preflight, programs, script, snapshot
 from . import artifact as a
 from . import errors as e
+from .assembly import Assembler, Order, announcement, object_of
 from .copying import CopySession, copy_statement
 from .crew import Crew
 from .database import (
@@ -31,17 +32,12 @@ from .database import (
     roles_in_use,
     server_facts,
     session_settings,
-    shared_text,
 )
 from .packer import Packer
 from .snapshot import Connection, Snapshot, Table
+from .tasks import Task, exclusion, plan_tasks
 
-MIB = 1 << 20
-SMALLEST_FOR_WORKER = 1 * MIB  # smaller tables are quicker in pg_dump's own connection
-SLICE = 32 * MIB  # of table size; small enough that workers finish together
 SLICES_SINCE = 140000  # TID range scans came with PostgreSQL 14 (trap D11)
-PENDING_LIMIT = 32 * MIB  # compressed rows that may wait for the pre-data to be written
-ARGUMENTS_LIMIT = 1 * MIB  # of --exclude-table-data; Linux takes 2 MiB in all
 # Every lock that pg_dump asks for is held by the coordinator already. If it must wait, then for
 # somebody who waits for us; it is started anew, after letting that one pass. All who want that
 # table wait meanwhile, so it should not be long.
@@ -72,16 +68,6 @@ class DumpOptions:
     jobs: int
     schema_only: bool = False
     lock_timeout: float = 300.0  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Rows for a worker: a whole table, or the pages from `first` up to before `last`."""
-
-    table: Table
-    size: int  # bytes on the server's disk, about
-    first: int | None = None
-    last: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,64 +187,6 @@ class _LockQueuedError(Exception):
     """pg_dump waited for a lock that the coordinator holds: somebody is queued in between."""
 
 
-class _Order:
-    """Pre-data, then rows, then post-data, whoever is ready first."""
-
-    def __init__(self, writer: a.ArtifactWriter, crew: Crew, workers: int) -> None:
-        self._writer = writer
-        self._crew = crew
-        self._workers = workers
-        self._changed = threading.Condition()
-        self._pending: list[a.MemberBuilder] = []
-        self._open = False
-        crew.on_stop(self._wake)
-
-    def write(self, member: a.MemberBuilder) -> None:
-        """Write a member of pg_dump's, which come in their order."""
-        self._writer.append(member)
-
-    def write_rows(self, member: a.MemberBuilder) -> None:
-        """Write a worker's member, or keep it until the pre-data is complete."""
-        with self._changed:
-            while not self._open and sum(one.compressed for one in self._pending) > PENDING_LIMIT:
-                self._wait()
-            if not self._open:
-                self._pending.append(member)
-                return
-        self._writer.append(member)
-
-    def pre_data_is_complete(self) -> None:
-        """Let the workers' rows in."""
-        with self._changed:
-            for member in self._pending:
-                self._writer.append(member)
-            self._pending.clear()
-            self._open = True
-            self._changed.notify_all()
-
-    def worker_is_done(self) -> None:
-        """Count a worker that has written all its rows."""
-        with self._changed:
-            self._workers -= 1
-            self._changed.notify_all()
-
-    def wait_for_rows(self) -> None:
-        """Wait until every worker is done."""
-        with self._changed:
-            while self._workers:
-                self._wait()
-
-    def _wait(self) -> None:
-        # In this order: who looks only afterwards sleeps for ever if the crew has stopped before.
-        self._crew.check()
-        self._changed.wait()
-        self._crew.check()
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
-
 class _Run:
     """One attempt: pg_dump and the workers on one snapshot."""
 
@@ -275,7 +203,7 @@ class _Run:
             self._tasks.put(task)
         self._copied_by_workers = {task.table.oid: task.table for task in tasks}
         self._workers = min(dump.options.jobs, len(tasks))
-        self._order = _Order(dump.writer, self._crew, self._workers)
+        self._order = Order(dump.writer, self._crew, self._workers)
         self._coordinator = threading.Lock()
         self._waiting: dict[int, float] = {}  # process id of a child -> since when
 
@@ -324,8 +252,10 @@ class _Run:
         ]  # fmt: skip
         if self.dump.options.schema_only:
             command.append("--schema-only")
-        command += [_exclusion(table) for table in self._copied_by_workers.values()]
-        assembler = _Assembler(self.dump, self.held, self._order)
+        command += [exclusion(table) for table in self._copied_by_workers.values()]
+        assembler = Assembler(
+            _header(self.dump, self.held), self.dump.codec, self.held, self._order
+        )
         with programs.Child(command, self.access.environment, self.access.descriptors) as child:
             self._crew.on_stop(child.kill)
             try:
@@ -420,7 +350,7 @@ class _Run:
                 block = bytearray()
                 for row in copy:
                     block += row
-                    if len(block) >= MIB:
+                    if len(block) >= a.BLOCK:
                         yield bytes(block)
                         block.clear()
                 yield bytes(block)
@@ -428,162 +358,14 @@ class _Run:
 
     def _pack(self, packer: Packer, task: Task, blocks: Iterator[bytes]) -> None:
         table = task.table
-        packer.begin(_object_of(table))
-        packer.write(_announcement(table, self.dump.codec))
+        packer.begin(object_of(table))
+        packer.write(announcement(table, self.dump.codec))
         packer.begin_copy(b"COPY %s (%s) FROM stdin;\n" % (table.target, table.columns))
         for block in blocks:
             self._crew.check()
             packer.rows(block)
         packer.end_copy()
         packer.write(b"\n\n")
-
-
-class _Assembler:
-    """Put pg_dump's own stream into members, section by section."""
-
-    def __init__(self, dump: _Dump, held: Snapshot, order: _Order) -> None:
-        self._dump = dump
-        self._tables = {one.oid: one for one in held.tables}
-        self._order = order
-        self._section = "pre"
-        self._packer = Packer("pre", order.write)
-        self._packer.write(_header(dump, held))
-        self._settings: dict[bytes, bytes] = {}
-        self._type = ""
-        self._complete = False
-        self.begun = False
-        self.tables: set[int] = set()
-
-    def add(self, piece: script.Piece) -> None:
-        """Take the next piece of the stream."""
-        match piece:
-            case script.Entry():
-                self._begin(piece)
-            case script.CopyBegin():
-                self._packer.begin_copy(piece.data)
-            case script.Rows():
-                self._packer.rows(piece.data)
-            case script.CopyEnd():
-                self._packer.end_copy()
-            case script.Complete():
-                # A dump may lack a section; what closes it comes after the rows of the workers all
-                # the same, and not into a member that should hold nothing but rows.
-                self._enter("post")
-                self._complete = True
-                self._packer.end()
-                self._packer.write(piece.data)
-            case script.Setting():
-                # It holds for the entries that follow, which may be loaded by another session.
-                self._settings[piece.data.partition(b" = ")[0]] = piece.data
-                self._packer.end()
-                self._packer.write(piece.data)
-            case _:
-                self._packer.write(piece.data)
-                if self._type == "BLOBS":
-                    self._packer.cut()
-
-    def finish(self) -> None:
-        """End the last section; the stream must have ended as pg_dump ends it."""
-        if not self._complete:
-            raise e.DumpFailed("pg_dump ended without an error and without its closing line")
-        self._enter("post")
-        self._packer.flush()
-
-    def _begin(self, entry: script.Entry) -> None:
-        self.begun = True
-        self._enter(script.section_of(entry, self._section))
-        if self._section == "data" and entry.type != self._type:
-            self._packer.flush()  # rows and other data do not share members: they load differently
-        self._type = entry.type
-        table = self._tables.get(entry.oid) if entry.type == "TABLE DATA" else None
-        if table is not None:
-            self.tables.add(table.oid)
-            one = _object_of(table)
-        else:
-            one = self._object(entry)
-        one.settings = b"".join(self._settings.values()).decode(self._dump.codec, "replace")
-        self._packer.begin(one)
-
-    def _object(self, entry: script.Entry) -> a.Object:
-        schema, name = (
-            value.decode(self._dump.codec, "backslashreplace")
-            for value in (entry.schema, entry.name)
-        )
-        owner = shared_text(entry.owner, self._dump.codec)
-        return a.Object(
-            type=entry.type, schema="" if schema == "-" else schema, name=name,
-            owner="" if owner == "-" else owner, member=0, start=0, oid=entry.oid,
-        )  # fmt: skip
-
-    def _enter(self, section: str) -> None:
-        if section == self._section:
-            return
-        self._packer.flush()
-        if self._section == "pre":
-            self._order.pre_data_is_complete()
-        if section == "post":
-            self._order.wait_for_rows()
-        self._section = section
-        self._packer = Packer(section, self._order.write)
-
-
-def plan_tasks(
-    tables: Sequence[Table],
-    sizes: Mapping[int, tuple[int, int]],
-    jobs: int,
-    block_size: int | None,
-) -> list[Task]:
-    """Decide which tables the workers copy, and in which pieces, largest tables first.
-
-    pg_dump's own connection keeps the small ones, at most a quarter of one worker's share in all.
-    Without a block size tables are not cut into slices.
-    """
-    ranked = sorted(tables, key=lambda one: sizes.get(one.oid, (0, 0))[1], reverse=True)
-    rest = sum(sizes.get(one.oid, (0, 0))[1] for one in ranked)
-    enough = max(rest // (4 * jobs), 16 * MIB)
-    arguments = 0
-    tasks: list[Task] = []
-    for table in ranked:
-        main, whole = sizes.get(table.oid, (0, 0))
-        arguments += len(_exclusion(table))
-        if rest <= enough or whole < SMALLEST_FOR_WORKER or arguments > ARGUMENTS_LIMIT:
-            break
-        rest -= whole
-        pages = main // block_size if block_size and table.heap else 0
-        tasks += _slices(table, whole, pages)
-    return tasks
-
-
-def _slices(table: Table, size: int, pages: int) -> list[Task]:
-    """Cut a table by its pages, weighed with its TOAST (trap D13); the last slice is open."""
-    count = min(-(-size // SLICE), pages)
-    if count <= 1:
-        return [Task(table, size)]
-    bounds = [pages * number // count for number in range(count)]
-    ends: list[int | None] = [*bounds[1:], None]
-    return [Task(table, size // count, *pair) for pair in zip(bounds, ends, strict=True)]
-
-
-def _exclusion(table: Table) -> bytes:
-    """Return pg_dump's option; quoted names are taken literally (manual, psql, "Patterns")."""
-    return b"--exclude-table-data=" + table.sql
-
-
-def _object_of(table: Table) -> a.Object:
-    return a.Object(
-        type="TABLE DATA", schema=table.schema, name=table.name, owner=table.owner,
-        member=0, start=0, oid=table.oid,
-    )  # fmt: skip
-
-
-def _announcement(table: Table, codec_name: str) -> bytes:
-    """Return a comment like pg_dump's; a newline in a name must not end it (CVE-2025-8715)."""
-    name, schema, owner = (
-        re.sub(r"\s", " ", value) for value in (table.name, table.schema, table.owner)
-    )
-    return (
-        f"--\n-- Data for Name: {name}; Type: TABLE DATA; Schema: {schema}; Owner: {owner}\n--\n\n"
-    ).encode(codec_name, "backslashreplace")
 
 
 def _header(dump: _Dump, held: Snapshot) -> bytes:

@@ -59,7 +59,10 @@ def decide(
             would ever go again.
 
     """
-    ordered = sorted(manifests, key=lambda one: (*_owner(one), one.taken), reverse=True)
+    # By name too, for two of one second must not depend on the order in which a store lists them.
+    ordered = sorted(
+        manifests, key=lambda one: (*_owner(one), one.taken, one.artifact.name), reverse=True
+    )
     decisions: list[Decision] = []
     for _, group in groupby(ordered, key=_owner):
         backups = list(group)

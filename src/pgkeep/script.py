@@ -121,7 +121,8 @@ _LINES: dict[str, type[Setting | Meta | Begin | Complete]] = {
     "complete": Complete,
 }
 _COMMENTS = re.compile(rb"(?:--[^\n]*\n){1,5}")  # an announcement has no more lines
-_COPY = re.compile(rb'COPY (?:"[^"]*"|[^";]++)*+;(?P<newline>\n?)')
+# On one line, but for names that hold line ends.
+_COPY = re.compile(rb'COPY (?:"[^"]*"|[^";\n]++)*+(?:;\n?|(?P<open>"))?')
 _COPY_LIMIT = 1 << 20  # 1,600 columns with the longest names are a fifth of it
 _FROM_STDIN = re.compile(rb" FROM stdin;\n\Z", re.IGNORECASE)
 _ESCAPE = re.compile(rb"[\\']")
@@ -308,7 +309,8 @@ def _is_cut(match: re.Match[bytes], buffer: bytes, end: int) -> bool:
     at = match.start()
     if match.lastgroup == "copy":
         # A longer one is none: waiting for its end would take memory and quadratic time.
-        return end - at < _COPY_LIMIT and _COPY.match(buffer, at, end) is None
+        statement = _COPY.match(buffer, at, end)
+        return end - at < _COPY_LIMIT and statement is not None and statement["open"] is not None
     if match.group() != b"--\n" or buffer[max(at - 1, 0) : at] not in (b"", b"\n"):
         return False
     # Perhaps the beginning of an entry: its lines are all comments.

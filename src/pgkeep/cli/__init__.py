@@ -110,7 +110,7 @@ def _choose_format(ctx: click.Context, parameter: click.Parameter, value: str) -
 @click.version_option(__version__, prog_name="pgkeep", message="%(prog)s %(version)s")
 @click.pass_context
 def group(ctx: click.Context) -> None:
-    r"""Keep PostgreSQL databases restorable.
+    """Keep PostgreSQL databases restorable.
 
     A backup is one plain .sql.gz that zcat and psql can restore, made and brought back by several
     connections at once, and able to prove that it is whole.
@@ -120,7 +120,7 @@ def group(ctx: click.Context) -> None:
                                            POSTGRES_... or PG... name, to BACKUP_DIR
     pgkeep verify backups/app_*.sql.gz     is it whole?
     pgkeep restore --latest --target-db=app_copy
-    """
+    """  # noqa: D301 - click wants the character, not a backslash and a b
     ctx.obj = _output
 
 
@@ -153,19 +153,16 @@ def _ignore(number: int, frame: FrameType | None) -> None:
     del number, frame
 
 
-def _run() -> int:
+def _run() -> int:  # noqa: PLR0911 - one for each way to end
     try:
         group.main(standalone_mode=False)
     except e.PgkeepError as error:
         return _failed(error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return e.UsageError.exit_code
     except click.ClickException as error:
-        hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-        message = error.format_message().rstrip(".")
-        if message.startswith("Usage: "):  # no command at all: the message is the help
-            click.echo(message, err=True)
-            return e.UsageError.exit_code
-        message = message[:1].lower() + message[1:]
-        return _failed(e.UsageError(message, hint=f"{hint} --help shows how." if hint else None))
+        return _failed(_usage_error(error))
     except (click.Abort, click.exceptions.Exit) as error:
         return getattr(error, "exit_code", e.Refused.exit_code)
     except Interrupted as error:
@@ -175,6 +172,14 @@ def _run() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _failed(e.PgkeepError(f"could not write: {error}"))
     return 0
+
+
+def _usage_error(error: click.ClickException) -> e.UsageError:
+    """Say in PostgreSQL's style what click has found wrong."""
+    message = error.format_message().rstrip(".")
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
+    hint = f"{command} --help shows how." if command else None
+    return e.UsageError(message[:1].lower() + message[1:], hint=hint)
 
 
 def _failed(error: e.PgkeepError) -> int:

@@ -4,7 +4,6 @@ Results go to standard output; everything here goes to standard error.
 """
 
 import contextlib
-import json
 import sys
 from datetime import UTC, datetime
 from typing import Literal
@@ -68,6 +67,8 @@ class Output:
             _tell(f"{level}: {text}")
 
     def _json(self, level: Level, text: str, **more: object) -> None:
+        import json  # noqa: PLC0415 - few ask for it
+
         record = {"time": datetime.now(UTC).isoformat(), "level": level, "message": text, **more}
         _tell(json.dumps(record))
 

@@ -125,8 +125,12 @@ def command(
     if dry_run:
         print_json(plan) if as_json else _print_plan(plan)
         return
-    if (drop_existing or in_place or data_only) and plan.mode != r.Mode.NEW and not (
-        yes or plan.problems  # which are told by execute
+    if (
+        (drop_existing or in_place or data_only)
+        and plan.mode != r.Mode.NEW
+        and not (
+            yes or plan.problems  # which are told by execute
+        )
     ):
         _confirm(plan, as_json=as_json)
     with output.current().progress(silent=as_json) as bar:
