@@ -1,4 +1,4 @@
-"""Make a running pgkeep fail: hold it at some point, look at its processes, put liars on its PATH."""
+"""Make a running pgkeep fail: hold it at some point, look at its processes, put liars on PATH."""
 
 import contextlib
 import os
@@ -104,7 +104,7 @@ class Run:
 
 
 def sessions(server: Server, database: str, condition: str = "true") -> list[int]:
-    """Return the backends that serve pgkeep or its children in databases of this name, or longer."""
+    """Return the backends of pgkeep and its children in databases whose names begin like this."""
     rows = s.sql(
         server,
         "postgres",

@@ -83,11 +83,13 @@ def test_a_role_that_may_only_read_backs_up_everything(
             for what in ("usage on schema", "select on all tables in schema",
                          "select on all sequences in schema"):  # fmt: skip
                 s.sql(server, database, f"grant {what} {schema} to {reader}")
-    s.sql(server, "postgres", "revoke connect on database postgres from public")
+    for name in ("postgres", "template1"):
+        s.sql(server, "postgres", f"revoke connect on database {name} from public")
     try:
         artifact = keep.backup(server, database, tmp_path, "--verify", PGUSER=reader)
     finally:
-        s.sql(server, "postgres", "grant connect on database postgres to public")
+        for name in ("postgres", "template1"):
+            s.sql(server, "postgres", f"grant connect on database {name} to public")
     manifest = manifest_of(artifact)
     hashes = s.major_of(server) >= 14
     assert manifest.get("role_passwords", False) is hashes

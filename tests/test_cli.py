@@ -456,6 +456,9 @@ def test_lines_elsewhere(pg17: Server, spare: Spare, tmp_path: Path) -> None:
     assert any(re.search(r"dumping, \d+% of \d+.* left", line) for line in steps), lines
     assert any(re.search(r"verifying, \d+% of \d+.*/s", line) for line in steps), lines
     assert "\x1b" not in done.stderr
+    target = f"--target-db={spare.name(pg17)}"
+    done = run_python(often, "restore", "--latest", target, env=env)
+    assert re.search(r"loading rows, \d+% of \d+.*/s", done.stderr), done.stderr
 
 
 def run_python(

@@ -64,7 +64,7 @@ def start(
     return keep.start("backup", *args, env=env)
 
 
-def finish(process: "subprocess.Popen[str]", directory: Path, seconds: float = 60) -> Path:
+def finish(process: "subprocess.Popen[str]", directory: Path, seconds: float = 150) -> Path:
     """Wait for a backup that must succeed; return the newest artifact."""
     _, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, err
@@ -368,26 +368,38 @@ def test_sliced_tables_as_the_snapshot_saw_them(
     }
 
 
-def test_a_schema_dropped_while_its_table_is_to_be_locked(
-    pg17: Server, database: DatabaseFactory, tmp_path: Path
+@pytest.mark.parametrize(
+    "change",
+    [
+        "drop schema s cascade",
+        "drop table changed; create sequence changed",
+        "alter table large drop amount",
+    ],
+    ids=["dropped", "replaced", "altered"],
+)
+def test_a_migration_between_listing_and_locking(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path, change: str
 ) -> None:
-    """D3: what is gone is no failure; neither is something else under its name."""
+    """D3, D7: what has changed since it was listed is listed again; what is gone is no failure."""
     db = database(pg17)
     s.psql(
         pg17,
         db,
-        input="create table aaa (); create schema s; create table s.t (); create table changes ()",
+        input="create table aaa (); create schema s; create table s.t (); create table changed ();"
+        f"create table large (id int, amount int, pad text) {SPARSE}; insert into large {FILL}",
     )
     with s.connect(pg17, db) as holder:
         holder.execute("begin; lock table aaa")
         backup = start(pg17, db, tmp_path)
         until(lambda: locks_of_backup(pg17, db, "aaa", granted=False))
-        s.sql(pg17, db, "drop schema s cascade; drop table changes; create sequence changes")
+        s.sql(pg17, db, change)
         holder.execute("commit")
     artifact = finish(backup, tmp_path)
-    with restored(pg17, artifact) as copy:
-        kinds = "select relkind from pg_class where relname in ('aaa', 'changes', 't') order by 1"
-        assert copy.execute(kinds).fetchall() == [("S",), ("r",)]
+    assert len(parts(artifact, "large")) == 2
+    kinds = "select relname, relkind from pg_class where relname in ('aaa', 'changed', 't')"
+    with restored(pg17, artifact) as copy, s.connect(pg17, db) as source:
+        assert sorted(copy.execute(kinds)) == sorted(source.execute(kinds))
+        assert contents(copy, "large") == contents(source, "large")
 
 
 def test_tables_that_are_made_all_the_time(
@@ -402,8 +414,13 @@ def test_tables_that_are_made_all_the_time(
             stack.enter_context(
                 repeated(pg17, db, f"create table {name} (a int)", f"drop table {name}")
             )
-        env = keep.environment(pg17, db, BACKUP_DIR=str(tmp_path))
-        said = keep.run("backup", env=env, code=4, timeout=30)
+        backup = start(pg17, db, tmp_path)
+        _, said = backup.communicate(timeout=30)
+    if backup.returncode == 0:  # a slow machine left it a gap; then the backup is a good one
+        with restored(pg17, finish(backup, tmp_path)) as copy:
+            assert one(copy, "select count(*) from pg_class where relname ~ '^a[0-9]'") == 2000
+        return
+    assert backup.returncode == 4, said
     assert "tables were created, altered or dropped during each of" in said
     assert "hint: Run the backup when no migration is running." in said
     assert keep.left_over(tmp_path) == []

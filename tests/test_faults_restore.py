@@ -146,7 +146,6 @@ CASES = [
     ("indexes", True),
     ("swapping", True),
 ]
-HELD = pytest.mark.parametrize(("phase", "replace"), CASES)
 
 
 def assert_as_before(server: Server, target: str, *, replace: bool) -> None:
@@ -156,8 +155,10 @@ def assert_as_before(server: Server, target: str, *, replace: bool) -> None:
         assert target not in derived(server, target)
 
 
-@HELD
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    ("phase", "replace", "number"),
+    [(*case, signal.SIGTERM) for case in CASES] + [("rows", True, signal.SIGINT)],
+)
 def test_a_signal_ends_everything(
     pg17: Server, begin: Begin, target: str, phase: str, replace: bool, number: signal.Signals
 ) -> None:
@@ -172,7 +173,7 @@ def test_a_signal_ends_everything(
     assert_as_before(pg17, target, replace=replace)
 
 
-@HELD
+@pytest.mark.parametrize(("phase", "replace"), CASES)
 def test_killed(pg17: Server, begin: Begin, target: str, phase: str, replace: bool) -> None:
     """A6.9, D24: half a database may stay, but only under a name that tells so; the next works."""
     if replace:

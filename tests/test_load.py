@@ -16,7 +16,7 @@ COLUMNS = ", ".join(f"{name}_id int" for name in TABLES)
 # Every table refers to every other one, and to itself.
 WEB = "".join(
     f"create table {name} (id int primary key, n int unique, {COLUMNS});\n"
-    f"insert into {name} select {', '.join('i' * (2 + len(TABLES)))} from generate_series(1, 200) i;\n"
+    f"insert into {name} select {', '.join('i' * 8)} from generate_series(1, 200) i;\n"
     f"create index on {name} (n, id); create index on {name} ((n % 7));\n"
     for name in TABLES
 ) + "".join(

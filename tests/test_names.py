@@ -46,37 +46,49 @@ def stem(artifact: Path) -> str:
     return artifact.name.removesuffix(".sql.gz")
 
 
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
-def test_a_database_may_be_called_anything(
-    pg17: Server, spare: Spare, tmp_path: Path, name: str
-) -> None:
+def test_databases_may_be_called_anything(pg17: Server, spare: Spare, tmp_path: Path) -> None:
     """A7.2, B16: backed up, listed, checked by sha256sum elsewhere, and restored."""
-    database = spare.database(pg17, name=name)
-    s.sql(pg17, database, TABLE)
+    for name in NAMES.values():
+        s.sql(pg17, spare.database(pg17, name=name), TABLE)
     env = keep.environment(pg17, BACKUP_DIR=str(tmp_path / "made"))
-    # Of the names here this one is the longest that a file gets.
-    keep.run("backup", f"--database={name}", "--type=monthly", "--schema-only", env=env)
-    artifact = keep.backup(pg17, database, tmp_path / "made", "--type=monthly", "--verify")
-    assert artifact.parent == tmp_path / "made"
+    several = env | {"BACKUP_DATABASES": ",".join(NAMES.values())}
+    keep.run("backup", "--type=monthly", env=several)
     moved = (tmp_path / "made").rename(tmp_path / "moved")
     assert sorted(tmp_path.iterdir()) == [moved]
+    sums = sorted(f"./{path.name}" for path in moved.glob("*.sha256"))
+    assert len(sums) == len(NAMES)
     done = subprocess.run(
-        ["sha256sum", "-c", "--strict", f"./{stem(artifact)}.sql.gz.sha256"],
+        ["sha256sum", "-c", "--strict", *sums],
         cwd=moved, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     env["BACKUP_DIR"] = str(moved)
-    listed = json.loads(keep.run("list", f"--database={name}", "--json", env=env))
-    assert [one["manifest"]["database"]["name"] for one in listed] == [name, name]
+    listed = json.loads(keep.run("list", "--json", env=env))
+    assert sorted(one["manifest"]["database"]["name"] for one in listed) == sorted(NAMES.values())
     shown = keep.run("list", env=env)
     assert "\x1b" not in shown
-    assert len(shown.splitlines()) == 4
+    assert len(shown.splitlines()) == 1 + 2 * len(NAMES)
+    for name in NAMES.values():
+        s.sql(pg17, name, "drop table t")
+        keep.run("restore", "--latest", f"--database={name}", "--drop-existing", "--discard-old",
+                 "--yes", "--no-analyze", env=env)  # fmt: skip
+        assert s.sql(pg17, name, "select * from t order by 1") == [(1, "a"), (2, "b")]
+
+
+@pytest.mark.parametrize("kind", ["63 bytes", "option", "uri"])
+def test_one_database_may_be_called_anything(
+    pg17: Server, spare: Spare, tmp_path: Path, kind: str
+) -> None:
+    """B16: also in the longest name that a file can get, and new on the server."""
+    name = NAMES[kind]
+    s.sql(pg17, spare.database(pg17, name=name), TABLE)
+    env = keep.environment(pg17, BACKUP_DIR=str(tmp_path))
+    keep.run("backup", f"--database={name}", "--type=monthly", "--schema-only", env=env)
+    (listed,) = json.loads(keep.run("list", f"--database={name}", "--json", env=env))
+    assert listed["manifest"]["database"]["name"] == name
     s.drop(pg17, name)
-    keep.run("restore", "--latest", f"--database={name}", env=env)
-    assert s.sql(pg17, name, "select * from t order by 1") == [(1, "a"), (2, "b")]
-    keep.run("restore", "--latest", f"--database={name}", "--drop-existing", "--discard-old",
-             "--yes", env=env)  # fmt: skip
-    assert s.sql(pg17, name, "select * from t order by 1") == [(1, "a"), (2, "b")]
+    keep.run("restore", f"--backup={listed['manifest']['artifact']['name']}", env=env)
+    assert s.sql(pg17, name, "select count(*) from t") == [(0,)]
 
 
 def test_backups_of_names_that_begin_alike_are_told_apart(
@@ -87,14 +99,14 @@ def test_backups_of_names_that_begin_alike_are_told_apart(
     for name in names:
         s.sql(pg17, spare.database(pg17, name=name), TABLE)
         s.sql(pg17, name, f"insert into t values (3, '{name}')")
-        keep.backup(pg17, name, tmp_path, "--type=daily")
     env = keep.environment(pg17, BACKUP_DIR=str(tmp_path))
+    keep.run("backup", "--type=daily", env=env | {"BACKUP_DATABASES": ",".join(names)})
     for name in names:
-        (listed,) = json.loads(keep.run("list", f"--database={name}", "--json", env=env))
-        assert listed["manifest"]["database"]["name"] == name
         target = spare.name(pg17)
         keep.run("restore", "--latest", f"--database={name}", f"--target-db={target}", env=env)
         assert s.sql(pg17, target, "select note from t where id = 3") == [(name,)]
+    (listed,) = json.loads(keep.run("list", "--database=app", "--json", env=env))
+    assert listed["manifest"]["database"]["name"] == "app"
     said = keep.run("restore", "--latest", "--target-db=never", env=env, code=9)
     for name in names:
         assert name in said

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -17,43 +16,16 @@ from pgkeep import errors as e
 from pgkeep import manifest as m
 from pgkeep import prune, retention
 from pgkeep.catalog import Catalog
-from pgkeep.naming import BackupType
 from pgkeep.retention import Policy, choose_type, decide
 from pgkeep.stores.memory import MemoryStore
+
+from .past import manifest
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY = timedelta(days=1)
 START = datetime(2026, 1, 15, 2, tzinfo=UTC)
 
 many = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-def manifest(
-    taken: datetime,
-    kind: str = "daily",
-    *,
-    database: str = "app",
-    cluster: str = "1",
-    verified: bool = True,
-    schema: bool = False,
-    policy: Policy | None = None,
-) -> m.Manifest:
-    one = m.Manifest(
-        pgkeep="0",
-        database=m.DatabaseFacts(database, "o", "UTF8", "C", "C"),
-        server=m.ServerFacts("17.2", 170002, cluster),
-        client_version="17.2",
-        type=BackupType(kind),
-        schema_only=schema,
-        taken=taken,
-        snapshot=taken,
-        finished=taken,
-        artifact=m.FileFacts("", 1, "0"),
-        raw_bytes=1,
-        verified=taken if verified else None,
-        policy=None if policy is None else str(policy),
-    )
-    return msgspec.structs.replace(one, artifact=m.FileFacts(one.name.artifact, 1, "0"))
 
 
 def put(store: MemoryStore, one: m.Manifest) -> None:
@@ -236,9 +208,9 @@ def test_prune_touches_only_the_files_of_what_may_go(
     else:
         assert [one.manifest.name for one in prune.prune(catalog, decisions)] == going
     assert files - set(store.files) == set(theirs)
-    for one in catalog.backups():
-        assert not one.missing
-        assert set(one.manifest.name.files) <= set(store.files)
+    for left in catalog.backups():
+        assert not left.missing
+        assert set(left.manifest.name.files) <= set(store.files)
     assert not catalog.unreadable
     halves = {file for name in going if name.manifest not in store.files for file in name.files}
     ours = set(prune.left_overs(catalog)) - set(FOREIGN)

@@ -49,3 +49,15 @@ def test_restored_by_hand(
     target = database(server)
     keep.restore_by_hand(server, artifact, target)
     assert_same_database(server, objects, server, target, ignore_database=True)
+
+
+@pytest.mark.parametrize("server", s.ON_DEMAND, ids=lambda major: f"pg{major}", indirect=True)
+def test_other_majors(server: Server, objects: str, tmp_path: Path) -> None:
+    """A1.2, D11: servers with no client of their own, or too old for slices."""
+    artifact = keep.backup(server, objects, tmp_path, "--verify", BACKUP_JOBS="3")
+    target = "restored elsewhere"
+    try:
+        keep.restore(server, artifact, target)
+        assert_same_database(server, objects, server, target)
+    finally:
+        s.drop(server, target)

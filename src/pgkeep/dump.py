@@ -156,7 +156,6 @@ class _Dump:
 
     def _plan(self, held: Snapshot) -> list[Task]:
         sizes = snapshot.sizes(self.connection, held.tables)
-        self.progress.total(sum(sizes.get(one.oid, (0, 0))[1] for one in held.tables))
         row = self.connection.execute("SHOW block_size").fetchone()
         assert row is not None  # noqa: S101 - SHOW gives a row
         candidates = [
@@ -202,6 +201,7 @@ class _Run:
         for task in tasks:
             self._tasks.put(task)
         self._copied_by_workers = {task.table.oid: task.table for task in tasks}
+        self._size = sum(task.size for task in tasks)
         self._workers = min(dump.options.jobs, len(tasks))
         self._order = Order(dump.writer, self._crew, self._workers)
         self._coordinator = threading.Lock()
@@ -210,6 +210,8 @@ class _Run:
     def execute(self) -> None:
         """Do it all; raise the first failure when every child has gone."""
         self.dump.progress.step("dumping")
+        if self._size:
+            self.dump.progress.total(self._size)
         with self._crew:
             self._crew.start(self._run_pg_dump, "pg_dump")
             for number in range(self._workers):

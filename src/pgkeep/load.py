@@ -228,13 +228,13 @@ class _Load:
             self._main.connection.execute("BEGIN")
         if options.disable_triggers:
             self._main.connection.execute("SET LOCAL session_replication_role = replica")
-        raw = sum(one.raw for one in self._artifact.index.members if one.section == "data")
-        self._progress.total(raw if options.data else 0)
         if options.schema:
             self._progress.step("creating tables")
             self._main.execute(list(self._texts("pre")))
         if options.data:
             self._progress.step("loading rows")
+            raw = sum(one.raw for one in self._artifact.index.members if one.section == "data")
+            self._progress.total(raw)
             self._load_data()
         if options.schema:
             self._load_post_data()

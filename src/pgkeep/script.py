@@ -434,6 +434,7 @@ class Outline:
                 self.rows += piece.data.count(b"\n")
             case CopyBegin():
                 self.copies += 1
+                self._complete = False
                 self._expect_begun()
             case Begin():
                 self._begun, self._complete = True, False

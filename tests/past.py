@@ -1,0 +1,65 @@
+"""Backups of the past: manifests as an earlier run would have written them, and their files."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from pgkeep import manifest as m
+from pgkeep.naming import BackupType
+from pgkeep.retention import Policy
+from pgkeep.server import Server
+
+from . import servers as s
+
+
+def manifest(
+    taken: datetime,
+    kind: str = "daily",
+    *,
+    database: str = "app",
+    cluster: str = "1",
+    verified: bool = True,
+    schema: bool = False,
+    policy: Policy | None = None,
+) -> m.Manifest:
+    one = m.Manifest(
+        pgkeep="0",
+        database=m.DatabaseFacts(database, "o", "UTF8", "C", "C"),
+        server=m.ServerFacts("17.2", 170002, cluster),
+        client_version="17.2",
+        type=BackupType(kind),
+        schema_only=schema,
+        taken=taken,
+        snapshot=taken,
+        finished=taken,
+        artifact=m.FileFacts("", 1, "0"),
+        raw_bytes=1,
+        verified=taken if verified else None,
+        policy=None if policy is None else str(policy),
+    )
+    return msgspec.structs.replace(one, artifact=m.FileFacts(one.name.artifact, 1, "0"))
+
+
+def plant(directory: Path, one: m.Manifest) -> m.Manifest:
+    """Write a backup's files; of them only the manifest has sense."""
+    directory.mkdir(exist_ok=True)
+    for name in one.name.files:
+        (directory / name).write_bytes(b"x")
+    (directory / one.name.manifest).write_bytes(m.encode(one))
+    return one
+
+
+def cluster_of(server: Server) -> str:
+    """Return what tells a server's backups from another's."""
+    ((identifier,),) = s.sql(
+        server, "postgres", "select system_identifier::text from pg_control_system()"
+    )
+    return str(identifier)
+
+
+def touch_all(directory: Path) -> None:
+    """Give all files the same time, as a copy to another disk may do."""
+    for path in directory.iterdir():
+        os.utime(path, (0, 0))

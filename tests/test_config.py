@@ -1,0 +1,402 @@
+"""Settings: from everywhere, in order, with their origin; every mistake told, at once."""
+
+import ctypes
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from pgkeep import config, errors
+from pgkeep import errors as e
+from pgkeep.cli import COMMANDS, group
+from pgkeep.server import Server
+
+from . import faults as f
+from . import keep
+from .conftest import DatabaseFactory
+
+# Of each variable a value that is not its default, what a library user would see of it, and values
+# that it must not have.
+VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str]]] = {
+    "BACKUP_DIR": ("/b", lambda c: c.directory, Path("/b"), ["  "]),
+    "BACKUP_DATABASES": ("a, b,", lambda c: c.databases, ("a", "b"), [",", " , "]),
+    "BACKUP_RETENTION_DAILY": ("0", lambda c: c.policy.daily, 0, ["seven", "-1", "7.5", "=7", " "]),
+    "BACKUP_RETENTION_WEEKLY": ("52", lambda c: c.policy.weekly, 52, ["=seven", "-1", "4 w", "٤"]),
+    "BACKUP_RETENTION_MONTHLY": ("9", lambda c: c.policy.monthly, 9, ["+1", "1e3", "twelve"]),
+    "BACKUP_MIN_KEEP": ("3", lambda c: c.policy.min_keep, 3, ["0", "-1", "all"]),
+    "BACKUP_TIMEZONE": ("Europe/Berlin", lambda c: c.zone.key, "Europe/Berlin",
+                        ["Berlin", "+01:00", "../UTC", "/etc/passwd", "Europe", "Mars/Phobos"]),
+    "BACKUP_JOBS": ("12", lambda c: c.jobs, 12, ["0", "two", "4.0"]),
+    "BACKUP_DRIFT": ("25", lambda c: c.drift, 0.25, ["0", "101", "50%", "0.5"]),
+    "BACKUP_LOCK_TIMEOUT": ("0.5", lambda c: c.lock_timeout, 0.5, ["0", "-1", "1 min", "inf"]),
+    "DATABASE_URL": ("postgresql://u@h/d", lambda c: c.dsn, "postgresql://u@h/d", []),
+    "POSTGRES_HOST": ("db", lambda c: c.connection["host"], "db", []),
+    "POSTGRES_PORT": ("5433", lambda c: c.connection["port"], "5433", []),
+    "POSTGRES_DB": ("app", lambda c: c.connection["dbname"], "app", []),
+    "POSTGRES_USER": ("backup", lambda c: c.connection["user"], "backup", []),
+    "POSTGRES_PASSWORD": ("s3cret", lambda c: c.connection["password"], "s3cret", []),
+}  # fmt: skip
+VARIABLES = [one.variable for one in config.SETTINGS]
+SECRET = "s3cret and long"
+
+
+def toml(path: Path, text: str) -> dict[str, str]:
+    path.write_text(text)
+    return {"PGKEEP_CONFIG": str(path)}
+
+
+def load(environ: Mapping[str, str], target: str | None = None, **options: str) -> config.Config:
+    (one,) = config.load(environ, options, target)
+    return one
+
+
+def problems(environ: Mapping[str, str], target: str | None = None) -> str:
+    with pytest.raises(e.UsageError) as caught:
+        config.load(environ, {}, target)
+    assert caught.value.exit_code == 2
+    return caught.value.message
+
+
+def test_all_variables_are_tried_here() -> None:
+    assert list(VALUES) == VARIABLES
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_a_setting_comes_from_everywhere(variable: str, tmp_path: Path) -> None:
+    """Environment, mounted file, top of the file, target; the nearer one wins and is named."""
+    text, read, expected, _ = VALUES[variable]
+    key = variable.lower()
+    other = {"BACKUP_DIR": "/c", "BACKUP_TIMEZONE": "UTC", "DATABASE_URL": "postgresql://x@y/z"}
+    weaker = other.get(variable, "7")
+    mounted = tmp_path / "mounted"
+    mounted.write_text(text + "\n")
+    path = tmp_path / "pgkeep.toml"
+    top = toml(path, f"{key} = '{text}'\n")
+    found = [
+        ({variable: text}, None, "the environment"),
+        ({f"{variable}_FILE": str(mounted)}, None, str(mounted)),
+        (top, None, str(path)),
+        (toml(tmp_path / "2", f"{key}_file = '{mounted}'\n"), None, str(mounted)),
+        (toml(tmp_path / "3", f"[targets.t]\n{key} = '{text}'\n"), "t",
+         f"{tmp_path / '3'} [targets.t]"),
+        (toml(tmp_path / "4", f"{key} = '{weaker}'\n") | {variable: text}, None, "the environment"),
+        (toml(tmp_path / "5", f"[targets.t]\n{key} = '{text}'\n") | {variable: weaker}, "t",
+         f"{tmp_path / '5'} [targets.t]"),
+    ]  # fmt: skip
+    for environ, target, origin in found:
+        one = load(environ, target)
+        assert read(one) == expected
+        assert one.values[variable] == (text, origin)
+    one = load({variable: weaker}, **{variable: text})
+    assert (read(one), one.values[variable].origin) == (expected, "the command line")
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_an_empty_variable_is_none(variable: str, tmp_path: Path) -> None:
+    """As Compose and Kubernetes pass on what is not set."""
+    assert load({variable: "", f"{variable}_FILE": "", "PGKEEP_CONFIG": ""}).values == {}
+    mounted = tmp_path / "m"
+    mounted.write_text(VALUES[variable][0])
+    environ = {variable: "", f"{variable}_FILE": str(mounted)}
+    assert load(environ).values[variable].origin == str(mounted)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"), [(name, text) for name in VARIABLES for text in VALUES[name][3]]
+)
+def test_what_makes_no_sense_is_refused(variable: str, text: str, tmp_path: Path) -> None:
+    """Told with the variable, the value, what was expected and where it comes from."""
+    said = problems({variable: text})
+    assert re.fullmatch(
+        rf"{variable}: expected [^;]+, got {re.escape(repr(text))} from the environment", said
+    )
+    path = tmp_path / "p"
+    said = problems(toml(path, f"[targets.x]\n{variable.lower()} = '{text}'\n"))
+    assert said.endswith(f" from {path} [targets.x]")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("backup_dirs = '/b'", "unknown key backup_dirs, perhaps backup_dir is meant"),
+        ("BACKUP_DIR = '/b'", "unknown key BACKUP_DIR, perhaps backup_dir is meant"),
+        ("retention = 7", "unknown key retention"),
+        ("[target.a]\nbackup_dir = '/b'", "unknown key target"),
+        ("[targets.a]\nbackup_dirr = '/b'", "[targets.a]: unknown key backup_dirr, perhaps"),
+        ("[targets.a.b]\nbackup_dir = '/b'", "[targets.a]: unknown key b"),
+        ("targets = 1", "targets: expected tables such as [targets.app]"),
+        ("[targets]\nbackup_dir = '/b'", "targets: expected tables such as [targets.app]"),
+        ("backup_jobs = true", "backup_jobs: expected a string or a number, got True"),
+        ("backup_jobs = 2.5", "BACKUP_JOBS: expected a whole number from 1, got '2.5'"),
+        ("backup_retention_daily = -1", "expected a whole number from 0, got '-1'"),
+        ("backup_dir = ['/b']", "backup_dir: expected a string or a number, got ['/b']"),
+        ("backup_dir = ''", "BACKUP_DIR: expected a directory, got ''"),
+        ("backup_databases = ['a', 'b,c']", "expected names without commas, got ['a', 'b,c']"),
+        ("backup_databases = ['a', 1]", "expected names without commas, got ['a', 1]"),
+        ("backup_jobs = 2026-01-01", "expected a string or a number"),
+        ("backup_dir = 7 = 8", "PGKEEP_CONFIG: could not read"),
+        ("backup_dir = '/b'\nbackup_dir = '/c'", "PGKEEP_CONFIG: could not read"),
+        ("postgres_password_file = '/none'", "POSTGRES_PASSWORD_FILE: could not read /none: No su"),
+        ("backup_dir = '/b'\nbackup_dir_file = '/c'", "are both set in"),
+    ],
+)
+def test_mistakes_in_the_file(text: str, said: str, tmp_path: Path) -> None:
+    """Each with the file's name."""
+    path = tmp_path / "pgkeep.toml"
+    message = problems(toml(path, text + "\n"))
+    assert said in message
+    assert str(path) in message or "/none" in message
+
+
+def test_no_secret_is_told(tmp_path: Path) -> None:
+    """A7.2: not even where it has the wrong type."""
+    for text in (f"['{SECRET}']", f"{{value = '{SECRET}'}}"):
+        for key in ("postgres_password", "database_url"):
+            said = problems(toml(tmp_path / "p", f"{key} = {text}\n"))
+            assert SECRET not in said
+            assert f"{key}: expected a string or a number" in said
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """Never is a default taken because a file is not there."""
+    assert "PGKEEP_CONFIG: could not read /none" in problems({"PGKEEP_CONFIG": "/none"})
+    assert "could not read" in problems({"PGKEEP_CONFIG": str(tmp_path)})
+    (tmp_path / "latin").write_bytes(b"backup_dir = '\xe4'\n")
+    assert "could not read" in problems({"PGKEEP_CONFIG": str(tmp_path / "latin")})
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    said = problems({"BACKUP_DIR_FILE": str(tmp_path / "binary")})
+    assert said == f"BACKUP_DIR_FILE: could not read {tmp_path / 'binary'}: not text"
+    said = problems({"POSTGRES_PASSWORD_FILE": "/none"})
+    assert said == "POSTGRES_PASSWORD_FILE: could not read /none: No such file or directory"
+    said = problems({"POSTGRES_PASSWORD": "x", "POSTGRES_PASSWORD_FILE": "/none"})
+    assert "POSTGRES_PASSWORD and POSTGRES_PASSWORD_FILE are both set in the environment" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("BACKUP_RETENTION_DAYLY", ", perhaps BACKUP_RETENTION_DAILY is meant"),
+        ("BACKUP_DATABASE", ", perhaps BACKUP_DATABASES is meant"),
+        ("BACKUP_MIN_KEEPS", ", perhaps BACKUP_MIN_KEEP is meant"),
+        ("BACKUP_TIMEZONE_FLIE", None),
+        ("BACKUP_S3_BUCKET", "this version of pgkeep does not support it"),
+        ("BACKUP_S3_BUCKET_FILE", "this version of pgkeep does not support it"),
+        ("BACKUP_S3_REQUIRED", "this version of pgkeep does not support it"),
+        ("BACKUP_METRICS_FILE", "this version of pgkeep does not support it"),
+        ("BACKUP_STORAGE_CLASS", None),
+    ],
+)
+def test_variables_that_are_not_ours(variable: str, said: str | None) -> None:
+    """A typing error would go unnoticed for years; others have variables of that beginning too."""
+    if said is None:
+        assert load({variable: "x"}).values == {}
+    else:
+        message = problems({variable: "x"})
+        assert message.startswith(variable)
+        assert said in message
+    assert load({variable: ""}).values == {}
+
+
+def test_the_environment_must_not_lead_a_target_elsewhere(tmp_path: Path) -> None:
+    """DATABASE_URL wins over POSTGRES_...: a target's own host would be of no effect."""
+    environ = toml(tmp_path / "p", "[targets.shop]\npostgres_host = 'other'\n")
+    assert load(environ).connection == {"host": "other"}
+    said = problems(environ | {"DATABASE_URL": "postgresql://first/app"})
+    assert said == (
+        "[targets.shop]: postgres_host is of no effect: DATABASE_URL from the environment wins;"
+        " set database_url for the target"
+    )
+
+
+def test_targets(tmp_path: Path) -> None:
+    """All, or the one that is named."""
+    environ = toml(
+        tmp_path / "p",
+        "backup_dir = '/all'\nbackup_databases = ['a', 'b']\n"
+        "[targets.one]\npostgres_port = 5433\n[targets.two]\nbackup_dir = '/two'\n",
+    )
+    one, two = config.load(environ)
+    assert (one.target, one.directory, one.databases) == ("one", Path("/all"), ("a", "b"))
+    assert (two.target, two.directory, two.connection) == ("two", Path("/two"), {})
+    assert load(environ, "two") == two
+    assert load(environ, "one", BACKUP_DIR="/here").directory == Path("/here")
+    assert "no target three in the configuration (there: one, two)" in problems(environ, "three")
+    assert "no target one in the configuration (there: none)" in problems({}, "one")
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    """One attempt is enough to mend all of them."""
+    environ = toml(tmp_path / "p", "nonsense = 1\n[targets.a]\nbackup_jobs = 0\n[targets.b]\nx = 1")
+    environ |= {
+        "BACKUP_RETENTION_DAILY": "=seven", "BACKUP_MIN_KEEP": "-1", "BACKUP_S3_BUCKET": "b",
+        "POSTGRES_PASSWORD_FILE": "/none", "BACKUP_DATABASE": "app", "BACKUP_DIR": "/nowhere",
+    }  # fmt: skip
+    said = keep.run("backup", env=keep.environment(**environ), code=2)
+    message, hint = said.splitlines()
+    assert hint == "hint: pgkeep config --help lists every variable."
+    told = message.removeprefix("error: ").split("; ")
+    assert len(told) == 8, told
+    for part in ("nonsense", "[targets.a]", "[targets.b]", "'=seven'", "'-1'", "BACKUP_S3_BUCKET",
+                 "POSTGRES_PASSWORD_FILE", "BACKUP_DATABASE:"):  # fmt: skip
+        assert sum(part in one for one in told) == 1, part
+    assert not Path("/nowhere").exists()
+
+
+def test_config_shows_origins_and_hides_secrets(tmp_path: Path) -> None:
+    """A7.2: effective values of every variable, for people and as JSON."""
+    mounted = tmp_path / "password"
+    mounted.write_text(SECRET)
+    path = tmp_path / "pgkeep.toml"
+    environ = toml(path, "backup_drift = 20\n[targets.app]\nbackup_min_keep = 3\n")
+    environ |= {
+        "POSTGRES_PASSWORD_FILE": str(mounted),
+        "DATABASE_URL": f"postgresql://u:{SECRET.replace(' ', '%20')}@h/d",
+        "BACKUP_TIMEZONE": "Europe/Berlin",
+    }
+    env = keep.environment(**environ)
+    text = keep.run("config", "--dir=/b", env=env)
+    document = json.loads(keep.run("config", "--dir=/b", "--json", env=env))
+    (one,) = document
+    assert one["target"] == "app"
+    assert list(one["settings"]) == VARIABLES
+    expected = {
+        "BACKUP_DIR": ["/b", "the command line"],
+        "BACKUP_DRIFT": ["20", str(path)],
+        "BACKUP_MIN_KEEP": ["3", f"{path} [targets.app]"],
+        "BACKUP_TIMEZONE": ["Europe/Berlin", "the environment"],
+        "BACKUP_RETENTION_DAILY": ["7", "the default"],
+        "DATABASE_URL": ["********", "the environment"],
+        "POSTGRES_PASSWORD": ["********", str(mounted)],
+        "POSTGRES_HOST": ["", "the default"],
+    }
+    assert {name: one["settings"][name] for name in expected} == expected
+    lines = text.splitlines()
+    assert lines[0] == "target app"
+    for variable, (value, origin) in one["settings"].items():
+        shown = [line.split(None, 2) for line in lines if line.startswith(f"{variable} ")]
+        assert shown == [[variable, value or "-", origin]]
+    for output in (text, json.dumps(document)):
+        assert "s3cret" not in output
+
+
+def without_override() -> None:
+    """Take root's right to write everywhere; others do not have it."""
+    drop_from_bounding_set, dac_override = 24, 1  # of prctl(2) and capabilities(7)
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, dac_override, 0, 0, 0)
+
+
+def test_a_directory_that_cannot_be_written_to(tmp_path: Path, pg17: Server) -> None:
+    """Told before anything is done, with the setting to change."""
+    (tmp_path / "file").touch()
+    (tmp_path / "closed").mkdir(mode=0o555)
+    for place, reason in (
+        ("file", "Not a directory"), ("file/below", "Not a directory"),
+        ("closed", "Permission denied"), ("closed/below", "Permission denied"),
+    ):  # fmt: skip
+        env = keep.environment(pg17, "postgres", BACKUP_DIR=str(tmp_path / place))
+        process = keep.start("backup", env=env, preexec_fn=without_override)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2, said
+        assert said.startswith("error: BACKUP_DIR, from the environment: could not ")
+        assert reason in said
+        assert str(tmp_path / place) in said
+    assert [*(tmp_path / "closed").iterdir()] == []
+    env = keep.environment(pg17, "postgres")
+    said = keep.run("backup", "--dir=", env=env, code=2)
+    assert "BACKUP_DIR: expected a directory, got '' from the command line" in said
+
+
+def test_of_several_targets_one_is_out_of_reach(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """B25: the others are backed up, and the exit code says that one is not."""
+    name = database(pg17)
+    (tmp_path / "file").touch()
+    environ = toml(
+        tmp_path / "pgkeep.toml",
+        f"""
+        backup_dir = '{tmp_path}/backups'
+        [targets.down]
+        database_url = 'postgresql://u:{SECRET.replace(" ", "%20")}@127.0.0.1:1/x'
+        [targets.up]
+        postgres_db = '{name}'
+        [targets.full]
+        backup_dir = '{tmp_path}/file'
+        [targets.also]
+        backup_databases = ['{name}', 'postgres']
+        backup_dir = '{tmp_path}/also'
+        """,
+    )
+    env = keep.environment(pg17, "postgres", **environ)
+    process = keep.start("backup", "--json", env=env)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 11, err
+    assert "Traceback" not in err
+    document: dict[str, Any] = json.loads(out)
+    assert [one["database"]["name"] for one in document["backups"]] == [name, name, "postgres"]
+    failed = {one["database"]: one["exit_code"] for one in document["failed"]}
+    assert set(failed.values()) == {3, 2}
+    assert failed["full"] == 2
+    assert "error: 2 of 5 databases failed: " in err
+    assert SECRET not in out + err
+    assert len(f.published(tmp_path / "backups")) == 1
+    assert len(f.published(tmp_path / "also")) == 2
+    keep.run("backup", "--target=up", env=env)
+    assert len(f.published(tmp_path / "backups")) == 2
+    said = keep.run("list", env=env, code=2)
+    assert "the configuration has several targets: down, up, full, also" in said
+    assert "--target=NAME" in said
+    assert keep.run("list", "--target=up", env=env).count("manual") == 2
+
+
+def documentation() -> str:
+    root = Path(__file__).parents[1]
+    files = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return "\n".join(path.read_text() for path in files)
+
+
+@pytest.mark.parametrize("variable", [*VARIABLES, config.CONFIG_FILE])
+def test_every_variable_is_documented(variable: str) -> None:
+    """With its default, where it has one that is the same everywhere."""
+    rows = re.findall(rf"^\| `{variable}` \|([^|]*)\|([^|]*)\|$", documentation(), re.MULTILINE)
+    assert len(rows) == 1
+    ((default, meaning),) = rows
+    assert meaning.strip()
+    if variable not in ("BACKUP_JOBS", "BACKUP_DATABASES", config.CONFIG_FILE):
+        setting = next(one for one in config.SETTINGS if one.variable == variable)
+        assert default.strip() == setting.default
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name: str) -> None:
+    text = documentation()
+    assert re.search(rf"^### pgkeep {name}\b", text, re.MULTILINE)
+    command: click.Command = importlib.import_module(f"pgkeep.cli.{name}").command
+    for parameter in (*command.params, *group.params):
+        if isinstance(parameter, click.Option):
+            for option in (*parameter.opts, *parameter.secondary_opts):
+                assert f"`{option}`" in text, option
+
+
+def exit_codes() -> list[int]:
+    found = [
+        one.exit_code
+        for one in vars(errors).values()
+        if isinstance(one, type) and issubclass(one, errors.PgkeepError)
+    ]
+    return sorted({0, *found})
+
+
+def test_every_exit_code_is_documented() -> None:
+    """In the reference and in `pgkeep --help`."""
+    codes = exit_codes()
+    assert codes == list(range(12))
+    shown = re.sub(r"\s+", " ", keep.run("--help", env=keep.environment()))
+    for code in codes:
+        assert len(re.findall(rf"^\| {code} \| \w", documentation(), re.MULTILINE)) == 1
+        assert re.search(rf"[ :,] {code} [a-z]+", shown), code
