@@ -236,7 +236,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         "BACKUP_RETENTION_DAILY": "=seven", "BACKUP_MIN_KEEP": "-1", "BACKUP_S3_BUCKET": "b",
         "POSTGRES_PASSWORD_FILE": "/none", "BACKUP_DATABASE": "app", "BACKUP_DIR": "/nowhere",
     }  # fmt: skip
-    said = keep.run("backup", env=keep.environment(**environ), code=2)
+    said = keep.run("backup", env=keep.environment() | environ, code=2)
     message, hint = said.splitlines()
     assert hint == "hint: pgkeep config --help lists every variable."
     told = message.removeprefix("error: ").split("; ")
@@ -258,7 +258,7 @@ def test_config_shows_origins_and_hides_secrets(tmp_path: Path) -> None:
         "DATABASE_URL": f"postgresql://u:{SECRET.replace(' ', '%20')}@h/d",
         "BACKUP_TIMEZONE": "Europe/Berlin",
     }
-    env = keep.environment(**environ)
+    env = keep.environment() | environ
     text = keep.run("config", "--dir=/b", env=env)
     document = json.loads(keep.run("config", "--dir=/b", "--json", env=env))
     (one,) = document
@@ -355,9 +355,14 @@ def test_of_several_targets_one_is_out_of_reach(
 
 
 def documentation() -> str:
-    root = Path(__file__).parents[1]
-    files = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    return "\n".join(path.read_text() for path in files)
+    return (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
+
+
+def section(heading: str) -> str:
+    """Return a section of the reference, without those below it."""
+    found = re.findall(rf"^#+ {heading}\b[^\n]*\n(.*?)(?=^#|\Z)", documentation(), re.M | re.S)
+    assert len(found) == 1, heading
+    return str(found[0])
 
 
 @pytest.mark.parametrize("variable", [*VARIABLES, config.CONFIG_FILE])
@@ -374,13 +379,12 @@ def test_every_variable_is_documented(variable: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_is_documented(name: str) -> None:
-    text = documentation()
-    assert re.search(rf"^### pgkeep {name}\b", text, re.MULTILINE)
+    text = section("Commands") + section(f"pgkeep {name}")
     command: click.Command = importlib.import_module(f"pgkeep.cli.{name}").command
     for parameter in (*command.params, *group.params):
         if isinstance(parameter, click.Option):
             for option in (*parameter.opts, *parameter.secondary_opts):
-                assert f"`{option}`" in text, option
+                assert re.search(rf"`(pgkeep )?{option}`", text), option
 
 
 def exit_codes() -> list[int]:
@@ -398,5 +402,5 @@ def test_every_exit_code_is_documented() -> None:
     assert codes == list(range(12))
     shown = re.sub(r"\s+", " ", keep.run("--help", env=keep.environment()))
     for code in codes:
-        assert len(re.findall(rf"^\| {code} \| \w", documentation(), re.MULTILINE)) == 1
+        assert len(re.findall(rf"^\| {code} \| \w", section("Exit codes"), re.MULTILINE)) == 1
         assert re.search(rf"[ :,] {code} [a-z]+", shown), code

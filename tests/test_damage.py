@@ -663,3 +663,30 @@ def test_rows_without_tables_are_refused_by_the_server(
     args = ["restore", f"--backup={path}", "--target-db=new"]
     assert "does not exist" in keep.run(*args, env=keep.environment(pg17), code=8)
     assert databases(pg17) == before
+
+
+def test_plain_dump_of_another_encoding_arrives(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A3.14: the server's own locale does not fit the dump's encoding."""
+    source = database(pg17, "encoding latin1 locale 'C'")
+    s.sql(pg17, source, "create table t as select 'é'::text as word")
+    dump = tmp_path / "latin1.sql"
+    dump.write_bytes(s.dump(pg17, source))
+    target = f"{source}_copy"
+    try:
+        keep.restore(pg17, dump, target)
+        assert s.sql(pg17, target, "select word from t") == [("é",)]
+        assert s.sql(pg17, target, "show server_encoding") == [("LATIN1",)]
+    finally:
+        s.drop(pg17, target)
+
+
+def test_roles_are_not_restored_as_a_database(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """Globals change roles of the whole server."""
+    artifact = keep.backup(pg17, database(pg17), tmp_path)
+    roles = artifact.with_name(artifact.name.replace(".sql.gz", ".globals.sql.gz"))
+    args = ("restore", f"--backup={roles}", "--target-db=no_such_database")
+    assert "roles" in keep.run(*args, env=keep.environment(pg17), code=9)

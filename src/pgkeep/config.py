@@ -253,7 +253,7 @@ def _environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, V
         plain = variable.removesuffix("_FILE")
         if plain in _BY_VARIABLE or not variable.startswith("BACKUP_") or not environ[variable]:
             continue
-        if plain.startswith(_ABSENT):
+        if variable.startswith(_ABSENT):
             problems.append(f"{variable} is set, and this version of pgkeep does not support it")
         elif near := _close(plain, _BY_VARIABLE, 0.9):
             problems.append(f"{variable}: unknown variable{near}")

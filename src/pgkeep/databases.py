@@ -55,6 +55,9 @@ def _creation(
     if facts is None:
         if encoding is not None:
             parts.append(sql.SQL("ENCODING {}").format(encoding))
+            if encoding != _own_encoding(connection):
+                # The server's locale is made for its own encoding; C fits any.
+                parts.append(sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'"))
         return sql.SQL(" ").join(parts)
     parts.append(
         sql.SQL("ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
@@ -66,6 +69,14 @@ def _creation(
     if facts.tablespace != "pg_default" and _has_tablespace(connection, facts.tablespace):
         parts.append(sql.SQL("TABLESPACE {}").format(sql.Identifier(facts.tablespace)))
     return sql.SQL(" ").join(parts)
+
+
+def _own_encoding(connection: Connection) -> str | None:
+    row = connection.execute(
+        "SELECT pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database"
+        " WHERE datname = 'template0'"
+    ).fetchone()
+    return row[0] if row else None
 
 
 def facts_statements(

@@ -98,8 +98,15 @@ class Progress(ld.Progress, Protocol):
 class Restore:
     """One restore: make the plan, look at it, then execute it."""
 
-    def __init__(self, endpoint: Endpoint, source: Source, options: RestoreOptions) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        source: Source,
+        options: RestoreOptions,
+        side: verify.SideFiles | None = None,
+    ) -> None:
         self._source = source
+        self._side = side
         self._options = options
         self._artifact = a.Artifact(source) if a.is_artifact(source) else None
         self._meta = self._artifact.index.meta if self._artifact else None
@@ -309,6 +316,9 @@ class Restore:
 
     def _check_file(self, progress: Progress) -> None:
         progress.verifying(self._source.size)
+        if self._side is not None:
+            # It may be whole, and yet another one than its side files speak of.
+            verify.check_digest(self._source, self._side)
         if self._artifact is not None:
             self._artifact.check_hashes(progress.verified)
             return
@@ -319,8 +329,8 @@ class Restore:
             # Made by pg_dump -C or pg_dumpall: psql would leave the new database for the one named
             # in the file, and load into that (trap A3.7).
             raise e.Refused(
-                f"{self._source.name} holds \\connect: it would write into another database than"
-                f" {self.target}",
+                f"{self._source.name} holds \\connect or the cluster's roles: it would write into"
+                f" more than {self.target}",
                 hint="Make dumps without pg_dump -C, or restore this one by hand.",
             )
 

@@ -417,7 +417,7 @@ class Outline:
         self.entries = 0
         self.copies = 0
         self.rows = 0
-        self.connects = False  # holds \connect: made by pg_dump -C or pg_dumpall
+        self.connects = False  # reaches beyond one database, as pg_dump -C and pg_dumpall do
         self._section = "pre"
         self._begun = self._complete = False
         self._cluster = False  # inside a dump of pg_dumpall, which has an ending of its own
@@ -439,6 +439,7 @@ class Outline:
             case Begin():
                 self._begun, self._complete = True, False
                 self._cluster |= b" cluster " in piece.data
+                self.connects |= self._cluster
             case Complete():
                 self._expect_begun()
                 self._cluster &= b" cluster " not in piece.data

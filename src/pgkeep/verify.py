@@ -36,7 +36,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tables: int
     rows: int
     checked: list[str]  # in words
-    connects: bool = False  # holds \\connect, as pg_dump -C and pg_dumpall write it
+    connects: bool = False  # reaches beyond one database, as pg_dump -C and pg_dumpall do
 
 
 def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
@@ -49,7 +49,7 @@ def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
     """
     source = store.open(name)
     try:
-        return verify_source(source, jobs=jobs, progress=progress, side=_side_files(store, name))
+        return verify_source(source, jobs=jobs, progress=progress, side=side_files(store, name))
     finally:
         source.close()
 
@@ -68,7 +68,8 @@ def verify_source(
     side = side or SideFiles()
     checked = ["structure"]
     if side.sha256 is not None or side.manifest is not None:
-        checked += _check_digest(source, side)
+        check_digest(source, side)
+        checked.append("SHA-256")
     if a.is_artifact(source):
         report = _verify_artifact(source, side.manifest, jobs, progress)
         checked = ["end marker", "index", "hashes", "row counts", *checked]
@@ -96,7 +97,8 @@ def plain_blocks(source: Source, progress: Progress = lambda _: None) -> Iterato
         inflater.close()
 
 
-def _side_files(store: Store, name: str) -> SideFiles:
+def side_files(store: Store, name: str) -> SideFiles:
+    """Read what lies beside an artifact and speaks of it."""
     if not name.endswith(naming.ARTIFACT):
         return SideFiles()
     stem = name.removesuffix(naming.ARTIFACT)
@@ -117,7 +119,8 @@ def _read(store: Store, name: str) -> bytes:
         source.close()
 
 
-def _check_digest(source: Source, side: SideFiles) -> Iterator[str]:
+def check_digest(source: Source, side: SideFiles) -> None:
+    """Compare a file's SHA-256 with what its side files say."""
     digest = hashlib.sha256()
     for chunk in chunks(source):
         digest.update(chunk)
@@ -130,7 +133,6 @@ def _check_digest(source: Source, side: SideFiles) -> Iterator[str]:
         raise e.VerificationFailed(
             f"{source.name}: SHA-256 is {found}, its manifest says {side.manifest.artifact.sha256}"
         )
-    yield "SHA-256"
 
 
 def _verify_artifact(

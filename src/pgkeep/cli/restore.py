@@ -120,7 +120,7 @@ def command(
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
         analyze=not no_analyze,
     )  # fmt: skip
-    restore = r.Restore(config.endpoint(), source, options)
+    restore = r.Restore(config.endpoint(), source, options, v.side_files(store, name))
     plan = restore.plan()
     if dry_run:
         print_json(plan) if as_json else _print_plan(plan)
