@@ -233,7 +233,7 @@ def test_the_server_crashes(artifact: Path, tmp_path: Path) -> None:
         s.sql(
             server,
             "app",
-            "create table rows as select repeat('x', 2000) from generate_series(1, 8000)",
+            "create table rows as select repeat('x', 2000) from generate_series(1, 30000)",
         )
         s.sql(server, "app", "alter table rows alter repeat set storage external")
         env = {"BACKUP_DIR": str(tmp_path / "backups"), "BACKUP_JOBS": "2"}

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,6 +18,7 @@ import pytest
 
 from pgkeep import manifest as m
 from pgkeep import naming, prune, retention
+from pgkeep.backup import LOCK_PATIENCE
 from pgkeep.catalog import Catalog
 from pgkeep.retention import Policy
 from pgkeep.server import Server
@@ -491,7 +493,9 @@ def test_of_two_runs_one_works(cluster: Server, app: str, tmp_path: Path, place:
     The one that works is killed each time, and in nobody's way the next time.
     """
     path = f.path_with(tmp_path / "bin", cluster, {"pg_dump": f.gate(tmp_path / "gate")})
+    waited = []
     for n in range(25):
+        began = time.monotonic()
         env = [
             {"BACKUP_DIR": str(tmp_path / one), "PATH": path}
             for one in ("ab" if place == "two directories" else "aa")
@@ -502,12 +506,14 @@ def test_of_two_runs_one_works(cluster: Server, app: str, tmp_path: Path, place:
         ):
             runs = [first, second]
             loser, winner = f.eventually(partial(by_ending, runs), "a refusal")
+            waited.append(time.monotonic() - began)
             said = loser.ends(10)
             assert f"a backup of database {app} is already running" in said
             f.eventually(lambda: f.waiting_at(tmp_path / "gate"), "the dump")
             assert winner.process.poll() is None
         for marker in f.waiting_at(tmp_path / "gate"):
             marker.unlink()
+    assert min(waited) < LOCK_PATIENCE
     keep.backup(cluster, app, tmp_path / "a")
     assert len(f.published(tmp_path / "a")) == 1
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from isal import isal_zlib
 
 from pgkeep import artifact as a
+from pgkeep import copying, script, verify
 from pgkeep import errors as e
 from pgkeep import manifest as m
-from pgkeep import script, verify
 from pgkeep.stores.memory import MemorySource
 
 MIB = 1 << 20
@@ -349,3 +349,13 @@ def test_an_unfinished_member_is_not_waited_for() -> None:
             list(a.decompressed_blocks(packed[:length]))
     with pytest.raises(e.VerificationFailed, match="bytes after the end"):
         list(a.decompressed_blocks(packed + b"\0"))
+
+
+@given(st.lists(st.sampled_from(["\\\\.", "a", "\\N", "", "\\\\", "."])), st.data())
+def test_rows_from_psql_end_where_they_end(rows: list[str], data: st.DataObject) -> None:
+    """However the pipe cuts what psql writes, the rows are all there and the end is not."""
+    text = "".join(row + "\n" for row in rows).encode()
+    stream = text + b"\\.\n"
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(stream) - 1))))
+    pieces = iter([stream[i:j] for i, j in zip([0, *cuts], [*cuts, len(stream)], strict=True)])
+    assert b"".join(copying.rows_until_end(lambda: next(pieces))) == text

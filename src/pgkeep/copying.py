@@ -5,7 +5,7 @@ and leaves the interpreter free. A session is told what to do through its standa
 after the other, so that a connection costs its start once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from . import programs
 from .database import ChildAccess
@@ -61,21 +61,7 @@ class CopySession:
     def copy(self, table: Table, first: int | None, last: int | None) -> Iterator[bytes]:
         """Yield the rows of a locked table, all or those of some pages, in COPY's text format."""
         self._child.write(copy_statement(table, first, last) + b";\n" + _ECHO_END)
-        # A row cannot look like the end: COPY doubles a backslash (manual, "COPY", "Text Format").
-        # psql says nothing after it, so it can only stand at the end of what was read; three bytes
-        # are held back in case it comes in pieces. The first newline is not data: it stands for
-        # the end of the row before the first.
-        held, skip = b"\n", 1
-        while True:
-            data = held + self._read()
-            if data.endswith(b"\n" + COPY_DATA_END):
-                break
-            if len(data) <= len(COPY_DATA_END):
-                held = data
-                continue
-            yield data[skip : -len(COPY_DATA_END)]
-            held, skip = data[-len(COPY_DATA_END) :], 0
-        yield data[skip : -len(COPY_DATA_END)]
+        yield from rows_until_end(self._read)
 
     def finish(self) -> None:
         """End the session; raise if it did not end well."""
@@ -100,6 +86,27 @@ class CopySession:
         while not line.endswith(b"\n"):
             line += self._read()
         return line
+
+
+def rows_until_end(read: Callable[[], bytes]) -> Iterator[bytes]:
+    """Yield what `read` gives up to the line that ends COPY data, which must be its last."""
+    # A row cannot look like the end: COPY doubles a backslash (manual, "COPY", "Text Format").
+    # psql says nothing after it, so it can only stand at the end of what was read; what may be
+    # its beginning is held back, everything else is passed on without being copied.
+    held, at_row = b"", True
+    while True:
+        block = held + read()
+        if block.endswith(b"\n" + COPY_DATA_END) or (at_row and block == COPY_DATA_END):
+            break
+        length = len(block)
+        for beginning in (b"\\", b"\\."):
+            if block.endswith(b"\n" + beginning) or (at_row and block == beginning):
+                length -= len(beginning)
+        held = block[length:]
+        if length:
+            yield block[:length]
+            at_row = block[length - 1] == ord("\n")
+    yield block[: -len(COPY_DATA_END)]
 
 
 def copy_statement(table: Table, first: int | None, last: int | None) -> bytes:

@@ -409,7 +409,9 @@ def _program_error(
 
 
 def _server_error(error: psycopg.Error) -> e.PgkeepError:
-    # A deadlock, for one, is an OperationalError that has a code and leaves the connection whole.
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+    # A deadlock, for one, is an OperationalError that has a code and leaves the connection whole;
+    # with 57P01 and the like the server says goodbye.
+    state = error.sqlstate or "57P"
+    if isinstance(error, psycopg.OperationalError) and state.startswith("57P"):
         return e.DumpFailed(f"lost the connection to the server: {str(error).strip()}")
     return e.DumpFailed(f"the server refused: {error.diag.message_primary or error}")

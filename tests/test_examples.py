@@ -1,0 +1,217 @@
+"""The files in examples/ do what they say, each run as cron or systemd would run it."""
+
+import configparser
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgkeep import config
+from pgkeep.retention import Policy
+from pgkeep.server import Server
+
+from . import faults as f
+from . import keep
+from . import servers as s
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DATABASES = ["events", "postgres", "reports"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Server]:
+    """A server with two small databases."""
+    with Server(s.bin_folder(17), settings=s.SETTINGS) as server:
+        for name in DATABASES:
+            if name != "postgres":
+                s.sql(server, "postgres", f"create database {name}")
+                s.sql(server, name, "create table t as select generate_series(1, 10)")
+        yield server
+
+
+class Machine:
+    """A file tree of its own in place of /etc, /var and /usr/local; the examples speak of these."""
+
+    def __init__(self, root: Path, server: Server) -> None:
+        self.root = root
+        self.server = server
+        for folder in ("etc", "log", "backups"):
+            (root / folder).mkdir()
+        url = f"postgresql://{server.params['user']}@/postgres?host={server.params['host']}"
+        (root / "etc" / "analytics.url").write_text(f"{url}&port={server.params['port']}\n")
+        for name in ("password", "shop.password"):
+            (root / "etc" / name).write_text("any\n")
+        (root / "etc" / "backup.env").write_text(self.read("backup.env"))
+
+    def read(self, name: str) -> str:
+        """Return an example with our places, and our server instead of db.example.com."""
+        text = (EXAMPLES / name).read_text()
+        for place, ours in (
+            ("/etc/pgkeep", self.root / "etc"),
+            ("/var/log/pgkeep", self.root / "log"),
+            ("/var/backups/pgkeep", self.root / "backups"),
+            ("/usr/local/bin", Path(keep.PGKEEP).parent),
+        ):
+            text = text.replace(place, str(ours))
+        text = text.replace("POSTGRES_USER=backup", f"POSTGRES_USER={self.server.params['user']}")
+        text = text.replace(
+            "POSTGRES_HOST=db.example.com",
+            f"POSTGRES_HOST={self.server.params['host']}\n"
+            f"POSTGRES_PORT={self.server.params['port']}",
+        )
+        text = text.replace('"shop-db.example.com"', f'"{self.server.params["host"]}"')
+        return text.replace(
+            'postgres_user = "backup"',
+            f'postgres_user = "{self.server.params["user"]}"\n'
+            f"postgres_port = {self.server.params['port']}",
+        )
+
+    def backups(self, folder: str = "") -> list[str]:
+        """Return database and type of the backups that are there."""
+        names = f.published(self.root / "backups" / folder)
+        return sorted("_".join(name.split("_")[:-1]) for name in names)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, cluster: Server) -> Machine:
+    return Machine(tmp_path, cluster)
+
+
+def settings_of(env_file: str) -> dict[str, str]:
+    """Read NAME=value lines as systemd does."""
+    lines = [line for line in env_file.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def crontab(text: str) -> tuple[dict[str, str], str, str]:
+    """Return the variables, the time and the command of a crontab with one job."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    variables = dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
+    (job,) = (line for line in lines if not re.match(r"\w+=", line))
+    fields = job.split(None, 5)
+    return variables, " ".join(fields[:5]), fields[5]
+
+
+def as_cron(text: str) -> "subprocess.CompletedProcess[str]":
+    """Run the job as cron does: no HOME that is of use, nothing on PATH but what it says."""
+    variables, time, command = crontab(text)
+    assert time == "30 2 * * *"
+    assert "%" not in command  # would be a newline
+    assert variables.pop("MAILTO") == "root"
+    given = [f"{name}={value}" for name, value in variables.items()]
+    return subprocess.run(
+        ["/usr/bin/env", "-i", *given, "LOGNAME=backup", variables["SHELL"], "-c", command],
+        cwd="/", capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+def test_crontab(machine: Machine) -> None:
+    """Every database, the month's first; nothing for cron to send. The next one is a daily."""
+    for kind in ("monthly", "daily"):
+        done = as_cron(machine.read("crontab"))
+        log = (machine.root / "log" / "backup.log").read_text()
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), log
+        assert "\ndone: 3 databases, 20 rows, " in log
+        assert [f"{name}_{kind}" for name in DATABASES] == [
+            one for one in machine.backups() if one.endswith(kind)
+        ]
+    for manifest in (machine.root / "backups").glob("*.manifest.json"):
+        assert json.loads(manifest.read_bytes())["verified"]
+
+
+def test_crontab_of_a_night_that_fails(machine: Machine) -> None:
+    """B24, F14: the mail says what is wrong, and the exit code is pgkeep's."""
+    settings = machine.root / "etc" / "backup.env"
+    settings.write_text(settings.read_text() + "BACKUP_DATABASES=events,missing\n")
+    done = as_cron(machine.read("crontab"))
+    assert (done.returncode, done.stderr) == (11, "")
+    assert done.stdout.startswith("pgkeep: exit code 11\n")
+    assert "error: 1 of 2 databases failed: missing" in done.stdout
+    assert machine.backups() == ["events_monthly"]
+
+
+def unit(text: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(text)
+    return parser
+
+
+def test_systemd_service(machine: Machine) -> None:
+    """B22, F17: its command with its environment, and no more than systemd gives."""
+    service = unit(machine.read("systemd/pgkeep-backup.service"))["Service"]
+    assert service["Type"] == "oneshot"
+    assert service["ReadWritePaths"] == str(machine.root / "backups")
+    settings = settings_of(Path(service["EnvironmentFile"]).read_text())
+    done = subprocess.run(
+        shlex.split(service["ExecStart"]),
+        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"} | settings,
+        cwd="/", capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stderr.splitlines()]
+    assert records[-1]["exit_code"] == 0
+    assert machine.backups() == [f"{name}_monthly" for name in DATABASES]
+
+
+def test_systemd_timer_and_service_are_valid(machine: Machine, tmp_path: Path) -> None:
+    """Asked of systemd itself where it is installed."""
+    timer = unit(machine.read("systemd/pgkeep-backup.timer"))
+    assert timer["Timer"]["Persistent"] == "yes"
+    assert timer["Timer"]["OnCalendar"] == "*-*-* 02:30:00"
+    assert timer["Install"]["WantedBy"] == "timers.target"
+    known = {"Unit", "Service", "Timer", "Install"}
+    paths = []
+    for name in ("pgkeep-backup.service", "pgkeep-backup.timer"):
+        assert set(unit(machine.read(f"systemd/{name}")).sections()) <= known
+        paths.append(tmp_path / name)
+        paths[-1].write_text(machine.read(f"systemd/{name}"))
+    program = shutil.which("systemd-analyze")
+    if program is not None:
+        done = subprocess.run(
+            [program, "verify", "--man=no", *paths],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        said = [line for line in done.stderr.splitlines() if "pgkeep-backup" in line]
+        assert said == []
+
+
+def test_settings_are_known(machine: Machine) -> None:
+    """No variable that pgkeep would pass over."""
+    settings = settings_of(machine.read("backup.env"))
+    assert {name.removesuffix("_FILE") for name in settings} <= {
+        one.variable for one in config.SETTINGS
+    }
+    (loaded,) = config.load(settings)
+    assert loaded.databases == ("*",)
+    assert loaded.policy == Policy(min_keep=2)
+    assert loaded.connection["password"] == "any"
+
+
+def test_targets_of_the_file(machine: Machine) -> None:
+    """Both, each its own way."""
+    path = machine.root / "etc" / "pgkeep.toml"
+    path.write_text(machine.read("pgkeep.toml"))
+    shop, analytics = config.load({"PGKEEP_CONFIG": str(path)})
+    assert (shop.target, shop.databases, shop.policy) == ("shop", ("*",), Policy(min_keep=2))
+    assert analytics.databases == ("events", "reports")
+    assert analytics.policy == Policy(daily=3, min_keep=2)
+    assert (shop.drift, analytics.drift) == (0.5, 0.8)
+    env = {"PATH": "/usr/bin:/bin", "PGKEEP_CONFIG": str(path)}
+    keep.run("backup", "--type=auto", env=env)
+    assert machine.backups("shop") == [f"{name}_monthly" for name in DATABASES]
+    assert machine.backups("analytics") == ["events_monthly", "reports_monthly"]
+    keep.run("backup", "--type=auto", "--target=analytics", env=env)
+    assert len(machine.backups("shop")) == 3
+    assert len(machine.backups("analytics")) == 4
+
+
+def test_every_example_is_tried_here() -> None:
+    text = Path(__file__).read_text()
+    for path in EXAMPLES.rglob("*"):
+        assert path.is_dir() or path.name in text
