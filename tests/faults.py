@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
+
 from pgkeep import naming
 from pgkeep.server import Server
 
@@ -27,7 +29,7 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.005)
+        time.sleep(0.002)
     return value
 
 
@@ -81,26 +83,40 @@ class Run:
         eventually(lambda: not self.children(), "the end of every child")
 
     @contextlib.contextmanager
-    def frozen(self, condition: Callable[[], T]) -> Iterator[T]:
-        """Stop pgkeep when a condition comes true, and still holds with pgkeep stopped."""
+    def frozen_in_copy(self, server: Server, table: str) -> Iterator[list[int]]:
+        """Stop pgkeep in the middle of a table, when nobody reads the rows that its backend sends.
 
-        def attempt() -> T | None:
-            assert self.process.poll() is None, self.process.communicate()
-            if not condition():
-                return None
-            os.kill(self.process.pid, signal.SIGSTOP)
-            with contextlib.suppress(AssertionError):
-                # Its children go on until their pipes are full, if they have so much to say.
-                return eventually(condition, "", 1)
-            os.kill(self.process.pid, signal.SIGCONT)
-            return None
+        The child and its backend go on until the pipes are full; the table must be larger.
+        """
+        copying = f"query like 'COPY%%{table}%%' and state = 'active'"
+        stuck = f"{copying} and wait_event = 'ClientWrite'"
+        with s.connect(server, "postgres") as connection:
 
-        found = eventually(attempt, "the condition to stop at")
-        assert found is not None
+            def attempt() -> list[int]:
+                assert self.process.poll() is None, self.process.communicate()
+                if not _backends(connection, copying):
+                    return []
+                os.kill(self.process.pid, signal.SIGSTOP)
+                deadline = time.monotonic() + 1
+                while time.monotonic() < deadline:
+                    if found := _backends(connection, stuck):
+                        return found
+                os.kill(self.process.pid, signal.SIGCONT)
+                return []
+
+            found = eventually(attempt, f"the copying of {table}")
         try:
             yield found
         finally:
             os.kill(self.process.pid, signal.SIGCONT)
+
+
+def _backends(connection: psycopg.Connection[Any], condition: str) -> list[int]:
+    query = (
+        "select pid from pg_stat_activity where application_name like 'pgkeep%%'"
+        f" and pid <> pg_backend_pid() and {condition}"
+    )
+    return [row[0] for row in connection.execute(query, [])]
 
 
 def sessions(server: Server, database: str, condition: str = "true") -> list[int]:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import resource
 import shutil
 import signal
@@ -29,7 +30,7 @@ from .conftest import DatabaseFactory
 # Enough for two workers, and for pg_dump itself to fill its pipe.
 FILL = """
 create table rows as select i as id, repeat(md5(i::text), 20) as filler
-    from generate_series(1, 40000) as i;
+    from generate_series(1, 60000) as i;
 create table others as select i as id, repeat(md5(i::text), 20) as filler
     from generate_series(1, 12000) as i;
 create index on rows (id);
@@ -62,12 +63,6 @@ def begin(pg17: Server, source: str, tmp_path: Path) -> Iterator[Callable[..., f
         yield start
 
 
-def copying(server: Server, database: str, table: str) -> Callable[[], list[int]]:
-    """Whether a COPY of a table is stuck because nobody reads its rows."""
-    condition = f"query like 'COPY%%{table}%%' and state = 'active' and wait_event = 'ClientWrite'"
-    return lambda: f.sessions(server, database, condition)
-
-
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "backups"
@@ -98,7 +93,7 @@ def test_a_program_killed_in_the_middle(
 ) -> None:
     """B1, B31: what it has written looks fine; its end does not."""
     run = begin()
-    with run.frozen(copying(pg17, source, table)):
+    with run.frozen_in_copy(pg17, table):
         os.kill(run.children(program)[0], signal.SIGKILL)
     assert f"{program} failed (signal 9)" in run.ends(4)
     assert keep.left_over(directory) == []
@@ -110,11 +105,12 @@ def test_a_program_killed_in_the_middle(
 def test_a_session_ended_in_the_middle_of_copy(
     begin: Begin, pg17: Server, source: str, directory: Path, table: str
 ) -> None:
-    """A2.3, B31: nothing more comes, not even the server's last words, as its pipe is full."""
+    """A2.3, B31: nothing more comes, most often not even the server's last words."""
     run = begin()
-    with run.frozen(copying(pg17, source, table)) as backends:
+    with run.frozen_in_copy(pg17, table) as backends:
         s.sql(pg17, "postgres", f"select pg_terminate_backend({backends[0]})")
-    assert "server closed the connection unexpectedly" in run.ends(4)
+    said = run.ends(4)
+    assert re.search("server closed the connection unexpectedly|terminating connection due", said)
     assert keep.left_over(directory) == []
     run.leaves_no_child()
 
@@ -124,7 +120,7 @@ def test_the_session_with_the_snapshot_ended(
 ) -> None:
     """D2: those who have the snapshot could go on, but its locks are gone."""
     run = begin()
-    with run.frozen(copying(pg17, source, "rows")):
+    with run.frozen_in_copy(pg17, "rows"):
         locks = "pid in (select pid from pg_locks where locktype = 'advisory')"
         (holder,) = f.sessions(pg17, source, locks)
         s.sql(pg17, "postgres", f"select pg_terminate_backend({holder})")

@@ -237,9 +237,8 @@ def test_the_server_crashes(artifact: Path, tmp_path: Path) -> None:
         )
         s.sql(server, "app", "alter table rows alter repeat set storage external")
         env = {"BACKUP_DIR": str(tmp_path / "backups"), "BACKUP_JOBS": "2"}
-        copying = "query like 'COPY %%rows%%' and wait_event = 'ClientWrite'"
         with f.Run(server, "app", "backup", env=env) as run:
-            with run.frozen(lambda: f.sessions(server, "app", copying)):
+            with run.frozen_in_copy(server, "rows"):
                 server.stop(immediate=True)
             run.ends(4)
             run.leaves_no_child()

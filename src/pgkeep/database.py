@@ -311,7 +311,7 @@ def _apply(connection: "psycopg.Connection[Any]", settings: Mapping[str, str]) -
 
 
 def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.ConnectionFailed:
-    said = str(error).strip().removeprefix("connection failed: ")
+    said = re.sub(r"^connection (failed|is bad): ", "", str(error).strip())
     password = params.get("password")
     if password:
         said = said.replace(password, "********")

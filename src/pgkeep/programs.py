@@ -129,7 +129,11 @@ def choose(server_major: int, among: Iterable[Installation]) -> Installation:
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a child: what is harmless of ours, and the given settings."""
     kept = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}
-    return {"HOME": "/nonexistent", "LC_MESSAGES": "C", **kept, **extra}
+    everything = kept.pop("LC_ALL", None)  # would win over LC_MESSAGES
+    if everything:
+        kept["LC_CTYPE"] = everything
+    # We look for words in what programs say, so they must say it in English.
+    return {"HOME": "/nonexistent", **kept, "LC_MESSAGES": "C", **extra}
 
 
 class Child:

@@ -204,6 +204,8 @@ class Restore:
             try:
                 connection = way.connect()
             except e.ConnectionFailed as error:
+                if "FATAL" not in error.message:
+                    raise  # no server answers; another database's name would not help
                 failure = error
                 continue
             if stays or connection.info.dbname != self.target:

@@ -1,11 +1,18 @@
 """pgkeep config."""
 
+import textwrap
+
 import click
 
 from .. import config as c
 from .common import dir_option, jobs_option, json_option, load_configs, print_json, target_option
 
-_VARIABLES = "\n".join(f"  {one.variable:25}{one.meaning}" for one in c.SETTINGS)
+_VARIABLES = "\n".join(
+    textwrap.fill(
+        one.meaning, 78, initial_indent=f"  {one.variable:25}", subsequent_indent=" " * 27
+    )
+    for one in c.SETTINGS
+)
 
 
 @click.command(

@@ -124,6 +124,8 @@ def command(
     plan = restore.plan()
     if dry_run:
         print_json(plan) if as_json else _print_plan(plan)
+        if plan.problems:
+            raise e.Refused(f"this restore would be refused: {'; '.join(plan.problems)}")
         return
     if (
         (drop_existing or in_place or data_only)
