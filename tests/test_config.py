@@ -346,12 +346,15 @@ def test_of_several_targets_one_is_out_of_reach(
     assert SECRET not in out + err
     assert len(f.published(tmp_path / "backups")) == 1
     assert len(f.published(tmp_path / "also")) == 2
+    said = keep.run("backup", env=env, code=11)
+    assert "warning: full: BACKUP_DIR, from " in said
+    assert "Connection refused" in said
     keep.run("backup", "--target=up", env=env)
-    assert len(f.published(tmp_path / "backups")) == 2
+    assert len(f.published(tmp_path / "backups")) == 3
     said = keep.run("list", env=env, code=2)
     assert "the configuration has several targets: down, up, full, also" in said
     assert "--target=NAME" in said
-    assert keep.run("list", "--target=up", env=env).count("manual") == 2
+    assert keep.run("list", "--target=up", env=env).count("manual") == 3
 
 
 def documentation() -> str:

@@ -508,7 +508,8 @@ def test_of_two_runs_one_works(cluster: Server, app: str, tmp_path: Path, place:
             loser, winner = f.eventually(partial(by_ending, runs), "a refusal")
             waited.append(time.monotonic() - began)
             said = loser.ends(10)
-            assert f"a backup of database {app} is already running" in said
+            held = f"{tmp_path}/a" if place == "one directory" else "another host or directory"
+            assert f"backup of database {app} is already running (lock held from {held})" in said
             f.eventually(lambda: f.waiting_at(tmp_path / "gate"), "the dump")
             assert winner.process.poll() is None
         for marker in f.waiting_at(tmp_path / "gate"):

@@ -141,7 +141,7 @@ def _backup(
                 way, store, options.backup, progress, roles=roles, follows=options.policy
             )
         except e.PgkeepError as error:
-            name = database or way.params.get("dbname", "")
+            name = database or way.params.get("dbname", "(the default)")
             report.failed.append(Failure(name, error.message, error.hint, error.exit_code))
             continue
         report.backups.append(manifest)

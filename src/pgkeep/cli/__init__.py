@@ -102,7 +102,6 @@ def _choose_format(ctx: click.Context, parameter: click.Parameter, value: str) -
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    is_eager=True,
     expose_value=False,
     callback=_choose_format,
     help="How to write what happens to standard error.",

@@ -108,7 +108,7 @@ def command(
         with out.progress(silent=as_json) as bar:
             report = _run(one, database, options, bar)
         if not as_json:
-            _print(one, report, out)
+            _print(one, report, out, alone=len(configs) == 1)
         total.add(report)
     if as_json:
         print_json(total)
@@ -149,7 +149,7 @@ def _store(one: config.Config) -> LocalStore:
     return store
 
 
-def _print(one: config.Config, report: r.Report, out: output.Output) -> None:
+def _print(one: config.Config, report: r.Report, out: output.Output, *, alone: bool) -> None:
     for manifest in report.backups:
         for warning in (*manifest.warnings, *manifest.drift):
             out.warning(f"{manifest.database.name}: {warning}")
@@ -167,5 +167,8 @@ def _print(one: config.Config, report: r.Report, out: output.Output) -> None:
         out.warning(problem)
     for stem in report.removed:
         out.info(f"removed {stem}")
-    for failure in (*report.failed, *report.retention):
+    failures = [*report.failed, *report.retention]
+    if alone and failures == report.failed[:1] and not report.backups:
+        return  # the only one, which the last line tells
+    for failure in failures:
         out.warning(f"{failure.database}: {failure.error}")
