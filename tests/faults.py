@@ -53,7 +53,8 @@ class Run:
         self.process.kill()
         self.process.communicate()
         for pid in self.children():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # ended meanwhile
+                os.kill(pid, signal.SIGKILL)
 
     def ends(self, code: int, seconds: float = 30) -> str:
         """Wait for the end; return what it complained of."""

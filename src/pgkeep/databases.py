@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
@@ -220,6 +221,15 @@ def derived(name: str, suffix: str) -> str:
     """Return a name with a suffix that the server does not cut."""
     room = NAME_LIMIT - len(suffix)
     return name.encode()[:room].decode("utf-8", "ignore") + suffix
+
+
+def free_name(connection: Connection, name: str) -> str:
+    """Return a dated name for a database that is replaced; unique to the second, as it says."""
+    while True:
+        dated = derived(name, f"__old_{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        if not exists(connection, dated):
+            return dated
+        time.sleep(0.1)
 
 
 def exists(connection: Connection, name: str) -> bool:
