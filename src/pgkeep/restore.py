@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -350,9 +349,7 @@ class Restore:
                 if self._meta is not None:
                     self._apply_facts(connection, temporary, self._meta.database)
                 if mode == Mode.SWAP:
-                    old = databases.derived(
-                        self.target, f"__old_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-                    )
+                    old = databases.free_name(connection, self.target)
                 self._rename(connection, temporary, old)
         except BaseException:
             # By a new session: the failure may be that of the other one.
