@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from . import errors as e
+from . import naming
 from .catalog import Catalog
 from .retention import Decision
 
@@ -31,3 +32,14 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> list[Decision]:
             ) from error
         removed.append(decision)
     return removed
+
+
+def left_overs(catalog: Catalog) -> list[str]:
+    """Return names of ours that belong to no manifest: what an interrupted removal left."""
+    items = {item.name for item in catalog.store.items()}
+    found = []
+    for name in sorted(items):
+        parsed = naming.parse(name)
+        if parsed is not None and parsed.manifest not in items:
+            found.append(name)
+    return found
