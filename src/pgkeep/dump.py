@@ -42,7 +42,7 @@ SLICES_SINCE = 140000  # TID range scans came with PostgreSQL 14 (trap D11)
 # somebody who waits for us; it is started anew, after letting that one pass. All who want that
 # table wait meanwhile, so it should not be long.
 PG_DUMP_LOCK_WAIT = 2_000  # ms
-LOCK_ATTEMPTS = 5
+MIN_ATTEMPTS = 5
 
 
 class Progress(Protocol):
@@ -122,22 +122,25 @@ class _Dump:
         self.warnings: list[str] = []
 
     def run(self) -> DumpResult:
-        """Check, then try until no migration is in the way."""
+        """Check, then try until no change of the schema is in the way."""
         self.progress.step("checking")
         self._preflight()
-        for attempt in range(1, LOCK_ATTEMPTS + 1):
+        deadline = time.monotonic() + self.options.lock_timeout
+        refused: list[_RefusedError] = []
+        while True:
             self.progress.step("locking tables")
             with snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held:
                 try:
                     return self._attempt(held)
-                except _LockQueuedError as error:
-                    if attempt == LOCK_ATTEMPTS:
-                        raise e.DumpFailed(
-                            "somebody waits for an exclusive lock on a table, and pg_dump would"
-                            f" have to wait for them: given up after {attempt} attempts ({error})",
-                            hint="Run the backup when no migration is running.",
-                        ) from error
-        raise AssertionError("unreachable")
+                except _RefusedError as error:
+                    refused.append(error)
+            if _lasting(refused):
+                raise _program_error(refused[-1].error, self.database.name)
+            if len(refused) >= MIN_ATTEMPTS and time.monotonic() > deadline:
+                raise e.DumpFailed(
+                    f"each of {len(refused)} attempts met a change of the schema: {refused[-1]}",
+                    hint="Run the backup when no migration is running, or raise --lock-timeout.",
+                )
 
     def _preflight(self) -> None:
         tables = snapshot.tables(self.connection, self.codec)
@@ -182,8 +185,28 @@ class _Dump:
         )
 
 
-class _LockQueuedError(Exception):
-    """pg_dump waited for a lock that the coordinator holds: somebody is queued in between."""
+class _RefusedError(Exception):
+    """The server refused pg_dump before it had written anything; another attempt may do.
+
+    Somebody is queued for a lock between the coordinator's and pg_dump's, or something that no
+    lock can hold, such as a view or a function, was dropped while pg_dump read about it (trap D5).
+    """
+
+    def __init__(self, error: e.ProgramFailed) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+    @property
+    def queued(self) -> bool:
+        """Tell whether a lock was not to be had; the coordinator had it, so it is a queue's."""
+        said = " ".join(self.error.said)
+        return "LOCK TABLE" in said and "out of shared memory" not in said
+
+
+def _lasting(refused: Sequence[_RefusedError]) -> bool:
+    """Tell whether the last refusal will come again: what has gone does not go twice."""
+    last = refused[-1]
+    return not last.queued and any(one.error.said == last.error.said for one in refused[:-1])
 
 
 class _Run:
@@ -270,8 +293,8 @@ class _Run:
                 for piece in scanner.close():
                     assembler.add(piece)
             except e.ProgramFailed as error:
-                if "timeout" in str(error) and not assembler.begun:
-                    raise _LockQueuedError("; ".join(error.said)) from error
+                if "query failed" in " ".join(error.said) and not assembler.begun:
+                    raise _RefusedError(error) from error
                 raise
             except e.VerificationFailed as error:  # exit status 0, and yet not all of it
                 raise e.DumpFailed(f"pg_dump's output is not whole: {error.message}") from error

@@ -5,6 +5,8 @@ after a snapshot was taken and before it was locked is dumped empty without an e
 does not take a snapshot, so locking first closes that hole (trap D3).
 """
 
+import itertools
+import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +22,7 @@ from .database import shared_text
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-ATTEMPTS = 10
+MIN_ATTEMPTS = 10
 LOCK_BATCH = 1000  # tables named in one LOCK statement
 
 # What locking a table says that was dropped, renamed, or replaced by something else of its name
@@ -161,33 +163,39 @@ def hold(connection: Connection, codec: str, lock_timeout: float) -> Iterator[Sn
 
 
 def _take(connection: Connection, codec: str, lock_timeout: float) -> Snapshot:
-    for attempt in range(ATTEMPTS):
+    deadline = time.monotonic() + lock_timeout
+    for attempt in itertools.count(1):
         listed = tables(connection, codec)
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             _lock(connection, listed, lock_timeout)
+            snapshot = _export(connection, listed)
+            if tables(connection, codec) == listed:
+                return snapshot
         except CAME_AND_WENT:
-            connection.execute("ROLLBACK")
-            time.sleep(0.1 * attempt)
-            continue
+            pass
         except psycopg.errors.LockNotAvailable as error:
             connection.execute("ROLLBACK")
             raise _not_locked(connection, listed, lock_timeout) from error
         except psycopg.errors.OutOfMemory as error:
             raise _too_many_locks(connection, len(listed)) from error
-        row = connection.execute(
-            "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp()"
-        ).fetchone()
-        assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
-        if tables(connection, codec) == listed:
-            return Snapshot(id=row[0], taken=row[1].astimezone(UTC), tables=listed)
         connection.execute("ROLLBACK")
-        time.sleep(0.1 * attempt)
+        if attempt >= MIN_ATTEMPTS and time.monotonic() > deadline:
+            break
+        time.sleep(random.uniform(0, 0.1 * min(attempt, 10)))  # noqa: S311 - out of step with them
     raise e.DumpFailed(
-        f"tables were created, altered or dropped during each of {ATTEMPTS} attempts to lock"
-        " them all",
-        hint="Run the backup when no migration is running.",
+        f"tables were created, altered or dropped during each of {attempt} attempts to lock them"
+        " all",
+        hint="Run the backup when no migration is running, or raise --lock-timeout.",
     )
+
+
+def _export(connection: Connection, listed: Sequence[Table]) -> Snapshot:
+    row = connection.execute(
+        "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp()"
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
+    return Snapshot(id=row[0], taken=row[1].astimezone(UTC), tables=listed)
 
 
 def _lock(connection: Connection, listed: Sequence[Table], lock_timeout: float) -> None:
