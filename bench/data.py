@@ -21,17 +21,17 @@ SETTINGS = {
     "max_locks_per_transaction": "512",  # one transaction locks 10,000 tables
 }
 
-# About 240 bytes a row as COPY writes it, with the repetition that real documents have.
+# About 250 bytes a row as COPY writes it, with the repetition that real documents have.
 DOCUMENT = """jsonb_build_object(
-    'customer', (random() * 200000)::int,
-    'status', (array['new', 'paid', 'shipped', 'delivered'])[1 + floor(random() * 4)::int],
-    'address', jsonb_build_object(
-        'city', (array['Berlin', 'Lisbon', 'Oslo', 'Paris'])[1 + floor(random() * 4)::int],
-        'street', 'Station Road ' || (random() * 300)::int),
-    'items', jsonb_build_array(
-        jsonb_build_object('sku', (random() * 9000)::int, 'cents', (random() * 9000)::int),
-        jsonb_build_object('sku', (random() * 9000)::int, 'cents', (random() * 9000)::int)),
-    'token', md5(i::text))"""
+    'user', (random() * 200000)::int,
+    'event', (array['view', 'search', 'order', 'payment'])[1 + floor(random() * 4)::int],
+    'path', '/products/' || (random() * 9000)::int || '?page=' || (random() * 30)::int,
+    'agent', (array[
+        'Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0',
+        'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/141.0 Safari/537.36',
+        'Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1.15 Mobile/15E148'
+        ])[1 + floor(random() * 3)::int],
+    'session', md5(i::text))"""
 
 DOCUMENTS = f"""
 SET client_min_messages = warning;
@@ -41,7 +41,7 @@ INSERT INTO documents
     SELECT i, timestamptz '2026-01-01' + i * interval '7 seconds', {DOCUMENT}
     FROM generate_series(1, {{rows}}) AS i;
 ALTER TABLE documents ADD PRIMARY KEY (id);
-CREATE INDEX documents_customer ON documents ((body ->> 'customer'));
+CREATE INDEX documents_user ON documents ((body ->> 'user'));
 """
 
 SMALL_TABLES = """

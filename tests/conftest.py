@@ -9,6 +9,7 @@ import pytest
 from pgkeep.server import Server
 
 from . import servers as s
+from .buckets import Buckets
 
 DatabaseFactory = Callable[..., str]
 
@@ -43,6 +44,15 @@ def pg17(servers: s.Servers) -> Server:
 @pytest.fixture(scope="session")
 def pg18(servers: s.Servers) -> Server:
     return servers(18)
+
+
+@pytest.fixture(scope="session")
+def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buckets]:
+    """A real S3 server."""
+    running = Buckets(tmp_path_factory.mktemp("s3"))
+    running.start()
+    yield running
+    running.stop()
 
 
 @pytest.fixture

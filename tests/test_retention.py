@@ -206,7 +206,7 @@ def test_prune_touches_only_the_files_of_what_may_go(
             prune.prune(catalog, decisions)
         theirs = theirs[:patience]
     else:
-        assert [one.manifest.name for one in prune.prune(catalog, decisions)] == going
+        assert [one.manifest.name for one in prune.prune(catalog, decisions).removed] == going
     assert files - set(store.files) == set(theirs)
     for left in catalog.backups():
         assert not left.missing

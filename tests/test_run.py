@@ -437,7 +437,7 @@ def test_what_is_missing_is_shown(cluster: Server, directory: Path, app: str) ->
     cut.write_bytes(cut.read_bytes()[:-1])
     env = keep.environment(BACKUP_DIR=str(directory))
     lines = keep.run("list", env=env).splitlines()
-    assert [line[60:] for line in lines[2:]] == ["not verified", "missing", "missing"]
+    assert [line[57:] for line in lines[2:]] == ["not verified", "missing", "missing"]
     assert max(map(len, lines)) <= 80
     listed = json.loads(keep.run("list", "--json", env=env))
     assert [one["missing"] for one in listed] == [False, True, True]

@@ -34,7 +34,8 @@ def adopt(store: Store, name: str, *, jobs: int, progress: verify.Progress) -> m
         digest = hashlib.sha256()
         for chunk in chunks(source):
             digest.update(chunk)
-        index = a.Artifact(source).index
+        artifact = a.Artifact(source)
+        index = artifact.index
         size = source.size
     finally:
         source.close()
@@ -56,6 +57,7 @@ def adopt(store: Store, name: str, *, jobs: int, progress: verify.Progress) -> m
         finished=datetime.now(UTC),
         artifact=m.FileFacts(name, size, digest.hexdigest()),
         raw_bytes=index.raw_bytes,
+        index_sha256=artifact.index_sha256,
         tables=index.table_rows(),
         extensions=meta.extensions,
         roles=meta.roles,

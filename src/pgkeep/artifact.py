@@ -171,6 +171,7 @@ class ArtifactWriter:
         self._objects: list[Object] = []
         self.size = 0
         self.raw = 0
+        self.index_sha256 = ""  # set by finish; it stands for the hashes of all members
 
     def append(self, builder: MemberBuilder) -> None:
         """Write a finished member after those that are there."""
@@ -190,6 +191,7 @@ class ArtifactWriter:
         index = Index(meta, self._members, self._objects)
         data = _encode_index(index)
         digest = hashlib.sha256(data).digest()
+        self.index_sha256 = digest.hex()
         marker = _MARKER.pack(
             _MARKER_HEADER, 4 + _PAYLOAD, _SUBFIELD, _PAYLOAD,
             _MAGIC, self.size, len(data), digest, _EMPTY,
@@ -217,6 +219,7 @@ class Artifact:
         data = source.read(offset, length)
         if hashlib.sha256(data).digest() != digest:
             raise e.VerificationFailed(f"{source.name}: the index has changed")
+        self.index_sha256 = digest.hex()
         self.index = _decode_index(b"".join(decompressed_blocks(data)), source.name)
         self._check_coverage(offset)
 

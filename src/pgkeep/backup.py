@@ -1,19 +1,17 @@
 """Make one backup: lock, dump, check, publish. Nothing has a final name before all is well."""
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-from . import __version__, drift, naming, programs, retention, verify
+from . import __version__, copies, drift, naming, programs, retention, verify
 from . import artifact as a
 from . import dump as d
 from . import errors as e
@@ -22,8 +20,8 @@ from .catalog import Catalog
 from .crew import Crew
 from .database import ChildAccess, Endpoint, server_facts, session_settings
 from .snapshot import Connection
-from .stores import Upload
-from .stores.local import LocalStore
+from .stores import Store, Upload, all_or_none
+from .stores.local import LocalUpload
 
 # Of pg_try_advisory_lock: "pgkeep" as a number. Such a lock is the database's own and dies with the
 # connection, so it holds between hosts too (traps B11, B12).
@@ -39,6 +37,13 @@ _CREATE_ROLE = re.compile(
     rb"""|--[^\n]*|'[^']*'|"[^"]*\"""",
     re.MULTILINE,
 )
+
+
+class Backup(NamedTuple):
+    """What was published, and why its copy is owed, if it is."""
+
+    manifest: m.Manifest
+    uncopied: e.PgkeepError | None
 
 
 class Progress(d.Progress, Protocol):
@@ -67,17 +72,19 @@ class BackupOptions:
 
 def backup(
     endpoint: Endpoint,
-    store: LocalStore,
+    store: Store,
     options: BackupOptions,
     progress: Progress,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     roles: "Roles | None" = None,
     follows: retention.Policy | None = None,
-) -> m.Manifest:
-    """Back up the database that the endpoint leads to; return the manifest that was published.
+    copy: Store | None = None,
+) -> Backup:
+    """Back up the database that the endpoint leads to; return what was published.
 
     Several backups of one run may share the dump of the cluster's roles. The policy that retention
-    follows afterwards, if it does, is noted in the manifest.
+    follows afterwards, if it does, is noted in the manifest. A copy that fails is owed; it never
+    fails the backup.
 
     Raises:
         AlreadyRunning, ConnectionFailed, DumpFailed, VerificationFailed, StoreError: and then
@@ -87,9 +94,9 @@ def backup(
     with endpoint.connect() as connection:
         database = connection.info.dbname
         with _alone(connection, store, database):
-            store.sweep(lambda name: _is_of(database, name))
-            server = server_facts(connection)
-            earlier = Catalog(store).of(server.system_identifier, database)
+            identifier = server_facts(connection).system_identifier
+            store.sweep(lambda name: _is_of(database, name), identifier)
+            earlier = _earlier(store, identifier, database, options)
             kind = options.type or retention.choose_type(
                 earlier, now(), options.zone, options.policy
             )
@@ -102,8 +109,10 @@ def backup(
                 options=options,
                 progress=progress,
                 roles=roles or Roles(),
+                identifier=identifier,
                 earlier=earlier,
                 follows=follows,
+                copy=copy,
             )
             return run.make()
 
@@ -114,20 +123,28 @@ class _Backup:
 
     endpoint: Endpoint
     connection: Connection
-    store: LocalStore
+    store: Store
     name: naming.BackupName
     options: BackupOptions
     progress: Progress
     roles: "Roles"
+    identifier: str  # of the cluster
     earlier: list[m.Manifest]
     follows: retention.Policy | None
+    copy: Store | None
 
-    def make(self) -> m.Manifest:
+    def make(self) -> Backup:
         """Write all files, then give them their names."""
         name = self.name
         with contextlib.ExitStack() as stack:
-            uploads = {file: stack.enter_context(self.store.create(file)) for file in name.files}
+            uploads = {
+                file: stack.enter_context(self.store.create(file, owner=self.identifier))
+                for file in name.files
+            }
             artifact = uploads[name.artifact]
+            follower = self._follow(artifact)
+            if follower is not None:
+                artifact = stack.enter_context(follower)
             writer = a.ArtifactWriter(artifact)
             result = self._dump(writer)
             self.progress.step("writing to disk")
@@ -140,7 +157,8 @@ class _Backup:
             _write(uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode())
             verified = None
             if self.options.verify:
-                _read_back(artifact, digest, self.options.jobs, self.progress)
+                side = verify.SideFiles(sha256=digest, index_sha256=writer.index_sha256)
+                _read_back(artifact, side, self.options.jobs, self.progress)
                 verified = datetime.now(UTC)
             manifest = m.Manifest(
                 pgkeep=__version__,
@@ -154,6 +172,7 @@ class _Backup:
                 finished=datetime.now(UTC),
                 artifact=m.FileFacts(name.artifact, writer.size, digest),
                 raw_bytes=result.index.raw_bytes,
+                index_sha256=writer.index_sha256,
                 globals=facts,
                 role_passwords=roles.passwords,
                 tables=result.index.table_rows(),
@@ -161,27 +180,45 @@ class _Backup:
                 roles=result.index.meta.roles,
                 warnings=result.warnings + roles.warnings,
                 verified=verified,
+                pending=[self.copy.url] if self.copy is not None else [],
                 policy=None if self.follows is None else str(self.follows),
             )
             manifest = self._with_drift(manifest)
             _write(uploads[name.manifest], name.manifest, m.encode(manifest))
             # Everything is on the disk by now, so that only four renames are left; the manifest's
             # is the last, and makes the others a backup.
-            with self._all_or_none():
+            with all_or_none(self.store, name.files):
                 for file in name.files:
                     uploads[file].publish()
-            return manifest
+            return self._copy(manifest, follower)
 
-    @contextlib.contextmanager
-    def _all_or_none(self) -> Iterator[None]:
-        """Take back what has its final name already when a signal or an error comes in between."""
+    def _follow(self, artifact: Upload) -> copies.Follower | None:
+        copy = self.copy
+        if copy is None or not isinstance(artifact, LocalUpload):
+            return None
+        database = self.name.database
+
+        def sweep() -> None:
+            copy.sweep(lambda name: _is_of(database, name), self.identifier)
+
+        return copies.Follower(artifact, copy, self.name.artifact, self.identifier, sweep)
+
+    def _copy(self, manifest: m.Manifest, follower: copies.Follower | None) -> Backup:
+        """Finish the copy of a backup that is published; what fails now is only owed."""
+        if self.copy is None or follower is None:
+            return Backup(manifest, None)
+        self.progress.step(f"copying to {self.copy.url}")
         try:
-            yield
-        except BaseException:
-            for file in reversed(self.name.files):
-                with contextlib.suppress(e.StoreError):
-                    self.store.delete(file)
-            raise
+            copies.transfer(
+                self.store,
+                self.copy,
+                manifest,
+                artifact=follower.copy(manifest.artifact.sha256),
+                read_back=self.options.verify,
+            )
+            return Backup(copies.settle(self.store, manifest, self.copy), None)
+        except e.PgkeepError as error:
+            return Backup(manifest, error)
 
     def _dump(self, writer: a.ArtifactWriter) -> d.DumpResult:
         options = d.DumpOptions(
@@ -205,12 +242,11 @@ def _write(upload: Upload, name: str, data: bytes) -> m.FileFacts:
     return m.FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
 
 
-def _read_back(upload: Upload, digest: str, jobs: int, progress: Progress) -> None:
+def _read_back(upload: Upload, side: verify.SideFiles, jobs: int, progress: Progress) -> None:
     progress.step("verifying")
     source = upload.source()
     try:
         progress.verifying(source.size)
-        side = verify.SideFiles(sha256=digest)
         verify.verify_source(source, jobs=jobs, progress=progress.verified, side=side)
     finally:
         source.close()
@@ -303,26 +339,21 @@ def _create_role_if_missing(match: re.Match[bytes]) -> bytes:
 
 
 @contextlib.contextmanager
-def _alone(connection: Connection, store: LocalStore, database: str) -> Iterator[None]:
+def _alone(connection: Connection, store: Store, database: str) -> Iterator[None]:
     """Hold the locks of a run; both die with their holder.
 
     The file guards the store's partial files from a second run here, the advisory lock the database
     from runs elsewhere.
     """
-    fd = store.open_lock(f".{naming.encode_database(database)}.lock")
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _already_running(database, str(store.directory)) from None
+    with store.lock(f".{naming.encode_database(database)}.lock") as alone:
+        if not alone:
+            raise _already_running(database, store.url)
         deadline = time.monotonic() + LOCK_PATIENCE
         while not _try_advisory_lock(connection):
             if time.monotonic() > deadline or _holder_waits_for_its_client(connection):
                 raise _already_running(database, "another host or directory")
             time.sleep(0.1)
         yield
-    finally:
-        os.close(fd)
 
 
 def _try_advisory_lock(connection: Connection) -> bool:
@@ -359,8 +390,23 @@ def _is_of(database: str, file_name: str) -> bool:
     return parsed is not None and parsed.database == database
 
 
+def _earlier(
+    store: Store, identifier: str, database: str, options: BackupOptions
+) -> list[m.Manifest]:
+    """Return the backups that there are; an identity that may only write sees none."""
+    try:
+        return Catalog(store).of(identifier, database)
+    except e.AccessDenied as error:
+        if options.type is None:
+            raise e.StoreError(
+                f"cannot tell which tier is due: {error.message}",
+                hint="Name it with --type, or let the identity list and read the bucket.",
+            ) from error
+        return []
+
+
 def _free_name(
-    store: LocalStore,
+    store: Store,
     database: str,
     kind: naming.BackupType,
     options: BackupOptions,
@@ -374,6 +420,6 @@ def _free_name(
             taken=now().replace(microsecond=0),
             schema_only=options.schema_only,
         )
-        if not any((store.directory / file).exists() for file in name.files):
+        if not any(store.exists(file) for file in name.files):
             return name
         time.sleep(0.1)

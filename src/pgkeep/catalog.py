@@ -1,12 +1,15 @@
 """The backups of a store, read from their manifests: no manifest, no backup."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Self
 
 from . import errors as e
 from . import manifest as m
 from . import naming
 from .stores import Item, Store, read_all
+
+AT_ONCE = 16  # manifests that are fetched from a remote store
 
 
 class Backup(NamedTuple):
@@ -22,6 +25,12 @@ class Catalog:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.unreadable: list[str] = []  # what was wrong with manifests when they were last read
+        self._read: list[Backup] | None = None
+
+    def read(self) -> Self:
+        """Read everything now; it is not read again."""
+        self._read = self.backups()
+        return self
 
     def backups(self) -> list[Backup]:
         """Return all backups, oldest first; files that are not ours are not looked at.
@@ -29,6 +38,8 @@ class Catalog:
         A manifest that cannot be read is none: it must not stop tonight's backup, of another
         database perhaps.
         """
+        if self._read is not None:
+            return self._read
         self.unreadable = []
         items = {item.name: item for item in self.store.items()}
         found = [
@@ -46,45 +57,26 @@ class Catalog:
             and one.manifest.database.name == database
         ]
 
-    def latest(self, database: str | None) -> m.Manifest:
-        """Return the newest whole backup, of a database or of the only one there is.
-
-        Raises:
-            Refused: there is none, or several databases and none is named.
-
-        """
-        whole = [
-            one.manifest
-            for one in self.backups()
-            if not one.missing and not one.manifest.schema_only
-        ]
-        databases = sorted({one.database.name for one in whole})
-        if database is None and len(databases) > 1:
-            raise e.Refused(
-                f"{self.store.url} holds backups of {len(databases)} databases:"
-                f" {', '.join(databases)}",
-                hint="Say which one: --database=NAME or --backup=FILE.",
-            )
-        for manifest in reversed(whole):
-            if database in (None, manifest.database.name):
-                return manifest
-        of = f" of database {database}" if database else ""
-        raise e.Refused(
-            f"no backup{of} in {self.store.url}", hint="pgkeep list shows what is there."
-        )
-
     def _manifests(self, items: dict[str, Item]) -> Iterator[m.Manifest]:
-        for name in items:
-            parsed = naming.parse(name) if name.endswith(naming.MANIFEST) else None
-            if parsed is not None:
-                try:
-                    manifest = self._manifest(name, parsed)
-                except (e.StoreError, e.VerificationFailed) as error:
-                    # A run of another database may have removed it since we looked (trap B10).
-                    if any(item.name == name for item in self.store.items()):
-                        self.unreadable.append(error.message)
-                else:
-                    yield manifest
+        names = [name for name in items if name.endswith(naming.MANIFEST) and naming.parse(name)]
+        if self.store.remote:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                yield from filter(None, pool.map(self._try, names))
+        else:
+            yield from filter(None, map(self._try, names))
+
+    def _try(self, name: str) -> m.Manifest | None:
+        parsed = naming.parse(name)
+        assert parsed is not None  # noqa: S101 - only such names were chosen
+        try:
+            return self._manifest(name, parsed)
+        except e.AccessDenied:
+            raise
+        except (e.StoreError, e.VerificationFailed) as error:
+            # A run of another database may have removed it since we looked (trap B10).
+            if self.store.exists(name):
+                self.unreadable.append(error.message)
+            return None
 
     def _manifest(self, file: str, name: naming.BackupName) -> m.Manifest:
         source = self.store.open(file)
@@ -96,6 +88,58 @@ class Catalog:
         if manifest.name != name or manifest.artifact.name != name.artifact:
             raise e.VerificationFailed(f"{file} is the manifest of {manifest.name.stem}")
         return manifest
+
+
+def latest(catalogs: Sequence[Catalog], database: str | None) -> tuple[Store, m.Manifest]:
+    """Return the newest whole backup, of a database or of the only one there is, and its store.
+
+    Where several stores have it, it is the first of them.
+
+    Raises:
+        Refused: there is none, or several databases and none is named.
+
+    """
+    whole = [
+        (found.store, one.manifest)
+        for found in catalogs
+        for one in found.backups()
+        if not one.missing and not one.manifest.schema_only
+    ]
+    where = " and ".join(found.store.url for found in catalogs)
+    databases = sorted({manifest.database.name for _, manifest in whole})
+    if database is None and len(databases) > 1:
+        raise e.Refused(
+            f"{where} has backups of {len(databases)} databases: {', '.join(databases)}",
+            hint="Say which one: --database=NAME or --backup=FILE.",
+        )
+    of_it = [pair for pair in whole if database in (None, pair[1].database.name)]
+    if not of_it:
+        of = f" of database {database}" if database else ""
+        raise e.Refused(f"no backup{of} in {where}", hint="pgkeep list shows what is there.")
+    return max(of_it, key=lambda pair: pair[1].taken)  # the first of equals
+
+
+class Entry(NamedTuple):
+    """A backup and the stores that have it, each with whether its artifact is missing there."""
+
+    manifest: m.Manifest
+    stores: dict[str, bool]
+
+    @property
+    def missing(self) -> bool:
+        """Tell whether no store has the whole artifact."""
+        return all(self.stores.values())
+
+
+def together(catalogs: Sequence[Catalog]) -> list[Entry]:
+    """Return the backups of several stores, oldest first, each once."""
+    found: dict[tuple[str, str], Entry] = {}
+    for one_catalog in catalogs:
+        for one in one_catalog.backups():
+            key = (one.manifest.server.system_identifier, one.manifest.artifact.name)
+            entry = found.setdefault(key, Entry(one.manifest, {}))
+            entry.stores[one_catalog.store.url] = one.missing
+    return sorted(found.values(), key=lambda one: (one.manifest.taken, one.manifest.artifact.name))
 
 
 def _is_missing(manifest: m.Manifest, items: dict[str, Item]) -> bool:

@@ -17,6 +17,7 @@ from .retention import Policy
 
 if TYPE_CHECKING:
     from .database import Endpoint
+    from .stores import Store
 
 
 class Setting(NamedTuple):
@@ -70,10 +71,51 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _directory(text: str) -> Path:
+def _directory(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise ValueError("a directory")
-    return Path(text)
+    if text.startswith(BUCKET) and not re.fullmatch(r"[^/]+(/.*)?", text.removeprefix(BUCKET)):
+        raise ValueError("a directory, or s3://BUCKET/PREFIX")
+    return text
+
+
+def _flag(text: str) -> bool:
+    words = {"true": True, "yes": True, "1": True, "on": True}
+    words |= {"false": False, "no": False, "0": False, "off": False}
+    try:
+        return words[text.lower()]
+    except KeyError:
+        raise ValueError("true or false") from None
+
+
+def _bucket(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", text):
+        raise ValueError("the name of a bucket")
+    return text
+
+
+def _prefix(text: str) -> str:
+    return f"{text.strip('/')}/" if text.strip("/") else ""
+
+
+def _endpoint(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/?#]+/?", text):
+        raise ValueError("a URL such as https://s3.example.com")
+    return text.rstrip("/")
+
+
+def _parts(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text) or not 10 <= int(text) <= 10_000:
+        raise ValueError("a whole number from 10 to 10000")
+    return int(text)
+
+
+def _part_size(text: str) -> int | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]+", text) or not 5 <= int(text) <= 5120:
+        raise ValueError("a whole number of MiB from 5 to 5120")
+    return int(text) << 20
 
 
 def _text(text: str) -> str:
@@ -81,7 +123,10 @@ def _text(text: str) -> str:
 
 
 SETTINGS = (
-    Setting("BACKUP_DIR", "./backups", _directory, "backup storage directory"),
+    Setting(
+        "BACKUP_DIR", "./backups", _directory,
+        "backup storage directory, or s3://BUCKET/PREFIX for backups in a bucket only",
+    ),
     Setting(
         "BACKUP_DATABASES", "", _names,
         "names separated by commas, or * for every database that can be connected to;"
@@ -106,6 +151,30 @@ SETTINGS = (
     Setting(
         "BACKUP_LOCK_TIMEOUT", "300", _seconds, "seconds to wait for tables that others lock"
     ),
+    Setting("BACKUP_S3_BUCKET", "", _bucket, "bucket for remote storage"),
+    Setting("BACKUP_S3_PREFIX", "backups/", _prefix, "key prefix"),
+    Setting("BACKUP_S3_ENDPOINT", "", _endpoint, "endpoint of an S3-compatible service"),
+    Setting(
+        "BACKUP_S3_REGION", "", _text,
+        "region of the bucket; without it AWS_REGION, or us-east-1",
+    ),
+    Setting(
+        "BACKUP_S3_REQUIRED", "false", _flag,
+        "false: a copy that fails is owed and made by the next run; true: it is exit code 6",
+    ),
+    Setting(
+        "BACKUP_S3_TIMEOUT", "60", _seconds, "seconds after which a call without an answer fails"
+    ),
+    Setting(
+        "BACKUP_S3_LIMIT", "21600", _seconds, "seconds that the upload of one backup may take"
+    ),
+    Setting(
+        "BACKUP_S3_MAX_PARTS", "10000", _parts, "parts of one upload that the service allows"
+    ),
+    Setting(
+        "BACKUP_S3_PART_SIZE", "", _part_size,
+        "MiB of every part, for services that want equal ones; without it they grow",
+    ),
     Setting("DATABASE_URL", "", _text, "connection string or URI; wins over POSTGRES_..."),
     Setting("POSTGRES_HOST", "", _text, "host or socket directory"),
     Setting("POSTGRES_PORT", "", _text, "port"),
@@ -116,7 +185,8 @@ SETTINGS = (
 _BY_VARIABLE = {one.variable: one for one in SETTINGS}
 SECRETS = frozenset({"DATABASE_URL", "POSTGRES_PASSWORD"})
 CONFIG_FILE = "PGKEEP_CONFIG"
-_ABSENT = ("BACKUP_S3_", "BACKUP_METRICS_FILE")
+BUCKET = "s3://"
+_ABSENT = ("BACKUP_METRICS_FILE",)
 
 # What POSTGRES_... means to libpq.
 CONNECTION = {
@@ -136,7 +206,9 @@ class Config:
     values: Mapping[str, Value]  # as they were given, by variable
     connection: Mapping[str, str]  # libpq keywords
     dsn: str | None
-    directory: Path
+    directory: str  # or the URL of a bucket
+    s3: Mapping[str, Any]  # the fields of S3Settings
+    require_copy: bool
     databases: tuple[str, ...]
     policy: Policy
     zone: ZoneInfo
@@ -155,6 +227,33 @@ class Config:
 
         endpoint = Endpoint(self.connection) if self.dsn is None else Endpoint.from_dsn(self.dsn)
         return endpoint if database is None else endpoint.to(database)
+
+    def store(self) -> "Store":
+        """Return where backups go first: the directory, or the bucket that stands for it."""
+        return self.store_at(self.directory)
+
+    def copy(self) -> "Store | None":
+        """Return where a copy of each backup goes, if anywhere."""
+        return None if self.s3["bucket"] is None else _s3_store(self.s3)
+
+    def store_at(self, place: str, *, tiers: bool = True) -> "Store":
+        """Return the store of a directory, or of a bucket's URL."""
+        if not place.startswith(BUCKET):
+            from .stores.local import LocalStore  # noqa: PLC0415
+
+            return LocalStore(Path(place))
+        bucket, _, prefix = place.removeprefix(BUCKET).partition("/")
+        return _s3_store({**self.s3, "bucket": bucket, "prefix": _prefix(prefix)}, tiers=tiers)
+
+
+def _s3_store(settings: Mapping[str, Any], *, tiers: bool = True) -> "Store":
+    try:
+        from .stores.s3 import S3Settings, S3Store  # noqa: PLC0415 - half a second that few need
+    except ModuleNotFoundError as error:
+        raise e.UsageError(
+            f"buckets need another package: {error.name}", hint="pip install 'pgkeep[s3]'"
+        ) from error
+    return S3Store(S3Settings(**settings), tiers=tiers)
 
 
 def load(
@@ -195,6 +294,11 @@ def load(
             ]
         parsed = _parse(values, problems)
         if not problems:
+            if parsed["BACKUP_DIR"].startswith(BUCKET) and parsed["BACKUP_S3_BUCKET"]:
+                problems.append(
+                    f"BACKUP_DIR is a bucket already, {parsed['BACKUP_DIR']}: BACKUP_S3_BUCKET is"
+                    " for copies of a directory"
+                )
             configs.append(_build(name, values, parsed))
     if problems:
         raise e.UsageError(
@@ -229,6 +333,17 @@ def _build(target: str | None, values: Mapping[str, Value], parsed: Mapping[str,
         },
         dsn=dsn or None,
         directory=parsed["BACKUP_DIR"],
+        s3={
+            "bucket": parsed["BACKUP_S3_BUCKET"] or None,
+            "prefix": parsed["BACKUP_S3_PREFIX"],
+            "endpoint": parsed["BACKUP_S3_ENDPOINT"] or None,
+            "region": parsed["BACKUP_S3_REGION"] or None,
+            "max_parts": parsed["BACKUP_S3_MAX_PARTS"],
+            "part_size": parsed["BACKUP_S3_PART_SIZE"],
+            "timeout": parsed["BACKUP_S3_TIMEOUT"],
+            "limit": parsed["BACKUP_S3_LIMIT"],
+        },
+        require_copy=parsed["BACKUP_S3_REQUIRED"],
         databases=parsed["BACKUP_DATABASES"],
         policy=Policy(
             daily=parsed["BACKUP_RETENTION_DAILY"],

@@ -80,7 +80,7 @@ def run(
         options = b.BackupOptions(type=naming.BackupType.MANUAL, jobs=jobs)
         store = LocalStore(directory)
         started = time.monotonic()
-        manifest = b.backup(shop, store, options, progress)
+        manifest = b.backup(shop, store, options, progress).manifest
         seconds["pgkeep backup"] = time.monotonic() - started
         times = seconds["pg_dump | gzip"] / seconds["pgkeep backup"]
         tell(f"    {seconds['pgkeep backup']:.1f} s, {times:.1f} times as fast")

@@ -1,8 +1,10 @@
 """Look at everything that a backup needs, and tell all that is wrong with it."""
 
+import contextlib
 import os
+import secrets
 import shutil
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,6 +12,10 @@ from . import errors as e
 from . import preflight, programs, snapshot
 from .database import Endpoint, codec, database_facts, server_facts
 from .preflight import Finding
+from .stores import Store, chunks
+from .stores.local import LocalStore
+
+PROBE = (8 << 20) + 1  # bytes: one more than the first part of an upload
 
 # First minor releases without known holes through which a dump or a server takes over the client
 # or the server: CVE-2025-8714 and CVE-2025-8715, CVE-2026-18408, CVE-2026-116314 (trap A1.8).
@@ -23,13 +29,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     tables: int
     client: str
-    directory: str
-    free: str
+    stores: dict[str, str]  # by where it is: what was found
     findings: list[Finding]
 
 
-def examine(endpoint: Endpoint, directory: Path, jobs: int) -> Report:
-    """Connect, look, and report; nothing is changed.
+def examine(endpoint: Endpoint, stores: Sequence[Store], jobs: int) -> Report:
+    """Connect, look, and report; nothing is left but what was there.
 
     Raises:
         ConnectionFailed: there is nothing more to look at then.
@@ -47,15 +52,18 @@ def examine(endpoint: Endpoint, directory: Path, jobs: int) -> Report:
     except e.UsageError as error:
         findings.insert(0, Finding("error", error.message, error.hint))
         said = "none that fits"
-    free, finding = _directory(directory)
+    states = {}
+    for store in stores:
+        state, found = _directory(store) if isinstance(store, LocalStore) else probe(store)
+        states[store.url] = state
+        findings += found
     return Report(
         database=facts.name,
         server=server.version,
         tables=len(tables),
         client=said,
-        directory=str(directory),
-        free=free,
-        findings=findings + finding,
+        stores=states,
+        findings=findings,
     )
 
 
@@ -72,8 +80,8 @@ def _client(client: programs.Installation) -> list[Finding]:
     ]
 
 
-def _directory(directory: Path) -> tuple[str, list[Finding]]:
-    existing = directory.resolve()
+def _directory(store: LocalStore) -> tuple[str, list[Finding]]:
+    existing = store.directory.resolve()
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
@@ -81,3 +89,49 @@ def _directory(directory: Path) -> tuple[str, list[Finding]]:
     if not os.access(existing, os.W_OK | os.X_OK):
         return text, [Finding("error", f"directory {existing} is not writable")]
     return text, []
+
+
+def probe(store: Store) -> tuple[str, list[Finding]]:
+    """Put a file that is large enough for two parts, read it, remove it.
+
+    By the same way as a backup: a small object may be let in where a large one is not (trap C28).
+    """
+    name = f".pgkeep-doctor-{secrets.token_hex(8)}"
+    data = secrets.token_bytes(PROBE)
+    findings = []
+    may = ["write"]
+    try:
+        with store.create(name) as upload:
+            upload.write(data)
+            upload.seal()
+            upload.publish()
+    except e.StoreError as error:
+        return "out of reach", [Finding("error", error.message, error.hint)]
+    for right, act in (
+        ("read", lambda: _check_reading(store, name, data)),
+        ("list", lambda: list(store.items())),
+        ("remove", lambda: store.delete(name)),
+    ):
+        try:
+            act()
+            may.append(right)
+        except e.AccessDenied:
+            pass
+        except e.StoreError as error:
+            findings.append(Finding("error", error.message, error.hint))
+    if "read" not in may:
+        findings.append(
+            Finding("warning", f"{store.url} cannot be read: restores need another identity")
+        )
+    if "remove" not in may:
+        left = store.url_of(name)
+        findings.append(
+            Finding("warning", f"{store.url} is not pruned by this identity ({left} is left)")
+        )
+    return f"can {', '.join(may)}", findings
+
+
+def _check_reading(store: Store, name: str, data: bytes) -> None:
+    with contextlib.closing(store.open(name)) as source:
+        if b"".join(chunks(source)) != data:
+            raise e.StoreError(f"{source.name} holds other bytes than were sent")

@@ -6,6 +6,8 @@ PgkeepError (1)
  ├── DumpFailed (4)          the database could not be dumped whole
  ├── VerificationFailed (5)  an artifact is not what it claims to be
  ├── StoreError (6)          reading or writing a store failed
+ │    ├── AccessDenied (6)   the identity may not do that
+ │    └── Retained (6)       the store keeps the file until a date
  ├── RetentionFailed (7)     old backups could not be removed
  ├── RestoreFailed (8)       the artifact could not be brought back
  ├── Refused (9)             nothing was done, on purpose
@@ -56,6 +58,14 @@ class StoreError(PgkeepError):
     """A store could not be read or written."""
 
     exit_code = 6
+
+
+class AccessDenied(StoreError):
+    """A store lets this identity not do that; others may."""
+
+
+class Retained(StoreError):
+    """A store keeps a file until a date, by Object Lock for instance."""
 
 
 class RetentionFailed(PgkeepError):

@@ -105,6 +105,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished: datetime  # UTC
     artifact: FileFacts
     raw_bytes: int  # of SQL
+    index_sha256: str | None = None  # of the index, which has the hashes of everything else
     globals: FileFacts | None = None
     role_passwords: bool = False  # whether the globals hold password hashes
     tables: list[TableRows] = []
@@ -113,6 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warnings: list[str] = []
     drift: list[str] = []  # what has shrunk since the last verified backup
     verified: datetime | None = None  # when the artifact was last read back and found whole
+    pending: list[str] = []  # stores to which a copy is owed
     policy: str | None = None  # the one that retention was to follow after this backup
 
     @property

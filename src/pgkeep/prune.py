@@ -1,6 +1,7 @@
 """Remove what retention lets go: the manifest first, so that half a removal is no backup."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from . import errors as e
 from . import naming
@@ -8,17 +9,25 @@ from .catalog import Catalog
 from .retention import Decision
 
 
-def prune(catalog: Catalog, decisions: Sequence[Decision]) -> list[Decision]:
+class Pruned(NamedTuple):
+    """What became of the backups that were to go."""
+
+    removed: list[Decision]
+    retained: list[str]  # in words: what a store keeps all the same, and until when
+
+
+def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
     """Remove the backups that are not to be kept; return what was removed.
 
     Only the files of a decided backup are touched, found by their exact names. The manifest goes
     first: interrupted at any point, what is left is no backup that could be taken for a whole one.
 
     Raises:
+        AccessDenied: the identity may not remove anything there.
         RetentionFailed: a file could not be removed.
 
     """
-    removed = []
+    pruned = Pruned([], [])
     for decision in decisions:
         if decision.keep:
             continue
@@ -26,12 +35,17 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> list[Decision]:
         try:
             for file in reversed(name.files):
                 catalog.store.delete(file)
+        except e.Retained as error:
+            pruned.retained.append(error.message)
+        except e.AccessDenied:
+            raise
         except e.StoreError as error:
             raise e.RetentionFailed(
                 f"could not remove {name.stem}: {error.message}", hint=error.hint
             ) from error
-        removed.append(decision)
-    return removed
+        else:
+            pruned.removed.append(decision)
+    return pruned
 
 
 def left_overs(catalog: Catalog) -> list[str]:

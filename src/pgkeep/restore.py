@@ -316,10 +316,18 @@ class Restore:
         return steps
 
     def _check_file(self, progress: Progress) -> None:
-        progress.verifying(self._source.size)
+        """Read the file to its end before the server is touched.
+
+        From a bucket it would be fetched twice. There the end marker, the index and the length are
+        checked, and every member when it is loaded: into a database that gets its name, or in a
+        transaction that is committed, only after all of them were whole.
+        """
         if self._side is not None:
             # It may be whole, and yet another one than its side files speak of.
-            verify.check_digest(self._source, self._side)
+            verify.check_digest(self._source, self._artifact, self._side)
+        if self._source.remote and self._artifact is not None:
+            return
+        progress.verifying(self._source.size)
         if self._artifact is not None:
             self._artifact.check_hashes(progress.verified)
             return

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 import msgspec
 
 from . import backup as b
+from . import copies, prune, retention
 from . import errors as e
 from . import manifest as m
-from . import prune, retention
 from .catalog import Catalog
 from .database import Endpoint, server_facts
 from .snapshot import Connection
-from .stores.local import LocalStore
+from .stores import Store
 
 EVERY = "*"
 _UNFINISHED = re.compile(r"__restore_[0-9a-f]{8}$")
@@ -34,6 +34,7 @@ class RunOptions:
     backup: b.BackupOptions
     databases: Sequence[str] = ()  # none: the connected one; EVERY: those that can be connected to
     policy: retention.Policy | None = None  # none: nothing is removed
+    require_copy: bool = False  # whether a copy that fails is the run's failure
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -62,11 +63,18 @@ class Report(msgspec.Struct, kw_only=True):
     removed: list[str] = []  # backups that retention let go
     retention: list[Failure] = []  # where retention refused or failed
     unreadable: list[str] = []  # manifests here that cannot be read, and why
+    copied: list[str] = []  # backups whose copy was owed and has been made
+    copies: list[Failure] = []  # what went wrong with the copies
+    copies_removed: list[str] = []
+    retained: list[str] = []  # backups that a store keeps longer than retention asks for
+    copies_required: bool = False
 
     def add(self, other: "Report") -> None:
         """Add what another run has done."""
         for field in self.__struct_fields__:
-            getattr(self, field).extend(getattr(other, field))
+            if field != "copies_required":
+                getattr(self, field).extend(getattr(other, field))
+        self.copies_required |= other.copies_required
 
     def raise_if_failed(self) -> None:
         """Raise the error that tells the outcome, if it is not a success."""
@@ -79,6 +87,8 @@ class Report(msgspec.Struct, kw_only=True):
                 f" {names}",
                 hint=self.failed[0].hint,
             )
+        if self.copies_required and self.copies:
+            raise _again(self.copies[0])
         if self.retention:
             raise _again(self.retention[0])
 
@@ -90,21 +100,26 @@ def _again(failure: Failure) -> e.PgkeepError:
     return error
 
 
-def run(endpoint: Endpoint, store: LocalStore, options: RunOptions, progress: b.Progress) -> Report:
+def run(
+    endpoint: Endpoint,
+    store: Store,
+    options: RunOptions,
+    progress: b.Progress,
+    copy: Store | None = None,
+) -> Report:
     """Back up every database that is asked for; one that fails does not stop the others.
 
     Raises:
         AlreadyRunning, ConnectionFailed, UsageError: before anything was begun.
 
     """
-    report = Report()
+    work = _Run(endpoint, store, copy, options, progress)
     if not options.databases:
-        _backup(endpoint, store, [None], options, progress, report)
-        return report
+        work.backup([None])
+        return work.report
     with _alone(endpoint, options.databases) as connection:
-        databases = _chosen(connection, store, options.databases, report)
-        _backup(endpoint, store, databases, options, progress, report)
-    return report
+        work.backup(_chosen(connection, store, options.databases, work.report))
+    return work.report
 
 
 @contextlib.contextmanager
@@ -125,50 +140,107 @@ def _alone(endpoint: Endpoint, wanted: Sequence[str]) -> Iterator[Connection]:
         yield connection
 
 
-def _backup(
-    endpoint: Endpoint,
-    store: LocalStore,
-    databases: Sequence[str | None],
-    options: RunOptions,
-    progress: b.Progress,
-    report: Report,
-) -> None:
-    roles = b.Roles()
-    for database in databases:
-        way = endpoint if database is None else endpoint.to(database)
+class _Run:
+    """What all databases of a run have in common."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        store: Store,
+        copy: Store | None,
+        options: RunOptions,
+        progress: b.Progress,
+    ) -> None:
+        self.report = Report(copies_required=options.require_copy)
+        self._endpoint = endpoint
+        self._store = store
+        self._copy = copy
+        self._options = options
+        self._progress = progress
+        self._roles = b.Roles()
+
+    def backup(self, databases: Sequence[str | None]) -> None:
+        """Back up one after the other, each with all that follows."""
+        for database in databases:
+            way = self._endpoint if database is None else self._endpoint.to(database)
+            try:
+                made = b.backup(
+                    way,
+                    self._store,
+                    self._options.backup,
+                    self._progress,
+                    roles=self._roles,
+                    follows=self._options.policy,
+                    copy=self._copy,
+                )
+            except e.PgkeepError as error:
+                name = database or way.params.get("dbname", "(the default)")
+                self.report.failed.append(_failure(name, error))
+                continue
+            self.report.backups.append(made.manifest)
+            self._follow_up(made)
+
+    def _follow_up(self, made: b.Backup) -> None:
+        """Do what follows a backup; nothing of it takes the backup back."""
+        manifest = made.manifest
+        name = manifest.database.name
+        if made.uncopied is not None:
+            self.report.copies.append(_failure(name, made.uncopied))
+        elif self._copy is not None:
+            self._pay(self._copy, manifest)
+        if self._options.policy is None:
+            return
         try:
-            manifest = b.backup(
-                way, store, options.backup, progress, roles=roles, follows=options.policy
-            )
+            self.report.removed += self._retain(self._store, manifest, self._options.policy)
         except e.PgkeepError as error:
-            name = database or way.params.get("dbname", "(the default)")
-            report.failed.append(Failure(name, error.message, error.hint, error.exit_code))
-            continue
-        report.backups.append(manifest)
-        if options.policy is not None:
-            _retain(store, manifest, options.policy, report)
+            self.report.retention.append(_failure(name, error))
+        if self._copy is not None and made.uncopied is None:
+            try:
+                self.report.copies_removed += self._retain(
+                    self._copy, manifest, self._options.policy
+                )
+            except e.PgkeepError as error:
+                self.report.copies.append(_failure(name, error))
+
+    def _pay(self, copy: Store, manifest: m.Manifest) -> None:
+        """Make the copies of this database's earlier backups that are owed, oldest last."""
+        name, identifier = manifest.database.name, manifest.server.system_identifier
+
+        def ours(one: m.Manifest) -> bool:
+            return (one.database.name, one.server.system_identifier) == (name, identifier)
+
+        debts = copies.owed(Catalog(self._store), copy, ours)
+        if debts:
+            self._progress.step(f"copying {len(debts)} earlier backups to {copy.url}")
+        for one, error in copies.pay(self._store, copy, debts):
+            if error is None:
+                self.report.copied.append(one.name.stem)
+            else:
+                self.report.copies.append(_failure(name, error))
+
+    def _retain(self, store: Store, manifest: m.Manifest, policy: retention.Policy) -> list[str]:
+        """Apply retention to the database that was just backed up, and to no other."""
+        catalog = Catalog(store)
+        try:
+            backups = catalog.of(manifest.server.system_identifier, manifest.database.name)
+            decisions = retention.decide(backups, policy, datetime.now(UTC))
+            pruned = prune.prune(catalog, decisions)
+        except e.AccessDenied:
+            # As it should be, where the server must not be able to destroy its backups.
+            self.report.retained.append(f"{store.url} is not pruned: this identity may not do it")
+            return []
+        finally:
+            self.report.unreadable += catalog.unreadable
+        self.report.retained += pruned.retained
+        return [one.manifest.name.stem for one in pruned.removed]
 
 
-def _retain(
-    store: LocalStore, manifest: m.Manifest, policy: retention.Policy, report: Report
-) -> None:
-    """Apply retention to the database that was just backed up, and to no other."""
-    catalog = Catalog(store)
-    name = manifest.database.name
-    try:
-        backups = catalog.of(manifest.server.system_identifier, name)
-        decisions = retention.decide(backups, policy, datetime.now(UTC))
-        removed = prune.prune(catalog, decisions)
-    except e.PgkeepError as error:
-        report.retention.append(Failure(name, error.message, error.hint, error.exit_code))
-        return
-    finally:
-        report.unreadable = catalog.unreadable
-    report.removed += [one.manifest.name.stem for one in removed]
+def _failure(database: str, error: e.PgkeepError) -> Failure:
+    return Failure(database, error.message, error.hint, error.exit_code)
 
 
 def _chosen(
-    connection: Connection, store: LocalStore, wanted: Sequence[str], report: Report
+    connection: Connection, store: Store, wanted: Sequence[str], report: Report
 ) -> Sequence[str]:
     """Return the databases to back up; note those that cannot be, and those that are gone."""
     there = _databases(connection)

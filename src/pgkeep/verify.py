@@ -59,6 +59,7 @@ class SideFiles(msgspec.Struct, frozen=True):
 
     sha256: str | None = None
     manifest: m.Manifest | None = None
+    index_sha256: str | None = None
 
 
 def verify_source(
@@ -67,11 +68,12 @@ def verify_source(
     """Check an open file, and that it is what its side files say."""
     side = side or SideFiles()
     checked = ["structure"]
+    artifact = Artifact(source) if a.is_artifact(source) else None
     if side.sha256 is not None or side.manifest is not None:
-        check_digest(source, side)
+        check_digest(source, artifact, side)
         checked.append("SHA-256")
-    if a.is_artifact(source):
-        report = _verify_artifact(source, side.manifest, jobs, progress)
+    if artifact is not None:
+        report = _verify_artifact(artifact, side.manifest, jobs, progress)
         checked = ["end marker", "index", "hashes", "row counts", *checked]
     else:
         report = _verify_plain(source, progress)
@@ -102,13 +104,12 @@ def side_files(store: Store, name: str) -> SideFiles:
     if not name.endswith(naming.ARTIFACT):
         return SideFiles()
     stem = name.removesuffix(naming.ARTIFACT)
-    there = {item.name for item in store.items()}
     digest = manifest = None
-    if stem + naming.CHECKSUM in there:
+    if store.exists(stem + naming.CHECKSUM):
         digest = _read(store, stem + naming.CHECKSUM).split(b" ", 1)[0].decode("ascii", "replace")
-    if stem + naming.MANIFEST in there:
+    if store.exists(stem + naming.MANIFEST):
         manifest = m.decode(_read(store, stem + naming.MANIFEST), stem + naming.MANIFEST)
-    return SideFiles(digest, manifest)
+    return SideFiles(digest, manifest, manifest.index_sha256 if manifest else None)
 
 
 def _read(store: Store, name: str) -> bytes:
@@ -119,8 +120,19 @@ def _read(store: Store, name: str) -> bytes:
         source.close()
 
 
-def check_digest(source: Source, side: SideFiles) -> None:
-    """Compare a file's SHA-256 with what its side files say."""
+def check_digest(source: Source, artifact: Artifact | None, side: SideFiles) -> None:
+    """Compare a file's SHA-256 with what its side files say.
+
+    A remote one is not fetched for that: its index has the hashes of everything else, and the side
+    files that of the index.
+    """
+    if source.remote and artifact is not None and side.index_sha256 is not None:
+        if artifact.index_sha256 != side.index_sha256:
+            raise e.VerificationFailed(
+                f"{source.name}: the SHA-256 of its index is {artifact.index_sha256}, its manifest"
+                f" says {side.index_sha256}"
+            )
+        return
     digest = hashlib.sha256()
     for chunk in chunks(source):
         digest.update(chunk)
@@ -136,9 +148,9 @@ def check_digest(source: Source, side: SideFiles) -> None:
 
 
 def _verify_artifact(
-    source: Source, manifest: m.Manifest | None, jobs: int, progress: Progress
+    artifact: Artifact, manifest: m.Manifest | None, jobs: int, progress: Progress
 ) -> Report:
-    artifact = Artifact(source)
+    source = artifact.source
     index = artifact.index
     by_member = index.objects_by_member()
     outline = script.Outline()

@@ -22,10 +22,12 @@ COMMANDS = {
     "verify": "check that a backup or any plain dump is whole",
     "list": "show the backups that there are",
     "prune": "remove old backups as retention decides",
+    "sync": "make the copies that are owed to a bucket",
     "config": "show the settings and where they come from",
     "adopt": "make a file without a manifest a backup again",
     "doctor": "say what would spoil a backup, and what mends it",
     "demo": "back up and restore a throw-away database",
+    "init": "add scripts, schedule and runbook to a project",
 }
 
 

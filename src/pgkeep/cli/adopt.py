@@ -25,7 +25,7 @@ def command(*, file: str, directory: str | None, jobs: str | None, as_json: bool
     and time from its name.
     """
     config = load_config(directory=directory, jobs=jobs)
-    store, name = locate(file, config.directory)
+    store, name = locate(file, config)
     with output.current().progress(silent=as_json) as bar:
         bar.step("verifying")
         manifest = a.adopt(store, name, jobs=config.jobs, progress=bar.verified)

@@ -8,7 +8,7 @@ from .. import backup as b
 from .. import config, naming, progress
 from .. import errors as e
 from .. import run as r
-from ..stores.local import LocalStore
+from ..stores import Store
 from . import output
 from .common import (
     connection_options,
@@ -104,6 +104,7 @@ def command(
             ),
             databases=() if database is not None else one.databases,
             policy=None if no_prune or kind == MANUAL else one.policy,
+            require_copy=one.require_copy,
         )
         with out.progress(silent=as_json) as bar:
             report = _run(one, database, options, bar)
@@ -128,7 +129,7 @@ def _run(
 ) -> r.Report:
     """Run one target; of several, one that cannot be reached does not stop the others."""
     try:
-        return r.run(one.endpoint(database), _store(one), options, bar)
+        return r.run(one.endpoint(database), _store(one), options, bar, one.copy())
     except e.PgkeepError as error:
         if one.target is None:
             raise
@@ -136,12 +137,14 @@ def _run(
         return r.Report(failed=[failure])
 
 
-def _store(one: config.Config) -> LocalStore:
-    """Return the store; one that cannot be written to is a wrong setting, told before any work."""
-    store = LocalStore(one.directory)
+def _store(one: config.Config) -> Store:
+    """Return the store; one that cannot be written to is told before any work."""
+    store = one.store()
     try:
         store.check_writable()
     except e.StoreError as error:
+        if store.remote:
+            raise
         origin = one.values["BACKUP_DIR"].origin if "BACKUP_DIR" in one.values else "the default"
         raise e.UsageError(
             f"BACKUP_DIR, from {origin}: {error.message}", hint=error.hint
@@ -150,25 +153,34 @@ def _store(one: config.Config) -> LocalStore:
 
 
 def _print(one: config.Config, report: r.Report, out: output.Output, *, alone: bool) -> None:
+    store, copy = one.store(), one.copy()
     for manifest in report.backups:
         for warning in (*manifest.warnings, *manifest.drift):
             out.warning(f"{manifest.database.name}: {warning}")
-        verified = ", verified" if manifest.verified else ""
+        state = ", verified" if manifest.verified else ""
+        if copy is not None:
+            state += ", its copy is owed" if manifest.pending else f", copied to {copy.url}"
         click.echo(
-            f"{one.directory / manifest.artifact.name}\n"
+            f"{store.url_of(manifest.artifact.name)}\n"
             f"    {plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
-            f" {progress.size(manifest.artifact.size)}{verified}"
+            f" {progress.size(manifest.artifact.size)}{state}"
         )
-    for skipped in report.skipped:
-        out.warning(f"{skipped.database}: skipped, {skipped.reason}")
-    for name in report.dropped:
-        out.warning(f"{name}: no longer on the server; its backups are kept")
-    for problem in report.unreadable:
-        out.warning(problem)
-    for stem in report.removed:
-        out.info(f"removed {stem}")
-    failures = [*report.failed, *report.retention]
-    if alone and failures == report.failed[:1] and not report.backups:
-        return  # the only one, which the last line tells
-    for failure in failures:
-        out.warning(f"{failure.database}: {failure.error}")
+    warnings = [
+        *(f"{skipped.database}: skipped, {skipped.reason}" for skipped in report.skipped),
+        *(f"{name}: no longer on the server; its backups are kept" for name in report.dropped),
+        *report.unreadable,
+    ]
+    notes = [
+        *(f"removed {stem}" for stem in report.removed),
+        *(f"copied {stem}, which was owed" for stem in report.copied),
+        *(f"removed the copy of {stem}" for stem in report.copies_removed),
+        *report.retained,
+    ]
+    failures = [*report.failed, *report.retention, *report.copies]
+    if not (alone and failures == report.failed[:1] and not report.backups):
+        # Or it is the only one, which the last line tells.
+        warnings += [f"{failure.database}: {failure.error}" for failure in failures]
+    for text in notes:
+        out.info(text)
+    for text in warnings:
+        out.warning(text)

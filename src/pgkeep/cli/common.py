@@ -8,8 +8,9 @@ from typing import Any
 import click
 import msgspec
 
-from .. import config
+from .. import catalog, config, naming
 from .. import errors as e
+from ..stores import Store
 from ..stores.local import LocalStore
 from . import output
 
@@ -81,11 +82,47 @@ def print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
-def locate(file: str, directory: Path) -> tuple[LocalStore, str]:
-    """Return store and name of a file given as a path, or as a name in the backup directory."""
+def stores(one: config.Config) -> list[Store]:
+    """Return all stores of a target: where backups go first, then where their copies do."""
+    copy = one.copy()
+    return [one.store()] if copy is None else [one.store(), copy]
+
+
+def catalogs(one: config.Config) -> list[catalog.Catalog]:
+    """Return the catalogs of the stores that can be read; say which cannot.
+
+    Raises:
+        StoreError: none of them can.
+
+    """
+    found, failed = [], []
+    for store in stores(one):
+        try:
+            found.append(catalog.Catalog(store).read())
+        except e.StoreError as error:
+            failed.append(error)
+    if not found:
+        raise failed[0]
+    problems = [one.message for one in failed]
+    for one_catalog in found:
+        problems += one_catalog.unreadable
+    for problem in problems:
+        output.current().warning(problem)
+    return found
+
+
+def locate(file: str, one: config.Config) -> tuple[Store, str]:
+    """Return store and name of a file given as a path, a URL, or a name in one of the stores."""
+    if file.startswith(config.BUCKET):
+        place, _, name = file.rpartition("/")
+        parsed = naming.parse(name)
+        if parsed is not None and place.endswith(f"/{parsed.type}"):
+            return one.store_at(place.removesuffix(f"/{parsed.type}")), name
+        return one.store_at(place, tiers=False), name
     path = Path(file)
     if not path.exists() and len(path.parts) == 1:
-        path = directory / file
+        there = stores(one)
+        return next((store for store in there if store.exists(file)), there[0]), file
     return LocalStore(path.parent), path.name
 
 

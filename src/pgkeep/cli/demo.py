@@ -5,7 +5,9 @@ from pathlib import Path
 import click
 
 from .. import demo as d
+from .. import errors as e
 from .. import progress
+from ..config import BUCKET
 from .common import dir_option, jobs_option, json_option, load_config, print_json
 
 
@@ -31,10 +33,13 @@ def command(*, scale: int, directory: str | None, jobs: str | None, as_json: boo
     """
     config = load_config(directory=directory, jobs=jobs)
 
+    if config.directory.startswith(BUCKET):
+        raise e.UsageError("the demo writes to a directory, not to a bucket", hint="Say --dir=DIR.")
+
     def tell(text: str) -> None:
         click.echo(text, err=as_json)
 
-    outcome = d.run(config.directory, scale, config.jobs, progress.Silent(), tell)
+    outcome = d.run(Path(config.directory), scale, config.jobs, progress.Silent(), tell)
     if as_json:
         print_json(outcome)
         return

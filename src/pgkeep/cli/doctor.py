@@ -11,6 +11,7 @@ from .common import (
     json_option,
     load_config,
     print_json,
+    stores,
     target_option,
 )
 
@@ -39,10 +40,11 @@ def command(
 ) -> None:
     """Say what would spoil a backup, all at once, each with what mends it.
 
-    Nothing is changed. Exit code 4 if a backup would fail.
+    Nothing is left changed; a bucket gets a file, which is read and removed again. Exit code 4 if
+    a backup would fail.
     """
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
-    report = d.examine(config.endpoint(database), config.directory, config.jobs)
+    report = d.examine(config.endpoint(database), stores(config), config.jobs)
     if as_json:
         print_json(report)
     else:
@@ -56,7 +58,8 @@ def _print(report: d.Report) -> None:
     click.echo(f"database   {report.database}, {report.tables} tables")
     click.echo(f"server     PostgreSQL {report.server}")
     click.echo(f"programs   {report.client}")
-    click.echo(f"directory  {report.directory}, {report.free}")
+    for url, state in report.stores.items():
+        click.echo(f"store      {url}, {state}")
     for one in report.findings:
         click.echo(f"{one.level}: {one.message}")
         for line in (one.remedy or "").splitlines():

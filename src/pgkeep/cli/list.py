@@ -5,9 +5,16 @@ from datetime import UTC, datetime
 import click
 
 from .. import catalog, progress
-from ..stores.local import LocalStore
-from . import output
-from .common import dir_option, json_option, load_config, print_json, printable, target_option
+from .common import (
+    catalogs,
+    dir_option,
+    json_option,
+    load_config,
+    print_json,
+    printable,
+    stores,
+    target_option,
+)
 
 
 @click.command(
@@ -28,21 +35,31 @@ def command(
     """Show the backups that there are, oldest first.
 
     A backup is what has a manifest. One whose file is gone or has another length is marked
-    "missing".
+    "missing". With BACKUP_S3_BUCKET, WHERE says who has it: "both" the directory and the bucket,
+    "dir" or "copy" only one of them, "owed" one whose copy could not be made yet.
     """
     config = load_config(target=target, directory=directory)
-    found = catalog.Catalog(LocalStore(config.directory))
-    backups = [one for one in found.backups() if database in (None, one.manifest.database.name)]
-    for problem in found.unreadable:
-        output.current().warning(problem)
+    backups = [
+        one
+        for one in catalog.together(catalogs(config))
+        if database in (None, one.manifest.database.name)
+    ]
     if as_json:
-        print_json([{"missing": one.missing, "manifest": one.manifest} for one in backups])
+        print_json(
+            [
+                {"missing": one.missing, "stores": one.stores, "manifest": one.manifest}
+                for one in backups
+            ]
+        )
         return
+    urls = [store.url for store in stores(config)]
     if not backups:
-        click.echo(f"no backups in {config.directory}")
+        click.echo(f"no backups in {' or '.join(urls)}")
         return
     now = datetime.now(UTC)
-    lines = [f"{'TAKEN (UTC)':19}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>15}  STATE"]
+    where = len(urls) > 1
+    title = f"{'TAKEN (UTC)':16}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>15}  "
+    lines = [f"{title}{'WHERE ' if where else ''}STATE"]
     before = None
     for one in sorted(backups, key=lambda one: one.manifest.database.name):
         manifest = one.manifest
@@ -50,9 +67,9 @@ def command(
             before = manifest.database.name
             lines.append(f"database {printable(before)}")
         lines.append(
-            f"{manifest.taken:%Y-%m-%d %H:%M:%S}{age((now - manifest.taken).total_seconds()):>7}"
+            f"{manifest.taken:%Y-%m-%d %H:%M}{age((now - manifest.taken).total_seconds()):>7}"
             f" {manifest.type:7}{progress.size(manifest.artifact.size):>9}{manifest.rows:>15,}"
-            f"  {_state(one)}"
+            f"  {f'{_where(one, urls):6}' if where else ''}{_state(one)}"
         )
     click.echo("\n".join(lines))  # at once: each call writes through
 
@@ -65,8 +82,20 @@ def age(seconds: float) -> str:
     return "now"
 
 
-def _state(one: catalog.Backup) -> str:
+def _where(one: catalog.Entry, urls: list[str]) -> str:
+    """Return which of two stores has it whole."""
+    first, copy = (url in one.stores and not one.stores[url] for url in urls)
+    if urls[1] in one.manifest.pending:
+        return "owed"
+    return {(True, True): "both", (True, False): "dir", (False, True): "copy"}.get(
+        (first, copy), "-"
+    )
+
+
+def _state(one: catalog.Entry) -> str:
     state = "verified" if one.manifest.verified else "not verified"
     if one.missing:
         state = "missing"
+    elif any(one.stores.values()):
+        state = "missing in one"
     return f"schema, {state}" if one.manifest.schema_only else state

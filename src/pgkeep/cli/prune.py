@@ -4,11 +4,18 @@ from datetime import UTC, datetime
 
 import click
 
-from .. import catalog, retention
 from .. import prune as p
-from ..stores.local import LocalStore
+from .. import retention
 from . import output
-from .common import dir_option, json_option, load_config, plural, print_json, target_option
+from .common import (
+    catalogs,
+    dir_option,
+    json_option,
+    load_config,
+    plural,
+    print_json,
+    target_option,
+)
 
 
 @click.command(
@@ -42,36 +49,50 @@ def command(
     verified one of the same database. Files that pgkeep does not know are never touched.
     """
     config = load_config(target=target, directory=directory)
-    found = catalog.Catalog(LocalStore(config.directory))
-    manifests = [
-        one.manifest
-        for one in found.backups()
-        if not one.missing and database in (None, one.manifest.database.name)
-    ]
-    decisions = retention.decide(
-        manifests, config.policy, datetime.now(UTC), largest_share=1.0 if force or dry_run else None
-    )
-    removed = [] if dry_run else p.prune(found, decisions)
+    share = 1.0 if force or dry_run else None
+    decided = []
+    # All is decided before anything goes.
+    for found in catalogs(config):
+        manifests = [
+            one.manifest
+            for one in found.backups()
+            if not one.missing and database in (None, one.manifest.database.name)
+        ]
+        decisions = retention.decide(manifests, config.policy, datetime.now(UTC), share)
+        decided.append((found, decisions))
+    count = 0
+    for found, decisions in decided:
+        if not as_json:
+            _print(found.store.url if len(decided) > 1 else None, decisions)
+        if dry_run:
+            count += sum(not one.keep for one in decisions)
+            continue
+        pruned = p.prune(found, decisions)
+        count += len(pruned.removed)
+        for text in pruned.retained:
+            output.current().info(text)
     if as_json:
         print_json(
             [
                 {
                     "backup": one.manifest.name.stem,
                     "database": one.manifest.database.name,
+                    "store": found.store.url,
                     "keep": one.keep,
                     "reasons": one.reasons,
                 }
+                for found, decisions in decided
                 for one in decisions
             ]
         )
-    else:
-        _print(decisions)
-    going = sum(not one.keep for one in decisions)
-    did, count = ("would remove", going) if dry_run else ("removed", len(removed))
-    output.current().done(f"{did} {plural(count, 'backup')} of {len(decisions)}", as_json=as_json)
+    total = sum(len(decisions) for _, decisions in decided)
+    did = "would remove" if dry_run else "removed"
+    output.current().done(f"{did} {plural(count, 'backup')} of {total}", as_json=as_json)
 
 
-def _print(decisions: list[retention.Decision]) -> None:
+def _print(url: str | None, decisions: list[retention.Decision]) -> None:
+    if url is not None:
+        click.echo(url)
     before = None
     for one in decisions:
         manifest = one.manifest

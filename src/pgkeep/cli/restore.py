@@ -8,9 +8,9 @@ from .. import catalog, progress
 from .. import errors as e
 from .. import restore as r
 from .. import verify as v
-from ..stores.local import LocalStore
 from . import output
 from .common import (
+    catalogs,
     connection_options,
     dir_option,
     jobs_option,
@@ -104,10 +104,10 @@ def command(
     )
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
     if file is not None:
-        store, name = locate(file, config.directory)
+        store, name = locate(file, config)
     else:
-        store = LocalStore(config.directory)
-        name = catalog.Catalog(store).latest(database).artifact.name
+        store, manifest = catalog.latest(catalogs(config), database)
+        name = manifest.artifact.name
     if verify_only:
         with output.current().progress(silent=as_json) as bar:
             report = v.verify(store, name, jobs=config.jobs, progress=bar.verified)

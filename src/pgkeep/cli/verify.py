@@ -41,7 +41,7 @@ def command(
     from the first comment to the last. Exit code 5 if anything is wrong.
     """
     config = load_config(target=target, directory=directory, jobs=jobs)
-    store, name = locate(file, config.directory)
+    store, name = locate(file, config)
     with output.current().progress(silent=as_json) as bar:
         bar.step("verifying")
         report = v.verify(store, name, jobs=config.jobs, progress=bar.verified)

@@ -4,9 +4,12 @@ A file appears in two steps: `Upload.seal` makes all bytes durable yet invisible
 gives them their name in one atomic act. Whatever is not published leaves nothing under its name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
+
+from ..errors import StoreError
 
 
 class Item(NamedTuple):
@@ -26,7 +29,7 @@ class Upload(Protocol):
         """Make everything written durable; nothing may be written afterwards."""
 
     def source(self) -> "Source":
-        """Open the sealed file for reading it back, before it has its name."""
+        """Open the sealed file for reading it back, before it is published."""
 
     def publish(self) -> None:
         """Give the sealed file its name, replacing a file that had it."""
@@ -42,6 +45,8 @@ class Upload(Protocol):
 
 class Source(Protocol):
     """A file of a store, open for reading at any place; safe to share between threads."""
+
+    remote: bool
 
     @property
     def name(self) -> str:
@@ -61,15 +66,29 @@ class Source(Protocol):
 class Store(Protocol):
     """A flat folder of files; every method raises StoreError for what goes wrong outside."""
 
+    remote: bool  # reading costs time or money: nothing is read twice, or without need
+
     @property
     def url(self) -> str:
         """Where the store is, for messages."""
 
-    def create(self, name: str) -> Upload:
-        """Begin a new file."""
+    def url_of(self, name: str) -> str:
+        """Where a file is or would be, for messages."""
+
+    def check_writable(self) -> None:
+        """Raise StoreError if it is known already that nothing can be put here."""
+
+    def lock(self, name: str) -> AbstractContextManager[bool]:
+        """Hold a lock that other hosts need not see; give False if somebody has it."""
+
+    def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> Upload:
+        """Begin a new file of a cluster, which the system identifier names; its hash if known."""
 
     def open(self, name: str) -> Source:
         """Open a file for reading."""
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is such a file; no, where that may not be asked."""
 
     def items(self) -> Iterator[Item]:
         """Yield the published files, in no particular order."""
@@ -77,8 +96,21 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove a file; it is no error when there is none."""
 
-    def sweep(self, ours: Callable[[str], bool]) -> list[str]:
-        """Remove what unfinished uploads of these names left; return what went."""
+    def sweep(self, ours: Callable[[str], bool], owner: str = "0") -> list[str]:
+        """Remove what unfinished uploads of a cluster left under these names; return what went."""
+
+
+@contextmanager
+def all_or_none(store: Store, names: Sequence[str]) -> Iterator[None]:
+    """Take these files back, the last first, when a signal or an error comes in between."""
+    try:
+        yield
+    except BaseException:
+        # Where the manifest cannot be taken back, the others must stay.
+        with suppress(StoreError):
+            for name in reversed(names):
+                store.delete(name)
+        raise
 
 
 def read_all(source: Source) -> bytes:
@@ -86,7 +118,8 @@ def read_all(source: Source) -> bytes:
     return source.read(0, source.size)
 
 
-def chunks(source: Source, size: int = 1 << 20) -> Iterator[bytes]:
+def chunks(source: Source) -> Iterator[bytes]:
     """Yield a file from its beginning to its end."""
+    size = (8 << 20) if source.remote else (1 << 20)  # each costs a round trip there
     for start in range(0, source.size, size):
         yield source.read(start, min(size, source.size - start))

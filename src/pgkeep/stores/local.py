@@ -6,6 +6,7 @@ after a crash there is the old state or the new one (rename(2), fsync(2)).
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -23,6 +24,8 @@ _PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{8}")
 class LocalStore:
     """A directory; it is made, private to its owner, when the first file is."""
 
+    remote = False
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
@@ -30,6 +33,10 @@ class LocalStore:
     def url(self) -> str:
         """The directory's path."""
         return str(self.directory)
+
+    def url_of(self, name: str) -> str:
+        """Return a file's path."""
+        return str(self.directory / name)
 
     def check_writable(self) -> None:
         """Make the directory if it is not there; raise StoreError if nothing can be put into it."""
@@ -49,21 +56,36 @@ class LocalStore:
                 directory.mkdir(mode=0o700, exist_ok=True)
                 directory.chmod(0o700)  # a umask may have taken from the owner too
 
-    def create(self, name: str) -> "LocalUpload":
+    def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> "LocalUpload":
         """Begin a new file."""
+        del owner, sha256
         self.prepare()
         return LocalUpload(self.directory, name)
 
-    def open_lock(self, name: str) -> int:
-        """Open a file that is there to be locked; made if need be, never removed."""
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[bool]:
+        """Lock a file, which is made if need be and never removed; it dies with its holder."""
         self.prepare()
         path = self.directory / name
         with _translated("open", path):
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(fd)
 
     def open(self, name: str) -> "LocalSource":
         """Open a file for reading."""
         return LocalSource(self.directory / name)
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+        return (self.directory / name).exists()
 
     def items(self) -> Iterator[Item]:
         """Yield the published files."""
@@ -84,8 +106,9 @@ class LocalStore:
         with _translated("remove", self.directory / name), contextlib.suppress(FileNotFoundError):
             (self.directory / name).unlink()
 
-    def sweep(self, ours: Callable[[str], bool]) -> list[str]:
+    def sweep(self, ours: Callable[[str], bool], owner: str = "0") -> list[str]:
         """Remove partial files that a killed run left; the caller holds the run's lock."""
+        del owner
         swept = []
         with _translated("clean", self.directory), contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self.directory):  # noqa: PTH208 - names are all we need
@@ -122,7 +145,7 @@ class LocalUpload:
             os.close(fd)
 
     def source(self) -> "LocalSource":
-        """Open the sealed file."""
+        """Open the file, sealed or still growing."""
         return LocalSource(self._partial)
 
     def publish(self) -> None:
@@ -151,6 +174,8 @@ class LocalUpload:
 
 class LocalSource:
     """An open file, read by position so that threads do not disturb each other."""
+
+    remote = False
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,5 +1,6 @@
 """A store in memory: for tests of what stands above, and for trying things out."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,8 @@ from . import Item
 class MemoryStore:
     """Files as a dictionary."""
 
+    remote = False
+
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
 
@@ -19,8 +22,22 @@ class MemoryStore:
         """A name for messages."""
         return "memory:"
 
-    def create(self, name: str) -> "MemoryUpload":
+    def url_of(self, name: str) -> str:
+        """Return a name for messages."""
+        return f"memory:{name}"
+
+    def check_writable(self) -> None:
+        """Memory takes everything."""
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[bool]:
+        """Nobody else sees this store."""
+        del name
+        yield True
+
+    def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> "MemoryUpload":
         """Begin a new file."""
+        del owner, sha256
         return MemoryUpload(self, name)
 
     def open(self, name: str) -> "MemorySource":
@@ -29,6 +46,10 @@ class MemoryStore:
             return MemorySource(name, self.files[name])
         except KeyError:
             raise e.StoreError(f"could not open {name}: no such file in memory") from None
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+        return name in self.files
 
     def items(self) -> Iterator[Item]:
         """Yield the published files."""
@@ -39,9 +60,9 @@ class MemoryStore:
         """Remove a file if it is there."""
         self.files.pop(name, None)
 
-    def sweep(self, ours: Callable[[str], bool]) -> list[str]:
+    def sweep(self, ours: Callable[[str], bool], owner: str = "0") -> list[str]:
         """Nothing unfinished outlives its upload here."""
-        del ours
+        del ours, owner
         return []
 
 
@@ -82,6 +103,8 @@ class MemoryUpload:
 
 class MemorySource:
     """A file's bytes."""
+
+    remote = False
 
     def __init__(self, name: str, data: bytes) -> None:
         self.name = name

@@ -1,0 +1,99 @@
+"""pgkeep init."""
+
+import re
+import sys
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from .. import errors as e
+from .. import scaffold as s
+from . import output
+from .common import json_option, plural, print_json
+
+
+@click.command(
+    "init",
+    epilog="""\b
+Examples:
+  pgkeep init .
+  pgkeep init . --set postgres_db=shop --set include_kubernetes=no --dry-run
+
+Values: project_name (default: the directory's), project_slug, postgres_version,
+postgres_db, postgres_user, postgres_port, include_kubernetes,
+include_observability, include_s3, include_github_actions (yes or no).
+""",
+)
+@click.argument("directory", metavar="DIR")
+@click.option("--set", "values", metavar="NAME=VALUE", multiple=True, help="A template value.")
+@click.option("--keep", is_flag=True, help="Leave files that exist as they are.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist, without asking.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, write nothing.")
+@json_option
+def command(
+    *,
+    directory: str,
+    values: tuple[str, ...],
+    keep: bool,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Add backups to the project in DIR: scripts, schedule, decision record, runbook.
+
+    The files are those of the cookiecutter template. Files that are there with other contents are
+    not touched: on a terminal each is asked about; elsewhere nothing is written unless --keep or
+    --overwrite is said. Needs the extra pgkeep[init].
+    """
+    if keep and overwrite:
+        raise click.UsageError("--keep and --overwrite exclude each other")
+    project = Path(directory)
+    rendered = s.render(_values(values, project), datetime.now(UTC).date())
+    files = s.compare(rendered, project)
+    if not dry_run:
+        files = _decided(files, keep=keep, overwrite=overwrite, may_ask=not as_json)
+        s.write(files, project)
+    if as_json:
+        shown = [{"path": one.path, "state": one.state} for one in files]
+        print_json({"directory": directory, "files": shown})
+        return
+    for one in files:
+        click.echo(f"{one.state:10} {one.path}")
+    counts = Counter(one.state for one in files)
+    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    done = "nothing written" if dry_run else directory
+    output.current().done(f"{done}: {plural(len(files), 'file')}: {told}")
+
+
+def _values(given: tuple[str, ...], project: Path) -> dict[str, str]:
+    # As a name of Kubernetes objects: it must begin with a letter.
+    name = re.sub(r"^[^A-Za-z]+", "", project.resolve().name) or "project"
+    values = {"project_name": name}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set: expected NAME=VALUE, got {one!r}")
+        values[key] = value
+    return values
+
+
+def _decided(files: list[s.File], *, keep: bool, overwrite: bool, may_ask: bool) -> list[s.File]:
+    """Settle what becomes of files that are there with other contents."""
+    there = [one.path for one in files if one.state == s.State.DIFFERENT]
+    asks = may_ask and sys.stdin.isatty()
+    if there and not (keep or overwrite or asks):
+        raise e.Refused(
+            f"{plural(len(there), 'file')} there with other contents: {', '.join(there)}",
+            hint="Say --keep to leave them as they are, or --overwrite to replace them.",
+        )
+
+    def settle(one: s.File) -> s.File:
+        if one.state != s.State.DIFFERENT:
+            return one
+        replaced = overwrite or (not keep and click.confirm(f"Overwrite {one.path}?"))
+        return replace(one, state=s.State.REPLACED if replaced else s.State.KEPT)
+
+    return [settle(one) for one in files]

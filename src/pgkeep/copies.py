@@ -1,0 +1,257 @@
+"""The second copy of a backup: sent while the backup is made, or later, when it is owed.
+
+A copy never holds up the dump, and nothing here can spoil the backup that it is of: it reads what
+is on the disk. What could not be copied is owed, and the manifest says so.
+"""
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from . import errors as e
+from . import manifest as m
+from .catalog import Catalog
+from .stores import Store, Upload, all_or_none, chunks
+from .stores.local import LocalSource, LocalUpload
+
+BLOCK = 1 << 20
+PATIENCE = 2.0  # seconds for a copy to notice that it is not wanted any more
+
+
+class Follower:
+    """Pass on what is written into a local file; a thread sends the same bytes elsewhere."""
+
+    def __init__(
+        self,
+        original: LocalUpload,
+        store: Store,
+        name: str,
+        owner: str,
+        prepare: Callable[[], None],
+    ) -> None:
+        self._original = original
+        self._store = store
+        self._name = name
+        self._owner = owner
+        self._prepare = prepare
+        self._changed = threading.Condition()
+        self._written = 0
+        self._sealed = False
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._upload: Upload | None = None
+        self._hash = hashlib.sha256()
+        # A daemon, for a server that does not answer must not hold up the end of a run.
+        self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
+
+    def write(self, data: bytes) -> None:
+        """Append bytes to the original; the copy takes them when it can."""
+        self._original.write(data)
+        with self._changed:
+            self._written += len(data)
+            self._changed.notify()
+
+    def seal(self) -> None:
+        """Make the original durable."""
+        self._original.seal()
+        with self._changed:
+            self._sealed = True
+            self._changed.notify()
+
+    def source(self) -> LocalSource:
+        """Open the original."""
+        return self._original.source()
+
+    def publish(self) -> None:
+        """Give the original its name."""
+        self._original.publish()
+
+    def copy(self, sha256: str) -> Upload:
+        """Wait until everything is sent; return the upload, which is sealed.
+
+        Raises:
+            StoreError: it could not be sent.
+
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        if self._upload is None or self._hash.hexdigest() != sha256:
+            raise e.StoreError(f"{self._name} was not the same when it was read for its copy")
+        return self._upload
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join(PATIENCE)
+        if self._upload is not None:
+            self._upload.__exit__(kind, error, trace)
+
+    def _run(self) -> None:
+        try:
+            self._prepare()
+            self._upload = self._store.create(self._name, owner=self._owner)
+            with contextlib.closing(self._original.source()) as source:
+                position = 0
+                while length := self._wait(position):
+                    data = source.read(position, length)
+                    self._upload.write(data)
+                    self._hash.update(data)
+                    position += length
+            if not self._stopped:
+                self._upload.seal()
+        except BaseException as error:  # noqa: BLE001 - handed to who asks for the copy
+            self._error = error
+
+    def _wait(self, position: int) -> int:
+        """Wait for more bytes; return how many to take, 0 at the end."""
+        with self._changed:
+            while not self._stopped:
+                if self._written > position:
+                    return min(BLOCK, self._written - position)
+                if self._sealed:
+                    break
+                self._changed.wait()
+        return 0
+
+
+def transfer(
+    source: Store,
+    target: Store,
+    manifest: m.Manifest,
+    *,
+    artifact: Upload | None = None,
+    read_back: bool = False,
+) -> None:
+    """Copy a backup, its manifest last; of the artifact only the end where it is sent already.
+
+    Raises:
+        StoreError, VerificationFailed: and then the target has no such backup.
+
+    """
+    name = manifest.name
+    owner = manifest.server.system_identifier
+    with all_or_none(target, name.files), contextlib.ExitStack() as stack:
+        if artifact is None:
+            artifact = _send(stack, source, target, manifest)
+        artifact.publish()
+        if read_back:
+            _check(target, manifest.artifact)
+        for file in (name.checksum, name.globals):
+            if source.exists(file):
+                with contextlib.closing(source.open(file)) as opened:
+                    data = b"".join(chunks(opened))
+                put(target, file, data, owner)
+        put(target, name.manifest, m.encode(msgspec.structs.replace(manifest, pending=[])), owner)
+
+
+def put(store: Store, name: str, data: bytes, owner: str) -> None:
+    """Store a small file."""
+    digest = hashlib.sha256(data).hexdigest()
+    with store.create(name, owner=owner, sha256=digest) as upload:
+        upload.write(data)
+        upload.seal()
+        upload.publish()
+
+
+def _send(
+    stack: contextlib.ExitStack, source: Store, target: Store, manifest: m.Manifest
+) -> Upload:
+    """Send an artifact that lies in a store, and see that it is still what its manifest says."""
+    facts = manifest.artifact
+    upload = stack.enter_context(
+        target.create(facts.name, owner=manifest.server.system_identifier, sha256=facts.sha256)
+    )
+    digest = hashlib.sha256()
+    with contextlib.closing(source.open(facts.name)) as opened:
+        for chunk in chunks(opened):
+            upload.write(chunk)
+            digest.update(chunk)
+    if digest.hexdigest() != facts.sha256:
+        raise e.VerificationFailed(
+            f"{source.url_of(facts.name)} is not copied: its SHA-256 is {digest.hexdigest()}, its"
+            f" manifest says {facts.sha256}"
+        )
+    upload.seal()
+    return upload
+
+
+def _check(store: Store, facts: m.FileFacts) -> None:
+    """Read a file back; an identity that may only write cannot."""
+    digest = hashlib.sha256()
+    try:
+        with contextlib.closing(store.open(facts.name)) as source:
+            for chunk in chunks(source):
+                digest.update(chunk)
+    except e.AccessDenied:
+        return
+    if digest.hexdigest() != facts.sha256:
+        raise e.VerificationFailed(
+            f"{store.url_of(facts.name)} was read back with SHA-256 {digest.hexdigest()}, expected"
+            f" {facts.sha256}"
+        )
+
+
+def settle(store: Store, manifest: m.Manifest, target: Store) -> m.Manifest:
+    """Note in a manifest that its copy is no longer owed; return it."""
+    pending = [url for url in manifest.pending if url != target.url]
+    settled = msgspec.structs.replace(manifest, pending=pending)
+    put(store, manifest.name.manifest, m.encode(settled), manifest.server.system_identifier)
+    return settled
+
+
+def owed(
+    catalog: Catalog, target: Store, wanted: Callable[[m.Manifest], bool] = lambda _: True
+) -> list[m.Manifest]:
+    """Return the whole backups whose copy is owed to a store, newest first."""
+    return [
+        one.manifest
+        for one in reversed(catalog.backups())
+        if not one.missing and target.url in one.manifest.pending and wanted(one.manifest)
+    ]
+
+
+def lacking(catalog: Catalog, other: Catalog, debts: list[m.Manifest]) -> list[m.Manifest]:
+    """Return the whole backups that another store has not whole, or is owed, newest first."""
+    there = {one.manifest.artifact.name for one in other.backups() if not one.missing}
+    there -= {one.artifact.name for one in debts}
+    return [
+        one.manifest
+        for one in reversed(catalog.backups())
+        if not one.missing and one.manifest.artifact.name not in there
+    ]
+
+
+def pay(
+    source: Store, target: Store, debts: list[m.Manifest], *, read_back: bool = False
+) -> Iterator[tuple[m.Manifest, e.PgkeepError | None]]:
+    """Copy what is owed, one after the other; yield each with what went wrong.
+
+    A store that fails for one backup is not asked for the others: it would take as long each time.
+    """
+    for manifest in debts:
+        try:
+            transfer(source, target, manifest, read_back=read_back)
+            settle(source, manifest, target)
+        except e.VerificationFailed as error:
+            yield manifest, error
+        except e.StoreError as error:
+            yield manifest, error
+            return
+        else:
+            yield manifest, None

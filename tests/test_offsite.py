@@ -1,0 +1,398 @@
+"""Copies in a bucket, and backups that are only there: made, owed, paid, pruned, restored."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgkeep import manifest as m
+from pgkeep.server import Server
+
+from . import buckets as b
+from . import faults as f
+from . import keep, past
+from . import servers as s
+from .buckets import Buckets
+from .compare import assert_same_database
+from .conftest import DatabaseFactory
+from .proxy import Fault, proxy
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+# About 20 MB as gzip, so that an upload has three parts.
+LARGE = """
+create table large (id int primary key, pad text);
+insert into large select i, md5(i::text) || md5((i * 7)::text) || md5((i * 13)::text)
+from generate_series(1, 400000) i;
+create index on large (pad);
+create table small (a int);
+insert into small values (42);
+"""
+SMALL = """
+create table t (a int, b text);
+insert into t select i, 'b' || i from generate_series(1, 500) i;
+"""
+
+
+@pytest.fixture(scope="module")
+def large(pg17: Server) -> Iterator[str]:
+    name = f"large_{os.getpid()}"
+    s.sql(pg17, "postgres", f"create database {name} template template0")
+    s.psql(pg17, name, input=LARGE)
+    yield name
+    s.drop(pg17, name)
+
+
+@pytest.fixture
+def small(pg17: Server, database: DatabaseFactory) -> str:
+    name = database(pg17)
+    s.psql(pg17, name, input=SMALL)
+    return name
+
+
+@pytest.fixture
+def bucket(buckets: Buckets) -> str:
+    return buckets.bucket()
+
+
+def run(*args: str, env: dict[str, str], code: int = 0, seconds: float = 60) -> tuple[str, str]:
+    """Run pgkeep; return what it wrote to standard output and to standard error."""
+    process = keep.start(*args, env=env)
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
+    assert "Traceback" not in err
+    return out, err
+
+
+def listed(env: dict[str, str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run("list", "--json", env=env)[0])
+    return found
+
+
+def manifest_in(directory: Path) -> m.Manifest:
+    (path,) = directory.glob("*.manifest.json")
+    return m.decode(path.read_bytes(), path.name)
+
+
+def test_to_both_places_and_back_with_nothing_but_the_credentials(
+    pg17: Server, large: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """C8, C12, C26: in parts, while it is made; each file in the folder of its tier."""
+    env = keep.environment(
+        pg17, large, BACKUP_DIR=str(tmp_path / "here"), **buckets.environment(bucket)
+    )
+    out, _ = run("backup", "--type=weekly", env=env)
+    assert f"copied to s3://{bucket}/backups" in out
+    manifest = manifest_in(tmp_path / "here")
+    assert manifest.pending == []
+    assert manifest.artifact.size > 2 * (8 << 20), "this needs three parts"
+    client = buckets.client()
+    assert sorted(b.keys(client, bucket)) == sorted(
+        f"backups/weekly/{name}" for name in manifest.name.files
+    )
+    assert b.unfinished(client, bucket) == []
+    for name in manifest.name.files:
+        body = client.get_object(Bucket=bucket, Key=f"backups/weekly/{name}")["Body"].read()
+        assert body == (tmp_path / "here" / name).read_bytes()
+    (entry,) = listed(env)
+    assert sorted(entry["stores"].values()) == [False, False]
+    assert re.search(r" both +verified", run("list", env=env)[0])
+
+    elsewhere = env | {"BACKUP_DIR": str(tmp_path / "nothing")}
+    target = f"back_{os.getpid()}"
+    try:
+        run("restore", "--latest", f"--target-db={target}", env=elsewhere)
+        assert_same_database(pg17, large, pg17, target)
+    finally:
+        s.drop(pg17, target)
+
+
+def test_to_a_bucket_only(
+    pg17: Server, large: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """No local space is needed, and --backup takes the URL that was printed."""
+    place = f"s3://{bucket}/my/backups"
+    cloud = buckets.environment(bucket)
+    del cloud["BACKUP_S3_BUCKET"]
+    env = keep.environment(pg17, large, BACKUP_DIR=place, TMPDIR="/nonexistent", **cloud)
+    out, _ = run("backup", "--type=daily", env=env)
+    (url,) = re.findall(rf"{place}/daily/\S+[.]sql[.]gz", out)
+    assert ", verified" in out
+    (entry,) = listed(env)
+    assert entry["stores"] == {place: False}
+    assert "ok: " in run("verify", url, env=env)[0]
+    target = f"back_{os.getpid()}"
+    try:
+        run("restore", f"--backup={url}", f"--target-db={target}", env=env)
+        assert_same_database(pg17, large, pg17, target)
+    finally:
+        s.drop(pg17, target)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_that_fails_is_owed_and_paid(
+    pg17: Server, small: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """Fail-open: the backup is whole, says what is owed; the next run pays, or sync."""
+    directory = tmp_path / "here"
+    good = keep.environment(pg17, small, BACKUP_DIR=str(directory), **buckets.environment(bucket))
+    dead = good | {"BACKUP_S3_ENDPOINT": f"http://127.0.0.1:{b.free_ports(1)[0]}"}
+    out, err = run("backup", env=dead)
+    assert "its copy is owed" in out
+    assert "warning: " in err
+    assert manifest_in(directory).pending == [f"s3://{bucket}/backups"]
+    assert " owed " in run("list", env=good)[0]
+    target = f"back_{os.getpid()}"
+    try:
+        run("restore", "--latest", f"--target-db={target}", env=dead)
+        assert_same_database(pg17, small, pg17, target)
+    finally:
+        s.drop(pg17, target)
+
+    time.sleep(1.1)
+    out, err = run("backup", env=dead | {"BACKUP_S3_REQUIRED": "true"}, code=6)
+    assert "hint: Check BACKUP_S3_ENDPOINT" in err
+    assert len(listed(good)) == 2, "it is a backup all the same"
+    assert "error: copies are still owed" in run("sync", env=dead, code=6)[1]
+
+    time.sleep(1.1)
+    document = json.loads(run("backup", "--json", env=good)[0])
+    assert len(document["copied"]) == 2
+    assert document["copied"] == sorted(document["copied"], reverse=True), "oldest last"
+    assert [sorted(one["stores"].values()) for one in listed(good)] == [[False, False]] * 3
+
+    time.sleep(1.1)
+    run("backup", env=dead)
+    assert "copied 1 backup" in run("sync", env=good)[0]
+    assert all(not one["manifest"].get("pending") for one in listed(good))
+    assert len([key for key in b.keys(buckets.client(), bucket) if "manifest" in key]) == 4
+    assert "copied 0 backups" in run("sync", env=good)[0]
+
+
+def test_sync_all_fills_a_new_bucket_and_never_spreads_damage(
+    pg17: Server, small: str, buckets: Buckets, tmp_path: Path
+) -> None:
+    """C30: what a lifecycle rule or a hand has removed there is listed, and can be made again."""
+    directory = tmp_path / "here"
+    plain = keep.environment(pg17, small, BACKUP_DIR=str(directory))
+    for _ in range(2):
+        run("backup", env=plain)
+        time.sleep(1.1)
+    bucket = buckets.bucket()
+    env = plain | buckets.environment(bucket)
+    assert "copied 0 backups" in run("sync", env=env)[0]
+    assert "copied 2 backups" in run("sync", "--all", env=env)[0]
+    client = buckets.client()
+    first = min(key for key in b.keys(client, bucket) if key.endswith("Z.sql.gz"))
+    client.delete_object(Bucket=bucket, Key=first)
+    one, other = listed(env)
+    assert (sorted(one["stores"].values()), sorted(other["stores"].values())) == (
+        [False, True],
+        [False, False],
+    )
+    assert "missing in one" in run("list", env=env)[0]
+    artifact = directory / first.rpartition("/")[2]
+    data = artifact.read_bytes()
+    artifact.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    err = run("sync", "--all", env=env, code=6)[1]
+    assert "is not copied: its SHA-256 is" in err
+    assert first not in b.keys(client, bucket)
+    artifact.write_bytes(data)
+    run("sync", "--all", env=env)
+    assert first in b.keys(client, bucket)
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_an_identity_that_may_only_write(
+    pg17: Server, small: str, buckets: Buckets, bucket: str, tmp_path: Path, only: bool
+) -> None:
+    """C17: enough for a backup; against ransomware it is all that the server should have."""
+    place = f"s3://{bucket}/backups" if only else str(tmp_path / "here")
+    cloud = buckets.environment(bucket, "writer")
+    if only:
+        del cloud["BACKUP_S3_BUCKET"]
+    env = keep.environment(pg17, small, BACKUP_DIR=place, **cloud)
+    out, err = run("backup", "--type=daily", *(["--no-verify"] if only else []), env=env)
+    assert "owed" not in out + err
+    if only:
+        err = run("backup", "--type=auto", env=env, code=6)[1]
+        assert "cannot tell which tier is due" in err
+        assert "Name it with --type" in err
+        assert "AccessDenied" in run("list", env=env, code=6)[1]
+    reading = buckets.environment(bucket, "reader", BACKUP_DIR=str(tmp_path / "none"))
+    env = keep.environment(pg17, small, **reading)
+    target = f"back_{os.getpid()}"
+    try:
+        run("restore", "--latest", f"--target-db={target}", env=env)
+        assert_same_database(pg17, small, pg17, target)
+    finally:
+        s.drop(pg17, target)
+
+
+def test_two_clusters_in_one_prefix(
+    pg15: Server, pg17: Server, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """C26: neither prunes the other's, nor throws away what it is just sending."""
+    name = f"twin_{os.getpid()}"
+    client = buckets.client()
+    kept = {}
+    try:
+        for server in (pg15, pg17):
+            s.sql(server, "postgres", f"create database {name} template template0")
+            s.psql(server, name, input=SMALL)
+            for age in (1, 2, 3, 30, 40):
+                old = past.manifest(
+                    NOW - timedelta(days=age, minutes=server is pg15),
+                    database=name,
+                    cluster=past.cluster_of(server),
+                )
+                for file in old.name.files:
+                    body = m.encode(old) if file == old.name.manifest else b"x"
+                    client.put_object(Bucket=bucket, Key=f"backups/daily/{file}", Body=body)
+                if age < 30 or server is pg15:
+                    kept[old.name.artifact] = old
+        owner = past.cluster_of(pg15)
+        artifact = f"{name}_daily_20000101T000000Z.sql.gz"
+        for key in (artifact, f"{artifact}.{owner}"):
+            client.create_multipart_upload(Bucket=bucket, Key=f"backups/daily/{key}")
+        env = keep.environment(
+            pg17, name, BACKUP_DIR=str(tmp_path / "17"), **buckets.environment(bucket)
+        )
+        _, err = run("backup", "--type=daily", env=env)
+        assert err.count("removed the copy of") == 2
+        there = {key.rpartition("/")[2] for key in b.keys(client, bucket)}
+        assert set(kept) <= there
+        assert len([key for key in there if key.endswith("Z.sql.gz")]) == len(kept) + 1
+        assert len(b.unfinished(client, bucket)) == 2, "they are the other cluster's"
+        env = keep.environment(
+            pg15, name, BACKUP_DIR=str(tmp_path / "15"), **buckets.environment(bucket)
+        )
+        run("backup", "--type=daily", env=env)
+        assert b.unfinished(client, bucket) == []
+    finally:
+        for server in (pg15, pg17):
+            s.drop(server, name)
+
+
+def test_kill_9_leaves_nothing_after_the_next_run(
+    pg17: Server, large: str, buckets: Buckets, bucket: str
+) -> None:
+    """C8, C9: parts that were sent are swept by the next run."""
+    cloud = buckets.environment(bucket)
+    del cloud["BACKUP_S3_BUCKET"]
+    extra = {"BACKUP_DIR": f"s3://{bucket}/backups", **cloud}
+    client = buckets.client()
+    with f.Run(pg17, large, "backup", env=extra) as killed:
+        f.eventually(lambda: len(b.unfinished(client, bucket)) == 2, "the upload has begun")
+        killed.kill()
+    assert b.keys(client, bucket) == []
+    assert len(b.unfinished(client, bucket)) == 2
+    run("backup", env=keep.environment(pg17, large, **extra))
+    assert b.unfinished(client, bucket) == []
+    assert len(b.keys(client, bucket)) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_upload_at_once(
+    pg17: Server, large: str, buckets: Buckets, bucket: str, number: int
+) -> None:
+    """C8: even while the server does not answer."""
+    cloud = buckets.environment(bucket)
+    del cloud["BACKUP_S3_BUCKET"]
+    with proxy(buckets.port, Fault("stall", "partNumber", times=100, after=1000)) as slow:
+        cloud["BACKUP_S3_ENDPOINT"] = slow.endpoint
+        extra = {"BACKUP_DIR": f"s3://{bucket}/backups", **cloud}
+        with f.Run(pg17, large, "backup", env=extra) as run_:
+            f.eventually(lambda: any("partNumber" in one for one in slow.requests), "a part")
+            began = time.monotonic()
+            run_.process.send_signal(number)
+            run_.ends(128 + number, seconds=15)
+            assert time.monotonic() - began < 10
+    client = buckets.client()
+    assert b.keys(client, bucket) == []
+    assert b.unfinished(client, bucket) == []
+
+
+MISTAKES: dict[str, tuple[dict[str, str], str]] = {
+    "secret": ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
+    "key": ({"AWS_ACCESS_KEY_ID": "nobody"}, "InvalidAccessKeyId"),
+    "bucket": ({"BACKUP_DIR": "s3://no-such-bucket-here/x"}, "NoSuchBucket"),
+    "refused": ({"BACKUP_S3_ENDPOINT": "http://127.0.0.1:9"}, "Check BACKUP_S3_ENDPOINT"),
+    "name": ({"BACKUP_S3_ENDPOINT": "http://s3.invalid"}, "Check BACKUP_S3_ENDPOINT"),
+    "none": ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Set AWS_ACCESS_KEY_ID"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_within_ten_seconds(
+    pg17: Server, small: str, buckets: Buckets, bucket: str, mistake: str
+) -> None:
+    """C20, C22, C23, C25: before anything is dumped."""
+    cloud = buckets.environment(bucket, BACKUP_DIR=f"s3://{bucket}/backups", HOME="/nonexistent")
+    del cloud["BACKUP_S3_BUCKET"]
+    changes, expected = MISTAKES[mistake]
+    env = keep.environment(pg17, small, **(cloud | changes))
+    env = {name: value for name, value in env.items() if value}
+    began = time.monotonic()
+    err = run("backup", env=env, code=6)[1]
+    assert time.monotonic() - began < 10
+    assert expected in err
+    assert "locking tables" not in err
+
+
+def test_doctor_goes_the_way_of_a_backup(
+    pg17: Server, small: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """C16, C28: in parts, read back, listed, removed."""
+    env = keep.environment(pg17, small, BACKUP_DIR=str(tmp_path), **buckets.environment(bucket))
+    out, _ = run("doctor", env=env)
+    assert f"s3://{bucket}/backups, can write, read, list, remove" in out
+    client = buckets.client()
+    assert b.keys(client, bucket) == []
+    assert b.unfinished(client, bucket) == []
+    with proxy(buckets.port, Fault("status", "uploads", times=9, status=501)) as bad:
+        out = run("doctor", env=env | {"BACKUP_S3_ENDPOINT": bad.endpoint}, code=4)[0]
+    assert "out of reach" in out
+    env |= buckets.environment(bucket, "writer")
+    out, _ = run("doctor", env=env)
+    assert "can write" in out
+    assert "restores need another identity" in out
+
+
+def test_a_locked_backup_is_retained_not_a_failure(
+    pg17: Server, small: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """C15: the server's answer to DELETE under Object Lock, and its date."""
+    client = buckets.client()
+    old = past.manifest(NOW - timedelta(days=40), database=small, cluster=past.cluster_of(pg17))
+    for age in (1, 2, 3):
+        young = past.manifest(
+            NOW - timedelta(days=age), database=small, cluster=past.cluster_of(pg17)
+        )
+        _plant(client, bucket, young)
+    _plant(client, bucket, old)
+    retention = (
+        b"<?xml version='1.0'?><Retention><Mode>COMPLIANCE</Mode>"
+        b"<RetainUntilDate>2030-01-02T03:04:05Z</RetainUntilDate></Retention>"
+    )
+    denied = Fault("status", "DELETE /" + bucket, times=99, status=403, code="AccessDenied")
+    until = Fault("status", "retention", times=99, status=200, body=retention)
+    with proxy(buckets.port, until, denied) as locked:
+        env = keep.environment(
+            pg17, small, BACKUP_DIR=str(tmp_path), **buckets.environment(bucket)
+        ) | {"BACKUP_S3_ENDPOINT": locked.endpoint}
+        err = run("backup", "--type=daily", env=env)[1]
+    assert "is retained until 2030-01-02 03:04 UTC" in err
+    assert f"backups/daily/{old.name.manifest}" in b.keys(client, bucket)
+
+
+def _plant(client: Any, bucket: str, one: m.Manifest) -> None:
+    for file in one.name.files:
+        body = m.encode(one) if file == one.name.manifest else b"x"
+        client.put_object(Bucket=bucket, Key=f"backups/{one.type}/{file}", Body=body)
