@@ -1,0 +1,11 @@
+"""Remove what was not asked for."""
+
+import shutil
+
+OPTIONAL = {
+    "k8s": "{{ cookiecutter.include_kubernetes }}",
+    ".github": "{{ cookiecutter.include_github_actions }}",
+}
+for folder, wanted in OPTIONAL.items():
+    if wanted == "no":
+        shutil.rmtree(folder)

@@ -1,0 +1,20 @@
+"""Refuse values that would break the files that they go into."""
+
+import re
+import sys
+
+NAME = r"[a-z_][a-z0-9_]{0,62}"
+RULES = {
+    # of Kubernetes objects, to which up to 20 characters are added
+    "project_slug": ("{{ cookiecutter.project_slug }}", r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?"),
+    "postgres_db": ("{{ cookiecutter.postgres_db }}", NAME),
+    "postgres_user": ("{{ cookiecutter.postgres_user }}", NAME),
+    "postgres_port": ("{{ cookiecutter.postgres_port }}", r"[1-9][0-9]{0,4}"),
+}
+wrong = [
+    f"{name}: expected {rule}, got {value!r}"
+    for name, (value, rule) in RULES.items()
+    if not re.fullmatch(rule, value)
+]
+if wrong:
+    sys.exit("\n".join(wrong))

@@ -1,0 +1,76 @@
+#!/bin/sh
+# Runs pgkeep with the settings of scripts/backup-config.env, whatever the current directory is:
+#
+#   ./scripts/pgkeep.sh list
+#   ./scripts/pgkeep.sh doctor
+#
+# The settings are NAME=value lines, which are read and never executed. What the environment sets
+# wins over the file; DB_BACKUP_ENV names another file.
+set -eu
+
+project=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+settings=${DB_BACKUP_ENV:-$project/scripts/backup-config.env}
+
+fail() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+is_given() {
+    case " $given " in *" $1 "*) return 0 ;; esac
+    return 1
+}
+
+# A value may stand in one pair of quotes, as systemd and Compose allow.
+unquoted() {
+    case $1 in
+    \"*\") value=${1#\"} && value=${value%\"} ;;
+    \'*\') value=${1#\'} && value=${value%\'} ;;
+    *) value=$1 ;;
+    esac
+}
+
+read_settings() {
+    number=0
+    while IFS= read -r line || [ -n "$line" ]; do
+        number=$((number + 1))
+        line=${line%"$return"}
+        case $line in '' | '#'*) continue ;; esac
+        name=${line%%=*}
+        case $name in
+        "$line" | *[!A-Z0-9_]*) fail "$settings, line $number: expected NAME=value" ;;
+        BACKUP_* | POSTGRES_* | PG* | AWS_* | DATABASE_URL | DATABASE_URL_FILE) ;;
+        SSL_CERT_FILE | TZ) ;;
+        *) fail "$settings, line $number: $name is no setting of a backup" ;;
+        esac
+        # A secret of the environment, given as NAME or NAME_FILE, wins over both in the file.
+        if is_given "${name%_FILE}" || is_given "${name%_FILE}_FILE"; then continue; fi
+        unquoted "${line#*=}"
+        export "$name=$value"
+    done <"$settings"
+}
+
+return=$(printf '\r')
+given=$(env | sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' | tr '\n' ' ')
+if [ -e "$settings" ]; then
+    read_settings
+elif [ -n "${DB_BACKUP_ENV:-}" ]; then
+    fail "DB_BACKUP_ENV: there is no $settings"
+fi
+
+# Backups belong to the project, not to the directory from which this was started.
+case ${BACKUP_DIR:-} in
+/* | s3://*) ;;
+'') [ -n "${BACKUP_DIR_FILE:-}${PGKEEP_CONFIG:-}" ] || export BACKUP_DIR="$project/backups" ;;
+*) export BACKUP_DIR="$project/${BACKUP_DIR#./}" ;;
+esac
+
+for program in "$(command -v pgkeep || true)" "$project/.venv/bin/pgkeep" "$project/venv/bin/pgkeep"; do
+    if [ -x "$program" ]; then exec "$program" "$@"; fi
+done
+if command -v docker >/dev/null; then
+    cd "$project" # whose backups/ the container sees under the same relative path
+    if [ -t 0 ]; then exec docker compose run --rm backup "$@"; fi
+    exec docker compose run --rm -T backup "$@"
+fi
+fail "pgkeep is neither on PATH nor in $project/.venv, and there is no docker to run it in"

@@ -1,0 +1,438 @@
+"""Every combination of the template's options gives a project in which everything fits."""
+
+import json
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import pgkeep
+from pgkeep import config
+
+from . import template as t
+
+BIN = Path(sys.executable).parent
+KUBECTL = Path(__file__).parents[1] / "build" / "tools" / "kubectl"
+# The oldest that knows all of it, and one of today.
+KUBERNETES = ("1.31", "1.35")
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A project for every combination."""
+    return {
+        t.name_of(one): t.bake(tmp_path_factory.mktemp(t.name_of(one)), **one)
+        for one in t.COMBINATIONS
+    }
+
+
+@pytest.fixture(scope="module")
+def full(projects: dict[str, Path]) -> Path:
+    """The one with everything."""
+    return projects["yes-yes-yes-yes"]
+
+
+def test_nothing_of_the_template_is_left(projects: dict[str, Path]) -> None:
+    """Neither Jinja nor what was not asked for; and lines end as they should."""
+    assert len(projects) == 16
+    for options, project in projects.items():
+        kubernetes, _, s3, actions = options.split("-")
+        assert (project / "k8s").exists() == (kubernetes == "yes")
+        assert (project / ".github").exists() == (actions == "yes")
+        bucket = [one for one in t.files(project) if "BACKUP_S3_ENDPOINT" in one.read_text()]
+        assert bool(bucket) == (s3 == "yes"), bucket
+        for path in t.files(project):
+            text = path.read_text()
+            assert not re.search(r"\{\{|\{%|\{#|cookiecutter", str(path) + text), path
+            assert not re.search(r"[ \t]$|\t|\n\n\n|@@", text, re.MULTILINE), path
+            assert text == "" or text.endswith("\n"), path
+            assert bool(path.stat().st_mode & stat.S_IXUSR) == (path.suffix == ".sh"), path
+
+
+def test_other_values_reach_every_file(tmp_path: Path) -> None:
+    """Nothing is called `app` or `my-project` because somebody forgot a variable."""
+    project = t.bake(
+        tmp_path, project_name="Ship Yard", postgres_version="18", postgres_db="hull",
+        postgres_user="crew", postgres_port="6543",
+    )  # fmt: skip
+    assert project.name == "ship-yard"
+    everything = "".join(path.read_text() for path in t.files(project))
+    assert not re.search(r"\bapp\b(?!\.kubernetes|-pgdump)|my-project|\b5432\b(?!\")", everything)
+    assert "PostgreSQL 18" in everything
+    assert "/var/lib/postgresql\n" in (project / "compose.yml").read_text()
+    assert (project / "deploy" / "systemd" / "ship-yard-backup.timer").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("project_slug", "Ship Yard"), ("project_slug", "x" * 33), ("postgres_db", "a-b"),
+        ("postgres_db", "a'; drop"), ("postgres_user", "Admin"), ("postgres_port", "0"),
+        ("postgres_port", "54x"),
+    ],
+)  # fmt: skip
+def test_values_that_would_break_files_are_refused(tmp_path: Path, name: str, value: str) -> None:
+    from cookiecutter.exceptions import FailedHookException  # noqa: PLC0415
+
+    with pytest.raises(FailedHookException):
+        t.bake(tmp_path, **{name: value})
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] in ([], ["replay"])
+
+
+def test_the_date_is_the_day_of_rendering(full: Path) -> None:
+    today = datetime.now(UTC)
+    days = {f"- **Date**: {day:%Y-%m-%d}" for day in (today, today - timedelta(days=1))}
+    for path in (full / "docs" / "adr").glob("0*.md"):
+        assert days & set(path.read_text().splitlines()), path
+
+
+def test_links_lead_somewhere(projects: dict[str, Path]) -> None:
+    for project in projects.values():
+        for document in t.files(project, "*.md"):
+            for link in t.links(document):
+                if link.startswith("https://"):
+                    continue
+                place, _, anchor = link.partition("#")
+                target = (document.parent / place).resolve() if place else document
+                assert target.is_file(), f"{document}: {link}"
+                assert target.is_relative_to(project.resolve())
+                if anchor:
+                    assert anchor in t.anchors(target), f"{document}: {link}"
+        index = project / "docs" / "adr" / "README.md"
+        records = {path.name for path in index.parent.glob("0*.md")}
+        assert set(t.links(index)) == records
+
+
+def test_markdown_is_clean(projects: dict[str, Path], tmp_path: Path) -> None:
+    """With the one rule left out that the project itself leaves out."""
+    folder = t.distinct([*projects.values()], "*.md", tmp_path / "markdown")
+    rules = yaml.safe_load((next(iter(projects.values())) / ".markdownlint.yaml").read_text())
+    assert rules == {"line-length": False}
+    t.run([str(BIN / "pymarkdown"), "-d", "line-length", "scan", "-r", str(folder)])
+
+
+def test_scripts_are_clean(projects: dict[str, Path], tmp_path: Path) -> None:
+    folder = t.distinct([*projects.values()], "*.sh", tmp_path / "scripts")
+    scripts = [str(path) for path in t.files(folder)]
+    t.run([str(BIN / "shellcheck"), "--shell=sh", "--enable=all", "--severity=style",
+           "--exclude=SC2249,SC2250,SC2310,SC2312", *scripts])  # fmt: skip
+
+
+def test_code_in_documents_and_workflows_is_clean(
+    projects: dict[str, Path], tmp_path: Path
+) -> None:
+    """shellcheck reads what people copy, too."""
+    texts = {
+        block.text
+        for project in projects.values()
+        for document in t.files(project, "*.md")
+        for block in t.blocks(document)
+        if block.language in ("sh", "shell")
+    }
+    for project in projects.values():
+        for path in t.files(project, "database-backup.yml"):
+            jobs = yaml.safe_load(path.read_text())["jobs"].values()
+            texts |= {step["run"] for job in jobs for step in job["steps"] if "run" in step}
+    paths = []
+    for number, text in enumerate(sorted(texts)):
+        paths.append(tmp_path / f"{number}.sh")
+        paths[-1].write_text(f"#!/bin/sh\nset -eu\n{text}")
+    assert len(paths) > 30
+    t.run([str(BIN / "shellcheck"), *map(str, paths)])
+
+
+def test_the_dockerfile_is_clean(full: Path, projects: dict[str, Path]) -> None:
+    """hadolint; versions of Debian's packages are left to the repository on purpose."""
+    t.run([str(BIN / "hadolint"), "--ignore=DL3008", str(full / "Dockerfile.backup")])
+    text = (full / "Dockerfile.backup").read_text()
+    assert re.search(r'^ARG POSTGRES_MAJORS="([\d ]+)"$', text, re.MULTILINE)
+    copied = re.findall(r"^COPY (\S+) ", text, re.MULTILINE)
+    assert [one for one in copied if not (full / one).is_file()] == []
+    allowed = (full / ".dockerignore").read_text().splitlines()
+    assert [f"!{one}" in allowed for one in copied] == [True]
+    assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE)
+    assert 'ENTRYPOINT ["pgkeep"]' in text  # no shell between PID 1 and pgkeep
+    for options, project in projects.items():
+        wanted = "pgkeep[s3]" if options.split("-")[2] == "yes" else "pgkeep"
+        lines = (project / "scripts" / "requirements.txt").read_text().splitlines()
+        assert lines[1:] == [f"{wanted}=={pgkeep.__version__}"]
+
+
+def test_yaml_is_what_its_readers_expect(projects: dict[str, Path], tmp_path: Path) -> None:
+    """Compose and GitHub publish schemas of their files."""
+    for pattern in ("*.yml", "*.yaml"):
+        for project in projects.values():
+            for path in t.files(project, pattern):
+                assert next(iter(yaml.safe_load_all(path.read_text()))), path
+    check = str(BIN / "check-jsonschema")
+    compose = t.files(t.distinct([*projects.values()], "compose.yml", tmp_path / "compose"))
+    t.run([check, "--builtin-schema=vendor.compose-spec", *map(str, compose)])
+    workflows = t.distinct([*projects.values()], "database-backup.yml", tmp_path / "workflows")
+    schema = "--builtin-schema=vendor.github-workflows"
+    t.run([check, schema, *map(str, t.files(workflows))])
+
+
+def interpolated(text: str, environ: dict[str, str]) -> str:
+    """Put variables for ${NAME}, ${NAME:-default} and ${NAME:?message}, as Compose does."""
+
+    def value(match: re.Match[str]) -> str:
+        found = environ.get(match["name"])
+        if match["kind"] == ":?":
+            assert found, match["rest"]
+        return found or match["rest"] or ""
+
+    rule = r"\$\{(?P<name>[A-Z_0-9]+)(?:(?P<kind>:[-?])(?P<rest>[^}]*))?\}"
+    result = re.sub(rule, value, text)
+    assert "$" not in result
+    return result
+
+
+def test_compose_has_what_it_refers_to(projects: dict[str, Path]) -> None:
+    """With the variables of .env.example; the backup service can do one thing only."""
+    for project in projects.values():
+        lines = (project / ".env.example").read_text().splitlines()
+        environ = dict(one.split("=", 1) for one in lines if re.match("[A-Z]", one))
+        known = {one.lstrip("#").split("=")[0] for one in lines if re.match("#?[A-Z_0-9]+=", one)}
+        text = (project / "compose.yml").read_text()
+        used = re.findall(r"\$\{([A-Z_0-9]+):", text)
+        compose = yaml.safe_load(interpolated(text, environ))
+        backup = compose["services"]["backup"]
+        assert {"POSTGRES_PASSWORD", "HOST_UID"} <= environ.keys()
+        assert set(used) <= known, "told in .env.example"
+        assert settings_unknown(backup["environment"]) == set()
+        assert (project / backup["build"]["dockerfile"]).is_file()
+        for volume in compose["services"]["db"]["volumes"]:
+            assert volume.split(":")[0] in compose["volumes"]
+        assert backup["user"] == "1000:1000"
+        assert backup["read_only"] is True
+        assert backup["cap_drop"] == ["ALL"]
+        assert backup["volumes"] in (["./backups:/backups"], ["./backups:/backups", "/tmp"])  # noqa: S108
+        assert backup["environment"]["BACKUP_DIR"] == "/backups"
+        assert backup["depends_on"]["db"]["condition"] == "service_healthy"
+        assert "healthcheck" in compose["services"]["db"]
+
+
+def settings_unknown(names: Iterator[str] | Any) -> set[str]:
+    """Return those that neither pgkeep nor the S3 client knows."""
+    known = {one.variable for one in config.SETTINGS}
+    plain = {name.removesuffix("_FILE") for name in names}
+    return {name for name in plain - known if not name.startswith("AWS_")}
+
+
+def test_settings_that_are_shipped_are_known(full: Path) -> None:
+    """No variable that pgkeep would pass over; also those that are commented out."""
+    text = (full / "scripts" / "backup-config.env.example").read_text()
+    assert settings_unknown(re.findall(r"^#?([A-Z_0-9]+)=", text, re.MULTILINE)) == set()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    (loaded,) = config.load(dict(line.split("=", 1) for line in lines))
+    assert (loaded.policy.daily, loaded.policy.weekly, loaded.policy.monthly) == (7, 4, 12)
+
+
+# -- Kubernetes
+
+
+def kustomized(folder: Path) -> list[dict[str, Any]]:
+    out = t.run([str(KUBECTL), "kustomize", str(folder)])
+    return [one for one in yaml.safe_load_all(out) if one]
+
+
+@pytest.fixture(scope="module")
+def objects(projects: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
+    """All objects of every overlay, by combination and overlay; equal ones are made once."""
+    made: dict[str, list[dict[str, Any]]] = {}
+    for options, project in projects.items():
+        kubernetes, observability, s3, actions = options.split("-")
+        if kubernetes == "yes" and actions == "yes":
+            restore = yaml.safe_load((project / "k8s" / "restore-pod.yaml").read_text())
+            for overlay in ("staging", "production"):
+                built = kustomized(project / "k8s" / "overlays" / overlay)
+                made[f"{observability}-{s3}-{overlay}"] = [*built, restore]
+    assert len(made) == 8
+    return made
+
+
+def pod_spec(one: dict[str, Any]) -> dict[str, Any] | None:
+    if one["kind"] == "Pod":
+        return dict(one["spec"])
+    if one["kind"] == "CronJob":
+        return dict(one["spec"]["jobTemplate"]["spec"]["template"]["spec"])
+    return None
+
+
+def test_kubernetes_accepts_every_object(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """No unknown field, no wrong type."""
+    for built in objects.values():
+        kinds = sorted(one["kind"] for one in built)
+        assert kinds == [
+            "ConfigMap", "CronJob", "CronJob", "CronJob", "NetworkPolicy",
+            "PersistentVolumeClaim", "Pod", "ServiceAccount",
+        ]  # fmt: skip
+        for one in built:
+            for version in KUBERNETES:
+                kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_pods_are_restricted(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """The Pod Security Standard "restricted", and a read-only root file system besides."""
+    for built in objects.values():
+        for spec in filter(None, map(pod_spec, built)):
+            assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
+            assert spec["automountServiceAccountToken"] is False
+            context = spec["securityContext"]
+            assert context["runAsNonRoot"] is True
+            assert context["runAsUser"] > 0
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+            for volume in spec["volumes"]:
+                assert len(volume) == 2
+                assert volume.keys() & {"persistentVolumeClaim", "secret", "emptyDir"}
+            for container in spec["containers"]:
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                }
+                assert "ports" not in container
+
+
+def test_what_pods_refer_to_is_there(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Names of objects; Secrets are made by hand, by the names in the documents."""
+    for built in objects.values():
+        there = {(one["kind"], one["metadata"]["name"]) for one in built}
+        labels = next(one for one in built if one["kind"] == "NetworkPolicy")
+        selected = labels["spec"]["podSelector"]["matchLabels"].items()
+        for one in built:
+            spec = pod_spec(one)
+            if spec is None:
+                continue
+            assert ("ServiceAccount", spec["serviceAccountName"]) in there
+            claims = [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]
+                      if "persistentVolumeClaim" in v]  # fmt: skip
+            assert [("PersistentVolumeClaim", name) in there for name in claims] == [True]
+            (container,) = spec["containers"]
+            config_map = container["envFrom"][0]["configMapRef"]["name"]
+            assert ("ConfigMap", config_map) in there
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted == {volume["name"] for volume in spec["volumes"]}
+            pod = one if one["kind"] == "Pod" else one["spec"]["jobTemplate"]["spec"]["template"]
+            assert selected <= pod["metadata"]["labels"].items()
+        for one in built:
+            if one["kind"] == "ConfigMap":
+                assert settings_unknown(one["data"]) == set()
+                (loaded,) = config.load(one["data"])
+                assert loaded.connection["dbname"] == "app"
+
+
+def test_secrets_that_pods_need_are_made_by_the_documents(
+    full: Path, objects: dict[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """By the commands of ADR-021 and the runbook, with the keys that the pods look for."""
+    (tmp_path / "password").write_text("any")
+    made: dict[str, set[str]] = {}
+    for document in t.files(full, "*.md"):
+        for block in t.blocks(document):
+            for line in re.findall("^kubectl .*create secret .*$", block.text, re.MULTILINE):
+                words = line.replace("FILE", str(tmp_path / "password")).split()[1:]
+                out = t.run([str(KUBECTL), *words, "--dry-run=client", "-o", "yaml"])
+                secret = yaml.safe_load(out)
+                made[secret["metadata"]["name"]] = set(secret["data"])
+    needed: dict[str, set[str]] = {}
+    for spec in filter(None, map(pod_spec, next(iter(objects.values())))):
+        (container,) = spec["containers"]
+        env = {one["name"]: one for one in container["env"]}
+        (name,) = [v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v]
+        needed[name] = {Path(env["POSTGRES_PASSWORD_FILE"]["value"]).name}
+        if "POSTGRES_USER" in env:
+            reference = env["POSTGRES_USER"]["valueFrom"]["secretKeyRef"]
+            assert reference["name"] == name
+            needed[name].add(reference["key"])
+    assert made == needed
+
+
+def test_jobs_end_in_time_and_one_at_a_time(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """B11, B20, B22, B23: pgkeep's own limits come first, then Kubernetes', then the next run."""
+    own = {one.variable: float(one.default) for one in config.SETTINGS
+           if one.variable in ("BACKUP_LOCK_TIMEOUT", "BACKUP_S3_LIMIT")}  # fmt: skip
+    for built in objects.values():
+        jobs = {one["metadata"]["name"].split("-")[-1]: one["spec"] for one in built
+                if one["kind"] == "CronJob"}  # fmt: skip
+        assert {name: spec["schedule"] for name, spec in jobs.items()} == {
+            "daily": "0 2 * * *", "weekly": "0 3 * * 0", "monthly": "0 4 1 * *",
+        }  # fmt: skip
+        for kind, spec in jobs.items():
+            assert spec["timeZone"] == "Etc/UTC"
+            assert spec["concurrencyPolicy"] == "Forbid"
+            assert 10 < spec["startingDeadlineSeconds"] <= 3600
+            job = spec["jobTemplate"]["spec"]
+            assert sum(own.values()) < job["activeDeadlineSeconds"] < 24 * 3600
+            assert job["backoffLimit"] in (0, 1)
+            (rule,) = job["podFailurePolicy"]["rules"]
+            assert rule["onExitCodes"]["values"] == [2, 7, 9, 10]
+            pod = job["template"]["spec"]
+            assert pod["restartPolicy"] == "Never"  # which podFailurePolicy demands
+            (container,) = pod["containers"]
+            assert rule["onExitCodes"]["containerName"] == container["name"]
+            assert container["args"][-2:] == ["backup", f"--type={kind}"]
+            assert "command" not in container
+
+
+def test_memory_is_what_was_measured(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Requests above the measured peak, the limit a few times as much."""
+    page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
+    ours = [line for line in page.splitlines() if "`pgkeep " in line]
+    peak = max(int(mib) for line in ours for mib in re.findall(r"(\d+) MiB", line))
+    assert peak > 50
+    for built in objects.values():
+        for spec in filter(None, map(pod_spec, built)):
+            resources = spec["containers"][0]["resources"]
+            request = int(resources["requests"]["memory"].removesuffix("Mi"))
+            limit = resources["limits"]["memory"].replace("1Gi", "1024Mi").removesuffix("Mi")
+            assert peak < request <= 3 * peak
+            assert int(limit) >= 4 * peak
+            assert "cpu" not in resources["limits"]  # a throttled backup holds its locks longer
+
+
+def test_overlays_differ_where_they_should(objects: dict[str, list[dict[str, Any]]]) -> None:
+    for name, built in objects.items():
+        overlay = name.split("-")[-1]
+        parts = {one["kind"]: one for one in built}
+        for one in built:
+            if one["kind"] != "Pod":
+                assert one["metadata"]["namespace"] == f"my-project-{overlay}"
+        image = parts["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+        assert image["image"] == f"registry.example.com/my-project-backup:{pgkeep.__version__}"
+        days = parts["ConfigMap"]["data"]["BACKUP_RETENTION_DAILY"]
+        assert days == ("3" if overlay == "staging" else "7")
+        size = parts["PersistentVolumeClaim"]["spec"]["resources"]["requests"]["storage"]
+        assert size == ("10Gi" if overlay == "staging" else "100Gi")
+
+
+def test_dumps_and_passwords_are_not_committed(full: Path, tmp_path: Path) -> None:
+    """Asked of git itself."""
+    subprocess.run(["git", "init", "-q", str(full)], check=True)
+    names = [
+        "backups/app_daily_20261122T020000Z.sql.gz", "scripts/backup-config.env", ".env",
+        "backups/.gitkeep", "scripts/backup-config.env.example", ".env.example",
+    ]  # fmt: skip
+    done = subprocess.run(
+        ["git", "check-ignore", *names], cwd=full, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == names[:3]
+    (full / ".git").rename(tmp_path / "git")
+
+
+def test_json_of_the_template_has_the_promised_variables() -> None:
+    context = json.loads((t.TEMPLATE / "cookiecutter.json").read_text())
+    assert [name for name in context if not name.startswith("_")] == [
+        "project_name", "project_slug", "postgres_version", "postgres_db", "postgres_user",
+        "postgres_port", *t.OPTIONS,
+    ]  # fmt: skip
+    assert {tuple(sorted(context[name])) for name in t.OPTIONS} == {("no", "yes")}
+    assert "_creation_date" in context
