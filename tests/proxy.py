@@ -47,10 +47,12 @@ class Proxy:
         self._target = ("127.0.0.1", port)
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.sent = 0  # bytes of answers
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         self._closed = threading.Event()
+        self._counting = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
 
     @property
@@ -147,6 +149,8 @@ class Proxy:
                         return
                     continue
                 client.sendall(data)
+                with self._counting:
+                    self.sent += len(data)
             client.shutdown(socket.SHUT_RDWR)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import psycopg
@@ -53,7 +53,8 @@ def _creation(
     parts: list[sql.Composable] = [
         sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
     ]
-    if facts is None:
+    if facts is None or not facts.collate:  # a plain dump does not say its locale
+        encoding = encoding if facts is None else facts.encoding
         if encoding is not None:
             parts.append(sql.SQL("ENCODING {}").format(encoding))
             if encoding != _own_encoding(connection):
@@ -84,7 +85,7 @@ def facts_statements(
     database: sql.Identifier, facts: m.DatabaseFacts, *, owner: bool, privileges: bool
 ) -> Iterator[sql.Composed]:
     """Yield what gives a database the owner, comment, limit, settings and privileges of another."""
-    if owner:
+    if owner and facts.owner:
         yield sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, sql.Identifier(facts.owner))
     if facts.comment is not None:
         yield sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, facts.comment)
@@ -236,6 +237,13 @@ def exists(connection: Connection, name: str) -> bool:
     """Whether the server has a database of that name."""
     query = "SELECT FROM pg_catalog.pg_database WHERE datname = %s"
     return connection.execute(query, [name]).fetchone() is not None
+
+
+def missing_roles(connection: Connection, needed: Iterable[str]) -> list[str]:
+    """Return which of these roles the server does not have."""
+    rows = connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()
+    there = {row[0] for row in rows}
+    return [name for name in needed if name not in there]
 
 
 def _has_tablespace(connection: Connection, name: str) -> bool:

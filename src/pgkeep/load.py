@@ -17,7 +17,7 @@ from typing import Protocol
 import psycopg
 
 from . import errors as e
-from . import foreign_keys, script
+from . import foreign_keys, script, statements
 from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
@@ -31,16 +31,9 @@ RETRIES = 3  # of a statement that the server gave up to resolve a deadlock
 PARALLEL_TYPES = frozenset({"INDEX", "CONSTRAINT", "FK CONSTRAINT"})
 PRIVILEGE_TYPES = frozenset({"ACL", "DEFAULT ACL"})
 
-_SETTING = re.compile(
+SETTING = re.compile(
     rb"^(?:SET (?P<name>\w+) = [^;\n]+;|SELECT pg_catalog\.set_config\([^;\n]+\);)\n", re.MULTILINE
 )
-_IDENTIFIER = rb'(?:"(?:[^"]|"")*"|[^\s"().;,]+)'
-_QUALIFIED = rb"(?P<schema>%b)\.(?P<name>%b)" % (_IDENTIFIER, _IDENTIFIER)
-_INDEX_ON = re.compile(
-    rb"^CREATE (?:UNIQUE )?INDEX (?:%b )?ON (?:ONLY )?%b" % (_IDENTIFIER, _QUALIFIED), re.MULTILINE
-)
-_ALTER_TABLE = re.compile(rb"^ALTER TABLE (?:ONLY )?%b" % _QUALIFIED, re.MULTILINE)
-_REFERENCES = re.compile(rb" REFERENCES %b" % _QUALIFIED)
 # pg_dump ends an entry with this where the object has an owner.
 _OWNER = re.compile(
     rb'^ALTER [A-Z ]+ (?:"(?:[^"]|"")*"|[^";])+? OWNER TO (?:"(?:[^"]|"")*"|[^";\s]+);\n+\Z',
@@ -114,7 +107,7 @@ class _Job:
         return bool(mine & (theirs | other.shared) or theirs & self.shared)
 
 
-class _Session:
+class Session:
     """A connection with the dump's settings, and which SET default_... hold in it."""
 
     def __init__(self, connection: Connection, header: Sequence[bytes]) -> None:
@@ -193,16 +186,16 @@ class _Load:
         self._lock = threading.Lock()
         self.warnings: list[str] = []
         self._opened: list[str] = []  # what PUBLIC may execute only here
-        self._sessions: list[_Session] = []
+        self._sessions: list[Session] = []
         self._header: list[bytes] = []
 
     def run(self) -> Loaded:
         try:
             with self._endpoint.connect() as connection:
-                self._header = _known_settings(connection, self._header_text())
+                self._header = known_settings(connection, self._artifact)
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
-                self._sessions.append(_Session(self._endpoint.connect(), self._header))
+                self._sessions.append(Session(self._endpoint.connect(), self._header))
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error
@@ -219,7 +212,7 @@ class _Load:
         return Loaded(self._rows, self.warnings)
 
     @property
-    def _main(self) -> _Session:
+    def _main(self) -> Session:
         return self._sessions[0]
 
     def _load(self) -> None:
@@ -247,12 +240,6 @@ class _Load:
         # Waits until everything that was committed before is on the disk.
         self._main.connection.execute("SELECT pg_catalog.txid_current()")
 
-    def _header_text(self) -> bytes:
-        if not self._artifact.index.members:
-            return b""
-        first = self._objects[0][0].start if self._objects[0] else None
-        return self._artifact.read(0)[:first]
-
     def _texts(self, section: str) -> Iterator[tuple[Object, bytes]]:
         """Yield the objects of a section with their SQL, without what the options leave out."""
         for number, member in enumerate(self._artifact.index.members):
@@ -270,7 +257,7 @@ class _Load:
                     self._opened.append(f"{one.schema}.{one.name.partition(' ')[2]}")
                 continue
             if not self._options.owner:
-                text = _OWNER.sub(b"", _LARGE_OBJECT_OWNER.sub(b"", text))
+                text = without_owner(text)
             if one.type == "BLOBS" and self._options.one_transaction:
                 text = _TRANSACTION.sub(b"", text)
             yield one, text
@@ -289,7 +276,7 @@ class _Load:
             self._load_in_order(rows)
             return
         # Large objects and sequences: in their order, by one session; first, for they may be many.
-        tasks: list[Callable[[_Session, Crew], None]] = []
+        tasks: list[Callable[[Session, Crew], None]] = []
         if others:
             tasks.append(lambda session, crew: self._load_others(session, crew, others))
         tasks += [
@@ -298,7 +285,7 @@ class _Load:
         ]
         self._in_parallel(tasks)
 
-    def _load_others(self, session: _Session, crew: Crew, members: Sequence[int]) -> None:
+    def _load_others(self, session: Session, crew: Crew, members: Sequence[int]) -> None:
         for number in members:
             crew.check()
             pairs = list(self._member_texts(number))
@@ -342,16 +329,16 @@ class _Load:
         for key in deferred:
             session.connection.execute(key.reset)
 
-    def _load_rows(self, session: _Session, crew: Crew, number: int) -> None:
+    def _load_rows(self, session: Session, crew: Crew, number: int) -> None:
         self._copy_all(session, iter(self._objects[number]), self._pieces(crew, number))
 
     def _copy_all(
-        self, session: _Session, objects: Iterator[Object], pieces: Iterator[script.Piece]
+        self, session: Session, objects: Iterator[Object], pieces: Iterator[script.Piece]
     ) -> None:
         for piece in pieces:
             if isinstance(piece, script.CopyBegin):
                 one = next(objects)
-                loaded = session.copy(one, piece.data.rstrip(b";\n"), _rows(pieces))
+                loaded = session.copy(one, piece.data.rstrip(b";\n"), rows_of(pieces))
                 if loaded != one.rows:
                     raise e.RestoreFailed(
                         f"{one.schema}.{one.name}: the server took {loaded} rows of {one.rows}"
@@ -440,7 +427,7 @@ class _Load:
                     changed.wait(0.5)
                 return None
 
-        def work(session: _Session, crew: Crew) -> None:
+        def work(session: Session, crew: Crew) -> None:
             while (job := take(crew)) is not None:
                 session.execute_one(job.one, job.text)
                 with changed:
@@ -463,7 +450,7 @@ class _Load:
         statements = iter([row[0] for row in rows])
         lock = threading.Lock()
 
-        def work(session: _Session, crew: Crew) -> None:
+        def work(session: Session, crew: Crew) -> None:
             while True:
                 crew.check()
                 with lock:
@@ -481,13 +468,13 @@ class _Load:
 
         self._in_parallel([work] * len(self._sessions))
 
-    def _in_parallel(self, tasks: Sequence[Callable[[_Session, Crew], None]]) -> None:
+    def _in_parallel(self, tasks: Sequence[Callable[[Session, Crew], None]]) -> None:
         """Let the sessions take tasks in their order until all are done."""
         crew = Crew()
         remaining = iter(tasks)
         lock = threading.Lock()
 
-        def work(session: _Session) -> None:
+        def work(session: Session) -> None:
             while True:
                 crew.check()
                 with lock:
@@ -503,6 +490,11 @@ class _Load:
             crew.wait()
 
 
+def without_owner(text: bytes) -> bytes:
+    """Return an entry's SQL without what gives the object to its owner."""
+    return _OWNER.sub(b"", _LARGE_OBJECT_OWNER.sub(b"", text))
+
+
 def _is_large_object(one: Object) -> bool:
     """Whether this is a large object, or says something about one: they count as rows."""
     return one.type in script.LARGE_OBJECT_TYPES or (
@@ -516,7 +508,7 @@ def describe(one: Object) -> str:
     return f"{one.type.lower()} {name}"
 
 
-def _rows(pieces: Iterator[script.Piece]) -> Iterator[bytes]:
+def rows_of(pieces: Iterator[script.Piece]) -> Iterator[bytes]:
     """Yield COPY data up to the end of the COPY."""
     for piece in pieces:
         if isinstance(piece, script.Rows):
@@ -525,12 +517,16 @@ def _rows(pieces: Iterator[script.Piece]) -> Iterator[bytes]:
             return
 
 
-def _known_settings(connection: Connection, header: bytes) -> list[bytes]:
+def known_settings(connection: Connection, artifact: Artifact) -> list[bytes]:
     """Return the header's SET statements that the target server knows (traps A1.2, A1.3)."""
+    if not artifact.index.members:
+        return []
+    objects = artifact.index.objects_by_member()[0]
+    header = artifact.read(0)[: objects[0].start if objects else None]
     names = {row[0] for row in connection.execute("SELECT name FROM pg_catalog.pg_settings")}
     return [
         match.group()
-        for match in _SETTING.finditer(header)
+        for match in SETTING.finditer(header)
         if match["name"] is None or match["name"].decode() in names
     ]
 
@@ -544,15 +540,15 @@ def _job(one: Object, text: bytes) -> _Job | None:
     """Return what locks a statement takes; None if that cannot be told."""
     if one.type not in PARALLEL_TYPES:
         return None
-    match = (_INDEX_ON if one.type == "INDEX" else _ALTER_TABLE).search(text)
+    match = (statements.INDEX_ON if one.type == "INDEX" else statements.ALTER_TABLE).search(text)
     if match is None:
         return None
     table = (match["schema"], match["name"])
-    if one.type == "INDEX" and not _ALTER_TABLE.search(text):
+    if one.type == "INDEX" and not statements.ALTER_TABLE.search(text):
         return _Job(one, text, frozenset(), frozenset({table}))
     tables = {table}
     if one.type == "FK CONSTRAINT":
-        referenced = _REFERENCES.search(text, match.end())
+        referenced = statements.REFERENCES.search(text, match.end())
         if referenced is None:
             return None
         tables.add((referenced["schema"], referenced["name"]))
@@ -561,15 +557,9 @@ def _job(one: Object, text: bytes) -> _Job | None:
 
 def _weight(job: _Job, rows: dict[tuple[str, str], int]) -> int:
     return sum(
-        rows.get((_unquoted(schema), _unquoted(name)), 0)
+        rows.get((statements.unquoted(schema), statements.unquoted(name)), 0)
         for schema, name in job.exclusive | job.shared
     )
-
-
-def _unquoted(identifier: bytes) -> str:
-    if identifier.startswith(b'"'):
-        identifier = identifier[1:-1].replace(b'""', b'"')
-    return identifier.decode("utf-8", "backslashreplace")
 
 
 def _cancel(connection: Connection) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import psycopg
@@ -245,7 +245,7 @@ class Restore:
             if missing:
                 problems.append(f"extensions are not installed on the server: {', '.join(missing)}")
                 remedies.append("Install their packages on the database server.")
-            roles = _missing_roles(connection, self._needed_roles())
+            roles = databases.missing_roles(connection, self._needed_roles())
             if roles:
                 problems.append(f"roles are missing on the server: {', '.join(roles)}")
                 remedies.append(
@@ -291,7 +291,7 @@ class Restore:
         roles: set[str] = set()
         if self._options.owner:
             roles.update(one.owner for one in self._artifact.index.objects if one.owner)
-            roles.add(self._meta.database.owner)
+            roles.update([self._meta.database.owner] if self._meta.database.owner else [])
         if self._options.privileges:
             roles.update(self._meta.roles)
         return sorted(roles)
@@ -471,12 +471,6 @@ def _may_create(connection: Connection) -> bool:
         "SELECT rolcreatedb OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
     ).fetchone()
     return bool(row and row[0])
-
-
-def _missing_roles(connection: Connection, needed: list[str]) -> list[str]:
-    rows = connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()
-    there: set[Any] = {row[0] for row in rows}
-    return [name for name in needed if name not in there]
 
 
 def _missing_extensions(connection: Connection, meta: a.Meta) -> list[str]:

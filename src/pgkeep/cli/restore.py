@@ -1,12 +1,14 @@
 """pgkeep restore."""
 
 import sys
+from collections.abc import Callable
 
 import click
 
 from .. import catalog, progress
 from .. import errors as e
 from .. import restore as r
+from .. import tables as t
 from .. import verify as v
 from . import output
 from .common import (
@@ -19,6 +21,7 @@ from .common import (
     locate,
     plural,
     print_json,
+    printable,
     target_option,
 )
 
@@ -30,6 +33,8 @@ Examples:
   pgkeep restore --latest --target-db=app_copy
   pgkeep restore --backup=backups/app_daily_20261122T020000Z.sql.gz --dry-run
   pgkeep restore --latest --drop-existing --yes
+  pgkeep restore --latest --table=app.orders --as=app.orders_yesterday
+  pgkeep restore --latest --table=app.orders --where="id in (1, 2, 3)"
   pgkeep restore --backup=old_cron_dump.sql.gz --target-db=app_2019
 """,
 )
@@ -51,6 +56,28 @@ Examples:
 @click.option("--no-owner", is_flag=True, help="Everything belongs to the restoring role.")
 @click.option("--no-privileges", is_flag=True, help="Leave out GRANT and REVOKE.")
 @click.option("--no-analyze", is_flag=True, help="Do not collect statistics afterwards.")
+@click.option(
+    "--table",
+    "tables",
+    metavar="PATTERN",
+    multiple=True,
+    help="Only this table, with all that belongs to it, into a database that is there; SCHEMA.NAME"
+    " with * and ? as for pg_dump. May be repeated.",
+)
+@click.option(
+    "--as", "new_name", metavar="NAME", help="With --table: beside the one that is there."
+)
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="With --table: only these rows, into the table that is there.",
+)
+@click.option(
+    "--on-conflict",
+    type=click.Choice([one.value for one in t.Conflict]),
+    help="With --where, for rows that are there: leave them (default), update them by their"
+    " primary key, or undo everything.",
+)
 @click.option("--verify-only", is_flag=True, help="Only check the backup, as pgkeep verify does.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--yes", is_flag=True, help="Do not ask before an existing database is changed.")
@@ -73,6 +100,10 @@ def command(
     no_owner: bool,
     no_privileges: bool,
     no_analyze: bool,
+    tables: tuple[str, ...],
+    new_name: str | None,
+    where: str | None,
+    on_conflict: str | None,
     verify_only: bool,
     dry_run: bool,
     yes: bool,
@@ -87,13 +118,17 @@ def command(
 
     The file is checked to its end before the server is touched. The database is loaded under a
     temporary name and renamed when it is complete; whatever fails on the way, an existing database
-    stays as it was.
+    stays as it was. With --table, only a table or rows of it are brought back into a database that
+    is there, in one transaction.
     """
     _check_usage(
         [("--backup", file), ("--latest", latest)],
         {
             "--discard-old": (discard_old, "--drop-existing", drop_existing),
             "--disable-triggers": (disable_triggers, "--data-only", data_only),
+            "--as": (new_name is not None, "--table", bool(tables)),
+            "--where": (where is not None, "--table", bool(tables)),
+            "--on-conflict": (on_conflict is not None, "--where", where is not None),
         },
         {
             "--in-place": in_place,
@@ -101,6 +136,15 @@ def command(
             "--data-only": data_only,
         },
         {"--schema-only": schema_only, "--data-only": data_only},
+        {"--table": bool(tables), "--schema-only": schema_only},
+        {"--table": bool(tables), "--data-only": data_only},
+        {"--table": bool(tables), "--in-place": in_place},
+        {"--table": bool(tables), "--discard-old": discard_old},
+        {
+            "--as": new_name is not None,
+            "--where": where is not None,
+            "--drop-existing": drop_existing,
+        },
     )
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
     if file is not None:
@@ -114,6 +158,20 @@ def command(
         print_json(report) if as_json else click.echo(f"ok: {report.file} is whole")
         return
     source = store.open(name)
+    if tables:
+        _restore_tables(
+            t.TablesRestore(
+                config.endpoint(),
+                source,
+                t.TablesOptions(
+                    patterns=tables, target=target_db, new_name=new_name, replace=drop_existing,
+                    where=where, conflict=t.Conflict(on_conflict or t.Conflict.SKIP),
+                    owner=not no_owner, privileges=not no_privileges, analyze=not no_analyze,
+                ),
+            ),
+            dry_run=dry_run, yes=yes, as_json=as_json,
+        )  # fmt: skip
+        return
     options = r.RestoreOptions(
         jobs=config.jobs, target=target_db, drop_existing=drop_existing, discard_old=discard_old,
         in_place=in_place, schema_only=schema_only, data_only=data_only,
@@ -134,7 +192,7 @@ def command(
             yes or plan.problems  # which are told by execute
         )
     ):
-        _confirm(plan, as_json=as_json)
+        _ask(plan.target, lambda: _print_plan(plan), as_json=as_json)
     with output.current().progress(silent=as_json) as bar:
         result = restore.execute(plan, bar)
     if as_json:
@@ -150,6 +208,58 @@ def command(
         else ""
     )
     output.current().done(f"database {result.database}: {rows}{progress.duration(result.seconds)}")
+
+
+def _restore_tables(restore: t.TablesRestore, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    plan = restore.plan()
+    if dry_run:
+        print_json(plan) if as_json else _print_tables(plan)
+        if plan.problems:
+            raise e.Refused(f"this restore would be refused: {'; '.join(plan.problems)}")
+        return
+    if restore.replaces and not (yes or plan.problems):
+        _ask(plan.target, lambda: _print_tables(plan), as_json=as_json)
+
+    def confirm(found: int, written: int) -> bool:
+        said = (
+            f"{plural(found, 'row')} of the backup {'matches' if found == 1 else 'match'}, of which"
+            f" {written:,} {'is' if written == 1 else 'are'} written"
+        )
+        output.current().info(said)
+        if yes:
+            return True
+        if as_json or not sys.stdin.isatty():
+            raise e.Refused(
+                f"{said}: nothing is changed without consent", hint="Say --yes to commit it."
+            )
+        return click.confirm("Commit?")
+
+    with output.current().progress(silent=as_json) as bar:
+        result = restore.execute(plan, bar, confirm)
+    if as_json:
+        print_json(result)
+        return
+    for warning in result.warnings:
+        output.current().warning(warning)
+    output.current().done(
+        f"database {result.database}: {', '.join(map(printable, result.tables))},"
+        f" {plural(result.written, 'row')}, {progress.duration(result.seconds)}"
+    )
+
+
+def _print_tables(plan: t.Plan) -> None:
+    click.echo(f"restore  {plan.file}")
+    click.echo(f"of       database {plan.source} as it was at {plan.snapshot}")
+    click.echo(f"into     {plan.target}")
+    for one in plan.tables:
+        name = printable(f"{one.schema}.{one.name}")
+        click.echo(f"    {name:40} {one.rows:>14,} rows {progress.size(one.bytes):>10} to read")
+    for number, step in enumerate(plan.steps, 1):
+        click.echo(f"{number:5}. {step}")
+    for problem in plan.problems:
+        click.echo(f"problem: {problem}")
+    for remedy in plan.remedies:
+        click.echo(f"hint: {remedy}")
 
 
 def _check_usage(
@@ -182,12 +292,12 @@ def _print_plan(plan: r.Plan) -> None:
         click.echo(f"hint: {remedy}")
 
 
-def _confirm(plan: r.Plan, *, as_json: bool) -> None:
+def _ask(target: str, show: Callable[[], None], *, as_json: bool) -> None:
     if as_json or not sys.stdin.isatty():
         raise e.Refused(
-            f"database {plan.target} exists and would be changed",
+            f"database {target} exists and would be changed",
             hint="Say --yes to do it without being asked.",
         )
-    _print_plan(plan)
-    if not click.confirm(f"Change database {plan.target}?"):
+    show()
+    if not click.confirm(f"Change database {target}?"):
         raise e.Refused("cancelled")

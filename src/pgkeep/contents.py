@@ -1,0 +1,130 @@
+"""What of an artifact belongs to which table: definitions, rows, everything that hangs on it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from . import script, statements
+from .artifact import Artifact, Object
+from .database import codec
+from .selection import Pattern
+from .statements import Name
+
+# Not of one table, though they may mention it.
+_SEQUENCES = frozenset({"SEQUENCE", "SEQUENCE SET"})
+_ABOUT_ANYTHING = frozenset({"COMMENT", "ACL", "SECURITY LABEL"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One of pg_dump's entries with its SQL, and the table that it belongs to."""
+
+    one: Object
+    text: bytes
+    table: Name | None
+
+
+class Contents:
+    """The definitions in an artifact by table; the rows are not read."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.codec = codec(artifact.index.meta.database.encoding)
+        self._by_member = artifact.index.objects_by_member()
+        read = list(self._read())
+        self.tables = [_name(one) for one, _ in read if one.type == "TABLE"]
+        self.sequences = self._sequences(read)
+        self.indexes = self._indexes(read)
+        self.parents = self._parents(read)
+        self.entries = [Entry(one, text, self._table(one, text)) for one, text in read]
+        self.kinds: Mapping[Name, str] = {
+            (one.schema, one.name.partition("(")[0]): one.type for one, _ in reversed(read)
+        }
+
+    def matching(self, patterns: Sequence[Pattern]) -> list[Name]:
+        """Return the tables that are meant, and with a partitioned one all its partitions."""
+        chosen = {
+            name for name in self.tables if any(pattern.matches(*name) for pattern in patterns)
+        }
+        while more := {one for one, parent in self.parents.items() if parent in chosen} - chosen:
+            chosen |= more
+        return [name for name in self.tables if name in chosen]
+
+    def of(self, tables: Iterable[Name]) -> list[Entry]:
+        """Return the entries of these tables, in pg_dump's order."""
+        wanted = set(tables)
+        return [entry for entry in self.entries if entry.table in wanted]
+
+    def rows(self, table: Name) -> list[Object]:
+        """Return the parts that hold a table's rows."""
+        return [
+            one
+            for one in self.artifact.index.objects
+            if one.rows is not None and (one.schema, one.name) == table
+        ]
+
+    def relations(self, table: Name) -> set[Name]:
+        """Return the table and what has a name of its own in its schema because of it."""
+        owned = (names for names in (self.sequences, self.indexes))
+        found = {table} | {one for names in owned for one, of in names.items() if of == table}
+        return found | {
+            _name(entry.one) for entry in self.of([table]) if entry.one.type == "STATISTICS"
+        }
+
+    def _read(self) -> Iterable[tuple[Object, bytes]]:
+        for number, objects in enumerate(self._by_member):
+            wanted = [
+                one
+                for one in objects
+                if one.rows is None and one.type not in script.LARGE_OBJECT_TYPES
+            ]
+            if wanted:
+                data = self.artifact.read(number)
+                for one in wanted:
+                    yield one, data[one.start : one.start + one.length]
+
+    def _sequences(self, read: Sequence[tuple[Object, bytes]]) -> dict[Name, Name]:
+        """Return the sequences that belong to a column, and of which table it is."""
+        found = {}
+        for one, text in read:
+            if one.type in ("SEQUENCE", "SEQUENCE OWNED BY"):
+                owner = statements.subject(one.type, text, self.codec)
+                if owner is not None:
+                    found[_name(one)] = owner
+        return found
+
+    def _indexes(self, read: Sequence[tuple[Object, bytes]]) -> dict[Name, Name]:
+        found = {}
+        for one, text in read:
+            if one.type in ("INDEX", "CONSTRAINT"):
+                table = statements.subject(one.type, text, self.codec)
+                if table is not None:
+                    # A constraint is announced as `table constraint`.
+                    name = one.name.removeprefix(f"{table[1]} ")
+                    found[one.schema, name] = table
+        return found
+
+    def _parents(self, read: Sequence[tuple[Object, bytes]]) -> dict[Name, Name]:
+        """Return the parent of each partition."""
+        found = {}
+        for one, text in read:
+            child = statements.subject(one.type, text, self.codec)
+            parent = statements.ALTER_TABLE.search(text)
+            if one.type == "TABLE ATTACH" and child is not None and parent is not None:
+                found[child] = statements.name_of(parent, self.codec)
+        return found
+
+    def _table(self, one: Object, text: bytes) -> Name | None:
+        if one.type == "TABLE":
+            return _name(one)
+        if one.type in _SEQUENCES:
+            return self.sequences.get(_name(one))
+        subject = statements.subject(one.type, text, self.codec)
+        if subject is None:
+            return None
+        if one.type == "INDEX ATTACH" or one.type in _ABOUT_ANYTHING:
+            subject = self.indexes.get(subject, self.sequences.get(subject, subject))
+        return subject
+
+
+def _name(one: Object) -> Name:
+    return one.schema, one.name

@@ -1,0 +1,119 @@
+"""pg_dump's own statements, as far as one must know what they are about.
+
+pg_dump writes every name with its schema, and quotes what needs it, so a statement can be read by
+its beginning.
+"""
+
+import re
+from collections.abc import Mapping
+
+Name = tuple[str, str]  # schema and name, as they are in the catalog
+
+IDENTIFIER = rb'(?:"(?:[^"]|"")*"|[^\s"().;,\']+)'
+QUALIFIED = rb"(?P<schema>%b)\.(?P<name>%b)" % (IDENTIFIER, IDENTIFIER)
+INDEX_ON = re.compile(
+    rb"^CREATE (?:UNIQUE )?INDEX (?:%b )?ON (?:ONLY )?%b" % (IDENTIFIER, QUALIFIED), re.MULTILINE
+)
+ALTER_TABLE = re.compile(rb"^ALTER (?:FOREIGN )?TABLE (?:ONLY )?%b" % QUALIFIED, re.MULTILINE)
+REFERENCES = re.compile(rb" REFERENCES %b" % QUALIFIED)
+OWNED_BY = re.compile(
+    rb"^ALTER SEQUENCE %b\.%b OWNED BY %b\.%b;" % (IDENTIFIER, IDENTIFIER, QUALIFIED, IDENTIFIER),
+    re.MULTILINE,
+)
+ATTACHED = re.compile(rb" ATTACH PARTITION %b" % QUALIFIED)
+
+# What says of which relation each type of entry is; without one it is not about a relation.
+_SUBJECT = {
+    "INDEX": INDEX_ON,
+    "DEFAULT": ALTER_TABLE,
+    "CONSTRAINT": ALTER_TABLE,
+    "CHECK CONSTRAINT": ALTER_TABLE,
+    "FK CONSTRAINT": ALTER_TABLE,
+    "ROW SECURITY": ALTER_TABLE,
+    "SEQUENCE OWNED BY": OWNED_BY,
+    "TABLE ATTACH": ATTACHED,
+    "INDEX ATTACH": ATTACHED,
+    "TRIGGER": re.compile(rb"^CREATE (?:CONSTRAINT )?TRIGGER .*? ON %b" % QUALIFIED, re.M | re.S),
+    "RULE": re.compile(rb"^CREATE RULE .*?\n? +ON \w+ TO %b" % QUALIFIED, re.M | re.S),
+    "POLICY": re.compile(rb"^CREATE POLICY %b ON %b" % (IDENTIFIER, QUALIFIED), re.MULTILINE),
+    "STATISTICS": re.compile(rb" FROM %b;" % QUALIFIED),
+    "PUBLICATION TABLE": re.compile(rb" ADD TABLE (?:ONLY )?%b" % QUALIFIED),
+    "COMMENT": re.compile(
+        rb"^COMMENT ON (?:(?:CONSTRAINT|TRIGGER|POLICY|RULE) %b ON |[A-Z]+ )%b"
+        % (IDENTIFIER, QUALIFIED),
+        re.MULTILINE,
+    ),
+    "SECURITY LABEL": re.compile(
+        rb"^SECURITY LABEL .*? ON (?:TABLE|COLUMN|SEQUENCE) %b" % QUALIFIED, re.M | re.S
+    ),
+    "ACL": re.compile(
+        rb"^(?:GRANT|REVOKE) .*? ON (?:TABLE|SEQUENCE) %b" % QUALIFIED, re.MULTILINE
+    ),
+}  # fmt: skip
+
+
+def unquoted(identifier: bytes, codec: str = "utf-8") -> str:
+    """Return a name as the catalog has it."""
+    if identifier.startswith(b'"'):
+        identifier = identifier[1:-1].replace(b'""', b'"')
+    return identifier.decode(codec, "backslashreplace")
+
+
+def quoted(name: str) -> str:
+    """Return a name as it may stand in a statement."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def subject(kind: str, text: bytes, codec: str) -> Name | None:
+    """Return the relation that an entry is about, such as the table of a trigger."""
+    found = _SUBJECT.get(kind)
+    if kind == "SEQUENCE" and b" AS IDENTITY (" in text:
+        found = ALTER_TABLE
+    match = found.search(text) if found is not None else None
+    return None if match is None else name_of(match, codec)
+
+
+def name_of(match: re.Match[bytes], codec: str) -> Name:
+    """Return the qualified name that a pattern has found."""
+    return unquoted(match["schema"], codec), unquoted(match["name"], codec)
+
+
+_WORD = rb'(?:"(?:[^"]|"")*"|[A-Za-z_\x80-\xff][\w$\x80-\xff]*)'
+# What may hold anything is passed over, but for literals that are names of relations.
+_TOKEN = re.compile(
+    rb"(?P<dollar>\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$).*?(?P=dollar)"
+    rb"|(?:(?<=setval\()'(?P<sequence>(?:[^']|'')*)'"
+    rb"|'(?P<relation>(?:[^']|'')*)'(?=::(?:pg_catalog\.)?regclass))"
+    rb"|[eE]?'(?:[^']|'')*'"
+    rb"|--[^\n]*"
+    rb"|(?<![\w.\"$\x80-\xff])(?P<schema>%b)\.(?P<name>%b)" % (_WORD, _WORD),
+    re.DOTALL,
+)
+_LITERAL = re.compile(rb"(?P<schema>%b)\.(?P<name>%b)" % (_WORD, _WORD))
+
+
+def mentioned(text: bytes, codec: str) -> set[Name]:
+    """Return the qualified names in a statement; a name of a column looks the same."""
+    found = (_qualified(match) for match in _TOKEN.finditer(text))
+    return {name_of(match, codec) for match in found if match is not None}
+
+
+def moved(text: bytes, schemas: Mapping[Name, str], codec: str) -> bytes:
+    """Return a statement with these relations in other schemas."""
+
+    def replace(match: re.Match[bytes]) -> bytes:
+        inner = _qualified(match)
+        schema = None if inner is None else schemas.get(name_of(inner, codec))
+        if inner is None or schema is None:
+            return match.group()
+        name = quoted(schema).encode(codec) + b"." + inner["name"]
+        return name if inner is match else b"'" + name + b"'"
+
+    return _TOKEN.sub(replace, text)
+
+
+def _qualified(match: re.Match[bytes]) -> re.Match[bytes] | None:
+    literal = match["sequence"] or match["relation"]
+    if literal is not None:
+        return _LITERAL.fullmatch(literal)
+    return match if match["schema"] else None

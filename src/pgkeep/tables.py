@@ -1,0 +1,742 @@
+"""Bring back tables, or rows of one, into a database that is there: in one transaction, or not.
+
+Only the definitions and the rows of these tables are read from the artifact.
+"""
+
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from . import artifact as a
+from . import databases, script, selection, statements
+from . import errors as e
+from . import load as ld
+from .contents import Contents, Entry
+from .database import Endpoint, restore_error, server_facts
+from .snapshot import Connection
+from .statements import Name
+from .stores import Source
+
+# What makes a table a part of another one, or of a publication: not for a copy beside it.
+_TIES = frozenset({"TABLE ATTACH", "INDEX ATTACH", "PUBLICATION TABLE"})
+# Of what a statement may need, these can be looked up by their names.
+_RELATIONS = frozenset({"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "SEQUENCE"})
+_ROUTINES = frozenset({"FUNCTION", "PROCEDURE", "AGGREGATE"})
+_TYPES = frozenset({"TYPE", "DOMAIN"})
+_GRANTEE = re.compile(rb"^GRANT .* TO (%b)(?: WITH GRANT OPTION)?;$" % statements.IDENTIFIER, re.M)
+_PUBLICATION = re.compile(rb"^ALTER PUBLICATION (%b) " % statements.IDENTIFIER, re.MULTILINE)
+_COPY = re.compile(rb"^COPY %b \((?P<columns>.*)\) FROM stdin$" % statements.QUALIFIED, re.DOTALL)
+ROWS = "pgkeep_rows"
+
+
+class Conflict(StrEnum):
+    """What becomes of a row that is there already."""
+
+    SKIP = "skip"
+    UPDATE = "update"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablesOptions:
+    """Which tables to bring back, and how."""
+
+    patterns: Sequence[str]
+    target: str | None = None  # default: the database's own name
+    new_name: str | None = None  # beside the one that is there
+    replace: bool = False
+    where: str | None = None  # only the rows for which this is true
+    conflict: Conflict = Conflict.SKIP
+    owner: bool = True
+    privileges: bool = True
+    analyze: bool = True
+
+
+class TableFacts(msgspec.Struct, frozen=True):
+    """A table in the backup."""
+
+    schema: str
+    name: str
+    rows: int
+    bytes: int  # of the artifact that have to be read for its rows
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What would be done, and what stands in its way."""
+
+    file: str
+    source: str
+    snapshot: str
+    target: str
+    tables: list[TableFacts]
+    steps: list[str]
+    problems: list[str] = []
+    remedies: list[str] = []
+    warnings: list[str] = []
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done."""
+
+    database: str
+    tables: list[str]
+    rows: int  # loaded; with a condition, those for which it is true
+    written: int  # with a condition: inserted or updated; else the same
+    seconds: float
+    warnings: list[str] = []
+
+
+class Progress(ld.Progress, Protocol):
+    """What a restore of tables tells while it works."""
+
+
+Confirm = Callable[[int, int], bool]
+
+
+class TablesRestore:
+    """One restore of tables: make the plan, look at it, then execute it."""
+
+    def __init__(self, endpoint: Endpoint, source: Source, options: TablesOptions) -> None:
+        if not a.is_artifact(source):
+            raise e.UsageError(
+                f"{source.name} is a plain dump without an index: no table can be found in it",
+                hint="Make one of it with pgkeep index.",
+            )
+        self._artifact = a.Artifact(source)
+        self._meta = self._artifact.index.meta
+        self._options = options
+        self._contents = Contents(self._artifact)
+        self._tables = self._contents.matching([selection.pattern(p) for p in options.patterns])
+        self._check_selection()
+        self.target = options.target or self._meta.database.name
+        self._endpoint = endpoint.to(self.target)
+        self._warnings: list[str] = []
+
+    def _check_selection(self) -> None:
+        options = self._options
+        for text in options.patterns:
+            pattern = selection.pattern(text)
+            if not any(pattern.matches(*name) for name in self._tables):
+                raise e.Refused(
+                    f"no table of {self._artifact.source.name} is {text}",
+                    hint="pgkeep show lists its tables; names in capitals need double quotes.",
+                )
+        roots = [name for name in self._tables if self._contents.parents.get(name) is None]
+        if (options.new_name or options.where) and len(roots) > 1:
+            raise e.UsageError(
+                f"--as and --where are for one table, {len(roots)} are meant: {_list(roots)}"
+            )
+        if options.new_name and len(self._tables) > 1:
+            raise e.UsageError(
+                f"{_dotted(roots[0])} has {len(self._tables) - 1} partitions: --as takes one of"
+                " them, or restore into another database with --target-db"
+            )
+        if self._meta.schema_only:
+            raise e.Refused(f"{self._artifact.source.name} holds definitions only")
+
+    @property
+    def replaces(self) -> bool:
+        """Tell whether something that is there would be dropped."""
+        return self._options.replace
+
+    @property
+    def _new_name(self) -> Name:
+        """Return where the copy of the table goes."""
+        ((schema, _),) = self._tables
+        *qualifier, name = _parts(self._options.new_name or "")
+        return (qualifier[0] if qualifier else schema), name
+
+    def _entries(self) -> list[Entry]:
+        """Return what is executed, the rows apart."""
+        options = self._options
+        found = []
+        for entry in self._contents.of(self._tables):
+            kind, text = entry.one.type, entry.text
+            if kind in ld.PRIVILEGE_TYPES and not options.privileges:
+                continue
+            if options.new_name and kind in _TIES:
+                continue
+            if not options.owner:
+                text = ld.without_owner(text)
+            found.append(Entry(entry.one, text, entry.table))
+        return found
+
+    # -- the plan --
+
+    def plan(self) -> Plan:
+        """Look at file and server; nothing is changed."""
+        problems: list[str] = []
+        remedies: list[str] = []
+        with self._endpoint.connect() as connection:
+            if server_facts(connection).major < self._meta.server.major:
+                problems.append(
+                    f"the server is PostgreSQL {server_facts(connection).major}, the backup comes"
+                    f" from {self._meta.server.major}"
+                )
+            if self._options.where is not None:
+                problems += self._rows_obstacles(connection)
+            else:
+                problems += self._obstacles(connection, remedies)
+        return Plan(
+            file=self._artifact.source.name,
+            source=self._meta.database.name,
+            snapshot=self._meta.snapshot,
+            target=self.target,
+            tables=[self._facts(name) for name in self._tables],
+            steps=list(self._steps()),
+            problems=problems,
+            remedies=remedies,
+        )
+
+    def _facts(self, name: Name) -> TableFacts:
+        parts = self._contents.rows(name)
+        members = self._artifact.index.members
+        size = sum(members[number].length for number in {one.member for one in parts})
+        return TableFacts(*name, sum(one.rows or 0 for one in parts), size)
+
+    def _steps(self) -> Iterator[str]:
+        names = _list(self._tables)
+        if self._options.where is not None:
+            yield f"load {names} into a temporary table"
+            yield f"insert the rows where {self._options.where}"
+            yield {
+                Conflict.SKIP: "leave rows alone that are there",
+                Conflict.UPDATE: "update rows that are there, by their primary key",
+                Conflict.FAIL: "undo everything if one of them is there",
+            }[self._options.conflict]
+            return
+        if self._options.replace:
+            yield f"drop {names}"
+        to = f" as {_dotted(self._new_name)}" if self._options.new_name else ""
+        yield f"create {names}{to}, load its rows, then indexes, constraints and triggers"
+        yield "compare the number of rows with the backup, and commit"
+
+    def _obstacles(self, connection: Connection, remedies: list[str]) -> list[str]:
+        entries = self._entries()
+        problems = []
+        wanted = [self._new_name] if self._options.new_name else self._tables
+        there = [name for name in wanted if _relation(connection, name) is not None]
+        if there and not self._options.replace:
+            problems.append(f"{_list(there)} {'is' if len(there) == 1 else 'are'} there already")
+            remedies.append(
+                "Take another name with --as, another database with --target-db, replace it with"
+                " --drop-existing, or bring single rows back with --where."
+            )
+        if self._options.replace:
+            problems += [
+                f"view {view} depends on a table that would be dropped"
+                for view in _dependent_views(connection, there)
+            ]
+            problems += [
+                f"{_dotted(child)} is a part of a table that would be dropped"
+                for child in sorted(_children(connection, there) - set(self._tables))
+            ]
+        missing = self._missing(connection, entries)
+        if missing:
+            problems.append(f"the database lacks what the table needs: {', '.join(missing)}")
+            remedies.append(
+                "Create it first: pgkeep cat FILE --schema-only prints the definitions."
+            )
+        roles = databases.missing_roles(connection, sorted(self._roles(entries)))
+        if roles:
+            problems.append(f"roles are missing on the server: {', '.join(roles)}")
+            remedies.append("Create them, or leave them out with --no-owner --no-privileges.")
+        return problems
+
+    def _missing(self, connection: Connection, entries: Sequence[Entry]) -> list[str]:
+        """Return what the statements mention, the backup defines, and the database has not."""
+        own = {one for table in self._tables for one in self._contents.relations(table)}
+        named = {
+            name
+            for entry in entries
+            for name in statements.mentioned(entry.text, self._contents.codec)
+        }
+        found = []
+        for name in sorted(named - own):
+            kind = self._contents.kinds.get(name)
+            if kind is not None and not _is_there(connection, kind, name):
+                found.append(f"{kind.lower()} {_dotted(name)}")
+        return found
+
+    def _roles(self, entries: Sequence[Entry]) -> set[str]:
+        codec = self._contents.codec
+        found = set()
+        for entry in entries:
+            if self._options.owner and entry.one.owner:
+                found.add(entry.one.owner)
+            if entry.one.type == "ACL":
+                names = {statements.unquoted(name, codec) for name in _GRANTEE.findall(entry.text)}
+                found |= names - {"PUBLIC"}
+        return found
+
+    def _rows_obstacles(self, connection: Connection) -> list[str]:
+        root = self._root
+        oid = _relation(connection, root)
+        if oid is None:
+            return [
+                f"{_dotted(root)} is not there: without --where the whole table is brought back"
+            ]
+        problems = []
+        lacking = set(self._columns()) - set(_columns(connection, oid))
+        if lacking:
+            problems.append(
+                f"{_dotted(root)} has no column {', '.join(sorted(lacking))}, the backup has"
+            )
+        if self._options.conflict == Conflict.UPDATE and not _primary_key(connection, oid):
+            problems.append(f"{_dotted(root)} has no primary key: --on-conflict=update needs one")
+        return problems
+
+    @property
+    def _root(self) -> Name:
+        return next(name for name in self._tables if self._contents.parents.get(name) is None)
+
+    def _columns(self) -> list[str]:
+        for table in self._tables:
+            for one in self._contents.rows(table):
+                columns = _COPY.match(self._header(one))
+                if columns is not None:
+                    names = re.findall(statements.IDENTIFIER, columns["columns"])
+                    return [statements.unquoted(name, self._contents.codec) for name in names]
+        return []
+
+    def _header(self, one: a.Object) -> bytes:
+        for piece in self._pieces(one):
+            if isinstance(piece, script.CopyBegin):
+                return piece.data.rstrip(b";\n")
+        return b""
+
+    # -- what is done --
+
+    def execute(self, plan: Plan, progress: Progress, confirm: Confirm) -> Result:
+        """Do what the plan says; `confirm` is asked with the rows that match and were written.
+
+        Raises:
+            Refused: the plan has problems, or `confirm` says no.
+            VerificationFailed: the file is damaged.
+            RestoreFailed: the database is as it was before.
+
+        """
+        if plan.problems:
+            raise e.Refused("; ".join(plan.problems), hint="\n".join(plan.remedies) or None)
+        started = time.monotonic()
+        progress.total(sum(self._raw(name) for name in self._tables))
+        with self._endpoint.connect() as connection:
+            session = ld.Session(connection, ld.known_settings(connection, self._artifact))
+            connection.execute("SET synchronous_commit = on")
+            try:
+                connection.execute("BEGIN")
+                if self._options.where is not None:
+                    rows, written = self._bring_rows(session, progress, confirm)
+                else:
+                    rows = written = self._bring_tables(session, progress)
+                progress.step("committing")
+                connection.execute("COMMIT")
+                if self._options.analyze and self._options.where is None:
+                    self._analyze(connection)
+            except psycopg.Error as error:
+                raise restore_error(error, f"restoring {_list(self._tables)}") from error
+        return Result(
+            database=self.target,
+            tables=[_dotted(name) for name in self._restored()],
+            rows=rows,
+            written=written,
+            seconds=round(time.monotonic() - started, 3),
+            warnings=self._warnings,
+        )
+
+    def _restored(self) -> list[Name]:
+        return [self._new_name] if self._options.new_name else self._tables
+
+    def _raw(self, table: Name) -> int:
+        return sum(one.length for one in self._contents.rows(table))
+
+    def _bring_tables(self, session: ld.Session, progress: Progress) -> int:
+        connection = session.connection
+        schemas: dict[Name, str] = {}
+        scratch = None
+        if self._options.new_name:
+            scratch = f"pgkeep_{secrets.token_hex(4)}"
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(scratch)))
+            schemas = dict.fromkeys(self._contents.relations(self._tables[0]), scratch)
+        keys = self._drop(connection) if self._options.replace else []
+        self._create_schemas(connection)
+        entries = [entry for entry in self._entries() if self._is_wanted(connection, entry)]
+        members = self._artifact.index.members
+        before = [
+            entry
+            for entry in entries
+            if members[entry.one.member].section == "pre" and entry.one.type != "TABLE ATTACH"
+        ]
+        # Attached to a parent that has its indexes, a partition would get new ones: first its own.
+        places = {"INDEX": 0, "CONSTRAINT": 0, "TABLE ATTACH": 1}
+        after = sorted(
+            (entry for entry in entries if entry not in before),
+            key=lambda entry: places.get(entry.one.type, 2),
+        )
+        progress.step("creating tables")
+        for entry in before:
+            self._execute(session, entry, schemas)
+        progress.step("loading rows")
+        rows = sum(self._load(session, table, schemas, progress) for table in self._tables)
+        progress.step("building indexes")
+        for entry in after:
+            self._execute(session, entry, schemas)
+        for add in keys:
+            connection.execute(add)
+        if scratch is not None:
+            self._move_out(connection, scratch)
+        return rows
+
+    def _execute(self, session: ld.Session, entry: Entry, schemas: dict[Name, str]) -> None:
+        text = statements.moved(entry.text, schemas, self._contents.codec)
+        if entry.one.type != "FK CONSTRAINT" or not schemas:
+            session.execute_one(entry.one, text)
+            return
+        # A copy of old rows may refer to what is gone by now.
+        try:
+            with session.connection.transaction():
+                session.connection.execute(text)
+        except psycopg.errors.ForeignKeyViolation:
+            session.connection.execute(text.rstrip().removesuffix(b";") + b" NOT VALID;")
+            self._warnings.append(
+                f"{ld.describe(entry.one)} is NOT VALID: rows refer to others that are gone"
+            )
+
+    def _is_wanted(self, connection: Connection, entry: Entry) -> bool:
+        """Whether what an entry adds the table to is there."""
+        if entry.one.type != "PUBLICATION TABLE":
+            return True
+        match = _PUBLICATION.search(entry.text)
+        name = statements.unquoted(match[1], self._contents.codec) if match else ""
+        query = "SELECT FROM pg_catalog.pg_publication WHERE pubname = %s"
+        if connection.execute(query, [name]).fetchone() is None:
+            self._warnings.append(f"publication {name} is not there")
+            return False
+        return True
+
+    def _create_schemas(self, connection: Connection) -> None:
+        for schema in dict.fromkeys(schema for schema, _ in self._restored()):
+            create = sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema))
+            query = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s"
+            if connection.execute(query, [schema]).fetchone() is None:
+                connection.execute(create)
+
+    def _drop(self, connection: Connection) -> list[str]:
+        """Drop the tables that are there; return what makes the foreign keys of others again."""
+        there = [name for name in self._tables if _relation(connection, name) is not None]
+        keys = _foreign_keys_from_elsewhere(connection, there)
+        for drop, _ in keys:
+            connection.execute(drop.encode())
+        if there:
+            names = sql.SQL(", ").join(sql.Identifier(*name) for name in there)
+            connection.execute(sql.SQL("DROP TABLE {}").format(names))
+        return [add for _, add in keys]
+
+    def _load(
+        self, session: ld.Session, table: Name, schemas: dict[Name, str], progress: Progress
+    ) -> int:
+        """Load a table's rows by its own name: its partitioned root may not be there."""
+        target = sql.Identifier(schemas.get(table, table[0]), table[1]).as_bytes(session.connection)
+        total = 0
+        for one in self._contents.rows(table):
+            total += self._copy(session, one, target, progress)
+        return total
+
+    def _copy(self, session: ld.Session, one: a.Object, target: bytes, progress: Progress) -> int:
+        loaded = 0
+        pieces = self._pieces(one)
+        for piece in pieces:
+            if isinstance(piece, script.CopyBegin):
+                match = _COPY.match(piece.data.rstrip(b";\n"))
+                if match is None:
+                    raise e.VerificationFailed(f"unexpected {piece.data[:60]!r}")
+                header = b"COPY %b (%b) FROM stdin" % (target, match["columns"])
+                loaded += session.copy(one, header, ld.rows_of(pieces))
+        if loaded != one.rows:
+            raise e.RestoreFailed(
+                f"{one.schema}.{one.name}: the server took {loaded} rows of {one.rows}"
+            )
+        progress.advance(one.length)
+        return loaded
+
+    def _pieces(self, one: a.Object) -> Iterator[script.Piece]:
+        """Yield what an object's part of its member holds, without reading on behind it."""
+        scanner = script.Scanner()
+        position = 0
+        for block in self._artifact.blocks(one.member):
+            begin = max(one.start - position, 0)
+            piece = block[begin : max(one.start + one.length - position, 0)]
+            position += len(block)
+            yield from scanner.feed(piece)
+            if position >= one.start + one.length:
+                break
+        yield from scanner.close()
+
+    def _move_out(self, connection: Connection, scratch: str) -> None:
+        """Give the table and what hangs on it free names, and move all of it to its schema."""
+        ((_, old),) = self._tables
+        schema, new = self._new_name
+        for kind, name in _in_schema(connection, scratch):
+            fresh = name.replace(old, new, 1) if old in name else f"{new}_{name}"
+            free = _free_name(connection, schema, fresh)
+            connection.execute(
+                sql.SQL("ALTER {} {} RENAME TO {}").format(
+                    sql.SQL(kind), sql.Identifier(scratch, name), sql.Identifier(free)
+                )
+            )
+            if kind == "STATISTICS":
+                move = sql.SQL("ALTER STATISTICS {} SET SCHEMA {}")
+                connection.execute(
+                    move.format(sql.Identifier(scratch, free), sql.Identifier(schema))
+                )
+        connection.execute(
+            sql.SQL("ALTER TABLE {} RENAME TO {}").format(
+                sql.Identifier(scratch, old), sql.Identifier(new)
+            )
+        )
+        connection.execute(
+            sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(
+                sql.Identifier(scratch, new), sql.Identifier(schema)
+            )
+        )
+        connection.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(scratch)))
+
+    def _bring_rows(
+        self, session: ld.Session, progress: Progress, confirm: Confirm
+    ) -> tuple[int, int]:
+        """Load all rows into a temporary table, and write those that are wanted and missing."""
+        connection = session.connection
+        root = sql.Identifier(*self._root)
+        oid = _relation(connection, self._root)
+        assert oid is not None  # noqa: S101 - the plan has seen it
+        columns = self._columns()
+        listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+        progress.step("loading rows")
+        connection.execute(
+            sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA")
+            .format(sql.Identifier(ROWS), listed, root)
+        )  # fmt: skip
+        target = sql.Identifier("pg_temp", ROWS).as_bytes(connection)
+        for table in self._tables:
+            for one in self._contents.rows(table):
+                self._copy(session, one, target, progress)
+        alias = sql.Identifier(self._root[1])
+        chosen = sql.SQL("FROM pg_temp.{} AS {} WHERE ({})").format(
+            sql.Identifier(ROWS), alias, sql.SQL(self._options.where or "true")
+        )
+        progress.step("inserting rows")
+        count = connection.execute(sql.SQL("SELECT count(*) {}").format(chosen)).fetchone()
+        assert count is not None  # noqa: S101 - count gives a row
+        insert = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} {} {}").format(
+            root, listed, listed, chosen, self._on_conflict(connection, oid, columns, root, alias)
+        )
+        written = connection.execute(insert).rowcount
+        if not confirm(count[0], written):
+            connection.execute("ROLLBACK")
+            raise e.Refused("cancelled: nothing was changed")
+        return count[0], written
+
+    def _on_conflict(
+        self, connection: Connection, oid: int, columns: Sequence[str], root: sql.Identifier,
+        alias: sql.Identifier,
+    ) -> sql.Composable:  # fmt: skip
+        key = _primary_key(connection, oid)
+        match self._options.conflict:
+            case Conflict.FAIL:
+                return sql.SQL("")
+            case Conflict.SKIP if _has_unique_index(connection, oid):
+                return sql.SQL("ON CONFLICT DO NOTHING")
+            case Conflict.SKIP:
+                # Nothing tells rows apart but all of their columns, as text, for not every type
+                # can be compared. That is a hash join, and one column list for both sides.
+                row = sql.SQL("ROW({})::pg_catalog.text")
+                mine, theirs = (
+                    row.format(
+                        sql.SQL(", ").join(
+                            sql.SQL("{}.{}").format(of, sql.Identifier(one)) for one in columns
+                        )
+                    )
+                    for of in (alias, sql.Identifier("pgkeep_live"))
+                )
+                return sql.SQL(
+                    "AND NOT EXISTS (SELECT FROM {} {} AS pgkeep_live WHERE {} = {})"
+                ).format(sql.SQL("" if len(self._tables) > 1 else "ONLY"), root, mine, theirs)
+            case _:
+                sets = [
+                    sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(one))
+                    for one in columns
+                    if one not in key
+                ]
+                names = sql.SQL(", ").join(map(sql.Identifier, key))
+                if not sets:
+                    return sql.SQL("ON CONFLICT ({}) DO NOTHING").format(names)
+                return sql.SQL("ON CONFLICT ({}) DO UPDATE SET {}").format(
+                    names, sql.SQL(", ").join(sets)
+                )
+
+    def _analyze(self, connection: Connection) -> None:
+        with contextlib.suppress(psycopg.Error):  # statistics are no reason to fail
+            for name in self._restored():
+                connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(*name)))
+
+
+def _dotted(name: Name) -> str:
+    return ".".join(name)
+
+
+def _list(names: Sequence[Name]) -> str:
+    shown = ", ".join(_dotted(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _parts(text: str) -> list[str]:
+    """Return the parts of a name that may have a schema, folded outside of double quotes."""
+    found = re.findall(r'((?:"(?:[^"]|"")*"|[^".])+)(?:\.|$)', text)
+    if not 1 <= len(found) <= 2 or "".join(found) != text.replace(".", "", len(found) - 1):
+        raise e.UsageError(f"--as={text}: expected NAME or SCHEMA.NAME")
+    return [one[1:-1].replace('""', '"') if one.startswith('"') else one.lower() for one in found]
+
+
+def _relation(connection: Connection, name: Name) -> int | None:
+    row = connection.execute(
+        "SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+        " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+        list(name),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _is_there(connection: Connection, kind: str, name: Name) -> bool:
+    if kind in _RELATIONS:
+        return _relation(connection, name) is not None
+    catalog, prefix = ("pg_proc", "pro") if kind in _ROUTINES else ("pg_type", "typ")
+    if kind not in _ROUTINES | _TYPES:
+        return True  # told by the server, if it is missing
+    query = (
+        f"SELECT FROM pg_catalog.{catalog} o JOIN pg_catalog.pg_namespace n"
+        f" ON n.oid = o.{prefix}namespace WHERE n.nspname = %s AND o.{prefix}name = %s LIMIT 1"
+    )
+    return connection.execute(query.encode(), list(name)).fetchone() is not None
+
+
+def _columns(connection: Connection, oid: int) -> list[str]:
+    rows = connection.execute(
+        "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attnum > 0"
+        " AND NOT attisdropped AND attgenerated = ''",
+        [oid],
+    )
+    return [row[0] for row in rows]
+
+
+def _primary_key(connection: Connection, oid: int) -> list[str]:
+    rows = connection.execute(
+        "SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a"
+        " ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)"
+        " WHERE i.indrelid = %s AND i.indisprimary",
+        [oid],
+    )
+    return [row[0] for row in rows]
+
+
+def _has_unique_index(connection: Connection, oid: int) -> bool:
+    query = (
+        "SELECT FROM pg_catalog.pg_index WHERE indrelid = %s AND indisunique AND indpred IS NULL"
+        " LIMIT 1"
+    )
+    return connection.execute(query, [oid]).fetchone() is not None
+
+
+def _oids(connection: Connection, names: Sequence[Name]) -> list[int]:
+    found = (_relation(connection, name) for name in names)
+    return [oid for oid in found if oid is not None]
+
+
+def _dependent_views(connection: Connection, names: Sequence[Name]) -> list[str]:
+    rows = connection.execute(
+        "SELECT DISTINCT r.ev_class::pg_catalog.regclass::pg_catalog.text"
+        " FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"
+        " WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass"
+        " AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass"
+        " AND d.refobjid = ANY (%s) AND r.ev_class <> d.refobjid ORDER BY 1",
+        [_oids(connection, names)],
+    )
+    return [row[0] for row in rows]
+
+
+def _children(connection: Connection, names: Sequence[Name]) -> set[Name]:
+    rows = connection.execute(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_inherits i"
+        " JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE i.inhparent = ANY (%s)",
+        [_oids(connection, names)],
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+def _foreign_keys_from_elsewhere(
+    connection: Connection, names: Sequence[Name]
+) -> list[tuple[str, str]]:
+    """Return for each foreign key of another table what drops it, and what makes it again."""
+    oids = _oids(connection, names)
+    rows = connection.execute(
+        """
+        SELECT a.sql || pg_catalog.format('DROP CONSTRAINT %%I', k.conname),
+               a.sql || pg_catalog.format('ADD CONSTRAINT %%I %%s', k.conname,
+                                          pg_catalog.pg_get_constraintdef(k.oid))
+        FROM pg_catalog.pg_constraint k
+        JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL pg_catalog.format('ALTER TABLE %%I.%%I ', n.nspname, c.relname) AS a(sql)
+        WHERE k.contype = 'f' AND k.conparentid = 0
+          AND k.confrelid = ANY (%(oids)s) AND k.conrelid <> ALL (%(oids)s)
+        """,
+        {"oids": oids},
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def _in_schema(connection: Connection, schema: str) -> list[tuple[str, str]]:
+    """Return indexes, sequences and statistics of a schema; constraints follow their indexes."""
+    rows = connection.execute(
+        """
+        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'INDEX' END, c.relname
+        FROM pg_catalog.pg_class c WHERE c.relnamespace = %(schema)s::pg_catalog.regnamespace
+          AND c.relkind IN ('i', 'I', 'S')
+        UNION ALL
+        SELECT 'STATISTICS', stxname FROM pg_catalog.pg_statistic_ext
+        WHERE stxnamespace = %(schema)s::pg_catalog.regnamespace
+        """,
+        {"schema": schema},
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def _free_name(connection: Connection, schema: str, name: str) -> str:
+    """Return a name that no relation and no statistics of a schema has."""
+    candidate = databases.derived(name, "")
+    number = 1
+    while (
+        connection.execute(
+            """
+        SELECT FROM pg_catalog.pg_class WHERE relname = %(name)s
+          AND relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s)
+        UNION ALL
+        SELECT FROM pg_catalog.pg_statistic_ext WHERE stxname = %(name)s
+          AND stxnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s)
+        """,
+            {"name": candidate, "schema": schema},
+        ).fetchone()
+        is not None
+    ):
+        number += 1
+        candidate = databases.derived(name, f"_{number}")
+    return candidate
