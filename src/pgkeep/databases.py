@@ -12,6 +12,7 @@ from psycopg import sql
 
 from . import errors as e
 from . import manifest as m
+from . import portability
 from .database import restore_error
 from .snapshot import Connection
 
@@ -19,6 +20,7 @@ NAME_LIMIT = 63  # bytes; longer names are cut by the server (manual, section 4.
 SWAP_TIME = 30.0  # seconds to get everybody out of the old database
 FORCE_SINCE = 130000
 PROVIDER_SINCE = 150000
+TRUSTED_SINCE = 130000  # extensions that a database's owner may create
 
 # Settings whose value is a list of quoted identifiers (guc.h, GUC_LIST_QUOTE).
 _LISTS = frozenset({
@@ -244,6 +246,31 @@ def missing_roles(connection: Connection, needed: Iterable[str]) -> list[str]:
     rows = connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()
     there = {row[0] for row in rows}
     return [name for name in needed if name not in there]
+
+
+def portability_of(connection: Connection) -> portability.Target:
+    """Ask what the role may do on this server."""
+    row = connection.execute(
+        """
+        SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+               (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
+               (SELECT pg_catalog.array_agg(rolname::pg_catalog.text) FROM pg_catalog.pg_roles
+                WHERE pg_catalog.pg_has_role(oid, 'MEMBER'))
+        """
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
+    version, superuser, roles = row
+    trusted = "trusted" if version >= TRUSTED_SINCE else "false"
+    extensions = connection.execute(
+        f"SELECT DISTINCT name FROM pg_catalog.pg_available_extension_versions WHERE {trusted}"
+        .encode()
+    )  # fmt: skip
+    return portability.Target(
+        version_num=version,
+        superuser=superuser,
+        roles=frozenset(roles or ()),
+        extensions=frozenset(row[0] for row in extensions),
+    )
 
 
 def _has_tablespace(connection: Connection, name: str) -> bool:

@@ -71,6 +71,7 @@ class LoadOptions:
     one_transaction: bool = False  # by one session: all or nothing, at the price of time
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
+    adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
 
 
 def load(
@@ -258,6 +259,10 @@ class _Load:
                 continue
             if not self._options.owner:
                 text = without_owner(text)
+            adapted = self._options.adapt(one, text)
+            if adapted is None:
+                continue
+            text = adapted
             if one.type == "BLOBS" and self._options.one_transaction:
                 text = _TRANSACTION.sub(b"", text)
             yield one, text

@@ -18,10 +18,11 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, programs, verify
+from . import databases, portability, programs, verify
 from . import errors as e
 from . import load as ld
 from . import manifest as m
+from .contents import Contents
 from .database import Endpoint, restore_error, server_facts, session_settings
 from .snapshot import Connection
 from .stores import Source
@@ -53,6 +54,7 @@ class RestoreOptions:
     owner: bool = True
     privileges: bool = True
     analyze: bool = True
+    portable: bool = False  # leave out what the target or the role cannot have
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +122,9 @@ class Restore:
                 " told from the rest"
             )
         self._endpoint = endpoint
+        self._left_out: dict[tuple[str, str, str], str] = {}
+        self._strangers: set[str] = set()
+        self._warnings: list[str] = []
         self.target = self._target()
 
     def _target(self) -> str:
@@ -140,10 +145,21 @@ class Restore:
 
     def plan(self) -> Plan:
         """Look at file and server; nothing is changed."""
+        warnings: list[str] = []
         with self._maintenance() as connection:
             exists = databases.exists(connection, self.target)
             mode = self._mode(exists=exists)
             problems, remedies = self._obstacles(connection, mode)
+            if self._artifact is not None:
+                self._find_foreign(connection, self._artifact)
+        if self._left_out and self._options.portable:
+            warnings += [f"left out: {one}" for one in self._left_out.values()]
+        elif self._left_out:
+            problems.append(
+                f"the role or the server cannot have {'; '.join([*self._left_out.values()][:7])}"
+                f"{' and more' if len(self._left_out) > 7 else ''}"
+            )
+            remedies.append("Restore as a superuser, or leave them out with --portable.")
         index = self._artifact.index if self._artifact else None
         tables = index.table_rows() if index else None
         return Plan(
@@ -156,6 +172,7 @@ class Restore:
             steps=self._steps(mode),
             problems=problems,
             remedies=remedies,
+            warnings=warnings,
             raw_bytes=index.raw_bytes if index else None,
             tables=len(tables) if tables is not None else None,
             rows=sum(one.rows for one in tables) if tables is not None else None,
@@ -185,7 +202,11 @@ class Restore:
             database=self.target,
             rows=sum(loaded.rows.values()) if loaded is not None else None,
             tables=len(loaded.rows) if loaded is not None else None,
-            warnings=loaded.warnings if loaded is not None else [],
+            warnings=[
+                *plan.warnings,
+                *self._warnings,
+                *(loaded.warnings if loaded is not None else []),
+            ],
             seconds=round(time.monotonic() - started, 3),
             old_database=old,
         )
@@ -236,11 +257,12 @@ class Restore:
         remedies: list[str] = []
         if self._meta is not None:
             server = server_facts(connection)
-            if server.major < self._meta.server.major:
+            if server.major < self._meta.server.major and not self._options.portable:
                 problems.append(
                     f"the server is PostgreSQL {server.major}, the backup comes from"
                     f" {self._meta.server.major}"
                 )
+                remedies.append("Restore into a newer server, or try it with --portable.")
             missing = _missing_extensions(connection, self._meta)
             if missing:
                 problems.append(f"extensions are not installed on the server: {', '.join(missing)}")
@@ -264,6 +286,30 @@ class Restore:
         if mode == Mode.DATA_ONLY:
             problems += self._data_obstacles()
         return problems, remedies
+
+    def _find_foreign(self, connection: Connection, artifact: a.Artifact) -> None:
+        """Find the objects that cannot be made there, and owners that nothing can be given to."""
+        target = databases.portability_of(connection)
+        older = target.version_num // 10000 < artifact.index.meta.server.major
+        if self._options.data_only or (target.superuser and not older):
+            return
+        contents = Contents(artifact)
+        for entry in contents.entries:
+            one = entry.one
+            reason = portability.obstacle(one.type, entry.text, target, contents.codec)
+            if reason is not None:
+                self._left_out[one.type, one.schema, one.name] = f"{ld.describe(one)} ({reason})"
+        if self._options.owner and not target.superuser:
+            owners = {entry.one.owner for entry in contents.entries if entry.one.owner}
+            owners.add(artifact.index.meta.database.owner)
+            self._strangers = owners - target.roles
+            for owner in sorted(self._strangers):
+                self._left_out["OWNER", "", owner] = f"what belongs to {owner} (not a member of it)"
+
+    def _adapt(self, one: a.Object, text: bytes) -> bytes | None:
+        if (one.type, one.schema, one.name) in self._left_out:
+            return None
+        return ld.without_owner(text) if one.owner in self._strangers else text
 
     def _data_obstacles(self) -> list[str]:
         assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
@@ -395,6 +441,7 @@ class Restore:
             one_transaction=one_transaction,
             disable_triggers=self._options.disable_triggers,
             analyze=self._options.analyze and not self._options.schema_only,
+            adapt=self._adapt,
         )
         loaded = ld.load(endpoint, self._artifact, options, progress)
         if not self._options.schema_only:
@@ -446,13 +493,21 @@ class Restore:
     def _apply_facts(self, connection: Connection, name: str, facts: m.DatabaseFacts) -> None:
         """Give the new database what the old one had as a database (trap A3.6)."""
         database = sql.Identifier(name)
-        try:
-            for statement in databases.facts_statements(
-                database, facts, owner=self._options.owner, privileges=self._options.privileges
-            ):
+        owner = self._options.owner and facts.owner not in self._strangers
+        for statement in databases.facts_statements(
+            database, facts, owner=owner, privileges=self._options.privileges
+        ):
+            try:
                 connection.execute(statement)
-        except psycopg.Error as error:
-            raise restore_error(error, "settings of the database") from error
+            except psycopg.errors.InsufficientPrivilege as error:
+                if not self._options.portable:
+                    raise e.RestoreFailed(
+                        f"settings of the database: {error.diag.message_primary}",
+                        hint="Restore as a superuser, or leave them out with --portable.",
+                    ) from error
+                self._warnings.append(f"left out: a setting ({error.diag.message_primary})")
+            except psycopg.Error as error:
+                raise restore_error(error, "settings of the database") from error
 
     def _rename(self, connection: Connection, temporary: str, old: str | None) -> None:
         """Put the new database in its place; with an old one, both renamings or none."""

@@ -57,6 +57,11 @@ Examples:
 @click.option("--no-privileges", is_flag=True, help="Leave out GRANT and REVOKE.")
 @click.option("--no-analyze", is_flag=True, help="Do not collect statistics afterwards.")
 @click.option(
+    "--portable",
+    is_flag=True,
+    help="Leave out, and list, what the server or the role cannot have; an older server may do.",
+)
+@click.option(
     "--table",
     "tables",
     metavar="PATTERN",
@@ -100,6 +105,7 @@ def command(
     no_owner: bool,
     no_privileges: bool,
     no_analyze: bool,
+    portable: bool,
     tables: tuple[str, ...],
     new_name: str | None,
     where: str | None,
@@ -139,6 +145,7 @@ def command(
         {"--table": bool(tables), "--schema-only": schema_only},
         {"--table": bool(tables), "--data-only": data_only},
         {"--table": bool(tables), "--in-place": in_place},
+        {"--table": bool(tables), "--portable": portable},
         {"--table": bool(tables), "--discard-old": discard_old},
         {
             "--as": new_name is not None,
@@ -176,7 +183,7 @@ def command(
         jobs=config.jobs, target=target_db, drop_existing=drop_existing, discard_old=discard_old,
         in_place=in_place, schema_only=schema_only, data_only=data_only,
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
-        analyze=not no_analyze,
+        analyze=not no_analyze, portable=portable,
     )  # fmt: skip
     restore = r.Restore(config.endpoint(), source, options, v.side_files(store, name))
     plan = restore.plan()
@@ -286,6 +293,8 @@ def _print_plan(plan: r.Plan) -> None:
     click.echo(f"into     {plan.target} ({plan.mode})")
     for number, step in enumerate(plan.steps, 1):
         click.echo(f"{number:5}. {step}")
+    for warning in plan.warnings:
+        click.echo(f"warning: {warning}")
     for problem in plan.problems:
         click.echo(f"problem: {problem}")
     for remedy in plan.remedies:

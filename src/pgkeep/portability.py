@@ -1,0 +1,69 @@
+"""What of a dump a server or a role cannot run, told by the types of its entries before it fails.
+
+Managed services give nobody a superuser, and an older server does not know what a newer one had.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from . import statements
+
+# Only superusers may create these (manual, the reference pages of their CREATE commands).
+_SUPERUSER = frozenset({
+    "ACCESS METHOD", "EVENT TRIGGER", "FOREIGN DATA WRAPPER", "OPERATOR CLASS", "OPERATOR FAMILY",
+    "PROCEDURAL LANGUAGE", "PUBLICATION TABLES IN SCHEMA", "TEXT SEARCH PARSER",
+    "TEXT SEARCH TEMPLATE",
+})  # fmt: skip
+# What only some forms of a command need a superuser for.
+_FORMS = {
+    "CAST": re.compile(rb" WITHOUT FUNCTION"),
+    "FUNCTION": re.compile(rb"^ +LANGUAGE (?:c|internal)\b|^ +LANGUAGE .* LEAKPROOF\b", re.M),
+    "PROCEDURE": re.compile(rb"^ +LANGUAGE (?:c|internal)\b", re.MULTILINE),
+    "PUBLICATION": re.compile(rb" FOR ALL TABLES"),
+    "TYPE": re.compile(rb"^ +INPUT = ", re.MULTILINE),
+}
+_KINDS_SINCE = {"PUBLICATION TABLES IN SCHEMA": 150000, "STATISTICS DATA": 180000}
+_FOR_ROLE = re.compile(rb"^ALTER DEFAULT PRIVILEGES FOR ROLE (%b) " % statements.IDENTIFIER, re.M)
+_EXTENSION = re.compile(
+    rb"^(?:CREATE EXTENSION IF NOT EXISTS|COMMENT ON EXTENSION) (%b) " % statements.IDENTIFIER,
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Who restores, and where to."""
+
+    version_num: int
+    superuser: bool
+    roles: frozenset[str] = field(default=frozenset())  # that the role may act as
+    extensions: frozenset[str] = field(default=frozenset())  # that it may create
+
+
+def obstacle(kind: str, text: bytes, target: Target, codec: str) -> str | None:
+    """Say why an entry cannot be run; None if nothing is known against it."""
+    since = _KINDS_SINCE.get(kind, 0)
+    if target.version_num < since:
+        return f"PostgreSQL {since // 10000} and newer have it"
+    return None if target.superuser else _refusal(kind, text, target, codec)
+
+
+def _refusal(kind: str, text: bytes, target: Target, codec: str) -> str | None:
+    """Say why an ordinary role cannot create this."""
+    form = _FORMS.get(kind)
+    if kind in _SUPERUSER or (form is not None and form.search(text)):
+        return "only a superuser may create it"
+    if kind == "SUBSCRIPTION" and "pg_create_subscription" not in target.roles:
+        return "only a superuser or a member of pg_create_subscription may create it"
+    if kind == "DEFAULT ACL" and (role := _found(_FOR_ROLE, text, codec)) not in target.roles:
+        return f"the role is not a member of {role}"
+    if kind in ("EXTENSION", "COMMENT"):
+        extension = _found(_EXTENSION, text, codec)
+        if extension is not None and extension not in target.extensions:
+            return "only a superuser may create it"
+    return None
+
+
+def _found(pattern: re.Pattern[bytes], text: bytes, codec: str) -> str | None:
+    match = pattern.search(text)
+    return None if match is None else statements.unquoted(match[1], codec)

@@ -1,0 +1,156 @@
+"""Restores to where not everything can be had: an ordinary role, an older server."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pgkeep import portability
+from pgkeep.portability import Target
+from pgkeep.server import Server
+
+from . import keep
+from . import servers as s
+from .compare import assert_same_database
+from .conftest import DatabaseFactory
+from .spare import Spare
+from .test_offsite import run
+
+OBJECTS = """
+create schema app authorization {owner};
+create table app.t (id int primary key, b text);
+insert into app.t select i, 'b' || i from generate_series(1, 1000) i;
+alter table app.t owner to {owner};
+create table mine (a int);
+insert into mine values (42);
+create function backend() returns int language internal as 'pg_backend_pid';
+create function watch() returns event_trigger language plpgsql as 'begin end';
+create event trigger watcher on ddl_command_start execute function watch();
+create publication everything for all tables;
+alter default privileges for role {owner} grant select on tables to public;
+grant select on app.t to {owner};
+alter database {database} set log_min_duration_statement = '1s';
+alter database {database} set search_path = app, public;
+"""
+
+
+def test_what_an_ordinary_role_cannot_have(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A4.6, A4.10, A4.12: listed before anything happens; left out only when that is asked for."""
+    with Spare() as spare:
+        owner, role = spare.role(pg17), spare.role(pg17)
+        s.sql(pg17, "postgres", f"alter role {role} createdb")
+        name = database(pg17)
+        s.psql(pg17, name, input=OBJECTS.format(owner=owner, database=name))
+        artifact = keep.backup(pg17, name, tmp_path)
+        env = keep.environment(pg17, "postgres", PGUSER=role)
+        target = spare.name(pg17)
+        restore = ("restore", f"--backup={artifact}", f"--target-db={target}")
+        err = run(*restore, env=env, code=9)[1]
+        left_out = (
+            "function public.backend() (only a superuser may create it)",
+            "event trigger watcher (only a superuser may create it)",
+            "publication everything (only a superuser may create it)",
+            f"(the role is not a member of {owner})",
+            f"what belongs to {owner} (not a member of it)",
+        )
+        for one in left_out:
+            assert one in err
+        assert "leave them out with --portable" in err
+        plan = json.loads(run(*restore, "--portable", "--dry-run", "--json", env=env)[0])
+        assert all(any(one in warning for warning in plan["warnings"]) for one in left_out)
+        err = run(*restore, "--portable", env=env)[1]
+        for one in left_out:
+            assert f"warning: left out: {one}" in err or one in err
+        assert "a setting (permission denied to set parameter" in err
+        query = "select (select count(*) from app.t), (select max(id) from app.t), (table mine)"
+        assert s.sql(pg17, target, query) == [(1000, 1000, 42)]
+        assert s.sql(pg17, target, "select tableowner from pg_tables where schemaname = 'app'") == [
+            (role,)
+        ]
+        assert s.sql(pg17, target, "show search_path") == [("app, public",)]
+        assert s.sql(pg17, target, "select count(*) from pg_publication, pg_event_trigger") == [
+            (0,)
+        ]
+        s.sql(pg17, "postgres", f"drop database {s.quoted(target)}")
+        s.sql(pg17, name, f"drop owned by {owner}")
+
+
+def test_a_member_may_give_what_it_restores(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """Nothing is left out that can be had."""
+    with Spare() as spare:
+        owner = spare.role(pg17)
+        s.sql(pg17, "postgres", f"alter role {owner} createdb")
+        name = database(pg17, f"owner {owner}")
+        s.psql(pg17, name, input=f"set role {owner}; create schema app; create table app.t as"
+               " select i from generate_series(1, 100) i")  # fmt: skip
+        artifact = keep.backup(pg17, name, tmp_path)
+        target = spare.name(pg17)
+        env = keep.environment(pg17, "postgres", PGUSER=owner)
+        run("restore", f"--backup={artifact}", f"--target-db={target}", env=env)
+        assert_same_database(pg17, name, pg17, target)
+        s.drop(pg17, target)
+        s.drop(pg17, name)
+
+
+def test_into_an_older_server(
+    pg15: Server, pg18: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A1.2, A1.3: refused; with --portable as far as the statements are known there."""
+    name = database(pg18)
+    s.psql(pg18, name, input="""
+        create table t (id int generated always as identity primary key, b text);
+        insert into t (b) select 'b' || i from generate_series(1, 1000) i;
+        create index on t (b);
+        analyze t;
+    """)  # fmt: skip
+    artifact = keep.backup(pg18, name, tmp_path)
+    env = keep.environment(pg15, "postgres")
+    restore = ("restore", f"--backup={artifact}", f"--target-db={name}")
+    err = run(*restore, env=env, code=9)[1]
+    assert "the server is PostgreSQL 15, the backup comes from 18" in err
+    assert "try it with --portable" in err
+    try:
+        run(*restore, "--portable", env=env)
+        query = "select count(*), max(id), min(b) from t"
+        assert s.sql(pg15, name, query) == s.sql(pg18, name, query)
+        s.drop(pg15, name)
+        s.psql(
+            pg18, name, input="create table v (a int, b int generated always as (a * 2) virtual)"
+        )
+        artifact = keep.backup(pg18, name, tmp_path)
+        again = ("restore", f"--backup={artifact}", f"--target-db={name}", "--portable")
+        assert "table public.v: syntax error" in run(*again, env=env, code=8)[1]
+        assert not s.sql(pg15, "postgres", f"select from pg_database where datname ~ '^{name}'")
+    finally:
+        s.drop(pg15, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "reason"),
+    [
+        ("FUNCTION", b"CREATE FUNCTION f() RETURNS int\n    LANGUAGE c\n    AS 'x', 'y';", "super"),
+        ("FUNCTION", b"CREATE FUNCTION f() RETURNS int\n    LANGUAGE sql LEAKPROOF\n", "super"),
+        ("FUNCTION", b"CREATE FUNCTION f() RETURNS int\n    LANGUAGE sql\n    AS $$ c $$;", None),
+        ("CAST", b"CREATE CAST (a AS b) WITHOUT FUNCTION;", "super"),
+        ("CAST", b"CREATE CAST (a AS b) WITH FUNCTION f(a);", None),
+        ("TYPE", b"CREATE TYPE t (\n    INTERNALLENGTH = 4,\n    INPUT = i,\n", "super"),
+        ("TYPE", b"CREATE TYPE t AS ENUM (\n    'INPUT = '\n);", None),
+        ("PUBLICATION", b"CREATE PUBLICATION p WITH (publish = 'insert');", None),
+        ("EXTENSION", b"CREATE EXTENSION IF NOT EXISTS good WITH SCHEMA public;", None),
+        ("EXTENSION", b'CREATE EXTENSION IF NOT EXISTS "ba-d" WITH SCHEMA public;', "super"),
+        ("COMMENT", b"COMMENT ON EXTENSION \"ba-d\" IS 'x';", "super"),
+        ("COMMENT", b"COMMENT ON TABLE t IS 'COMMENT ON EXTENSION bad IS';", None),
+        ("SUBSCRIPTION", b"CREATE SUBSCRIPTION s ...", "pg_create_subscription"),
+        ("STATISTICS DATA", b"SELECT * FROM pg_restore_relation_stats(", "PostgreSQL 18"),
+    ],
+)
+def test_what_needs_what(kind: str, text: bytes, reason: str | None) -> None:
+    target = Target(version_num=170000, superuser=False, extensions=frozenset({"good"}))
+    found = portability.obstacle(kind, text, target, "utf-8")
+    assert (found is None) if reason is None else (found is not None and reason in found)
+    mighty = Target(version_num=180000, superuser=True)
+    assert portability.obstacle(kind, text, mighty, "utf-8") is None
