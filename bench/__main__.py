@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.buckets import Buckets
+
 from pgkeep.server import Server
 
 from . import data, report, tools
@@ -81,6 +83,35 @@ class Bench:
                 data.one_table(self.lab, self.scale * factor, name)
             found[name] = self._once(name)
         return found
+
+    def offsite(self) -> dict[str, Runs]:
+        """Back up 2 GB to a directory, to a directory and a bucket, to a bucket; restore that."""
+        if not self.lab.exists("offsite"):
+            data.one_table(self.lab, self.scale * 1.4, "offsite")
+        folder = Path(tempfile.mkdtemp(dir=WORK))
+        server = Buckets(folder)
+        server.start()
+        try:
+            return {"offsite": self._offsite(server)}
+        finally:
+            server.stop()
+            shutil.rmtree(folder)
+
+    def _offsite(self, server: Buckets) -> Runs:
+        rows = self._rows("offsite")
+        runs: Runs = {name: [] for name in tools.OFFSITE}
+        for number in range(self.rounds):
+            with self._output("offsite") as environment:
+                bucket = server.bucket()
+                environment |= {**server.environment(bucket), "BUCKET": bucket}
+                for name, command in tools.OFFSITE.items():
+                    self.lab.tidy()
+                    measured = run(command.format(jobs=self.lab.jobs), environment)
+                    runs[name].append(_told("offsite", number, name, measured))
+                if self._rows("restored") != rows:
+                    raise SystemExit("the rows from the bucket are not those of the database")
+        self.lab.tidy()
+        return runs
 
     def _large(self) -> Iterator[str]:
         makers: dict[str, Callable[[Lab, float], None]] = {
@@ -219,7 +250,7 @@ def _told(database: str, number: int, name: str, measured: Measured) -> dict[str
 
 def _circumstances(bench: Bench) -> dict[str, Any]:
     lab = bench.lab
-    names = ("many", "one", "tables", "large")
+    names = ("many", "one", "tables", "large", "offsite")
     size = "SELECT pg_database_size('{}')"
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -242,7 +273,7 @@ def _options() -> argparse.Namespace:
     rounds = int(os.environ.get("BENCH_ROUNDS", "5"))
     jobs = min(4, tools.CORES + 1)
     add = parser.add_argument
-    add("--only", action="append", choices=(*PARTS, "large"), help="measure this part")
+    add("--only", action="append", choices=(*PARTS, "large", "offsite"), help="measure this part")
     add("--large", action="store_true", help="also compare the memory for 1.2 and 5 GB")
     add("--rounds", type=int, default=rounds, help=f"default {rounds}, or BENCH_ROUNDS")
     add("--jobs", type=int, default=jobs, help=f"connections of every tool; default {jobs}")

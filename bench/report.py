@@ -45,6 +45,10 @@ LARGE = """
 Memory is bounded by the number of connections, not by the size of the database:
 """
 
+OFFSITE = """
+The bucket is on the same machine (SeaweedFS) and takes its share of the cores.
+"""
+
 AGAIN = """
 ## Run it again
 
@@ -85,6 +89,9 @@ def _lines(parts: Mapping[str, Any]) -> Iterator[str]:
     if "large" in parts:
         yield f"## Memory\n{LARGE}"
         yield from _memory(parts["large"])
+    if "offsite" in parts:
+        yield f"## Buckets\n{OFFSITE}"
+        yield from _offsite(parts["offsite"])
     yield AGAIN.strip("\n") + "\n"
 
 
@@ -113,6 +120,15 @@ def _row(name: str, found: list[Mapping[str, Any]], ours: float | None, *, sizes
     if sizes:
         cells.append(f"{size:.0f} MB" if size else "")
     return f"| {' | '.join([*cells, f'{memory:.0f} MiB'])} |"
+
+
+def _offsite(part: Mapping[str, Any]) -> Iterator[str]:
+    size = part["sizes"]["offsite"] / 1e9
+    yield f"| {size:.1f} GB | time | memory |\n|---|---|---|"
+    for name, found in part["databases"]["offsite"].items():
+        memory = max(run["memory"] for run in found) / 2**20
+        yield f"| {name} | {_seconds(found):.1f} s | {memory:.0f} MiB |"
+    yield ""
 
 
 def _started(part: Mapping[str, Any]) -> Iterator[str]:

@@ -55,6 +55,17 @@ def restores(jobs: int) -> dict[str, tuple[str, str]]:
     }
 
 
+# One after the other, in the same folder and bucket; an artifact is named by the second.
+_NO_BUCKET = "env -u BACKUP_S3_BUCKET"
+OFFSITE = {
+    "to a directory": f"BACKUP_DIR=$OUT BACKUP_JOBS={{jobs}} {_NO_BUCKET} pgkeep backup",
+    "to a directory and a bucket": "BACKUP_DIR=$OUT BACKUP_JOBS={jobs} pgkeep backup",
+    "to a bucket": f"BACKUP_DIR=s3://$BUCKET/x BACKUP_JOBS={{jobs}} {_NO_BUCKET} pgkeep backup",
+    "from the bucket": f"BACKUP_DIR=s3://$BUCKET/x BACKUP_JOBS={{jobs}} {_NO_BUCKET} pgkeep restore"
+    " --latest --target-db=restored",
+}
+
+
 def floor(lab: Lab, database: str, folder: Path) -> str:
     """Return the command that only reads: every connection copies its share of every table."""
     scripts: list[list[str]] = [[] for _ in range(lab.jobs)]
