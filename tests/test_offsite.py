@@ -57,6 +57,13 @@ def small(pg17: Server, database: DatabaseFactory) -> str:
 
 
 @pytest.fixture
+def cluster() -> Iterator[Server]:
+    """A server of its own, for runs over every database."""
+    with Server(s.bin_folder(17), settings=s.SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture
 def bucket(buckets: Buckets) -> str:
     return buckets.bucket()
 
@@ -396,3 +403,24 @@ def _plant(client: Any, bucket: str, one: m.Manifest) -> None:
     for file in one.name.files:
         body = m.encode(one) if file == one.name.manifest else b"x"
         client.put_object(Bucket=bucket, Key=f"backups/{one.type}/{file}", Body=body)
+
+
+def test_odd_names_and_every_database(
+    cluster: Server, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """C26: keys hold what file names hold; one who may only write does not know what was there."""
+    odd = 'ä %2F/"b\n+ &'
+    s.sql(cluster, "postgres", f"create database {s.quoted(odd)} template template0")
+    s.sql(cluster, odd, "create table t as select 42 as a")
+    cloud = buckets.environment(
+        bucket, "writer", BACKUP_DIR=f"s3://{bucket}/a b", BACKUP_DATABASES="*"
+    )
+    del cloud["BACKUP_S3_BUCKET"]
+    env = keep.environment(cluster, "postgres", **cloud)
+    document = json.loads(run("backup", "--json", env=env)[0])
+    assert [one["database"]["name"] for one in document["backups"]] == ["postgres", odd]
+    env |= buckets.environment(bucket, "reader")
+    del env["BACKUP_S3_BUCKET"]
+    assert len(listed(env)) == 2
+    run("restore", "--latest", f"--database={odd}", "--target-db=back", env=env)
+    assert s.sql(cluster, "back", "table t") == [(42,)]

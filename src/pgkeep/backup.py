@@ -39,7 +39,7 @@ _CREATE_ROLE = re.compile(
 )
 
 
-class Backup(NamedTuple):
+class Made(NamedTuple):
     """What was published, and why its copy is owed, if it is."""
 
     manifest: m.Manifest
@@ -79,7 +79,7 @@ def backup(
     roles: "Roles | None" = None,
     follows: retention.Policy | None = None,
     copy: Store | None = None,
-) -> Backup:
+) -> Made:
     """Back up the database that the endpoint leads to; return what was published.
 
     Several backups of one run may share the dump of the cluster's roles. The policy that retention
@@ -133,7 +133,7 @@ class _Backup:
     follows: retention.Policy | None
     copy: Store | None
 
-    def make(self) -> Backup:
+    def make(self) -> Made:
         """Write all files, then give them their names."""
         name = self.name
         with contextlib.ExitStack() as stack:
@@ -203,22 +203,23 @@ class _Backup:
 
         return copies.Follower(artifact, copy, self.name.artifact, self.identifier, sweep)
 
-    def _copy(self, manifest: m.Manifest, follower: copies.Follower | None) -> Backup:
+    def _copy(self, manifest: m.Manifest, follower: copies.Follower | None) -> Made:
         """Finish the copy of a backup that is published; what fails now is only owed."""
         if self.copy is None or follower is None:
-            return Backup(manifest, None)
+            return Made(manifest, None)
         self.progress.step(f"copying to {self.copy.url}")
+        self.progress.total(manifest.artifact.size)
         try:
             copies.transfer(
                 self.store,
                 self.copy,
                 manifest,
-                artifact=follower.copy(manifest.artifact.sha256),
+                artifact=follower.copy(manifest.artifact.sha256, self.progress.advance),
                 read_back=self.options.verify,
             )
-            return Backup(copies.settle(self.store, manifest, self.copy), None)
+            return Made(copies.settle(self.store, manifest, self.copy), None)
         except e.PgkeepError as error:
-            return Backup(manifest, error)
+            return Made(manifest, error)
 
     def _dump(self, writer: a.ArtifactWriter) -> d.DumpResult:
         options = d.DumpOptions(
@@ -297,7 +298,7 @@ def _dump_roles(endpoint: Endpoint, client: programs.Installation, version: int)
             if _GLOBALS_END not in data:
                 raise e.DumpFailed("could not dump the roles: pg_dumpall's output is cut")
             warnings = [] if passwords else ["the globals hold no passwords: no right to read them"]
-            return RolesDump(_CREATE_ROLE.sub(_create_role_if_missing, data), passwords, warnings)
+            return RolesDump(repeatable_roles(data), passwords, warnings)
     raise AssertionError("unreachable")
 
 
@@ -324,6 +325,11 @@ def _output(command: Sequence[str], access: ChildAccess) -> bytes:
 
 def _conninfo_value(value: str) -> str:
     return "'" + re.sub(r"([\\'])", r"\\\1", value) + "'"
+
+
+def repeatable_roles(script: bytes) -> bytes:
+    """Return pg_dumpall's SQL for roles, of which some may be there already."""
+    return _CREATE_ROLE.sub(_create_role_if_missing, script)
 
 
 def _create_role_if_missing(match: re.Match[bytes]) -> bytes:

@@ -41,6 +41,7 @@ class Follower:
         self._prepare = prepare
         self._changed = threading.Condition()
         self._written = 0
+        self._sent = 0
         self._sealed = False
         self._stopped = False
         self._error: BaseException | None = None
@@ -71,14 +72,18 @@ class Follower:
         """Give the original its name."""
         self._original.publish()
 
-    def copy(self, sha256: str) -> Upload:
+    def copy(self, sha256: str, progress: Callable[[int], None] = lambda _: None) -> Upload:
         """Wait until everything is sent; return the upload, which is sealed.
 
         Raises:
             StoreError: it could not be sent.
 
         """
-        self._thread.join()
+        told = 0
+        while self._thread.is_alive():
+            self._thread.join(0.5)
+            progress(self._sent - told)
+            told = self._sent
         if self._error is not None:
             raise self._error
         if self._upload is None or self._hash.hexdigest() != sha256:
@@ -107,23 +112,22 @@ class Follower:
             self._prepare()
             self._upload = self._store.create(self._name, owner=self._owner)
             with contextlib.closing(self._original.source()) as source:
-                position = 0
-                while length := self._wait(position):
-                    data = source.read(position, length)
+                while length := self._wait():
+                    data = source.read(self._sent, length)
                     self._upload.write(data)
                     self._hash.update(data)
-                    position += length
+                    self._sent += length
             if not self._stopped:
                 self._upload.seal()
         except BaseException as error:  # noqa: BLE001 - handed to who asks for the copy
             self._error = error
 
-    def _wait(self, position: int) -> int:
+    def _wait(self) -> int:
         """Wait for more bytes; return how many to take, 0 at the end."""
         with self._changed:
             while not self._stopped:
-                if self._written > position:
-                    return min(BLOCK, self._written - position)
+                if self._written > self._sent:
+                    return min(BLOCK, self._written - self._sent)
                 if self._sealed:
                     break
                 self._changed.wait()
@@ -137,6 +141,7 @@ def transfer(
     *,
     artifact: Upload | None = None,
     read_back: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Copy a backup, its manifest last; of the artifact only the end where it is sent already.
 
@@ -148,7 +153,7 @@ def transfer(
     owner = manifest.server.system_identifier
     with all_or_none(target, name.files), contextlib.ExitStack() as stack:
         if artifact is None:
-            artifact = _send(stack, source, target, manifest)
+            artifact = _send(stack, source, target, manifest, progress)
         artifact.publish()
         if read_back:
             _check(target, manifest.artifact)
@@ -170,7 +175,11 @@ def put(store: Store, name: str, data: bytes, owner: str) -> None:
 
 
 def _send(
-    stack: contextlib.ExitStack, source: Store, target: Store, manifest: m.Manifest
+    stack: contextlib.ExitStack,
+    source: Store,
+    target: Store,
+    manifest: m.Manifest,
+    progress: Callable[[int], None],
 ) -> Upload:
     """Send an artifact that lies in a store, and see that it is still what its manifest says."""
     facts = manifest.artifact
@@ -182,6 +191,7 @@ def _send(
         for chunk in chunks(opened):
             upload.write(chunk)
             digest.update(chunk)
+            progress(len(chunk))
     if digest.hexdigest() != facts.sha256:
         raise e.VerificationFailed(
             f"{source.url_of(facts.name)} is not copied: its SHA-256 is {digest.hexdigest()}, its"
@@ -238,7 +248,10 @@ def lacking(catalog: Catalog, other: Catalog, debts: list[m.Manifest]) -> list[m
 
 
 def pay(
-    source: Store, target: Store, debts: list[m.Manifest], *, read_back: bool = False
+    source: Store,
+    target: Store,
+    debts: list[m.Manifest],
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[m.Manifest, e.PgkeepError | None]]:
     """Copy what is owed, one after the other; yield each with what went wrong.
 
@@ -246,7 +259,7 @@ def pay(
     """
     for manifest in debts:
         try:
-            transfer(source, target, manifest, read_back=read_back)
+            transfer(source, target, manifest, progress=progress)
             settle(source, manifest, target)
         except e.VerificationFailed as error:
             yield manifest, error

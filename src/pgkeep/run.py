@@ -180,7 +180,7 @@ class _Run:
             self.report.backups.append(made.manifest)
             self._follow_up(made)
 
-    def _follow_up(self, made: b.Backup) -> None:
+    def _follow_up(self, made: b.Made) -> None:
         """Do what follows a backup; nothing of it takes the backup back."""
         manifest = made.manifest
         name = manifest.database.name
@@ -212,7 +212,8 @@ class _Run:
         debts = copies.owed(Catalog(self._store), copy, ours)
         if debts:
             self._progress.step(f"copying {len(debts)} earlier backups to {copy.url}")
-        for one, error in copies.pay(self._store, copy, debts):
+            self._progress.total(sum(one.artifact.size for one in debts))
+        for one, error in copies.pay(self._store, copy, debts, self._progress.advance):
             if error is None:
                 self.report.copied.append(one.name.stem)
             else:
@@ -248,12 +249,14 @@ def _chosen(
     if EVERY in wanted:
         report.skipped += [Skipped(name, reason) for name, reason in there.items() if reason]
         chosen = [name for name, reason in there.items() if reason is None]
-        known = {
-            one.manifest.database.name
-            for one in Catalog(store).backups()
-            if one.manifest.server.system_identifier == identifier
-        }
-        report.dropped = sorted(known - there.keys())
+        # An identity that may only write does not know what was there before.
+        with contextlib.suppress(e.AccessDenied):
+            known = {
+                one.manifest.database.name
+                for one in Catalog(store).backups()
+                if one.manifest.server.system_identifier == identifier
+            }
+            report.dropped = sorted(known - there.keys())
     else:
         chosen = list(dict.fromkeys(wanted))  # in their order, each once
     if not chosen:

@@ -44,12 +44,13 @@ def command(*, everything: bool, target: str | None, directory: str | None, as_j
                 debts = copies.lacking(found, catalog.Catalog(copy), debts)
             if debts:
                 bar.step(f"copying {plural(len(debts), 'backup')} to {copy.url}")
-            for manifest, error in copies.pay(store, copy, debts):
+                bar.total(sum(manifest.artifact.size for manifest in debts))
+            for manifest, error in copies.pay(store, copy, debts, bar.advance):
                 failure = failure or error
                 said = None if error is None else error.message
                 results.append({"backup": manifest.name.stem, "store": copy.url, "error": said})
                 if not as_json:
-                    bar.step(f"{manifest.name.stem}: {said or 'copied'}")
+                    output.current().info(f"{manifest.name.stem}: {said or 'copied'}")
     if as_json:
         print_json(results)
     if failure is not None:
