@@ -59,7 +59,7 @@ class S3Settings:
     max_parts: int = 10_000
     part_size: int | None = None  # bytes of each part; none: they grow
     timeout: float = 60.0  # seconds without an answer
-    limit: float = 21_600.0  # seconds for one upload as a whole
+    limit: float = 21_600.0  # seconds that an upload may lag behind what is written
     attempts: int = 3  # of each call
 
     @property
@@ -294,7 +294,6 @@ class S3Upload:
         self._begun: list[tuple[str, str]] = []
         self._completed = False  # the object is there
         self._published = False  # and is to stay
-        self._deadline = time.monotonic() + store.settings.limit
 
     def write(self, data: bytes) -> None:
         """Append bytes; waits where the parts before are not sent yet."""
@@ -348,7 +347,7 @@ class S3Upload:
             self._begun.append((marker, self._store.begin(marker)))
             upload_id = self._store.begin(self._name, self._sha256)
             self._begun.append((self._name, upload_id))
-            self._sender = _Sender(self._store, self._name, upload_id, self._deadline)
+            self._sender = _Sender(self._store, self._name, upload_id)
         part, self._part = self._part, _Part(self._part.number + 1, self._store.settings)
         self._sender.send(part)
 
@@ -425,12 +424,11 @@ class _Part:
 class _Sender:
     """Threads that send parts; they are daemons, for none may hold up the end of a run."""
 
-    def __init__(self, store: S3Store, name: str, upload_id: str, deadline: float) -> None:
+    def __init__(self, store: S3Store, name: str, upload_id: str) -> None:
         self.upload_id = upload_id
         self._etags: dict[int, str] = {}
         self._store = store
         self._name = name
-        self._deadline = deadline
         self._waiting: queue.Queue[_Part | None] = queue.Queue(1)
         self._error: BaseException | None = None
         self._stopped = False
@@ -458,13 +456,14 @@ class _Sender:
 
     def finish(self) -> None:
         """Wait until every part has arrived; raise what went wrong."""
+        deadline = self._deadline()
         for _ in self._threads:
             self._put(None)
         for thread in self._threads:
             while thread.is_alive():
-                self._check()
+                self._check(deadline)
                 thread.join(0.2)
-        self._check()
+        self._check(deadline)
 
     def stop(self) -> None:
         """Send no more; a part that is on its way cannot be called back."""
@@ -475,18 +474,22 @@ class _Sender:
                     part.close()
 
     def _put(self, part: _Part | None) -> None:
+        deadline = self._deadline()
         while True:
-            self._check()
+            self._check(deadline)
             with contextlib.suppress(queue.Full):
                 self._waiting.put(part, timeout=0.2)
                 return
 
-    def _check(self) -> None:
+    def _deadline(self) -> float:
+        return time.monotonic() + self._store.settings.limit
+
+    def _check(self, deadline: float) -> None:
         if self._error is not None:
             raise self._error
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > deadline:
             raise e.StoreError(
-                f"could not upload {self._store.url_of(self._name)}: not finished after"
+                f"could not upload {self._store.url_of(self._name)}: it lags behind by more than"
                 f" {self._store.settings.limit:g} s",
                 hint="Raise BACKUP_S3_LIMIT if the connection is that slow.",
             )
