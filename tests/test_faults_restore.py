@@ -175,7 +175,7 @@ def test_a_signal_ends_everything(
 
 @pytest.mark.parametrize(("phase", "replace"), CASES)
 def test_killed(pg17: Server, begin: Begin, target: str, phase: str, replace: bool) -> None:
-    """A6.9, D24: half a database may stay, but only under a name that tells so; the next works."""
+    """A6.9, D24: half a database may stay, under a name that tells so; the next drops it."""
     if replace:
         make_old(pg17, target)
     with held_in(pg17, begin, target, phase, *(SWAP if replace else ())) as (run, _):
@@ -184,7 +184,20 @@ def test_killed(pg17: Server, begin: Begin, target: str, phase: str, replace: bo
         f.eventually(lambda: not f.sessions(pg17, "", PHASES[phase]), "the end of the sessions")
     assert_as_before(pg17, target, replace=replace)
     assert derived(pg17, target, "__") == derived(pg17, target, "__restore_")
+    f.leaves_no_session(pg17, "postgres")
     begin(*(SWAP if replace else ())).ends(0)
+    assert mark(pg17, target) == "new"
+    assert derived(pg17, target, "__restore_") == []
+
+
+def test_a_restore_at_work_is_left_alone(pg17: Server, begin: Begin, target: str) -> None:
+    """D24: what another one drops as a left-over is not what somebody is just loading."""
+    with held_in(pg17, begin, target, "rows") as (run, _):
+        (loading,) = derived(pg17, target, "__restore_")
+        begin().ends(0)
+        assert derived(pg17, target, "__restore_") == [loading]
+        run.kill()
+        f.leaves_no_session(pg17, target)
     assert mark(pg17, target) == "new"
 
 

@@ -1,7 +1,9 @@
 """Whole databases: create one like another, give it its settings, swap it in, drop it."""
 
 import contextlib
+import hashlib
 import re
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +18,7 @@ from . import portability
 from .database import restore_error
 from .snapshot import Connection
 
+UNFINISHED = "__restore_"  # in the name of a database that is being loaded
 NAME_LIMIT = 63  # bytes; longer names are cut by the server (manual, section 4.1.1)
 SWAP_TIME = 30.0  # seconds to get everybody out of the old database
 FORCE_SINCE = 130000
@@ -233,6 +236,32 @@ def free_name(connection: Connection, name: str) -> str:
         if not exists(connection, dated):
             return dated
         time.sleep(0.1)
+
+
+def claim(connection: Connection, target: str) -> str:
+    """Return a name for a database that is to be loaded, as long as the connection lives.
+
+    What a restore of the same target left that was killed is dropped: nobody has claimed it any
+    more, and nobody is connected to it.
+    """
+    name = derived(target, f"{UNFINISHED}{secrets.token_hex(4)}")
+    pattern = re.compile(re.escape(name[:-8]) + "[0-9a-f]{8}")
+    rows = connection.execute("SELECT datname FROM pg_catalog.pg_database").fetchall()
+    for (left,) in rows:
+        if pattern.fullmatch(left) and _claimed(connection, left):
+            drop = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(left))
+            with contextlib.suppress(psycopg.Error):  # somebody looks into it
+                connection.execute(drop)
+    _claimed(connection, name)
+    return name
+
+
+def _claimed(connection: Connection, name: str) -> bool:
+    """Take the lock that stands for a database which is being loaded; False if somebody has it."""
+    digest = hashlib.sha256(name.encode()).digest()
+    key = int.from_bytes(digest[:8], signed=True)
+    row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [key]).fetchone()
+    return row is not None and bool(row[0])
 
 
 def exists(connection: Connection, name: str) -> bool:

@@ -6,7 +6,6 @@ so that a failure, or a kill -9, never leaves half a database under the name tha
 
 import contextlib
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -390,7 +389,13 @@ class Restore:
             )
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
-        temporary = databases.derived(self.target, f"__restore_{secrets.token_hex(4)}")
+        with self._maintenance() as connection:
+            temporary = databases.claim(connection, self.target)
+            return self._load_into(temporary, mode, progress)
+
+    def _load_into(
+        self, temporary: str, mode: Mode, progress: Progress
+    ) -> tuple[ld.Loaded | None, str | None]:
         old = None
         try:
             with self._maintenance() as connection:
