@@ -129,7 +129,7 @@ class Servers:
         if major not in self._running:
             settings = dict(SETTINGS)
             if major >= 18:
-                settings["extension_control_path"] = f"$system:{self._extension()}"
+                settings["extension_control_path"] = f"$system:{self.extension()}"
             server = Server(bin_folder(major), settings=settings)
             self._running[major] = self._stack.enter_context(server)
         return self._running[major]
@@ -146,7 +146,7 @@ class Servers:
             self._loaded[major] = name
         return self._loaded[major]
 
-    def _extension(self) -> Path:
+    def extension(self) -> Path:
         """Return a copy of our own extension where the server's user can read it."""
         folder = Path(tempfile.mkdtemp(prefix="pgkeep-extension-"))
         self._stack.callback(shutil.rmtree, folder)

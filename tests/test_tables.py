@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +292,7 @@ def test_the_plan_says_what_is_read(shop17: Shop) -> None:
 
 
 @pytest.fixture
-def wide(pg17: Server, database: DatabaseFactory) -> Iterator[str]:
+def wide(pg17: Server, database: DatabaseFactory) -> str:
     """Several large tables."""
     name = database(pg17)
     s.psql(pg17, name, input="".join(
@@ -301,7 +300,7 @@ def wide(pg17: Server, database: DatabaseFactory) -> Iterator[str]:
         " from generate_series(1, 150000) i;\n"
         for n in range(5)
     ))  # fmt: skip
-    yield name
+    return name
 
 
 def test_only_its_members_are_read_from_a_bucket(

@@ -1,13 +1,24 @@
-"""Make an artifact whose manifest is lost a backup again."""
+"""Make files backups: an artifact whose manifest is lost, a folder of plain dumps."""
 
+import dataclasses
 import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
 
 from . import artifact as a
+from . import backup, foreign, naming, verify
 from . import errors as e
 from . import manifest as m
-from . import naming, verify
-from .stores import Store, chunks
+from .foreign_names import guess
+from .stores import Source, Store, chunks
+from .stores.local import LocalStore
+
+_DUMP = re.compile(r"\.(?:sql|dump|psql)(?:\.|\Z)")  # names that promise a dump
 
 
 def adopt(store: Store, name: str, *, jobs: int, progress: verify.Progress) -> m.Manifest:
@@ -69,3 +80,71 @@ def adopt(store: Store, name: str, *, jobs: int, progress: verify.Progress) -> m
         upload.seal()
         upload.publish()
     return manifest
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What was done with one file of a folder."""
+
+    file: str
+    state: str  # indexed, there, link, ours, other, refused, damaged
+    backup: str | None = None  # the name of the artifact
+    database: str | None = None
+    rows: int | None = None
+    message: str | None = None
+
+
+def adopt_folder(
+    folder: Path,
+    store: Store,
+    options: foreign.IndexOptions,
+    progress: backup.Progress,
+    *,
+    copy: Store | None = None,
+) -> Iterator[Outcome]:
+    """Index every plain dump of a folder, not below it; yield what was done with each file.
+
+    Raises:
+        StoreError: the folder cannot be read, or the store not be written.
+
+    """
+    source_store = LocalStore(folder)
+    for name in sorted(item.name for item in source_store.items()):
+        if name.startswith(".") or naming.parse(name) is not None:
+            ours = naming.parse(name)
+            if ours is not None and name == ours.artifact:
+                yield Outcome(name, "ours", database=ours.database)
+            continue
+        path = folder / name
+        if path.is_symlink() and path.resolve().parent == folder.resolve():
+            yield Outcome(name, "link", message=f"to {path.resolve().name}")
+            continue
+        one = dataclasses.replace(
+            options,
+            guess=guess(name, folder.resolve().name, options.zone),
+            modified=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+        )
+        with closing(source_store.open(name)) as source:
+            yield _index(source, name, store, one, progress, copy)
+
+
+def _index(
+    source: Source,
+    name: str,
+    store: Store,
+    options: foreign.IndexOptions,
+    progress: backup.Progress,
+    copy: Store | None,
+) -> Outcome:
+    if a.is_artifact(source):
+        return Outcome(name, "ours")
+    if not _DUMP.search(name) and not foreign.is_dump(source):
+        return Outcome(name, "other")
+    try:
+        made = foreign.index(source, store, options, progress, copy=copy)
+    except foreign.IsThere as error:
+        return Outcome(name, "there", error.name)
+    except e.VerificationFailed as error:
+        return Outcome(name, "damaged", message=error.message)
+    except (e.Refused, e.UsageError) as error:
+        return Outcome(name, "refused", message=error.message)
+    return Outcome(name, "indexed", made.artifact.name, made.database.name, made.rows)

@@ -52,6 +52,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     server: m.ServerFacts
     client_version: str
     snapshot: str  # RFC 3339, UTC
+    timezone: str | None = None  # that time stamps are written in
     schema_only: bool = False
     extensions: list[m.Extension] = []
     roles: list[str] = []

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Sequence
 
 from . import artifact as a
 from . import errors as e
@@ -9,7 +10,7 @@ from . import script
 from .crew import Crew
 from .database import shared_text
 from .packer import Packer
-from .snapshot import Snapshot, Table
+from .snapshot import Table
 
 PENDING_LIMIT = 32 << 20  # compressed rows that may wait for the pre-data to be written
 
@@ -75,9 +76,9 @@ class Order:
 class Assembler:
     """Put pg_dump's own stream into members, section by section."""
 
-    def __init__(self, header: bytes, codec: str, held: Snapshot, order: Order) -> None:
+    def __init__(self, header: bytes, codec: str, tables: Sequence[Table], order: Order) -> None:
         self._codec = codec
-        self._tables = {one.oid: one for one in held.tables}
+        self._tables = {one.oid: one for one in tables}
         self._order = order
         self._section = "pre"
         self._packer = Packer("pre", order.write)

@@ -60,7 +60,11 @@ class CopySession:
 
     def copy(self, table: Table, first: int | None, last: int | None) -> Iterator[bytes]:
         """Yield the rows of a locked table, all or those of some pages, in COPY's text format."""
-        self._child.write(copy_statement(table, first, last) + b";\n" + _ECHO_END)
+        yield from self.run(copy_statement(table, first, last))
+
+    def run(self, statement: bytes) -> Iterator[bytes]:
+        """Yield the rows of any `COPY ... TO STDOUT`."""
+        self._child.write(statement + b";\n" + _ECHO_END)
         yield from rows_until_end(self._read)
 
     def finish(self) -> None:

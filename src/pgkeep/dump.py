@@ -179,6 +179,7 @@ class _Dump:
             server=self.server,
             client_version=".".join(map(str, self.client.version)),
             snapshot=held.taken.isoformat(),
+            timezone=self.connection.info.parameter_status("TimeZone"),
             schema_only=self.options.schema_only,
             extensions=extensions(self.connection),
             roles=roles_in_use(self.connection),
@@ -279,7 +280,7 @@ class _Run:
             command.append("--schema-only")
         command += [exclusion(table) for table in self._copied_by_workers.values()]
         assembler = Assembler(
-            _header(self.dump, self.held), self.dump.codec, self.held, self._order
+            _header(self.dump, self.held), self.dump.codec, self.held.tables, self._order
         )
         with programs.Child(command, self.access.environment, self.access.descriptors) as child:
             self._crew.on_stop(child.kill)

@@ -30,13 +30,13 @@ class Packer:
         """Append SQL to the object that has begun."""
         self._open().write(data)
 
-    def cut(self) -> None:
+    def cut(self, size: int = ROWS_SIZE) -> None:
         """Go on in another part of the same object if the member is large enough.
 
         Only for text that may be executed piecewise, such as a large object's data.
         """
         member = self._open()
-        if member.raw >= ROWS_SIZE:
+        if member.raw >= size:
             part = _next_part(member.objects[-1])
             self.flush()
             self._open().begin(part)

@@ -301,7 +301,7 @@ class Restore:
         if self._options.owner and not target.superuser:
             owners = {entry.one.owner for entry in contents.entries if entry.one.owner}
             owners.add(artifact.index.meta.database.owner)
-            self._strangers = owners - target.roles
+            self._strangers = owners - target.roles - {""}  # a plain dump does not name its own
             for owner in sorted(self._strangers):
                 self._left_out["OWNER", "", owner] = f"what belongs to {owner} (not a member of it)"
 

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,6 +20,7 @@ from .artifact import Artifact
 from .stores import Source, Store, chunks, read_all
 
 GZIP = b"\x1f\x8b"
+ZSTD = b"\x28\xb5\x2f\xfd"
 OURS = b"\n-- Backup of database "
 HEAD = 64 << 10  # bytes of SQL in which a dump says that it is one
 
@@ -83,12 +85,12 @@ def verify_source(
 
 
 def plain_blocks(source: Source, progress: Progress = lambda _: None) -> Iterator[bytes]:
-    """Yield the SQL of a dump, gzipped or not; every member and not one byte more.
+    """Yield the SQL of a dump, compressed by gzip or zstd or not; all of it, not one byte more.
 
     zlib stops silently after the first member, gunzip only warns of what follows the last one
     (trap B27).
     """
-    inflater = a.MultiMemberInflater() if source.read(0, min(2, source.size)) == GZIP else None
+    inflater = _inflater(source.read(0, min(4, source.size)))
     for chunk in chunks(source):
         if inflater is None:
             yield chunk
@@ -97,6 +99,62 @@ def plain_blocks(source: Source, progress: Progress = lambda _: None) -> Iterato
         progress(len(chunk))
     if inflater is not None:
         inflater.close()
+
+
+def is_ours(source: Source) -> bool:
+    """Whether a file begins as pgkeep's do; one that is cut has no end marker to tell it by."""
+    try:
+        return OURS in next(plain_blocks(source), b"")[:100]
+    except e.PgkeepError:
+        return False
+
+
+class _Inflater(Protocol):
+    def feed(self, data: bytes) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
+
+
+def _inflater(head: bytes) -> _Inflater | None:
+    if head.startswith(GZIP):
+        return a.MultiMemberInflater()
+    return _ZstdInflater() if head == ZSTD else None
+
+
+class _ZstdInflater:
+    """Decompress a stream of zstd frames to its very end."""
+
+    def __init__(self) -> None:
+        try:
+            import zstandard  # noqa: PLC0415 - an extra, and few dumps are like that
+        except ImportError:
+            raise e.UsageError(
+                "the dump is compressed with zstd, which this pgkeep cannot read",
+                hint="pip install 'pgkeep[zstd]', or decompress it: zstd -d FILE.",
+            ) from None
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._error = zstandard.ZstdError
+        self._frame: Any = None
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what these bytes hold; little by little, for a few may hold very much."""
+        for start in range(0, len(data), 16 << 10):
+            rest = data[start : start + (16 << 10)]
+            while rest:
+                self._frame = self._frame or self._decompressor.decompressobj()
+                try:
+                    block: bytes = self._frame.decompress(rest)
+                except self._error as error:
+                    raise e.VerificationFailed(f"damaged zstd data: {error}") from error
+                rest = self._frame.unused_data if self._frame.eof else b""
+                if self._frame.eof:
+                    self._frame = None
+                if block:
+                    yield block
+
+    def close(self) -> None:
+        """Check that the data ended with a frame."""
+        if self._frame is not None:
+            raise e.VerificationFailed("the zstd data is cut")
 
 
 def side_files(store: Store, name: str) -> SideFiles:

@@ -1,9 +1,12 @@
 """What several commands share: options, output, the way to a backup."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -13,6 +16,9 @@ from .. import errors as e
 from ..stores import Store
 from ..stores.local import LocalStore
 from . import output
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact
 
 Function = Callable[..., Any]
 
@@ -136,3 +142,40 @@ def printable(name: str) -> str:
 def plural(count: int, noun: str) -> str:
     """Return `1 table`, `2 tables`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[None]:
+    """Write results to somebody who may stop reading; then end as SIGPIPE would, without a word.
+
+    What else goes wrong with our output is told as for any command.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+@contextlib.contextmanager
+def open_artifact(file: str, one: config.Config) -> Iterator["Artifact"]:
+    """Open an artifact, of which only end marker and index are read.
+
+    Raises:
+        Refused: it is another plain dump.
+        VerificationFailed: it is cut or damaged.
+
+    """
+    from .. import artifact as a  # noqa: PLC0415 - commands that open none need not pay for it
+    from .. import verify  # noqa: PLC0415
+
+    store, name = locate(file, one)
+    with contextlib.closing(store.open(name)) as source:
+        if not a.is_artifact(source) and not verify.is_ours(source):
+            raise e.Refused(
+                f"{source.name} is not an artifact of pgkeep: it has no index",
+                hint=f"Make one of it: pgkeep index {file}. pgkeep verify reads any plain dump.",
+            )
+        yield a.Artifact(source)

@@ -1,0 +1,56 @@
+"""pgkeep cat."""
+
+import sys
+
+import click
+
+from .. import extract, selection
+from .common import dir_option, load_config, open_artifact, pipe, target_option
+
+
+@click.command(
+    "cat",
+    epilog="""\b
+Examples:
+  pgkeep cat FILE --schema-only | less
+  pgkeep cat FILE --table=app.orders | psql -X -v ON_ERROR_STOP=1 -d scratch
+  pgkeep cat s3://bucket/backups/daily/FILE --table='app.order*' > rows.sql
+""",
+)
+@click.argument("file")
+@click.option(
+    "--table",
+    "tables",
+    metavar="PATTERN",
+    multiple=True,
+    help="Only the rows of these tables, as for pg_dump; may be repeated.",
+)
+@click.option("--schema-only", is_flag=True, help="Definitions without rows.")
+@target_option
+@dir_option
+def command(
+    *,
+    file: str,
+    tables: tuple[str, ...],
+    schema_only: bool,
+    target: str | None,
+    directory: str | None,
+) -> None:
+    """Write FILE as plain SQL to standard output: all of it, or what is asked for.
+
+    Each member is checked when it is read, before any of it is written: of a damaged file comes
+    what is whole, then exit code 5. With --table only the members of these tables are read.
+    """
+    if tables and schema_only:
+        raise click.UsageError("--table and --schema-only exclude each other")
+    config = load_config(target=target, directory=directory)
+    patterns = [selection.pattern(one) for one in tables]
+    with pipe(), open_artifact(file, config) as artifact:
+        blocks = (
+            extract.table_sql(artifact, patterns)
+            if patterns
+            else extract.sql(artifact, schema_only=schema_only)
+        )
+        for block in blocks:
+            sys.stdout.buffer.write(block)
+        sys.stdout.buffer.flush()

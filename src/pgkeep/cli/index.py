@@ -1,0 +1,107 @@
+"""pgkeep index."""
+
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from .. import config as c
+from .. import foreign, naming, progress
+from .. import manifest as m
+from ..foreign_names import guess
+from . import output
+from .common import (
+    dir_option,
+    jobs_option,
+    json_option,
+    load_config,
+    locate,
+    plural,
+    print_json,
+    target_option,
+)
+
+
+@click.command(
+    "index",
+    epilog="""\b
+Examples:
+  pgkeep index old_cron_dump.sql.gz --database=app
+  pgkeep index app-20260506.sql.gz --database=app --type=daily --output=backups
+  pgkeep index cluster.sql.zst --database=app
+""",
+)
+@click.argument("file")
+@click.option("--database", metavar="NAME", help="Its database; which one, if it holds several.")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice([one.value for one in naming.BackupType]),
+    help="The tier that it belongs to.",
+)
+@click.option("--output", "-o", "place", metavar="DIR", help="Where to put it; otherwise as --dir.")
+@target_option
+@dir_option
+@jobs_option
+@json_option
+def command(
+    *,
+    file: str,
+    database: str | None,
+    kind: str | None,
+    place: str | None,
+    target: str | None,
+    directory: str | None,
+    jobs: str | None,
+    as_json: bool,
+) -> None:
+    """Make a backup of FILE, a plain dump of pg_dump: gzip, zstd or not compressed.
+
+    It needs no server. The SQL stays as it is, rows unchanged and in their order; FILE is not
+    touched. The time is the one that a verbose dump says, else that in its name (in
+    BACKUP_TIMEZONE), else the file's.
+
+    What pg_dump -C and pg_dumpall write about the database itself is left out; roles go to the
+    globals. Exit code 5, and nothing is written, if FILE is damaged.
+    """
+    config = load_config(target=target, directory=place or directory, jobs=jobs)
+    store, name = locate(file, config)
+    path = None if file.startswith(c.BUCKET) else Path(store.url_of(name))
+    with closing(store.open(name)) as source, output.current().progress(silent=as_json) as bar:
+        options = foreign.IndexOptions(
+            jobs=config.jobs,
+            database=database,
+            type=naming.BackupType(kind) if kind else None,
+            guess=guess(name, _folder(path, file), config.zone),
+            modified=_modified(path),
+            zone=config.zone,
+        )
+        copy = config.copy() if not config.store().remote else None
+        manifest = foreign.index(source, config.store(), options, bar, copy=copy)
+    if as_json:
+        print_json(manifest)
+    else:
+        click.echo(config.store().url_of(manifest.artifact.name))
+    for warning in manifest.warnings:
+        output.current().info(warning)
+    output.current().done(told(manifest), as_json=as_json)
+
+
+def _folder(path: Path | None, file: str) -> str:
+    return path.resolve().parent.name if path is not None else file.split("/")[-2]
+
+
+def _modified(path: Path | None) -> datetime | None:
+    if path is None or not path.exists():
+        return None
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def told(manifest: m.Manifest) -> str:
+    """Return what was made, in words."""
+    return (
+        f"{plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
+        f" {progress.size(manifest.raw_bytes)} of SQL in {progress.size(manifest.artifact.size)},"
+        " verified"
+    )

@@ -1,0 +1,133 @@
+"""pgkeep show."""
+
+import shutil
+import sys
+
+import click
+
+from .. import extract, progress, selection
+from .common import (
+    dir_option,
+    json_option,
+    load_config,
+    open_artifact,
+    pipe,
+    plural,
+    print_json,
+    printable,
+    target_option,
+)
+
+WIDTH = 80
+SECTIONS = {"pre": "before the rows", "data": "rows", "post": "after the rows"}
+
+
+@click.command(
+    "show",
+    epilog="""\b
+Examples:
+  pgkeep show backups/app_daily_20261122T020000Z.sql.gz
+  pgkeep show app_daily_20261122T020000Z.sql.gz --objects
+  pgkeep show s3://bucket/backups/daily/app_daily_20261122T020000Z.sql.gz
+  pgkeep show FILE --table=app.orders --head=10
+""",
+)
+@click.argument("file")
+@click.option("--objects", is_flag=True, help="List every object, by section.")
+@click.option("--table", metavar="PATTERN", help="The table of --head, written as for pg_dump.")
+@click.option(
+    "--head", metavar="N", type=click.IntRange(min=0), help="Print a table's first N rows."
+)
+@target_option
+@dir_option
+@json_option
+def command(
+    *,
+    file: str,
+    objects: bool,
+    table: str | None,
+    head: int | None,
+    target: str | None,
+    directory: str | None,
+    as_json: bool,
+) -> None:
+    """Show what is inside FILE: a path, an s3:// URL, or the name of a backup.
+
+    Only its index is read. A table's SIZE is its share of the file. With --table and --head, the
+    first rows as COPY writes them, after a line with the names of the columns; only the members
+    that hold them are read, and each is checked.
+    """
+    if (table is None) != (head is None):
+        raise click.UsageError("--table and --head need each other")
+    if head is not None and (as_json or objects):
+        raise click.UsageError("--head excludes --json and --objects")
+    config = load_config(target=target, directory=directory)
+    with pipe(), open_artifact(file, config) as artifact:
+        if table is not None and head is not None:
+            for block in extract.head(artifact, selection.pattern(table), head):
+                sys.stdout.buffer.write(block)
+            sys.stdout.buffer.flush()
+            return
+        found = extract.inventory(artifact, objects=objects)
+        if as_json:
+            print_json(found)
+            return
+        lines = _objects(found) if objects else [*_facts(found), "", *_tables(found)]
+        click.echo("\n".join(lines))
+
+
+def _facts(found: extract.Inventory) -> list[str]:
+    server, database = found.server, found.database
+    types = [f"{count} {name.lower()}" for name, count in found.types.items()]
+    facts = {
+        "file": f"{found.file}, {progress.size(found.size)}",
+        "database": f"{printable(database.name)}, {database.encoding}"
+        + (f", locale {database.collate}" if database.collate else "")
+        + (f", owner {printable(database.owner)}" if database.owner else ""),
+        "as it was": found.snapshot + (", definitions only" if found.schema_only else ""),
+        "server": f"PostgreSQL {server.version or '(unknown)'}, pg_dump"
+        f" {found.client_version or '(unknown)'}, pgkeep {found.pgkeep}",
+        "extensions": ", ".join(f"{one.name} {one.version}".strip() for one in found.extensions)
+        or "none",
+        "roles": ", ".join(printable(one) for one in found.roles) or "none",
+        "SQL": progress.size(found.raw_bytes),
+        "objects": ", ".join(types) or "none",
+    }
+    return [line for name, text in facts.items() for line in _wrapped(f"{name:11}", text)]
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    """Fold at spaces; a path or a name without any goes on."""
+    lines, line = [], name
+    for word in text.split(" "):
+        if len(line) + len(word) + 1 > WIDTH and line.strip() and line != name:
+            lines.append(line.rstrip())
+            line = " " * len(name)
+        line += word + " "
+    return [*lines, line.rstrip()]
+
+
+def _tables(found: extract.Inventory) -> list[str]:
+    room = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) - 36
+    lines = [f"{'TABLE':{room}}{'ROWS':>16}{'SQL':>10}{'SIZE':>10}"]
+    for one in found.tables:
+        rows = "INSERT" if one.rows is None else f"{one.rows:,}"
+        name = printable(f"{one.schema}.{one.name}")
+        numbers = f"{rows:>16}{progress.size(one.raw_bytes):>10}{progress.size(one.bytes):>10}"
+        # A long name gets a line of its own: cut, it might be taken for another.
+        lines += [f"{name:{room}}{numbers}"] if len(name) < room else [name, " " * room + numbers]
+    total = plural(sum(one.rows or 0 for one in found.tables), "row")
+    return [*lines, f"{plural(len(found.tables), 'table')}, {total}"]
+
+
+def _objects(found: extract.Inventory) -> list[str]:
+    lines: list[str] = []
+    section = None
+    for one in found.objects or []:
+        if one.section != section:
+            section = one.section
+            lines.append(SECTIONS[section])
+        name = printable(f"{one.schema}.{one.name}" if one.schema else one.name)
+        rows = "" if one.rows is None else f", {plural(one.rows, 'row')}"
+        lines.append(f"  {one.type.lower()} {name}{rows}")
+    return lines
