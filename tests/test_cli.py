@@ -412,9 +412,7 @@ def test_json_is_one_document_with_a_stable_shape(
     artifact = next(tmp_path.glob("*Z.sql.gz"))
     report = {"file", "kind", "raw_bytes", "tables", "rows", "checked"}
     assert report <= keys("verify", str(artifact))
-    assert {"database", "server", "tables", "client", "stores", "findings"} <= keys(
-        "doctor"
-    )
+    assert {"database", "server", "tables", "client", "stores", "findings"} <= keys("doctor")
     target = spare.name(pg17)
     restore = ("restore", f"--backup={artifact}", f"--target-db={target}")
     plan = {"file", "kind", "source", "snapshot", "target", "mode", "steps", "problems"}

@@ -44,6 +44,15 @@ VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str
     "BACKUP_S3_LIMIT": ("60", lambda c: c.s3["limit"], 60.0, ["0", "never"]),
     "BACKUP_S3_MAX_PARTS": ("1000", lambda c: c.s3["max_parts"], 1000, ["9", "10001", "many"]),
     "BACKUP_S3_PART_SIZE": ("64", lambda c: c.s3["part_size"], 64 << 20, ["4", "5121", "64M"]),
+    "BACKUP_METRICS_FILE": ("/m/x.prom", lambda c: str(c.metrics_file), "/m/x.prom",
+                            ["/m/x.txt", "x"]),
+    "BACKUP_PUSHGATEWAY": ("http://push:9091/", lambda c: c.pushgateway, "http://push:9091",
+                           ["push:9091", "http://push/path"]),
+    "BACKUP_MAX_AGE": ("2d", lambda c: c.max_age, 2 * 86400.0, ["0h", "26", "1 d", "-1h", "1y"]),
+    "BACKUP_DRILL_MAX_AGE": ("5w", lambda c: c.drill_max_age, 35 * 86400.0, ["5", "0d", "weekly"]),
+    "BACKUP_RTO": ("90min", lambda c: c.rto, 5400.0, ["90m", "1h30", "0s"]),
+    "BACKUP_PING_URL": ("https://hc/u?create=1", lambda c: c.ping_url, "https://hc/u?create=1", []),
+    "BACKUP_WEBHOOK": ("http://h:1/x", lambda c: c.webhook, "http://h:1/x", []),
     "DATABASE_URL": ("postgresql://u@h/d", lambda c: c.dsn, "postgresql://u@h/d", []),
     "POSTGRES_HOST": ("db", lambda c: c.connection["host"], "db", []),
     "POSTGRES_PORT": ("5433", lambda c: c.connection["port"], "5433", []),
@@ -81,7 +90,10 @@ def test_a_setting_comes_from_everywhere(variable: str, tmp_path: Path) -> None:
     """Environment, mounted file, top of the file, target; the nearer one wins and is named."""
     text, read, expected, _ = VALUES[variable]
     key = variable.lower()
-    other = {"BACKUP_DIR": "/c", "BACKUP_TIMEZONE": "UTC", "DATABASE_URL": "postgresql://x@y/z"}
+    other = {"BACKUP_DIR": "/c", "BACKUP_TIMEZONE": "UTC", "DATABASE_URL": "postgresql://x@y/z",
+             "BACKUP_METRICS_FILE": "/o.prom", "BACKUP_PUSHGATEWAY": "http://o",
+             "BACKUP_MAX_AGE": "7h", "BACKUP_DRILL_MAX_AGE": "7d", "BACKUP_RTO": "7s",
+             "BACKUP_PING_URL": "http://o", "BACKUP_WEBHOOK": "http://o"}  # fmt: skip
     weaker = other.get(variable, "7")
     mounted = tmp_path / "mounted"
     mounted.write_text(text + "\n")
@@ -170,6 +182,10 @@ def test_no_secret_is_told(tmp_path: Path) -> None:
             said = problems(toml(tmp_path / "p", f"{key} = {text}\n"))
             assert SECRET not in said
             assert f"{key}: expected a string or a number" in said
+    for variable in ("BACKUP_PING_URL", "BACKUP_WEBHOOK"):
+        said = problems({variable: f"https://{SECRET}@host"})
+        assert said.startswith(f"{variable}: expected a URL")
+        assert "s3cret" not in said
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -195,7 +211,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("BACKUP_MIN_KEEPS", ", perhaps BACKUP_MIN_KEEP is meant"),
         ("BACKUP_TIMEZONE_FLIE", None),
         ("BACKUP_S3_BUKET", "unknown variable, perhaps BACKUP_S3_BUCKET is meant"),
-        ("BACKUP_METRICS_FILE", "this version of pgkeep does not support it"),
+        ("BACKUP_METRICS_FIEL", "unknown variable, perhaps BACKUP_METRICS_FILE is meant"),
         ("BACKUP_STORAGE_CLASS", None),
     ],
 )

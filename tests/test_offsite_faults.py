@@ -86,7 +86,7 @@ def test_random_faults_while_uploading(buckets: Buckets, monkeypatch: pytest.Mon
                 range(WORKERS),
             )
         )
-    outcomes = sum(done, [])
+    outcomes = [one for part in done for one in part]
     assert len(outcomes) == POINTS
     assert POINTS // 10 < sum(outcomes) < POINTS * 9 // 10
 

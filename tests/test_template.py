@@ -44,13 +44,15 @@ def test_nothing_of_the_template_is_left(projects: dict[str, Path]) -> None:
     """Neither Jinja nor what was not asked for; and lines end as they should."""
     assert len(projects) == 16
     for options, project in projects.items():
-        kubernetes, _, s3, actions = options.split("-")
+        kubernetes, observability, s3, actions = options.split("-")
         assert (project / "k8s").exists() == (kubernetes == "yes")
+        assert (project / "deploy" / "monitoring").exists() == (observability == "yes")
         assert (project / ".github").exists() == (actions == "yes")
         bucket = [one for one in t.files(project) if "BACKUP_S3_ENDPOINT" in one.read_text()]
         assert bool(bucket) == (s3 == "yes"), bucket
         for path in t.files(project):
             text = path.read_text()
+            text = re.sub(r"\{\{ \$(value|labels)\b", "", text)  # Prometheus's own
             assert not re.search(r"\{\{|\{%|\{#|cookiecutter", str(path) + text), path
             assert not re.search(r"[ \t]$|\t|\n\n\n|@@", text, re.MULTILINE), path
             assert text == "" or text.endswith("\n"), path
@@ -161,9 +163,10 @@ def test_the_dockerfile_is_clean(full: Path, projects: dict[str, Path]) -> None:
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE)
     assert 'ENTRYPOINT ["pgkeep"]' in text  # no shell between PID 1 and pgkeep
     for options, project in projects.items():
-        wanted = "pgkeep[drill,s3]" if options.split("-")[2] == "yes" else "pgkeep[drill]"
+        _, observability, s3, _ = (one == "yes" for one in options.split("-"))
+        extras = ["drill", *["metrics"] * observability, *["s3"] * s3]
         lines = (project / "scripts" / "requirements.txt").read_text().splitlines()
-        assert lines[1:] == [f"{wanted}=={pgkeep.__version__}"]
+        assert lines[1:] == [f"pgkeep[{','.join(extras)}]=={pgkeep.__version__}"]
 
 
 def test_yaml_is_what_its_readers_expect(projects: dict[str, Path], tmp_path: Path) -> None:
@@ -223,7 +226,7 @@ def test_compose_has_what_it_refers_to(projects: dict[str, Path]) -> None:
 def settings_unknown(names: Iterator[str] | Any) -> set[str]:
     """Return those that neither pgkeep nor the S3 client knows."""
     known = {one.variable for one in config.SETTINGS}
-    plain = {name.removesuffix("_FILE") for name in names}
+    plain = {name if name in known else name.removesuffix("_FILE") for name in names}
     return {name for name in plain - known if not name.startswith("AWS_")}
 
 

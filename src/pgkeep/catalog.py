@@ -90,10 +90,12 @@ class Catalog:
         return manifest
 
 
-def latest(catalogs: Sequence[Catalog], database: str | None) -> tuple[Store, m.Manifest]:
+def latest(
+    catalogs: Sequence[Catalog], database: str | None, *, verified: bool = False
+) -> tuple[Store, m.Manifest]:
     """Return the newest whole backup, of a database or of the only one there is, and its store.
 
-    Where several stores have it, it is the first of them.
+    Where several stores have it, it is the first of them. On demand only verified ones count.
 
     Raises:
         Refused: there is none, or several databases and none is named.
@@ -104,6 +106,7 @@ def latest(catalogs: Sequence[Catalog], database: str | None) -> tuple[Store, m.
         for found in catalogs
         for one in found.backups()
         if not one.missing and not one.manifest.schema_only
+        if one.manifest.verified is not None or not verified
     ]
     where = " and ".join(found.store.url for found in catalogs)
     databases = sorted({manifest.database.name for _, manifest in whole})
@@ -115,7 +118,8 @@ def latest(catalogs: Sequence[Catalog], database: str | None) -> tuple[Store, m.
     of_it = [pair for pair in whole if database in (None, pair[1].database.name)]
     if not of_it:
         of = f" of database {database}" if database else ""
-        raise e.Refused(f"no backup{of} in {where}", hint="pgkeep list shows what is there.")
+        what = "verified backup" if verified else "backup"
+        raise e.Refused(f"no {what}{of} in {where}", hint="pgkeep list shows what is there.")
     return max(of_it, key=lambda pair: pair[1].taken)  # the first of equals
 
 

@@ -122,6 +122,31 @@ def _text(text: str) -> str:
     return text
 
 
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def _span(text: str) -> float | None:
+    """Read a duration; none where it is empty."""
+    if not text:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|min|h|d|w)", text)
+    if found is None or float(found[1]) <= 0:
+        raise ValueError("a duration such as 90s, 30min, 26h or 2d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _metrics_file(text: str) -> str:
+    if text and (not text.endswith(".prom") or "\0" in text):
+        raise ValueError("a file NAME.prom, for node_exporter reads no others")
+    return text
+
+
+def _url(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/?#@]+([/?]\S*)?", text):
+        raise ValueError("a URL such as https://host/path")
+    return text
+
+
 SETTINGS = (
     Setting(
         "BACKUP_DIR", "./backups", _directory,
@@ -166,7 +191,8 @@ SETTINGS = (
         "BACKUP_S3_TIMEOUT", "60", _seconds, "seconds after which a call without an answer fails"
     ),
     Setting(
-        "BACKUP_S3_LIMIT", "21600", _seconds, "seconds that the upload of one backup may take"
+        "BACKUP_S3_LIMIT", "21600", _seconds,
+        "seconds that an upload may lag behind what is written",
     ),
     Setting(
         "BACKUP_S3_MAX_PARTS", "10000", _parts, "parts of one upload that the service allows"
@@ -175,6 +201,24 @@ SETTINGS = (
         "BACKUP_S3_PART_SIZE", "", _part_size,
         "MiB of every part, for services that want equal ones; without it they grow",
     ),
+    Setting(
+        "BACKUP_METRICS_FILE", "", _metrics_file,
+        "metrics of every run for node_exporter's textfile collector, NAME.prom",
+    ),
+    Setting("BACKUP_PUSHGATEWAY", "", _endpoint, "URL of a Pushgateway that gets them too"),
+    Setting("BACKUP_MAX_AGE", "26h", _span, "how old a database's newest backup may become"),
+    Setting(
+        "BACKUP_DRILL_MAX_AGE", "", _span,
+        "how long ago its last successful drill may be; not judged without it",
+    ),
+    Setting(
+        "BACKUP_RTO", "", _span, "how long its last drill may have taken; not judged without it"
+    ),
+    Setting(
+        "BACKUP_PING_URL", "", _url,
+        "told when a run begins (/start), has succeeded, or failed (/fail), as by healthchecks.io",
+    ),
+    Setting("BACKUP_WEBHOOK", "", _url, "URL that gets the outcome of every run as JSON"),
     Setting("DATABASE_URL", "", _text, "connection string or URI; wins over POSTGRES_..."),
     Setting("POSTGRES_HOST", "", _text, "host or socket directory"),
     Setting("POSTGRES_PORT", "", _text, "port"),
@@ -183,10 +227,10 @@ SETTINGS = (
     Setting("POSTGRES_PASSWORD", "", _text, "password"),
 )  # fmt: skip
 _BY_VARIABLE = {one.variable: one for one in SETTINGS}
-SECRETS = frozenset({"DATABASE_URL", "POSTGRES_PASSWORD"})
+# Who knows the URL of a ping may send it.
+SECRETS = frozenset({"DATABASE_URL", "POSTGRES_PASSWORD", "BACKUP_PING_URL", "BACKUP_WEBHOOK"})
 CONFIG_FILE = "PGKEEP_CONFIG"
 BUCKET = "s3://"
-_ABSENT = ("BACKUP_METRICS_FILE",)
 
 # What POSTGRES_... means to libpq.
 CONNECTION = {
@@ -215,6 +259,13 @@ class Config:
     jobs: int
     drift: float  # a share, from 0 to 1
     lock_timeout: float  # seconds
+    metrics_file: Path | None
+    pushgateway: str | None
+    max_age: float  # seconds, as the next two
+    drill_max_age: float | None
+    rto: float | None
+    ping_url: str | None
+    webhook: str | None
 
     def endpoint(self, database: str | None = None) -> "Endpoint":
         """Return the way to the server, to another database than the one set if one is named.
@@ -227,6 +278,12 @@ class Config:
 
         endpoint = Endpoint(self.connection) if self.dsn is None else Endpoint.from_dsn(self.dsn)
         return endpoint if database is None else endpoint.to(database)
+
+    def connected(self) -> str | None:
+        """Return the database that is connected to, where the settings name it."""
+        if self.dsn is None:
+            return self.connection.get("dbname")
+        return self.endpoint().params.get("dbname")
 
     def store(self) -> "Store":
         """Return where backups go first: the directory, or the bucket that stands for it."""
@@ -314,9 +371,8 @@ def _parse(values: Mapping[str, Value], problems: list[str]) -> dict[str, Any]:
         try:
             parsed[setting.variable] = setting.parse(value.text)
         except ValueError as error:
-            problems.append(
-                f"{setting.variable}: expected {error}, got {value.text!r} from {value.origin}"
-            )
+            got = "something else" if setting.variable in SECRETS else repr(value.text)
+            problems.append(f"{setting.variable}: expected {error}, got {got} from {value.origin}")
     return parsed
 
 
@@ -355,22 +411,26 @@ def _build(target: str | None, values: Mapping[str, Value], parsed: Mapping[str,
         jobs=parsed["BACKUP_JOBS"],
         drift=parsed["BACKUP_DRIFT"],
         lock_timeout=parsed["BACKUP_LOCK_TIMEOUT"],
+        metrics_file=Path(parsed["BACKUP_METRICS_FILE"]) if parsed["BACKUP_METRICS_FILE"] else None,
+        pushgateway=parsed["BACKUP_PUSHGATEWAY"] or None,
+        max_age=parsed["BACKUP_MAX_AGE"],
+        drill_max_age=parsed["BACKUP_DRILL_MAX_AGE"],
+        rto=parsed["BACKUP_RTO"],
+        ping_url=parsed["BACKUP_PING_URL"] or None,
+        webhook=parsed["BACKUP_WEBHOOK"] or None,
     )
 
 
 def _environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Value]:
     """Return what the environment sets; an empty variable is as good as none.
 
-    A name that is nearly one of ours is a typing error that would go unnoticed for years; one that
-    asks for what this version cannot do must not look as if it were done.
+    A name that is nearly one of ours is a typing error that would go unnoticed for years.
     """
     for variable in environ:
         plain = variable.removesuffix("_FILE")
-        if plain in _BY_VARIABLE or not variable.startswith("BACKUP_") or not environ[variable]:
+        if {variable, plain} & _BY_VARIABLE.keys() or not variable.startswith("BACKUP_"):
             continue
-        if variable.startswith(_ABSENT):
-            problems.append(f"{variable} is set, and this version of pgkeep does not support it")
-        elif near := _close(plain, _BY_VARIABLE, 0.9):
+        if environ[variable] and (near := _close(plain, _BY_VARIABLE, 0.9)):
             problems.append(f"{variable}: unknown variable{near}")
     given: dict[str, Value] = {}
     for variable in _BY_VARIABLE:
@@ -429,7 +489,8 @@ def _table(table: Mapping[str, Any], origin: str, problems: list[str]) -> dict[s
     texts: dict[str, str] = {}
     for key, value in table.items():
         variable = key.upper()
-        if key != key.lower() or variable.removesuffix("_FILE") not in _BY_VARIABLE:
+        known_as = {variable, variable.removesuffix("_FILE")}
+        if key != key.lower() or not known_as & _BY_VARIABLE.keys():
             known = [one.lower() for one in _BY_VARIABLE]
             problems.append(f"{origin}: unknown key {key}{_close(key.lower(), known)}")
         elif variable == "BACKUP_DATABASES" and isinstance(value, list):

@@ -86,6 +86,15 @@ class FileFacts(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class Drill(msgspec.Struct, frozen=True):
+    """What a drill of the backup has shown."""
+
+    when: datetime  # UTC
+    green: bool
+    seconds: dict[str, float]  # by phase
+    findings: int
+
+
 class _Format(msgspec.Struct):
     format: int = FORMAT
 
@@ -116,6 +125,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     verified: datetime | None = None  # when the artifact was last read back and found whole
     pending: list[str] = []  # stores to which a copy is owed
     policy: str | None = None  # the one that retention was to follow after this backup
+    drills: list[Drill] = []  # the last ones, the newest last
 
     @property
     def name(self) -> naming.BackupName:

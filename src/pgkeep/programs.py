@@ -225,13 +225,14 @@ class Child:
 
     def _listen(self) -> None:
         assert self._process.stderr is not None  # noqa: S101
-        for line in io.TextIOWrapper(self._process.stderr, "utf-8", "replace"):
-            text = line.rstrip()
-            if "warning: " in text:
-                if len(self.warnings) < WARNINGS_LIMIT:
-                    self.warnings.append(text.partition("warning: ")[2])
-            elif _is_complaint(text):
-                self._complaints.append(text)
+        with io.TextIOWrapper(self._process.stderr, "utf-8", "replace") as lines:
+            for line in lines:
+                text = line.rstrip()
+                if "warning: " in text:
+                    if len(self.warnings) < WARNINGS_LIMIT:
+                        self.warnings.append(text.partition("warning: ")[2])
+                elif _is_complaint(text):
+                    self._complaints.append(text)
 
 
 @functools.lru_cache

@@ -4,6 +4,7 @@ import shutil
 
 OPTIONAL = {
     "k8s": "{{ cookiecutter.include_kubernetes }}",
+    "deploy/monitoring": "{{ cookiecutter.include_observability }}",
     ".github": "{{ cookiecutter.include_github_actions }}",
 }
 for folder, wanted in OPTIONAL.items():

@@ -20,6 +20,7 @@ from .common import (
     print_json,
     target_option,
 )
+from .watch import Watch
 
 AUTO = "auto"
 MANUAL = "manual"
@@ -88,32 +89,33 @@ def command(
     out = output.current()
     started = time.monotonic()
     total = r.Report()
-    for one in configs:
-        if one.target is not None:
-            out.info(f"target {one.target}")
-        options = r.RunOptions(
-            backup=b.BackupOptions(
-                type=None if kind == AUTO else naming.BackupType(kind),
-                jobs=one.jobs,
-                zone=one.zone,
-                policy=one.policy,
-                drift=one.drift,
-                schema_only=schema_only,
-                verify=kind != MANUAL if verify is None else verify,
-                lock_timeout=one.lock_timeout,
-            ),
-            databases=() if database is not None else one.databases,
-            policy=None if no_prune or kind == MANUAL else one.policy,
-            require_copy=one.require_copy,
-        )
-        with out.progress(silent=as_json) as bar:
-            report = _run(one, database, options, bar)
-        if not as_json:
-            _print(one, report, out, alone=len(configs) == 1)
-        total.add(report)
-    if as_json:
-        print_json(total)
-    total.raise_if_failed()
+    with Watch(configs, kind, out, partial=target is not None) as watch:
+        for one in configs:
+            if one.target is not None:
+                out.info(f"target {one.target}")
+            options = r.RunOptions(
+                backup=b.BackupOptions(
+                    type=None if kind == AUTO else naming.BackupType(kind),
+                    jobs=one.jobs,
+                    zone=one.zone,
+                    policy=one.policy,
+                    drift=one.drift,
+                    schema_only=schema_only,
+                    verify=kind != MANUAL if verify is None else verify,
+                    lock_timeout=one.lock_timeout,
+                ),
+                databases=() if database is not None else one.databases,
+                policy=None if no_prune or kind == MANUAL else one.policy,
+                require_copy=one.require_copy,
+            )
+            with out.progress(silent=as_json) as bar:
+                report = _run(one, database, options, bar, watch)
+            if not as_json:
+                _print(one, report, out, alone=len(configs) == 1)
+            total.add(report)
+        if as_json:
+            print_json(total)
+        total.raise_if_failed()
     rows = sum(manifest.rows for manifest in total.backups)
     size = sum(manifest.artifact.size for manifest in total.backups)
     raw = sum(manifest.raw_bytes for manifest in total.backups)
@@ -125,16 +127,24 @@ def command(
 
 
 def _run(
-    one: config.Config, database: str | None, options: r.RunOptions, bar: progress.Silent
+    one: config.Config,
+    database: str | None,
+    options: r.RunOptions,
+    bar: progress.Silent,
+    watch: Watch,
 ) -> r.Report:
     """Run one target; of several, one that cannot be reached does not stop the others."""
+    watch.begin(one)
     try:
-        return r.run(one.endpoint(database), _store(one), options, bar, one.copy())
+        report = r.run(one.endpoint(database), _store(one), options, bar, one.copy())
     except e.PgkeepError as error:
+        watch.end(r.Report(), error)
         if one.target is None:
             raise
         failure = r.Failure(one.target, error.message, error.hint, error.exit_code)
         return r.Report(failed=[failure])
+    watch.end(report)
+    return report
 
 
 def _store(one: config.Config) -> Store:

@@ -5,6 +5,7 @@ Results go to standard output; everything here goes to standard error.
 
 import contextlib
 import sys
+from collections import deque
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -14,6 +15,7 @@ from .. import errors as e
 from .. import progress
 
 Level = Literal["info", "warning", "error"]
+REMEMBERED = 100  # lines
 
 
 class Output:
@@ -22,6 +24,7 @@ class Output:
     def __init__(self, style: str = "text") -> None:
         self.style = style
         self.printed = False  # whether standard output has its one JSON document
+        self.tail: deque[str] = deque(maxlen=REMEMBERED)  # of what was told
 
     def info(self, text: str) -> None:
         """Tell what is being done."""
@@ -59,6 +62,7 @@ class Output:
         return progress.create(self.info, sys.stderr)
 
     def _line(self, level: Level, text: str) -> None:
+        self.tail.append(f"{datetime.now().astimezone():%H:%M:%S} {level}: {text}")
         if self.style == "json":
             self._json(level, text)
         elif level == "info":
