@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pgkeep import portability
+from pgkeep import databases, portability
+from pgkeep.database import Endpoint
 from pgkeep.portability import Target
 from pgkeep.server import Server
 
@@ -127,6 +128,27 @@ def test_into_an_older_server(
         assert not s.sql(pg15, "postgres", f"select from pg_database where datname ~ '^{name}'")
     finally:
         s.drop(pg15, name)
+
+
+def test_a_failure_leaves_no_database_that_a_subscription_holds(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A4.11, D24: DROP DATABASE refuses where there is one."""
+    name = database(pg17)
+    s.psql(pg17, name, input="""
+        set test.divisor = '1';
+        create materialized view fragile as
+            select 1 / coalesce(current_setting('test.divisor', true), '0')::int;
+        create subscription s connection 'host=nowhere' publication p with (connect = false);
+    """)  # fmt: skip
+    try:
+        artifact = keep.backup(pg17, name, tmp_path)
+        env = keep.environment(pg17, "postgres")
+        err = run("restore", f"--backup={artifact}", "--target-db=broken", env=env, code=8)[1]
+        assert "division by zero" in err
+        assert not s.sql(pg17, "postgres", "select from pg_database where datname ~ '^broken'")
+    finally:
+        databases.drop_subscriptions(Endpoint(pg17.params | {"dbname": name}))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from psycopg import sql
 from . import errors as e
 from . import manifest as m
 from . import portability
-from .database import restore_error
+from .database import Endpoint, restore_error
 from .snapshot import Connection
 
 UNFINISHED = "__restore_"  # in the name of a database that is being loaded
@@ -221,6 +221,23 @@ def drop(connection: Connection, name: str) -> None:
     connection.execute(
         sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)) + sql.SQL(force)
     )
+
+
+def drop_subscriptions(endpoint: Endpoint) -> None:
+    """A database with subscriptions cannot be dropped; without a slot they drop in silence."""
+    with contextlib.suppress(psycopg.Error, e.ConnectionFailed), endpoint.connect() as connection:
+        rows = connection.execute(
+            "SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid ="
+            " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+        ).fetchall()
+        for (name,) in rows:
+            subscription = sql.Identifier(name)
+            for statement in (
+                "ALTER SUBSCRIPTION {} DISABLE",
+                "ALTER SUBSCRIPTION {} SET (slot_name = NONE)",
+                "DROP SUBSCRIPTION {}",
+            ):
+                connection.execute(sql.SQL(statement).format(subscription))
 
 
 def derived(name: str, suffix: str) -> str:

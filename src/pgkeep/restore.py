@@ -412,6 +412,7 @@ class Restore:
                 self._rename(connection, temporary, old)
         except BaseException:
             # By a new session: the failure may be that of the other one.
+            databases.drop_subscriptions(self._endpoint.to(temporary))
             with (
                 contextlib.suppress(psycopg.Error, e.PgkeepError),
                 self._maintenance() as connection,

@@ -161,25 +161,8 @@ def _remove(place: Place) -> None:
             "SELECT datname FROM pg_catalog.pg_database WHERE datname ^@ %s", [place.database]
         ).fetchall()
         for (name,) in rows:
-            _drop_subscriptions(place.endpoint.to(name))
+            databases.drop_subscriptions(place.endpoint.to(name))
             databases.drop(connection, name)
-
-
-def _drop_subscriptions(endpoint: Endpoint) -> None:
-    """A database with subscriptions cannot be dropped; without a slot they drop in silence."""
-    with contextlib.suppress(psycopg.Error, e.ConnectionFailed), endpoint.connect() as connection:
-        rows = connection.execute(
-            "SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid ="
-            " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
-        ).fetchall()
-        for (name,) in rows:
-            subscription = sql.Identifier(name)
-            for statement in (
-                "ALTER SUBSCRIPTION {} DISABLE",
-                "ALTER SUBSCRIPTION {} SET (slot_name = NONE)",
-                "DROP SUBSCRIPTION {}",
-            ):
-                connection.execute(sql.SQL(statement).format(subscription))
 
 
 def needed_roles(index: Index) -> set[str]:

@@ -162,7 +162,7 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 def _run() -> int:  # noqa: PLR0911 - one for each way to end
     try:
-        group.main(standalone_mode=False)
+        code = group.main(standalone_mode=False)
     except e.PgkeepError as error:
         return _failed(error)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -178,7 +178,7 @@ def _run() -> int:  # noqa: PLR0911 - one for each way to end
         # Mostly our own output: its disk is full. Python must not try again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _failed(e.PgkeepError(f"could not write: {error}"))
-    return 0
+    return code if isinstance(code, int) else 0  # of ctx.exit
 
 
 def _usage_error(error: click.ClickException) -> e.UsageError:
