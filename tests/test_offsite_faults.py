@@ -96,7 +96,7 @@ def broken_upload(clean: S3Store, port: int, size: int, fault: Fault) -> bool:
     data = os.urandom(size)
     with proxy(port, fault) as broken:
         settings = dataclasses.replace(
-            clean.settings, endpoint=broken.endpoint, timeout=0.4, limit=20
+            clean.settings, endpoint=broken.endpoint, timeout=0.4, limit=20, attempts=2
         )
         began = time.monotonic()
         try:
