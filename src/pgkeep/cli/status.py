@@ -1,0 +1,124 @@
+"""pgkeep status."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from .. import config, progress, status
+from .. import errors as e
+from . import output
+from .common import dir_option, json_option, load_configs, print_json, printable, target_option
+from .watch import contents_of, target_of
+
+_MARKS = {"monthly": "M", "weekly": "W", "daily": "d", "manual": "m", None: "."}
+_COLOURS = {"monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "yellow"}
+
+
+@click.command(
+    "status",
+    epilog="""\b
+Examples:
+  pgkeep status
+  BACKUP_MAX_AGE=2d BACKUP_RTO=30min pgkeep status
+  pgkeep status >/dev/null || echo "backups need somebody"
+""",
+)
+@target_option
+@dir_option
+@json_option
+def command(*, target: str | None, directory: str | None, as_json: bool) -> None:
+    """Say whether every database has what its owners want; exit code 0 only then, else 5.
+
+    Judged are the databases of BACKUP_DATABASES, or all that have backups: the age of the newest
+    whole backup (BACKUP_MAX_AGE), and, where they are set, that of the last green drill
+    (BACKUP_DRILL_MAX_AGE) and how long the last one took until the database was back (BACKUP_RTO).
+    The first line is the summary, for Nagios and the like.
+    """
+    configs = load_configs(target=target, directory=directory)
+    now = datetime.now(UTC)
+    targets = [(one, target_of(one)) for one in configs]
+    contents, problems = contents_of(place for _, place in targets)
+    unread = [place for _, place in targets if not contents.keys() & {s.url for s in place.stores}]
+    if unread:
+        raise e.StoreError("; ".join(problems))
+    databases: list[status.Database] = []
+    for one, place in targets:
+        goals = status.Goals(max_age=one.max_age, drill_max_age=one.drill_max_age, rto=one.rto)
+        databases += status.judge(place, contents, goals, now, one.zone, one.target)
+    out = output.current()
+    reasons = [
+        f"{printable(each.database)}: {'; '.join(each.problems)}"
+        for each in databases
+        if each.problems
+    ]
+    if not any(each.expected for each in databases):
+        reasons = ["no backup, and none is asked for by name"]
+    if as_json:
+        print_json({"ok": not reasons, "databases": databases})
+    else:
+        _print(databases, configs, now)
+    for problem in problems:
+        out.warning(problem)
+    if reasons:
+        raise e.VerificationFailed(". ".join(reasons))
+
+
+def _print(
+    databases: Sequence[status.Database], configs: Sequence[config.Config], now: datetime
+) -> None:
+    summary = printable(status.summary(databases))
+    click.secho(summary, bold=True, fg="green" if summary.startswith("ok") else "red")
+    zones = {one.target: one.zone for one in configs}
+    before: Any = object()
+    for one in databases:
+        if len(configs) > 1 and one.target != before:
+            before = one.target
+            click.echo(f"\ntarget {one.target}")
+        click.echo(f"\n{_head(one)}")
+        for line in _facts(one, now):
+            click.echo(f"  {line}")
+        weeks = status.calendar(one.days, now.astimezone(zones[one.target]).date())
+        click.echo("  " + " ".join("".join(map(_mark, week)) for week in weeks))
+    if databases:
+        click.echo(
+            f"\n{status.WEEKS} weeks from Monday until today:"
+            " M monthly, W weekly, d daily, m manual"
+        )
+
+
+def _head(one: status.Database) -> str:
+    if not one.expected:
+        word, colour = "not expected", "yellow"
+    elif one.problems:
+        word, colour = "not ok", "red"
+    else:
+        word, colour = "ok", "green"
+    return f"{click.style(printable(one.database), bold=True)}  {click.style(word, fg=colour)}"
+
+
+def _facts(one: status.Database, now: datetime) -> list[str]:
+    lines = [click.style(problem, fg="red") for problem in one.problems]
+    if one.snapshot is not None:
+        state = "verified" if one.verified else "not verified"
+        age = status.span(max(0.0, one.age_seconds or 0))
+        lines.append(
+            f"newest: {one.snapshot.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {age} ago, {one.type},"
+            f" {progress.size(one.size or 0)}, {state}"
+        )
+    noun = "backup" if one.backups == 1 else "backups"
+    owed = f", {one.owed} of them not copied yet" if one.owed else ""
+    if one.backups:
+        lines.append(f"{one.backups} {noun}{owed}")
+    if one.drill is not None:
+        result = "green" if one.drill.green else f"red ({one.drill.findings} findings)"
+        ago = status.span(max(0.0, (now - one.drill.when).total_seconds()))
+        took = status.span(one.drill.recovery_seconds)
+        lines.append(f"last drill: {result}, {ago} ago, recovery in {took}")
+    return lines
+
+
+def _mark(tier: str | None) -> str:
+    mark = _MARKS[tier]
+    return mark if tier is None else click.style(mark, fg=_COLOURS[tier])

@@ -1,0 +1,66 @@
+"""What a target's stores hold, and of which databases there should be backups."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import manifest as m
+from .catalog import Backup
+from .stores import Store
+
+if TYPE_CHECKING:
+    from .run import Report
+
+# What a recovery has to wait for; the other phases are the drill's own.
+_NOT_RECOVERY = frozenset({"start", "check", "clean"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a target's backups lie, and of which databases there should be some."""
+
+    store: Store
+    copy: Store | None = None
+    named: Sequence[str] = ()  # exactly these are expected; none: those that are known of
+    connected: str | None = None  # the database that is backed up where none is named
+    tiers: Sequence[str] = ("daily", "weekly", "monthly")  # that retention keeps
+
+    @property
+    def stores(self) -> list[Store]:
+        """All stores, the first one first."""
+        return [self.store] if self.copy is None else [self.store, self.copy]
+
+
+Contents = Mapping[str, Sequence[Backup]]  # by the store's URL; a store that was not read is absent
+
+
+def expected(target: Target, contents: Contents, report: "Report | None" = None) -> list[str]:
+    """Return the databases that should have backups."""
+    tried: set[str] = set()
+    dropped: set[str] = set()
+    if report is not None:
+        tried = {one.database.name for one in report.backups}
+        tried |= {one.database for one in report.failed}
+        dropped = set(report.dropped)
+    if target.named:
+        return sorted({*target.named, *tried})
+    known = set() if target.connected is None else {target.connected}
+    return sorted(((known | databases(target, contents)) - dropped) | tried)
+
+
+def databases(target: Target, contents: Contents) -> set[str]:
+    """Return the databases that have backups."""
+    return {
+        one.manifest.database.name for store in target.stores for one in contents.get(store.url, ())
+    }
+
+
+def last_drill(manifests: Iterable[m.Manifest]) -> m.Drill | None:
+    """Return the newest drill of any of these backups."""
+    drills = [drill for one in manifests for drill in one.drills]
+    return max(drills, key=lambda one: one.when, default=None)
+
+
+def recovery_seconds(drill: m.Drill) -> float:
+    """Return how long it took until the database was there again."""
+    return sum(seconds for phase, seconds in drill.seconds.items() if phase not in _NOT_RECOVERY)

@@ -1,0 +1,202 @@
+"""Whether every database has what its owners want: a decision over manifests."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, tzinfo
+
+import msgspec
+
+from . import manifest as m
+from . import overview
+from .catalog import Backup
+
+WEEKS = 9  # that the calendar shows, this one included
+_HIGHEST = ("monthly", "weekly", "daily", "manual")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goals:
+    """How old a backup and a drill may be, and how long a recovery may take, in seconds."""
+
+    max_age: float
+    drill_max_age: float | None = None  # none: not judged
+    rto: float | None = None
+
+
+class Drill(msgspec.Struct, frozen=True):
+    """A database's last drill."""
+
+    when: datetime
+    green: bool
+    findings: int
+    recovery_seconds: float
+
+
+class Database(msgspec.Struct, frozen=True, kw_only=True):
+    """How one database stands."""
+
+    database: str
+    target: str | None
+    expected: bool  # one that is not is shown, and not judged
+    newest: str | None  # the backup's name
+    snapshot: datetime | None  # the moment that it brings back
+    age_seconds: float | None
+    type: str | None
+    verified: bool
+    size: int | None
+    rows: int | None
+    backups: int
+    owed: int  # copies
+    drill: Drill | None
+    last_green_drill: datetime | None
+    problems: list[str]  # goals that it misses
+    days: dict[str, str]  # the highest tier of each day that has a backup
+
+
+def judge(
+    target: overview.Target,
+    contents: overview.Contents,
+    goals: Goals,
+    now: datetime,
+    zone: tzinfo,
+    name: str | None = None,
+) -> list[Database]:
+    """Return how every database stands that should have backups, and those that have some."""
+    wanted = overview.expected(target, contents)
+    everybody = sorted({*wanted, *overview.databases(target, contents)})
+    return [
+        _judge(one, target, contents, goals, now, zone, (one in wanted, name)) for one in everybody
+    ]
+
+
+def _judge(
+    database: str,
+    target: overview.Target,
+    contents: overview.Contents,
+    goals: Goals,
+    now: datetime,
+    zone: tzinfo,
+    known: tuple[bool, str | None],
+) -> Database:
+    expected, name = known
+    copies = [
+        one
+        for store in target.stores
+        for one in contents.get(store.url, ())
+        if one.manifest.database.name == database
+    ]
+    whole = _whole(copies)
+    newest = max(whole, key=lambda one: one.snapshot, default=None)
+    drills = [one.manifest for one in copies]
+    last = overview.last_drill(drills)
+    green = max((one.when for each in drills for one in each.drills if one.green), default=None)
+    age = None if newest is None else (now - newest.snapshot).total_seconds()
+    problems = [*_of_backup(age, goals), *_of_drill(last, green, goals, now)] if expected else []
+    return Database(
+        database=database,
+        target=name,
+        expected=expected,
+        newest=None if newest is None else newest.name.stem,
+        snapshot=None if newest is None else newest.snapshot,
+        age_seconds=age,
+        type=None if newest is None else str(newest.type),
+        verified=newest is not None and newest.verified is not None,
+        size=None if newest is None else newest.artifact.size,
+        rows=None if newest is None else newest.rows,
+        backups=len(whole),
+        owed=_owed(target, copies),
+        drill=None
+        if last is None
+        else Drill(last.when, last.green, last.findings, overview.recovery_seconds(last)),
+        last_green_drill=green,
+        problems=problems,
+        days=_days(whole, zone),
+    )
+
+
+def _whole(copies: Iterable[Backup]) -> list[m.Manifest]:
+    """Return the backups that can be restored from some store, each once."""
+    found = {
+        one.manifest.artifact.name: one.manifest
+        for one in copies
+        if not one.missing and not one.manifest.schema_only
+    }
+    return list(found.values())
+
+
+def _owed(target: overview.Target, copies: Iterable[Backup]) -> int:
+    if target.copy is None:
+        return 0
+    return len({b.manifest.artifact.name for b in copies if target.copy.url in b.manifest.pending})
+
+
+def _of_backup(age: float | None, goals: Goals) -> list[str]:
+    if age is None:
+        return ["no backup"]
+    if age > goals.max_age:
+        return [f"its newest backup is {span(age)} old, BACKUP_MAX_AGE is {span(goals.max_age)}"]
+    return []
+
+
+def _of_drill(
+    last: m.Drill | None, green: datetime | None, goals: Goals, now: datetime
+) -> list[str]:
+    problems = []
+    if goals.drill_max_age is not None:
+        if green is None:
+            problems.append("no drill has succeeded")
+        elif (age := (now - green).total_seconds()) > goals.drill_max_age:
+            limit = span(goals.drill_max_age)
+            problems.append(
+                f"its last green drill was {span(age)} ago, BACKUP_DRILL_MAX_AGE is {limit}"
+            )
+        if last is not None and not last.green:
+            problems.append(f"its last drill was red ({last.findings} findings)")
+    if goals.rto is not None:
+        if last is None:
+            problems.append("no drill tells how long a recovery takes (BACKUP_RTO)")
+        elif (took := overview.recovery_seconds(last)) > goals.rto:
+            problems.append(f"its recovery took {span(took)}, BACKUP_RTO is {span(goals.rto)}")
+    return problems
+
+
+def _days(manifests: Iterable[m.Manifest], zone: tzinfo) -> dict[str, str]:
+    days: dict[str, str] = {}
+    for one in manifests:
+        day = one.taken.astimezone(zone).date().isoformat()
+        before = days.get(day, _HIGHEST[-1])
+        days[day] = min(before, str(one.type), key=_HIGHEST.index)
+    return dict(sorted(days.items()))
+
+
+def span(seconds: float) -> str:
+    """Return a time span in the two units that matter: 3 d 4 h, 26 h, 5 min, 12 s."""
+    if seconds >= 2 * 86400:
+        days, rest = divmod(seconds, 86400)
+        return f"{days:.0f} d {rest // 3600:.0f} h" if rest >= 3600 else f"{days:.0f} d"
+    if seconds >= 3600:
+        hours, rest = divmod(seconds, 3600)
+        return f"{hours:.0f} h {rest // 60:.0f} min" if rest >= 60 else f"{hours:.0f} h"
+    return f"{seconds // 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def calendar(days: dict[str, str], today: date, weeks: int = WEEKS) -> list[list[str | None]]:
+    """Return the last weeks, from Monday on, with each day's tier; the last one ends today."""
+    monday = today - timedelta(days=today.weekday() + 7 * (weeks - 1))
+    shown = [monday + timedelta(days=n) for n in range((today - monday).days + 1)]
+    tiers = [days.get(day.isoformat()) for day in shown]
+    return [tiers[start : start + 7] for start in range(0, len(tiers), 7)]
+
+
+def summary(databases: Sequence[Database]) -> str:
+    """Return one line: whether all is well, and if not, what is not."""
+    judged = [one for one in databases if one.expected]
+    if not judged:
+        return "not ok: there is no backup"
+    bad = [one for one in judged if one.problems]
+    if not bad:
+        noun = "database is" if len(judged) == 1 else "databases are"
+        return f"ok: {len(judged)} {noun} within the goals"
+    names = ", ".join(one.database for one in bad)
+    text = f"not ok: {len(bad)} of {len(judged)} databases: {names}"
+    return text if len(text) <= 80 else f"{text[:77]}..."

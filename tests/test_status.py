@@ -1,0 +1,201 @@
+"""pgkeep status: one look, one exit code, the same answer as a value."""
+
+import json
+import re
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+
+from pgkeep import manifest as m
+from pgkeep import overview, status
+from pgkeep.catalog import Backup
+from pgkeep.status import Goals
+from pgkeep.stores.memory import MemoryStore
+
+from . import keep, past
+from .test_cli import on_terminal
+
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)  # a Tuesday
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+GOALS = Goals(max_age=26 * 3600)
+CONTROL = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def judge(
+    *manifests: m.Manifest, goals: Goals = GOALS, missing: bool = False, **target: Any
+) -> dict[str, status.Database]:
+    place = overview.Target(store=MemoryStore(), **target)
+    contents = {place.store.url: [Backup(one, missing) for one in manifests]}
+    judged = status.judge(place, contents, goals, NOW, UTC)
+    return {one.database: one for one in judged}
+
+
+def drilled(*drills: m.Drill) -> m.Manifest:
+    return msgspec.structs.replace(past.manifest(NOW - HOUR), drills=list(drills))
+
+
+@pytest.mark.parametrize(
+    ("manifests", "problems"),
+    [
+        ([past.manifest(NOW - 26 * HOUR)], []),
+        ([past.manifest(NOW - 27 * HOUR)],
+         ["its newest backup is 27 h old, BACKUP_MAX_AGE is 26 h"]),
+        ([past.manifest(NOW - 75 * HOUR), past.manifest(NOW - HOUR, schema=True)],
+         ["its newest backup is 3 d 3 h old, BACKUP_MAX_AGE is 26 h"]),
+        ([past.manifest(NOW - HOUR, "manual", verified=False)], []),
+    ],
+)  # fmt: skip
+def test_the_newest_backup_that_can_be_restored_is_judged(
+    manifests: list[m.Manifest], problems: list[str]
+) -> None:
+    assert judge(*manifests)["app"].problems == problems
+    assert judge(*manifests, missing=True)["app"].problems == ["no backup"]
+
+
+def test_drills_are_judged_only_where_a_goal_is_set() -> None:
+    """F7, E6: age of the last green one, result and time of the last one."""
+    goals = Goals(max_age=26 * 3600, drill_max_age=7 * 86400, rto=60)
+    green = m.Drill(NOW - 2 * DAY, True, {"start": 500, "load": 30, "index": 30, "check": 500}, 0)
+    old = m.Drill(NOW - 8 * DAY, True, {"load": 61}, 0)
+    red = m.Drill(NOW - DAY, False, {"load": 1}, 3)
+    assert judge(drilled(green), goals=goals)["app"].problems == []
+    assert judge(drilled(old), goals=goals)["app"].problems == [
+        "its last green drill was 8 d ago, BACKUP_DRILL_MAX_AGE is 7 d",
+        "its recovery took 1 min, BACKUP_RTO is 1 min",
+    ]
+    assert judge(drilled(green, red), goals=goals)["app"].problems == [
+        "its last drill was red (3 findings)"
+    ]
+    assert judge(drilled(), goals=goals)["app"].problems == [
+        "no drill has succeeded",
+        "no drill tells how long a recovery takes (BACKUP_RTO)",
+    ]
+    assert judge(drilled(old, red))["app"].problems == []
+
+
+def test_databases_that_should_be_there_are_judged() -> None:
+    """F2: without any backup too; one that was taken off the list is only shown."""
+    found = judge(past.manifest(NOW), past.manifest(NOW - 99 * DAY, database="old"),
+                  named=["app", "new"])  # fmt: skip
+    assert {name: (one.expected, one.problems) for name, one in found.items()} == {
+        "app": (True, []), "new": (True, ["no backup"]), "old": (False, []),
+    }  # fmt: skip
+    assert judge(connected="first")["first"].problems == ["no backup"]
+
+
+def test_copies_that_are_owed_are_counted_once() -> None:
+    place = overview.Target(store=MemoryStore(), copy=MemoryStore())
+    assert place.copy is not None
+    one = msgspec.structs.replace(past.manifest(NOW), pending=[place.copy.url])
+    contents = {place.store.url: [Backup(one, False), Backup(past.manifest(NOW - DAY), False)]}
+    (judged,) = status.judge(place, contents, GOALS, NOW, UTC)
+    assert (judged.owed, judged.backups) == (1, 2)
+
+
+def test_the_calendar_has_the_highest_tier_of_each_day() -> None:
+    """In the zone in which days begin, from a Monday until today."""
+    zone = ZoneInfo("Europe/Berlin")
+    place = overview.Target(store=MemoryStore())
+    taken = [
+        ("manual", datetime(2026, 3, 10, 1, tzinfo=UTC)),
+        ("daily", datetime(2026, 3, 10, 2, tzinfo=UTC)),
+        ("manual", datetime(2026, 3, 10, 3, tzinfo=UTC)),
+        ("weekly", datetime(2026, 3, 8, 23, 30, tzinfo=UTC)),  # Monday in Berlin
+        ("monthly", datetime(2026, 3, 2, 2, tzinfo=UTC)),
+    ]
+    backups = [Backup(past.manifest(when, kind), False) for kind, when in taken]
+    (judged,) = status.judge(place, {place.store.url: backups}, GOALS, NOW, zone)
+    none = [None] * 7
+    assert status.calendar(judged.days, date(2026, 3, 10), weeks=3) == [
+        none, ["monthly", *none[1:]], ["weekly", "daily"],
+    ]  # fmt: skip
+
+
+# -- the command
+
+
+def planted(directory: Path, *manifests: m.Manifest) -> dict[str, str]:
+    for one in manifests:
+        past.plant(directory, one)
+    return keep.environment(BACKUP_DIR=str(directory))
+
+
+def test_all_is_well(tmp_path: Path) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    env = planted(
+        tmp_path,
+        *(past.manifest(now - n * DAY, "weekly" if n % 7 else "monthly") for n in range(60)),
+        past.manifest(now - HOUR, database="x" * 63, verified=False),
+    )
+    shown = keep.run("status", env=env)
+    lines = shown.splitlines()
+    assert lines[0] == "ok: 2 databases are within the goals"
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in shown
+    assert "not verified" in shown
+    document = json.loads(keep.run("status", "--json", env=env))
+    assert document["ok"] is True
+    by_name = {one["database"]: one for one in document["databases"]}
+    assert (by_name["app"]["backups"], by_name["app"]["verified"]) == (60, True)
+    code, coloured = on_terminal("status", env=env)
+    assert code == 0
+    assert "\x1b[32m" in coloured
+    plain = CONTROL.sub("", coloured).splitlines()
+    assert plain[0] == lines[0]
+    assert "app  ok" in plain
+
+
+def test_what_is_not_well_is_the_first_and_the_last_line(tmp_path: Path) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    env = planted(tmp_path, past.manifest(now), past.manifest(now - 3 * DAY, database="shop"))
+    process = keep.start("status", env=env)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert out.splitlines()[0] == "not ok: 1 of 2 databases: shop"
+    assert err.splitlines()[-1] == (
+        "error: shop: its newest backup is 3 d old, BACKUP_MAX_AGE is 26 h"
+    )
+    keep.run("status", env=env | {"BACKUP_MAX_AGE": "4d"})
+    keep.run("status", env=env | {"BACKUP_DATABASES": "app"})
+    for variable in ("BACKUP_DRILL_MAX_AGE", "BACKUP_RTO"):
+        said = keep.run("status", env=env | {"BACKUP_MAX_AGE": "4d", variable: "9w"}, code=5)
+        assert "app: no drill" in said
+    process = keep.start("status", "--json", env=env)
+    out, _ = process.communicate(timeout=60)
+    document = json.loads(out)
+    assert (process.returncode, document["ok"]) == (5, False)
+    many = ",".join(f"{n} of many databases with long names" for n in range(9))
+    process = keep.start("status", env=env | {"BACKUP_DATABASES": many})
+    out, _ = process.communicate(timeout=60)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_no_backup_at_all_is_not_well(tmp_path: Path) -> None:
+    env = keep.environment(BACKUP_DIR=str(tmp_path / "none"))
+    assert "error: no backup, and none is asked for" in keep.run("status", env=env, code=5)
+    said = keep.run("status", env=env | {"POSTGRES_DB": "app"}, code=5)
+    assert said.splitlines()[-1] == "error: app: no backup"
+    (tmp_path / "file").touch()
+    keep.run("status", f"--dir={tmp_path / 'file'}", env=env, code=6)
+
+
+def test_every_target_has_its_own_goals(tmp_path: Path) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    for name in ("a", "b"):
+        past.plant(tmp_path / name, past.manifest(now - 3 * DAY, database=name))
+    (tmp_path / "pgkeep.toml").write_text(
+        f"[targets.one]\nbackup_dir = '{tmp_path}/a'\nbackup_max_age = '1w'\n"
+        f"[targets.two]\nbackup_dir = '{tmp_path}/b'\n"
+    )
+    env = keep.environment(PGKEEP_CONFIG=str(tmp_path / "pgkeep.toml"))
+    process = keep.start("status", env=env)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.splitlines()[0]) == (5, "not ok: 1 of 2 databases: b")
+    assert "target one" in out
+    assert "a: " not in err
+    keep.run("status", "--target=one", env=env)
