@@ -72,6 +72,23 @@ def test_shows_what_is_inside(shop: tuple[str, Path]) -> None:
     assert 0.9 < wide["bytes"] / sum(one.length for one in data) <= 1
 
 
+def test_draws_a_tree(shop: tuple[str, Path]) -> None:
+    """By schema and type; what is cut into parts stands there once, its rows with the table."""
+    database, artifact = shop
+    lines = keep.run("show", str(artifact), "--tree", env=keep.environment()).splitlines()
+    drawn = [(len(line) - len(line.lstrip("│├└─ ")), line.lstrip("│├└─ ")) for line in lines]
+    assert drawn[0] == (0, database)
+    places = [
+        drawn.index(one)
+        for one in (
+            (4, "app"), (8, "sequence (1)"), (12, "orders_id_seq"), (8, "table (4)"),
+            (12, "wide, 140,000 rows"), (4, "public"), (12, "line end"),
+        )
+    ]  # fmt: skip
+    assert places == sorted(places)
+    assert sum("wide" in name and "wide_pkey" not in name for _, name in drawn) == 1
+
+
 def test_shows_every_object_by_section(shop: tuple[str, Path]) -> None:
     lines = keep.run("show", str(shop[1]), "--objects", env=keep.environment()).splitlines()
     before, rows, after = (

@@ -55,6 +55,9 @@ create index events_what on app.events (what);
 create table app.parent (a int);
 create table app.child (b int) inherits (app.parent);
 create table "Odd Schema"."or ""d.er's" (id int generated always as identity, "B b" text);
+create table app."new
+line" (id serial primary key, t text);
+create table app.nothing ();
 create table app.one (id int primary key);
 create table app.two (id int primary key references app.one deferrable initially deferred);
 alter table app.one add foreign key (id) references app.two deferrable initially deferred;
@@ -67,10 +70,17 @@ insert into app.events select date '2026-01-01' + i % 59, 'w' || i from generate
 insert into app.parent select generate_series(1, 10);
 insert into app.child select i, i from generate_series(1, 20) i;
 insert into "Odd Schema"."or ""d.er's" ("B b") select 'x' || i from generate_series(1, 100) i;
+insert into app."new
+line" (t) select 'n' || i from generate_series(1, 7) i;
+insert into app.nothing default values;
 begin; insert into app.one values (1); insert into app.two values (1); commit;
 create view app.sums as select customer, sum(total) from app.orders group by 1;
 """
 ODD = '"Odd Schema"."or ""d.er\'s"'
+
+
+ODD_SEQUENCE = '"Odd Schema"."or ""d.er\'\'s_id_seq"'
+LINE = 'app."new\nline"'
 
 
 class Shop:
@@ -112,11 +122,11 @@ def shop17(pg17: Server, database: DatabaseFactory, tmp_path: Path) -> Shop:
 
 def test_a_dropped_table_comes_back_as_it_was(shop: Shop) -> None:
     """E: definition, rows, privileges, comments, trigger, policy, sequence; by one command."""
-    tables = ("app.orders", "app.events_2", "app.child", ODD, "app.one")
+    tables = ("app.orders", "app.events_2", "app.child", ODD, "app.one", LINE, "app.nothing")
     before = {table: shop.definition(table) for table in tables}
     patterns = [f"--table={table}" for table in tables]
     shop.sql("drop table app.orders, app.events_2, app.child, app.one cascade")
-    shop.sql(f"drop table {ODD}")
+    shop.sql(f"drop table {ODD}, {LINE}, app.nothing")
     out = shop.restore(*patterns)
     assert "done: database" in out
     assert {table: shop.definition(table) for table in tables} == before
@@ -147,6 +157,16 @@ def test_beside_the_one_that_is_there(shop: Shop) -> None:
     same = re.sub(r"CONSTRAINT \w+_not_null ", "", copy)
     same = same.replace("orders_restored", "orders").replace("stat_orders", "orders_stat")
     assert sorted(same.splitlines()) == sorted(before.splitlines())
+    assert not shop.sql("select from pg_namespace where nspname ~ '^pgkeep_'")
+    ((value,),) = shop.sql('select last_value from "Odd Schema"."or ""d.er\'s_id_seq"')
+    shop.sql(f"select setval('{ODD_SEQUENCE}', 500)")
+    shop.restore(f"--table={ODD}", "--as=copy")
+    assert shop.sql(f"select last_value from {ODD_SEQUENCE.replace(chr(39) * 2, chr(39))}") == [
+        (500,)
+    ]
+    assert shop.sql('select last_value from "Odd Schema".copy_id_seq') == [(value,)]
+    shop.restore(f"--table={LINE}", "--as=app.old")
+    assert shop.sql("select count(*), max(t) from app.old") == [(7, "n7")]
     assert not shop.sql("select from pg_namespace where nspname ~ '^pgkeep_'")
     shop.restore("--table=app.orders", '--as="Odd Schema"."app.orders"')
     ((count,),) = shop.sql('select count(*) from "Odd Schema"."app.orders"')
@@ -249,7 +269,7 @@ def test_three_rows_while_others_work(shop17: Shop) -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
-    "unknown": (["--table=app.nothing"], 9, "no table of"),
+    "unknown": (["--table=app.absent"], 9, "no table of"),
     "dots": (["--table=a.b.c"], 2, "expected NAME or SCHEMA.NAME"),
     "quote": (['--table="a'], 2, "a double quote is not closed"),
     "there": (["--table=app.orders"], 9, "app.orders is there already"),

@@ -1,8 +1,10 @@
 """What of an artifact belongs to which table: definitions, rows, everything that hangs on it."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from . import errors as e
 from . import script, statements
 from .artifact import Artifact, Object
 from .database import codec
@@ -31,7 +33,7 @@ class Contents:
         self.codec = codec(artifact.index.meta.database.encoding)
         self._by_member = artifact.index.objects_by_member()
         read = list(self._read())
-        self.tables = [_name(one) for one, _ in read if one.type == "TABLE"]
+        self.tables = [self._name(*pair) for pair in read if pair[0].type == "TABLE"]
         self.sequences = self._sequences(read)
         self.indexes = self._indexes(read)
         self.parents = self._parents(read)
@@ -55,19 +57,40 @@ class Contents:
         return [entry for entry in self.entries if entry.table in wanted]
 
     def rows(self, table: Name) -> list[Object]:
-        """Return the parts that hold a table's rows."""
-        return [
-            one
-            for one in self.artifact.index.objects
-            if one.rows is not None and (one.schema, one.name) == table
-        ]
+        """Return the parts that hold a table's rows; one without rows has an empty part.
+
+        Raises:
+            VerificationFailed: there is none, or it cannot be told which are meant.
+
+        """
+        parts = [one for one in self.artifact.index.objects if one.rows is not None]
+        found = [one for one in parts if (one.schema, one.name) == table]
+        if not found:
+            # Of a foreign dump only the comments are known, which have blanks for line ends.
+            same = [name for name in self.tables if _flat(name) == _flat(table)]
+            found = [one for one in parts if (one.schema, one.name) == _flat(table)]
+            if len(same) > 1:
+                found = []
+        if not found and not self._is_partitioned(table):
+            raise e.VerificationFailed(
+                f"{self.artifact.source.name}: the rows of {'.'.join(table)} are not to be found"
+            )
+        return found
+
+    def _is_partitioned(self, table: Name) -> bool:
+        return any(
+            entry.one.type == "TABLE" and b"PARTITION BY" in entry.text
+            for entry in self.of([table])
+        )
 
     def relations(self, table: Name) -> set[Name]:
         """Return the table and what has a name of its own in its schema because of it."""
         owned = (names for names in (self.sequences, self.indexes))
         found = {table} | {one for names in owned for one, of in names.items() if of == table}
         return found | {
-            _name(entry.one) for entry in self.of([table]) if entry.one.type == "STATISTICS"
+            self._name(entry.one, entry.text)
+            for entry in self.of([table])
+            if entry.one.type == "STATISTICS"
         }
 
     def _read(self) -> Iterable[tuple[Object, bytes]]:
@@ -89,7 +112,7 @@ class Contents:
             if one.type in ("SEQUENCE", "SEQUENCE OWNED BY"):
                 owner = statements.subject(one.type, text, self.codec)
                 if owner is not None:
-                    found[_name(one)] = owner
+                    found[self._name(one, text)] = owner
         return found
 
     def _indexes(self, read: Sequence[tuple[Object, bytes]]) -> dict[Name, Name]:
@@ -98,9 +121,7 @@ class Contents:
             if one.type in ("INDEX", "CONSTRAINT"):
                 table = statements.subject(one.type, text, self.codec)
                 if table is not None:
-                    # A constraint is announced as `table constraint`.
-                    name = one.name.removeprefix(f"{table[1]} ")
-                    found[one.schema, name] = table
+                    found[self._name(one, text)] = table
         return found
 
     def _parents(self, read: Sequence[tuple[Object, bytes]]) -> dict[Name, Name]:
@@ -115,9 +136,9 @@ class Contents:
 
     def _table(self, one: Object, text: bytes) -> Name | None:
         if one.type == "TABLE":
-            return _name(one)
+            return self._name(one, text)
         if one.type in _SEQUENCES:
-            return self.sequences.get(_name(one))
+            return self.sequences.get(self._name(one, text))
         subject = statements.subject(one.type, text, self.codec)
         if subject is None:
             return None
@@ -125,6 +146,11 @@ class Contents:
             subject = self.indexes.get(subject, self.sequences.get(subject, subject))
         return subject
 
+    def _name(self, one: Object, text: bytes) -> Name:
+        found = statements.own_name(one.type, text, self.codec)
+        return (one.schema, one.name) if found is None else found
 
-def _name(one: Object) -> Name:
-    return one.schema, one.name
+
+def _flat(name: Name) -> Name:
+    schema, table = (re.sub(r"[\r\n]", " ", part) for part in name)
+    return schema, table

@@ -52,6 +52,37 @@ _SUBJECT = {
 }  # fmt: skip
 
 
+# How each type of entry says its own name; the comment above it has blanks for line ends.
+_OWN = {
+    "TABLE": re.compile(rb"^CREATE (?:UNLOGGED |FOREIGN )?TABLE %b" % QUALIFIED, re.MULTILINE),
+    "SEQUENCE": re.compile(
+        rb"^(?:CREATE (?:UNLOGGED )?SEQUENCE| +SEQUENCE NAME) %b" % QUALIFIED, re.MULTILINE
+    ),
+    "SEQUENCE OWNED BY": re.compile(rb"^ALTER SEQUENCE %b" % QUALIFIED, re.MULTILINE),
+    "STATISTICS": re.compile(rb"^CREATE STATISTICS %b" % QUALIFIED, re.MULTILINE),
+}
+_OF_TABLE = {
+    "INDEX": re.compile(rb"^CREATE (?:UNIQUE )?INDEX (?P<name>%b) ON " % IDENTIFIER, re.MULTILINE),
+    "CONSTRAINT": re.compile(rb" ADD CONSTRAINT (?P<name>%b) " % IDENTIFIER),
+}
+
+
+_CALLED = {("pg_catalog", "setval")}
+
+
+def own_name(kind: str, text: bytes, codec: str) -> Name | None:
+    """Return the name that an entry's statement gives to what it makes."""
+    if kind in _OF_TABLE:
+        match, table = _OF_TABLE[kind].search(text), subject(kind, text, codec)
+        return (
+            None if match is None or table is None else (table[0], unquoted(match["name"], codec))
+        )
+    if kind == "SEQUENCE SET":
+        return next(iter(mentioned(text, codec) - _CALLED), None)
+    match = _OWN[kind].search(text) if kind in _OWN else None
+    return None if match is None else name_of(match, codec)
+
+
 def unquoted(identifier: bytes, codec: str = "utf-8") -> str:
     """Return a name as the catalog has it."""
     if identifier.startswith(b'"'):
@@ -107,7 +138,7 @@ def moved(text: bytes, schemas: Mapping[Name, str], codec: str) -> bytes:
         if inner is None or schema is None:
             return match.group()
         name = quoted(schema).encode(codec) + b"." + inner["name"]
-        return name if inner is match else b"'" + name + b"'"
+        return name if inner is match else b"'" + name.replace(b"'", b"''") + b"'"
 
     return _TOKEN.sub(replace, text)
 
@@ -115,5 +146,5 @@ def moved(text: bytes, schemas: Mapping[Name, str], codec: str) -> bytes:
 def _qualified(match: re.Match[bytes]) -> re.Match[bytes] | None:
     literal = match["sequence"] or match["relation"]
     if literal is not None:
-        return _LITERAL.fullmatch(literal)
+        return _LITERAL.fullmatch(literal.replace(b"''", b"'"))
     return match if match["schema"] else None

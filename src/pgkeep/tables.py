@@ -34,7 +34,9 @@ _ROUTINES = frozenset({"FUNCTION", "PROCEDURE", "AGGREGATE"})
 _TYPES = frozenset({"TYPE", "DOMAIN"})
 _GRANTEE = re.compile(rb"^GRANT .* TO (%b)(?: WITH GRANT OPTION)?;$" % statements.IDENTIFIER, re.M)
 _PUBLICATION = re.compile(rb"^ALTER PUBLICATION (%b) " % statements.IDENTIFIER, re.MULTILINE)
-_COPY = re.compile(rb"^COPY %b \((?P<columns>.*)\) FROM stdin$" % statements.QUALIFIED, re.DOTALL)
+_COPY = re.compile(
+    rb"^COPY %b (?:\((?P<columns>.*)\) | )FROM stdin$" % statements.QUALIFIED, re.DOTALL
+)
 ROWS = "pgkeep_rows"
 
 
@@ -302,9 +304,9 @@ class TablesRestore:
     def _columns(self) -> list[str]:
         for table in self._tables:
             for one in self._contents.rows(table):
-                columns = _COPY.match(self._header(one))
-                if columns is not None:
-                    names = re.findall(statements.IDENTIFIER, columns["columns"])
+                match = _COPY.match(self._header(one))
+                if match is not None and match["columns"] is not None:
+                    names = re.findall(statements.IDENTIFIER, match["columns"])
                     return [statements.unquoted(name, self._contents.codec) for name in names]
         return []
 
@@ -459,7 +461,9 @@ class TablesRestore:
                 match = _COPY.match(piece.data.rstrip(b";\n"))
                 if match is None:
                     raise e.VerificationFailed(f"unexpected {piece.data[:60]!r}")
-                header = b"COPY %b (%b) FROM stdin" % (target, match["columns"])
+                columns = match["columns"]  # none of a table without any
+                listed = b"" if columns is None else b"(%b) " % columns
+                header = b"COPY %b %bFROM stdin" % (target, listed)
                 loaded += session.copy(one, header, ld.rows_of(pieces))
         if loaded != one.rows:
             raise e.RestoreFailed(
