@@ -72,7 +72,9 @@ install_postgresql() {
 
 packages() {
     [ "$(uname -s)" = Linux ] || return 0
-    command -v pigz >/dev/null || install pigz
+    for program in git openssl pigz; do
+        command -v "$program" >/dev/null || install "$program"
+    done
     [ -x /usr/lib/postgresql/15/bin/postgres ] || install_postgresql
 }
 
