@@ -47,6 +47,7 @@ class Proxy:
         self._target = ("127.0.0.1", port)
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.heads: list[str] = []
         self.sent = 0  # bytes of answers
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -87,6 +88,7 @@ class Proxy:
             lines = head.split(b"\r\n")
             line = lines[0].decode()
             self.requests.append(line)
+            self.heads.append(head.decode("latin-1"))
             fault = next((one for one in self.faults if one.takes(line)), None)
             headers = {
                 name.strip().lower(): value.strip()

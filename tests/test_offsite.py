@@ -428,3 +428,51 @@ def test_odd_names_and_every_database(
     assert len(listed(env)) == 2
     run("restore", "--latest", f"--database={odd}", "--target-db=back", env=env)
     assert s.sql(cluster, "back", "table t") == [(42,)]
+
+
+def test_a_bucket_that_stalls_holds_up_nothing_but_its_copy(
+    pg17: Server, large: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """Fail-open: the dump goes on, its locks are gone and the backup is there meanwhile."""
+    stall = Fault("stall", "partNumber", times=99, after=1000)
+    with proxy(buckets.port, stall) as slow:
+        extra = buckets.environment(
+            bucket, BACKUP_DIR=str(tmp_path), BACKUP_S3_TIMEOUT="5",
+            BACKUP_S3_ENDPOINT=slow.endpoint,
+        )  # fmt: skip
+        with f.Run(pg17, large, "backup", env=extra) as copying:
+            f.eventually(lambda: [*tmp_path.glob("*.manifest.json")], "the backup is published")
+            assert copying.process.poll() is None, "its copy is on the way"
+            query = "select count(*) from pg_locks where relation = 'large'::regclass"
+            f.eventually(lambda: s.sql(pg17, large, query) == [(0,)], "no lock on the table", 3)
+            assert copying.process.poll() is None
+            assert "warning: " in copying.ends(0, seconds=60)
+    assert manifest_in(tmp_path).pending == [f"s3://{bucket}/backups"]
+
+
+def test_settings_of_the_bucket_reach_it(
+    pg17: Server, large: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """C6, C7, C23: prefix, region and the length of parts; and few parts that grow."""
+    with proxy(buckets.port) as seen:
+        env = keep.environment(
+            pg17, large, BACKUP_DIR=str(tmp_path), **buckets.environment(bucket),
+        ) | {
+            "BACKUP_S3_ENDPOINT": seen.endpoint, "BACKUP_S3_PREFIX": "/some/where",
+            "BACKUP_S3_REGION": "eu-central-1", "BACKUP_S3_PART_SIZE": "5",
+        }  # fmt: skip
+        run("backup", env=env)
+        assert {key.rpartition("/")[0] for key in b.keys(buckets.client(), bucket)} == {
+            "some/where/manual"
+        }
+        parts = [one for one in seen.heads if one.startswith("PUT ") and "partNumber" in one]
+        lengths = sorted(int(one.lower().partition("content-length: ")[2].split()[0])
+                         for one in parts)  # fmt: skip
+        assert len(lengths) > 2
+        assert lengths[1:] == [5 << 20] * (len(lengths) - 1), "all but the last are equal"
+        assert all("/eu-central-1/s3/aws4_request" in one for one in seen.heads)
+        seen.heads.clear()
+        time.sleep(1.1)
+        del env["BACKUP_S3_PART_SIZE"]
+        run("backup", env=env | {"BACKUP_S3_MAX_PARTS": "10"})
+        assert 2 <= sum("partNumber" in one.partition("\r")[0] for one in seen.heads) <= 10
