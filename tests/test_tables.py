@@ -357,7 +357,7 @@ def test_only_its_members_are_read_from_a_bucket(
     ],
 )
 def test_patterns(text: str, schema: str, name: str, expected: bool) -> None:
-    assert selection.matches(text, schema, name) == expected
+    assert selection.pattern(text).matches(schema, name) == expected
 
 
 def test_a_bad_pattern_is_an_error() -> None:

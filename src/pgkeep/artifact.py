@@ -23,8 +23,6 @@ FORMAT = 1
 _LEVEL = 1  # ISA-L's level 1: about the size of gzip -6 at ten times its speed
 BLOCK = 1 << 20
 
-SCHEMA_SECTIONS = ("pre", "post")
-
 _INDEX_HEADER = b"""\
 --
 -- pgkeep index: where each object of this file lies. Not needed to restore it.

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from . import errors as e
-from . import naming
 from .catalog import Catalog
 from .retention import Decision
 
@@ -46,14 +45,3 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
         else:
             pruned.removed.append(decision)
     return pruned
-
-
-def left_overs(catalog: Catalog) -> list[str]:
-    """Return names of ours that belong to no manifest: what an interrupted removal left."""
-    items = {item.name for item in catalog.store.items()}
-    found = []
-    for name in sorted(items):
-        parsed = naming.parse(name)
-        if parsed is not None and parsed.manifest not in items:
-            found.append(name)
-    return found

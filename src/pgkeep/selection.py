@@ -1,6 +1,7 @@
 """Which tables a pattern means, written as for pg_dump's --table (manual, psql, "Patterns")."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import errors as e
@@ -30,18 +31,7 @@ def pattern(text: str) -> Pattern:
         UsageError: it has more than one dot, or quotes that are not closed.
 
     """
-    parts = [""]
-    position = 0
-    while position < len(text):
-        if text[position] == ".":
-            parts.append("")
-            position += 1
-            continue
-        match = _PART.match(text, position)
-        if match is None:
-            raise e.UsageError(f"pattern {text}: a double quote is not closed")
-        parts[-1] += _expression(match.group())
-        position = match.end()
+    parts = _split(text, _expression)
     if len(parts) > 2 or not all(parts):
         raise e.UsageError(
             f"pattern {text}: expected NAME or SCHEMA.NAME",
@@ -51,12 +41,41 @@ def pattern(text: str) -> Pattern:
     return Pattern(text, schema[0] if schema else None, name)
 
 
+def names(text: str) -> list[str]:
+    """Read a name, with a schema or without: outside of double quotes letters are folded.
+
+    Raises:
+        UsageError: it has more than one dot, or quotes that are not closed.
+
+    """
+    parts = _split(text, _literal)
+    if len(parts) > 2 or not all(parts):
+        raise e.UsageError(f"name {text}: expected NAME or SCHEMA.NAME")
+    return parts
+
+
+def _split(text: str, read: Callable[[str], str]) -> list[str]:
+    """Return what stands between the dots that are not in quotes, piece by piece as it is read."""
+    parts = [""]
+    position = 0
+    while position < len(text):
+        if text[position] == ".":
+            parts.append("")
+            position += 1
+            continue
+        match = _PART.match(text, position)
+        if match is None:
+            raise e.UsageError(f"{text}: a double quote is not closed")
+        parts[-1] += read(match.group())
+        position = match.end()
+    return parts
+
+
+def _literal(piece: str) -> str:
+    return piece[1:-1].replace('""', '"') if piece.startswith('"') else piece.lower()
+
+
 def _expression(piece: str) -> str:
     if piece.startswith('"'):
-        return re.escape(piece[1:-1].replace('""', '"'))
+        return re.escape(_literal(piece))
     return {"*": ".*", "?": "."}.get(piece, re.escape(piece.lower()))
-
-
-def matches(text: str, schema: str, name: str) -> bool:
-    """Tell whether a pattern means a table."""
-    return pattern(text).matches(schema, name)

@@ -117,19 +117,19 @@ class TablesRestore:
         self._meta = self._artifact.index.meta
         self._options = options
         self._contents = Contents(self._artifact)
-        self._tables = self._contents.matching([selection.pattern(p) for p in options.patterns])
-        self._check_selection()
+        patterns = [selection.pattern(text) for text in options.patterns]
+        self._tables = self._contents.matching(patterns)
+        self._check_selection(patterns)
         self.target = options.target or self._meta.database.name
         self._endpoint = endpoint.to(self.target)
         self._warnings: list[str] = []
 
-    def _check_selection(self) -> None:
+    def _check_selection(self, patterns: Sequence[selection.Pattern]) -> None:
         options = self._options
-        for text in options.patterns:
-            pattern = selection.pattern(text)
+        for pattern in patterns:
             if not any(pattern.matches(*name) for name in self._tables):
                 raise e.Refused(
-                    f"no table of {self._artifact.source.name} is {text}",
+                    f"no table of {self._artifact.source.name} is {pattern.text}",
                     hint="pgkeep show lists its tables; names in capitals need double quotes.",
                 )
         roots = [name for name in self._tables if self._contents.parents.get(name) is None]
@@ -154,7 +154,7 @@ class TablesRestore:
     def _new_name(self) -> Name:
         """Return where the copy of the table goes."""
         ((schema, _),) = self._tables
-        *qualifier, name = _parts(self._options.new_name or "")
+        *qualifier, name = selection.names(self._options.new_name or "")
         return (qualifier[0] if qualifier else schema), name
 
     def _entries(self) -> list[Entry]:
@@ -600,14 +600,6 @@ def _dotted(name: Name) -> str:
 def _list(names: Sequence[Name]) -> str:
     shown = ", ".join(_dotted(name) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def _parts(text: str) -> list[str]:
-    """Return the parts of a name that may have a schema, folded outside of double quotes."""
-    found = re.findall(r'((?:"(?:[^"]|"")*"|[^".])+)(?:\.|$)', text)
-    if not 1 <= len(found) <= 2 or "".join(found) != text.replace(".", "", len(found) - 1):
-        raise e.UsageError(f"--as={text}: expected NAME or SCHEMA.NAME")
-    return [one[1:-1].replace('""', '"') if one.startswith('"') else one.lower() for one in found]
 
 
 def _relation(connection: Connection, name: Name) -> int | None:

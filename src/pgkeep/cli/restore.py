@@ -142,11 +142,16 @@ def command(
             "--data-only": data_only,
         },
         {"--schema-only": schema_only, "--data-only": data_only},
-        {"--table": bool(tables), "--schema-only": schema_only},
-        {"--table": bool(tables), "--data-only": data_only},
-        {"--table": bool(tables), "--in-place": in_place},
-        {"--table": bool(tables), "--portable": portable},
-        {"--table": bool(tables), "--discard-old": discard_old},
+        *(
+            {"--table": bool(tables), name: given}
+            for name, given in {
+                "--schema-only": schema_only,
+                "--data-only": data_only,
+                "--in-place": in_place,
+                "--portable": portable,
+                "--discard-old": discard_old,
+            }.items()
+        ),
         {
             "--as": new_name is not None,
             "--where": where is not None,
