@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pgkeep import manifest as m
@@ -213,6 +214,31 @@ def test_sync_all_fills_a_new_bucket_and_never_spreads_damage(
     artifact.write_bytes(data)
     run("sync", "--all", env=env)
     assert first in b.keys(client, bucket)
+
+
+def test_a_copy_that_is_there_is_not_put_at_risk(
+    pg17: Server, small: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """Killed before it noted the copy, and the file here is damaged: the copy is the last one."""
+    env = keep.environment(pg17, small, BACKUP_DIR=str(tmp_path), **buckets.environment(bucket))
+    run("backup", env=env)
+    (path,) = tmp_path.glob("*.manifest.json")
+    one = m.decode(path.read_bytes(), path.name)
+    path.write_bytes(m.encode(msgspec.structs.replace(one, pending=[f"s3://{bucket}/backups"])))
+    artifact = tmp_path / one.artifact.name
+    artifact.write_bytes(bytes(one.artifact.size))
+    before = b.keys(buckets.client(), bucket)
+    assert len(before) == 4
+    run("sync", env=env)
+    assert b.keys(buckets.client(), bucket) == before
+    assert manifest_in(tmp_path).pending == []
+    target = f"back_{os.getpid()}"
+    try:
+        elsewhere = env | {"BACKUP_DIR": str(tmp_path / "none")}
+        run("restore", "--latest", f"--target-db={target}", env=elsewhere)
+        assert_same_database(pg17, small, pg17, target)
+    finally:
+        s.drop(pg17, target)
 
 
 @pytest.mark.parametrize("only", [False, True])

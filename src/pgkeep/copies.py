@@ -151,9 +151,11 @@ def transfer(
     """
     name = manifest.name
     owner = manifest.server.system_identifier
-    with all_or_none(target, name.files), contextlib.ExitStack() as stack:
+    published: list[str] = []  # and nothing else is taken back
+    with all_or_none(target, published), contextlib.ExitStack() as stack:
         if artifact is None:
             artifact = _send(stack, source, target, manifest, progress)
+        published.append(name.artifact)
         artifact.publish()
         if read_back:
             _check(target, manifest.artifact)
@@ -161,7 +163,9 @@ def transfer(
             if source.exists(file):
                 with contextlib.closing(source.open(file)) as opened:
                     data = b"".join(chunks(opened))
+                published.append(file)
                 put(target, file, data, owner)
+        published.append(name.manifest)
         put(target, name.manifest, m.encode(msgspec.structs.replace(manifest, pending=[])), owner)
 
 
@@ -236,6 +240,17 @@ def owed(
     ]
 
 
+def _is_there(store: Store, manifest: m.Manifest) -> bool:
+    """Whether a store has a whole backup; no, where that may not be asked."""
+    try:
+        if not store.exists(manifest.name.manifest):
+            return False
+        with contextlib.closing(store.open(manifest.artifact.name)) as artifact:
+            return artifact.size == manifest.artifact.size
+    except e.StoreError:
+        return False
+
+
 def lacking(catalog: Catalog, other: Catalog, debts: list[m.Manifest]) -> list[m.Manifest]:
     """Return the whole backups that another store has not whole, or is owed, newest first."""
     there = {one.manifest.artifact.name for one in other.backups() if not one.missing}
@@ -259,7 +274,9 @@ def pay(
     """
     for manifest in debts:
         try:
-            transfer(source, target, manifest, progress=progress)
+            # A run that was killed just before it noted the copy must not put it at risk again.
+            if not _is_there(target, manifest):
+                transfer(source, target, manifest, progress=progress)
             settle(source, manifest, target)
         except e.VerificationFailed as error:
             yield manifest, error

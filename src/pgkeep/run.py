@@ -187,7 +187,10 @@ class _Run:
         if made.uncopied is not None:
             self.report.copies.append(_failure(name, made.uncopied))
         elif self._copy is not None:
-            self._pay(self._copy, manifest)
+            try:
+                self._pay(self._copy, manifest)
+            except e.PgkeepError as error:
+                self.report.copies.append(_failure(name, error))
         if self._options.policy is None:
             return
         try:
