@@ -152,13 +152,13 @@ class _Backup:
             roles = self.roles.dump(
                 self.endpoint, result.client, result.index.meta.server.version_num
             )
-            facts = _write(uploads[name.globals], name.globals, a.compress(roles.sql))
+            facts = put(uploads[name.globals], name.globals, a.compress(roles.sql))
             digest = writer.sha256
-            _write(uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode())
+            put(uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode())
             verified = None
             if self.options.verify:
                 side = verify.SideFiles(sha256=digest, index_sha256=writer.index_sha256)
-                _read_back(artifact, side, self.options.jobs, self.progress)
+                read_back(artifact, side, self.options.jobs, self.progress)
                 verified = datetime.now(UTC)
             manifest = m.Manifest(
                 pgkeep=__version__,
@@ -184,7 +184,7 @@ class _Backup:
                 policy=None if self.follows is None else str(self.follows),
             )
             manifest = self._with_drift(manifest)
-            _write(uploads[name.manifest], name.manifest, m.encode(manifest))
+            put(uploads[name.manifest], name.manifest, m.encode(manifest))
             # Everything is on the disk by now, so that only four renames are left; the manifest's
             # is the last, and makes the others a backup.
             with all_or_none(self.store, name.files):
@@ -237,13 +237,20 @@ class _Backup:
         return msgspec.structs.replace(manifest, drift=found)
 
 
-def _write(upload: Upload, name: str, data: bytes) -> m.FileFacts:
+def put(upload: Upload, name: str, data: bytes) -> m.FileFacts:
+    """Write a small file, which is not published yet; return what the manifest says of it."""
     upload.write(data)
     upload.seal()
     return m.FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
 
 
-def _read_back(upload: Upload, side: verify.SideFiles, jobs: int, progress: Progress) -> None:
+def read_back(upload: Upload, side: verify.SideFiles, jobs: int, progress: Progress) -> None:
+    """Read an artifact to its end before it is published.
+
+    Raises:
+        VerificationFailed: it does not read back as it was written.
+
+    """
     progress.step("verifying")
     source = upload.source()
     try:

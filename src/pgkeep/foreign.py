@@ -7,11 +7,10 @@ What pg_dump -C and pg_dumpall write around a database (\connect, CREATE DATABAS
 the database itself) is left out, for it would lead a restore elsewhere; roles go to the globals.
 """
 
-import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from .crew import Crew
 from .database import codec, shared_text
 from .foreign_names import Guess
 from .packer import TEXT_SIZE
-from .stores import Source, Store, Upload, all_or_none
+from .stores import Source, Store, all_or_none
 
 UNKNOWN_CLUSTER = "0"  # a system identifier that no cluster has
 HEAD = 64 << 10  # bytes before the first entry in which a dump speaks of itself
@@ -622,10 +621,13 @@ class _Index:
             artifact.seal()
             facts = None
             if roles is not None:
-                facts = put(uploads[name.globals], name.globals, a.compress(roles))
+                facts = backup.put(uploads[name.globals], name.globals, a.compress(roles))
             digest = writer.sha256
-            put(uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode())
-            self._read_back(artifact, digest, writer.index_sha256)
+            backup.put(
+                uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode()
+            )
+            side = verify.SideFiles(sha256=digest, index_sha256=writer.index_sha256)
+            backup.read_back(artifact, side, self.options.jobs, self.progress)
             manifest = m.Manifest(
                 pgkeep=__version__,
                 database=contents.meta.database,
@@ -648,7 +650,7 @@ class _Index:
                 verified=datetime.now(UTC),
                 pending=[self.copy.url] if self.copy is not None else [],
             )
-            put(uploads[name.manifest], name.manifest, m.encode(manifest))
+            backup.put(uploads[name.manifest], name.manifest, m.encode(manifest))
             with all_or_none(self.store, files):
                 for file in files:
                     uploads[file].publish()
@@ -669,15 +671,6 @@ class _Index:
         if seen != (self.found.raw_bytes, self.found.entries, self.part.rows):
             raise e.VerificationFailed(f"{self.source.name} has changed while it was read")
         return assembler
-
-    def _read_back(self, upload: Upload, digest: str, index_sha256: str) -> None:
-        self.progress.step("verifying")
-        side = verify.SideFiles(sha256=digest, index_sha256=index_sha256)
-        with closing(upload.source()) as source:
-            self.progress.verifying(source.size)
-            verify.verify_source(
-                source, jobs=self.options.jobs, progress=self.progress.verified, side=side
-            )
 
     def _header(self) -> bytes:
         name = re.sub(r"\s", " ", self.name.database.encode("ascii", "backslashreplace").decode())
@@ -760,13 +753,6 @@ def chosen(
             yield piece
     if cluster:
         yield script.Text(b"--\n\n")
-
-
-def put(upload: Upload, name: str, data: bytes) -> m.FileFacts:
-    """Write a small file, which is not published yet."""
-    upload.write(data)
-    upload.seal()
-    return m.FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
 
 
 def database_facts(part: Part, name: str) -> m.DatabaseFacts:
