@@ -324,7 +324,7 @@ def test_a_signal_ends_everything(
             f"the phase of {phase}",
         )
         run.process.send_signal(number)
-        assert f"ended by {number.name}" in run.ends(128 + number, seconds=5)
+        assert f"ended by {number.name}" in run.ends(128 + number, seconds=20)
         run.leaves_no_child()
         f.leaves_no_session(pg17, source)
     assert keep.left_over(directory) == []
@@ -342,7 +342,7 @@ def test_an_impatient_second_signal(
         f.eventually(lambda: f.sessions(pg17, source, WAITS), "waiting for the lock")
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             run.process.send_signal(number)
-        assert "ended by SIGINT" in run.ends(130, seconds=5)
+        assert "ended by SIGINT" in run.ends(130, seconds=20)
     assert keep.left_over(directory) == []
 
 

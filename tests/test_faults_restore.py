@@ -167,7 +167,7 @@ def test_a_signal_ends_everything(
         make_old(pg17, target)
     with held_in(pg17, begin, target, phase, *(SWAP if replace else ())) as (run, _):
         run.process.send_signal(number)
-        assert f"ended by {number.name}" in run.ends(128 + number, seconds=8)
+        assert f"ended by {number.name}" in run.ends(128 + number, seconds=20)
         assert derived(pg17, target, "__") == []
         f.leaves_no_session(pg17, target)
     assert_as_before(pg17, target, replace=replace)
@@ -299,7 +299,7 @@ def test_ended_inside_a_copy_of_psql(pg17: Server, begin: Begin, target: str, pl
     make_old(pg17, target)
     with held_in(pg17, begin, target, "rows", *SWAP, file=plain) as (run, _):
         run.process.send_signal(signal.SIGTERM)
-        run.ends(143, seconds=8)
+        run.ends(143, seconds=20)
         run.leaves_no_child()
         f.leaves_no_session(pg17, target)
     assert derived(pg17, target, "__") == []

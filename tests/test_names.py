@@ -198,6 +198,40 @@ def test_names_of_the_cluster_are_utf8_whatever_a_database_is(
     assert_same_database(pg17, database, pg17, target)
 
 
+def test_roles_whose_names_are_no_text_in_a_database(
+    pg17: Server, spare: Spare, tmp_path: Path
+) -> None:
+    """A3.14: they are dumped through `postgres`, or, where that is out of reach, as they can be."""
+    role = spare.role(pg17, name="Rôle Ü")
+    database = spare.database(pg17, "encoding 'EUC_JP' locale 'C'")
+    s.sql(pg17, database, TABLE)
+    artifact = keep.backup(pg17, database, tmp_path)
+    script = gzip.decompress(Path(str(artifact).replace(".sql.gz", ".globals.sql.gz")).read_bytes())
+    assert b"client_encoding = 'UTF8'" in script
+    assert f'CREATE ROLE "{role}"'.encode() in script
+    target = spare.name(pg17)
+    keep.restore(pg17, artifact, target)
+    assert_same_database(pg17, database, pg17, target)
+
+
+def test_roles_without_a_way_to_postgres(pg17: Server, spare: Spare, tmp_path: Path) -> None:
+    """A3.3, A3.14: a database of another encoding does without it."""
+    role = spare.role(pg17)
+    database = spare.database(pg17, f"encoding 'LATIN1' locale 'C' owner {s.quoted(role)}")
+    s.sql(pg17, database, f"{TABLE}; alter table t owner to {s.quoted(role)}")
+    s.sql(pg17, "postgres", "revoke connect on database postgres from public")
+    try:
+        artifact = keep.backup(pg17, database, tmp_path, PGUSER=role)
+    finally:
+        s.sql(pg17, "postgres", "grant connect on database postgres to public")
+    script = gzip.decompress(Path(str(artifact).replace(".sql.gz", ".globals.sql.gz")).read_bytes())
+    assert b"client_encoding = 'LATIN1'" in script
+    assert f"CREATE ROLE {role}".encode() in script
+    target = spare.name(pg17)
+    keep.restore(pg17, artifact, target)
+    assert_same_database(pg17, database, pg17, target)
+
+
 def test_backslashes_survive_old_fashioned_strings(
     pg17: Server, spare: Spare, tmp_path: Path
 ) -> None:

@@ -149,8 +149,9 @@ class _Backup:
             result = self._dump(writer)
             self.progress.step("writing to disk")
             artifact.seal()
+            meta = result.index.meta
             roles = self.roles.dump(
-                self.endpoint, result.client, result.index.meta.server.version_num
+                self.endpoint, result.client, meta.server.version_num, meta.database.encoding
             )
             facts = put(uploads[name.globals], name.globals, a.compress(roles.sql))
             digest = writer.sha256
@@ -274,22 +275,44 @@ class Roles:
     def __init__(self) -> None:
         self._dump: RolesDump | None = None
 
-    def dump(self, endpoint: Endpoint, client: programs.Installation, version: int) -> RolesDump:
+    def dump(
+        self, endpoint: Endpoint, client: programs.Installation, version: int, encoding: str
+    ) -> RolesDump:
         """Return it, made when it is first asked for."""
         if self._dump is None:
-            self._dump = _dump_roles(endpoint, client, version)
+            self._dump = _dump_roles(endpoint, client, version, encoding)
         return self._dump
 
 
-def _dump_roles(endpoint: Endpoint, client: programs.Installation, version: int) -> RolesDump:
+def _dump_roles(
+    endpoint: Endpoint, client: programs.Installation, version: int, encoding: str
+) -> RolesDump:
+    """Dump roles and tablespaces, through the database itself or through `postgres`.
+
+    Named, for `postgres` may be out of reach (trap A3.3). But the names of roles are shared by
+    databases of all encodings: one that is UTF-8 may be no text at all in this database, or other
+    characters (trap A3.14).
+    """
+    databases = [endpoint.params["dbname"]]
+    if encoding != "UTF8":
+        databases.insert(0, "postgres")
+    for database in databases:
+        try:
+            return _dump_roles_through(database, endpoint, client, version)
+        except e.ProgramFailed as error:
+            failed = error
+    raise e.DumpFailed(f"could not dump the roles: {failed.message}") from failed
+
+
+def _dump_roles_through(
+    database: str, endpoint: Endpoint, client: programs.Installation, version: int
+) -> RolesDump:
     """Dump roles and tablespaces; without password hashes where these may not be read.
 
     pg_authid can be read by superusers only, and on managed services by nobody (trap A3.2).
     """
-    database = endpoint.params["dbname"]
     with endpoint.child(**session_settings(version)) as access:
         for passwords in (True, False):
-            # Named, for the database `postgres` may be out of reach (trap A3.3).
             command = [
                 client.program("pg_dumpall"), "--globals-only", "--no-password",
                 "--database", "dbname=" + _conninfo_value(database), *access.arguments,
@@ -301,7 +324,7 @@ def _dump_roles(endpoint: Endpoint, client: programs.Installation, version: int)
             except e.ProgramFailed as error:
                 if passwords and "pg_authid" in str(error):
                     continue
-                raise e.DumpFailed(f"could not dump the roles: {error.message}") from error
+                raise
             if _GLOBALS_END not in data:
                 raise e.DumpFailed("could not dump the roles: pg_dumpall's output is cut")
             warnings = [] if passwords else ["the globals hold no passwords: no right to read them"]
