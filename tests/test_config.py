@@ -53,6 +53,7 @@ VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str
     "BACKUP_RTO": ("90min", lambda c: c.rto, 5400.0, ["90m", "1h30", "0s"]),
     "BACKUP_PING_URL": ("https://hc/u?create=1", lambda c: c.ping_url, "https://hc/u?create=1", []),
     "BACKUP_WEBHOOK": ("http://h:1/x", lambda c: c.webhook, "http://h:1/x", []),
+    "BACKUP_SERVE_TOKEN": ("x" * 16, lambda c: c.serve_token, "x" * 16, []),
     "DATABASE_URL": ("postgresql://u@h/d", lambda c: c.dsn, "postgresql://u@h/d", []),
     "POSTGRES_HOST": ("db", lambda c: c.connection["host"], "db", []),
     "POSTGRES_PORT": ("5433", lambda c: c.connection["port"], "5433", []),
@@ -93,7 +94,8 @@ def test_a_setting_comes_from_everywhere(variable: str, tmp_path: Path) -> None:
     other = {"BACKUP_DIR": "/c", "BACKUP_TIMEZONE": "UTC", "DATABASE_URL": "postgresql://x@y/z",
              "BACKUP_METRICS_FILE": "/o.prom", "BACKUP_PUSHGATEWAY": "http://o",
              "BACKUP_MAX_AGE": "7h", "BACKUP_DRILL_MAX_AGE": "7d", "BACKUP_RTO": "7s",
-             "BACKUP_PING_URL": "http://o", "BACKUP_WEBHOOK": "http://o"}  # fmt: skip
+             "BACKUP_PING_URL": "http://o", "BACKUP_WEBHOOK": "http://o",
+             "BACKUP_SERVE_TOKEN": "o" * 16}  # fmt: skip
     weaker = other.get(variable, "7")
     mounted = tmp_path / "mounted"
     mounted.write_text(text + "\n")
@@ -186,6 +188,10 @@ def test_no_secret_is_told(tmp_path: Path) -> None:
         said = problems({variable: f"https://{SECRET}@host"})
         assert said.startswith(f"{variable}: expected a URL")
         assert "s3cret" not in said
+    for short in (SECRET[:15], "with a blank in it", "größer als sechzehn"):
+        said = problems({"BACKUP_SERVE_TOKEN": short})
+        assert said.startswith("BACKUP_SERVE_TOKEN: expected 16 letters")
+        assert short not in said
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -1,23 +1,24 @@
 """Drills: green for what is there, red with the right sentence for what is not; no trace left."""
 
 import dataclasses
-import html
 import json
 import os
 import re
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import markupsafe
 import msgspec
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgkeep import assertions, drill, examine, programs, scratch, verify
+from pgkeep import assertions, drill, examine, naming, programs, scratch, verify
 from pgkeep import errors as e
 from pgkeep import manifest as m
 from pgkeep.artifact import Artifact
@@ -379,8 +380,8 @@ def test_assertions_are_asked(shop: Path, place: Path, tmp_path: Path, pg17: Ser
     )
     page = report.read_text()
     assert "<b>false</b>" not in page
-    assert html.escape("it''s; <b>false</b>") in page
-    assert not re.search(r"(src|href)=|url\(|@import|https?:", page)
+    assert str(markupsafe.escape("it''s; <b>false</b>")) in page
+    assert not re.search(r"(src|href)=(?!\"data:,\")|url\(|@import|https?:", page)
     assert page.count("<rect") == len(outcome["seconds"]) == 7
     assert not noted(shop)[-1].green
 
@@ -450,6 +451,31 @@ def test_a_damaged_backup_is_red(shop: Path, place: Path, tmp_path: Path) -> Non
     assert "SHA-256" in finding
     *_, drilled = noted(artifact)
     assert (drilled.green, drilled.findings) == (False, 1)
+
+
+def test_metrics_have_its_result_at_once(shop: Path, place: Path, tmp_path: Path) -> None:
+    """F7: without waiting for the next backup, whose last outcome stays."""
+    for path in shop.parent.iterdir():
+        shutil.copy(path, tmp_path)
+    file = tmp_path / "pgkeep.prom"
+    name = naming.parse(shop.name)
+    assert name is not None
+    labels = f'database="{name.database}",store="{tmp_path}",type="daily"'
+    attempt = f"pgkeep_backup_last_exit_code{{{labels}}} 4.0"
+    file.write_text(
+        f"{attempt}\npgkeep_backup_last_attempt_timestamp_seconds{{{labels}}} {time.time()}\n"
+    )
+    env = environment(tmp_path / shop.name, place) | {"BACKUP_METRICS_FILE": str(file)}
+    keep.run("drill", env=env)
+    text = file.read_text()
+    assert attempt in text
+    (rto,) = re.findall(r"^pgkeep_drill_rto_seconds{.*} (.*)$", text, re.MULTILINE)
+    assert 0 < float(rto) < 300
+    env["BACKUP_METRICS_FILE"] = str(tmp_path / "none" / "x.prom")
+    process = keep.start("drill", env=env)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out.splitlines()[-1][:5]) == (0, "done:")
+    assert "warning: BACKUP_METRICS_FILE: could not write" in err
 
 
 def test_numpy_is_asked_for(shop: Path, place: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The backups of a store, read from their manifests: no manifest, no backup."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Self
 
@@ -137,12 +137,17 @@ class Entry(NamedTuple):
 
 def together(catalogs: Sequence[Catalog]) -> list[Entry]:
     """Return the backups of several stores, oldest first, each once."""
+    return merge((one.store.url, one.backups()) for one in catalogs)
+
+
+def merge(contents: Iterable[tuple[str, Sequence[Backup]]]) -> list[Entry]:
+    """Return what stores hold, given by their URLs: oldest first, each backup once."""
     found: dict[tuple[str, str], Entry] = {}
-    for one_catalog in catalogs:
-        for one in one_catalog.backups():
+    for url, backups in contents:
+        for one in backups:
             key = (one.manifest.server.system_identifier, one.manifest.artifact.name)
             entry = found.setdefault(key, Entry(one.manifest, {}))
-            entry.stores[one_catalog.store.url] = one.missing
+            entry.stores[url] = one.missing
     return sorted(found.values(), key=lambda one: (one.manifest.taken, one.manifest.artifact.name))
 
 

@@ -147,6 +147,12 @@ def _url(text: str) -> str:
     return text
 
 
+def _token(text: str) -> str:
+    if text and not re.fullmatch(r"[!-~]{16,}", text):
+        raise ValueError("16 letters, digits or signs, or more, as by openssl rand -hex 16")
+    return text
+
+
 SETTINGS = (
     Setting(
         "BACKUP_DIR", "./backups", _directory,
@@ -219,6 +225,11 @@ SETTINGS = (
         "told when a run begins (/start), has succeeded, or failed (/fail), as by healthchecks.io",
     ),
     Setting("BACKUP_WEBHOOK", "", _url, "URL that gets the outcome of every run as JSON"),
+    Setting(
+        "BACKUP_SERVE_TOKEN", "", _token,
+        "password of pgkeep serve, 16 characters or more; needed where it listens on more than this"
+        " machine",
+    ),
     Setting("DATABASE_URL", "", _text, "connection string or URI; wins over POSTGRES_..."),
     Setting("POSTGRES_HOST", "", _text, "host or socket directory"),
     Setting("POSTGRES_PORT", "", _text, "port"),
@@ -228,7 +239,12 @@ SETTINGS = (
 )  # fmt: skip
 _BY_VARIABLE = {one.variable: one for one in SETTINGS}
 # Who knows the URL of a ping may send it.
-SECRETS = frozenset({"DATABASE_URL", "POSTGRES_PASSWORD", "BACKUP_PING_URL", "BACKUP_WEBHOOK"})
+SECRETS = frozenset(
+    {
+        "DATABASE_URL", "POSTGRES_PASSWORD", "BACKUP_PING_URL", "BACKUP_WEBHOOK",
+        "BACKUP_SERVE_TOKEN",
+    }
+)  # fmt: skip
 CONFIG_FILE = "PGKEEP_CONFIG"
 BUCKET = "s3://"
 
@@ -266,6 +282,7 @@ class Config:
     rto: float | None
     ping_url: str | None
     webhook: str | None
+    serve_token: str | None
 
     def endpoint(self, database: str | None = None) -> "Endpoint":
         """Return the way to the server, to another database than the one set if one is named.
@@ -418,6 +435,7 @@ def _build(target: str | None, values: Mapping[str, Value], parsed: Mapping[str,
         rto=parsed["BACKUP_RTO"],
         ping_url=parsed["BACKUP_PING_URL"] or None,
         webhook=parsed["BACKUP_WEBHOOK"] or None,
+        serve_token=parsed["BACKUP_SERVE_TOKEN"] or None,
     )
 
 

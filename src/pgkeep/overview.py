@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .run import Report
 
 # What a recovery has to wait for; the other phases are the drill's own.
-_NOT_RECOVERY = frozenset({"start", "check", "clean"})
+NOT_RECOVERY = frozenset({"start", "check", "clean"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,4 +63,4 @@ def last_drill(manifests: Iterable[m.Manifest]) -> m.Drill | None:
 
 def recovery_seconds(drill: m.Drill) -> float:
     """Return how long it took until the database was there again."""
-    return sum(seconds for phase, seconds in drill.seconds.items() if phase not in _NOT_RECOVERY)
+    return sum(seconds for phase, seconds in drill.seconds.items() if phase not in NOT_RECOVERY)

@@ -1,6 +1,6 @@
 """Whether every database has what its owners want: a decision over manifests."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
 
@@ -51,6 +51,60 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     last_green_drill: datetime | None
     problems: list[str]  # goals that it misses
     days: dict[str, str]  # the highest tier of each day that has a backup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A target and how its databases stand; nothing is known of them where no store was read."""
+
+    name: str | None
+    target: overview.Target
+    zone: tzinfo
+    readable: bool
+    databases: list[Database]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """How everything stood at one moment."""
+
+    now: datetime
+    places: list[Place]
+    contents: overview.Contents
+    problems: list[str]  # stores that could not be read
+
+    @property
+    def databases(self) -> list[Database]:
+        """The databases of all targets."""
+        return [one for place in self.places for one in place.databases]
+
+    @property
+    def readable(self) -> bool:
+        """Tell whether at least one store of every target was read."""
+        return all(place.readable for place in self.places)
+
+    @property
+    def reasons(self) -> list[str]:
+        """What is not as its owners want it, a sentence for each database."""
+        if not self.readable:
+            return list(self.problems)
+        if not any(one.expected for one in self.databases):
+            return ["no backup, and none is asked for by name"]
+        return [
+            f"{one.database}: {'; '.join(one.problems)}" for one in self.databases if one.problems
+        ]
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether every database has what its owners want."""
+        return not self.reasons
+
+    @property
+    def summary(self) -> str:
+        """One line for people and for Nagios."""
+        if not self.readable:
+            return "not ok: no store of a target can be read"
+        return summary(self.databases)
 
 
 def judge(
@@ -180,7 +234,7 @@ def span(seconds: float) -> str:
     return f"{seconds // 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def calendar(days: dict[str, str], today: date, weeks: int = WEEKS) -> list[list[str | None]]:
+def calendar(days: Mapping[str, str], today: date, weeks: int = WEEKS) -> list[list[str | None]]:
     """Return the last weeks, from Monday on, with each day's tier; the last one ends today."""
     monday = today - timedelta(days=today.weekday() + 7 * (weeks - 1))
     shown = [monday + timedelta(days=n) for n in range((today - monday).days + 1)]

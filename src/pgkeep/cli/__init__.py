@@ -27,6 +27,7 @@ COMMANDS = {
     "prune": "remove old backups as retention decides",
     "sync": "make the copies that are owed to a bucket",
     "status": "say whether every database has what its owners want",
+    "serve": "show all that on a web page",
     "metrics": "print or serve metrics for Prometheus",
     "config": "show the settings and where they come from",
     "index": "make a backup of any plain dump of pg_dump",

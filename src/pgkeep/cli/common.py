@@ -1,6 +1,7 @@
 """What several commands share: options, output, the way to a backup."""
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -80,6 +81,23 @@ def load_config(
             f"the configuration has several targets: {names}", hint="Say which: --target=NAME."
         )
     return configs[0]
+
+
+def check_extra(extra: str, *modules: str) -> None:
+    """Say what to install where an extra is missing.
+
+    Raises:
+        UsageError: one of its modules is not there.
+
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise e.UsageError(
+                f"{extra} needs another package: {error.name}",
+                hint=f"pip install 'pgkeep[{extra}]'",
+            ) from error
 
 
 def print_json(value: object) -> None:

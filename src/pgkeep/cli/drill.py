@@ -4,7 +4,6 @@ import os
 import re
 import textwrap
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +15,7 @@ from ..database import Endpoint
 from . import output
 from .common import (
     catalogs,
+    check_extra,
     dir_option,
     jobs_option,
     json_option,
@@ -26,6 +26,7 @@ from .common import (
     printable,
     target_option,
 )
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .. import drill as d
@@ -111,8 +112,8 @@ def command(
         raise click.UsageError("--backup and --database exclude each other")
     if server is not None and settings:
         raise click.UsageError("--server and --setting exclude each other")
-    drill = _library()
-    from .. import assertions  # noqa: PLC0415 - after what says that numpy is missing
+    check_extra("drill", "numpy", "jinja2")
+    from .. import assertions, drill  # noqa: PLC0415 - after what says that numpy is missing
 
     asked = assertions.read(checks)
     if report is not None:
@@ -132,6 +133,7 @@ def command(
     )
     with output.current().progress(silent=as_json) as bar:
         outcome = drill.run(store, name, options, bar)
+    Watch([config], "drill", output.current(), partial=True).tell_stores()
     if report is not None:
         _write_report(report, outcome)
     if as_json:
@@ -149,19 +151,6 @@ def command(
         f"drill of {outcome.backup}: green, {progress.duration(sum(outcome.seconds.values()))}",
         as_json=as_json,
     )
-
-
-def _library() -> ModuleType:
-    """Import what compares rows: it needs numpy, which nothing else does."""
-    try:
-        from .. import drill  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if error.name != "numpy":
-            raise
-        raise e.UsageError(
-            "a drill needs numpy, which is not installed", hint="pip install 'pgkeep[drill]'"
-        ) from error
-    return drill
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -184,7 +173,7 @@ def _check_report(path: Path) -> None:
 def _write_report(path: Path, outcome: "d.Outcome") -> None:
     from .. import report  # noqa: PLC0415 - few ask for it
 
-    page = report.page(outcome).encode("utf-8", "backslashreplace")
+    page = report.page(outcome)
     data = msgspec.json.format(msgspec.json.encode(outcome), indent=2) + b"\n"
     for target, contents in ((path.with_suffix(".json"), data), (path, page)):
         try:

@@ -37,51 +37,58 @@ def command(*, target: str | None, directory: str | None, as_json: bool) -> None
     The first line is the summary, for Nagios and the like.
     """
     configs = load_configs(target=target, directory=directory)
+    state = state_of(configs)
+    out = output.current()
+    if not state.readable:
+        raise e.StoreError("; ".join(state.problems))
+    if as_json:
+        print_json(document(state))
+    else:
+        _print(state)
+    for problem in state.problems:
+        out.warning(problem)
+    if not state.ok:
+        raise e.VerificationFailed(printable(". ".join(state.reasons)))
+
+
+def state_of(configs: Sequence[config.Config]) -> status.State:
+    """Read all stores, and judge what they hold."""
     now = datetime.now(UTC)
     targets = [(one, target_of(one)) for one in configs]
-    contents, problems = contents_of(place for _, place in targets)
-    unread = [place for _, place in targets if not contents.keys() & {s.url for s in place.stores}]
-    if unread:
-        raise e.StoreError("; ".join(problems))
-    databases: list[status.Database] = []
-    for one, place in targets:
+    contents, problems = contents_of(target for _, target in targets)
+    places = []
+    for one, target in targets:
         goals = status.Goals(max_age=one.max_age, drill_max_age=one.drill_max_age, rto=one.rto)
-        databases += status.judge(place, contents, goals, now, one.zone, one.target)
-    out = output.current()
-    reasons = [
-        f"{printable(each.database)}: {'; '.join(each.problems)}"
-        for each in databases
-        if each.problems
-    ]
-    if not any(each.expected for each in databases):
-        reasons = ["no backup, and none is asked for by name"]
-    if as_json:
-        print_json({"ok": not reasons, "databases": databases})
-    else:
-        _print(databases, configs, now)
-    for problem in problems:
-        out.warning(problem)
-    if reasons:
-        raise e.VerificationFailed(". ".join(reasons))
+        readable = not contents.keys().isdisjoint(store.url for store in target.stores)
+        databases = (
+            status.judge(target, contents, goals, now, one.zone, one.target) if readable else []
+        )
+        places.append(
+            status.Place(
+                name=one.target, target=target, zone=one.zone, readable=readable,
+                databases=databases,
+            )
+        )  # fmt: skip
+    return status.State(now=now, places=places, contents=contents, problems=problems)
 
 
-def _print(
-    databases: Sequence[status.Database], configs: Sequence[config.Config], now: datetime
-) -> None:
-    summary = printable(status.summary(databases))
-    click.secho(summary, bold=True, fg="green" if summary.startswith("ok") else "red")
-    zones = {one.target: one.zone for one in configs}
-    before: Any = object()
-    for one in databases:
-        if len(configs) > 1 and one.target != before:
-            before = one.target
-            click.echo(f"\ntarget {one.target}")
-        click.echo(f"\n{_head(one)}")
-        for line in _facts(one, now):
-            click.echo(f"  {line}")
-        weeks = status.calendar(one.days, now.astimezone(zones[one.target]).date())
-        click.echo("  " + " ".join("".join(map(_mark, week)) for week in weeks))
-    if databases:
+def document(state: status.State) -> dict[str, Any]:
+    """Return the answer for programs."""
+    return {"ok": state.ok, "databases": state.databases}
+
+
+def _print(state: status.State) -> None:
+    click.secho(printable(state.summary), bold=True, fg="green" if state.ok else "red")
+    for place in state.places:
+        if len(state.places) > 1:
+            click.echo(f"\ntarget {place.name}")
+        for one in place.databases:
+            click.echo(f"\n{_head(one)}")
+            for line in _facts(one, state.now):
+                click.echo(f"  {line}")
+            weeks = status.calendar(one.days, state.now.astimezone(place.zone).date())
+            click.echo("  " + " ".join("".join(map(_mark, week)) for week in weeks))
+    if state.databases:
         click.echo(
             f"\n{status.WEEKS} weeks from Monday until today:"
             " M monthly, W weekly, d daily, m manual"

@@ -153,6 +153,10 @@ class Watch:
                 tasks.append(Task("BACKUP_WEBHOOK", partial(notify.post, url, message, TELLING)))
         self._wait_for([*self._pings.values(), *tasks])
 
+    def tell_stores(self) -> None:
+        """Write and push what the stores tell now, where it was no backup that has changed it."""
+        self._wait_for(self._metrics())
+
     def _wait_for(self, tasks: Sequence[Task]) -> None:
         deadline = time.monotonic() + TELLING
         problems = [task.problem(deadline) for task in tasks]

@@ -1,0 +1,102 @@
+"""What `pgkeep serve` answers, and whom."""
+
+import hmac
+import ipaddress
+import socket
+
+import flask
+import msgspec
+
+from .. import pages, site, status
+from .metrics import CONTENT_TYPE, exposition
+from .status import document
+from .web import Fresh
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": f"{pages.policy()}; frame-ancestors 'none'; form-action 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def application(state: Fresh[status.State], token: str | None, host: str) -> flask.Flask:
+    """Return the application that answers."""
+    app = flask.Flask("pgkeep", static_folder=None)
+
+    @app.before_request
+    def check() -> flask.Response | None:
+        request = flask.request
+        if request.path == "/healthz":
+            return None
+        if token is not None:
+            return None if _is_known(request, token) else _unauthorized()
+        # A page of somebody else's in a browser here may have its name lead to this address.
+        return None if _is_ours(request.host, host) else _text("unknown host\n", 421)
+
+    @app.after_request
+    def harden(response: flask.Response) -> flask.Response:
+        response.headers.update(HEADERS)
+        return response
+
+    @app.get("/healthz")
+    def health() -> flask.Response:
+        return _text("ok\n")
+
+    @app.get("/")
+    def overview() -> flask.Response:
+        return flask.Response(site.overview_page(state.get()))
+
+    @app.get("/database/<key>")
+    def database(key: str) -> flask.Response:
+        target = flask.request.args.get("target")
+        page = site.database_page(state.get(), key, target)
+        return _text("no such database\n", 404) if page is None else flask.Response(page)
+
+    @app.get("/metrics")
+    def metrics() -> flask.Response:
+        now = state.get()
+        text = exposition([place.target for place in now.places], now.contents)
+        if text is None:
+            return _text("none of the stores can be read\n", 503)
+        return flask.Response(text, content_type=CONTENT_TYPE)
+
+    @app.get("/status.json")
+    def answer() -> flask.Response:
+        now = state.get()
+        body = msgspec.json.encode(document(now))
+        return flask.Response(body, 200 if now.ok else 503, content_type="application/json")
+
+    return app
+
+
+def _is_known(request: flask.Request, token: str) -> bool:
+    """Tell whether a request has the token, as a bearer or as a browser sends a password."""
+    given = request.authorization
+    if given is None:
+        return False
+    sent = given.token if given.type == "bearer" else given.password
+    return hmac.compare_digest((sent or "").encode(), token.encode())
+
+
+def _is_ours(asked: str, listening: str) -> bool:
+    name = asked.rpartition(":")[0] if asked.rpartition(":")[2].isdigit() else asked
+    name = name.strip("[]").lower()
+    if name in {"localhost", listening.lower(), socket.gethostname().lower()}:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _unauthorized() -> flask.Response:
+    response = _text("BACKUP_SERVE_TOKEN is needed\n", 401)
+    response.headers["WWW-Authenticate"] = 'Basic realm="pgkeep", charset="UTF-8"'
+    return response
+
+
+def _text(text: str, code: int = 200) -> flask.Response:
+    return flask.Response(text, code, content_type="text/plain; charset=utf-8")
