@@ -46,6 +46,9 @@ alter table app.orders add constraint positive check (id > 0);
 create table app.old (id int);
 insert into app.old values (-1);
 alter table app.old add constraint never check (id > 0) not valid;
+create table app.elder (id int);
+alter table app.elder add constraint above check (id > 0) not valid;
+create table app.younger () inherits (app.elder);  -- where it is valid
 create sequence app.down increment -1;
 create table app.countdown (n int primary key default nextval('app.down'));
 alter sequence app.down owned by app.countdown.n;
@@ -113,7 +116,7 @@ def test_what_is_restored_is_green(restored: Restored) -> None:
     found = examined(restored, restored.database)
     assert found.findings == []
     checked = {check.name: check.checked for check in found.checks}
-    assert checked["rows"] == checked["manifest"] == 4
+    assert checked["rows"] == checked["manifest"] == 6
     assert checked["extensions"] == checked["large objects"] == 1
     assert checked["sequences"] == 2
     assert min(checked["indexes"], checked["constraints"], checked["roles"]) > 0
@@ -333,7 +336,7 @@ def test_the_newest_verified_backup_is_drilled(shop: Path, place: Path, tmp_path
     artifact = tmp_path / shop.name
     said = keep.run("drill", env=environment(artifact, place))
     assert f"{artifact}\n" in said
-    assert re.search(r"^    ok +rows +5$", said, re.MULTILINE)
+    assert re.search(r"^    ok +rows +7$", said, re.MULTILINE)
     assert f"done: drill of {artifact}: green" in said
     assert max(len(line) for line in said.splitlines() if str(tmp_path) not in line) <= 80
     assert [one.green for one in noted(artifact)] == [*(one.green for one in noted(shop)), True]

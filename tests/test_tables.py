@@ -51,6 +51,10 @@ grant usage on sequence app.orders_id_seq to pg_monitor;
 create table app.events (at date not null, what text) partition by range (at);
 create table app.events_1 partition of app.events for values from ('2026-01-01') to ('2026-02-01');
 create table app.events_2 partition of app.events for values from ('2026-02-01') to ('2026-03-01');
+create table app.deep (a int, b int) partition by list (a);
+create table app.deep_1 partition of app.deep for values in (1) partition by list (b);
+create table app.deep_1_1 partition of app.deep_1 for values in (1);
+insert into app.deep values (1, 1);
 create index events_what on app.events (what);
 create table app.parent (a int);
 create table app.child (b int) inherits (app.parent);
@@ -233,6 +237,17 @@ def test_deleted_rows_come_back(shop17: Shop) -> None:
     assert shop17.sql("select * from app.orders order by id") == before
 
 
+def test_a_partition_that_has_partitions(shop17: Shop) -> None:
+    """Between root and leaves: it comes back with those below it, attached where it was."""
+    before = shop17.definition("app.deep*")
+    shop17.sql("drop table app.deep_1")
+    shop17.restore("--table=app.deep_1", "--table=app.deep_1_1")
+    assert shop17.sql("select tableoid::regclass::text, a, b from app.deep") == [
+        ("app.deep_1_1", 1, 1)
+    ]
+    assert shop17.definition("app.deep*") == before
+
+
 def test_rows_of_tables_without_a_key_and_with_partitions(shop17: Shop) -> None:
     """What is missing is told by all columns; always the same number however often it is done."""
     shop17.sql("delete from app.events where at = '2026-02-03'")
@@ -275,6 +290,8 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "there": (["--table=app.orders"], 9, "app.orders is there already"),
     "several": (["--table=app.o*", "--table=app.lines", "--as=x"], 2, "are for one table"),
     "partitions": (["--table=app.events", "--as=x"], 2, "has 2 partitions"),
+    "middle": (["--table=app.deep_1", "--as=x"], 2, "app.deep_1 has 1 partition:"),
+    "leaves": (["--table=app.events_*", "--as=x"], 2, "are for one table, 2 are meant"),
     "as": (["--table=app.orders", "--as=a.b.c"], 2, "expected NAME or SCHEMA.NAME"),
     "alone": (["--where=true"], 2, "--where needs --table"),
     "both": (["--table=app.orders", "--as=x", "--where=true"], 2, "exclude each other"),

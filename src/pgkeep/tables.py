@@ -132,15 +132,18 @@ class TablesRestore:
                     f"no table of {self._artifact.source.name} is {pattern.text}",
                     hint="pgkeep show lists its tables; names in capitals need double quotes.",
                 )
-        roots = [name for name in self._tables if self._contents.parents.get(name) is None]
+        parents = self._contents.parents
+        roots = [name for name in self._tables if parents.get(name) not in self._tables]
         if (options.new_name or options.where) and len(roots) > 1:
             raise e.UsageError(
                 f"--as and --where are for one table, {len(roots)} are meant: {_list(roots)}"
             )
         if options.new_name and len(self._tables) > 1:
+            below = len(self._tables) - 1
+            noun = "partition" if below == 1 else "partitions"
             raise e.UsageError(
-                f"{_dotted(roots[0])} has {len(self._tables) - 1} partitions: --as takes one of"
-                " them, or restore into another database with --target-db"
+                f"{_dotted(roots[0])} has {below} {noun}: --as takes one of them, or restore"
+                " into another database with --target-db"
             )
         if self._meta.schema_only:
             raise e.Refused(f"{self._artifact.source.name} holds definitions only")
