@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure of what the tests need; quick when all of it is there.
 #
-#   tests/setup.sh          Debian packages, PostgreSQL 12 to 14 in build/servers, kubectl, promtool
+#   tests/setup.sh          Debian packages, PostgreSQL 12 to 14, kubectl and Prometheus in build
 #   tests/setup.sh python   print a python3 >= 3.11 that can make a virtual environment
 set -eu
 umask 022 # started by root, servers run as another user, who must be able to read them
@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 # The versions that tests/servers.py names, which fetches them itself where this was not run.
 old_servers="12.22.0-beta.15 13.23.0-beta.16 14.23.0-beta.17"
 no_cluster=/etc/postgresql-common/createcluster.d/pgkeep-tests.conf
+monitoring="prometheus prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway"
 
 say() {
     echo "setup: $*" >&2
@@ -75,6 +76,7 @@ packages() {
     for program in git openssl pigz; do
         command -v "$program" >/dev/null || install "$program"
     done
+    command -v chromium-headless-shell >/dev/null || install chromium-headless-shell fonts-dejavu-core
     [ -x /usr/lib/postgresql/15/bin/postgres ] || install_postgresql
 }
 
@@ -109,22 +111,30 @@ servers() {
     done
 }
 
-# promtool, for tests/test_monitoring.py: only unpacked, for the package starts a service.
+# Prometheus and what belongs to it: only unpacked, for the packages start services.
 prometheus() {
     [ "$(uname -sm)" = "Linux x86_64" ] || return 0
-    [ ! -x build/tools/prometheus/usr/bin/promtool ] || return 0
-    check_apt prometheus
-    say "fetching prometheus"
+    set --
+    for package in $monitoring; do
+        [ -d "build/tools/$package" ] || set -- "$@" "$package"
+    done
+    [ $# -gt 0 ] || return 0
+    check_apt "$@"
+    say "fetching $*"
     mkdir -p build/tools
     work=$(mktemp -d build/tools/fetch.XXXXXX)
     chmod 755 "$work" # the user that apt downloads as must be able to enter it
     apt update
     (
         cd "$work"
-        apt-get -qq download prometheus </dev/null >/dev/null 2>&1
-        dpkg-deb -x ./*.deb prometheus
+        apt-get -qq download "$@" </dev/null >/dev/null 2>&1
+        for package; do
+            dpkg-deb -x "${package}"_*.deb "$package"
+        done
     )
-    mv "$work/prometheus" build/tools/prometheus
+    for package; do
+        mv "$work/$package" "build/tools/$package"
+    done
     rm -r "$work"
 }
 

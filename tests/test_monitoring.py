@@ -90,6 +90,9 @@ CASES = [
     Case("PgkeepCopyOwed", {series("backup_pending_copies"): "1x3000",
                             series("backup_pending_copies", "weekly"): "1x3000"},
          "25h", "27h", STORE, "2"),
+    Case("PgkeepCopyOwed",  # told twice
+         {series("backup_pending_copies", store=f'/b",instance="{n}'): "1x3000" for n in (0, 1)},
+         "25h", "27h", STORE, "1"),
     Case("PgkeepBackupDrifted", {series("backup_drift_warnings"): "0x60 2x60"}, "50m", "70m",
          SERIES),
     Case("PgkeepBackupShrank", {series("backup_size_bytes"): "1000x1000 400x100"}, "16h", "17h",
@@ -116,6 +119,11 @@ CASES = [
           series("backup_size_bytes", "weekly"): "890x300",
           series("backup_size_bytes", store="s3"): "5000x300"},
          "2h", None, {}),
+    Case("PgkeepStoreFilling",  # told twice, by two machines for instance
+         {f'pgkeep_{name}{{{labels},instance="{n}"}}': f"{value + n}x300" for n in (0, 1)
+          for name, labels, value in (("store_free_bytes", 'store="/b"', 1990),
+                                      ("backup_size_bytes", 'database="app",store="/b"', 1000))},
+         "30m", "2h", {"store": "/b"}),
     Case("PgkeepMetricsMissing", {series(SUCCESS): "60x60 stale"}, "1h", "150m", {}),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,13 +17,27 @@ import yaml
 
 import pgkeep
 from pgkeep import config
+from pgkeep.cli.serve import PORT
 
 from . import template as t
+from .test_metrics import PROMTOOL
 
 BIN = Path(sys.executable).parent
 KUBECTL = Path(__file__).parents[1] / "build" / "tools" / "kubectl"
 # The oldest that knows all of it, and one of today.
 KUBERNETES = ("1.31", "1.35")
+CONTEXT = json.loads((t.TEMPLATE / "cookiecutter.json").read_text())
+# Files with braces of their own.
+COPIED = {
+    name: (Path(__file__).parents[1] / "monitoring" / Path(name).name).read_bytes()
+    for name in CONTEXT["_copy_without_render"]
+}
+# What only a project with include_observability knows.
+WATCHED = re.compile(
+    r"BACKUP_(METRICS_FILE|PUSHGATEWAY|PING_URL|WEBHOOK|MAX_AGE|DRILL_MAX_AGE|RTO|SERVE_TOKEN)"
+    r"|METRICS_DIR|(?i:pushgateway|grafana|node.exporter|prometheus|dashboard|alertmanager)|9648"
+    r"|pgkeep(\.sh)? (status|metrics|serve)|-page"
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +62,26 @@ def test_nothing_of_the_template_is_left(projects: dict[str, Path]) -> None:
         kubernetes, observability, s3, actions = options.split("-")
         assert (project / "k8s").exists() == (kubernetes == "yes")
         assert (project / "deploy" / "monitoring").exists() == (observability == "yes")
+        assert (project / "k8s" / "page").exists() == (kubernetes == observability == "yes")
         assert (project / ".github").exists() == (actions == "yes")
         bucket = [one for one in t.files(project) if "BACKUP_S3_ENDPOINT" in one.read_text()]
         assert bool(bucket) == (s3 == "yes"), bucket
+        watched = [one for one in t.files(project) if WATCHED.search(f"{one}\n{one.read_text()}")]
+        assert bool(watched) == (observability == "yes"), watched
         for path in t.files(project):
+            if path.relative_to(project).as_posix() in COPIED:
+                continue
             text = path.read_text()
-            text = re.sub(r"\{\{ \$(value|labels)\b", "", text)  # Prometheus's own
             assert not re.search(r"\{\{|\{%|\{#|cookiecutter", str(path) + text), path
             assert not re.search(r"[ \t]$|\t|\n\n\n|@@", text, re.MULTILINE), path
             assert text == "" or text.endswith("\n"), path
             assert bool(path.stat().st_mode & stat.S_IXUSR) == (path.suffix == ".sh"), path
+
+
+def test_rules_and_dashboard_are_ours(full: Path) -> None:
+    """Byte by byte: nothing was rendered, nothing forgotten."""
+    assert [Path(name).name for name in COPIED] == ["alerts.yml", "dashboard.json"]
+    assert {name: (full / name).read_bytes() for name in COPIED} == COPIED
 
 
 def test_other_values_reach_every_file(tmp_path: Path) -> None:
@@ -164,7 +189,7 @@ def test_the_dockerfile_is_clean(full: Path, projects: dict[str, Path]) -> None:
     assert 'ENTRYPOINT ["pgkeep"]' in text  # no shell between PID 1 and pgkeep
     for options, project in projects.items():
         _, observability, s3, _ = (one == "yes" for one in options.split("-"))
-        extras = ["drill", *["metrics"] * observability, *["s3"] * s3]
+        extras = ["drill", *["metrics", "serve"] * observability, *["s3"] * s3]
         lines = (project / "scripts" / "requirements.txt").read_text().splitlines()
         assert lines[1:] == [f"pgkeep[{','.join(extras)}]=={pgkeep.__version__}"]
 
@@ -184,15 +209,17 @@ def test_yaml_is_what_its_readers_expect(projects: dict[str, Path], tmp_path: Pa
 
 
 def interpolated(text: str, environ: dict[str, str]) -> str:
-    """Put variables for ${NAME}, ${NAME:-default} and ${NAME:?message}, as Compose does."""
+    """Put variables for ${NAME}, also with :-default, :?message or :+instead, as Compose does."""
 
     def value(match: re.Match[str]) -> str:
         found = environ.get(match["name"])
+        if match["kind"] == ":+":
+            return match["rest"] if found else ""
         if match["kind"] == ":?":
             assert found, match["rest"]
         return found or match["rest"] or ""
 
-    rule = r"\$\{(?P<name>[A-Z_0-9]+)(?:(?P<kind>:[-?])(?P<rest>[^}]*))?\}"
+    rule = r"\$\{(?P<name>[A-Z_0-9]+)(?:(?P<kind>:[-?+])(?P<rest>[^}]*))?\}"
     result = re.sub(rule, value, text)
     assert "$" not in result
     return result
@@ -204,7 +231,7 @@ def test_compose_has_what_it_refers_to(projects: dict[str, Path]) -> None:
         lines = (project / ".env.example").read_text().splitlines()
         environ = dict(one.split("=", 1) for one in lines if re.match("[A-Z]", one))
         known = {one.lstrip("#").split("=")[0] for one in lines if re.match("#?[A-Z_0-9]+=", one)}
-        text = (project / "compose.yml").read_text()
+        text = re.sub(" *# .*", "", (project / "compose.yml").read_text())
         used = re.findall(r"\$\{([A-Z_0-9]+):", text)
         compose = yaml.safe_load(interpolated(text, environ))
         backup = compose["services"]["backup"]
@@ -217,10 +244,63 @@ def test_compose_has_what_it_refers_to(projects: dict[str, Path]) -> None:
         assert backup["user"] == "1000:1000"
         assert backup["read_only"] is True
         assert backup["cap_drop"] == ["ALL"]
-        assert backup["volumes"] in (["./backups:/backups"], ["./backups:/backups", "/tmp"])  # noqa: S108
+        volumes = {"./backups:/backups", "./backups:/metrics", "/tmp"}  # noqa: S108
+        assert "./backups:/backups" in backup["volumes"]
+        assert set(backup["volumes"]) <= volumes
+        assert not backup["environment"].get("BACKUP_METRICS_FILE")
         assert backup["environment"]["BACKUP_DIR"] == "/backups"
         assert backup["depends_on"]["db"]["condition"] == "service_healthy"
         assert "healthcheck" in compose["services"]["db"]
+
+
+def test_compose_tells_and_shows_what_it_is_told_to(full: Path) -> None:
+    """F11, F12, F13: a directory for node_exporter, and a page that nobody has to have."""
+    text = re.sub(" *# .*", "", (full / "compose.yml").read_text())
+    token = "correct-horse-battery"
+    told = {
+        "POSTGRES_PASSWORD": "x", "HOST_METRICS_DIR": "/node", "BACKUP_PUSHGATEWAY": "http://gate",
+        "BACKUP_PING_URL": "http://ping", "BACKUP_WEBHOOK": "http://hook", "BACKUP_MAX_AGE": "2d",
+        "BACKUP_DRILL_MAX_AGE": "9w", "BACKUP_RTO": "2h", "BACKUP_SERVE_TOKEN": token,
+    }  # fmt: skip
+    services = yaml.safe_load(interpolated(text, told))["services"]
+    backup, page = services["backup"], services["backup-page"]
+    assert "/node:/metrics" in backup["volumes"]
+    (loaded,) = config.load(backup["environment"])
+    assert str(loaded.metrics_file) == "/metrics/my-project.prom"
+    assert (loaded.pushgateway, loaded.ping_url) == ("http://gate", "http://ping")
+    assert (loaded.webhook, loaded.max_age, loaded.rto) == ("http://hook", 172800, 7200)
+    (loaded,) = config.load(page["environment"])
+    assert (loaded.serve_token, loaded.drill_max_age) == (token, 63 * 86400)
+    assert "password" not in loaded.connection
+    assert page["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
+    assert page["command"] == ["serve", f"--listen=0.0.0.0:{PORT}"]
+    assert page["volumes"] == ["./backups:/backups:ro"]
+    for name in ("image", "build", "user", "read_only", "cap_drop", "security_opt"):
+        assert page[name] == backup[name]
+    # Compose asks for what is required by ${NAME:?} whatever the profile.
+    assert set(re.findall(r"\$\{([A-Z_0-9]+):\?", text)) == {"POSTGRES_PASSWORD"}
+    assert page["profiles"] == ["page"]
+
+
+def test_prometheus_takes_the_configuration(full: Path, tmp_path: Path) -> None:
+    """With the rules, and the three ways in which the metrics come."""
+    folder = tmp_path / "monitoring"
+    shutil.copytree(full / "deploy" / "monitoring", folder)
+    path = folder / "prometheus.yml"
+    written = yaml.safe_load(path.read_text())
+    node, gateway, page = written["scrape_configs"]
+    token = Path(page["authorization"]["credentials_file"])
+    path.write_text(path.read_text().replace(str(token), token.name))
+    failed = subprocess.run([PROMTOOL, "check", "config", path], capture_output=True, check=False)
+    assert failed.returncode == 1  # the token is missing
+    (folder / token.name).write_text("correct-horse-battery")
+    rules = (folder / "alerts.yml").read_text().count("- alert:")
+    assert f"SUCCESS: {rules} rules found" in t.run([str(PROMTOOL), "check", "config", str(path)])
+    assert gateway["honor_labels"] is True
+    targets = [one["static_configs"][0]["targets"] for one in (node, gateway, page)]
+    assert targets == [["localhost:9100"], ["localhost:9091"], [f"localhost:{PORT}"]]
+    adr = (full / "docs" / "adr" / "017-optional-observability-stack.md").read_text()
+    assert f" FILE {token}\n" in adr
 
 
 def settings_unknown(names: Iterator[str] | Any) -> set[str]:
@@ -249,35 +329,59 @@ def kustomized(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def objects(projects: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
-    """All objects of every overlay, by combination and overlay; equal ones are made once."""
+    """All objects of every overlay, by combination and overlay; equal ones are made once.
+
+    Where there is a page, staging has it.
+    """
     made: dict[str, list[dict[str, Any]]] = {}
     for options, project in projects.items():
         kubernetes, observability, s3, actions = options.split("-")
         if kubernetes == "yes" and actions == "yes":
             restore = yaml.safe_load((project / "k8s" / "restore-pod.yaml").read_text())
             for overlay in ("staging", "production"):
+                if observability == "yes" and overlay == "staging":
+                    add_page(project / "k8s" / "overlays" / overlay / "kustomization.yaml")
                 built = kustomized(project / "k8s" / "overlays" / overlay)
                 made[f"{observability}-{s3}-{overlay}"] = [*built, restore]
     assert len(made) == 8
     return made
 
 
-def pod_spec(one: dict[str, Any]) -> dict[str, Any] | None:
-    if one["kind"] == "Pod":
-        return dict(one["spec"])
+def add_page(path: Path) -> None:
+    """Do what the comment says."""
+    text = path.read_text()
+    commented = "#components:\n#  - ../../page\n"
+    assert text.endswith(f"see docs/adr/021-kubernetes-deployment.md.\n{commented}")
+    path.write_text(text.replace(commented, commented.replace("#", "")))
+
+
+def pod(one: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the pod that an object makes, or is."""
     if one["kind"] == "CronJob":
-        return dict(one["spec"]["jobTemplate"]["spec"]["template"]["spec"])
-    return None
+        return dict(one["spec"]["jobTemplate"]["spec"]["template"])
+    if one["kind"] == "Deployment":
+        return dict(one["spec"]["template"])
+    return one if one["kind"] == "Pod" else None
+
+
+def pod_spec(one: dict[str, Any]) -> dict[str, Any] | None:
+    found = pod(one)
+    return None if found is None else dict(found["spec"])
+
+
+def has_page(name: str) -> bool:
+    observability, _, overlay = name.split("-")
+    return (observability, overlay) == ("yes", "staging")
 
 
 def test_kubernetes_accepts_every_object(objects: dict[str, list[dict[str, Any]]]) -> None:
     """No unknown field, no wrong type."""
-    for built in objects.values():
-        kinds = sorted(one["kind"] for one in built)
-        assert kinds == [
+    page = ["Deployment", "NetworkPolicy", "Service"]
+    for name, built in objects.items():
+        assert sorted(one["kind"] for one in built) == sorted([
             "ConfigMap", "CronJob", "CronJob", "CronJob", "CronJob", "NetworkPolicy",
-            "PersistentVolumeClaim", "Pod", "ServiceAccount",
-        ]  # fmt: skip
+            "PersistentVolumeClaim", "Pod", "ServiceAccount", *page * has_page(name),
+        ])  # fmt: skip
         for one in built:
             for version in KUBERNETES:
                 kubernetes_validate.validate(one, version, strict=True)
@@ -302,19 +406,17 @@ def test_pods_are_restricted(objects: dict[str, list[dict[str, Any]]]) -> None:
                     "readOnlyRootFilesystem": True,
                     "capabilities": {"drop": ["ALL"]},
                 }
-                assert "ports" not in container
+                assert ("ports" in container) == (container["name"] == "page")
 
 
 def test_what_pods_refer_to_is_there(objects: dict[str, list[dict[str, Any]]]) -> None:
     """Names of objects; Secrets are made by hand, by the names in the documents."""
     for built in objects.values():
         there = {(one["kind"], one["metadata"]["name"]) for one in built}
-        labels = next(one for one in built if one["kind"] == "NetworkPolicy")
-        selected = labels["spec"]["podSelector"]["matchLabels"].items()
-        for one in built:
-            spec = pod_spec(one)
-            if spec is None:
-                continue
+        policies = [one["spec"]["podSelector"]["matchLabels"].items()
+                    for one in built if one["kind"] == "NetworkPolicy"]  # fmt: skip
+        for one in filter(None, map(pod, built)):
+            spec = one["spec"]
             assert ("ServiceAccount", spec["serviceAccountName"]) in there
             claims = [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]
                       if "persistentVolumeClaim" in v]  # fmt: skip
@@ -324,8 +426,8 @@ def test_what_pods_refer_to_is_there(objects: dict[str, list[dict[str, Any]]]) -
             assert ("ConfigMap", config_map) in there
             mounted = {mount["name"] for mount in container["volumeMounts"]}
             assert mounted == {volume["name"] for volume in spec["volumes"]}
-            pod = one if one["kind"] == "Pod" else one["spec"]["jobTemplate"]["spec"]["template"]
-            assert selected <= pod["metadata"]["labels"].items()
+            labels = one["metadata"]["labels"].items()
+            assert [selected <= labels for selected in policies].count(True) == 1
         for one in built:
             if one["kind"] == "ConfigMap":
                 assert settings_unknown(one["data"]) == set()
@@ -347,11 +449,13 @@ def test_secrets_that_pods_need_are_made_by_the_documents(
                 secret = yaml.safe_load(out)
                 made[secret["metadata"]["name"]] = set(secret["data"])
     needed: dict[str, set[str]] = {}
-    for spec in filter(None, map(pod_spec, next(iter(objects.values())))):
+    for spec in filter(None, map(pod_spec, objects["yes-yes-staging"])):
         (container,) = spec["containers"]
         env = {one["name"]: one for one in container["env"]}
         (name,) = [v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v]
-        needed[name] = {Path(env["POSTGRES_PASSWORD_FILE"]["value"]).name}
+        (file,) = [Path(one["value"]) for name, one in env.items() if name.endswith("_FILE")]
+        assert str(file.parent) in {mount["mountPath"] for mount in container["volumeMounts"]}
+        needed[name] = {file.name}
         if "POSTGRES_USER" in env:
             reference = env["POSTGRES_USER"]["valueFrom"]["secretKeyRef"]
             assert reference["name"] == name
@@ -399,11 +503,63 @@ def test_memory_is_what_was_measured(objects: dict[str, list[dict[str, Any]]]) -
             resources = spec["containers"][0]["resources"]
             if spec["containers"][0].get("args", [])[-1:] == ["drill"]:
                 continue  # it has a server inside
+            if spec["containers"][0]["name"] == "page":
+                continue  # it makes no backup
             request = int(resources["requests"]["memory"].removesuffix("Mi"))
             limit = resources["limits"]["memory"].replace("1Gi", "1024Mi").removesuffix("Mi")
             assert peak < request <= 3 * peak
             assert int(limit) >= 4 * peak
             assert "cpu" not in resources["limits"]  # a throttled backup holds its locks longer
+
+
+def test_jobs_get_out_to_whoever_is_told(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Name server, database, bucket, Pushgateway, ping and webhook; whose addresses are secrets."""
+    for name, built in objects.items():
+        observability, s3, _ = (one == "yes" for one in name.split("-"))
+        parts = {(one["kind"], one["metadata"]["name"]): one for one in built}
+        policy = parts["NetworkPolicy", "my-project-backup"]["spec"]
+        allowed = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+        assert allowed == {53, 5432, *[443] * (s3 or observability), *[9091] * observability}
+        assert "ingress" not in policy
+        settings = parts["ConfigMap", "my-project-backup"]["data"]
+        assert ("BACKUP_PUSHGATEWAY" in settings) == observability
+        assert not {"BACKUP_PING_URL", "BACKUP_WEBHOOK"} & settings.keys()
+        told = {"secretRef": {"name": "my-project-backup-notify", "optional": True}}
+        jobs = [spec for (kind, _), one in parts.items()
+                if kind == "CronJob" and (spec := pod_spec(one))]  # fmt: skip
+        for spec in jobs:
+            assert (told in spec["containers"][0]["envFrom"]) == observability
+
+
+def test_the_page_of_kubernetes(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Prometheus gets in and nobody else; no backup job waits for the volume that it holds."""
+    for name, built in objects.items():
+        (claim,) = [one for one in built if one["kind"] == "PersistentVolumeClaim"]
+        modes = ["ReadWriteMany"] if has_page(name) else ["ReadWriteOnce"]
+        assert claim["spec"]["accessModes"] == modes
+        if not has_page(name):
+            continue
+        page = {
+            one["kind"]: one["spec"] for one in built if one["metadata"]["name"].endswith("-page")
+        }
+        template = page["Deployment"]["template"]
+        labels = template["metadata"]["labels"]
+        assert page["Deployment"]["selector"]["matchLabels"] == labels
+        assert page["Service"]["selector"] == labels
+        (container,) = template["spec"]["containers"]
+        (port,) = container["ports"]
+        assert container["args"][-2:] == ["serve", f"--listen=0.0.0.0:{port['containerPort']}"]
+        (way,) = page["Service"]["ports"]
+        assert (way["port"], way["targetPort"]) == (PORT, port["name"])
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+        (rule,) = page["NetworkPolicy"]["ingress"]
+        assert [one["port"] for one in rule["ports"]] == [port["containerPort"]]
+        assert rule["from"]
+        assert page["NetworkPolicy"]["policyTypes"] == ["Ingress", "Egress"]
+        assert all(mount["readOnly"] for mount in container["volumeMounts"])
+        jobs = [one for one in built if one["kind"] == "CronJob"]
+        assert all(one["metadata"]["labels"] != labels for one in jobs)
 
 
 def test_overlays_differ_where_they_should(objects: dict[str, list[dict[str, Any]]]) -> None:
@@ -436,10 +592,9 @@ def test_dumps_and_passwords_are_not_committed(full: Path, tmp_path: Path) -> No
 
 
 def test_json_of_the_template_has_the_promised_variables() -> None:
-    context = json.loads((t.TEMPLATE / "cookiecutter.json").read_text())
-    assert [name for name in context if not name.startswith("_")] == [
+    assert [name for name in CONTEXT if not name.startswith("_")] == [
         "project_name", "project_slug", "postgres_version", "postgres_db", "postgres_user",
         "postgres_port", *t.OPTIONS,
     ]  # fmt: skip
-    assert {tuple(sorted(context[name])) for name in t.OPTIONS} == {("no", "yes")}
-    assert "_creation_date" in context
+    assert {tuple(sorted(CONTEXT[name])) for name in t.OPTIONS} == {("no", "yes")}
+    assert "_creation_date" in CONTEXT

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 
 from pgkeep import config, errors
 from pgkeep.retention import Policy
@@ -23,6 +24,7 @@ from . import template as t
 ADR = "docs/adr/023-database-backup-strategy.md"
 RUNBOOK = "docs/operations/database-recovery.md"
 CHECKLIST = "docs/operations/recovery-testing-checklist.md"
+WATCHING = "docs/adr/017-optional-observability-stack.md"
 SOURCE = Path(config.__file__).parent
 
 
@@ -350,6 +352,36 @@ def peak(page: str) -> int:
     return max(int(mib) for line in ours for mib in re.findall(r"(\d+) MiB", line))
 
 
+# -- ADR-017
+
+
+def test_links_of_alerts_lead_into_the_runbook(the_place: Place) -> None:
+    """After the command that puts in where the repository can be read."""
+    (block,) = [one for one in t.blocks(the_place.project / WATCHING) if one.language == "sh"]
+    the_place.shell(block.text)
+    base = "https://github.com/example/my-project/blob/main/"
+    assert f"|{base[:-1]}|" in block.text
+    rules = the_place.project / "deploy" / "monitoring" / "alerts.yml"
+    (group,) = yaml.safe_load(rules.read_text())["groups"]
+    for rule in group["rules"]:
+        url = rule["annotations"]["runbook_url"]
+        assert url.startswith(base), url
+        path, _, anchor = url.removeprefix(base).partition("#")
+        assert path == RUNBOOK
+        assert anchor in t.anchors(the_place.project / path), url
+
+
+def test_files_of_monitoring_are_described(the_place: Place) -> None:
+    """Each once, and no other; so are the ways out, by settings that there are."""
+    text = t.section_text(the_place.project / WATCHING, "Metrics")
+    named = re.findall(r"^\| `(.+?)` \|", text.split("`deploy/monitoring/`:")[1], re.MULTILINE)
+    there = (the_place.project / "deploy" / "monitoring").iterdir()
+    assert sorted(named) == sorted(path.name for path in there)
+    ways = [row[1].strip("`") for row in t.table(the_place.project / WATCHING, "Metrics")]
+    assert len(ways) == 3
+    assert set(ways) <= {one.variable for one in config.SETTINGS}
+
+
 # -- the runbook
 
 SCENES: dict[str, Callable[[Place, str], None]] = {}
@@ -499,7 +531,7 @@ def test_checklist(place: Place) -> None:
 
 def test_no_command_of_the_documents_is_left_out(the_place: Place) -> None:
     """What is not run needs Docker, Kubernetes or the server's own machine."""
-    ran = {*SCENES, "Lost server", "Every month", "Interface"}
+    ran = {*SCENES, "Lost server", "Every month", "Interface", "Set up"}
     for document in t.files(the_place.project, "*.md"):
         for block in t.blocks(document):
             if block.language == "sh":

@@ -231,52 +231,113 @@ def test_crontab(live: Path, cluster: Server, tmp_path: Path) -> None:
     text = text.replace("/var/log/my-project/backup.log", str(log))
     text = text.replace("PATH=/usr/local/bin", f"PATH={Path(keep.PGKEEP).parent}")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    variables = dict(line.split("=", 1) for line in lines[:-1])
+    variables = dict(line.split("=", 1) for line in lines[:-2])
     assert variables["MAILTO"] == "root"
-    schedule, command = " ".join(lines[-1].split(None, 5)[:5]), lines[-1].split(None, 5)[5]
-    assert schedule == "30 2 * * *"
-    assert "%" not in command  # would be a newline
+    words = [line.split(None, 5) for line in lines[-2:]]
+    assert [" ".join(one[:5]) for one in words] == ["30 2 * * *", "0 6 2 * *"]
+    backup, drill = (one[5] for one in words)
+    assert "%" not in backup + drill  # would be a newline
 
-    def night() -> "subprocess.CompletedProcess[str]":
+    def run(command: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [variables["SHELL"], "-c", command],
             env=variables, cwd="/", capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
-    done = night()
+    assert run(drill).stdout.startswith("drill: exit code 9\n")  # there is no backup yet
+    done = run(backup)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), log.read_text()
     assert types(live) == ["monthly"]
+    done = run(drill)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), log.read_text()
+    assert re.search(r"^done: drill of .*/app_monthly_.*: green", log.read_text(), re.MULTILINE)
     s.drop(cluster, "app")
-    done = night()
+    done = run(backup)
     assert (done.returncode, done.stderr) == (3, "")
     assert done.stdout.startswith("backup: exit code 3\n")
     assert 'database "app" does not exist' in done.stdout
 
 
+def unit(path: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(path.read_text())
+    return parser
+
+
+# What systemd gives a service.
+BARE = {"PATH": f"{Path(keep.PGKEEP).parent}:{SYSTEM}"}
+
+
 @pytest.mark.parametrize("observability", ["yes", "no"])
 def test_systemd(live: Path, cluster: Server, tmp_path: Path, observability: str) -> None:
-    """B22: the command with no more than systemd gives it."""
+    """B22, F11: the command with no more than systemd gives it; metrics where it may write."""
     (tmp_path / "units").mkdir()
     baked = t.bake(tmp_path / "units", include_observability=observability)
-    folder = baked / "deploy" / "systemd"
-    units = {}
-    for path in folder.iterdir():
-        parser = configparser.ConfigParser(interpolation=None)
-        parser.optionxform = str  # type: ignore[assignment, method-assign]
-        parser.read_string(path.read_text())
-        units[path.suffix] = parser
-    service, timer = units[".service"]["Service"], units[".timer"]["Timer"]
-    assert (timer["OnCalendar"], timer["Persistent"]) == ("*-*-* 02:30:00", "yes")
-    assert (service["Type"], service["ProtectSystem"]) == ("oneshot", "strict")
-    assert service["ReadWritePaths"] == "/srv/my-project/backups"
+    units = {path.name: unit(path) for path in (baked / "deploy" / "systemd").iterdir()}
+    assert len(units) == 4
+    for name, when in (("backup", "*-*-* 02:30:00"), ("drill", "*-*-02 06:00:00")):
+        service = units[f"my-project-{name}.service"]["Service"]
+        timer = units[f"my-project-{name}.timer"]["Timer"]
+        assert (timer["OnCalendar"], timer["Persistent"]) == (when, "yes")
+        assert (service["Type"], service["ProtectSystem"]) == ("oneshot", "strict")
+        collected = ["-/var/lib/prometheus/node-exporter"] * (observability == "yes")
+        assert service["ReadWritePaths"].split() == ["/srv/my-project/backups", *collected]
+    assert service["ExecStart"].split()[-1] == "drill"
+    service = units["my-project-backup.service"]["Service"]
+    node = tmp_path / "node"
+    node.mkdir()
+    if observability == "yes":
+        # Without the dash a machine that has no such directory could not start the service.
+        directory = collected[0].removeprefix("-")
+        allowed = (baked / "deploy" / "monitoring" / "tmpfiles.conf").read_text().splitlines()[-1]
+        assert allowed == f"a+ {directory} - - - - u:{service['User']}:rwx"
+        settings = live / "scripts" / "backup-config.env"
+        text = settings.read_text()
+        settings.write_text(text.replace(f"#BACKUP_METRICS_FILE={directory}",
+                                         f"BACKUP_METRICS_FILE={node}"))  # fmt: skip
     words = service["ExecStart"].replace("/srv/my-project", str(live)).split()
     done = subprocess.run(
-        words, env={"PATH": f"{Path(keep.PGKEEP).parent}:{SYSTEM}"}, cwd="/",
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        words, env=BARE, cwd="/", capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert types(live) == ["monthly"]
     assert ('"exit_code": 0' in done.stderr) == (observability == "yes")
+    written = ["my-project.prom"] if observability == "yes" else []
+    assert [path.name for path in node.iterdir()] == written
+
+
+def test_the_page(live: Path) -> None:
+    """As its unit starts it; Compose's check finds it; without a password none gets out."""
+    port = t.free_port()
+    compose = yaml.safe_load((live / "compose.yml").read_text())["services"]["backup-page"]
+
+    def here(text: str) -> str:
+        return text.replace("/srv/my-project", str(live)).replace("9648", str(port))
+
+    done = subprocess.run(
+        [keep.PGKEEP, *map(here, compose["command"])],
+        env={**BARE, "BACKUP_SERVE_TOKEN": ""}, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    service = unit(live / "deploy" / "monitoring" / "my-project-backup-page.service")["Service"]
+    assert str(done.returncode) == service["RestartPreventExitStatus"]
+    _, *check = map(here, compose["healthcheck"]["test"])
+    check[0] = sys.executable  # the image's python is pgkeep's
+
+    def is_well() -> bool:
+        done = subprocess.run(check, env=BARE, capture_output=True, check=False, timeout=60)
+        return done.returncode == 0
+
+    assert not is_well()
+    process = subprocess.Popen(here(service["ExecStart"]).split(), env=BARE, cwd="/",
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        f.eventually(is_well, "the page", seconds=90)
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+        assert str(process.returncode) == service["SuccessExitStatus"], err
+    finally:
+        process.kill()
 
 
 def test_workflow(live: Path) -> None:

@@ -68,7 +68,7 @@ class Sample(NamedTuple):
     """One value of a metric."""
 
     name: str
-    labels: tuple[tuple[str, str], ...]
+    labels: tuple[tuple[str, str], ...]  # in their order, or the same ones would be others
     value: float
 
     def label(self, name: str) -> str:
@@ -136,7 +136,7 @@ def _drills(
         yield _sample("pgkeep_drill_rto_seconds", labels, recovery_seconds(last))
         for phase, seconds in last.seconds.items():
             one = _sample("pgkeep_drill_duration_seconds", labels, seconds)
-            yield one._replace(labels=(*one.labels, ("phase", phase)))
+            yield one._replace(labels=tuple(sorted((*one.labels, ("phase", phase)))))
 
 
 def _newest(one: m.Manifest) -> dict[str, float]:
@@ -223,7 +223,7 @@ def sample(name: str, database: str, kind: str, store: str, value: float) -> Sam
 
 
 def _sample(name: str, labels: tuple[str, str, str], value: float) -> Sample:
-    return Sample(name, tuple(zip(LABELS, map(_text, labels), strict=True)), value)
+    return Sample(name, tuple(sorted(zip(LABELS, map(_text, labels), strict=True))), value)
 
 
 def _text(name: str) -> str:
@@ -300,7 +300,7 @@ def parse(text: str) -> list[Sample]:
 
     try:
         return [
-            Sample(one.name, tuple(one.labels.items()), one.value)
+            Sample(one.name, tuple(sorted(one.labels.items())), one.value)
             for family in text_string_to_metric_families(text)
             for one in family.samples
         ]
