@@ -3,6 +3,7 @@
 import shutil
 
 OPTIONAL = {
+    "k8s/page": "{{ cookiecutter.include_observability }}",
     "k8s": "{{ cookiecutter.include_kubernetes }}",
     "deploy/monitoring": "{{ cookiecutter.include_observability }}",
     ".github": "{{ cookiecutter.include_github_actions }}",
