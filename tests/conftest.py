@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,11 @@ from . import servers as s
 from .buckets import Buckets
 
 DatabaseFactory = Callable[..., str]
+
+
+def pytest_configure() -> None:
+    """Under nohup pgkeep would rightly ignore SIGHUP, which some tests send."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -414,8 +414,8 @@ def test_tables_that_are_made_all_the_time(
             stack.enter_context(
                 repeated(pg17, db, f"create table {name} (a int)", f"drop table {name}")
             )
-        backup = start(pg17, db, tmp_path)
-        _, said = backup.communicate(timeout=30)
+        backup = start(pg17, db, tmp_path, BACKUP_LOCK_TIMEOUT="3")
+        _, said = backup.communicate(timeout=150)
     if backup.returncode == 0:  # a slow machine left it a gap; then the backup is a good one
         with restored(pg17, finish(backup, tmp_path)) as copy:
             assert one(copy, "select count(*) from pg_class where relname ~ '^a[0-9]'") == 2000

@@ -469,7 +469,7 @@ def test_time_comes_from_the_dump_then_its_name_then_its_file() -> None:
 
 
 def test_folder_of_dumps_is_adopted(pg17: Server, app: str, spare: Spare, tmp_path: Path) -> None:
-    """docker-postgres-backup-local: links once, damaged ones named, everything else done."""
+    """B15, docker-postgres-backup-local: links once, damaged ones named, everything else done."""
     weekly = tmp_path / "weekly"
     (weekly / "below").mkdir(parents=True)
     whole = s.dump(pg17, app, "-Z1", "--schema=app", "--blobs")
