@@ -57,7 +57,9 @@ create materialized view app.totals as select count(*) as n from app.orders;
 create table app.plain (id int);
 insert into app.plain values (1), (2), (3);
 create extension hstore;
-select lo_from_bytea(0, 'large');
+select lo_from_bytea(700000, 'large');
+select lo_from_bytea(600000, decode(repeat('c0ffee00', 700000), 'hex'));  -- in several pieces
+select lo_create(500000);
 """
 
 
@@ -117,7 +119,7 @@ def test_what_is_restored_is_green(restored: Restored) -> None:
     assert found.findings == []
     checked = {check.name: check.checked for check in found.checks}
     assert checked["rows"] == checked["manifest"] == 6
-    assert checked["extensions"] == checked["large objects"] == 1
+    assert (checked["extensions"], checked["large objects"]) == (1, 3)
     assert checked["sequences"] == 2
     assert min(checked["indexes"], checked["constraints"], checked["roles"]) > 0
     true, false = (
@@ -175,7 +177,12 @@ MORE = [
     ("refresh materialized view app.totals with no data",
      "materialized view app.totals is not populated, in the backup it is"),
     ("drop materialized view app.totals", "materialized view app.totals is missing"),
-    ("select lo_unlink(oid) from pg_largeobject_metadata", "0 large objects, the backup has 1"),
+    ("select lo_unlink(700000)", "2 large objects, the backup has 3"),
+    ("select lo_put(600000, 2799999, 'x')",
+     "large objects are not those of the backup: at least one from 599808 to 600063"),
+    ("select lo_put(700000, 5, 'r'), lo_put(600000, 0, 'x')",
+     "large objects are not those of the backup: at least one from 599808 to 600063, and of 1"),
+    ("select lo_unlink(500000), lo_create(500001)", "large objects are not those of the backup"),
     (SUBSCRIBE, "subscription s is enabled"),
 ]  # fmt: skip
 

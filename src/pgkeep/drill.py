@@ -44,6 +44,7 @@ PHASES = {
     "finishing": "load",
     "comparing rows": "check",
     "checking objects": "check",
+    "comparing large objects": "check",
     "asking assertions": "check",
     "cleaning up": "clean",
 }

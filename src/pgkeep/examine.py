@@ -1,9 +1,9 @@
 """Hold a restored database against the artifact it came from; collect everything that is wrong.
 
-Rows are compared by rows.py. What rows do not show, such as whether an index is valid, is asked
-from the catalogs and compared with what the dump's own statements say: what was not valid in the
-source may stay so. Names are bytes of the database's encoding, decoded as those of the artifact
-are.
+Rows are compared by rows.py, large objects by large_objects.py. What these do not show, such as
+whether an index is valid, is asked from the catalogs and compared with what the dump's own
+statements say: what was not valid in the source may stay so. Names are bytes of the database's
+encoding, decoded as those of the artifact are.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from . import assertions as asking
+from . import large_objects
 from . import manifest as m
 from . import rows as r
 from .artifact import Artifact, Object
@@ -23,10 +24,9 @@ from .snapshot import Connection
 ENFORCED_SINCE = 180000
 
 _CONSTRAINTS = frozenset({"CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT"})
-_WITH_TEXT = _CONSTRAINTS | {"SEQUENCE SET", "BLOB", "BLOB METADATA"}
+_WITH_TEXT = _CONSTRAINTS | {"SEQUENCE SET"}
 _SETVAL = re.compile(rb", (-?\d+), (true|false)\);\s*\Z")
 _NOT_VALID = re.compile(rb" NOT VALID;\s*\Z")
-_LARGE_OBJECT = re.compile(rb"^SELECT pg_catalog\.lo_create\('\d+'\);$", re.MULTILINE)
 _LINE_END = re.compile(r"[\r\n]")
 
 # They work by themselves where a server has loaded them (trap E8).
@@ -93,9 +93,11 @@ def examine(
             _check_views(dump, database),
             _check_extensions(meta.extensions, database, warnings),
             _check_roles(artifact, database),
-            _check_large_objects(dump, database),
             _check_subscriptions(database),
         ]
+        if not meta.schema_only:
+            progress.step("comparing large objects")
+            checks.append(large_objects.compare(connection, artifact))
     if assertions:
         progress.step("asking assertions")
         checks.append(asking.check(endpoint, assertions, timeout))
@@ -109,7 +111,6 @@ class _Dump:
         self.objects = artifact.index.objects
         self.constraints: dict[Key, bool] = {}  # whether valid
         self.sequences: dict[Key, tuple[int, bool]] = {}  # as setval has it
-        self.large_objects = 0
         self.schema_only = artifact.index.meta.schema_only
         by_member = artifact.index.objects_by_member()
         for number, objects in enumerate(by_member):
@@ -127,12 +128,8 @@ class _Dump:
         key = (one.schema, one.name)
         if one.type in _CONSTRAINTS:
             self.constraints[key] = not _NOT_VALID.search(text)
-        elif one.type == "SEQUENCE SET":
-            match = _SETVAL.search(text)
-            if match is not None:
-                self.sequences[key] = (int(match[1]), match[2] == b"true")
-        else:
-            self.large_objects += len(_LARGE_OBJECT.findall(text))
+        elif match := _SETVAL.search(text):
+            self.sequences[key] = (int(match[1]), match[2] == b"true")
 
 
 class _Database:
@@ -402,13 +399,6 @@ def _check_roles(artifact: Artifact, database: _Database) -> Check:
         checked=len(needed),
         findings=[f"role {name} is missing" for name in sorted(needed - there)],
     )
-
-
-def _check_large_objects(dump: _Dump, database: _Database) -> Check:
-    (count,) = database.row(b"SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")
-    expected = 0 if dump.schema_only else dump.large_objects
-    differs = [f"{count} large objects, the backup has {expected}"] if count != expected else []
-    return Check(name="large objects", checked=expected, findings=differs)
 
 
 def _check_subscriptions(database: _Database) -> Check:
