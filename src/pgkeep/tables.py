@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, script, selection, statements
+from . import databases, relations, script, selection, statements
 from . import errors as e
 from . import load as ld
 from .contents import Contents, Entry
@@ -28,10 +28,6 @@ from .stores import Source
 
 # What makes a table a part of another one, or of a publication: not for a copy beside it.
 _TIES = frozenset({"TABLE ATTACH", "INDEX ATTACH", "PUBLICATION TABLE"})
-# Of what a statement may need, these can be looked up by their names.
-_RELATIONS = frozenset({"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "SEQUENCE"})
-_ROUTINES = frozenset({"FUNCTION", "PROCEDURE", "AGGREGATE"})
-_TYPES = frozenset({"TYPE", "DOMAIN"})
 _GRANTEE = re.compile(rb"^GRANT .* TO (%b)(?: WITH GRANT OPTION)?;$" % statements.IDENTIFIER, re.M)
 _PUBLICATION = re.compile(rb"^ALTER PUBLICATION (%b) " % statements.IDENTIFIER, re.MULTILINE)
 _COPY = re.compile(
@@ -229,7 +225,7 @@ class TablesRestore:
         entries = self._entries()
         problems = []
         wanted = [self._new_name] if self._options.new_name else self._tables
-        there = [name for name in wanted if _relation(connection, name) is not None]
+        there = [name for name in wanted if relations.relation(connection, name) is not None]
         if there and not self._options.replace:
             problems.append(f"{_list(there)} {'is' if len(there) == 1 else 'are'} there already")
             remedies.append(
@@ -239,11 +235,11 @@ class TablesRestore:
         if self._options.replace:
             problems += [
                 f"view {view} depends on a table that would be dropped"
-                for view in _dependent_views(connection, there)
+                for view in relations.dependent_views(connection, there)
             ]
             problems += [
                 f"{_dotted(child)} is a part of a table that would be dropped"
-                for child in sorted(_children(connection, there) - set(self._tables))
+                for child in sorted(relations.children(connection, there) - set(self._tables))
             ]
         missing = self._missing(connection, entries)
         if missing:
@@ -268,7 +264,7 @@ class TablesRestore:
         found = []
         for name in sorted(named - own):
             kind = self._contents.kinds.get(name)
-            if kind is not None and not _is_there(connection, kind, name):
+            if kind is not None and not relations.is_there(connection, kind, name):
                 found.append(f"{kind.lower()} {_dotted(name)}")
         return found
 
@@ -285,18 +281,18 @@ class TablesRestore:
 
     def _rows_obstacles(self, connection: Connection) -> list[str]:
         root = self._root
-        oid = _relation(connection, root)
+        oid = relations.relation(connection, root)
         if oid is None:
             return [
                 f"{_dotted(root)} is not there: without --where the whole table is brought back"
             ]
         problems = []
-        lacking = set(self._columns()) - set(_columns(connection, oid))
+        lacking = set(self._columns()) - set(relations.columns(connection, oid))
         if lacking:
             problems.append(
                 f"{_dotted(root)} has no column {', '.join(sorted(lacking))}, the backup has"
             )
-        if self._options.conflict == Conflict.UPDATE and not _primary_key(connection, oid):
+        if self._options.conflict == Conflict.UPDATE and not relations.primary_key(connection, oid):
             problems.append(f"{_dotted(root)} has no primary key: --on-conflict=update needs one")
         return problems
 
@@ -437,8 +433,8 @@ class TablesRestore:
 
     def _drop(self, connection: Connection) -> list[str]:
         """Drop the tables that are there; return what makes the foreign keys of others again."""
-        there = [name for name in self._tables if _relation(connection, name) is not None]
-        keys = _foreign_keys_from_elsewhere(connection, there)
+        there = [name for name in self._tables if relations.relation(connection, name) is not None]
+        keys = relations.foreign_keys_from_elsewhere(connection, there)
         for drop, _ in keys:
             connection.execute(drop.encode())
         if there:
@@ -492,9 +488,9 @@ class TablesRestore:
         """Give the table and what hangs on it free names, and move all of it to its schema."""
         ((_, old),) = self._tables
         schema, new = self._new_name
-        for kind, name in _in_schema(connection, scratch):
+        for kind, name in relations.in_schema(connection, scratch):
             fresh = name.replace(old, new, 1) if old in name else f"{new}_{name}"
-            free = _free_name(connection, schema, fresh)
+            free = relations.free_name(connection, schema, fresh)
             connection.execute(
                 sql.SQL("ALTER {} {} RENAME TO {}").format(
                     sql.SQL(kind), sql.Identifier(scratch, name), sql.Identifier(free)
@@ -523,7 +519,7 @@ class TablesRestore:
         """Load all rows into a temporary table, and write those that are wanted and missing."""
         connection = session.connection
         root = sql.Identifier(*self._root)
-        oid = _relation(connection, self._root)
+        oid = relations.relation(connection, self._root)
         assert oid is not None  # noqa: S101 - the plan has seen it
         columns = self._columns()
         listed = sql.SQL(", ").join(map(sql.Identifier, columns))
@@ -556,11 +552,11 @@ class TablesRestore:
         self, connection: Connection, oid: int, columns: Sequence[str], root: sql.Identifier,
         alias: sql.Identifier,
     ) -> sql.Composable:  # fmt: skip
-        key = _primary_key(connection, oid)
+        key = relations.primary_key(connection, oid)
         match self._options.conflict:
             case Conflict.FAIL:
                 return sql.SQL("")
-            case Conflict.SKIP if _has_unique_index(connection, oid):
+            case Conflict.SKIP if relations.has_unique_index(connection, oid):
                 return sql.SQL("ON CONFLICT DO NOTHING")
             case Conflict.SKIP:
                 # Nothing tells rows apart but all of their columns, as text, for not every type
@@ -603,139 +599,3 @@ def _dotted(name: Name) -> str:
 def _list(names: Sequence[Name]) -> str:
     shown = ", ".join(_dotted(name) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def _relation(connection: Connection, name: Name) -> int | None:
-    row = connection.execute(
-        "SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
-        " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
-        list(name),
-    ).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _is_there(connection: Connection, kind: str, name: Name) -> bool:
-    if kind in _RELATIONS:
-        return _relation(connection, name) is not None
-    catalog, prefix = ("pg_proc", "pro") if kind in _ROUTINES else ("pg_type", "typ")
-    if kind not in _ROUTINES | _TYPES:
-        return True  # told by the server, if it is missing
-    query = (
-        f"SELECT FROM pg_catalog.{catalog} o JOIN pg_catalog.pg_namespace n"
-        f" ON n.oid = o.{prefix}namespace WHERE n.nspname = %s AND o.{prefix}name = %s LIMIT 1"
-    )
-    return connection.execute(query.encode(), list(name)).fetchone() is not None
-
-
-def _columns(connection: Connection, oid: int) -> list[str]:
-    rows = connection.execute(
-        "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attnum > 0"
-        " AND NOT attisdropped AND attgenerated = ''",
-        [oid],
-    )
-    return [row[0] for row in rows]
-
-
-def _primary_key(connection: Connection, oid: int) -> list[str]:
-    rows = connection.execute(
-        "SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a"
-        " ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)"
-        " WHERE i.indrelid = %s AND i.indisprimary",
-        [oid],
-    )
-    return [row[0] for row in rows]
-
-
-def _has_unique_index(connection: Connection, oid: int) -> bool:
-    query = (
-        "SELECT FROM pg_catalog.pg_index WHERE indrelid = %s AND indisunique AND indpred IS NULL"
-        " LIMIT 1"
-    )
-    return connection.execute(query, [oid]).fetchone() is not None
-
-
-def _oids(connection: Connection, names: Sequence[Name]) -> list[int]:
-    found = (_relation(connection, name) for name in names)
-    return [oid for oid in found if oid is not None]
-
-
-def _dependent_views(connection: Connection, names: Sequence[Name]) -> list[str]:
-    rows = connection.execute(
-        "SELECT DISTINCT r.ev_class::pg_catalog.regclass::pg_catalog.text"
-        " FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"
-        " WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass"
-        " AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass"
-        " AND d.refobjid = ANY (%s) AND r.ev_class <> d.refobjid ORDER BY 1",
-        [_oids(connection, names)],
-    )
-    return [row[0] for row in rows]
-
-
-def _children(connection: Connection, names: Sequence[Name]) -> set[Name]:
-    rows = connection.execute(
-        "SELECT n.nspname, c.relname FROM pg_catalog.pg_inherits i"
-        " JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE i.inhparent = ANY (%s)",
-        [_oids(connection, names)],
-    )
-    return {(row[0], row[1]) for row in rows}
-
-
-def _foreign_keys_from_elsewhere(
-    connection: Connection, names: Sequence[Name]
-) -> list[tuple[str, str]]:
-    """Return for each foreign key of another table what drops it, and what makes it again."""
-    oids = _oids(connection, names)
-    rows = connection.execute(
-        """
-        SELECT a.sql || pg_catalog.format('DROP CONSTRAINT %%I', k.conname),
-               a.sql || pg_catalog.format('ADD CONSTRAINT %%I %%s', k.conname,
-                                          pg_catalog.pg_get_constraintdef(k.oid))
-        FROM pg_catalog.pg_constraint k
-        JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        CROSS JOIN LATERAL pg_catalog.format('ALTER TABLE %%I.%%I ', n.nspname, c.relname) AS a(sql)
-        WHERE k.contype = 'f' AND k.conparentid = 0
-          AND k.confrelid = ANY (%(oids)s) AND k.conrelid <> ALL (%(oids)s)
-        """,
-        {"oids": oids},
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-def _in_schema(connection: Connection, schema: str) -> list[tuple[str, str]]:
-    """Return indexes, sequences and statistics of a schema; constraints follow their indexes."""
-    rows = connection.execute(
-        """
-        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'INDEX' END, c.relname
-        FROM pg_catalog.pg_class c WHERE c.relnamespace = %(schema)s::pg_catalog.regnamespace
-          AND c.relkind IN ('i', 'I', 'S')
-        UNION ALL
-        SELECT 'STATISTICS', stxname FROM pg_catalog.pg_statistic_ext
-        WHERE stxnamespace = %(schema)s::pg_catalog.regnamespace
-        """,
-        {"schema": schema},
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-def _free_name(connection: Connection, schema: str, name: str) -> str:
-    """Return a name that no relation and no statistics of a schema has."""
-    candidate = databases.derived(name, "")
-    number = 1
-    while (
-        connection.execute(
-            """
-        SELECT FROM pg_catalog.pg_class WHERE relname = %(name)s
-          AND relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s)
-        UNION ALL
-        SELECT FROM pg_catalog.pg_statistic_ext WHERE stxname = %(name)s
-          AND stxnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s)
-        """,
-            {"name": candidate, "schema": schema},
-        ).fetchone()
-        is not None
-    ):
-        number += 1
-        candidate = databases.derived(name, f"_{number}")
-    return candidate
