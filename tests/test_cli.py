@@ -562,6 +562,19 @@ def test_files_that_are_missing_or_no_backups_are_told_apart(pg17: Server, tmp_p
     assert "no backups" in keep.run("list", f"--dir={tmp_path / 'void'}", env=env)
 
 
+def test_every_module_has_its_place() -> None:
+    """What a newcomer looks up is what there is."""
+    root = Path(__file__).parents[1]
+    guide = (root / "CONTRIBUTING.md").read_text()
+    _, _, table = guide.partition("| modules | what they know |")
+    listed = re.findall(r"`(\w+)`", "".join(re.findall(r"^(\|[^|]+\|)", table, re.MULTILINE)))
+    modules = (root / "src" / "pgkeep").glob("[a-z]*")
+    there = {
+        path.stem for path in modules if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert sorted(listed) == sorted(there)
+
+
 HIDDEN = "import pgkeep.programs as p; p.WHEELS = ()"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from . import artifact as a
-from . import backup, foreign, naming, verify
+from . import backup, foreign, naming, plain, verify
 from . import errors as e
 from . import manifest as m
 from .foreign_names import guess
@@ -137,7 +137,7 @@ def _index(
 ) -> Outcome:
     if a.is_artifact(source):
         return Outcome(name, "ours")
-    if not _DUMP.search(name) and not foreign.is_dump(source):
+    if not _DUMP.search(name) and not plain.is_dump(source):
         return Outcome(name, "other")
     try:
         made = foreign.index(source, store, options, progress, copy=copy)
