@@ -246,7 +246,7 @@ def planted(tmp_path: Path, *manifests: m.Manifest) -> LocalStore:
 
 def of_target(target: overview.Target) -> dict[tuple[str, ...], float]:
     contents = {one.url: Catalog(one).backups() for one in target.stores}
-    found = metrics.of_target(target, contents, overview.expected(target, contents))
+    found = metrics.of_target(target, contents, overview.expected(target, contents), NOW + 9 * DAY)
     return values(metrics.render(found).decode())
 
 
@@ -295,6 +295,20 @@ def test_only_databases_that_are_named_are_expected(tmp_path: Path) -> None:
     found = of_target(overview.Target(store=store, tiers=["weekly"]))
     assert (name, "app", store.url, "weekly") in found
     assert (name, "app", store.url, "monthly") not in found
+
+
+def test_a_backup_from_the_future_is_not_the_newest(tmp_path: Path) -> None:
+    """B6, F1: a clock that was wrong once must not keep the alerts quiet for years."""
+    later = m.Drill(NOW + 99 * DAY, True, {"load": 1}, 0)
+    old = msgspec.structs.replace(past.manifest(NOW), drills=[later])
+    store = planted(tmp_path, old, past.manifest(NOW + 99 * DAY))
+    found = of_target(overview.Target(store=store))
+    labels = ("app", store.url, "daily")
+    for name in ("last_success", "newest"):
+        assert found[f"backup_{name}_timestamp_seconds", *labels] == NOW.timestamp()
+    assert found["backup_verified_backups", *labels] == 1
+    assert found["backup_store_bytes", *labels] == 2
+    assert found["drill_last_success_timestamp_seconds", *labels] == 0
 
 
 def test_names_in_any_encoding() -> None:

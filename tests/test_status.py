@@ -78,6 +78,21 @@ def test_drills_are_judged_only_where_a_goal_is_set() -> None:
     assert judge(drilled(old, red))["app"].problems == []
 
 
+def test_the_future_is_no_backup() -> None:
+    """B6, F1: what a wrong clock has dated neither is the newest nor hides that none is."""
+    goals = Goals(max_age=26 * 3600, drill_max_age=7 * 86400)
+    ahead = m.Drill(NOW + 9 * DAY, True, {"load": 1}, 0)
+    problems = ["1 backup is from the future: a clock is wrong, or was", "no drill has succeeded"]
+    assert judge(drilled(ahead), past.manifest(NOW + DAY), goals=goals)["app"].problems == problems
+    (found,) = judge(past.manifest(NOW + DAY), past.manifest(NOW + 2 * DAY)).values()
+    assert found.problems == [
+        "no backup",
+        "2 backups are from the future: a clock is wrong, or was",
+    ]
+    assert found.newest is None
+    assert judge(past.manifest(NOW + timedelta(minutes=1)))["app"].problems == []
+
+
 def test_databases_that_should_be_there_are_judged() -> None:
     """F2: without any backup too; one that was taken off the list is only shown."""
     found = judge(past.manifest(NOW), past.manifest(NOW - 99 * DAY, database="old"),

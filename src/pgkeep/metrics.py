@@ -23,7 +23,7 @@ from . import errors as e
 from . import manifest as m
 from . import naming
 from .catalog import Backup
-from .overview import Contents, Target, last_drill, recovery_seconds
+from .overview import Contents, Target, last_drill, past, recovery_seconds
 from .run import Report
 from .stores import Store
 from .stores.local import LocalStore
@@ -88,21 +88,27 @@ class Outcome:
     error: e.PgkeepError | None = None  # what ended the run before it could report
 
 
-def of_target(target: Target, contents: Contents, wanted: Sequence[str]) -> Iterator[Sample]:
+def of_target(
+    target: Target, contents: Contents, wanted: Sequence[str], now: datetime
+) -> Iterator[Sample]:
     """Yield what the stores tell, of expected databases even where there is nothing (trap F2)."""
     for store in target.stores:
         if store.url in contents:
-            yield from _of_store(store, contents[store.url], wanted, target.tiers)
+            yield from _of_store(store, contents[store.url], wanted, target.tiers, now)
     if target.copy is not None and target.store.url in contents:
         yield from _owed(target.copy.url, contents[target.store.url], wanted, target.tiers)
 
 
 def _of_store(
-    store: Store, backups: Sequence[Backup], wanted: Sequence[str], tiers: Sequence[str]
+    store: Store,
+    backups: Sequence[Backup],
+    wanted: Sequence[str],
+    tiers: Sequence[str],
+    now: datetime,
 ) -> Iterator[Sample]:
     found = _by_series(backups, wanted, tiers)
     for (database, kind), manifests in found.items():
-        good = [one for one in manifests if not one.schema_only]
+        good = past((one for one in manifests if not one.schema_only), now)
         values = {
             "verified_backups": sum(one.verified is not None for one in good),
             "oldest_timestamp_seconds": good[0].snapshot.timestamp() if good else 0,

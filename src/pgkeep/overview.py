@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from . import manifest as m
 from .catalog import Backup
+from .retention import FUTURE_TOLERANCE
 from .stores import Store
 
 if TYPE_CHECKING:
@@ -53,6 +57,19 @@ def databases(target: Target, contents: Contents) -> set[str]:
     return {
         one.manifest.database.name for store in target.stores for one in contents.get(store.url, ())
     }
+
+
+def past(manifests: Iterable[m.Manifest], now: datetime) -> list[m.Manifest]:
+    """Return the backups, and of them the drills, that are not from the future.
+
+    One that a wrong clock has dated would stay the newest for ever, and hide that no other comes.
+    """
+    latest = now + FUTURE_TOLERANCE
+    return [
+        msgspec.structs.replace(one, drills=[each for each in one.drills if each.when <= latest])
+        for one in manifests
+        if max(one.taken, one.snapshot, one.finished) <= latest
+    ]
 
 
 def last_drill(manifests: Iterable[m.Manifest]) -> m.Drill | None:

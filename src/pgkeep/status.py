@@ -139,13 +139,18 @@ def _judge(
         for one in contents.get(store.url, ())
         if one.manifest.database.name == database
     ]
-    whole = _whole(copies)
+    everything = _whole(copies)
+    whole = overview.past(everything, now)
     newest = max(whole, key=lambda one: one.snapshot, default=None)
-    drills = [one.manifest for one in copies]
+    drills = overview.past((one.manifest for one in copies), now)
     last = overview.last_drill(drills)
     green = max((one.when for each in drills for one in each.drills if one.green), default=None)
     age = None if newest is None else (now - newest.snapshot).total_seconds()
-    problems = [*_of_backup(age, goals), *_of_drill(last, green, goals, now)] if expected else []
+    problems = [
+        *_of_backup(age, goals),
+        *_of_clock(len(everything) - len(whole)),
+        *_of_drill(last, green, goals, now),
+    ]
     return Database(
         database=database,
         target=name,
@@ -163,7 +168,7 @@ def _judge(
         if last is None
         else Drill(last.when, last.green, last.findings, overview.recovery_seconds(last)),
         last_green_drill=green,
-        problems=problems,
+        problems=problems if expected else [],
         days=_days(whole, zone),
     )
 
@@ -190,6 +195,13 @@ def _of_backup(age: float | None, goals: Goals) -> list[str]:
     if age > goals.max_age:
         return [f"its newest backup is {span(age)} old, BACKUP_MAX_AGE is {span(goals.max_age)}"]
     return []
+
+
+def _of_clock(count: int) -> list[str]:
+    if not count:
+        return []
+    are = "1 backup is" if count == 1 else f"{count} backups are"
+    return [f"{are} from the future: a clock is wrong, or was"]
 
 
 def _of_drill(

@@ -1,6 +1,7 @@
 """pgkeep metrics."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -67,10 +68,11 @@ def exposition(targets: Sequence[overview.Target], contents: overview.Contents) 
     """Return the text for Prometheus; none where no store was read."""
     if not contents:
         return None
+    now = datetime.now(UTC)
     samples = [
         one
         for target in targets
-        for one in metrics.of_target(target, contents, overview.expected(target, contents))
+        for one in metrics.of_target(target, contents, overview.expected(target, contents), now)
     ]
     return metrics.render(samples)
 

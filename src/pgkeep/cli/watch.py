@@ -282,7 +282,7 @@ class Watch:
     ) -> list[metrics.Sample]:
         ran = self._ran_of(one)
         wanted = overview.expected(target, contents, None if ran is None else ran.report)
-        samples = list(metrics.of_target(target, contents, wanted))
+        samples = list(metrics.of_target(target, contents, wanted, datetime.now(UTC)))
         if ran is not None:
             outcome = metrics.Outcome(
                 target=target, kind=self._kind, started=ran.started, finished=ran.finished,
