@@ -223,6 +223,11 @@ def test_scrapes_are_answered_from_the_manifests(served: tuple[str, Path]) -> No
         get(url.replace("/metrics", "/etc/passwd"))
     with caught.value as refused:
         assert refused.code == 404
+    foreign = urllib.request.Request(url, headers={"Host": "evil.example"})  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(foreign, timeout=30)  # noqa: S310
+    with caught.value as refused:
+        assert refused.code == 421
 
 
 def test_a_mistake_in_the_address(tmp_path: Path) -> None:

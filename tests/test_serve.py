@@ -5,7 +5,9 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -168,6 +170,41 @@ def test_a_token_is_needed_where_others_can_reach_it(tmp_path: Path) -> None:
         assert get(f"{url}/healthz").code == 200
         for right in (f"Bearer {TOKEN}", f"Basic {basic}"):
             assert get(f"{url}/", Authorization=right, Host="backups.example.com").code == 200
+
+
+def test_a_token_may_have_any_sign(tmp_path: Path) -> None:
+    token = "abcdefgh=ijklmn,op+/=="
+    env = keep.environment(BACKUP_DIR=str(tmp_path), BACKUP_SERVE_TOKEN=token)
+    with serving(env=env) as (url, _):
+        assert get(f"{url}/", Authorization=f"Bearer {token}").code == 200
+        assert get(f"{url}/", Authorization=f"Bearer {token[:-1]}").code == 401
+        basic = base64.b64encode(f":{token}".encode()).decode()
+        assert get(f"{url}/", Authorization=f"Basic {basic}").code == 200
+
+
+def test_clients_that_never_finish_a_request_are_let_go(tmp_path: Path) -> None:
+    """More of them than the server takes, each with a line of a header now and then."""
+    with serving(env=keep.environment(BACKUP_DIR=str(tmp_path))) as (url, _):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(socket.create_connection(address)) for _ in range(120)]
+            for one in clients:
+                one.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+            stop = threading.Event()
+
+            def drip() -> None:
+                while not stop.wait(1):
+                    for one in clients:
+                        with contextlib.suppress(OSError):
+                            one.sendall(b"X: y\r\n")
+
+            thread = threading.Thread(target=drip)
+            thread.start()
+            try:
+                assert get(f"{url}/healthz").code == 200
+            finally:
+                stop.set()
+                thread.join()
 
 
 def test_a_page_elsewhere_cannot_look_at_it(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from typing import NamedTuple
@@ -82,7 +83,7 @@ def overview_page(state: status.State) -> bytes:
         now=state.now,
         ok=state.ok,
         summary=state.summary,
-        problems=state.problems,
+        problems=state.problems + state.unreadable,
         places=[_section(place, state) for place in state.places],
         stores=list(_holdings(state)),
         owed=list(_debts(state)),
@@ -106,18 +107,21 @@ def link(database: str, target: str | None) -> str:
 
 def _section(place: status.Place, state: status.State) -> Section:
     worst_first = sorted(place.databases, key=lambda one: (not one.expected, not one.problems))
-    cards = [_card(one, place, state) for one in worst_first]
+    entries = _entries(place, state)
+    cards = [_card(one, place, state, entries[one.database]) for one in worst_first]
     return Section(place.name, place.readable, cards)
 
 
-def _card(one: status.Database, place: status.Place, state: status.State) -> Card:
-    whole = [entry.manifest for entry in _entries(one, place, state) if _restorable(entry)]
+def _card(
+    one: status.Database, place: status.Place, state: status.State, entries: Sequence[Entry]
+) -> Card:
+    whole = [entry.manifest for entry in entries if _restorable(entry)]
     newest = whole[-1] if whole else None
     return Card(
         database=one,
         link=link(one.database, place.name),
         calendar=charts.calendar(one.days, _today(place, state)),
-        oldest=whole[0].snapshot if whole else None,
+        oldest=whole[0].as_of if whole else None,
         size=sum(each.artifact.size for each in whole),
         notes=[] if newest is None else [*newest.drift, *newest.warnings],
     )
@@ -127,14 +131,16 @@ def _today(place: status.Place, state: status.State) -> date:
     return state.now.astimezone(place.zone).date()
 
 
-def _entries(one: status.Database, place: status.Place, state: status.State) -> list[Entry]:
-    """Return a database's backups, oldest first, each once."""
-    found = merge((store.url, state.contents.get(store.url, ())) for store in place.target.stores)
-    return [entry for entry in found if entry.manifest.database.name == one.database]
+def _entries(place: status.Place, state: status.State) -> Mapping[str, list[Entry]]:
+    """Return the backups by database, oldest first, each once."""
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for entry in merge((s.url, state.contents.get(s.url, ())) for s in place.target.stores):
+        found[entry.manifest.database.name].append(entry)
+    return found
 
 
 def _restorable(entry: Entry) -> bool:
-    return not entry.missing and not entry.manifest.schema_only
+    return not entry.missing and entry.manifest.full
 
 
 def _holdings(state: status.State) -> Iterator[Holding]:
@@ -174,12 +180,12 @@ def _debts(state: status.State) -> Iterator[Debt]:
 
 
 def _database_page(one: status.Database, place: status.Place, state: status.State) -> bytes:
-    entries = _entries(one, place, state)
+    entries = _entries(place, state)[one.database]
     whole = [entry.manifest for entry in entries if _restorable(entry)]
     return pages.render(
         "database.html",
         now=state.now,
-        card=_card(one, place, state),
+        card=_card(one, place, state, entries),
         sizes=charts.chart([_point(each, "size") for each in whole], progress.size),
         durations=charts.chart([_point(each, "time") for each in whole], progress.duration),
         drills=_drills(entries),
@@ -196,8 +202,8 @@ def _point(one: m.Manifest, what: str) -> charts.Point:
         if what == "size"
         else (took, progress.duration(took))
     )
-    title = f"{pages.moment(one.snapshot)}, {one.type}: {text}"
-    return charts.Point(one.snapshot, value, str(one.type), title)
+    title = f"{pages.moment(one.as_of)}, {one.type}: {text}"
+    return charts.Point(one.as_of, value, str(one.type), title)
 
 
 def _drills(entries: Sequence[Entry]) -> list[Drilled]:
@@ -223,13 +229,10 @@ def _drills(entries: Sequence[Entry]) -> list[Drilled]:
 
 def _row(entry: Entry) -> Row:
     one = entry.manifest
-    state = "verified" if one.verified else "not verified"
-    if entry.missing:
-        state = "missing"
     return Row(
         manifest=one,
         seconds=(one.finished - one.taken).total_seconds(),
-        state=f"schema, {state}" if one.schema_only else state,
+        state=entry.state,
         where=[url for url, missing in entry.stores.items() if not missing],
     )
 

@@ -1,8 +1,6 @@
 """What `pgkeep serve` answers, and whom."""
 
 import hmac
-import ipaddress
-import socket
 
 import flask
 import msgspec
@@ -10,7 +8,7 @@ import msgspec
 from .. import pages, site, status
 from .metrics import CONTENT_TYPE, exposition
 from .status import document
-from .web import Fresh
+from .web import Fresh, is_ours
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -33,7 +31,7 @@ def application(state: Fresh[status.State], token: str | None, host: str) -> fla
         if token is not None:
             return None if _is_known(request, token) else _unauthorized()
         # A page of somebody else's in a browser here may have its name lead to this address.
-        return None if _is_ours(request.host, host) else _text("unknown host\n", 421)
+        return None if is_ours(request.host, host) else _text("unknown host\n", 421)
 
     @app.after_request
     def harden(response: flask.Response) -> flask.Response:
@@ -73,23 +71,13 @@ def application(state: Fresh[status.State], token: str | None, host: str) -> fla
 
 def _is_known(request: flask.Request, token: str) -> bool:
     """Tell whether a request has the token, as a bearer or as a browser sends a password."""
-    given = request.authorization
-    if given is None:
-        return False
-    sent = given.token if given.type == "bearer" else given.password
-    return hmac.compare_digest((sent or "").encode(), token.encode())
-
-
-def _is_ours(asked: str, listening: str) -> bool:
-    name = asked.rpartition(":")[0] if asked.rpartition(":")[2].isdigit() else asked
-    name = name.strip("[]").lower()
-    if name in {"localhost", listening.lower(), socket.gethostname().lower()}:
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    kind, _, sent = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() != "bearer":
+        given = request.authorization
+        sent = "" if given is None or given.password is None else given.password
+        return hmac.compare_digest(sent.encode(), token.encode())
+    # As it was sent: werkzeug takes one with "=" in it for parameters.
+    return hmac.compare_digest(sent.strip().encode("latin-1"), token.encode())
 
 
 def _unauthorized() -> flask.Response:

@@ -11,7 +11,7 @@ from .. import errors as e
 from . import output
 from .common import check_extra, dir_option, load_configs, target_option
 from .watch import contents_of, target_of
-from .web import LOOPBACK, Address, Fresh, Once, kept, parse_address, serve
+from .web import LOOPBACK, Address, Fresh, Once, is_ours, kept, parse_address, serve
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -55,8 +55,8 @@ def command(*, listen: Address | None, target: str | None, directory: str | None
         _listen(configs, listen)
         return
     targets = [target_of(one) for one in configs]
-    contents, problems = contents_of(targets)
-    for problem in problems:
+    contents, problems, unreadable = contents_of(targets)
+    for problem in (*problems, *unreadable):
         output.current().warning(problem)
     text = exposition(targets, contents)
     if text is None:
@@ -83,14 +83,17 @@ def _listen(configs: Sequence[config.Config], address: Address) -> None:
     warned = Once(out)
 
     def read() -> bytes | None:
-        contents, problems = contents_of(targets)
-        warned.warn(problems)
+        contents, problems, unreadable = contents_of(targets)
+        warned.warn(problems + unreadable)
         return exposition(targets, contents)
 
     text = Fresh(read, kept(targets))
 
     def answer(environ: "WSGIEnvironment", start: "StartResponse") -> list[bytes]:
-        if environ["PATH_INFO"] != PATH:
+        # Elsewhere it was opened on purpose; here a browser may be made to ask.
+        if address.loopback and not is_ours(environ.get("HTTP_HOST", ""), address.host):
+            status, body = "421 Misdirected Request", b"unknown host\n"
+        elif environ["PATH_INFO"] != PATH:
             status, body = "404 Not Found", b"only /metrics is here\n"
         elif environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             status, body = "405 Method Not Allowed", b"only GET\n"

@@ -62,7 +62,7 @@ def command(*, listen: Address, target: str | None, directory: str | None) -> No
 
     def read() -> status.State:
         state = state_of(configs)
-        warned.warn(state.problems)
+        warned.warn(state.problems + state.unreadable)
         return state
 
     fresh = Fresh(read, kept(target_of(one) for one in configs))

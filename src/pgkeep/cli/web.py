@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 KEPT = 60.0  # seconds for which what a bucket holds is not read again
 PATIENCE = 10  # seconds for a client to say what it wants, and to take the answer
-THREADS = 4
+THREADS = 8
 
 T = TypeVar("T")
 
@@ -65,13 +65,17 @@ class Fresh(Generic[T]):
         self._make = make
         self._kept = kept
         self._lock = threading.Lock()
-        self._value: tuple[T, float] | None = None  # and when it was made
+        self._value: tuple[T, float, float] | None = None  # when its making began and ended
 
     def get(self) -> T:
-        """Return the value."""
+        """Return the value; one whose making began after it was asked for is always fresh."""
+        asked = time.monotonic()
         with self._lock:
-            if self._value is None or time.monotonic() >= self._value[1] + self._kept:
-                self._value = self._make(), time.monotonic()
+            began = time.monotonic()
+            if self._value is None or (
+                self._value[1] < asked and began >= self._value[2] + self._kept
+            ):
+                self._value = self._make(), began, time.monotonic()
             return self._value[0]
 
 
@@ -95,6 +99,19 @@ def kept(targets: Iterable[overview.Target]) -> float:
     return KEPT if any(store.remote for one in targets for store in one.stores) else 0.0
 
 
+def is_ours(asked: str, listening: str) -> bool:
+    """Tell whether a Host is an address, or a name of this machine: no page elsewhere has those."""
+    name = asked.rpartition(":")[0] if asked.rpartition(":")[2].isdigit() else asked
+    name = name.strip("[]").lower()
+    if name in {"localhost", listening.lower(), socket.gethostname().lower()}:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def serve(app: "WSGIApplication", address: Address, path: str, out: output.Output) -> None:
     """Answer until a signal ends the command.
 
@@ -102,7 +119,16 @@ def serve(app: "WSGIApplication", address: Address, path: str, out: output.Outpu
         UsageError: nobody can listen there.
 
     """
-    from waitress.server import create_server  # noqa: PLC0415 - an extra
+    from waitress.channel import HTTPChannel  # noqa: PLC0415 - an extra
+    from waitress.server import create_server  # noqa: PLC0415
+
+    class Channel(HTTPChannel):
+        def handle_read(self) -> None:
+            """Count no part of a request as a sign of life, or one could be sent for ever."""
+            before = self.last_activity
+            super().handle_read()
+            if self.request is not None:
+                self.last_activity = before
 
     logging.getLogger("waitress").setLevel(logging.ERROR)  # that it queues is no news
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -111,11 +137,12 @@ def serve(app: "WSGIApplication", address: Address, path: str, out: output.Outpu
     except OSError as error:
         reason = error.strerror or error
         raise e.UsageError(f"could not listen on {address}: {reason}") from error
-    server = create_server(
+    server: Any = create_server(
         app, sockets=[listener], threads=THREADS, ident=None, channel_timeout=PATIENCE,
         cleanup_interval=PATIENCE, connection_limit=100,
         max_request_header_size=1 << 14, max_request_body_size=1 << 14,
     )  # fmt: skip
+    server.channel_class = Channel
     out.info(f"serving http://{address._replace(port=listener.getsockname()[1])}{path}")
     # Beside us, for waitress would take our signals for an ordinary end.
     thread = threading.Thread(target=server.run, name="waitress", daemon=True)
