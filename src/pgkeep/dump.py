@@ -42,6 +42,7 @@ SLICES_SINCE = 140000  # TID range scans came with PostgreSQL 14 (trap D11)
 # somebody who waits for us; it is started anew, after letting that one pass. All who want that
 # table wait meanwhile, so it should not be long.
 PG_DUMP_LOCK_WAIT = 2_000  # ms
+BEHIND = 60.0  # seconds of a standby that are worth a warning
 MIN_ATTEMPTS = 5
 
 
@@ -148,6 +149,14 @@ class _Dump:
         findings = preflight.check(self.connection, self.server, tables, connections)
         preflight.refuse(findings)
         self.warnings += [one.message for one in findings]
+        lag = self.server.replay_lag or 0.0
+        if lag > BEHIND:
+            self.warnings.append(f"the standby is {lag:.0f} s behind its primary: so is the backup")
+        if not tables and self.database.name == "postgres":
+            self.warnings.append(
+                "database postgres is empty: PGDATABASE, POSTGRES_DB, DATABASE_URL or"
+                " BACKUP_DATABASES name another one"
+            )
 
     def _attempt(self, held: Snapshot) -> DumpResult:
         tasks = [] if self.options.schema_only else self._plan(held)
