@@ -82,6 +82,11 @@ def examine(
         checks.append(
             r.compare(endpoint, artifact, zone=meta.timezone, jobs=jobs, progress=progress)
         )
+        if inserted := r.uncounted(artifact):
+            warnings.append(
+                f"the rows of {len(inserted)} tables are INSERT statements: they were restored"
+                " without an error, and not compared"
+            )
     progress.step("checking objects")
     with endpoint.connect() as connection:
         database = _Database(connection)

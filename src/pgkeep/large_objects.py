@@ -20,8 +20,9 @@ TYPES = frozenset({"BLOB", "BLOB METADATA", "BLOBS"})
 _STATEMENT = re.compile(
     rb"^SELECT pg_catalog\.(?:lo_create\('(?P<made>\d+)'\)"
     rb"|lo_open\('(?P<opened>\d+)', \d+\)"
-    rb"|lowrite\(0, '\\x(?P<data>[0-9a-f]*)'\)"
-    rb"|(?P<closed>lo_close)\(0\));$",
+    rb"|lowrite\(0, '\\{1,2}x(?P<data>[0-9a-f]*)'\)"
+    rb"|(?P<closed>lo_close)\(0\));$"
+    rb'|^ALTER LARGE OBJECT \d+ OWNER TO "(?:[^"]|"")*";$',  # may have lines like these in it
     re.MULTILINE,
 )
 
@@ -82,7 +83,7 @@ def of_artifact(artifact: Artifact) -> Sums:
             identifier, contents = int(match["opened"]), hashlib.sha256()
         elif match["data"] is not None:
             contents.update(bytes.fromhex(match["data"].decode()))
-        else:
+        elif match["closed"] is not None:
             unwritten.discard(identifier)
             sums.add(identifier, contents.digest())
     for one in unwritten:

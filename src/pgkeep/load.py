@@ -295,8 +295,10 @@ class _Load:
             crew.check()
             pairs = list(self._member_texts(number))
             if any(one.type in script.LARGE_OBJECT_TYPES for one, _ in pairs):
+                # libpq keeps the result of every statement of a message until its end.
                 for one, text in pairs:
-                    session.execute_one(one, text)
+                    for part in _lines(text) if one.type == "BLOBS" else [text]:
+                        session.execute_one(one, part)
             else:
                 session.execute(pairs)
             self._progress.advance(self._artifact.index.members[number].raw)
@@ -505,6 +507,16 @@ def _is_large_object(one: Object) -> bool:
     return one.type in script.LARGE_OBJECT_TYPES or (
         one.type in script.FOLLOWING_TYPES and one.name.startswith("LARGE OBJECT")
     )
+
+
+def _lines(text: bytes) -> Iterator[bytes]:
+    """Cut large objects' statements, each of which is a line, into messages."""
+    start = 0
+    while start < len(text):
+        end = text.find(b"\n", start + BATCH_BYTES)
+        end = len(text) if end < 0 else end + 1
+        yield text[start:end]
+        start = end
 
 
 def describe(one: Object) -> str:
