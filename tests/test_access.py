@@ -114,8 +114,13 @@ def test_globals_can_be_replayed_twice_elsewhere(
     s.sql(pg15, "postgres", f"grant {s.quoted(roles[0])} to {s.quoted(roles[1])}")
     artifact = keep.backup(pg15, spare.database(pg15), tmp_path)
     assert manifest_of(artifact)["role_passwords"] is True
-    for _ in range(2):
-        s.psql_bytes(pg17, "postgres", script=globals_of(artifact))
+    s.psql_bytes(pg17, "postgres", script=globals_of(artifact))
+    # What has been changed since is not undone.
+    s.sql(pg17, "postgres", "alter role \"rôle\" nologin createdb password 'new secret'")
+    changed = "select rolcanlogin, rolcreatedb, rolpassword from pg_authid where rolname = 'rôle'"
+    before = s.sql(pg17, "postgres", changed)
+    s.psql_bytes(pg17, "postgres", script=globals_of(artifact))
+    assert s.sql(pg17, "postgres", changed) == before
     found = s.sql(
         pg17,
         "postgres",

@@ -33,7 +33,8 @@ LOCK_PATIENCE = 5.0
 _GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n--"
 # What looks the same inside of a quoted name or a comment on a role is passed over.
 _CREATE_ROLE = re.compile(
-    rb'^(?P<create>CREATE ROLE (?:"(?:[^"]|"")*"|[^";\s]+);)$'
+    rb'^(?P<create>CREATE ROLE (?P<role>"(?:[^"]|"")*"|[^";\s]+);'
+    rb"(?:\nALTER ROLE (?P=role) WITH (?:[^\n';]|'[^']*')*;)?)$"
     rb"""|--[^\n]*|'[^']*'|"[^"]*\"""",
     re.MULTILINE,
 )
@@ -231,7 +232,7 @@ class _Backup:
         return d.dump(self.endpoint, self.connection, writer, options, self.progress)
 
     def _with_drift(self, manifest: m.Manifest) -> m.Manifest:
-        good = [one for one in self.earlier if one.verified and not one.schema_only]
+        good = [one for one in self.earlier if one.verified and one.full]
         if not good:
             return manifest
         found = drift.drift(good[-1], manifest, self.options.drift)
@@ -363,7 +364,10 @@ def repeatable_roles(script: bytes) -> bytes:
 
 
 def _create_role_if_missing(match: re.Match[bytes]) -> bytes:
-    """Make a role's creation repeatable: an existing one is no error (trap A3.4)."""
+    """Make a role's creation repeatable: an existing one is no error (trap A3.4).
+
+    It keeps its attributes and its password too, which may have been changed since.
+    """
     if match["create"] is None:
         return match.group()
     tag = b"$pgkeep$"
