@@ -496,7 +496,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str]] = {
     "triggers": (["restore", "--latest", "--disable-triggers"], {}, "needs --data-only"),
     "both": (["restore", "--latest", "--schema-only", "--data-only"], {}, "exclude each other"),
     "where": (["restore", "--latest", "--in-place", "--drop-existing"], {}, "exclude each other"),
-    "no file": (["verify"], {}, "missing argument 'FILE'"),
+    "no file": (["verify"], {}, "missing argument 'FILE...'"),
     "jobs": (["backup"], {"BACKUP_JOBS": "zero"}, "BACKUP_JOBS: expected a whole number"),
     "no jobs": (["backup", "--jobs=0"], {}, "got '0' from the command line"),
     "minus": (["backup", "--jobs=-1"], {}, "got '-1' from the command line"),
@@ -560,6 +560,45 @@ def test_files_that_are_missing_or_no_backups_are_told_apart(pg17: Server, tmp_p
     assert "--target-db=NAME" in said
     keep.run("restore", "--backup=text.sql.gz", "--target-db=never", env=env, code=5)
     assert "no backups" in keep.run("list", f"--dir={tmp_path / 'void'}", env=env)
+
+
+def test_files_may_be_named_as_reports_do_and_several_at_once(
+    pg17: Server, spare: Spare, tmp_path: Path
+) -> None:
+    """One that is damaged does not hide what is said of the others."""
+    database = spare.database(pg17)
+    s.sql(pg17, database, "create table t as select 1 a")
+    artifact = keep.backup(pg17, database, tmp_path)
+    env = keep.environment(pg17, BACKUP_DIR=str(tmp_path))
+    stem = artifact.name.removesuffix(".sql.gz")
+    assert "ok: " in keep.run("verify", stem, env=env)
+    everything = sorted(map(str, tmp_path.glob("*.sql.gz")))
+    assert len(everything) == 2
+    assert len(keep.run("verify", *everything, env=env).splitlines()) == 2
+    assert len(json.loads(keep.run("verify", "--json", *everything, env=env))) == 2
+    cut = tmp_path / "cut.sql.gz"
+    cut.write_bytes(artifact.read_bytes()[:-100])
+    process = keep.start("verify", str(cut), *everything, env=env)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.count("ok: ")) == (5, 2)
+    assert "error: 1 of 3 files fail: " in err
+    plan = ["restore", f"--backup={stem}", "--dry-run"]
+    process = keep.start(*plan, env=env)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 9
+    assert f"problem: database {database} exists" in out
+    assert "    1. " in out
+    assert f"database {database} exists" in keep.run(*plan[:2], env=env, code=9)
+
+
+def test_an_empty_maintenance_database_is_told(tmp_path: Path) -> None:
+    """Whoever forgets to name a database backs up the one that everybody has."""
+    with Server(s.bin_folder(17)) as server:
+        env = keep.environment(server, "postgres", BACKUP_DIR=str(tmp_path))
+        process = keep.start("backup", env=env)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "warning: postgres: database postgres is empty: PGDATABASE" in err
 
 
 def test_every_module_has_its_place() -> None:

@@ -3,7 +3,9 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
+import time as clock
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -520,3 +522,44 @@ def test_folder_of_cookiecutter_django_is_adopted(plain: bytes, tmp_path: Path) 
     assert [one["manifest"]["taken"] for one in listed] == [
         "2024-05-06T07:08:09Z", "2024-05-07T07:08:09Z",
     ]  # fmt: skip
+
+
+def test_what_a_dump_of_others_holds_is_not_taken_for_more(
+    pg15: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """One table is no database, and rows alone are nothing: beside a backup neither is the newest.
+
+    Their drill is green where they come back: large objects of old-fashioned strings too, and rows
+    that are INSERT statements, which are not compared, as a warning says.
+    """
+    app = database(pg15)
+    s.sql(pg15, app, "create table a as select generate_series(1, 10) i; create table b (i int)")
+    s.sql(pg15, app, "select lo_from_bytea(4711, '\\xc0ffee')")
+    s.sql(pg15, app, f"alter database {s.quoted(app)} set standard_conforming_strings = off")
+    place = tmp_path / "b"
+    env = keep.environment(pg15, app, BACKUP_DIR=str(place))
+    own = keep.backup(pg15, app, place, "--verify")
+    dumps = {"rows": ["-a"], "one": ["-t", "a", "--inserts"], "all": []}
+    for number, (name, options) in enumerate(dumps.items(), 1):
+        file = tmp_path / f"{name}.sql"
+        file.write_bytes(s.dump(pg15, app, *options))
+        os.utime(file, (clock.time() + 60 * number,) * 2)  # newer
+        keep.run("index", str(file), f"--database={app}", f"--output={tmp_path / name}", env=env)
+        for path in (tmp_path / name).iterdir():
+            if name != "all":
+                shutil.copy(path, place)
+    states = [line.split()[-1] for line in keep.run("list", env=env).splitlines()[2:]]
+    assert sorted(states) == ["indexed", "only", "verified"]
+    plan = json.loads(
+        keep.run("restore", "--latest", "--target-db=x", "--dry-run", "--json", env=env)
+    )
+    assert plan["file"] == str(own)
+    assert f"no backup of database {app}" in keep.run(
+        "restore", "--latest", f"--database={app}", f"--dir={tmp_path / 'rows'}", env=env, code=9
+    )
+    assert json.loads(keep.run("status", "--json", env=env))["databases"][0]["newest"] in str(own)
+    for name in ("all", "one"):
+        process = keep.start("drill", f"--dir={tmp_path / name}", env=env)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+        assert ("INSERT statements" in err) is (name == "one")

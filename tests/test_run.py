@@ -20,6 +20,7 @@ from pgkeep import manifest as m
 from pgkeep import naming, prune, retention
 from pgkeep.backup import LOCK_PATIENCE
 from pgkeep.catalog import Catalog
+from pgkeep.drift import drift
 from pgkeep.retention import Policy
 from pgkeep.server import Server
 from pgkeep.stores.local import LocalStore
@@ -322,6 +323,19 @@ def test_what_has_shrunk_is_told(cluster: Server, directory: Path, app: str) -> 
     assert "drift" not in document["backups"][0]
 
 
+def test_a_table_that_is_gone_is_told() -> None:
+    """F5: unless it was a partition, of which others are there; small ones do as they like."""
+
+    def of(**rows: int) -> m.Manifest:
+        tables = [m.TableRows("s", name, count) for name, count in rows.items()]
+        return msgspec.structs.replace(past.manifest(NOW), tables=tables)
+
+    before = of(a=1000, b=1000, c=1000, small=99, p_2026_01=1000, p_2026_02=1000, q1=1000)
+    found = drift(before, of(a=1000, b=1000, p_2026_02=1000, p_2026_03=5), 0.9)
+    since = f"since {before.name.stem}"
+    assert found == [f"table s.{name} is gone, with 1000 rows {since}" for name in ("c", "q1")]
+
+
 def test_how_much_may_shrink_is_a_setting(cluster: Server, directory: Path, app: str) -> None:
     """F4: against the last verified backup; small tables do as they like."""
     s.sql(cluster, app, "create table small as select generate_series(1, 99)")
@@ -596,6 +610,20 @@ def test_another_run_may_prune_while_we_look(tmp_path: Path) -> None:
     thread.join()
     assert looks == sorted(looks, reverse=True)
     assert len(reader.backups()) == 7
+
+
+def test_artifacts_without_a_manifest_are_told(tmp_path: Path) -> None:
+    """C: a colleague has copied only the files that look like backups."""
+    one = past.plant(tmp_path, past.manifest(NOW))
+    (tmp_path / one.name.manifest).unlink()
+    env = keep.environment(BACKUP_DIR=str(tmp_path))
+    process = keep.start("list", env=env)
+    _, err = process.communicate(timeout=60)
+    assert (
+        err == f"warning: {one.artifact.name} has no manifest: pgkeep adopt FILE writes it anew\n"
+    )
+    said = keep.run("restore", "--latest", "--target-db=x", env=env, code=9)
+    assert f"hint: {one.artifact.name} has lost its manifest: pgkeep adopt" in said
 
 
 def test_thousands_are_listed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from pgkeep import manifest as m
-from pgkeep import overview, status
+from pgkeep import metrics, overview, status
 from pgkeep.catalog import Backup
 from pgkeep.status import Goals
 from pgkeep.stores.memory import MemoryStore
@@ -69,13 +69,21 @@ def test_drills_are_judged_only_where_a_goal_is_set() -> None:
         "its recovery took 1 min, BACKUP_RTO is 1 min",
     ]
     assert judge(drilled(green, red), goals=goals)["app"].problems == [
-        "its last drill was red (3 findings)"
+        "its last drill was red (3 wrong)",
+        "no drill tells how long a recovery takes (BACKUP_RTO)",
     ]
     assert judge(drilled(), goals=goals)["app"].problems == [
         "no drill has succeeded",
         "no drill tells how long a recovery takes (BACKUP_RTO)",
     ]
-    assert judge(drilled(old, red))["app"].problems == []
+    assert judge(drilled(old, red))["app"].problems == ["its last drill was red (3 wrong)"]
+    assert judge(drilled(red, green))["app"].problems != []
+    assert judge(drilled(old))["app"].problems == []
+    quick = Goals(max_age=26 * 3600, rto=60)
+    failed = m.Drill(NOW, False, {"verify": 1}, 1)
+    assert "no drill tells how long a recovery takes (BACKUP_RTO)" in (
+        judge(drilled(old, failed), goals=quick)["app"].problems
+    )
 
 
 def test_the_future_is_no_backup() -> None:
@@ -109,7 +117,11 @@ def test_copies_that_are_owed_are_counted_once() -> None:
     one = msgspec.structs.replace(past.manifest(NOW), pending=[place.copy.url])
     contents = {place.store.url: [Backup(one, False), Backup(past.manifest(NOW - DAY), False)]}
     (judged,) = status.judge(place, contents, GOALS, NOW, UTC)
-    assert (judged.owed, judged.backups) == (1, 2)
+    assert (judged.owed, judged.backups, judged.problems) == (1, 2, [])
+    later = NOW + 27 * HOUR
+    contents[place.store.url].append(Backup(past.manifest(later), False))
+    (judged,) = status.judge(place, contents, GOALS, later, UTC)
+    assert judged.problems == [f"a copy to {place.copy.url} is owed for 27 h"]
 
 
 def test_the_calendar_has_the_highest_tier_of_each_day() -> None:
@@ -129,6 +141,35 @@ def test_the_calendar_has_the_highest_tier_of_each_day() -> None:
     assert status.calendar(judged.days, date(2026, 3, 10), weeks=3) == [
         none, ["monthly", *none[1:]], ["weekly", "daily"],
     ]  # fmt: skip
+
+
+def test_a_dump_of_others_is_no_last_night(tmp_path: Path) -> None:
+    """B4, F1: who knows what it holds; rows without tables are no backup at all."""
+    indexed = past.manifest(NOW, cluster=m.UNKNOWN_CLUSTER)
+    found = judge(past.manifest(NOW - 30 * HOUR), indexed)["app"]
+    assert (found.problems, found.backups) == (
+        ["its newest backup is 30 h old, BACKUP_MAX_AGE is 26 h"], 2,
+    )  # fmt: skip
+    assert judge(indexed)["app"].problems == []
+    rows = msgspec.structs.replace(indexed, data_only=True)
+    assert judge(rows)["app"].problems == ["no backup"]
+    place = overview.Target(store=MemoryStore())
+    contents = {place.store.url: [Backup(past.manifest(NOW - 30 * HOUR), False),
+                                  Backup(indexed, False)]}  # fmt: skip
+    told = {
+        one.value for one in metrics.of_target(place, contents, ["app"], NOW)
+        if one.name.endswith("newest_timestamp_seconds") and one.label("type") == "daily"
+    }  # fmt: skip
+    assert told == {(NOW - 30 * HOUR).timestamp()}
+
+
+def test_a_standby_that_was_behind_makes_old_backups() -> None:
+    """D27, F1."""
+    server = m.ServerFacts("17.2", 170002, "1", in_recovery=True, replay_lag=7 * 86400.0)
+    late = msgspec.structs.replace(past.manifest(NOW - HOUR), server=server)
+    found = judge(late)["app"]
+    assert found.snapshot == NOW - HOUR - 7 * DAY
+    assert found.problems == ["its newest backup is 7 d 1 h old, BACKUP_MAX_AGE is 26 h"]
 
 
 # -- the command
@@ -197,6 +238,40 @@ def test_no_backup_at_all_is_not_well(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "error: app: no backup"
     (tmp_path / "file").touch()
     keep.run("status", f"--dir={tmp_path / 'file'}", env=env, code=6)
+
+
+def test_what_cannot_be_read_is_not_well(tmp_path: Path) -> None:
+    """A2, F1: a manifest that is damaged hides a database that nobody backs up any more."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    env = planted(
+        tmp_path / "b", past.manifest(now), past.manifest(now - 30 * DAY, database="shop")
+    )
+    (hidden,) = (tmp_path / "b").glob("shop_*.manifest.json")
+    when = json.loads(hidden.read_text())
+    for contents in (b"", b'{"format": 2}', json.dumps(when | {"snapshot": "2026-01-01"}).encode()):
+        hidden.write_bytes(contents)
+        said = keep.run("status", env=env, code=5)
+        assert hidden.name in said.splitlines()[-1]
+        assert "1 manifests cannot be read" in keep.start(
+            "status", env=env
+        ).communicate(timeout=60)[0].splitlines()[0]  # fmt: skip
+        assert "warning: " in keep.start("metrics", env=env).communicate(timeout=60)[1]
+
+
+def test_a_target_without_any_backup_is_not_hidden_by_others(tmp_path: Path) -> None:
+    """F2: its disk may not be mounted."""
+    past.plant(tmp_path / "a", past.manifest(datetime.now(UTC).replace(microsecond=0)))
+    (tmp_path / "pgkeep.toml").write_text(
+        f"[targets.one]\nbackup_dir = '{tmp_path}/a'\nbackup_databases = '*'\n"
+        f"[targets.two]\nbackup_dir = '{tmp_path}/b'\nbackup_databases = '*'\n"
+    )
+    env = keep.environment(PGKEEP_CONFIG=str(tmp_path / "pgkeep.toml"))
+    process = keep.start("status", env=env)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.splitlines()[0]) == (
+        5, "not ok: there is no backup of target two",
+    )  # fmt: skip
+    assert err.splitlines()[-1].startswith("error: target two: no backup")
 
 
 def test_every_target_has_its_own_goals(tmp_path: Path) -> None:

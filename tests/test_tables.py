@@ -238,6 +238,24 @@ def test_deleted_rows_come_back(shop17: Shop) -> None:
     assert shop17.sql("select * from app.orders order by id") == before
 
 
+def test_triggers_that_may_change_rows_are_named(shop17: Shop) -> None:
+    """Before anything is written, and with the outcome; those that do not fire are not."""
+    shop17.sql("create function app.louder() returns trigger language plpgsql as"
+               " $$begin new.note := upper(new.note); return new; end$$")  # fmt: skip
+    for name, event in (("loud", "insert"), ("quiet", "update"), ("off", "insert")):
+        shop17.sql(f"create trigger {name} before {event} on app.orders for each row"
+                   " execute function app.louder()")  # fmt: skip
+    shop17.sql("alter table app.orders disable trigger off")
+    shop17.sql("delete from app.lines where orders = 5000; delete from app.orders where id = 5000")
+    where = ["--table=app.orders", "--where=id = 5000"]
+    said = "warning: triggers of app.orders fire, and may change rows: loud"
+    assert said in run("restore", "--latest", *where, "--dry-run", env=shop17.environment)[0]
+    assert said in run("restore", "--latest", *where, "--yes", env=shop17.environment)[1]
+    # One partition has a root too.
+    shop17.sql("delete from app.events_1")
+    shop17.restore("--table=app.events_1", "--where=true", "--yes")
+
+
 def test_a_partition_that_has_partitions(shop17: Shop) -> None:
     """Between root and leaves: it comes back with those below it, attached where it was."""
     before = shop17.definition("app.deep*")

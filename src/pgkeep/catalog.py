@@ -25,6 +25,7 @@ class Catalog:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.unreadable: list[str] = []  # what was wrong with manifests when they were last read
+        self.lost: list[str] = []  # artifacts without a manifest, then
         self._read: list[Backup] | None = None
 
     def read(self) -> Self:
@@ -42,6 +43,12 @@ class Catalog:
             return self._read
         self.unreadable = []
         items = {item.name: item for item in self.store.items()}
+        parsed = {name: naming.parse(name) for name in items if name.endswith(naming.ARTIFACT)}
+        self.lost = [
+            name
+            for name, one in parsed.items()
+            if one is not None and one.artifact == name and one.manifest not in items
+        ]
         found = [
             Backup(manifest, _is_missing(manifest, items)) for manifest in self._manifests(items)
         ]
@@ -95,7 +102,8 @@ def latest(
 ) -> tuple[Store, m.Manifest]:
     """Return the newest whole backup, of a database or of the only one there is, and its store.
 
-    Where several stores have it, it is the first of them. On demand only verified ones count.
+    Where several stores have it, it is the first of them. On demand only verified ones count. A
+    dump of others, which may hold one table only, counts where there is nothing else.
 
     Raises:
         Refused: there is none, or several databases and none is named.
@@ -105,7 +113,7 @@ def latest(
         (found.store, one.manifest)
         for found in catalogs
         for one in found.backups()
-        if not one.missing and not one.manifest.schema_only
+        if not one.missing and one.manifest.full
         if one.manifest.verified is not None or not verified
     ]
     where = " and ".join(found.store.url for found in catalogs)
@@ -119,8 +127,13 @@ def latest(
     if not of_it:
         of = f" of database {database}" if database else ""
         what = "verified backup" if verified else "backup"
-        raise e.Refused(f"no {what}{of} in {where}", hint="pgkeep list shows what is there.")
-    return max(of_it, key=lambda pair: pair[1].taken)  # the first of equals
+        lost = [name for found in catalogs for name in found.lost]
+        hint = "pgkeep list shows what is there."
+        if lost:
+            hint = f"{lost[0]} has lost its manifest: pgkeep adopt FILE writes it anew."
+        raise e.Refused(f"no {what}{of} in {where}", hint=hint)
+    own = [pair for pair in of_it if not pair[1].indexed]
+    return max(own or of_it, key=lambda pair: pair[1].taken)  # the first of equals
 
 
 class Entry(NamedTuple):
@@ -133,6 +146,20 @@ class Entry(NamedTuple):
     def missing(self) -> bool:
         """Tell whether no store has the whole artifact."""
         return all(self.stores.values())
+
+    @property
+    def state(self) -> str:
+        """Say in a few words what it is worth."""
+        state = "verified" if self.manifest.verified else "not verified"
+        if self.missing:
+            state = "missing"
+        elif any(self.stores.values()):
+            state = "missing in one"
+        elif self.manifest.data_only:
+            state = "rows only"
+        elif self.manifest.indexed:
+            state = "indexed"
+        return f"schema, {state}" if self.manifest.schema_only else state
 
 
 def together(catalogs: Sequence[Catalog]) -> list[Entry]:

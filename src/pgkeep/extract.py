@@ -229,6 +229,7 @@ def _chosen(artifact: Artifact, patterns: Sequence[Pattern]) -> list[Object]:
         if not any(pattern.matches(one.schema, one.name) for one in data):
             raise e.UsageError(
                 f"{artifact.source.name} has no rows of a table {pattern.text}",
-                hint="pgkeep show FILE lists the tables; names with capitals need double quotes.",
+                hint="pgkeep show FILE lists the tables; names with capitals need double quotes,"
+                " and a partitioned table's rows are in its partitions.",
             )
     return [one for one in data if any(it.matches(one.schema, one.name) for it in patterns)]

@@ -322,6 +322,7 @@ class _Index:
                 client_version=contents.meta.client_version,
                 type=name.type,
                 schema_only=name.schema_only,
+                data_only=self.part.data > 0 and not self.part.tables,
                 taken=name.taken,
                 snapshot=self.moment.time.astimezone(UTC),
                 finished=datetime.now(UTC),

@@ -4,7 +4,8 @@ Unknown fields are ignored, so that an older pgkeep can list what a newer one ma
 above ours is refused, so that it does not misread it.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Annotated
 
 import msgspec
 
@@ -12,6 +13,9 @@ from . import errors as e
 from . import naming
 
 FORMAT = 1
+UNKNOWN_CLUSTER = "0"  # the system identifier of a dump of others, which does not say its own
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -89,7 +93,7 @@ class FileFacts(msgspec.Struct, frozen=True):
 class Drill(msgspec.Struct, frozen=True):
     """What a drill of the backup has shown."""
 
-    when: datetime  # UTC
+    when: Moment  # UTC
     green: bool
     seconds: dict[str, float]  # by phase
     findings: int
@@ -109,9 +113,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client_version: str
     type: naming.BackupType
     schema_only: bool = False
-    taken: datetime  # UTC; also in the names
-    snapshot: datetime  # UTC; the moment whose data the backup holds
-    finished: datetime  # UTC
+    data_only: bool = False  # of a dump of others: rows without their tables
+    taken: Moment  # UTC; also in the names
+    snapshot: Moment  # UTC; the moment whose data the backup holds
+    finished: Moment  # UTC
     artifact: FileFacts
     raw_bytes: int  # of SQL
     index_sha256: str | None = None  # of the index, which has the hashes of everything else
@@ -122,7 +127,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     roles: list[str] = []  # owners and grantees that a restore needs
     warnings: list[str] = []
     drift: list[str] = []  # what has shrunk since the last verified backup
-    verified: datetime | None = None  # when the artifact was last read back and found whole
+    verified: Moment | None = None  # when the artifact was last read back and found whole
     pending: list[str] = []  # stores to which a copy is owed
     policy: str | None = None  # the one that retention was to follow after this backup
     drills: list[Drill] = []  # the last ones, the newest last
@@ -136,6 +141,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             taken=self.taken,
             schema_only=self.schema_only,
         )
+
+    @property
+    def as_of(self) -> datetime:
+        """The moment that it brings back: a standby may have been behind its primary."""
+        return self.snapshot - timedelta(seconds=max(0.0, self.server.replay_lag or 0.0))
+
+    @property
+    def full(self) -> bool:
+        """Whether a database can be made of it: definitions and rows."""
+        return not self.schema_only and not self.data_only
+
+    @property
+    def indexed(self) -> bool:
+        """Whether it is a dump of others, of which nobody knows whether it is complete."""
+        return self.server.system_identifier == UNKNOWN_CLUSTER
 
     @property
     def rows(self) -> int:

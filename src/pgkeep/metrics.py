@@ -23,7 +23,7 @@ from . import errors as e
 from . import manifest as m
 from . import naming
 from .catalog import Backup
-from .overview import Contents, Target, last_drill, past, recovery_seconds
+from .overview import Contents, Target, counted, last_drill, recovery_seconds
 from .run import Report
 from .stores import Store
 from .stores.local import LocalStore
@@ -107,12 +107,16 @@ def _of_store(
     now: datetime,
 ) -> Iterator[Sample]:
     found = _by_series(backups, wanted, tiers)
+    full = (one for manifests in found.values() for one in manifests if one.full)
+    counting = defaultdict(list)
+    for one in counted(full, now):
+        counting[one.database.name, str(one.type)].append(one)
     for (database, kind), manifests in found.items():
-        good = past((one for one in manifests if not one.schema_only), now)
+        good = counting[database, kind]
         values = {
             "verified_backups": sum(one.verified is not None for one in good),
-            "oldest_timestamp_seconds": good[0].snapshot.timestamp() if good else 0,
-            "newest_timestamp_seconds": good[-1].snapshot.timestamp() if good else 0,
+            "oldest_timestamp_seconds": good[0].as_of.timestamp() if good else 0,
+            "newest_timestamp_seconds": good[-1].as_of.timestamp() if good else 0,
             "store_bytes": sum(one.artifact.size for one in manifests),
             **(_newest(good[-1]) if good else {}),
         }

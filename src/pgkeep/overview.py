@@ -59,6 +59,17 @@ def databases(target: Target, contents: Contents) -> set[str]:
     }
 
 
+def counted(manifests: Iterable[m.Manifest], now: datetime) -> list[m.Manifest]:
+    """Return the backups that the newest one is chosen from.
+
+    Not those from the future, nor, where a database has others, dumps that were indexed: one that
+    holds a single table must not pass for last night's backup.
+    """
+    found = past(manifests, now)
+    own = {one.database.name for one in found if not one.indexed}
+    return [one for one in found if not one.indexed or one.database.name not in own]
+
+
 def past(manifests: Iterable[m.Manifest], now: datetime) -> list[m.Manifest]:
     """Return the backups, and of them the drills, that are not from the future.
 

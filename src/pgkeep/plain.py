@@ -11,7 +11,6 @@ from . import script, statements, verify
 from .database import codec, shared_text
 from .stores import Source
 
-UNKNOWN_CLUSTER = "0"  # a system identifier that no cluster has
 HEAD = 64 << 10  # bytes before the first entry in which a dump speaks of itself
 BEFORE_LIMIT = 64 << 20  # bytes of SQL before the first entry: the DROP statements of --clean
 _DUMPED_FROM = re.compile(rb"^-- Dumped from database version (?P<version>\S+)", re.MULTILINE)
@@ -354,7 +353,7 @@ def server_facts(head: bytes) -> m.ServerFacts:
     version = _version(_DUMPED_FROM, head)
     match = _VERSION.match(version)
     number = int(match["major"]) * 10000 + int(match["minor"] or 0) if match else 0
-    return m.ServerFacts(version, number, UNKNOWN_CLUSTER)
+    return m.ServerFacts(version, number, m.UNKNOWN_CLUSTER)
 
 
 def client_version(head: bytes) -> str:

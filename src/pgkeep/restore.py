@@ -149,6 +149,13 @@ class Restore:
             exists = databases.exists(connection, self.target)
             mode = self._mode(exists=exists)
             problems, remedies = self._obstacles(connection, mode)
+            if exists and mode == Mode.NEW:
+                problems.insert(0, f"database {self.target} exists")
+                remedies.insert(
+                    0,
+                    "Restore under another name with --target-db=NAME, or replace it with"
+                    " --drop-existing, which keeps the old one under a dated name.",
+                )
             if self._artifact is not None:
                 self._find_foreign(connection, self._artifact)
         if self._left_out and self._options.portable:
@@ -243,13 +250,7 @@ class Restore:
             return Mode.DATA_ONLY if options.data_only else Mode.IN_PLACE
         if not exists:
             return Mode.NEW
-        if options.drop_existing:
-            return Mode.SWAP
-        raise e.Refused(
-            f"database {self.target} exists",
-            hint="Restore under another name with --target-db=NAME, or replace it with"
-            " --drop-existing, which keeps the old one under a dated name.",
-        )
+        return Mode.SWAP if options.drop_existing else Mode.NEW
 
     def _obstacles(self, connection: Connection, mode: Mode) -> tuple[list[str], list[str]]:
         problems: list[str] = []
@@ -385,7 +386,8 @@ class Restore:
             raise e.Refused(
                 f"{self._source.name} holds \\connect or the cluster's roles: it would write into"
                 f" more than {self.target}",
-                hint="Make dumps without pg_dump -C, or restore this one by hand.",
+                hint="Make a backup of it, without what reaches beyond a database: pgkeep index"
+                " FILE.",
             )
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:

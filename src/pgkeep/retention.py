@@ -80,7 +80,7 @@ def _owner(manifest: Manifest) -> tuple[str, str]:
 
 def _decide(backups: Sequence[Manifest], policy: Policy) -> Iterator[Decision]:
     """Decide about one database's backups, which come newest first."""
-    good = [one for one in backups if one.verified is not None and not one.schema_only]
+    good = [one for one in backups if one.verified is not None and one.full]
     if not good:
         for one in backups:
             yield Decision(one, True, ("the database has no verified full backup",))
@@ -146,7 +146,7 @@ def _check_clock(backups: Sequence[Manifest], now: datetime) -> None:
 
 
 def _check_share(decisions: Sequence[Decision], policy: Policy, largest: float) -> None:
-    verified = [one for one in decisions if one.manifest.verified and not one.manifest.schema_only]
+    verified = [one for one in decisions if one.manifest.verified and one.manifest.full]
     going = [one.manifest for one in verified if not one.keep]
     then = _refused_since(verified, policy)
     sudden = [one for one in going if then is None or any(_reasons_to_keep(one, policy, then))]

@@ -1,7 +1,7 @@
 """Whether every database has what its owners want: a decision over manifests."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
 
 import msgspec
@@ -10,6 +10,7 @@ from . import manifest as m
 from . import overview
 from .catalog import Backup
 
+_BARE = "no backup, and none is asked for by name"
 WEEKS = 9  # that the calendar shows, this one included
 _HIGHEST = ("monthly", "weekly", "daily", "manual")
 
@@ -72,6 +73,7 @@ class State:
     places: list[Place]
     contents: overview.Contents
     problems: list[str]  # stores that could not be read
+    unreadable: list[str] = field(default_factory=list)  # manifests, whose backups nobody knows
 
     @property
     def databases(self) -> list[Database]:
@@ -88,10 +90,21 @@ class State:
         """What is not as its owners want it, a sentence for each database."""
         if not self.readable:
             return list(self.problems)
-        if not any(one.expected for one in self.databases):
-            return ["no backup, and none is asked for by name"]
         return [
-            f"{one.database}: {'; '.join(one.problems)}" for one in self.databases if one.problems
+            *(f"{'' if one is None else f'target {one}: '}{_BARE}" for one in self._bare),
+            *(
+                f"{one.database}: {'; '.join(one.problems)}"
+                for one in self.databases
+                if one.problems
+            ),
+            *self.unreadable,
+        ]
+
+    @property
+    def _bare(self) -> list[str | None]:
+        """The targets that have no backup, and of which none is asked for by name."""
+        return [
+            place.name for place in self.places if not any(one.expected for one in place.databases)
         ]
 
     @property
@@ -104,7 +117,11 @@ class State:
         """One line for people and for Nagios."""
         if not self.readable:
             return "not ok: no store of a target can be read"
-        return summary(self.databases)
+        if self.ok or any(one.problems for one in self.databases) or self._bare == [None]:
+            return summary(self.databases)
+        if self._bare:
+            return f"not ok: there is no backup of target {', '.join(map(str, self._bare))}"
+        return f"not ok: {len(self.unreadable)} manifests cannot be read"
 
 
 def judge(
@@ -141,14 +158,16 @@ def _judge(
     ]
     everything = _whole(copies)
     whole = overview.past(everything, now)
-    newest = max(whole, key=lambda one: one.snapshot, default=None)
+    counted = overview.counted(everything, now)
+    newest = max(counted, key=lambda one: one.as_of, default=None)
     drills = overview.past((one.manifest for one in copies), now)
     last = overview.last_drill(drills)
     green = max((one.when for each in drills for one in each.drills if one.green), default=None)
-    age = None if newest is None else (now - newest.snapshot).total_seconds()
+    age = None if newest is None else (now - newest.as_of).total_seconds()
     problems = [
         *_of_backup(age, goals),
         *_of_clock(len(everything) - len(whole)),
+        *_of_copies(target, copies, goals, now),
         *_of_drill(last, green, goals, now),
     ]
     return Database(
@@ -156,7 +175,7 @@ def _judge(
         target=name,
         expected=expected,
         newest=None if newest is None else newest.name.stem,
-        snapshot=None if newest is None else newest.snapshot,
+        snapshot=None if newest is None else newest.as_of,
         age_seconds=age,
         type=None if newest is None else str(newest.type),
         verified=newest is not None and newest.verified is not None,
@@ -178,7 +197,7 @@ def _whole(copies: Iterable[Backup]) -> list[m.Manifest]:
     found = {
         one.manifest.artifact.name: one.manifest
         for one in copies
-        if not one.missing and not one.manifest.schema_only
+        if not one.missing and one.manifest.full
     }
     return list(found.values())
 
@@ -194,6 +213,18 @@ def _of_backup(age: float | None, goals: Goals) -> list[str]:
         return ["no backup"]
     if age > goals.max_age:
         return [f"its newest backup is {span(age)} old, BACKUP_MAX_AGE is {span(goals.max_age)}"]
+    return []
+
+
+def _of_copies(
+    target: overview.Target, copies: Iterable[Backup], goals: Goals, now: datetime
+) -> list[str]:
+    """A copy that is owed for longer than a backup may be old is no hiccup any more."""
+    url = "" if target.copy is None else target.copy.url
+    owed = [one.manifest.finished for one in copies if url in one.manifest.pending]
+    age = max(((now - one).total_seconds() for one in owed), default=0.0)
+    if age > goals.max_age:
+        return [f"a copy to {url} is owed for {span(age)}"]
     return []
 
 
@@ -216,10 +247,10 @@ def _of_drill(
             problems.append(
                 f"its last green drill was {span(age)} ago, BACKUP_DRILL_MAX_AGE is {limit}"
             )
-        if last is not None and not last.green:
-            problems.append(f"its last drill was red ({last.findings} findings)")
+    if last is not None and not last.green:
+        problems.append(f"its last drill was red ({last.findings} wrong)")
     if goals.rto is not None:
-        if last is None:
+        if last is None or not last.green:
             problems.append("no drill tells how long a recovery takes (BACKUP_RTO)")
         elif (took := overview.recovery_seconds(last)) > goals.rto:
             problems.append(f"its recovery took {span(took)}, BACKUP_RTO is {span(goals.rto)}")

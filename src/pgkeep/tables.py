@@ -196,6 +196,7 @@ class TablesRestore:
             steps=list(self._steps()),
             problems=problems,
             remedies=remedies,
+            warnings=list(self._warnings),
         )
 
     def _facts(self, name: Name) -> TableFacts:
@@ -286,6 +287,10 @@ class TablesRestore:
             return [
                 f"{_dotted(root)} is not there: without --where the whole table is brought back"
             ]
+        if triggers := relations.insert_triggers(connection, oid):
+            self._warnings.append(
+                f"triggers of {_dotted(root)} fire, and may change rows: {', '.join(triggers)}"
+            )
         problems = []
         lacking = set(self._columns()) - set(relations.columns(connection, oid))
         if lacking:
@@ -298,7 +303,8 @@ class TablesRestore:
 
     @property
     def _root(self) -> Name:
-        return next(name for name in self._tables if self._contents.parents.get(name) is None)
+        parents = self._contents.parents
+        return next(name for name in self._tables if parents.get(name) not in self._tables)
 
     def _columns(self) -> list[str]:
         for table in self._tables:

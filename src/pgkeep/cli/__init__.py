@@ -124,9 +124,9 @@ def group(ctx: click.Context) -> None:
     connections at once, and able to prove that it is whole.
 
     \b
-    pgkeep backup                          back up the database that DATABASE_URL,
-                                           POSTGRES_... or PG... name, to BACKUP_DIR
-    pgkeep verify backups/app_*.sql.gz     is it whole?
+    pgkeep backup                        back up the database that DATABASE_URL,
+                                         POSTGRES_... or PG... name, to BACKUP_DIR
+    pgkeep verify backups/app_*.sql.gz   are they whole?
     pgkeep restore --latest --target-db=app_copy
     """  # noqa: D301 - click wants the character, not a backslash and a b
     ctx.obj = _output

@@ -144,6 +144,9 @@ def locate(file: str, one: config.Config) -> tuple[Store, str]:
             return one.store_at(place.removesuffix(f"/{parsed.type}")), name
         return one.store_at(place, tiers=False), name
     path = Path(file)
+    if not path.exists() and naming.parse(path.name + naming.ARTIFACT) is not None:
+        path = path.with_name(path.name + naming.ARTIFACT)  # as warnings and reports name it
+        file = str(path)
     if not path.exists() and len(path.parts) == 1:
         there = stores(one)
         return next((store for store in there if store.exists(file)), there[0]), file

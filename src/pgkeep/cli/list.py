@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import click
 
 from .. import catalog, progress
+from . import output
 from .common import (
     catalogs,
     dir_option,
@@ -36,13 +37,19 @@ def command(
 
     A backup is what has a manifest. One whose file is gone or has another length is marked
     "missing". With BACKUP_S3_BUCKET, WHERE says who has it: "both" the directory and the bucket,
-    "dir" or "copy" only one of them, "owed" one whose copy could not be made yet.
+    "dir" or "copy" only one of them, "owed" one whose copy could not be made yet. "indexed" is a
+    dump of others, which may hold less than a database.
     """
     config = load_config(target=target, directory=directory)
+    found = catalogs(config)
+    lost = [name for each in found for name in each.lost]
+    if lost:
+        more = f", nor have {len(lost) - 1} more" if len(lost) > 1 else ""
+        output.current().warning(
+            f"{lost[0]} has no manifest{more}: pgkeep adopt FILE writes it anew"
+        )
     backups = [
-        one
-        for one in catalog.together(catalogs(config))
-        if database in (None, one.manifest.database.name)
+        one for one in catalog.together(found) if database in (None, one.manifest.database.name)
     ]
     if as_json:
         print_json(
@@ -69,7 +76,7 @@ def command(
         lines.append(
             f"{manifest.taken:%Y-%m-%d %H:%M}{age((now - manifest.taken).total_seconds()):>7}"
             f" {manifest.type:7}{progress.size(manifest.artifact.size):>9}{manifest.rows:>15,}"
-            f"  {f'{_where(one, urls):6}' if where else ''}{_state(one)}"
+            f"  {f'{_where(one, urls):6}' if where else ''}{one.state}"
         )
     click.echo("\n".join(lines))  # at once: each call writes through
 
@@ -90,12 +97,3 @@ def _where(one: catalog.Entry, urls: list[str]) -> str:
     return {(True, True): "both", (True, False): "dir", (False, True): "copy"}.get(
         (first, copy), "-"
     )
-
-
-def _state(one: catalog.Entry) -> str:
-    state = "verified" if one.manifest.verified else "not verified"
-    if one.missing:
-        state = "missing"
-    elif any(one.stores.values()):
-        state = "missing in one"
-    return f"schema, {state}" if one.manifest.schema_only else state

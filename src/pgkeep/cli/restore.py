@@ -268,6 +268,8 @@ def _print_tables(plan: t.Plan) -> None:
         click.echo(f"    {name:40} {one.rows:>14,} rows {progress.size(one.bytes):>10} to read")
     for number, step in enumerate(plan.steps, 1):
         click.echo(f"{number:5}. {step}")
+    for warning in plan.warnings:
+        click.echo(f"warning: {warning}")
     for problem in plan.problems:
         click.echo(f"problem: {problem}")
     for remedy in plan.remedies:

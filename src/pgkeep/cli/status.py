@@ -55,7 +55,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
     """Read all stores, and judge what they hold."""
     now = datetime.now(UTC)
     targets = [(one, target_of(one)) for one in configs]
-    contents, problems = contents_of(target for _, target in targets)
+    contents, problems, unreadable = contents_of(target for _, target in targets)
     places = []
     for one, target in targets:
         goals = status.Goals(max_age=one.max_age, drill_max_age=one.drill_max_age, rto=one.rto)
@@ -69,7 +69,9 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
                 databases=databases,
             )
         )  # fmt: skip
-    return status.State(now=now, places=places, contents=contents, problems=problems)
+    return status.State(
+        now=now, places=places, contents=contents, problems=problems, unreadable=unreadable
+    )
 
 
 def document(state: status.State) -> dict[str, Any]:
@@ -119,10 +121,10 @@ def _facts(one: status.Database, now: datetime) -> list[str]:
     if one.backups:
         lines.append(f"{one.backups} {noun}{owed}")
     if one.drill is not None:
-        result = "green" if one.drill.green else f"red ({one.drill.findings} findings)"
         ago = status.span(max(0.0, (now - one.drill.when).total_seconds()))
         took = status.span(one.drill.recovery_seconds)
-        lines.append(f"last drill: {result}, {ago} ago, recovery in {took}")
+        result = f"green, {ago} ago, recovery in {took}" if one.drill.green else f"red, {ago} ago"
+        lines.append(f"last drill: {result}")
     return lines
 
 

@@ -2,6 +2,8 @@
 
 import click
 
+from .. import config as c
+from .. import errors as e
 from .. import progress
 from .. import verify as v
 from . import output
@@ -22,33 +24,62 @@ from .common import (
     epilog="""\b
 Examples:
   pgkeep verify backups/app_daily_20261122T020000Z.sql.gz
+  pgkeep verify backups/*.sql.gz
   pgkeep verify old_cron_dump.sql.gz
   zcat artifact.sql.gz > plain.sql && pgkeep verify plain.sql
 """,
 )
-@click.argument("file")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @target_option
 @dir_option
 @jobs_option
 @json_option
 def command(
-    *, file: str, target: str | None, directory: str | None, jobs: str | None, as_json: bool
+    *,
+    files: tuple[str, ...],
+    target: str | None,
+    directory: str | None,
+    jobs: str | None,
+    as_json: bool,
 ) -> None:
-    """Check that FILE is whole: without a server, and believing nothing.
+    """Check that files are whole: without a server, and believing nothing.
 
     A file of pgkeep: end marker, index, hashes, CRCs, row counts, SQL structure; with its side
     files also SHA-256 and manifest. Any other plain dump of pg_dump, gzipped or not: the structure,
-    from the first comment to the last. Exit code 5 if anything is wrong.
+    from the first comment to the last. Exit code 5 if anything is wrong with any of them; --json
+    prints a list where several are named.
     """
     config = load_config(target=target, directory=directory, jobs=jobs)
-    store, name = locate(file, config)
-    with output.current().progress(silent=as_json) as bar:
-        bar.step("verifying")
-        report = v.verify(store, name, jobs=config.jobs, progress=bar.verified)
+    reports: list[v.Report] = []
+    failed: list[e.PgkeepError] = []
+    for file in files:
+        try:
+            reports.append(_verify(file, config, silent=as_json))
+        except (e.VerificationFailed, e.StoreError) as error:
+            if len(files) == 1:
+                raise
+            failed.append(error)
+            output.current().warning(error.message)
+        else:
+            if not as_json:
+                click.echo(_line(reports[-1]))
+    if failed:
+        damaged = [one for one in failed if isinstance(one, e.VerificationFailed)]
+        first = (damaged or failed)[0]
+        raise type(first)(f"{len(failed)} of {len(files)} files fail: {first.message}")
     if as_json:
-        print_json(report)
-        return
-    click.echo(
+        print_json(reports[0] if len(files) == 1 else reports)
+
+
+def _line(report: v.Report) -> str:
+    return (
         f"ok: {report.file}: {plural(report.tables, 'table')}, {plural(report.rows, 'row')},"
         f" {progress.size(report.raw_bytes)} of SQL; checked {', '.join(report.checked)}"
     )
+
+
+def _verify(file: str, config: c.Config, *, silent: bool) -> v.Report:
+    store, name = locate(file, config)
+    with output.current().progress(silent=silent) as bar:
+        bar.step("verifying")
+        return v.verify(store, name, jobs=config.jobs, progress=bar.verified)

@@ -73,18 +73,30 @@ def target_of(one: config.Config) -> overview.Target:
     )
 
 
-def contents_of(targets: Iterable[overview.Target]) -> tuple[overview.Contents, list[str]]:
-    """Return what all stores hold, and what is wrong with those that cannot be read in time."""
+class Read(NamedTuple):
+    """What all stores hold, which of them could not be read in time, and which manifests not."""
+
+    contents: overview.Contents
+    problems: list[str]
+    unreadable: list[str]
+
+
+def contents_of(targets: Iterable[overview.Target]) -> Read:
+    """Read all stores, all at once."""
     found: dict[str, Sequence[catalog.Backup]] = {}
+    unreadable: list[str] = []
     stores = {one.url: one for target in targets for one in target.stores}
-    tasks = [Task(url, partial(_read, store, found)) for url, store in stores.items()]
+    tasks = [Task(url, partial(_read, store, found, unreadable)) for url, store in stores.items()]
     deadline = time.monotonic() + READING
     problems = [one.problem(deadline) for one in tasks]
-    return dict(found), [one for one in problems if one is not None]
+    return Read(dict(found), [one for one in problems if one is not None], list(unreadable))
 
 
-def _read(store: Store, found: dict[str, Sequence[catalog.Backup]]) -> None:
-    found[store.url] = catalog.Catalog(store).backups()
+def _read(store: Store, found: dict[str, Sequence[catalog.Backup]], unreadable: list[str]) -> None:
+    read = catalog.Catalog(store)
+    backups = read.backups()
+    unreadable += [f"{store.url}: {one}" for one in read.unreadable]
+    found[store.url] = backups
 
 
 class Ran(NamedTuple):
@@ -254,8 +266,8 @@ class Watch:
         if not told:
             return []
         targets = {one.target: target_of(one) for one in told}
-        contents, problems = contents_of(targets.values())
-        for problem in problems:
+        contents, problems, unreadable = contents_of(targets.values())
+        for problem in (*problems, *unreadable):
             self._out.warning(problem)
         samples = {one.target: self._samples(one, targets[one.target], contents) for one in told}
         unread = [
