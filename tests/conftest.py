@@ -16,8 +16,10 @@ DatabaseFactory = Callable[..., str]
 
 
 def pytest_configure() -> None:
-    """Under nohup pgkeep would rightly ignore SIGHUP, which some tests send."""
+    """Under nohup pgkeep would rightly ignore SIGHUP, after a shell's & SIGINT: tests send both."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

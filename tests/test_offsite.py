@@ -349,8 +349,8 @@ def test_a_signal_ends_an_upload_at_once(
             f.eventually(lambda: any("partNumber" in one for one in slow.requests), "a part")
             began = time.monotonic()
             run_.process.send_signal(number)
-            run_.ends(128 + number, seconds=15)
-            assert time.monotonic() - began < 10
+            run_.ends(128 + number, seconds=45)
+            assert time.monotonic() - began < 30  # a call without an answer takes 60
     client = buckets.client()
     assert b.keys(client, bucket) == []
     assert b.unfinished(client, bucket) == []
