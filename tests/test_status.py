@@ -252,7 +252,7 @@ def test_what_cannot_be_read_is_not_well(tmp_path: Path) -> None:
         hidden.write_bytes(contents)
         said = keep.run("status", env=env, code=5)
         assert hidden.name in said.splitlines()[-1]
-        assert "1 manifests cannot be read" in keep.start(
+        assert "1 manifest cannot be read" in keep.start(
             "status", env=env
         ).communicate(timeout=60)[0].splitlines()[0]  # fmt: skip
         assert "warning: " in keep.start("metrics", env=env).communicate(timeout=60)[1]

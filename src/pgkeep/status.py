@@ -121,7 +121,8 @@ class State:
             return summary(self.databases)
         if self._bare:
             return f"not ok: there is no backup of target {', '.join(map(str, self._bare))}"
-        return f"not ok: {len(self.unreadable)} manifests cannot be read"
+        count = len(self.unreadable)
+        return f"not ok: {count} {'manifest' if count == 1 else 'manifests'} cannot be read"
 
 
 def judge(
