@@ -99,7 +99,8 @@ def _print(url: str | None, decisions: list[retention.Decision]) -> None:
         if manifest.database.name != before:
             before = manifest.database.name
             click.echo(f"database {before}")
-        click.echo(
+        line = (
             f"  {manifest.taken:%Y-%m-%d %H:%M} {manifest.type:8}"
-            f"{'keep' if one.keep else 'REMOVE':7} {'; '.join(one.reasons)}"
+            f"{'keep' if one.keep else 'REMOVE':7} "
         )
+        click.echo(line + f"\n{' ' * len(line)}".join(one.reasons))
