@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -42,9 +43,23 @@ class Buckets:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        if not self.port:
+        """Start it, or once more where somebody has taken a port meanwhile."""
+        if self.port:
+            self._start()
+            return
+        for left in (2, 1, 0):
             self._ports = free_ports(4)
             self.port = self._ports[3]
+            try:
+                self._start()
+            except AssertionError:
+                self.stop()
+                if not left:
+                    raise
+            else:
+                return
+
+    def _start(self) -> None:
         config = self._folder / "s3.json"
         config.write_text(
             json.dumps({"identities": [_identity(*one) for one in IDENTITIES.items()]})
@@ -127,19 +142,18 @@ def _identity(name: str, actions: list[str]) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free, and so are those 10,000 above, which SeaweedFS takes too."""
+    """Return ports that are free, and so are those 10,000 above, which SeaweedFS takes too.
+
+    All lie below those that the system gives to clients, and none is 10,000 above another one.
+    """
     found: list[int] = []
     while len(found) < count:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            port = 20_000 + port % 20_000
-            with contextlib.suppress(OSError):
-                with socket.socket() as first:
-                    first.bind(("127.0.0.1", port))
-                other.bind(("127.0.0.1", port + 10_000))
-                if port not in found:
-                    found.append(port)
+        port = random.randrange(10_000, 20_000)  # noqa: S311 - another worker chooses others
+        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            if port not in found:
+                found.append(port)
     return found
 
 
