@@ -248,7 +248,10 @@ def test_what_cannot_be_read_is_not_well(tmp_path: Path) -> None:
     )
     (hidden,) = (tmp_path / "b").glob("shop_*.manifest.json")
     when = json.loads(hidden.read_text())
-    for contents in (b"", b'{"format": 2}', json.dumps(when | {"snapshot": "2026-01-01"}).encode()):
+    odd = ("2026-01-01", "2026-01-01T00:00:00", "0001-01-01T00:00:00+14:00",
+           "9999-12-31T23:59:59-14:00")  # fmt: skip
+    broken = [json.dumps(when | {"snapshot": one}).encode() for one in odd]
+    for contents in (b"", b'{"format": 2}', *broken):
         hidden.write_bytes(contents)
         said = keep.run("status", env=env, code=5)
         assert hidden.name in said.splitlines()[-1]

@@ -13,6 +13,7 @@ from . import errors as e
 from . import naming
 
 FORMAT = 1
+EARLIEST, LATEST = 1970, 9000  # years
 UNKNOWN_CLUSTER = "0"  # the system identifier of a dump of others, which does not say its own
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -193,4 +194,12 @@ def decode(data: bytes, file_name: str) -> Manifest:
             )
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise e.VerificationFailed(f"{file_name} is not a manifest of pgkeep: {error}") from error
+    times = [manifest.taken, manifest.snapshot, manifest.finished, manifest.verified]
+    times += [one.when for one in manifest.drills]
+    for one in times:
+        # Others cannot be converted to every zone, nor subtracted from.
+        if one is not None and not EARLIEST <= one.year <= LATEST:
+            raise e.VerificationFailed(
+                f"{file_name} is not a manifest of pgkeep: its time is {one}"
+            )
     return manifest
