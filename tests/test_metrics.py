@@ -33,6 +33,7 @@ from . import servers as s
 from .buckets import Buckets
 from .conftest import DatabaseFactory
 from .listeners import listening, never_ending, refusing
+from .test_cli import run_python
 
 PROMTOOL = Path(__file__).parents[1] / "build/tools/prometheus/usr/bin/promtool"
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -158,6 +159,19 @@ def test_a_run_does_not_depend_on_who_is_told(pg17: Server, app: str, tmp_path: 
             assert re.search(rf"^warning: {variable}: .*{said}", err, re.MULTILINE), err
             assert out.splitlines()[-1].startswith("done: ")
     assert len([*(tmp_path / "b").glob("*.manifest.json")]) == 4
+
+
+def test_metrics_that_cannot_be_made_out_change_nothing(
+    pg17: Server, app: str, tmp_path: Path
+) -> None:
+    """F12: whatever is wrong with them; the backup and its exit code are what they are."""
+    env = keep.environment(pg17, app, BACKUP_DIR=str(tmp_path / "b"),
+                           BACKUP_METRICS_FILE=str(tmp_path / "x.prom"))  # fmt: skip
+    done = run_python("import pgkeep.metrics as m; m.of_target = None", "backup", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "warning: metrics: TypeError: " in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("done: ")
+    assert len([*(tmp_path / "b").glob("*.manifest.json")]) == 1
 
 
 def test_metrics_are_pushed_by_database_type_and_store(

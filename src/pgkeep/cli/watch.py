@@ -261,7 +261,14 @@ class Watch:
         return notify.redact(text, self._secrets)
 
     def _metrics(self) -> list[Task]:
-        """Begin to write and push what the stores and the run tell."""
+        """Begin to write and push what the stores and the run tell, if that can be made out."""
+        try:
+            return self._begin_metrics()
+        except Exception as error:  # noqa: BLE001 - of whatever kind, it is not the run's
+            self._out.warning(f"metrics: {type(error).__name__}: {error}")
+            return []
+
+    def _begin_metrics(self) -> list[Task]:
         told = [one for one in self._configs if one.metrics_file or one.pushgateway]
         if not told:
             return []
