@@ -84,3 +84,12 @@ def database() -> Iterator[DatabaseFactory]:
     yield create
     for server, name in made:
         s.drop(server, name)
+
+
+@pytest.fixture
+def app(pg17: Server, database: DatabaseFactory) -> str:
+    """A small database."""
+    name = database(pg17)
+    s.sql(pg17, name, "create table t as select generate_series(1, 1000) a")
+    s.sql(pg17, name, "create table u as select 1 a")
+    return name

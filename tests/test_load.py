@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+from pgkeep import load
 from pgkeep.server import Server
 
 from . import keep
@@ -88,3 +89,14 @@ def test_restored_ten_times(pg17: Server, database: DatabaseFactory, tmp_path: P
     with pg17.log.open("rb") as log:
         log.seek(logged)
         assert log.read().count(b"deadlock detected") == 0
+
+
+def test_large_objects_go_in_messages_of_whole_statements() -> None:
+    """The client keeps all results of a message: of 100,000 statements they are a gigabyte."""
+    text = b"SELECT pg_catalog.lo_close(0);\n" * 9000
+    parts = [*load._lines(text)]
+    assert b"".join(parts) == text
+    assert all(part.endswith(b";\n") for part in parts)
+    assert max(map(len, parts)) < load.BATCH_BYTES + 100
+    assert [*load._lines(text[:-1])][-1] == parts[-1][:-1]
+    assert [*load._lines(b"")] == []

@@ -31,22 +31,12 @@ from pgkeep.stores.memory import MemoryStore
 from . import keep, past
 from . import servers as s
 from .buckets import Buckets
-from .conftest import DatabaseFactory
 from .listeners import listening, never_ending, refusing
 from .test_cli import run_python
 
 PROMTOOL = Path(__file__).parents[1] / "build/tools/prometheus/usr/bin/promtool"
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def app(pg17: Server, database: DatabaseFactory) -> str:
-    """A small database."""
-    name = database(pg17)
-    s.sql(pg17, name, "create table t as select generate_series(1, 1000) a")
-    s.sql(pg17, name, "create table u as select 1 a")
-    return name
 
 
 def values(text: str) -> dict[tuple[str, ...], float]:

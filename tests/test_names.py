@@ -15,6 +15,7 @@ from . import keep
 from . import servers as s
 from .compare import assert_same_database
 from .spare import Spare
+from .test_access import globals_of
 
 TABLE = "create table t (id int primary key, note text); insert into t values (1, 'a'), (2, 'b')"
 
@@ -206,7 +207,7 @@ def test_roles_whose_names_are_no_text_in_a_database(
     database = spare.database(pg17, "encoding 'EUC_JP' locale 'C'")
     s.sql(pg17, database, TABLE)
     artifact = keep.backup(pg17, database, tmp_path)
-    script = gzip.decompress(Path(str(artifact).replace(".sql.gz", ".globals.sql.gz")).read_bytes())
+    script = globals_of(artifact)
     assert b"client_encoding = 'UTF8'" in script
     assert f'CREATE ROLE "{role}"'.encode() in script
     target = spare.name(pg17)
@@ -224,7 +225,7 @@ def test_roles_without_a_way_to_postgres(pg17: Server, spare: Spare, tmp_path: P
         artifact = keep.backup(pg17, database, tmp_path, PGUSER=role)
     finally:
         s.sql(pg17, "postgres", "grant connect on database postgres to public")
-    script = gzip.decompress(Path(str(artifact).replace(".sql.gz", ".globals.sql.gz")).read_bytes())
+    script = globals_of(artifact)
     assert b"client_encoding = 'LATIN1'" in script
     assert f"CREATE ROLE {role}".encode() in script
     target = spare.name(pg17)

@@ -22,7 +22,6 @@ from . import keep, observing, past
 from . import servers as s
 from .buckets import Buckets
 from .compare import assert_same_database
-from .conftest import DatabaseFactory
 from .listeners import Listener, listening, never_ending, refusing
 from .observing import Program, settled
 from .spare import Spare
@@ -40,15 +39,6 @@ FREE = "pgkeep_store_free_bytes"
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 Series = dict[frozenset[tuple[str, str]], float]
-
-
-@pytest.fixture
-def app(pg17: Server, database: DatabaseFactory) -> str:
-    """A small database."""
-    name = database(pg17)
-    s.sql(pg17, name, "create table t as select generate_series(1, 1000) a")
-    s.sql(pg17, name, "create table u as select 1 a")
-    return name
 
 
 @pytest.fixture
