@@ -255,6 +255,8 @@ def test_what_cannot_be_read_is_not_well(tmp_path: Path) -> None:
         hidden.write_bytes(contents)
         said = keep.run("status", env=env, code=5)
         assert hidden.name in said.splitlines()[-1]
+        document = json.loads(keep.start("status", "--json", env=env).communicate(timeout=60)[0])
+        assert [hidden.name in one for one in document["reasons"]] == [True]
         assert "1 manifest cannot be read" in keep.start(
             "status", env=env
         ).communicate(timeout=60)[0].splitlines()[0]  # fmt: skip

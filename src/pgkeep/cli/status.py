@@ -76,7 +76,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
 
 def document(state: status.State) -> dict[str, Any]:
     """Return the answer for programs."""
-    return {"ok": state.ok, "databases": state.databases}
+    return {"ok": state.ok, "reasons": state.reasons, "databases": state.databases}
 
 
 def _print(state: status.State) -> None:
