@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
 import psycopg
 from psycopg import sql
 
@@ -149,9 +150,6 @@ class _Dump:
         findings = preflight.check(self.connection, self.server, tables, connections)
         preflight.refuse(findings)
         self.warnings += [one.message for one in findings]
-        lag = self.server.replay_lag or 0.0
-        if lag > BEHIND:
-            self.warnings.append(f"the standby is {lag:.0f} s behind its primary: so is the backup")
         if not tables and self.database.name == "postgres":
             self.warnings.append(
                 "database postgres is empty: PGDATABASE, POSTGRES_DB, DATABASE_URL or"
@@ -164,7 +162,11 @@ class _Dump:
             run = _Run(self, held, tasks, access)
             run.execute()
         index = self.writer.finish(self._meta(held))
-        return DumpResult(index, held.taken, self.client, self.warnings + run.warnings)
+        warnings = self.warnings + run.warnings
+        lag = held.replay_lag or 0.0
+        if lag > BEHIND:
+            warnings.append(f"the standby is {lag:.0f} s behind its primary: so is the backup")
+        return DumpResult(index, held.taken, self.client, warnings)
 
     def _plan(self, held: Snapshot) -> list[Task]:
         sizes = snapshot.sizes(self.connection, held.tables)
@@ -185,7 +187,7 @@ class _Dump:
         return a.Meta(
             pgkeep=__version__,
             database=self.database,
-            server=self.server,
+            server=msgspec.structs.replace(self.server, replay_lag=held.replay_lag),
             client_version=".".join(map(str, self.client.version)),
             snapshot=held.taken.isoformat(),
             timezone=self.connection.info.parameter_status("TimeZone"),

@@ -62,6 +62,7 @@ class Snapshot:
 
     id: str
     taken: datetime
+    replay_lag: float | None  # seconds, of a standby
     tables: Sequence[Table]
 
 
@@ -191,11 +192,25 @@ def _take(connection: Connection, codec: str, lock_timeout: float) -> Snapshot:
 
 
 def _export(connection: Connection, listed: Sequence[Table]) -> Snapshot:
+    # The lag is asked for in the statement that takes the snapshot: a standby goes on replaying,
+    # or falls further behind, while locks are waited for.
     row = connection.execute(
-        "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp()"
+        """
+        SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp(),
+               CASE
+                   WHEN NOT pg_catalog.pg_is_in_recovery() THEN NULL
+                   -- An idle primary is no lag.
+                   WHEN pg_catalog.pg_last_wal_receive_lsn() = pg_catalog.pg_last_wal_replay_lsn()
+                       AND EXISTS (SELECT pid FROM pg_catalog.pg_stat_wal_receiver)
+                   THEN 0
+                   ELSE extract(epoch FROM pg_catalog.clock_timestamp()
+                                - pg_catalog.pg_last_xact_replay_timestamp())
+               END::pg_catalog.float8
+        """
     ).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
-    return Snapshot(id=row[0], taken=row[1].astimezone(UTC), tables=listed)
+    identifier, taken, lag = row
+    return Snapshot(id=identifier, taken=taken.astimezone(UTC), replay_lag=lag, tables=listed)
 
 
 def _lock(connection: Connection, listed: Sequence[Table], lock_timeout: float) -> None:
