@@ -246,6 +246,38 @@ def test_a_backup_from_the_future_stops_retention(
     assert len(f.published(directory)) == 2
 
 
+def test_the_newest_backup_must_be_one_that_is_meant(
+    cluster: Server, directory: Path, app: str
+) -> None:
+    """B7, C26: neither an old one that a wrong clock has dated, nor another cluster's."""
+    env = keep.environment(cluster, app, BACKUP_DIR=str(directory))
+    latest = ("restore", "--latest", "--target-db=elsewhere", "--dry-run")
+    ours = past.cluster_of(cluster)
+    past.plant(directory, past.manifest(NOW - 2 * DAY, database=app, cluster=ours))
+    assert "warnings" not in backup(cluster, app, directory)[0]["backups"][0]
+    keep.run(*latest, env=env)
+
+    ahead = past.plant(directory, past.manifest(NOW + DAY, database=app, cluster=ours))
+    said = keep.run(*latest, env=env, code=9)
+    assert f"backup {ahead.name.stem} is from the future (now " in said
+    for file in ahead.name.files:
+        (directory / file).unlink()
+
+    past.plant(directory, past.manifest(NOW - DAY, database=app))
+    said = keep.run(*latest, env=env, code=9)
+    assert f"{directory} has backups of 2 clusters that have a database {app}" in said
+    (made,) = backup(cluster, app, directory)[0]["backups"]
+    (said,) = made["warnings"]
+    assert f"2 clusters have backups of a database {app} in {directory}" in said
+    keep.run(
+        "restore",
+        f"--backup={made['artifact']['name']}",
+        "--target-db=elsewhere",
+        "--dry-run",
+        env=env,
+    )
+
+
 def test_retention_is_for_one_database_after_its_success(
     cluster: Server, directory: Path, app: str
 ) -> None:

@@ -101,6 +101,28 @@ def test_the_future_is_no_backup() -> None:
     assert judge(past.manifest(NOW + timedelta(minutes=1)))["app"].problems == []
 
 
+@pytest.mark.parametrize(
+    ("ages", "problems"),
+    [
+        ({"1": [3, 2], "2": [1, 0]}, []),  # one was replaced by the other
+        ({"1": [3, 1], "2": [2, 0]},
+         ["2 clusters back it up to one place: let each have a BACKUP_DIR of its own"]),
+        ({"1": [1], "2": [0], "0": [2]}, []),  # a dump of others has no cluster
+        ({"1": [40, 0], "2": [35]}, []),
+    ],
+)  # fmt: skip
+def test_clusters_that_take_turns_hide_each_other(
+    ages: dict[str, list[int]], problems: list[str]
+) -> None:
+    """C26: where one no longer has backups, those of the other look like them."""
+    found = [
+        past.manifest(NOW - days * DAY, cluster=cluster)
+        for cluster, each in ages.items()
+        for days in each
+    ]
+    assert judge(*found)["app"].problems == problems
+
+
 def test_databases_that_should_be_there_are_judged() -> None:
     """F2: without any backup too; one that was taken off the list is only shown."""
     found = judge(past.manifest(NOW), past.manifest(NOW - 99 * DAY, database="old"),

@@ -16,7 +16,7 @@ from . import artifact as a
 from . import dump as d
 from . import errors as e
 from . import manifest as m
-from .catalog import Catalog
+from .catalog import Catalog, mixed
 from .crew import Crew
 from .database import ChildAccess, Endpoint, server_facts, session_settings
 from .snapshot import Connection
@@ -97,7 +97,8 @@ def backup(
         with _alone(connection, store, database):
             identifier = server_facts(connection).system_identifier
             store.sweep(lambda name: _is_of(database, name), identifier)
-            earlier = _earlier(store, identifier, database, options)
+            everything = _earlier(store, database, options)
+            earlier = [one for one in everything if one.server.system_identifier == identifier]
             kind = options.type or retention.choose_type(
                 earlier, now(), options.zone, options.policy
             )
@@ -112,6 +113,7 @@ def backup(
                 roles=roles or Roles(),
                 identifier=identifier,
                 earlier=earlier,
+                others=[one for one in everything if one not in earlier],
                 follows=follows,
                 copy=copy,
             )
@@ -131,6 +133,7 @@ class _Backup:
     roles: "Roles"
     identifier: str  # of the cluster
     earlier: list[m.Manifest]
+    others: list[m.Manifest]  # of other clusters, which have a database of this name
     follows: retention.Policy | None
     copy: Store | None
 
@@ -185,7 +188,7 @@ class _Backup:
                 pending=[self.copy.url] if self.copy is not None else [],
                 policy=None if self.follows is None else str(self.follows),
             )
-            manifest = self._with_drift(manifest)
+            manifest = self._compared(manifest)
             put(uploads[name.manifest], name.manifest, m.encode(manifest))
             # Everything is on the disk by now, so that only four renames are left; the manifest's
             # is the last, and makes the others a backup.
@@ -231,12 +234,17 @@ class _Backup:
         )
         return d.dump(self.endpoint, self.connection, writer, options, self.progress)
 
-    def _with_drift(self, manifest: m.Manifest) -> m.Manifest:
+    def _compared(self, manifest: m.Manifest) -> m.Manifest:
+        """Return the manifest with what only the earlier backups show."""
+        warnings = list(manifest.warnings)
+        if clusters := mixed([*self.earlier, *self.others, manifest]):
+            warnings.append(
+                f"{clusters} clusters have backups of a database {self.name.database} in"
+                f" {self.store.url}: let each have a directory of its own"
+            )
         good = [one for one in self.earlier if one.verified and one.full]
-        if not good:
-            return manifest
-        found = drift.drift(good[-1], manifest, self.options.drift)
-        return msgspec.structs.replace(manifest, drift=found)
+        found = drift.drift(good[-1], manifest, self.options.drift) if good else []
+        return msgspec.structs.replace(manifest, warnings=warnings, drift=found)
 
 
 def put(upload: Upload, name: str, data: bytes) -> m.FileFacts:
@@ -430,12 +438,10 @@ def _is_of(database: str, file_name: str) -> bool:
     return parsed is not None and parsed.database == database
 
 
-def _earlier(
-    store: Store, identifier: str, database: str, options: BackupOptions
-) -> list[m.Manifest]:
+def _earlier(store: Store, database: str, options: BackupOptions) -> list[m.Manifest]:
     """Return the backups that there are; an identity that may only write sees none."""
     try:
-        return Catalog(store).of(identifier, database)
+        return Catalog(store).named(database)
     except e.AccessDenied as error:
         if options.type is None:
             raise e.StoreError(

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from itertools import groupby
 from typing import NamedTuple, Self
 
 from . import errors as e
 from . import manifest as m
 from . import naming
+from .retention import FUTURE_TOLERANCE
 from .stores import Item, Store, read_all
 
 AT_ONCE = 16  # manifests that are fetched from a remote store
+TURNS = timedelta(days=31)  # in which clusters that share a store are told apart
 
 
 class Backup(NamedTuple):
@@ -57,11 +61,15 @@ class Catalog:
     def of(self, system_identifier: str, database: str) -> list[m.Manifest]:
         """Return the whole backups of one cluster's database, oldest first."""
         return [
+            one for one in self.named(database) if one.server.system_identifier == system_identifier
+        ]
+
+    def named(self, database: str) -> list[m.Manifest]:
+        """Return the whole backups of every cluster's database of that name, oldest first."""
+        return [
             one.manifest
             for one in self.backups()
-            if not one.missing
-            and one.manifest.server.system_identifier == system_identifier
-            and one.manifest.database.name == database
+            if not one.missing and one.manifest.database.name == database
         ]
 
     def _manifests(self, items: dict[str, Item]) -> Iterator[m.Manifest]:
@@ -97,8 +105,20 @@ class Catalog:
         return manifest
 
 
+def mixed(manifests: Iterable[m.Manifest]) -> int:
+    """Return how many clusters take turns at backing up a database of one name; 0 if none do.
+
+    A cluster that another one has replaced, as after an upgrade, does not come back.
+    """
+    own = sorted((one for one in manifests if not one.indexed), key=lambda one: one.taken)
+    lately = [one for one in own if one.taken > own[-1].taken - TURNS]
+    turns = [cluster for cluster, _ in groupby(one.server.system_identifier for one in lately)]
+    clusters = len(set(turns))
+    return clusters if len(turns) > clusters else 0
+
+
 def latest(
-    catalogs: Sequence[Catalog], database: str | None, *, verified: bool = False
+    catalogs: Sequence[Catalog], database: str | None, now: datetime, *, verified: bool = False
 ) -> tuple[Store, m.Manifest]:
     """Return the newest whole backup, of a database or of the only one there is, and its store.
 
@@ -106,7 +126,8 @@ def latest(
     dump of others, which may hold one table only, counts where there is nothing else.
 
     Raises:
-        Refused: there is none, or several databases and none is named.
+        Refused: there is none, or several databases and none is named, or which one is meant
+            cannot be told.
 
     """
     whole = [
@@ -133,7 +154,28 @@ def latest(
             hint = f"{lost[0]} has lost its manifest: pgkeep adopt FILE writes it anew."
         raise e.Refused(f"no {what}{of} in {where}", hint=hint)
     own = [pair for pair in of_it if not pair[1].indexed]
-    return max(own or of_it, key=lambda pair: pair[1].taken)  # the first of equals
+    newest = max(own or of_it, key=lambda pair: pair[1].taken)  # the first of equals
+    _check_meant(newest[1], [manifest for _, manifest in of_it], where, now)
+    return newest
+
+
+def _check_meant(
+    newest: m.Manifest, manifests: Sequence[m.Manifest], where: str, now: datetime
+) -> None:
+    """Refuse to guess: the newest of a wrong clock is an old one, that of another cluster wrong."""
+    name = newest.name
+    if newest.taken > now + FUTURE_TOLERANCE:
+        raise e.Refused(
+            f"backup {name.stem} is from the future (now {now:%Y-%m-%d %H:%M:%S} UTC): the newest"
+            " one cannot be told",
+            hint="Look at pgkeep list, and name one: --backup=FILE.",
+        )
+    if clusters := mixed(manifests):
+        raise e.Refused(
+            f"{where} has backups of {clusters} clusters that have a database {name.database}",
+            hint="Name one: --backup=FILE (pgkeep list --json has system_identifier)."
+            " Let each cluster have a directory of its own.",
+        )
 
 
 class Entry(NamedTuple):

@@ -8,7 +8,7 @@ import msgspec
 
 from . import manifest as m
 from . import overview
-from .catalog import Backup
+from .catalog import Backup, mixed
 
 _BARE = "no backup, and none is asked for by name"
 WEEKS = 9  # that the calendar shows, this one included
@@ -168,6 +168,7 @@ def _judge(
     problems = [
         *_of_backup(age, goals),
         *_of_clock(len(everything) - len(whole)),
+        *_of_clusters(mixed(whole)),
         *_of_copies(target, copies, goals, now),
         *_of_drill(last, green, goals, now),
     ]
@@ -234,6 +235,12 @@ def _of_clock(count: int) -> list[str]:
         return []
     are = "1 backup is" if count == 1 else f"{count} backups are"
     return [f"{are} from the future: a clock is wrong, or was"]
+
+
+def _of_clusters(count: int) -> list[str]:
+    if not count:
+        return []
+    return [f"{count} clusters back it up to one place: let each have a BACKUP_DIR of its own"]
 
 
 def _of_drill(

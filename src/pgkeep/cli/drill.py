@@ -3,6 +3,7 @@
 import os
 import re
 import textwrap
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,7 +123,9 @@ def command(
     if file is not None:
         store, name = locate(file, config)
     else:
-        store, manifest = catalog.latest(catalogs(config), database, verified=True)
+        store, manifest = catalog.latest(
+            catalogs(config), database, datetime.now(UTC), verified=True
+        )
         name = manifest.artifact.name
     options = drill.DrillOptions(
         jobs=config.jobs,

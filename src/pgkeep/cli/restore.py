@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import click
 
@@ -162,7 +163,7 @@ def command(
     if file is not None:
         store, name = locate(file, config)
     else:
-        store, manifest = catalog.latest(catalogs(config), database)
+        store, manifest = catalog.latest(catalogs(config), database, datetime.now(UTC))
         name = manifest.artifact.name
     if verify_only:
         with output.current().progress(silent=as_json) as bar:
