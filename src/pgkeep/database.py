@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +47,10 @@ LATER_SETTINGS = {
     "client_connection_check_interval": ("2000", 140000),
     "transaction_timeout": ("0", 170000),
 }
+# The server counts a session for a moment after its client has closed it: where there is room for
+# few, the next one may come too early (trap A6.10).
+CROWDED = 3.0  # seconds
+_CROWDED = re.compile(r"too many (clients|connections)|remaining connection slots are reserved")
 
 
 def session_settings(version: int) -> dict[str, str]:
@@ -129,10 +134,7 @@ class Endpoint:
             if passfile is not None:
                 keywords.pop("password", None)
                 keywords["passfile"] = passfile.path
-            try:
-                connection = psycopg.connect(make_conninfo("", **keywords), autocommit=True)
-            except psycopg.Error as error:
-                raise _connection_failed(error, self.params) from error
+            connection = self._open(make_conninfo("", **keywords))
         try:
             # First of all and alone, or a timeout of some milliseconds might end what follows.
             connection.execute("SET statement_timeout = 0")
@@ -141,6 +143,16 @@ class Endpoint:
             connection.close()
             raise _connection_failed(error, self.params) from error
         return connection
+
+    def _open(self, conninfo: str) -> "psycopg.Connection[tuple[Any, ...]]":
+        deadline = time.monotonic() + CROWDED
+        while True:
+            try:
+                return psycopg.connect(conninfo, autocommit=True)
+            except psycopg.Error as error:
+                if not _CROWDED.search(str(error)) or time.monotonic() > deadline:
+                    raise _connection_failed(error, self.params) from error
+            time.sleep(0.1)
 
     def pinned(self, connection: "psycopg.Connection[Any]") -> "Endpoint":
         """Return the way to the very server that a connection has reached.
@@ -318,7 +330,7 @@ def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.Con
     hint = "Check POSTGRES_HOST, POSTGRES_PORT, POSTGRES_USER, POSTGRES_DB and the password."
     if "local user with ID" in said:  # no passwd entry, as on OpenShift (trap A7.5)
         hint = "Set POSTGRES_USER or PGUSER: this user id has no name that libpq could use."
-    elif "too many connections" in said or "remaining connection slots" in said:
+    elif _CROWDED.search(said):
         hint = "Use fewer --jobs, or raise max_connections or the role's connection limit."
     return e.ConnectionFailed(f"could not connect: {said}", hint=hint)
 
