@@ -421,6 +421,23 @@ def test_targets_of_one_store_are_written_once(pg17: Server, app: str, tmp_path:
         assert found["backup_last_exit_code", name, f"{tmp_path}/b", "manual"] == 0
 
 
+def test_a_file_of_two_configurations_is_told(pg17: Server, app: str, tmp_path: Path) -> None:
+    """F2: each would remove the other's metrics, and with them the alerts, without a word."""
+    path = tmp_path / "x.prom"
+    env = keep.environment(pg17, app, BACKUP_METRICS_FILE=str(path))
+
+    def said(directory: str) -> str:
+        process = keep.start("backup", env=env | {"BACKUP_DIR": str(tmp_path / directory)})
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        return err
+
+    assert "had metrics of" not in said("one")
+    assert f"BACKUP_METRICS_FILE: {path} had metrics of {tmp_path / 'one'}, which" in said("two")
+    assert f"BACKUP_METRICS_FILE: {path} had metrics of {tmp_path / 'two'}, which" in said("one")
+    assert "had metrics of" not in said("one")
+
+
 def test_a_file_that_cannot_be_written_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(e.StoreError, match=r"could not write .*/x\.prom: No such file"):
         metrics.write(tmp_path / "none" / "x.prom", [], [], NOW)

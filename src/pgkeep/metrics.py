@@ -255,7 +255,7 @@ def take_over(
     databases that are still known. With `others`, what it says of stores that are not ours too.
     """
     ours = {(one.name, one.labels) for one in samples}
-    stores = {one.label("store") for one in samples}
+    stores = _stores(samples)
     databases = {one.label("database") for one in samples}
     attempts = {f"pgkeep_backup_{name}" for name in _ATTEMPT}
     kept = []
@@ -275,6 +275,10 @@ def take_over(
         *samples,
         *(one for one in kept if one.name not in attempts or tried.get(one.labels, 0) >= earliest),
     ]
+
+
+def _stores(samples: Iterable[Sample]) -> set[str]:
+    return {one.label("store") for one in samples if one.name in HELP}
 
 
 def render(samples: Iterable[Sample]) -> bytes:
@@ -325,8 +329,10 @@ def write(
     now: datetime,
     *,
     others: bool = False,
-) -> None:
+) -> list[str]:
     """Write the file for node_exporter: at once, readable by everybody (trap F11).
+
+    Returns the stores of which it has had metrics and has none any more.
 
     Raises:
         StoreError: it could not be written.
@@ -341,9 +347,11 @@ def write(
             before: list[Sample] = []
             with suppress(FileNotFoundError):
                 before = parse(path.read_text("utf-8", "replace"))
-            partial.write_bytes(render(take_over(before, samples, unread, now, others=others)))
+            written = take_over(before, samples, unread, now, others=others)
+            partial.write_bytes(render(written))
             partial.chmod(0o644)  # whatever the umask
             partial.replace(path)
+            return sorted(_stores(before) - _stores(written))
         finally:
             os.close(directory)
             with suppress(FileNotFoundError):

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -32,7 +33,7 @@ class Task:
     A daemon, for a thread that waits for a server must not hold up our end either.
     """
 
-    def __init__(self, what: str, function: Callable[[], object]) -> None:
+    def __init__(self, what: str, function: Callable[[], str | None]) -> None:
         self._what = what
         self._function = function
         self._problem: str | None = None
@@ -48,7 +49,8 @@ class Task:
 
     def _run(self) -> None:
         try:
-            self._function()
+            said = self._function()
+            self._problem = None if said is None else f"{self._what}: {said}"
         except e.PgkeepError as error:
             self._problem = f"{self._what}: {error.message}"
         except ModuleNotFoundError as error:
@@ -288,7 +290,7 @@ class Watch:
             if path is not None:
                 of_it = [s for one in told if one.metrics_file == path for s in samples[one.target]]
                 now = datetime.now(UTC)
-                write = partial(metrics.write, path, of_it, unread, now, others=self._partial)
+                write = partial(_write, path, of_it, unread, now, others=self._partial)
                 tasks.append(Task("BACKUP_METRICS_FILE", write))
         for url in dict.fromkeys(one.pushgateway for one in told):
             if url is not None:
@@ -309,6 +311,23 @@ class Watch:
             )  # fmt: skip
             samples += metrics.of_run(outcome, contents, wanted)
         return samples
+
+
+def _write(
+    path: Path,
+    samples: Sequence[metrics.Sample],
+    unread: Sequence[str],
+    now: datetime,
+    *,
+    others: bool,
+) -> str | None:
+    left_out = metrics.write(path, samples, unread, now, others=others)
+    if not left_out:
+        return None
+    return (
+        f"{path} had metrics of {' and '.join(left_out)}, which are left out now: another"
+        " configuration needs a file of its own"
+    )
 
 
 def _secrets(configs: Iterable[config.Config]) -> set[str]:
