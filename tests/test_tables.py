@@ -134,10 +134,51 @@ def test_a_dropped_table_comes_back_as_it_was(shop: Shop) -> None:
     shop.sql(f"drop table {ODD}, {LINE}, app.nothing")
     out = shop.restore(*patterns)
     assert "done: database" in out
+    gone = "view app.sums, fk constraint app.lines lines_orders_fkey, fk constraint app.two"
+    assert f"is not brought back: {gone}" in out
     assert {table: shop.definition(table) for table in tables} == before
     ((value,),) = shop.sql("select nextval('app.orders_id_seq')")
     assert value == 5001
     assert shop.sql("select count(*) from app.events") == [(900,)]
+
+
+DEPENDENT = """
+create table a (id int primary key);
+create table b (id int references a);
+create table c (id int primary key);
+create view "a's" as select * from a;
+create materialized view "a ""x"" y" as select * from "a's";
+create view lone as select * from c;
+create function f(a) returns int language sql return 1;
+create policy p on b using (exists (select from a));
+create view a_b as select a.id from a join b using (id);
+"""
+
+
+def test_what_has_gone_with_a_table_is_told(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """E: it comes back alone; of other databases only what could be there with it."""
+    name, other = database(pg17), database(pg17)
+    s.psql(pg17, name, input=DEPENDENT)
+    keep.backup(pg17, name, tmp_path)
+
+    def told(*args: str) -> set[str]:
+        env = keep.environment(pg17, name, BACKUP_DIR=str(tmp_path))
+        out = "".join(run("restore", "--latest", "--table=a", "--dry-run", *args, env=env))
+        found = re.search(r"is not brought back: (.*) \(pgkeep cat ", out)
+        return set() if found is None else set(found[1].split(", "))
+
+    assert told("--as=copy") == set()
+    s.sql(pg17, name, "drop table a cascade")
+    of_a = {"view public.a's", 'materialized view public.a "x" y', "function public.f(public.a)"}
+    of_both = {"view public.a_b", "fk constraint public.b b_id_fkey", "policy public.b p"}
+    assert told() == of_a | of_both
+    assert told(f"--target-db={other}") == of_a
+    assert told("--as=copy") == set()
+    s.sql(pg17, name, 'create table a (id int primary key); create view "a\'s" as select from a')
+    run("restore", "--latest", "--table=a", "--drop-existing", "--dry-run", code=9,
+        env=keep.environment(pg17, name, BACKUP_DIR=str(tmp_path)))  # fmt: skip
 
 
 def test_a_partitioned_table_brings_its_partitions(shop17: Shop) -> None:

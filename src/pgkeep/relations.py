@@ -95,6 +95,16 @@ def dependent_views(connection: Connection, names: Sequence[Name]) -> list[str]:
     return [row[0] for row in rows]
 
 
+def constraints_and_policies(connection: Connection, oid: int) -> set[str]:
+    """Return their names."""
+    rows = connection.execute(
+        "SELECT conname FROM pg_catalog.pg_constraint WHERE conrelid = %(oid)s"
+        " UNION ALL SELECT polname FROM pg_catalog.pg_policy WHERE polrelid = %(oid)s",
+        {"oid": oid},
+    )
+    return {row[0] for row in rows}
+
+
 def children(connection: Connection, names: Sequence[Name]) -> set[Name]:
     """Return the partitions and the tables that inherit."""
     rows = connection.execute(

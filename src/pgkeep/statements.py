@@ -60,10 +60,14 @@ _OWN = {
     ),
     "SEQUENCE OWNED BY": re.compile(rb"^ALTER SEQUENCE %b" % QUALIFIED, re.MULTILINE),
     "STATISTICS": re.compile(rb"^CREATE STATISTICS %b" % QUALIFIED, re.MULTILINE),
+    "VIEW": re.compile(rb"^CREATE VIEW %b" % QUALIFIED, re.MULTILINE),
+    "MATERIALIZED VIEW": re.compile(rb"^CREATE MATERIALIZED VIEW %b" % QUALIFIED, re.MULTILINE),
 }
 _OF_TABLE = {
     "INDEX": re.compile(rb"^CREATE (?:UNIQUE )?INDEX (?P<name>%b) ON " % IDENTIFIER, re.MULTILINE),
     "CONSTRAINT": re.compile(rb" ADD CONSTRAINT (?P<name>%b) " % IDENTIFIER),
+    "FK CONSTRAINT": re.compile(rb" ADD CONSTRAINT (?P<name>%b) " % IDENTIFIER),
+    "POLICY": re.compile(rb"^CREATE POLICY (?P<name>%b) ON " % IDENTIFIER, re.MULTILINE),
 }
 
 

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, relations, script, selection, statements
+from . import databases, dependents, relations, script, selection, statements
 from . import errors as e
 from . import load as ld
 from .contents import Contents, Entry
@@ -248,11 +248,24 @@ class TablesRestore:
             remedies.append(
                 "Create it first: pgkeep cat FILE --schema-only prints the definitions."
             )
+        if not self._options.new_name:
+            self._warn_of_dependents(connection)
         roles = databases.missing_roles(connection, sorted(self._roles(entries)))
         if roles:
             problems.append(f"roles are missing on the server: {', '.join(roles)}")
             remedies.append("Create them, or leave them out with --no-owner --no-privileges.")
         return problems
+
+    def _warn_of_dependents(self, connection: Connection) -> None:
+        gone = [
+            ld.describe(entry.one)
+            for entry in dependents.gone(connection, self._contents, self._tables)
+        ]
+        if gone:
+            self._warnings.append(
+                f"what needs {_list(self._tables)} is not there either, and is not brought back:"
+                f" {', '.join(gone)} (pgkeep cat FILE --schema-only has the definitions)"
+            )
 
     def _missing(self, connection: Connection, entries: Sequence[Entry]) -> list[str]:
         """Return what the statements mention, the backup defines, and the database has not."""
