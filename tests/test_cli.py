@@ -571,6 +571,9 @@ def test_files_may_be_named_as_reports_do_and_several_at_once(
     artifact = keep.backup(pg17, database, tmp_path)
     env = keep.environment(pg17, BACKUP_DIR=str(tmp_path))
     stem = artifact.name.removesuffix(".sql.gz")
+    assert keep.run("list", "--names", env=env) == f"{stem}\n"
+    assert keep.run("list", "--names", "--database=x", env=env) == ""
+    assert "exclude each other" in keep.run("list", "--names", "--json", env=env, code=2)
     assert "ok: " in keep.run("verify", stem, env=env)
     everything = sorted(map(str, tmp_path.glob("*.sql.gz")))
     assert len(everything) == 2
@@ -589,6 +592,8 @@ def test_files_may_be_named_as_reports_do_and_several_at_once(
     assert f"problem: database {database} exists" in out
     assert "    1. " in out
     assert f"database {database} exists" in keep.run(*plan[:2], env=env, code=9)
+    artifact.write_bytes(b"cut")
+    assert keep.run("list", "--names", env=env) == ""
 
 
 def test_an_empty_maintenance_database_is_told(tmp_path: Path) -> None:

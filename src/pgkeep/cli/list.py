@@ -24,14 +24,22 @@ from .common import (
 Examples:
   pgkeep list
   pgkeep list --database=app --json
+  pgkeep list --names
+  pgkeep restore --backup="$(pgkeep list --names --database=app | tail -n 1)"
 """,
 )
 @click.option("--database", metavar="NAME", help="Only backups of this database.")
+@click.option("--names", is_flag=True, help="Print only the names, as --backup takes them.")
 @target_option
 @dir_option
 @json_option
 def command(
-    *, database: str | None, target: str | None, directory: str | None, as_json: bool
+    *,
+    database: str | None,
+    names: bool,
+    target: str | None,
+    directory: str | None,
+    as_json: bool,
 ) -> None:
     """Show the backups that there are, oldest first.
 
@@ -40,6 +48,8 @@ def command(
     "dir" or "copy" only one of them, "owed" one whose copy could not be made yet. "indexed" is a
     dump of others, which may hold less than a database.
     """
+    if names and as_json:
+        raise click.UsageError("--names and --json exclude each other")
     config = load_config(target=target, directory=directory)
     found = catalogs(config)
     lost = [name for each in found for name in each.lost]
@@ -58,6 +68,11 @@ def command(
                 for one in backups
             ]
         )
+        return
+    if names:
+        for one in backups:
+            if not one.missing:
+                click.echo(one.manifest.name.stem)
         return
     urls = [store.url for store in stores(config)]
     if not backups:
