@@ -208,6 +208,11 @@ def get(url: str) -> str:
         return str(answer.read().decode())
 
 
+def steady(text: str) -> str:
+    """Return metrics without the values that are others at each moment."""
+    return re.sub("(?m)^pgkeep_(backup_age_seconds|store_free_bytes){.*", "", text)
+
+
 def test_scrapes_are_answered_from_the_manifests(served: tuple[str, Path]) -> None:
     url, directory = served
     assert "pgkeep_backup" not in get(url)
@@ -215,14 +220,16 @@ def test_scrapes_are_answered_from_the_manifests(served: tuple[str, Path]) -> No
     (directory / one.artifact.name).write_bytes(b"longer than its manifest says")
     text = get(url)
     check(text)
-    assert (
-        keep.run("metrics", env=keep.environment(BACKUP_DIR=str(directory))).splitlines()[:-1]
-        == text.splitlines()[:-1]
-    )  # the last one is the free space
+    printed = keep.run("metrics", env=keep.environment(BACKUP_DIR=str(directory)))
+    assert steady(printed) == steady(text)
     labels = ("app", str(directory), "daily")
     assert values(text)["backup_last_success_timestamp_seconds", *labels] == 0
+    assert values(text)["backup_age_seconds", *labels] == pytest.approx(time.time(), abs=600)
     past.plant(directory, past.manifest(NOW + DAY))
-    assert values(get(url))["backup_verified_backups", *labels] == 1
+    found = values(get(url))
+    assert found["backup_verified_backups", *labels] == 1
+    age = time.time() - (NOW + DAY).timestamp()
+    assert found["backup_age_seconds", *labels] == pytest.approx(age, abs=600)
     with pytest.raises(urllib.error.HTTPError) as caught:
         get(url.replace("/metrics", "/etc/passwd"))
     with caught.value as refused:

@@ -36,6 +36,7 @@ ATTEMPT = "backup_last_attempt_timestamp_seconds"
 # What only runs can tell; and what changes by itself.
 OF_RUNS = {f"pgkeep_{ATTEMPT}", "pgkeep_backup_last_exit_code", "pgkeep_backup_prune_removed"}
 FREE = "pgkeep_store_free_bytes"
+AGE = "pgkeep_backup_age_seconds"  # which is another one each time
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 Series = dict[frozenset[tuple[str, str]], float]
@@ -89,7 +90,9 @@ def agreed(prometheus: Program, newest: float, store: str) -> Series:
         for labels, value in node.items()
         if ("store", store) in labels and dict(labels)["__name__"] not in {*OF_RUNS, FREE}
     }
-    served = {labels: one for labels, one in served.items() if ("__name__", FREE) not in labels}
+    served = {
+        labels: one for labels, one in served.items() if dict(labels)["__name__"] not in (FREE, AGE)
+    }
     assert newest in node.values()
     assert not [*node.items() ^ pushed.items(), *less.items() ^ served.items()]
     return node

@@ -74,7 +74,7 @@ def exposition(targets: Sequence[overview.Target], contents: overview.Contents) 
         for target in targets
         for one in metrics.of_target(target, contents, overview.expected(target, contents), now)
     ]
-    return metrics.render(samples)
+    return metrics.render([*samples, *metrics.ages(samples, now)])
 
 
 def _listen(configs: Sequence[config.Config], address: Address) -> None:
