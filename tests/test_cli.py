@@ -130,7 +130,7 @@ def test_options_win_over_the_environment(
     assert len(keep.left_over(tmp_path / "here")) == 4
     assert not (tmp_path / "not here").exists()
     report = json.loads(keep.run("doctor", "--json", *options, env=env))
-    assert report["database"] == shop[0]
+    assert list(report["databases"]) == [shop[0]]
     assert list(report["stores"]) == [str(tmp_path / "here")]
     plan = json.loads(
         keep.run("restore", "--latest", "--target-db=x", "--dry-run", "--json", *options, env=env)
@@ -412,7 +412,8 @@ def test_json_is_one_document_with_a_stable_shape(
     artifact = next(tmp_path.glob("*Z.sql.gz"))
     report = {"file", "kind", "raw_bytes", "tables", "rows", "checked"}
     assert report <= keys("verify", str(artifact))
-    assert {"database", "server", "tables", "client", "stores", "findings"} <= keys("doctor")
+    report = {"databases", "server", "address", "role", "client", "stores", "findings"}
+    assert report <= keys("doctor")
     target = spare.name(pg17)
     restore = ("restore", f"--backup={artifact}", f"--target-db={target}")
     plan = {"file", "kind", "source", "snapshot", "target", "mode", "steps", "problems"}
@@ -602,8 +603,13 @@ def test_an_empty_maintenance_database_is_told(tmp_path: Path) -> None:
         env = keep.environment(server, "postgres", BACKUP_DIR=str(tmp_path))
         process = keep.start("backup", env=env)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "warning: postgres: database postgres is empty: PGDATABASE" in err
+        assert process.returncode == 0
+        assert "warning: postgres: database postgres is empty: PGDATABASE" in err
+        for name in ("*", "postgres"):
+            process = keep.start("backup", env=env | {"BACKUP_DATABASES": name})
+            _, err = process.communicate(timeout=60)
+            assert (process.returncode, "warning" in err) == (0, False), err
+            assert " backing up postgres\n" in err
 
 
 def test_every_module_has_its_place() -> None:

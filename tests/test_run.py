@@ -107,6 +107,15 @@ def test_one_broken_database_stops_no_other(cluster: Server, directory: Path, sp
         ]  # fmt: skip
     run = (cluster, good, directory, DAILY)
     several: dict[str, Any] = {"PGUSER": role, "BACKUP_DATABASES": f"{good}, {bad},{last}"}
+    variables = keep.environment(cluster, good, BACKUP_DIR=str(directory), **several)
+    process = keep.start("doctor", env=variables)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (4, "error: a backup would fail: 1 finding above\n")
+    assert f"{cluster.host}:{cluster.port}, role {role}\n" in out
+    assert [line for line in out.splitlines() if line.startswith("database ")] == [
+        f"database   {name}, 1 table" for name in (good, bad, last)
+    ]
+    assert re.search(f"(?m)^error: {bad}: role {role} may not read public.t$", out), out
     document, said = backup(*run, code=11, **several)
     assert names(document) == [good, last]
     (failed,) = document["failed"]

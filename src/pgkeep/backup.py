@@ -68,6 +68,7 @@ class BackupOptions:
     drift: float = 0.5  # the share by which something may shrink without a warning
     schema_only: bool = False
     verify: bool = False
+    chosen: bool = False  # the database by its name, and not because it is the default
     lock_timeout: float = 300.0  # seconds
 
 
@@ -231,6 +232,7 @@ class _Backup:
             jobs=self.options.jobs,
             schema_only=self.options.schema_only,
             lock_timeout=self.options.lock_timeout,
+            chosen=self.options.chosen,
         )
         return d.dump(self.endpoint, self.connection, writer, options, self.progress)
 

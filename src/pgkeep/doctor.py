@@ -4,12 +4,12 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from . import errors as e
-from . import preflight, programs, snapshot
+from . import preflight, programs, run, snapshot
 from .database import Endpoint, codec, database_facts, server_facts
 from .preflight import Finding
 from .stores import Store, chunks
@@ -25,26 +25,34 @@ SAFE_MINOR = {14: 25, 15: 20, 16: 16, 17: 12, 18: 7}
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What was looked at, and what was found."""
 
-    database: str
+    databases: dict[str, int]  # and how many tables each has
     server: str
-    tables: int
+    address: str  # host, or the directory of its socket, and port
+    role: str
     client: str
     stores: dict[str, str]  # by where it is: what was found
     findings: list[Finding]
 
 
-def examine(endpoint: Endpoint, stores: Sequence[Store], jobs: int) -> Report:
+def examine(
+    endpoint: Endpoint, stores: Sequence[Store], jobs: int, wanted: Sequence[str] = ()
+) -> Report:
     """Connect, look, and report; nothing is left but what was there.
 
+    The databases that are wanted are those of a run; none: the connected one.
+
     Raises:
-        ConnectionFailed: there is nothing more to look at then.
+        ConnectionFailed, UsageError: there is nothing more to look at then.
 
     """
     with endpoint.connect() as connection:
         server = server_facts(connection)
-        facts = database_facts(connection)
-        tables = snapshot.tables(connection, codec(facts.encoding))
-        findings = preflight.check(connection, server, tables, jobs + 1)
+        info = connection.info
+        address, role = f"{info.host}:{info.port}", info.user
+        chosen, skipped = run.choose(connection, wanted) if wanted else ([info.dbname], [])
+    databases = {name: _database(endpoint.to(name), jobs) for name in chosen}
+    findings = _merged({name: found for name, (_, found) in databases.items()})
+    findings += [Finding("warning", f"{one.database} is left out: {one.reason}") for one in skipped]
     try:
         client = programs.choose(server.major, programs.installations())
         findings += _client(client)
@@ -58,13 +66,39 @@ def examine(endpoint: Endpoint, stores: Sequence[Store], jobs: int) -> Report:
         states[store.url] = state
         findings += found
     return Report(
-        database=facts.name,
+        databases={name: tables for name, (tables, _) in databases.items()},
         server=server.version,
-        tables=len(tables),
+        address=address,
+        role=role,
         client=said,
         stores=states,
         findings=findings,
     )
+
+
+def _database(endpoint: Endpoint, jobs: int) -> tuple[int, list[Finding]]:
+    """Return how many tables a database has, and what would spoil its backup."""
+    try:
+        with endpoint.connect() as connection:
+            tables = snapshot.tables(connection, codec(database_facts(connection).encoding))
+            server = server_facts(connection)
+            return len(tables), preflight.check(connection, server, tables, jobs + 1)
+    except e.ConnectionFailed as error:
+        return 0, [Finding("error", error.message, error.hint)]
+
+
+def _merged(found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
+    """Return each finding once; those that not all databases have with the names of these."""
+    owners: dict[Finding, list[str]] = {}
+    for name, findings in found.items():
+        for one in findings:
+            owners.setdefault(one, []).append(name)
+    return [
+        one
+        if len(names) == len(found)
+        else one._replace(message=f"{', '.join(names)}: {one.message}")
+        for one, names in owners.items()
+    ]
 
 
 def _client(client: programs.Installation) -> list[Finding]:

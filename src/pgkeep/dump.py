@@ -70,6 +70,7 @@ class DumpOptions:
     jobs: int
     schema_only: bool = False
     lock_timeout: float = 300.0  # seconds
+    chosen: bool = False  # the database by its name, and not because it is the default
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class _Dump:
         findings = preflight.check(self.connection, self.server, tables, connections)
         preflight.refuse(findings)
         self.warnings += [one.message for one in findings]
-        if not tables and self.database.name == "postgres":
+        if not tables and self.database.name == "postgres" and not self.options.chosen:
             self.warnings.append(
                 "database postgres is empty: PGDATABASE, POSTGRES_DB, DATABASE_URL or"
                 " BACKUP_DATABASES name another one"

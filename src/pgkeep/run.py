@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -118,7 +118,10 @@ def run(
         work.backup([None])
         return work.report
     with _alone(endpoint, options.databases) as connection:
-        work.backup(_chosen(connection, store, options.databases, work.report))
+        chosen, work.report.skipped = choose(connection, options.databases)
+        if EVERY in options.databases:
+            work.report.dropped = _dropped(connection, store)
+        work.backup(chosen)
     return work.report
 
 
@@ -162,12 +165,17 @@ class _Run:
     def backup(self, databases: Sequence[str | None]) -> None:
         """Back up one after the other, each with all that follows."""
         for database in databases:
-            way = self._endpoint if database is None else self._endpoint.to(database)
+            way = self._endpoint
+            options = self._options.backup
+            if database is not None:
+                way = way.to(database)
+                options = replace(options, chosen=True)
+                self._progress.step(f"backing up {database}")
             try:
                 made = b.backup(
                     way,
                     self._store,
-                    self._options.backup,
+                    options,
                     self._progress,
                     roles=self._roles,
                     follows=self._options.policy,
@@ -243,28 +251,35 @@ def _failure(database: str, error: e.PgkeepError) -> Failure:
     return Failure(database, error.message, error.hint, error.exit_code)
 
 
-def _chosen(
-    connection: Connection, store: Store, wanted: Sequence[str], report: Report
-) -> Sequence[str]:
-    """Return the databases to back up; note those that cannot be, and those that are gone."""
+def choose(connection: Connection, wanted: Sequence[str]) -> tuple[list[str], list[Skipped]]:
+    """Return the databases that a run backs up, and those that it leaves out.
+
+    Raises:
+        UsageError: there is none.
+
+    """
+    if EVERY not in wanted:
+        return list(dict.fromkeys(wanted)), []  # in their order, each once
     there = _databases(connection)
-    identifier = server_facts(connection).system_identifier
-    if EVERY in wanted:
-        report.skipped += [Skipped(name, reason) for name, reason in there.items() if reason]
-        chosen = [name for name, reason in there.items() if reason is None]
-        # An identity that may only write does not know what was there before.
-        with contextlib.suppress(e.AccessDenied):
-            known = {
-                one.manifest.database.name
-                for one in Catalog(store).backups()
-                if one.manifest.server.system_identifier == identifier
-            }
-            report.dropped = sorted(known - there.keys())
-    else:
-        chosen = list(dict.fromkeys(wanted))  # in their order, each once
+    chosen = [name for name, reason in there.items() if reason is None]
     if not chosen:
         raise e.UsageError("no database to back up: none can be connected to")
-    return chosen
+    return chosen, [Skipped(name, reason) for name, reason in there.items() if reason]
+
+
+def _dropped(connection: Connection, store: Store) -> list[str]:
+    """Return the databases that have backups and are gone from the server."""
+    identifier = server_facts(connection).system_identifier
+    try:
+        backups = Catalog(store).backups()
+    except e.AccessDenied:
+        return []  # an identity that may only write does not know what was there before
+    known = {
+        one.manifest.database.name
+        for one in backups
+        if one.manifest.server.system_identifier == identifier
+    }
+    return sorted(known - _databases(connection).keys())
 
 
 def _databases(connection: Connection) -> dict[str, str | None]:

@@ -10,7 +10,9 @@ from .common import (
     jobs_option,
     json_option,
     load_config,
+    plural,
     print_json,
+    printable,
     stores,
     target_option,
 )
@@ -40,23 +42,27 @@ def command(
 ) -> None:
     """Say what would spoil a backup, all at once, each with what mends it.
 
-    Nothing is left changed; a bucket gets a file, which is read and removed again. Exit code 4 if
-    a backup would fail.
+    Every database of BACKUP_DATABASES is looked at, or the one that --database names. Nothing is
+    left changed; a bucket gets a file, which is read and removed again. Exit code 4 if a backup
+    would fail.
     """
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
-    report = d.examine(config.endpoint(database), stores(config), config.jobs)
+    wanted = () if database is not None else config.databases
+    report = d.examine(config.endpoint(database), stores(config), config.jobs, wanted)
     if as_json:
         print_json(report)
     else:
         _print(report)
     errors = sum(one.level == "error" for one in report.findings)
     if errors:
-        raise e.DumpFailed(f"a backup of {report.database} would fail: {errors} findings above")
+        which = f" of {', '.join(report.databases)}" if len(report.databases) == 1 else ""
+        raise e.DumpFailed(f"a backup{which} would fail: {plural(errors, 'finding')} above")
 
 
 def _print(report: d.Report) -> None:
-    click.echo(f"database   {report.database}, {report.tables} tables")
-    click.echo(f"server     PostgreSQL {report.server}")
+    click.echo(f"server     PostgreSQL {report.server} at {report.address}, role {report.role}")
+    for name, tables in report.databases.items():
+        click.echo(f"database   {printable(name)}, {plural(tables, 'table')}")
     click.echo(f"programs   {report.client}")
     for url, state in report.stores.items():
         click.echo(f"store      {url}, {state}")
