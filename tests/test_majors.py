@@ -1,12 +1,17 @@
 """From every major version into every one that is not older: the commonest real restore."""
 
+import gzip
 from pathlib import Path
 
 import pytest
 
+from pgkeep import script
+from pgkeep.server import Server
+
 from . import compare, keep
 from . import servers as s
 from .conftest import DatabaseFactory
+from .test_cli import run_python
 from .test_tables import SHOP
 
 SOURCES = (13, 14, 15, 16, 17)
@@ -39,3 +44,42 @@ def test_into_every_newer_major(
             assert compare.schema(server, target, major) == compare.schema(server, by_hand, major)
         finally:
             s.drop(server, target)
+
+
+MARKED = b"""CREATE TABLE public.t (
+    "a ""b" integer
+);
+ALTER TABLE ONLY public.t ALTER COLUMN "a ""b" SET (pg_attver=26496088);
+ALTER TABLE ONLY public.t ALTER COLUMN c SET (n_distinct=5, pg_attver=26496088);
+ALTER TABLE ONLY public.t ALTER COLUMN d SET (n_distinct=5);
+ALTER TABLE ONLY public.t ALTER COLUMN e SET DEFAULT 'pg_attver=';
+"""
+UNMARKED = b"""CREATE TABLE public.t (
+    "a ""b" integer
+);
+ALTER TABLE ONLY public.t ALTER COLUMN c SET (n_distinct=5);
+ALTER TABLE ONLY public.t ALTER COLUMN d SET (n_distinct=5);
+ALTER TABLE ONLY public.t ALTER COLUMN e SET DEFAULT 'pg_attver=';
+"""
+
+
+def test_by_programs_that_are_older_than_the_server(
+    pg15: Server, pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A1.3: what they do not know to be the server's own is no part of a dump."""
+    assert script.without_marks(MARKED) == UNMARKED
+    shop = database(pg15)
+    s.psql(pg15, shop, input=SHOP)
+    env = keep.environment(pg15, shop, BACKUP_DIR=str(tmp_path), PATH="/nowhere")
+    done = run_python("import pgkeep.programs as p; p.FOLDERS = ()", "backup", env=env)
+    assert done.returncode == 0, done.stderr
+    artifact = next(path for path in tmp_path.glob("*.sql.gz") if "globals" not in path.name)
+    sql = gzip.decompress(artifact.read_bytes())
+    assert b"-- Dumped by pg_dump version 17" in sql
+    assert b"pg_attver" not in sql
+    keep.restore(pg17, artifact, target := f"{shop}_17")
+    try:
+        facts = [compare.facts(*one, database=False) for one in ((pg15, shop), (pg17, target))]
+        assert facts[0] == facts[1]
+    finally:
+        s.drop(pg17, target)

@@ -13,6 +13,7 @@ from .packer import Packer
 from .snapshot import Table
 
 PENDING_LIMIT = 32 << 20  # compressed rows that may wait for the pre-data to be written
+_WITH_COLUMNS = frozenset({"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW"})
 
 
 class Order:
@@ -112,6 +113,8 @@ class Assembler:
                 self._settings[piece.data.partition(b" = ")[0]] = piece.data
                 self._packer.end()
                 self._packer.write(piece.data)
+            case script.Text() if self._type in _WITH_COLUMNS:
+                self._packer.write(script.without_marks(piece.data))
             case _:
                 self._packer.write(piece.data)
                 if self._type == "BLOBS":

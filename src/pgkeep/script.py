@@ -72,6 +72,14 @@ class Complete(NamedTuple):
     data: bytes
 
 
+# A mark of the server's own at each column, which came with a minor release of each major. pg_dump
+# leaves it out since then; an older one writes it down, and servers without that release refuse it.
+_MARK = b"pg_attver="
+_OPTIONS = re.compile(
+    rb'^ALTER (?:FOREIGN )?TABLE (?:"(?:[^"]|"")*"|[^";\n])* SET \((?P<all>[^()\n]*)\);\n',
+    re.MULTILINE,
+)
+
 Piece = Entry | Text | CopyBegin | Rows | CopyEnd | Meta | Setting | Begin | Complete
 
 COPY_DATA_END = b"\\.\n"
@@ -292,6 +300,21 @@ class Scanner:
             if not self._depth:
                 return position
         return end
+
+
+def without_marks(text: bytes) -> bytes:
+    """Return SQL without the marks that a server has set at its columns."""
+
+    def keep(match: re.Match[bytes]) -> bytes:
+        options = match["all"].split(b", ")
+        kept = [one for one in options if not one.startswith(_MARK)]
+        if len(kept) == len(options):
+            return match.group()
+        begin, end = (place - match.start() for place in match.span("all"))
+        whole = match.group()
+        return whole[:begin] + b", ".join(kept) + whole[end:] if kept else b""
+
+    return _OPTIONS.sub(keep, text) if _MARK in text else text
 
 
 def _tell(pieces: list[Piece], data: bytes) -> None:
