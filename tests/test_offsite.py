@@ -1,5 +1,6 @@
 """Copies in a bucket, and backups that are only there: made, owed, paid, pruned, restored."""
 
+import hashlib
 import json
 import os
 import re
@@ -13,8 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from pgkeep import copies, prune
+from pgkeep import errors as e
 from pgkeep import manifest as m
+from pgkeep.catalog import Catalog
+from pgkeep.retention import Decision
 from pgkeep.server import Server
+from pgkeep.stores.local import LocalStore
 
 from . import buckets as b
 from . import faults as f
@@ -46,6 +52,17 @@ def large(pg17: Server) -> Iterator[str]:
     name = f"large_{os.getpid()}"
     s.sql(pg17, "postgres", f"create database {name} template template0")
     s.psql(pg17, name, input=LARGE)
+    yield name
+    s.drop(pg17, name)
+
+
+@pytest.fixture(scope="module")
+def larger(pg17: Server) -> Iterator[str]:
+    """More than six parts of 5 MiB."""
+    name = f"larger_{os.getpid()}"
+    s.sql(pg17, "postgres", f"create database {name} template template0")
+    row = " || ".join(f"md5((i * {number})::text)" for number in range(1, 13))
+    s.sql(pg17, name, f"create table t as select {row} as a from generate_series(1, 160000) i")
     yield name
     s.drop(pg17, name)
 
@@ -181,6 +198,124 @@ def test_a_copy_that_fails_is_owed_and_paid(
     assert all(not one["manifest"].get("pending") for one in listed(good))
     assert len([key for key in b.keys(buckets.client(), bucket) if "manifest" in key]) == 4
     assert "copied 0 backups" in run("sync", env=good)[0]
+
+
+UNFORESEEN = {
+    "an endpoint that botocore refuses": {"BACKUP_S3_ENDPOINT": "http://minio_server:9000"},
+    "credentials that make it stumble": {"AWS_CONFIG_FILE": "config", "AWS_ACCESS_KEY_ID": ""},
+}
+
+
+@pytest.mark.parametrize("what", UNFORESEEN)
+def test_whatever_a_bucket_raises_is_a_copy_that_is_owed(
+    pg17: Server, small: str, app: str, buckets: Buckets, tmp_path: Path, what: str
+) -> None:
+    """Fail-open: every database is backed up."""
+    (tmp_path / "config").write_text("[default]\ncredential_process = echo []\n")
+    cloud = buckets.environment("any", BACKUP_DIR=str(tmp_path / "here")) | UNFORESEEN[what]
+    env = keep.environment(pg17, "postgres", **{key: one for key, one in cloud.items() if one})
+    process = keep.start("backup", env=env | {"BACKUP_DATABASES": f"{small},{app}"}, cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.count("its copy is owed") == 2
+    assert err.count("warning: ") >= 2
+    assert "Traceback" not in err
+    assert len([*(tmp_path / "here").glob("*.manifest.json")]) == 2
+
+
+def test_a_bucket_out_of_reach_does_not_hide_what_is_here(buckets: Buckets, tmp_path: Path) -> None:
+    past.plant(tmp_path, past.manifest(NOW))
+    cloud = buckets.environment("any", BACKUP_DIR=str(tmp_path))
+    env = keep.environment(None, None, **cloud) | UNFORESEEN["an endpoint that botocore refuses"]
+    out, err = run("list", env=env)
+    assert "database app\n" in out
+    assert "Invalid endpoint: http://minio_server:9000" in err
+
+
+def test_what_was_verified_is_read_back_when_its_copy_was_owed(
+    pg17: Server, small: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    artifact = keep.backup(pg17, small, tmp_path, "--verify")
+    env = keep.environment(pg17, **buckets.environment(bucket, BACKUP_DIR=str(tmp_path)))
+    other = bytes(artifact.stat().st_size)
+    changed = Fault("status", f"GET /{bucket}/backups/", times=9, status=200, body=other)
+    with proxy(buckets.port, changed) as lying:
+        err = run("sync", "--all", env=env | {"BACKUP_S3_ENDPOINT": lying.endpoint}, code=6)[1]
+    assert "was read back with SHA-256" in err
+    assert b.keys(buckets.client(), bucket) == []
+    assert "copied 1 backup" in run("sync", "--all", env=env)[0]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_manifest_may_change_while_its_backup_is_copied(tmp_path: Path, gone: bool) -> None:
+    """A drill that was noted meanwhile stays; a backup that was pruned does not come back."""
+    store, target = LocalStore(tmp_path / "here"), LocalStore(tmp_path / "there")
+    debt = past.manifest(NOW)
+    facts = m.FileFacts(debt.artifact.name, 1, hashlib.sha256(b"x").hexdigest())
+    debt = msgspec.structs.replace(debt, artifact=facts, pending=[target.url])
+    past.plant(store.directory, debt)
+    drill = m.Drill(when=NOW, green=True, seconds={}, findings=0)
+
+    def meanwhile(_: int) -> None:
+        if gone:
+            prune.prune(Catalog(store), [Decision(debt, keep=False, reasons=())])
+        else:
+            past.plant(store.directory, msgspec.structs.replace(debt, drills=[drill]))
+
+    (paid,) = copies.pay(store, target, [debt], meanwhile)
+    assert paid == (debt, None)
+    if gone:
+        assert keep.left_over(store.directory) == []
+        assert list(copies.pay(store, target, [debt])) == []
+    else:
+        expected = msgspec.structs.replace(debt, pending=[], drills=[drill])
+        assert manifest_in(store.directory) == expected
+
+
+def test_a_manifest_is_changed_or_removed_by_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "here")
+    one = past.plant(store.directory, past.manifest(NOW))
+    monkeypatch.setattr(copies, "LOCK_SECONDS", 0)
+    with copies.manifests_locked(store):
+        with pytest.raises(e.StoreError, match="is locked"):
+            copies.settle(store, one, LocalStore(tmp_path / "there"))
+        with pytest.raises(e.RetentionFailed, match="is locked"):
+            prune.prune(Catalog(store), [Decision(one, keep=False, reasons=())])
+    assert manifest_in(store.directory) == one
+
+
+def test_what_another_is_just_sending_is_left_alone(
+    pg17: Server, large: str, buckets: Buckets, bucket: str, tmp_path: Path
+) -> None:
+    """C8: `sync` while a backup is copied; a backup, and one more `sync`, while `sync` copies."""
+    extra = buckets.environment(bucket, BACKUP_DIR=str(tmp_path))
+    env = keep.environment(pg17, large, **extra)
+    client = buckets.client()
+    with proxy(buckets.port, Fault("stall", "partNumber=2", times=99, after=1000)) as slow:
+
+        def second_part() -> bool:
+            return any("partNumber=2" in one for one in slow.requests)
+
+        held = extra | {"BACKUP_S3_ENDPOINT": slow.endpoint}
+        with f.Run(pg17, large, "backup", env=held):
+            f.eventually(lambda: [*tmp_path.glob("*.manifest.json")], "the backup is published")
+            f.eventually(second_part, "the second part")
+            sending = b.unfinished(client, bucket)
+            assert len(sending) == 2
+            assert "is running, or its copies are being" in run("sync", env=env, code=6)[1]
+            assert b.unfinished(client, bucket) == sending
+        slow.requests.clear()
+        with f.Run(pg17, large, "sync", env=held):
+            f.eventually(second_part, "the second part")
+            sending = b.unfinished(client, bucket)
+            assert "is running, or its copies are being" in run("backup", env=env)[1]
+            run("sync", env=env, code=6)
+            assert b.unfinished(client, bucket) == sending
+    run("backup", env=env)
+    assert b.unfinished(client, bucket) == []
+    assert [sorted(one["stores"].values()) for one in listed(env)] == [[False, False]] * 3
 
 
 def test_sync_all_fills_a_new_bucket_and_never_spreads_damage(
@@ -335,18 +470,28 @@ def test_kill_9_leaves_nothing_after_the_next_run(
     assert len(b.keys(client, bucket)) == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "unanswered"),
+    [(signal.SIGTERM, "partNumber"), (signal.SIGINT, "partNumber"), (signal.SIGTERM, "POST")],
+)
 def test_a_signal_ends_an_upload_at_once(
-    pg17: Server, large: str, buckets: Buckets, bucket: str, number: int
+    pg17: Server, larger: str, buckets: Buckets, bucket: str, number: int, unanswered: str
 ) -> None:
-    """C8: even while the server does not answer."""
-    cloud = buckets.environment(bucket)
+    """C8: even while the server does not answer, and whoever writes waits for it."""
+    cloud = buckets.environment(bucket, BACKUP_S3_PART_SIZE="5")
     del cloud["BACKUP_S3_BUCKET"]
-    with proxy(buckets.port, Fault("stall", "partNumber", times=100, after=1000)) as slow:
+    with proxy(buckets.port, Fault("stall", unanswered, times=100, after=1000)) as slow:
         cloud["BACKUP_S3_ENDPOINT"] = slow.endpoint
         extra = {"BACKUP_DIR": f"s3://{bucket}/backups", **cloud}
-        with f.Run(pg17, large, "backup", env=extra) as run_:
-            f.eventually(lambda: any("partNumber" in one for one in slow.requests), "a part")
+        with f.Run(pg17, larger, "backup", env=extra) as run_:
+            f.eventually(lambda: any(unanswered in one for one in slow.requests), "the call")
+            f.eventually(
+                lambda: (
+                    f.sessions(pg17, larger, "wait_event = 'ClientWrite'")
+                    or not f.sessions(pg17, larger, "query like 'COPY %%'")
+                ),
+                "full pipes, or all rows in memory",
+            )
             began = time.monotonic()
             run_.process.send_signal(number)
             run_.ends(128 + number, seconds=45)
@@ -362,6 +507,7 @@ MISTAKES: dict[str, tuple[dict[str, str], str]] = {
     "bucket": ({"BACKUP_DIR": "s3://no-such-bucket-here/x"}, "NoSuchBucket"),
     "refused": ({"BACKUP_S3_ENDPOINT": "http://127.0.0.1:9"}, "Check BACKUP_S3_ENDPOINT"),
     "name": ({"BACKUP_S3_ENDPOINT": "http://s3.invalid"}, "Check BACKUP_S3_ENDPOINT"),
+    "underscore": ({"BACKUP_S3_ENDPOINT": "http://minio_server:9000"}, "no underscore"),
     "none": ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Set AWS_ACCESS_KEY_ID"),
 }
 

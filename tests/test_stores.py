@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgkeep import errors as e
-from pgkeep.stores import Item, Store, chunks, read_all
+from pgkeep.stores import Item, Store, chunks, locked, read_all
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemoryStore
 from pgkeep.stores.s3 import S3Settings, S3Store
@@ -151,3 +152,35 @@ def test_more_objects_than_a_page_has(buckets: Buckets, monkeypatch: pytest.Monk
             Bucket=store.settings.bucket, Key=store.key(name), Body=b"x"), names))  # fmt: skip
     assert {item.name for item in store.items()} == names
     assert len(names) == 2500
+
+
+def test_a_lock_is_waited_for_as_long_as_is_said(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with store.lock(".a.lock") as first:
+        assert first
+        with locked(store, ".a.lock", 0) as second:
+            assert not second
+    held, enough = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.lock(".a.lock"):
+            held.set()
+            enough.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    threading.Timer(0.2, enough.set).start()
+    with locked(store, ".a.lock", 60) as third:
+        assert third
+        assert enough.is_set()
+    thread.join()
+
+
+def test_a_lock_that_root_has_made_is_the_directorys_owners(tmp_path: Path) -> None:
+    """B11: one `pgkeep prune` by root must not stop the nightly run of another user."""
+    owner = os.geteuid() or 65534
+    os.chown(tmp_path, owner, -1)
+    with LocalStore(tmp_path).lock(".a.lock") as alone:
+        assert alone
+    assert (tmp_path / ".a.lock").stat().st_uid == owner

@@ -185,6 +185,10 @@ class ArtifactWriter:
             self.raw += builder.raw
             self._write(data)
 
+    def stop(self) -> None:
+        """Have threads fail that wait for the store."""
+        self._upload.stop()
+
     def finish(self, meta: Meta) -> Index:
         """Write index and end marker; the file is whole only now."""
         index = Index(meta, self._members, self._objects)

@@ -43,8 +43,10 @@ class Catalog:
         A manifest that cannot be read is none: it must not stop tonight's backup, of another
         database perhaps.
         """
-        if self._read is not None:
-            return self._read
+        return self._read if self._read is not None else self._backups(None)
+
+    def _backups(self, database: str | None) -> list[Backup]:
+        """Read the manifests of one database, or of all."""
         self.unreadable = []
         items = {item.name: item for item in self.store.items()}
         parsed = {name: naming.parse(name) for name in items if name.endswith(naming.ARTIFACT)}
@@ -54,9 +56,14 @@ class Catalog:
             if one is not None and one.artifact == name and one.manifest not in items
         ]
         found = [
-            Backup(manifest, _is_missing(manifest, items)) for manifest in self._manifests(items)
+            Backup(manifest, _is_missing(manifest, items))
+            for manifest in self._manifests(items, database)
         ]
         return sorted(found, key=lambda one: (one.manifest.taken, one.manifest.artifact.name))
+
+    def whole(self) -> list[m.Manifest]:
+        """Return all whole backups, oldest first."""
+        return [one.manifest for one in self.backups() if not one.missing]
 
     def of(self, system_identifier: str, database: str) -> list[m.Manifest]:
         """Return the whole backups of one cluster's database, oldest first."""
@@ -65,15 +72,20 @@ class Catalog:
         ]
 
     def named(self, database: str) -> list[m.Manifest]:
-        """Return the whole backups of every cluster's database of that name, oldest first."""
+        """Return the whole backups of every cluster's database of that name, oldest first.
+
+        The manifests of others are not opened: where there are many, each database reads its own.
+        """
+        found = self._read if self._read is not None else self._backups(database)
         return [
             one.manifest
-            for one in self.backups()
+            for one in found
             if not one.missing and one.manifest.database.name == database
         ]
 
-    def _manifests(self, items: dict[str, Item]) -> Iterator[m.Manifest]:
-        names = [name for name in items if name.endswith(naming.MANIFEST) and naming.parse(name)]
+    def _manifests(self, items: dict[str, Item], database: str | None) -> Iterator[m.Manifest]:
+        parsed = {name: naming.parse(name) for name in items if name.endswith(naming.MANIFEST)}
+        names = [name for name, one in parsed.items() if one and database in (None, one.database)]
         if self.store.remote:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 yield from filter(None, pool.map(self._try, names))

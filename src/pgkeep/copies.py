@@ -7,7 +7,7 @@ is on the disk. What could not be copied is owed, and the manifest says so.
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,12 +15,25 @@ import msgspec
 
 from . import errors as e
 from . import manifest as m
+from . import naming
 from .catalog import Catalog
-from .stores import Store, Upload, all_or_none, chunks
+from .stores import Store, Upload, all_or_none, chunks, locked, read_all
 from .stores.local import LocalSource, LocalUpload
 
 BLOCK = 1 << 20
 PATIENCE = 2.0  # seconds for a copy to notice that it is not wanted any more
+LOCK_SECONDS = 30.0  # until whoever changes manifests must have done so
+_MANIFESTS = ".~manifests.lock"  # no encoded name of a database has a tilde
+
+
+def backup_lock(database: str) -> str:
+    """Return the lock of whoever makes a backup of a database, until its copy is made too."""
+    return f".{naming.encode_database(database)}.lock"
+
+
+def copies_lock(database: str) -> str:
+    """Return the lock of whoever makes copies that are owed: what is being sent is not swept."""
+    return f".{naming.encode_database(database)}~copies.lock"
 
 
 class Follower:
@@ -63,6 +76,9 @@ class Follower:
         with self._changed:
             self._sealed = True
             self._changed.notify()
+
+    def stop(self) -> None:
+        """Nothing waits here: the copy is on its own."""
 
     def source(self) -> LocalSource:
         """Open the original."""
@@ -163,6 +179,8 @@ def transfer(
             if source.exists(file):
                 with contextlib.closing(source.open(file)) as opened:
                     data = b"".join(chunks(opened))
+                if file == name.globals:
+                    _check_globals(data, manifest)
                 published.append(file)
                 put(target, file, data, owner)
         published.append(name.manifest)
@@ -205,6 +223,12 @@ def _send(
     return upload
 
 
+def _check_globals(data: bytes, manifest: m.Manifest) -> None:
+    facts = manifest.globals
+    if facts is not None and hashlib.sha256(data).hexdigest() != facts.sha256:
+        raise e.VerificationFailed(f"{facts.name} is not copied: it is not what its manifest says")
+
+
 def _check(store: Store, facts: m.FileFacts) -> None:
     """Read a file back; an identity that may only write cannot."""
     digest = hashlib.sha256()
@@ -221,23 +245,47 @@ def _check(store: Store, facts: m.FileFacts) -> None:
         )
 
 
+@contextlib.contextmanager
+def manifests_locked(store: Store) -> Iterator[None]:
+    """Hold what keeps a manifest from being changed in two ways, or coming back from the dead."""
+    with locked(store, _MANIFESTS, LOCK_SECONDS) as alone:
+        if not alone:
+            raise e.StoreError(f"{store.url_of(_MANIFESTS)} is locked for over {LOCK_SECONDS:g} s")
+        yield
+
+
+def amend(
+    store: Store, manifest: m.Manifest, change: Callable[[m.Manifest], m.Manifest]
+) -> m.Manifest | None:
+    """Change a manifest as it is now; return it, or None if it has gone meanwhile.
+
+    Raises:
+        StoreError, VerificationFailed: it is as it was.
+
+    """
+    file = manifest.name.manifest
+    with manifests_locked(store):
+        if not store.exists(file):
+            return None
+        with contextlib.closing(store.open(file)) as opened:
+            amended = change(m.decode(read_all(opened), file))
+        put(store, file, m.encode(amended), amended.server.system_identifier)
+        return amended
+
+
 def settle(store: Store, manifest: m.Manifest, target: Store) -> m.Manifest:
     """Note in a manifest that its copy is no longer owed; return it."""
-    pending = [url for url in manifest.pending if url != target.url]
-    settled = msgspec.structs.replace(manifest, pending=pending)
-    put(store, manifest.name.manifest, m.encode(settled), manifest.server.system_identifier)
-    return settled
+
+    def settled(one: m.Manifest) -> m.Manifest:
+        pending = [url for url in one.pending if url != target.url]
+        return msgspec.structs.replace(one, pending=pending)
+
+    return amend(store, manifest, settled) or settled(manifest)
 
 
-def owed(
-    catalog: Catalog, target: Store, wanted: Callable[[m.Manifest], bool] = lambda _: True
-) -> list[m.Manifest]:
-    """Return the whole backups whose copy is owed to a store, newest first."""
-    return [
-        one.manifest
-        for one in reversed(catalog.backups())
-        if not one.missing and target.url in one.manifest.pending and wanted(one.manifest)
-    ]
+def owed(manifests: Sequence[m.Manifest], target: Store) -> list[m.Manifest]:
+    """Return those, of whole backups, whose copy is owed to a store, newest first."""
+    return [one for one in reversed(manifests) if target.url in one.pending]
 
 
 def _is_there(store: Store, manifest: m.Manifest) -> bool:
@@ -253,13 +301,9 @@ def _is_there(store: Store, manifest: m.Manifest) -> bool:
 
 def lacking(catalog: Catalog, other: Catalog, debts: list[m.Manifest]) -> list[m.Manifest]:
     """Return the whole backups that another store has not whole, or is owed, newest first."""
-    there = {one.manifest.artifact.name for one in other.backups() if not one.missing}
+    there = {one.artifact.name for one in other.whole()}
     there -= {one.artifact.name for one in debts}
-    return [
-        one.manifest
-        for one in reversed(catalog.backups())
-        if not one.missing and one.manifest.artifact.name not in there
-    ]
+    return [one for one in reversed(catalog.whole()) if one.artifact.name not in there]
 
 
 def pay(
@@ -271,17 +315,58 @@ def pay(
     """Copy what is owed, one after the other; yield each with what went wrong.
 
     A store that fails for one backup is not asked for the others: it would take as long each time.
+    What somebody else may be sending is left to them.
     """
-    for manifest in debts:
-        try:
-            # A run that was killed just before it noted the copy must not put it at risk again.
-            if not _is_there(target, manifest):
-                transfer(source, target, manifest, progress=progress)
-            settle(source, manifest, target)
-        except e.VerificationFailed as error:
-            yield manifest, error
-        except e.StoreError as error:
-            yield manifest, error
-            return
-        else:
-            yield manifest, None
+    with contextlib.ExitStack() as stack:
+        databases = {one.database.name for one in debts}
+        ours = {name for name in databases if _claim(stack, source, name)}
+        for manifest in debts:
+            if manifest.database.name not in ours:
+                yield manifest, _is_busy(manifest.database.name)
+                continue
+            if not source.exists(manifest.name.manifest):
+                continue  # removed since we looked
+            try:
+                _pay(source, target, manifest, progress)
+            except e.VerificationFailed as error:
+                yield manifest, error
+            except Exception as error:  # noqa: BLE001 - of whatever kind, a copy is all that failed
+                yield manifest, as_failure(error)
+                return
+            else:
+                yield manifest, None
+
+
+def _pay(
+    source: Store, target: Store, manifest: m.Manifest, progress: Callable[[int], None]
+) -> None:
+    # A run that was killed just before it noted the copy must not put it at risk again.
+    if not _is_there(target, manifest):
+        checked = manifest.verified is not None
+        transfer(source, target, manifest, read_back=checked, progress=progress)
+    settle(source, manifest, target)
+
+
+def _claim(stack: contextlib.ExitStack, store: Store, database: str) -> bool:
+    """Hold the lock of those who copy a database's backups, unless one is being made and copied.
+
+    A backup that begins afterwards is not among those that are known to be owed.
+    """
+    with store.lock(backup_lock(database)) as idle:
+        if not idle:
+            return False
+    return stack.enter_context(store.lock(copies_lock(database)))
+
+
+def _is_busy(database: str) -> e.StoreError:
+    return e.StoreError(
+        f"a backup of database {database} is running, or its copies are being made already",
+        hint="Wait for it to end; a run that was killed holds no lock.",
+    )
+
+
+def as_failure(error: Exception) -> e.PgkeepError:
+    """Return what has stopped a copy as an error that can be told, foreseen or not."""
+    if isinstance(error, e.PgkeepError):
+        return error
+    return e.StoreError(f"could not copy: {type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 import psycopg
 
-from . import __version__, copies, examine, naming, scratch, verify
+from . import __version__, copies, examine, scratch, verify
 from . import artifact as a
 from . import assertions as asking
 from . import errors as e
@@ -26,7 +26,7 @@ from . import manifest as m
 from . import restore as r
 from .database import Endpoint, restore_error
 from .rows import Check
-from .stores import Source, Store, read_all
+from .stores import Source, Store
 from .stores.local import LocalSource
 
 PIECE = 8 << 20  # bytes that are fetched at once
@@ -196,11 +196,7 @@ class _Drill:
     def _place(self, artifact: a.Artifact) -> contextlib.AbstractContextManager[scratch.Place]:
         if self._options.server is not None:
             return scratch.on(self._options.server)
-        stem = self._name.removesuffix(naming.ARTIFACT)
-        roles = None
-        if self._store.exists(stem + naming.GLOBALS):
-            with contextlib.closing(self._store.open(stem + naming.GLOBALS)) as opened:
-                roles = read_all(opened)
+        roles = verify.read_globals(self._store, self._name, self._side)
         return scratch.throw_away(artifact.index, roles, self._options.settings)
 
     def _prove(self, source: Source, artifact: a.Artifact, place: scratch.Place) -> None:
@@ -332,21 +328,20 @@ def _fetch(original: Source, handle: int, jobs: int, done: Callable[[int], None]
 
 def record(store: Store, manifest: m.Manifest, outcome: Outcome) -> str | None:
     """Note the result in a manifest, as it is now; return why that could not be done."""
-    file = manifest.name.manifest
+    drill = m.Drill(
+        when=outcome.began,
+        green=outcome.green,
+        seconds=outcome.seconds,
+        findings=len(outcome.findings),
+    )
+
+    def noted(one: m.Manifest) -> m.Manifest:
+        return msgspec.structs.replace(one, drills=[*one.drills, drill][-KEPT:])
+
+    url = store.url_of(manifest.name.manifest)
     try:
-        # It may have been removed, or changed by a copy that was made, while the drill ran.
-        if not store.exists(file):
-            return f"the result is not noted: {store.url_of(file)} is gone"
-        with contextlib.closing(store.open(file)) as opened:
-            current = m.decode(read_all(opened), file)
-        drill = m.Drill(
-            when=outcome.began,
-            green=outcome.green,
-            seconds=outcome.seconds,
-            findings=len(outcome.findings),
-        )
-        noted = msgspec.structs.replace(current, drills=[*current.drills, drill][-KEPT:])
-        copies.put(store, file, m.encode(noted), noted.server.system_identifier)
+        if copies.amend(store, manifest, noted) is None:
+            return f"the result is not noted: {url} is gone"
     except (e.StoreError, e.VerificationFailed) as error:
-        return f"the result is not noted in {store.url_of(file)}: {error.message}"
+        return f"the result is not noted in {url}: {error.message}"
     return None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from . import copies
 from . import errors as e
 from .catalog import Catalog
 from .retention import Decision
@@ -32,8 +33,9 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
             continue
         name = decision.manifest.name
         try:
-            for file in reversed(name.files):
-                catalog.store.delete(file)
+            with copies.manifests_locked(catalog.store):
+                for file in reversed(name.files):
+                    catalog.store.delete(file)
         except e.Retained as error:
             pruned.retained.append(error.message)
         except e.AccessDenied:

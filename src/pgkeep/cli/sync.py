@@ -13,7 +13,7 @@ from .common import dir_option, json_option, load_configs, plural, print_json, t
     epilog="""\b
 Examples:
   pgkeep sync
-  pgkeep sync --all                the bucket is new, or something in it is gone
+  pgkeep sync --all        the bucket is new, or something in it is gone
 """,
 )
 @click.option("--all", "everything", is_flag=True, help="Every backup that the bucket lacks.")
@@ -24,7 +24,8 @@ def command(*, everything: bool, target: str | None, directory: str | None, as_j
     """Make the copies in BACKUP_S3_BUCKET that are owed, the newest first.
 
     A backup whose copy could not be made says so in its manifest. The next run pays for its own
-    database; this command pays everything. Exit code 6 if something is still owed afterwards.
+    database; this command pays everything, but for databases that a backup or another sync is
+    at. Exit code 6 if something is still owed afterwards.
     """
     configs = load_configs(target=target, directory=directory)
     results = []
@@ -39,7 +40,7 @@ def command(*, everything: bool, target: str | None, directory: str | None, as_j
                     )
                 continue
             found = catalog.Catalog(store)
-            debts = copies.owed(found, copy)
+            debts = copies.owed(found.whole(), copy)
             if everything:
                 debts = copies.lacking(found, catalog.Catalog(copy), debts)
             if debts:

@@ -4,6 +4,7 @@ A file appears in two steps: `Upload.seal` makes all bytes durable yet invisible
 gives them their name in one atomic act. Whatever is not published leaves nothing under its name.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
@@ -27,6 +28,9 @@ class Upload(Protocol):
 
     def seal(self) -> None:
         """Make everything written durable; nothing may be written afterwards."""
+
+    def stop(self) -> None:
+        """Have a `write` fail that waits for the store in another thread."""
 
     def source(self) -> "Source":
         """Open the sealed file for reading it back, before it is published."""
@@ -98,6 +102,18 @@ class Store(Protocol):
 
     def sweep(self, ours: Callable[[str], bool], owner: str = "0") -> list[str]:
         """Remove what unfinished uploads of a cluster left under these names; return what went."""
+
+
+@contextmanager
+def locked(store: Store, name: str, seconds: float) -> Iterator[bool]:
+    """Hold a lock that others have for moments only; give False if one has it for so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with store.lock(name) as alone:
+            if alone or time.monotonic() > deadline:
+                yield alone
+                return
+        time.sleep(0.02)
 
 
 @contextmanager

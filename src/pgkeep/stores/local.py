@@ -50,7 +50,8 @@ class LocalStore:
     def prepare(self) -> None:
         """Make the directory, readable by its owner only, if it is not there."""
         missing = [self.directory, *self.directory.parents]
-        missing = missing[: next(n for n, one in enumerate(missing) if one.exists())]
+        with _translated("reach", self.directory):
+            missing = missing[: next(n for n, one in enumerate(missing) if one.exists())]
         for directory in reversed(missing):
             with _translated("create directory", directory):
                 directory.mkdir(mode=0o700, exist_ok=True)
@@ -70,12 +71,14 @@ class LocalStore:
         with _translated("open", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            if os.geteuid() == 0:
+                # What root has looked at once must not be locked to the directory's owner for ever.
+                with contextlib.suppress(OSError):
+                    owner = self.directory.stat()
+                    os.fchown(fd, owner.st_uid, owner.st_gid)
+            with _translated("lock", path):
+                alone = _flock(fd)
+            yield alone
         finally:
             os.close(fd)
 
@@ -85,7 +88,8 @@ class LocalStore:
 
     def exists(self, name: str) -> bool:
         """Tell whether there is such a file."""
-        return (self.directory / name).exists()
+        with _translated("look for", self.directory / name):
+            return (self.directory / name).exists()
 
     def items(self) -> Iterator[Item]:
         """Yield the published files."""
@@ -143,6 +147,9 @@ class LocalUpload:
             os.fsync(self._fd)
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+    def stop(self) -> None:
+        """Nothing waits here that could be woken."""
 
     def source(self) -> "LocalSource":
         """Open the file, sealed or still growing."""
@@ -218,6 +225,15 @@ class LocalSource:
         os.close(self._fd)
 
 
+def _flock(fd: int) -> bool:
+    """Lock a file; return False if somebody has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -245,6 +261,6 @@ def _hint(error: OSError) -> str | None:
         case errno.ENOSPC | errno.EDQUOT:
             return "Free some space or point BACKUP_DIR elsewhere; nothing was published."
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return "Give the user that runs pgkeep the right to write there, or change BACKUP_DIR."
+            return "Give the user that runs pgkeep the right to do that, or change BACKUP_DIR."
         case _:
             return None

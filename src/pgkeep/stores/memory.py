@@ -81,6 +81,9 @@ class MemoryUpload:
     def seal(self) -> None:
         """Memory has nothing to make durable."""
 
+    def stop(self) -> None:
+        """Nothing waits here that could be woken."""
+
     def source(self) -> "MemorySource":
         """Open what has been written."""
         return MemorySource(self._name, bytes(self._data))

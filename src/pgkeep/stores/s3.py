@@ -291,7 +291,6 @@ class S3Upload:
         self._size = 0
         self._part = _Part(1, store.settings)
         self._sender: _Sender | None = None
-        self._begun: list[tuple[str, str]] = []
         self._completed = False  # the object is there
         self._published = False  # and is to stay
 
@@ -309,6 +308,11 @@ class S3Upload:
         if self._sender is not None:
             self._send_part()
             self._sender.finish()
+
+    def stop(self) -> None:
+        """Wait for the server no longer, in whatever thread."""
+        if self._sender is not None:
+            self._sender.stop()
 
     def source(self) -> "S3Source":
         """Read it back. S3 has none without its name, but without a manifest it is no backup."""
@@ -330,24 +334,18 @@ class S3Upload:
         trace: TracebackType | None,
     ) -> None:
         self._part.close()
-        if self._sender is not None:
-            self._sender.stop()
+        self.stop()
         store = self._store if self._published else self._store.quick()
         # What goes wrong here is a consequence; the next run sweeps what is left.
-        with contextlib.suppress(e.StoreError):
+        with contextlib.suppress(Exception):
             if self._completed and not self._published:
                 store.delete(self._name)
-            if self._begun:
-                store.clear(self._name, self._owner, self._begun)
+            if self._sender is not None:
+                store.clear(self._name, self._owner, self._sender.has_begun())
 
     def _send_part(self) -> None:
         if self._sender is None:
-            # First, or a run that is killed in between would leave an upload that is nobody's.
-            marker = f"{self._name}.{self._owner}"
-            self._begun.append((marker, self._store.begin(marker)))
-            upload_id = self._store.begin(self._name, self._sha256)
-            self._begun.append((self._name, upload_id))
-            self._sender = _Sender(self._store, self._name, upload_id)
+            self._sender = _Sender(self._store, self._name, self._owner, self._sha256)
         part, self._part = self._part, _Part(self._part.number + 1, self._store.settings)
         self._sender.send(part)
 
@@ -422,13 +420,20 @@ class _Part:
 
 
 class _Sender:
-    """Threads that send parts; they are daemons, for none may hold up the end of a run."""
+    """Threads that send parts; they are daemons, for none may hold up the end of a run.
 
-    def __init__(self, store: S3Store, name: str, upload_id: str) -> None:
-        self.upload_id = upload_id
+    Whoever hands them a part may have to wait, but never for the server itself: it can be stopped.
+    """
+
+    def __init__(self, store: S3Store, name: str, owner: str, sha256: str | None) -> None:
+        self.upload_id = ""  # none yet
         self._etags: dict[int, str] = {}
         self._store = store
         self._name = name
+        self._owner = owner
+        self._sha256 = sha256
+        self._begun: list[tuple[str, str]] = []
+        self._beginning = threading.Lock()
         self._waiting: queue.Queue[_Part | None] = queue.Queue(1)
         self._error: BaseException | None = None
         self._stopped = False
@@ -473,6 +478,12 @@ class _Sender:
                 if part := self._waiting.get_nowait():
                     part.close()
 
+    def has_begun(self) -> list[tuple[str, str]]:
+        """Return what is to be aborted of an upload that was stopped, perhaps while it began."""
+        if self._beginning.acquire(timeout=CLEANING_SECONDS):
+            self._beginning.release()
+        return self._begun
+
     def _put(self, part: _Part | None) -> None:
         deadline = self._deadline()
         while True:
@@ -487,6 +498,8 @@ class _Sender:
     def _check(self, deadline: float) -> None:
         if self._error is not None:
             raise self._error
+        if self._stopped:
+            raise self._was_stopped()
         if time.monotonic() > deadline:
             raise e.StoreError(
                 f"could not upload {self._store.url_of(self._name)}: it lags behind by more than"
@@ -503,12 +516,32 @@ class _Sender:
             if part is None:
                 return
             try:
-                self._etags[part.number] = self._store.send(self._name, self.upload_id, part)
+                upload_id = self._begin()
+                self._etags[part.number] = self._store.send(self._name, upload_id, part)
             except BaseException as error:  # noqa: BLE001 - raised where the bytes come from
                 self._error = error
                 return
             finally:
                 part.close()
+
+    def _begin(self) -> str:
+        """Begin the upload if that is not done; return its identifier."""
+        with self._beginning:
+            if not self.upload_id:
+                # First, or a run that is killed in between would leave an upload that is nobody's.
+                marker = f"{self._name}.{self._owner}"
+                self._begun.append((marker, self._begin_one(marker, None)))
+                self.upload_id = self._begin_one(self._name, self._sha256)
+                self._begun.append((self._name, self.upload_id))
+            return self.upload_id
+
+    def _begin_one(self, name: str, sha256: str | None) -> str:
+        if self._stopped:
+            raise self._was_stopped()
+        return self._store.begin(name, sha256)
+
+    def _was_stopped(self) -> e.StoreError:
+        return e.StoreError(f"the upload of {self._store.url_of(self._name)} was stopped")
 
 
 class S3Source:
@@ -631,7 +664,7 @@ def _translated(action: str, what: str) -> Iterator[None]:
         botocore.exceptions.FlexibleChecksumError,
     ) as error:
         raise _Cut(f"could not {action} {what}: {error}") from error
-    except botocore.exceptions.BotoCoreError as error:
+    except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
         raise e.StoreError(f"could not {action} {what}: {error}", hint=_hint(error)) from error
 
 
@@ -663,7 +696,12 @@ _HINTS = {
 }
 
 
-def _hint(error: botocore.exceptions.BotoCoreError) -> str | None:
+def _hint(error: Exception) -> str | None:
+    if str(error).startswith("Invalid endpoint"):
+        return (
+            "Check BACKUP_S3_ENDPOINT: the name of a host has letters, digits, hyphens and dots,"
+            " no underscore; an IP address will do too."
+        )
     match error:
         case botocore.exceptions.NoCredentialsError():
             return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role."
