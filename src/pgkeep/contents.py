@@ -13,7 +13,9 @@ from .statements import Name
 
 # Not of one table, though they may mention it.
 _SEQUENCES = frozenset({"SEQUENCE", "SEQUENCE SET"})
+_NO_DEFINITIONS = script.LARGE_OBJECT_TYPES | {"TABLE DATA"}
 _ABOUT_ANYTHING = frozenset({"COMMENT", "ACL", "SECURITY LABEL"})
+_OF_STATISTICS = re.compile(rb"^COMMENT ON STATISTICS ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,12 @@ class Contents:
         self.tables = [self._name(*pair) for pair in read if pair[0].type == "TABLE"]
         self.sequences = self._sequences(read)
         self.indexes = self._indexes(read)
+        self.statistics = {
+            self._name(one, text): table
+            for one, text in read
+            if one.type == "STATISTICS"
+            and (table := statements.subject(one.type, text, self.codec)) is not None
+        }
         self.parents = self._parents(read)
         self.entries = [Entry(one, text, self._table(one, text)) for one, text in read]
         self.kinds: Mapping[Name, str] = {
@@ -77,6 +85,15 @@ class Contents:
             )
         return found
 
+    def inserted(self, tables: Iterable[Name]) -> list[Name]:
+        """Return those whose rows are INSERT statements, which a dump of others may have."""
+        found = {
+            (one.schema, one.name)
+            for one in self.artifact.index.objects
+            if one.type == "TABLE DATA" and one.rows is None
+        }
+        return [name for name in tables if _flat(name) in found]
+
     def _is_partitioned(self, table: Name) -> bool:
         return any(
             entry.one.type == "TABLE" and b"PARTITION BY" in entry.text
@@ -95,11 +112,7 @@ class Contents:
 
     def _read(self) -> Iterable[tuple[Object, bytes]]:
         for number, objects in enumerate(self._by_member):
-            wanted = [
-                one
-                for one in objects
-                if one.rows is None and one.type not in script.LARGE_OBJECT_TYPES
-            ]
+            wanted = [one for one in objects if one.type not in _NO_DEFINITIONS]
             if wanted:
                 data = self.artifact.read(number)
                 for one in wanted:
@@ -142,6 +155,8 @@ class Contents:
         subject = statements.subject(one.type, text, self.codec)
         if subject is None:
             return None
+        if one.type in _ABOUT_ANYTHING and _OF_STATISTICS.search(text):
+            return self.statistics.get(subject)  # whose names are not those of relations
         if one.type == "INDEX ATTACH" or one.type in _ABOUT_ANYTHING:
             subject = self.indexes.get(subject, self.sequences.get(subject, subject))
         return subject

@@ -58,11 +58,24 @@ def primary_key(connection: Connection, oid: int) -> list[str]:
     return [row[0] for row in rows]
 
 
-def has_unique_index(connection: Connection, oid: int) -> bool:
-    """Tell whether rows can be in conflict with others."""
+def tells_conflicts(connection: Connection, oid: int) -> bool:
+    """Tell whether ON CONFLICT can find the rows that are there.
+
+    It needs a unique index, and refuses to work where any constraint is deferrable.
+    """
+    row = connection.execute(
+        "SELECT pg_catalog.bool_or(indisunique AND indpred IS NULL)"
+        " AND pg_catalog.bool_and(indimmediate)"
+        " FROM pg_catalog.pg_index WHERE indrelid = %s",
+        [oid],
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def is_deferrable(connection: Connection, oid: int) -> bool:
+    """Tell whether the primary key is checked later: by it ON CONFLICT finds no row."""
     query = (
-        "SELECT FROM pg_catalog.pg_index WHERE indrelid = %s AND indisunique AND indpred IS NULL"
-        " LIMIT 1"
+        "SELECT FROM pg_catalog.pg_index WHERE indrelid = %s AND indisprimary AND NOT indimmediate"
     )
     return connection.execute(query, [oid]).fetchone() is not None
 
@@ -95,14 +108,35 @@ def dependent_views(connection: Connection, names: Sequence[Name]) -> list[str]:
     return [row[0] for row in rows]
 
 
-def constraints_and_policies(connection: Connection, oid: int) -> set[str]:
-    """Return their names."""
+def belongings(connection: Connection, oid: int) -> set[str]:
+    """Return the names of a relation's constraints, policies and rules."""
     rows = connection.execute(
         "SELECT conname FROM pg_catalog.pg_constraint WHERE conrelid = %(oid)s"
-        " UNION ALL SELECT polname FROM pg_catalog.pg_policy WHERE polrelid = %(oid)s",
+        " UNION ALL SELECT polname FROM pg_catalog.pg_policy WHERE polrelid = %(oid)s"
+        " UNION ALL SELECT rulename FROM pg_catalog.pg_rewrite WHERE ev_class = %(oid)s",
         {"oid": oid},
     )
     return {row[0] for row in rows}
+
+
+def privileges_taken(connection: Connection, names: Sequence[Name]) -> list[str]:
+    """Return what gives relations the privileges that they have by nature: all to their owner."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %%s %%I.%%I FROM %%s', o.kind, n.nspname,
+                   c.relname, CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                   ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END),
+               pg_catalog.format('GRANT ALL ON %%s %%I.%%I TO %%I', o.kind, n.nspname,
+                   c.relname, pg_catalog.pg_get_userbyid(c.relowner))
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
+        CROSS JOIN LATERAL (VALUES (CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END))
+            AS o(kind)
+        WHERE c.oid = ANY (%s)
+        """,
+        [_oids(connection, names)],
+    ).fetchall()
+    return [row[0] for row in rows] + sorted({row[1] for row in rows})
 
 
 def children(connection: Connection, names: Sequence[Name]) -> set[Name]:

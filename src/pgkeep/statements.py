@@ -10,6 +10,8 @@ from collections.abc import Mapping
 Name = tuple[str, str]  # schema and name, as they are in the catalog
 
 IDENTIFIER = rb'(?:"(?:[^"]|"")*"|[^\s"().;,\']+)'
+# What stands between a statement's beginning and the name that it is about may quote anything.
+_UP_TO = rb'(?:"(?:[^"]|"")*"|[^"])*?'
 QUALIFIED = rb"(?P<schema>%b)\.(?P<name>%b)" % (IDENTIFIER, IDENTIFIER)
 INDEX_ON = re.compile(
     rb"^CREATE (?:UNIQUE )?INDEX (?:%b )?ON (?:ONLY )?%b" % (IDENTIFIER, QUALIFIED), re.MULTILINE
@@ -33,21 +35,29 @@ _SUBJECT = {
     "SEQUENCE OWNED BY": OWNED_BY,
     "TABLE ATTACH": ATTACHED,
     "INDEX ATTACH": ATTACHED,
-    "TRIGGER": re.compile(rb"^CREATE (?:CONSTRAINT )?TRIGGER .*? ON %b" % QUALIFIED, re.M | re.S),
-    "RULE": re.compile(rb"^CREATE RULE .*?\n? +ON \w+ TO %b" % QUALIFIED, re.M | re.S),
+    # A trigger that came with the one of a partitioned table is only switched on or off.
+    "TRIGGER": re.compile(
+        rb"^(?:CREATE (?:CONSTRAINT )?TRIGGER %b ON |ALTER TABLE (?:ONLY )?)%b"
+        % (_UP_TO, QUALIFIED),
+        re.MULTILINE,
+    ),
+    "RULE": re.compile(
+        rb"^(?:CREATE RULE %b +ON \w+ TO |CREATE OR REPLACE VIEW )%b" % (_UP_TO, QUALIFIED),
+        re.MULTILINE,
+    ),
     "POLICY": re.compile(rb"^CREATE POLICY %b ON %b" % (IDENTIFIER, QUALIFIED), re.MULTILINE),
     "STATISTICS": re.compile(rb" FROM %b;" % QUALIFIED),
     "PUBLICATION TABLE": re.compile(rb" ADD TABLE (?:ONLY )?%b" % QUALIFIED),
     "COMMENT": re.compile(
-        rb"^COMMENT ON (?:(?:CONSTRAINT|TRIGGER|POLICY|RULE) %b ON |[A-Z]+ )%b"
-        % (IDENTIFIER, QUALIFIED),
+        rb"^COMMENT ON (?:(?:CONSTRAINT|TRIGGER|POLICY|RULE) %b ON |COLUMN |INDEX |SEQUENCE"
+        rb" |STATISTICS |(?:FOREIGN )?TABLE |(?:MATERIALIZED )?VIEW )%b" % (IDENTIFIER, QUALIFIED),
         re.MULTILINE,
     ),
     "SECURITY LABEL": re.compile(
-        rb"^SECURITY LABEL .*? ON (?:TABLE|COLUMN|SEQUENCE) %b" % QUALIFIED, re.M | re.S
+        rb"^SECURITY LABEL %b ON (?:TABLE|COLUMN|SEQUENCE) %b" % (_UP_TO, QUALIFIED), re.MULTILINE
     ),
     "ACL": re.compile(
-        rb"^(?:GRANT|REVOKE) .*? ON (?:TABLE|SEQUENCE) %b" % QUALIFIED, re.MULTILINE
+        rb"^(?:GRANT|REVOKE) %b ON (?:TABLE|SEQUENCE) %b" % (_UP_TO, QUALIFIED), re.MULTILINE
     ),
 }  # fmt: skip
 
@@ -68,6 +78,7 @@ _OF_TABLE = {
     "CONSTRAINT": re.compile(rb" ADD CONSTRAINT (?P<name>%b) " % IDENTIFIER),
     "FK CONSTRAINT": re.compile(rb" ADD CONSTRAINT (?P<name>%b) " % IDENTIFIER),
     "POLICY": re.compile(rb"^CREATE POLICY (?P<name>%b) ON " % IDENTIFIER, re.MULTILINE),
+    "RULE": re.compile(rb"^CREATE RULE (?P<name>%b) AS" % IDENTIFIER, re.MULTILINE),
 }
 
 
@@ -114,14 +125,16 @@ def name_of(match: re.Match[bytes], codec: str) -> Name:
 
 
 _WORD = rb'(?:"(?:[^"]|"")*"|[A-Za-z_\x80-\xff][\w$\x80-\xff]*)'
-# What may hold anything is passed over, but for literals that are names of relations.
+# What may hold anything is passed over, quoted names of one part too, but for literals that are
+# names of relations.
 _TOKEN = re.compile(
     rb"(?P<dollar>\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$).*?(?P=dollar)"
     rb"|(?:(?<=setval\()'(?P<sequence>(?:[^']|'')*)'"
-    rb"|'(?P<relation>(?:[^']|'')*)'(?=::(?:pg_catalog\.)?regclass))"
+    rb"|'(?P<relation>(?:[^']|'')*)'(?=::(?:\"?pg_catalog\"?\.)?\"?regclass))"
     rb"|[eE]?'(?:[^']|'')*'"
     rb"|--[^\n]*"
-    rb"|(?<![\w.\"$\x80-\xff])(?P<schema>%b)\.(?P<name>%b)" % (_WORD, _WORD),
+    rb"|(?<![\w.\"$\x80-\xff])(?P<schema>%b)\.(?P<name>%b)"
+    rb'|"(?:[^"]|"")*"' % (_WORD, _WORD),
     re.DOTALL,
 )
 _LITERAL = re.compile(rb"(?P<schema>%b)\.(?P<name>%b)" % (_WORD, _WORD))

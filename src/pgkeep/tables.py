@@ -7,7 +7,7 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -28,6 +28,11 @@ from .stores import Source
 
 # What makes a table a part of another one, or of a publication: not for a copy beside it.
 _TIES = frozenset({"TABLE ATTACH", "INDEX ATTACH", "PUBLICATION TABLE"})
+# Of a trigger that a partition has from its parent, and a copy beside it has not.
+_SWITCH = re.compile(
+    rb"\A(?:--[^\n]*\n|\n)*ALTER TABLE (?:ONLY )?%b\.%b (?:ENABLE|DISABLE) (?:\w+ )?TRIGGER "
+    % (statements.IDENTIFIER, statements.IDENTIFIER)
+)
 _GRANTEE = re.compile(rb"^GRANT .* TO (%b)(?: WITH GRANT OPTION)?;$" % statements.IDENTIFIER, re.M)
 _PUBLICATION = re.compile(rb"^ALTER PUBLICATION (%b) " % statements.IDENTIFIER, re.MULTILINE)
 _COPY = re.compile(
@@ -143,6 +148,13 @@ class TablesRestore:
             )
         if self._meta.schema_only:
             raise e.Refused(f"{self._artifact.source.name} holds definitions only")
+        if inserted := self._contents.inserted(self._tables):
+            raise e.Refused(
+                f"the rows of {_list(inserted)} are INSERT statements: no table can be brought back"
+                " alone",
+                hint="Restore the whole database under another name with --target-db, and take the"
+                " table from there.",
+            )
 
     @property
     def replaces(self) -> bool:
@@ -164,7 +176,7 @@ class TablesRestore:
             kind, text = entry.one.type, entry.text
             if kind in ld.PRIVILEGE_TYPES and not options.privileges:
                 continue
-            if options.new_name and kind in _TIES:
+            if options.new_name and (kind in _TIES or _SWITCH.search(text)):
                 continue
             if not options.owner:
                 text = ld.without_owner(text)
@@ -257,13 +269,9 @@ class TablesRestore:
         return problems
 
     def _warn_of_dependents(self, connection: Connection) -> None:
-        gone = [
-            ld.describe(entry.one)
-            for entry in dependents.gone(connection, self._contents, self._tables)
-        ]
-        if gone:
+        if gone := dependents.gone(connection, self._contents, self._tables):
             self._warnings.append(
-                f"what needs {_list(self._tables)} is not there either, and is not brought back:"
+                f"missing too, and not brought back with {_list(self._tables)}:"
                 f" {', '.join(gone)} (pgkeep cat FILE --schema-only has the definitions)"
             )
 
@@ -310,8 +318,16 @@ class TablesRestore:
             problems.append(
                 f"{_dotted(root)} has no column {', '.join(sorted(lacking))}, the backup has"
             )
-        if self._options.conflict == Conflict.UPDATE and not relations.primary_key(connection, oid):
-            problems.append(f"{_dotted(root)} has no primary key: --on-conflict=update needs one")
+        if self._options.conflict == Conflict.UPDATE:
+            if not relations.primary_key(connection, oid):
+                problems.append(
+                    f"{_dotted(root)} has no primary key: --on-conflict=update needs one"
+                )
+            elif relations.is_deferrable(connection, oid):
+                problems.append(
+                    f"the primary key of {_dotted(root)} is deferrable: --on-conflict=update needs"
+                    " one that is not"
+                )
         return problems
 
     @property
@@ -386,6 +402,9 @@ class TablesRestore:
         if self._options.new_name:
             scratch = f"pgkeep_{secrets.token_hex(4)}"
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(scratch)))
+            # For those who have granted something; nobody else sees it before it is gone.
+            usage = sql.SQL("GRANT USAGE ON SCHEMA {} TO PUBLIC")
+            connection.execute(usage.format(sql.Identifier(scratch)))
             schemas = dict.fromkeys(self._contents.relations(self._tables[0]), scratch)
         keys = self._drop(connection) if self._options.replace else []
         self._create_schemas(connection)
@@ -405,6 +424,8 @@ class TablesRestore:
         progress.step("creating tables")
         for entry in before:
             self._execute(session, entry, schemas)
+        if self._options.privileges:
+            self._take_default_privileges(connection, schemas)
         progress.step("loading rows")
         rows = sum(self._load(session, table, schemas, progress) for table in self._tables)
         progress.step("building indexes")
@@ -415,6 +436,13 @@ class TablesRestore:
         if scratch is not None:
             self._move_out(connection, scratch)
         return rows
+
+    def _take_default_privileges(self, connection: Connection, schemas: Mapping[Name, str]) -> None:
+        """Take what ALTER DEFAULT PRIVILEGES gives to new tables: the backup's grants follow."""
+        made = {one for table in self._tables for one in self._contents.relations(table)}
+        names = [(schemas.get(name, name[0]), name[1]) for name in made]
+        for statement in relations.privileges_taken(connection, names):
+            connection.execute(statement.encode())
 
     def _execute(self, session: ld.Session, entry: Entry, schemas: dict[Name, str]) -> None:
         text = statements.moved(entry.text, schemas, self._contents.codec)
@@ -575,16 +603,17 @@ class TablesRestore:
         match self._options.conflict:
             case Conflict.FAIL:
                 return sql.SQL("")
-            case Conflict.SKIP if relations.has_unique_index(connection, oid):
+            case Conflict.SKIP if relations.tells_conflicts(connection, oid):
                 return sql.SQL("ON CONFLICT DO NOTHING")
             case Conflict.SKIP:
-                # Nothing tells rows apart but all of their columns, as text, for not every type
-                # can be compared. That is a hash join, and one column list for both sides.
+                # Without a key nothing tells rows apart but all of their columns; as text, for not
+                # every type can be compared. That is a hash join, and one column list for both.
                 row = sql.SQL("ROW({})::pg_catalog.text")
                 mine, theirs = (
                     row.format(
                         sql.SQL(", ").join(
-                            sql.SQL("{}.{}").format(of, sql.Identifier(one)) for one in columns
+                            sql.SQL("{}.{}").format(of, sql.Identifier(one))
+                            for one in key or columns
                         )
                     )
                     for of in (alias, sql.Identifier("pgkeep_live"))
