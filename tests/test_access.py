@@ -14,6 +14,9 @@ from urllib.parse import quote
 
 import pytest
 
+from pgkeep import programs
+from pgkeep.database import Endpoint
+from pgkeep.roles import Roles, RolesDump
 from pgkeep.server import Server
 
 from . import keep
@@ -101,6 +104,22 @@ def test_a_role_that_may_only_read_backs_up_everything(
     assert_same_database(server, database, server, target)
 
 
+def test_a_role_that_comes_while_a_run_goes_on(pg17: Server, spare: Spare) -> None:
+    """A3.4: it is in the globals of the database that needs it; the others share theirs."""
+    endpoint = Endpoint({**pg17.params, "dbname": "postgres"})
+    client = programs.choose(17, programs.installations())
+    roles = Roles()
+
+    def dump(*needed: str) -> RolesDump:
+        return roles.dump(endpoint, client, 170000, "UTF8", needed)
+
+    first = dump()
+    later = spare.role(pg17, name='la"ter')
+    assert dump("postgres", "pg_monitor") is first
+    assert b'CREATE ROLE "la""ter";' in dump(later).sql
+    assert dump(later) is not first
+
+
 def test_globals_can_be_replayed_twice_elsewhere(
     pg15: Server, pg17: Server, spare: Spare, tmp_path: Path
 ) -> None:
@@ -112,15 +131,25 @@ def test_globals_can_be_replayed_twice_elsewhere(
         spare.made_role(pg17, name)
     s.sql(pg15, "postgres", f"comment on role {s.quoted(roles[0])} is '{comment}'")
     s.sql(pg15, "postgres", f"grant {s.quoted(roles[0])} to {s.quoted(roles[1])}")
+    s.sql(pg15, "postgres", "alter role rôle set work_mem = '3MB'; comment on role rôle is 'old'")
     artifact = keep.backup(pg15, spare.database(pg15), tmp_path)
     assert manifest_of(artifact)["role_passwords"] is True
     s.psql_bytes(pg17, "postgres", script=globals_of(artifact))
+    state = (
+        "select setconfig, shobj_description(a.oid, 'pg_authid'), rolcreatedb, rolpassword,"
+        " (select count(*) from pg_auth_members m where m.roleid = %(group)s::regrole)"
+        " from pg_authid a join pg_db_role_setting on setrole = a.oid where rolname = 'rôle'"
+    )
+    group = s.quoted(roles[0])
+    first = s.sql(pg17, "postgres", state, group=group)
+    assert [(one[:3], one[4]) for one in first] == [((["work_mem=3MB"], "old", False), 1)]
     # What has been changed since is not undone.
-    s.sql(pg17, "postgres", "alter role \"rôle\" nologin createdb password 'new secret'")
-    changed = "select rolcanlogin, rolcreatedb, rolpassword from pg_authid where rolname = 'rôle'"
-    before = s.sql(pg17, "postgres", changed)
+    s.sql(pg17, "postgres", "alter role rôle createdb password 'new secret'")
+    s.sql(pg17, "postgres", "alter role rôle set work_mem = '5MB'; comment on role rôle is 'new'")
+    s.sql(pg17, "postgres", f"revoke {group} from {s.quoted(roles[1])}")
+    changed = s.sql(pg17, "postgres", state, group=group)
     s.psql_bytes(pg17, "postgres", script=globals_of(artifact))
-    assert s.sql(pg17, "postgres", changed) == before
+    assert s.sql(pg17, "postgres", state, group=group) == changed != first
     found = s.sql(
         pg17,
         "postgres",
@@ -129,9 +158,8 @@ def test_globals_can_be_replayed_twice_elsewhere(
         names=roles,
     )
     assert sorted(found) == sorted(
-        (name, comment if name == roles[0] else None, True) for name in roles
+        (name, {roles[0]: comment, "rôle": "new"}.get(name), True) for name in roles
     )
-    s.sql(pg17, "postgres", f"revoke {s.quoted(roles[0])} from {s.quoted(roles[1])}")
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o177], ids=oct)
@@ -489,7 +517,7 @@ def source_of(kind: str, password: str, role: str, database: str, folder: Path) 
     file = folder / "secret"
     match kind:
         case "POSTGRES_PASSWORD":
-            return {"POSTGRES_PASSWORD": password}
+            return {"POSTGRES_PASSWORD": password, "PGPASSWORD": "another one"}
         case "PGPASSWORD":
             return {"PGPASSWORD": password}
         case "POSTGRES_PASSWORD_FILE":
@@ -501,7 +529,8 @@ def source_of(kind: str, password: str, role: str, database: str, folder: Path) 
             file.chmod(0o644)
             return {"PGPASSFILE": str(file)}
         case "DATABASE_URL":
-            return {"DATABASE_URL": f"postgresql://{role}:{quote(password, safe='')}@/{database}"}
+            url = f"postgresql://{role}:{quote(password, safe='')}@/{database}"
+            return {"DATABASE_URL": url, "PGPASSWORD": "another one"}
     raise AssertionError(kind)
 
 

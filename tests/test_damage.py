@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 import random
 import re
@@ -701,3 +702,23 @@ def test_roles_are_not_restored_as_a_database(
     roles = artifact.with_name(artifact.name.replace(".sql.gz", ".globals.sql.gz"))
     args = ("restore", f"--backup={roles}", "--target-db=no_such_database")
     assert "roles" in keep.run(*args, env=keep.environment(pg17), code=9)
+
+
+def test_roles_belong_to_a_backup(pg17: Server, database: DatabaseFactory, tmp_path: Path) -> None:
+    """A3.2: damage to them is found, by whom they are read, and as what it is."""
+    artifact = keep.backup(pg17, database(pg17), tmp_path)
+    env = keep.environment(BACKUP_DIR=str(tmp_path))
+    roles = artifact.with_name(artifact.name.replace(".sql.gz", ".globals.sql.gz"))
+    assert "roles" in json.loads(keep.run("verify", str(artifact), "--json", env=env))["checked"]
+    data = bytearray(roles.read_bytes())
+    data[len(data) // 2] ^= 1
+    roles.write_bytes(data)
+    for command in (["verify", str(artifact)], ["drill", f"--backup={artifact}"]):
+        assert f"{roles.name} is not what the manifest says" in keep.run(*command, env=env, code=5)
+    manifest = artifact.with_name(artifact.name.replace(".sql.gz", ".manifest.json"))
+    manifest.rename(tmp_path / "lost")
+    assert "damaged" in keep.run("drill", f"--backup={artifact}", env=env, code=5)
+    (tmp_path / "lost").rename(manifest)
+    roles.unlink()
+    said = keep.run("verify", str(artifact), env=env, code=5)
+    assert f"{roles.name}, which has the roles, is missing" in said

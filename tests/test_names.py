@@ -161,6 +161,11 @@ def test_an_encoding_is_kept_byte_by_byte(
             connection.execute(b'create table "odd \xe9\xff" ("\xe9" text)')
             connection.execute(b"insert into \"odd \xe9\xff\" values (E'\xff\xfe\xe9 \\\\ \xe3')")
             connection.execute(b"comment on table \"odd \xe9\xff\" is '\xe9'")
+            connection.execute(b'create index "bad \xe9" on "odd \xe9\xff" ("\xe9")')
+            connection.execute(
+                b"update pg_index set indisvalid = false where indexrelid ="
+                b" (select oid from pg_class where relname like 'bad %')"
+            )
     artifact = keep.backup(pg17, database, tmp_path, "--verify", BACKUP_JOBS="2")
     if encoding == "EUC_JP":
         content = gzip.decompress(artifact.read_bytes())

@@ -23,11 +23,12 @@ from pgkeep.catalog import Catalog
 from pgkeep.drift import drift
 from pgkeep.retention import Policy
 from pgkeep.server import Server
-from pgkeep.stores.local import LocalStore
+from pgkeep.stores.local import LocalSource, LocalStore
 
 from . import faults as f
 from . import keep, past
 from . import servers as s
+from .compare import assert_same_database
 from .conftest import DatabaseFactory
 from .spare import Spare
 
@@ -144,6 +145,43 @@ def test_all_broken(cluster: Server, directory: Path, app: str) -> None:
     assert keep.left_over(directory) == []
 
 
+def test_what_the_server_refuses_where_nobody_expects_it(
+    cluster: Server, directory: Path, spare: Spare
+) -> None:
+    """B25: no other database goes without its backup, and nobody sees a traceback."""
+    bare, good = spare.database(cluster), spare.database(cluster)
+    s.sql(cluster, bare, "revoke execute on function pg_control_system() from public")
+    s.sql(cluster, good, "create table t as select 1 a")
+    env = {"PGUSER": reader(cluster, spare, good)}
+    refused = "permission denied for function pg_control_system"
+    document, _ = backup(
+        cluster, bare, directory, code=11, BACKUP_DATABASES=f"{bare},{good}", **env
+    )
+    assert names(document) == [good]
+    assert [one["error"] for one in document["failed"]] == [f"the server refused: {refused}"]
+    _, said = backup(cluster, bare, directory, code=4, **env)
+    assert said.startswith(f"error: the server refused: {refused}")
+    variables = keep.environment(cluster, bare, BACKUP_DIR=str(directory), **env)
+    assert f"the server refused: {refused}" in keep.run("doctor", env=variables, code=3)
+
+
+def test_names_of_others_that_are_no_text(
+    cluster: Server, directory: Path, app: str, spare: Spare
+) -> None:
+    """A3.14: made in a database of another encoding, they are nobody else's business."""
+    latin = spare.database(cluster, "encoding 'LATIN1' locale 'C'")
+    s.psql_bytes(cluster, latin, script=b'create role "b\xfcro"; create database "d\xfcb";')
+    try:
+        document, _ = backup(cluster, app, directory, code=11, BACKUP_DATABASES="*")
+        (artifact,) = directory.glob(f"{app}_*Z.sql.gz")
+        target = spare.name(cluster)
+        keep.restore(cluster, artifact, target)
+        assert_same_database(cluster, app, cluster, target)
+    finally:
+        s.psql_bytes(cluster, latin, script=b'drop role "b\xfcro"; drop database "d\xfcb";')
+    assert {app, latin} <= set(names(document))
+
+
 def test_every_database_is_found_again_each_night(
     cluster: Server, directory: Path, database: DatabaseFactory, spare: Spare
 ) -> None:
@@ -151,6 +189,8 @@ def test_every_database_is_found_again_each_night(
     first, closed, denied, limited, invalid = (database(cluster) for _ in range(5))
     leaving, later = spare.name(cluster), spare.name(cluster)
     unfinished = database(cluster, name=f"{first}__restore_0123abcd")
+    former = database(cluster, name=f"{first}__old_20260102T030405Z")
+    drilled = database(cluster, name="pgkeep_drill_0123456789ab")
     s.sql(cluster, "postgres", f"create database {leaving}")
     for statement in (
         f"alter database {closed} allow_connections false",
@@ -171,6 +211,8 @@ def test_every_database_is_found_again_each_night(
         limited: "its connection limit is 0",
         invalid: "it is invalid: dropping it was interrupted",
         unfinished: "it is what an interrupted restore left",
+        former: "a restore has put another one in its place",
+        drilled: "a drill works in it, or was interrupted",
     }
     assert document["dropped"] == []
     kept = keep.left_over(directory)
@@ -615,7 +657,7 @@ def test_of_two_runs_over_all_databases_one_works(
 def test_a_damaged_manifest_does_not_stop_the_night(
     cluster: Server, directory: Path, app: str
 ) -> None:
-    """B4: told in each run and by list, touched by none."""
+    """B4: told in each run of its database and by list, touched by none."""
     mine = past.plant(directory, past.manifest(NOW - 100 * DAY, database=app))
     other = past.plant(directory, past.manifest(NOW - 100 * DAY, database="other"))
     (directory / mine.name.manifest).write_bytes(b"")
@@ -625,9 +667,10 @@ def test_a_damaged_manifest_does_not_stop_the_night(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert f"warning: {mine.name.manifest} is not a manifest of pgkeep" in said
-    assert f"warning: {other.name.manifest} has format 99" in said
+    assert said.count("warning: ") == 1
     process = keep.start("list", env=env)
     out, said = process.communicate()
+    assert f"warning: {other.name.manifest} has format 99" in said
     assert said.count("warning: ") == 2
     assert out.count("monthly") == 1
     for one in (mine, other):
@@ -652,6 +695,25 @@ def test_another_run_may_prune_while_we_look(tmp_path: Path) -> None:
     thread.join()
     assert looks == sorted(looks, reverse=True)
     assert len(reader.backups()) == 7
+
+
+def test_of_many_databases_only_the_manifests_of_one_are_read(tmp_path: Path) -> None:
+    """Or a run over all of them would read everything as often as there are databases."""
+    opened: list[str] = []
+
+    class Watched(LocalStore):
+        def open(self, name: str) -> LocalSource:
+            opened.append(name)
+            return super().open(name)
+
+    ours = past.plant(tmp_path, past.manifest(NOW))
+    for name in ("app-2", "ap", "app_daily"):
+        past.plant(tmp_path, past.manifest(NOW, database=name))
+    (tmp_path / "other_daily_20260101T000000Z.manifest.json").write_text("{")
+    catalog = Catalog(Watched(tmp_path))
+    assert catalog.of("1", "app") == [ours]
+    assert opened == [ours.name.manifest]
+    assert catalog.unreadable == []
 
 
 def test_artifacts_without_a_manifest_are_told(tmp_path: Path) -> None:

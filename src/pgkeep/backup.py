@@ -2,25 +2,24 @@
 
 import contextlib
 import hashlib
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from . import __version__, copies, drift, naming, programs, retention, verify
+from . import __version__, copies, drift, naming, retention, verify
 from . import artifact as a
 from . import dump as d
 from . import errors as e
 from . import manifest as m
 from .catalog import Catalog, mixed
-from .crew import Crew
-from .database import ChildAccess, Endpoint, server_facts, session_settings
+from .database import Endpoint, server_facts, translated
+from .roles import Roles
 from .snapshot import Connection
-from .stores import Store, Upload, all_or_none
+from .stores import Store, Upload, all_or_none, locked
 from .stores.local import LocalUpload
 
 # Of pg_try_advisory_lock: "pgkeep" as a number. Such a lock is the database's own and dies with the
@@ -29,15 +28,7 @@ ADVISORY_LOCK = int.from_bytes(b"pgkeep")
 # Seconds until the server has noticed that a run was killed, and lets go of its lock: more than
 # client_connection_check_interval.
 LOCK_PATIENCE = 5.0
-
-_GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n--"
-# What looks the same inside of a quoted name or a comment on a role is passed over.
-_CREATE_ROLE = re.compile(
-    rb'^(?P<create>CREATE ROLE (?P<role>"(?:[^"]|"")*"|[^";\s]+);'
-    rb"(?:\nALTER ROLE (?P=role) WITH (?:[^\n';]|'[^']*')*;)?)$"
-    rb"""|--[^\n]*|'[^']*'|"[^"]*\"""",
-    re.MULTILINE,
-)
+GLANCE = 0.5  # seconds for which others hold a run's lock only to see whether there is a run
 
 
 class Made(NamedTuple):
@@ -78,7 +69,7 @@ def backup(
     options: BackupOptions,
     progress: Progress,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    roles: "Roles | None" = None,
+    roles: Roles | None = None,
     follows: retention.Policy | None = None,
     copy: Store | None = None,
 ) -> Made:
@@ -93,7 +84,7 @@ def backup(
             nothing was published.
 
     """
-    with endpoint.connect() as connection:
+    with translated(), endpoint.connect() as connection:
         database = connection.info.dbname
         with _alone(connection, store, database):
             identifier = server_facts(connection).system_identifier
@@ -101,7 +92,7 @@ def backup(
             everything = _earlier(store, database, options)
             earlier = [one for one in everything if one.server.system_identifier == identifier]
             kind = options.type or retention.choose_type(
-                earlier, now(), options.zone, options.policy
+                earlier, now(), options.zone, options.policy, schema_only=options.schema_only
             )
             name = _free_name(store, database, kind, options, now)
             run = _Backup(
@@ -131,7 +122,7 @@ class _Backup:
     name: naming.BackupName
     options: BackupOptions
     progress: Progress
-    roles: "Roles"
+    roles: Roles
     identifier: str  # of the cluster
     earlier: list[m.Manifest]
     others: list[m.Manifest]  # of other clusters, which have a database of this name
@@ -156,8 +147,9 @@ class _Backup:
             artifact.seal()
             meta = result.index.meta
             roles = self.roles.dump(
-                self.endpoint, result.client, meta.server.version_num, meta.database.encoding
-            )
+                self.endpoint, result.client, meta.server.version_num, meta.database.encoding,
+                needed=meta.roles,
+            )  # fmt: skip
             facts = put(uploads[name.globals], name.globals, a.compress(roles.sql))
             digest = writer.sha256
             put(uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode())
@@ -205,7 +197,9 @@ class _Backup:
         database = self.name.database
 
         def sweep() -> None:
-            copy.sweep(lambda name: _is_of(database, name), self.identifier)
+            with self.store.lock(copies.copies_lock(database)) as idle:
+                if idle:  # else there is an upload that somebody is at
+                    copy.sweep(lambda name: _is_of(database, name), self.identifier)
 
         return copies.Follower(artifact, copy, self.name.artifact, self.identifier, sweep)
 
@@ -224,8 +218,8 @@ class _Backup:
                 read_back=self.options.verify,
             )
             return Made(copies.settle(self.store, manifest, self.copy), None)
-        except e.PgkeepError as error:
-            return Made(manifest, error)
+        except Exception as error:  # noqa: BLE001 - of whatever kind, the backup is there
+            return Made(manifest, copies.as_failure(error))
 
     def _dump(self, writer: a.ArtifactWriter) -> d.DumpResult:
         options = d.DumpOptions(
@@ -272,122 +266,6 @@ def read_back(upload: Upload, side: verify.SideFiles, jobs: int, progress: Progr
         source.close()
 
 
-class RolesDump(msgspec.Struct, frozen=True):
-    """The cluster's roles and tablespaces as SQL."""
-
-    sql: bytes
-    passwords: bool
-    warnings: list[str]
-
-
-class Roles:
-    """The dump of the cluster's roles, made once in a run."""
-
-    def __init__(self) -> None:
-        self._dump: RolesDump | None = None
-
-    def dump(
-        self, endpoint: Endpoint, client: programs.Installation, version: int, encoding: str
-    ) -> RolesDump:
-        """Return it, made when it is first asked for."""
-        if self._dump is None:
-            self._dump = _dump_roles(endpoint, client, version, encoding)
-        return self._dump
-
-
-def _dump_roles(
-    endpoint: Endpoint, client: programs.Installation, version: int, encoding: str
-) -> RolesDump:
-    """Dump roles and tablespaces, through the database itself or through `postgres`.
-
-    Named, for `postgres` may be out of reach (trap A3.3). But the names of roles are shared by
-    databases of all encodings: one that is UTF-8 may be no text at all in this database, or other
-    characters (trap A3.14).
-    """
-    databases = [endpoint.params["dbname"]]
-    if encoding != "UTF8":
-        databases.insert(0, "postgres")
-    for database in databases:
-        try:
-            return _dump_roles_through(database, endpoint, client, version)
-        except e.ProgramFailed as error:
-            failed = error
-    raise e.DumpFailed(f"could not dump the roles: {failed.message}") from failed
-
-
-def _dump_roles_through(
-    database: str, endpoint: Endpoint, client: programs.Installation, version: int
-) -> RolesDump:
-    """Dump roles and tablespaces; without password hashes where these may not be read.
-
-    pg_authid can be read by superusers only, and on managed services by nobody (trap A3.2).
-    """
-    with endpoint.child(**session_settings(version)) as access:
-        for passwords in (True, False):
-            command = [
-                client.program("pg_dumpall"), "--globals-only", "--no-password",
-                "--database", "dbname=" + _conninfo_value(database), *access.arguments,
-            ]  # fmt: skip
-            if not passwords:
-                command.append("--no-role-passwords")
-            try:
-                data = _output(command, access)
-            except e.ProgramFailed as error:
-                if passwords and "pg_authid" in str(error):
-                    continue
-                raise
-            if _GLOBALS_END not in data:
-                raise e.DumpFailed("could not dump the roles: pg_dumpall's output is cut")
-            warnings = [] if passwords else ["the globals hold no passwords: no right to read them"]
-            return RolesDump(repeatable_roles(data), passwords, warnings)
-    raise AssertionError("unreachable")
-
-
-def _output(command: Sequence[str], access: ChildAccess) -> bytes:
-    """Run a program and return what it writes.
-
-    In a thread, for a signal comes to the main one, and might come just when the program has
-    started and nobody knows of it yet.
-    """
-    output: list[bytes] = []
-
-    def run() -> None:
-        with programs.Child(command, access.environment, access.descriptors) as child:
-            crew.on_stop(child.kill)
-            data = b"".join(iter(child.read, b""))
-            child.finish()
-            output.append(data)
-
-    with Crew() as crew:
-        crew.start(run, command[0])
-        crew.wait()
-    return output[0]
-
-
-def _conninfo_value(value: str) -> str:
-    return "'" + re.sub(r"([\\'])", r"\\\1", value) + "'"
-
-
-def repeatable_roles(script: bytes) -> bytes:
-    """Return pg_dumpall's SQL for roles, of which some may be there already."""
-    return _CREATE_ROLE.sub(_create_role_if_missing, script)
-
-
-def _create_role_if_missing(match: re.Match[bytes]) -> bytes:
-    """Make a role's creation repeatable: an existing one is no error (trap A3.4).
-
-    It keeps its attributes and its password too, which may have been changed since.
-    """
-    if match["create"] is None:
-        return match.group()
-    tag = b"$pgkeep$"
-    while tag in match.group():
-        tag = tag[:-1] + b"_$"
-    return b"DO %b BEGIN %b EXCEPTION WHEN duplicate_object THEN NULL; END %b;" % (
-        tag, match.group(), tag,
-    )  # fmt: skip
-
-
 @contextlib.contextmanager
 def _alone(connection: Connection, store: Store, database: str) -> Iterator[None]:
     """Hold the locks of a run; both die with their holder.
@@ -395,7 +273,7 @@ def _alone(connection: Connection, store: Store, database: str) -> Iterator[None
     The file guards the store's partial files from a second run here, the advisory lock the database
     from runs elsewhere.
     """
-    with store.lock(f".{naming.encode_database(database)}.lock") as alone:
+    with locked(store, copies.backup_lock(database), GLANCE) as alone:
         if not alone:
             raise _already_running(database, store.url)
         deadline = time.monotonic() + LOCK_PATIENCE

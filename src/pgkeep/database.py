@@ -131,9 +131,8 @@ class Endpoint:
                 **self.params,
                 "client_encoding": "UTF8",
             }
-            if passfile is not None:
-                keywords.pop("password", None)
-                keywords["passfile"] = passfile.path
+            if passfile is not None and "password" not in self.params:
+                keywords["passfile"] = passfile.path  # PGPASSWORD would be stronger
             connection = self._open(make_conninfo("", **keywords))
         try:
             # First of all and alone, or a timeout of some milliseconds might end what follows.
@@ -232,8 +231,13 @@ class Endpoint:
             contents = os.fsencode(f"*:*:*:*:{quoted}\n")
         elif named and _is_open_to_others(named):
             # A mounted secret is often 0644; libpq would only warn and not use it (trap A7.4).
-            with open(named, "rb") as file:  # noqa: PTH123 - a name from outside
-                contents = file.read()
+            try:
+                with open(named, "rb") as file:  # noqa: PTH123 - a name from outside
+                    contents = file.read()
+            except OSError as error:
+                raise e.UsageError(
+                    f"could not read the passfile {named}: {error.strerror}"
+                ) from error
         else:
             yield None
             return
@@ -335,6 +339,25 @@ def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.Con
     return e.ConnectionFailed(f"could not connect: {said}", hint=hint)
 
 
+def server_error(error: psycopg.Error, kind: type[e.PgkeepError] = e.DumpFailed) -> e.PgkeepError:
+    """Translate what nobody has expected of the server."""
+    # A deadlock, for one, is an OperationalError that has a code and leaves the connection whole;
+    # with 57P01 and the like the server says goodbye.
+    state = error.sqlstate or "57P"
+    if isinstance(error, psycopg.OperationalError) and state.startswith("57P"):
+        return kind(f"lost the connection to the server: {str(error).strip()}")
+    return kind(f"the server refused: {error.diag.message_primary or error}")
+
+
+@contextlib.contextmanager
+def translated(kind: type[e.PgkeepError] = e.DumpFailed) -> Iterator[None]:
+    """Raise errors of the server as ours."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise server_error(error, kind) from error
+
+
 def restore_error(error: psycopg.Error, what: str) -> e.RestoreFailed:
     """Translate the server's error; its DETAIL and CONTEXT may hold rows and are left out."""
     message = error.diag.message_primary or str(error).strip()
@@ -370,7 +393,7 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
         locale = "d.datlocale"
     elif version >= 150000:
         locale = "d.daticulocale"
-    (row,) = _shared_rows(
+    (row,) = shared_rows(
         connection,
         f"""
         SELECT d.datname, pg_catalog.pg_get_userbyid(d.datdba),
@@ -382,7 +405,7 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
         """,
     )
     *facts, oid, default_acl = row
-    settings = _shared_rows(
+    settings = shared_rows(
         connection,
         """
         SELECT CASE WHEN s.setrole <> 0 THEN pg_catalog.pg_get_userbyid(s.setrole) END, c.value
@@ -391,7 +414,7 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
         """,
         oid,
     )
-    grants = _shared_rows(
+    grants = shared_rows(
         connection,
         """
         SELECT CASE WHEN a.grantee = 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee) END,
@@ -408,10 +431,13 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
     )
 
 
-def _shared_rows(
-    connection: "psycopg.Connection[Any]", query: str, *params: int
+def shared_rows(
+    connection: "psycopg.Connection[Any]", query: str, *params: object
 ) -> list[tuple[Any, ...]]:
-    """Read a shared catalog, its text as bytes: psycopg decodes none while this is set."""
+    """Read names that all databases of a cluster share, which may be in any encoding.
+
+    Text comes as bytes: psycopg decodes none while this is set.
+    """
     encoding = connection.info.parameter_status("server_encoding") or ""
     connection.execute("SET client_encoding = 'SQL_ASCII'")
     rows = connection.execute(query.encode(), params or None).fetchall()
@@ -442,7 +468,7 @@ def roles_in_use(connection: "psycopg.Connection[Any]") -> list[str]:
 
     The bootstrap superuser is pinned and has no rows in pg_shdepend (manual, section 51.49).
     """
-    rows = _shared_rows(
+    rows = shared_rows(
         connection,
         """
         SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database

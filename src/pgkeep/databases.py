@@ -15,7 +15,7 @@ from psycopg import sql
 from . import errors as e
 from . import manifest as m
 from . import portability
-from .database import Endpoint, restore_error
+from .database import Endpoint, restore_error, shared_rows
 from .snapshot import Connection
 
 UNFINISHED = "__restore_"  # in the name of a database that is being loaded
@@ -223,14 +223,18 @@ def drop(connection: Connection, name: str) -> None:
     )
 
 
-def drop_subscriptions(endpoint: Endpoint) -> None:
-    """A database with subscriptions cannot be dropped; without a slot they drop in silence."""
+def drop_subscriptions(endpoint: Endpoint) -> list[tuple[str, str | None]]:
+    """Drop the subscriptions that keep a database from being dropped, but not their slots.
+
+    Return what was dropped, with the slot that each had on its publisher.
+    """
+    dropped: list[tuple[str, str | None]] = []
     with contextlib.suppress(psycopg.Error, e.ConnectionFailed), endpoint.connect() as connection:
         rows = connection.execute(
-            "SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid ="
+            "SELECT subname, subslotname FROM pg_catalog.pg_subscription WHERE subdbid ="
             " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
         ).fetchall()
-        for (name,) in rows:
+        for name, slot in rows:
             subscription = sql.Identifier(name)
             for statement in (
                 "ALTER SUBSCRIPTION {} DISABLE",
@@ -238,6 +242,8 @@ def drop_subscriptions(endpoint: Endpoint) -> None:
                 "DROP SUBSCRIPTION {}",
             ):
                 connection.execute(sql.SQL(statement).format(subscription))
+            dropped.append((name, slot))
+    return dropped
 
 
 def derived(name: str, suffix: str) -> str:
@@ -263,8 +269,7 @@ def claim(connection: Connection, target: str) -> str:
     """
     name = derived(target, f"{UNFINISHED}{secrets.token_hex(4)}")
     pattern = re.compile(re.escape(name[:-8]) + "[0-9a-f]{8}")
-    rows = connection.execute("SELECT datname FROM pg_catalog.pg_database").fetchall()
-    for (left,) in rows:
+    for (left,) in shared_rows(connection, "SELECT datname FROM pg_catalog.pg_database"):
         if pattern.fullmatch(left) and _claimed(connection, left):
             drop = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(left))
             with contextlib.suppress(psycopg.Error):  # somebody looks into it
@@ -289,7 +294,7 @@ def exists(connection: Connection, name: str) -> bool:
 
 def missing_roles(connection: Connection, needed: Iterable[str]) -> list[str]:
     """Return which of these roles the server does not have."""
-    rows = connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()
+    rows = shared_rows(connection, "SELECT rolname FROM pg_catalog.pg_roles")
     there = {row[0] for row in rows}
     return [name for name in needed if name not in there]
 
@@ -299,13 +304,15 @@ def portability_of(connection: Connection) -> portability.Target:
     row = connection.execute(
         """
         SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
-               (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
-               (SELECT pg_catalog.array_agg(rolname::pg_catalog.text) FROM pg_catalog.pg_roles
-                WHERE pg_catalog.pg_has_role(oid, 'MEMBER'))
+               (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
         """
     ).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
-    version, superuser, roles = row
+    version, superuser = row
+    member_of = (
+        "SELECT rolname FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid, 'MEMBER')"
+    )
+    roles = shared_rows(connection, member_of)
     trusted = "trusted" if version >= TRUSTED_SINCE else "false"
     extensions = connection.execute(
         f"SELECT DISTINCT name FROM pg_catalog.pg_available_extension_versions WHERE {trusted}"
@@ -314,7 +321,7 @@ def portability_of(connection: Connection) -> portability.Target:
     return portability.Target(
         version_num=version,
         superuser=superuser,
-        roles=frozenset(roles or ()),
+        roles=frozenset(row[0] for row in roles),
         extensions=frozenset(row[0] for row in extensions),
     )
 

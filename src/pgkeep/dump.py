@@ -33,6 +33,7 @@ from .database import (
     roles_in_use,
     server_facts,
     session_settings,
+    translated,
 )
 from .packer import Packer
 from .snapshot import Connection, Snapshot, Table
@@ -96,10 +97,8 @@ def dump(
         DumpFailed, ConnectionFailed, StoreError: nothing of the artifact is of any use then.
 
     """
-    try:
+    with translated():
         return _Dump(endpoint, connection, writer, options, progress).run()
-    except psycopg.Error as error:
-        raise _server_error(error) from error
 
 
 class _Dump:
@@ -233,6 +232,8 @@ class _Run:
         self.access = access
         self.warnings: list[str] = []
         self._crew = Crew()
+        # First, for whoever waits for the store may hold what the others have to take.
+        self._crew.on_stop(dump.writer.stop)
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for task in tasks:
             self._tasks.put(task)
@@ -442,12 +443,3 @@ def _program_error(
         hint = "Raise max_standby_streaming_delay on the standby, or back up the primary."
     of = f", table {table.schema}.{table.name}" if table is not None else ""
     return e.DumpFailed(f"database {database}{of}: {error.message}", hint=hint)
-
-
-def _server_error(error: psycopg.Error) -> e.PgkeepError:
-    # A deadlock, for one, is an OperationalError that has a code and leaves the connection whole;
-    # with 57P01 and the like the server says goodbye.
-    state = error.sqlstate or "57P"
-    if isinstance(error, psycopg.OperationalError) and state.startswith("57P"):
-        return e.DumpFailed(f"lost the connection to the server: {str(error).strip()}")
-    return e.DumpFailed(f"the server refused: {error.diag.message_primary or error}")

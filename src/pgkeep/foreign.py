@@ -23,6 +23,7 @@ from .assembly import Assembler, Order
 from .crew import Crew
 from .foreign_names import Guess
 from .packer import TEXT_SIZE
+from .roles import repeatable_roles
 from .stores import Source, Store, all_or_none
 
 _STARTED = re.compile(rb"^-- Started on (?P<time>[-\d]{10} [:\d]{8}) (?P<zone>\S+)$", re.MULTILINE)
@@ -298,7 +299,7 @@ class _Index:
     def make(self) -> m.Manifest:
         """Write all files, then give them their names."""
         name = self.name
-        roles = backup.repeatable_roles(self.found.roles) if self.found.cluster else None
+        roles = repeatable_roles(self.found.roles) if self.found.cluster else None
         files = [one for one in name.files if one != name.globals or roles is not None]
         with ExitStack() as stack:
             uploads = {file: stack.enter_context(self.store.create(file)) for file in files}

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from . import errors as e
 from . import manifest as m
+from .database import shared_rows
 from .snapshot import Connection, Table
 
 OLDEST_SERVER = 120000
@@ -74,7 +75,8 @@ def _server(connection: Connection, server: m.ServerFacts) -> Iterator[Finding]:
 
 
 def _privileges(connection: Connection, tables: Sequence[Table]) -> Iterator[Finding]:
-    rows = connection.execute(
+    rows = shared_rows(
+        connection,
         """
         SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname),
                pg_catalog.quote_ident(n.nspname),
@@ -91,8 +93,8 @@ def _privileges(connection: Connection, tables: Sequence[Table]) -> Iterator[Fin
                        ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END)
         ORDER BY 1
         """,
-        [[one.oid for one in tables]],
-    ).fetchall()
+        [one.oid for one in tables],
+    )
     if not rows:
         return
     user = rows[0][4]
@@ -114,7 +116,8 @@ def _privileges(connection: Connection, tables: Sequence[Table]) -> Iterator[Fin
 
 
 def _row_security(connection: Connection, tables: Sequence[Table]) -> Iterator[Finding]:
-    rows = connection.execute(
+    rows = shared_rows(
+        connection,
         """
         SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname),
                pg_catalog.quote_ident(current_user)
@@ -122,8 +125,8 @@ def _row_security(connection: Connection, tables: Sequence[Table]) -> Iterator[F
         WHERE c.oid = ANY (%s) AND c.relrowsecurity AND pg_catalog.row_security_active(c.oid)
         ORDER BY 1
         """,
-        [[one.oid for one in tables]],
-    ).fetchall()
+        [one.oid for one in tables],
+    )
     if rows:
         yield Finding(
             "error",
@@ -216,12 +219,13 @@ def _oddities(
     """What a dump leaves out by its nature, and nobody expects."""
     invalid = [
         row[0]
-        for row in connection.execute(
+        for row in shared_rows(
+            connection,
             """
             SELECT indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i
             JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
             WHERE NOT indisvalid AND c.relkind = 'i' ORDER BY 1
-            """
+            """,
         )
     ]
     if invalid:

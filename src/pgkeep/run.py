@@ -8,9 +8,11 @@ published, and is told by the exit code.
 import contextlib
 import hashlib
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
@@ -19,12 +21,18 @@ from . import copies, prune, retention
 from . import errors as e
 from . import manifest as m
 from .catalog import Catalog
-from .database import Endpoint, server_facts
+from .database import Endpoint, server_facts, shared_rows, translated
+from .roles import Roles
 from .snapshot import Connection
 from .stores import Store
 
 EVERY = "*"
-_UNFINISHED = re.compile(r"__restore_[0-9a-f]{8}$")
+# Databases that pgkeep has made itself, and why they are left out.
+_OURS = {
+    re.compile(r"__restore_[0-9a-f]{8}$"): "it is what an interrupted restore left",
+    re.compile(r"__old_[0-9]{8}T[0-9]{6}Z$"): "a restore has put another one in its place",
+    re.compile(r"^pgkeep_drill_[0-9a-f]{12}$"): "a drill works in it, or was interrupted",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,7 @@ class Report(msgspec.Struct, kw_only=True):
     unreadable: list[str] = []  # manifests here that cannot be read, and why
     copied: list[str] = []  # backups whose copy was owed and has been made
     copies: list[Failure] = []  # what went wrong with the copies
+    copies_missed: list[Failure] = []  # of these what its target had required
     copies_removed: list[str] = []
     retained: list[str] = []  # backups that a store keeps longer than retention asks for
     copies_required: bool = False
@@ -87,8 +96,8 @@ class Report(msgspec.Struct, kw_only=True):
                 f" {names}",
                 hint=self.failed[0].hint,
             )
-        if self.copies_required and self.copies:
-            raise _again(self.copies[0])
+        if self.copies_missed:
+            raise _again(self.copies_missed[0])
         if self.retention:
             raise _again(self.retention[0])
 
@@ -117,7 +126,7 @@ def run(
     if not options.databases:
         work.backup([None])
         return work.report
-    with _alone(endpoint, options.databases) as connection:
+    with translated(e.ConnectionFailed), _alone(endpoint, options.databases) as connection:
         chosen, work.report.skipped = choose(connection, options.databases)
         if EVERY in options.databases:
             work.report.dropped = _dropped(connection, store)
@@ -160,7 +169,7 @@ class _Run:
         self._copy = copy
         self._options = options
         self._progress = progress
-        self._roles = b.Roles()
+        self._roles = Roles()
 
     def backup(self, databases: Sequence[str | None]) -> None:
         """Back up one after the other, each with all that follows."""
@@ -181,9 +190,9 @@ class _Run:
                     follows=self._options.policy,
                     copy=self._copy,
                 )
-            except e.PgkeepError as error:
+            except Exception as error:  # noqa: BLE001 - of whatever kind, the others go on
                 name = database or way.params.get("dbname", "(the default)")
-                self.report.failed.append(_failure(name, error))
+                self.report.failed.append(_failure(name, _known(error)))
                 continue
             self.report.backups.append(made.manifest)
             self._follow_up(made)
@@ -193,34 +202,36 @@ class _Run:
         manifest = made.manifest
         name = manifest.database.name
         if made.uncopied is not None:
-            self.report.copies.append(_failure(name, made.uncopied))
+            self._not_copied(name, made.uncopied)
         elif self._copy is not None:
             try:
                 self._pay(self._copy, manifest)
-            except e.PgkeepError as error:
-                self.report.copies.append(_failure(name, error))
+            except Exception as error:  # noqa: BLE001
+                self._not_copied(name, _known(error))
         if self._options.policy is None:
             return
         try:
             self.report.removed += self._retain(self._store, manifest, self._options.policy)
-        except e.PgkeepError as error:
-            self.report.retention.append(_failure(name, error))
+        except Exception as error:  # noqa: BLE001
+            self.report.retention.append(_failure(name, _known(error)))
         if self._copy is not None and made.uncopied is None:
             try:
                 self.report.copies_removed += self._retain(
                     self._copy, manifest, self._options.policy
                 )
-            except e.PgkeepError as error:
-                self.report.copies.append(_failure(name, error))
+            except Exception as error:  # noqa: BLE001
+                self._not_copied(name, _known(error))
+
+    def _not_copied(self, name: str, error: e.PgkeepError) -> None:
+        failure = _failure(name, error)
+        self.report.copies.append(failure)
+        if self._options.require_copy:
+            self.report.copies_missed.append(failure)
 
     def _pay(self, copy: Store, manifest: m.Manifest) -> None:
         """Make the copies of this database's earlier backups that are owed, oldest last."""
         name, identifier = manifest.database.name, manifest.server.system_identifier
-
-        def ours(one: m.Manifest) -> bool:
-            return (one.database.name, one.server.system_identifier) == (name, identifier)
-
-        debts = copies.owed(Catalog(self._store), copy, ours)
+        debts = copies.owed(Catalog(self._store).of(identifier, name), copy)
         if debts:
             self._progress.step(f"copying {len(debts)} earlier backups to {copy.url}")
             self._progress.total(sum(one.artifact.size for one in debts))
@@ -228,7 +239,7 @@ class _Run:
             if error is None:
                 self.report.copied.append(one.name.stem)
             else:
-                self.report.copies.append(_failure(name, error))
+                self._not_copied(name, error)
 
     def _retain(self, store: Store, manifest: m.Manifest, policy: retention.Policy) -> list[str]:
         """Apply retention to the database that was just backed up, and to no other."""
@@ -245,6 +256,17 @@ class _Run:
             self.report.unreadable += catalog.unreadable
         self.report.retained += pruned.retained
         return [one.manifest.name.stem for one in pruned.removed]
+
+
+def _known(error: Exception) -> e.PgkeepError:
+    """Return an error that nobody has foreseen as one that can be told, with its place."""
+    if isinstance(error, e.PgkeepError):
+        return error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return e.PgkeepError(
+        f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})",
+        hint="This is a mistake of pgkeep's own: please report it.",
+    )
 
 
 def _failure(database: str, error: e.PgkeepError) -> Failure:
@@ -287,13 +309,14 @@ def _databases(connection: Connection) -> dict[str, str | None]:
 
     New ones are found because the server is asked at each run (trap A3.15).
     """
-    rows = connection.execute(
+    rows = shared_rows(
+        connection,
         """
         SELECT d.datname, d.datallowconn, d.datconnlimit, r.rolsuper,
                pg_catalog.has_database_privilege(d.oid, 'CONNECT')
         FROM pg_catalog.pg_database d, pg_catalog.pg_roles r
         WHERE NOT d.datistemplate AND r.rolname = current_user ORDER BY 1
-        """
+        """,
     )
     return {name: _reason(name, *facts) for name, *facts in rows}
 
@@ -307,6 +330,4 @@ def _reason(name: str, allowed: bool, limit: int, superuser: bool, privilege: bo
         return "the role may not connect to it"
     if limit == 0 and not superuser:
         return "its connection limit is 0"
-    if _UNFINISHED.search(name):
-        return "it is what an interrupted restore left"
-    return None
+    return next((reason for ours, reason in _OURS.items() if ours.search(name)), None)

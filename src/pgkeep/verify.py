@@ -49,11 +49,15 @@ def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
         StoreError: the file cannot be read.
 
     """
+    side = side_files(store, name)
     source = store.open(name)
     try:
-        return verify_source(source, jobs=jobs, progress=progress, side=side_files(store, name))
+        report = verify_source(source, jobs=jobs, progress=progress, side=side)
     finally:
         source.close()
+    if read_globals(store, name, side) is None:
+        return report
+    return msgspec.structs.replace(report, checked=[*report.checked, "roles"])
 
 
 class SideFiles(msgspec.Struct, frozen=True):
@@ -168,6 +172,29 @@ def side_files(store: Store, name: str) -> SideFiles:
     if store.exists(stem + naming.MANIFEST):
         manifest = m.decode(_read(store, stem + naming.MANIFEST), stem + naming.MANIFEST)
     return SideFiles(digest, manifest, manifest.index_sha256 if manifest else None)
+
+
+def read_globals(store: Store, name: str, side: SideFiles) -> bytes | None:
+    """Return the roles that lie beside an artifact, as SQL; none where there are none.
+
+    Raises:
+        VerificationFailed: they are not what the manifest says, or damaged.
+
+    """
+    facts = None if side.manifest is None else side.manifest.globals
+    file = name.removesuffix(naming.ARTIFACT) + naming.GLOBALS
+    if not name.endswith(naming.ARTIFACT) or not store.exists(file):
+        if facts is None:
+            return None
+        raise e.VerificationFailed(f"{file}, which has the roles, is missing")
+    source = store.open(file)
+    try:
+        data = read_all(source)
+        if facts is not None and hashlib.sha256(data).hexdigest() != facts.sha256:
+            raise e.VerificationFailed(f"{file} is not what the manifest says")
+        return b"".join(plain_blocks(source))
+    finally:
+        source.close()
 
 
 def _read(store: Store, name: str) -> bytes:
