@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,11 @@ def test_schema_only_backups_have_no_rows_and_are_never_the_latest(
     env = keep.environment(pg17, BACKUP_DIR=str(tmp_path))
     said = keep.run("restore", "--latest", "--target-db=never", env=env, code=9)
     assert "no backup" in said
+    # Not each of them is the month's, even if a month begins between two of them.
+    args = ("--schema-only", "--type=auto")
+    nights = [keep.backup(pg17, shop[0], tmp_path / "tiers", *args).name for _ in range(3)]
+    assert "_monthly_" in nights[0]
+    assert any("_daily_" in name for name in nights), nights
 
 
 def _without_key(dump: bytes) -> bytes:
@@ -216,6 +222,39 @@ def test_replacing_keeps_the_old_database_unless_told_to_discard_it(
     assert_same_database(pg17, shop[0], pg17, target)
 
 
+def test_a_subscription_goes_with_the_database_that_is_discarded(
+    pg17: Server, shop: tuple[str, Path], spare: Spare
+) -> None:
+    """A4.11: and the publisher's slot, which pgkeep does not touch, is told."""
+    target = spare.database(pg17)
+    s.sql(
+        pg17,
+        target,
+        "create subscription s connection 'host=nowhere' publication p with (connect = false)",
+    )
+    names = {name for _, name in databases(pg17)}
+    args = ("--drop-existing", "--discard-old", "--yes", "--json")
+    result = json.loads(keep.restore(pg17, shop[1], target, *args))
+    assert result.get("old_database") is None
+    assert "its replication slot s stays on the publisher" in "".join(result["warnings"])
+    assert {name for _, name in databases(pg17)} == names
+
+
+def test_an_old_database_that_cannot_be_dropped_is_kept(
+    pg17: Server, shop: tuple[str, Path], spare: Spare
+) -> None:
+    """The restore has succeeded, and says so."""
+    target = spare.database(pg17, "is_template true")
+    args = ("--drop-existing", "--discard-old", "--yes", "--json")
+    result = json.loads(keep.restore(pg17, shop[1], target, *args))
+    old = spare.name(pg17, result["old_database"])
+    s.sql(pg17, "postgres", f"alter database {s.quoted(old)} is_template false")
+    assert result["warnings"] == [
+        "could not drop the old database: cannot drop a template database"
+    ]
+    assert_same_database(pg17, shop[0], pg17, target)
+
+
 def test_statistics_are_collected_unless_told_not_to(
     pg17: Server, shop: tuple[str, Path], spare: Spare
 ) -> None:
@@ -246,6 +285,8 @@ def test_schema_and_rows_one_after_the_other(
     said = keep.run(*args, "--yes", env=env, code=9)
     assert "table public.customers does not exist" in said
     assert "table public.orders does not exist" in said
+    s.sql(pg17, target, "create view orders as select 1 / 0 as id")
+    assert "public.orders is not a table" in keep.run(*args, "--yes", env=env, code=9)
 
 
 def test_triggers_fire_unless_disabled(pg17: Server, shop: tuple[str, Path], spare: Spare) -> None:
@@ -460,6 +501,31 @@ def test_lines_elsewhere(pg17: Server, spare: Spare, tmp_path: Path) -> None:
     assert re.search(r"loading rows, \d+% of \d+.*/s", done.stderr), done.stderr
 
 
+@pytest.mark.parametrize("args", [[], ["--json"]], ids=["text", "json"])
+def test_output_that_cannot_be_written_ends_no_run(
+    pg17: Server, shop: tuple[str, Path], tmp_path: Path, args: list[str]
+) -> None:
+    """B25, B31: every target is backed up, and a failure of one is told before the full disk is."""
+    path = tmp_path / "pgkeep.toml"
+    lines = [f"[targets.{name}]\nbackup_dir = '{tmp_path / name}'\n" for name in "ab"]
+    path.write_text("".join(lines))
+    env = keep.environment(pg17, shop[0], PGKEEP_CONFIG=str(path))
+    with Path("/dev/full").open("w") as full:
+        run = partial(subprocess.run, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+                      check=False, stdin=subprocess.DEVNULL)  # fmt: skip
+        done = run([keep.PGKEEP, "backup", *args], env=env)
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.endswith("error: could not write: [Errno 28] No space left on device\n")
+        assert [len(keep.left_over(tmp_path / name)) for name in "ab"] == [4, 4]
+        path.write_text(f"{lines[0]}postgres_db = 'no such database'\n{lines[1]}")
+        done = run([keep.PGKEEP, "backup", *args], env=env)
+        assert done.returncode == 11, done.stderr
+        assert "error: 1 of 2 databases failed: no such database\n" in done.stderr
+        assert [len(keep.left_over(tmp_path / name)) for name in "ab"] == [4, 8]
+        done = run([keep.PGKEEP, "backup", *args, "--jobs=0"], env=env)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+
+
 def run_python(
     prelude: str, *args: str, env: Mapping[str, str]
 ) -> "subprocess.CompletedProcess[str]":
@@ -497,6 +563,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str]] = {
     "triggers": (["restore", "--latest", "--disable-triggers"], {}, "needs --data-only"),
     "both": (["restore", "--latest", "--schema-only", "--data-only"], {}, "exclude each other"),
     "where": (["restore", "--latest", "--in-place", "--drop-existing"], {}, "exclude each other"),
+    "which": (["restore", "--backup=x", "--database=y"], {}, "--target-db names the database"),
     "no file": (["verify"], {}, "missing argument 'FILE...'"),
     "jobs": (["backup"], {"BACKUP_JOBS": "zero"}, "BACKUP_JOBS: expected a whole number"),
     "no jobs": (["backup", "--jobs=0"], {}, "got '0' from the command line"),
@@ -505,6 +572,8 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str]] = {
     "secret": (["backup"], {"POSTGRES_PASSWORD_FILE": "/no/secret"}, "could not read /no/secret"),
     "folder": (["backup"], {"POSTGRES_PASSWORD_FILE": "/"}, "could not read /"),
     "twice": (["list"], {"BACKUP_DIR": "x", "BACKUP_DIR_FILE": "y"}, "are both set"),
+    "bucket": (["verify", "s3://bucket"], {}, "s3://bucket names no file: expected s3://BUCKET/"),
+    "folder of a bucket": (["show", "s3://bucket/backups/"], {}, "expected s3://BUCKET/KEY"),
     "url": (["backup"], {"DATABASE_URL": "postgresql://a:secret@[::1/x"}, "is not valid"),
     "newline": (["backup"], {"POSTGRES_PASSWORD": "a\nb"}, "newline"),
 }
@@ -563,6 +632,26 @@ def test_files_that_are_missing_or_no_backups_are_told_apart(pg17: Server, tmp_p
     assert "no backups" in keep.run("list", f"--dir={tmp_path / 'void'}", env=env)
 
 
+def test_what_the_system_refuses_is_told_with_its_place(
+    pg17: Server, shop: tuple[str, Path], tmp_path: Path
+) -> None:
+    """B24: of files that cannot be opened, of locks, of what no command thinks of."""
+    (tmp_path / "file").touch()
+    for file, reason in ((tmp_path / "file" / "a.sql.gz", "Not a directory"),
+                         ("y" * 300, "File name too long")):  # fmt: skip
+        said = keep.run("verify", str(file), env=keep.environment(BACKUP_DIR=str(tmp_path)), code=6)
+        assert f"{file}: {reason}" in said
+    env = keep.environment(pg17, shop[0], BACKUP_DIR=str(tmp_path / "b"))
+    prelude = (
+        "import fcntl\ndef fail(*_): raise OSError(37, 'No locks available')\nfcntl.flock = fail"
+    )
+    done = run_python(prelude, "backup", env=env)
+    assert (done.returncode, keep.left_over(tmp_path / "b")) == (6, []), done.stderr
+    assert re.search(r"could not lock .*/\..*\.lock: No locks available", done.stderr)
+    said = keep.run("adopt", "y" * 300, env=env, code=1)
+    assert said.startswith("error: could not use yyy")
+
+
 def test_files_may_be_named_as_reports_do_and_several_at_once(
     pg17: Server, spare: Spare, tmp_path: Path
 ) -> None:
@@ -593,6 +682,8 @@ def test_files_may_be_named_as_reports_do_and_several_at_once(
     assert f"problem: database {database} exists" in out
     assert "    1. " in out
     assert f"database {database} exists" in keep.run(*plan[:2], env=env, code=9)
+    keep.backup(pg17, database, tmp_path, "--schema-only")  # in whose place nobody wants it
+    assert keep.run("list", "--names", env=env) == f"{stem}\n"
     artifact.write_bytes(b"cut")
     assert keep.run("list", "--names", env=env) == ""
 
@@ -612,6 +703,22 @@ def test_an_empty_maintenance_database_is_told(tmp_path: Path) -> None:
             assert " backing up postgres\n" in err
 
 
+def test_every_trap_that_is_named_can_be_looked_up() -> None:
+    root = Path(__file__).parents[1]
+    listed = set(re.findall(r"(?m)^- ([A-F][\d.]+): ", (root / "docs" / "traps.md").read_text()))
+    assert len(listed) > 200
+    texts = [path.read_text() for path in (root / "src").rglob("*.py")]
+    texts += [path.read_text() for path in (root / "docs").glob("*.md")]
+    cited = {
+        one
+        for text in texts
+        for named in re.findall(r"\btraps?\s+((?:[A-F]\d+(?:\.\d+)?(?:, | and )?)+)", text)
+        for one in re.findall(r"[A-F]\d+(?:\.\d+)?", named)
+    }
+    assert len(cited) > 40
+    assert cited <= listed
+
+
 def test_every_module_has_its_place() -> None:
     """What a newcomer looks up is what there is."""
     root = Path(__file__).parents[1]
@@ -626,6 +733,21 @@ def test_every_module_has_its_place() -> None:
 
 
 HIDDEN = "import pgkeep.programs as p; p.WHEELS = ()"
+NONE = f"{HIDDEN}; p.FOLDERS = ()"
+
+
+@pytest.mark.parametrize(
+    ("args", "real", "place"),
+    [([], "real", "pgkeep-demo"), (["--dir=x"], "s3://bucket/real", "x")],
+)
+def test_a_demo_is_not_among_real_backups(
+    tmp_path: Path, args: list[str], real: str, place: str
+) -> None:
+    """B6: where no other of that database follows, status would have a problem with it."""
+    env = keep.environment(BACKUP_DIR=real, PATH=str(tmp_path))
+    done = run_python(NONE, "demo", *args, env=env)  # so that it ends before it begins
+    assert (done.returncode, "no PostgreSQL server" in done.stderr) == (2, True), done.stderr
+    assert done.stdout == f"the backup goes to {place}, and stays there\n"
 
 
 @pytest.mark.parametrize("found", ["none", "older"])
@@ -633,7 +755,7 @@ def test_client_programs_that_do_not_fit_are_named(
     pg18: Server, spare: Spare, tmp_path: Path, found: str
 ) -> None:
     """A1.1, A1.12: before anything is written, with the package to install."""
-    prelude = HIDDEN + ("; p.FOLDERS = ()" if found == "none" else "")
+    prelude = NONE if found == "none" else HIDDEN
     path = str(tmp_path) if found == "none" else str(s.bin_folder(15))
     env = keep.environment(pg18, spare.database(pg18), BACKUP_DIR=str(tmp_path / "b"), PATH=path)
     done = run_python(prelude, "backup", env=env)

@@ -4,6 +4,8 @@ import ctypes
 import importlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str
                         ["Berlin", "+01:00", "../UTC", "/etc/passwd", "Europe", "Mars/Phobos"]),
     "BACKUP_JOBS": ("12", lambda c: c.jobs, 12, ["0", "two", "4.0"]),
     "BACKUP_DRIFT": ("25", lambda c: c.drift, 0.25, ["0", "101", "50%", "0.5"]),
-    "BACKUP_LOCK_TIMEOUT": ("0.5", lambda c: c.lock_timeout, 0.5, ["0", "-1", "1 min", "inf"]),
+    "BACKUP_LOCK_TIMEOUT": ("0.5", lambda c: c.lock_timeout, 0.5,
+                            ["0", "-1", "1 min", "inf", "2147484", "9" * 400]),
     "BACKUP_S3_BUCKET": ("b-1", lambda c: c.s3["bucket"], "b-1", ["b/c", "-b", "b c"]),
     "BACKUP_S3_PREFIX": ("/a/b", lambda c: c.s3["prefix"], "a/b/", []),
     "BACKUP_S3_ENDPOINT": ("https://s3:9000/", lambda c: c.s3["endpoint"], "https://s3:9000",
@@ -41,7 +44,7 @@ VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str
     "BACKUP_S3_REGION": ("eu-central-1", lambda c: c.s3["region"], "eu-central-1", []),
     "BACKUP_S3_REQUIRED": ("true", lambda c: c.require_copy, True, ["perhaps", "2"]),
     "BACKUP_S3_TIMEOUT": ("5", lambda c: c.s3["timeout"], 5.0, ["0", "-1", "1 min"]),
-    "BACKUP_S3_LIMIT": ("60", lambda c: c.s3["limit"], 60.0, ["0", "never"]),
+    "BACKUP_S3_LIMIT": ("60", lambda c: c.s3["limit"], 60.0, ["0", "never", "9" * 400]),
     "BACKUP_S3_MAX_PARTS": ("1000", lambda c: c.s3["max_parts"], 1000, ["9", "10001", "many"]),
     "BACKUP_S3_PART_SIZE": ("64", lambda c: c.s3["part_size"], 64 << 20, ["4", "5121", "64M"]),
     "BACKUP_METRICS_FILE": ("/m/x.prom", lambda c: str(c.metrics_file), "/m/x.prom",
@@ -315,18 +318,21 @@ def test_config_shows_origins_and_hides_secrets(tmp_path: Path) -> None:
 
 
 def without_override() -> None:
-    """Take root's right to write everywhere; others do not have it."""
-    drop_from_bounding_set, dac_override = 24, 1  # of prctl(2) and capabilities(7)
-    ctypes.CDLL(None).prctl(drop_from_bounding_set, dac_override, 0, 0, 0)
+    """Take root's right to go and write everywhere; others do not have it."""
+    drop_from_bounding_set = 24  # of prctl(2)
+    for right in (1, 2):  # to write and to search everywhere: capabilities(7)
+        ctypes.CDLL(None).prctl(drop_from_bounding_set, right, 0, 0, 0)
 
 
 def test_a_directory_that_cannot_be_written_to(tmp_path: Path, pg17: Server) -> None:
     """Told before anything is done, with the setting to change."""
     (tmp_path / "file").touch()
     (tmp_path / "closed").mkdir(mode=0o555)
+    (tmp_path / "locked").mkdir(mode=0)
     for place, reason in (
         ("file", "Not a directory"), ("file/below", "Not a directory"),
         ("closed", "Permission denied"), ("closed/below", "Permission denied"),
+        ("locked/below", "Permission denied"), ("x" * 300, "File name too long"),
     ):  # fmt: skip
         env = keep.environment(pg17, "postgres", BACKUP_DIR=str(tmp_path / place))
         process = keep.start("backup", env=env, preexec_fn=without_override)
@@ -336,6 +342,14 @@ def test_a_directory_that_cannot_be_written_to(tmp_path: Path, pg17: Server) -> 
         assert reason in said
         assert str(tmp_path / place) in said
     assert [*(tmp_path / "closed").iterdir()] == []
+    code = (
+        "import sys; from pathlib import Path; from pgkeep import doctor; from pgkeep.stores"
+        ".local import LocalStore; print(doctor._directory(LocalStore(Path(sys.argv[1]))))"
+    )
+    found = subprocess.run([sys.executable, "-c", code, tmp_path / "locked" / "below"],
+                           preexec_fn=without_override, capture_output=True, text=True,
+                           check=True)  # fmt: skip
+    assert f"directory {tmp_path / 'locked'} is not writable" in found.stdout
     env = keep.environment(pg17, "postgres")
     said = keep.run("backup", "--dir=", env=env, code=2)
     assert "BACKUP_DIR: expected a directory, got '' from the command line" in said
@@ -385,6 +399,33 @@ def test_of_several_targets_one_is_out_of_reach(
     assert "the configuration has several targets: down, up, full, also" in said
     assert "--target=NAME" in said
     assert keep.run("list", "--target=up", env=env).count("manual") == 3
+
+
+@pytest.mark.parametrize(("strict", "code"), [("other", 0), ("copied", 6)])
+def test_each_target_says_whether_its_own_copies_are_required(
+    pg17: Server, app: str, tmp_path: Path, strict: str, code: int
+) -> None:
+    """D: one that requires them does not make another's the run's failure."""
+    environ = toml(
+        tmp_path / "pgkeep.toml",
+        f"""
+        [targets.other]
+        backup_dir = '{tmp_path}/other'
+        backup_s3_required = {str(strict == "other").lower()}
+        [targets.copied]
+        backup_dir = '{tmp_path}/copied'
+        backup_s3_bucket = 'gone'
+        backup_s3_endpoint = 'http://127.0.0.1:1'
+        backup_s3_required = {str(strict == "copied").lower()}
+        """,
+    )
+    environ |= {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    process = keep.start("backup", "--json", env=keep.environment(pg17, app, **environ))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    document = json.loads(out)
+    assert (len(document["backups"]), len(document["copies"])) == (2, 1)
+    assert document["copies_missed"] == (document["copies"] if code else [])
 
 
 def documentation() -> str:

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -537,10 +538,15 @@ def test_the_zone_decides_not_the_machine() -> None:
     assert choose_type(backups, now, BERLIN) == "monthly"
 
 
-def test_only_full_backups_are_a_tiers() -> None:
-    """Definitions without rows are not the month's backup."""
-    backups = [manifest(START, "monthly", schema=True), manifest(START, "weekly", schema=True)]
-    assert choose_type(backups, START + DAY, UTC) == "monthly"
+@pytest.mark.parametrize("schema_only", [False, True])
+def test_like_is_counted_with_like(schema_only: bool) -> None:
+    """Definitions without rows are not the month's backup, nor is a backup theirs."""
+    due = partial(choose_type, now=START + DAY, zone=UTC, schema_only=schema_only)
+    backups = [manifest(START, kind, schema=not schema_only) for kind in ("monthly", "weekly")]
+    assert due(backups) == "monthly"
+    backups.append(manifest(START, "monthly", schema=schema_only))
+    assert due(backups) == "daily"
+    assert due(backups, now=START + 7 * DAY) == "weekly"
 
 
 @pytest.mark.parametrize(

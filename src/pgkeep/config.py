@@ -46,8 +46,8 @@ def _whole(least: int) -> Callable[[str], int]:
 
 
 def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or float(text) <= 0:
-        raise ValueError("a number of seconds above 0")
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or not 0 < float(text) <= LONGEST:
+        raise ValueError(f"a number of seconds above 0, at most {LONGEST}")
     return float(text)
 
 
@@ -238,6 +238,7 @@ SETTINGS = (
     Setting("POSTGRES_PASSWORD", "", _text, "password"),
 )  # fmt: skip
 _BY_VARIABLE = {one.variable: one for one in SETTINGS}
+_FLAGS = {one.variable for one in SETTINGS if one.parse is _flag}
 # Who knows the URL of a ping may send it.
 SECRETS = frozenset(
     {
@@ -246,6 +247,7 @@ SECRETS = frozenset(
     }
 )  # fmt: skip
 CONFIG_FILE = "PGKEEP_CONFIG"
+LONGEST = 2_147_483  # seconds: PostgreSQL counts milliseconds in 32 bits
 BUCKET = "s3://"
 
 # What POSTGRES_... means to libpq.
@@ -516,6 +518,8 @@ def _table(table: Mapping[str, Any], origin: str, problems: list[str]) -> dict[s
                 texts[variable] = ",".join(value)
             else:
                 problems.append(f"{origin}: {key}: expected names without commas, got {value!r}")
+        elif isinstance(value, bool) and variable in _FLAGS:
+            texts[variable] = str(value).lower()
         elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
             texts[variable] = str(value)
         else:

@@ -116,7 +116,7 @@ def _client(client: programs.Installation) -> list[Finding]:
 
 def _directory(store: LocalStore) -> tuple[str, list[Finding]]:
     existing = store.directory.resolve()
-    while not existing.exists():
+    while not os.path.exists(existing):  # noqa: PTH110 - Path's raises where it may not look
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     text = f"{free / 1e9:.1f} GB free"

@@ -171,18 +171,25 @@ def _refused_since(verified: Sequence[Decision], policy: Policy) -> datetime | N
 
 
 def choose_type(
-    manifests: Iterable[Manifest], now: datetime, zone: tzinfo, policy: Policy | None = None
+    manifests: Iterable[Manifest],
+    now: datetime,
+    zone: tzinfo,
+    policy: Policy | None = None,
+    *,
+    schema_only: bool = False,
 ) -> BackupType:
     """Return the tier that a run is due for: the first of a month, of an ISO week, or any other.
 
-    The manifests are those of one database. A month's first backup is also its week's. A tier that
-    the policy keeps for no time is not made: its backup would go the next night, and be due again.
+    The manifests are those of one database. A month's first backup is also its week's. Those with
+    rows and those without are counted apart. A month or week that the policy keeps for no time is
+    not made: its backup would go the next night, and be due again.
     """
     policy = policy or Policy()
     local = now.astimezone(zone)
     monthly, weekly = policy.monthly == 0, policy.weekly == 0
+    tiers = (BackupType.MONTHLY, BackupType.WEEKLY)
     for one in manifests:
-        if one.schema_only or one.type not in (BackupType.MONTHLY, BackupType.WEEKLY):
+        if one.type not in tiers or one.schema_only != schema_only:
             continue
         taken = one.taken.astimezone(zone)
         if one.type == BackupType.MONTHLY and (taken.year, taken.month) == (

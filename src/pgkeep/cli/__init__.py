@@ -3,6 +3,7 @@
 Each command lives in a module of its own, imported only when it is used.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -138,7 +139,9 @@ def main() -> NoReturn:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup, or a shell's & sets it
             signal.signal(number, _interrupt)
-    sys.exit(_run())
+    code = _run()
+    _give_up_unwritten()
+    sys.exit(code)
 
 
 def _open_standard_streams() -> None:
@@ -146,6 +149,14 @@ def _open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+
+
+def _give_up_unwritten() -> None:
+    """Drop what standard output does not take: Python would try again, and exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -176,10 +187,23 @@ def _run() -> int:  # noqa: PLR0911 - one for each way to end
     except Interrupted as error:
         return _failed(error.ended())
     except OSError as error:
-        # Mostly our own output: its disk is full. Python must not try again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _failed(e.PgkeepError(f"could not write: {error}"))
+        return _failed(e.PgkeepError(_told(error)))
+    except Exception as error:
+        # The library is there where one of its errors is; other commands need not pay for it.
+        psycopg = sys.modules.get("psycopg")
+        if psycopg is None or not isinstance(error, psycopg.Error):
+            raise
+        from ..database import server_error  # noqa: PLC0415
+
+        return _failed(server_error(error, e.ConnectionFailed))
     return code if isinstance(code, int) else 0  # of ctx.exit
+
+
+def _told(error: OSError) -> str:
+    """Say what the system refused; an error without a file is that of our own output."""
+    if error.filename is None:
+        return f"could not write: {error}"
+    return f"could not use {error.filename}: {error.strerror}"
 
 
 def _usage_error(error: click.ClickException) -> e.UsageError:
@@ -195,6 +219,7 @@ def _failed(error: e.PgkeepError) -> int:
         import msgspec  # noqa: PLC0415
 
         record = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        click.echo(msgspec.json.encode(record))
+        with contextlib.suppress(OSError):  # the exit code tells it too
+            click.echo(msgspec.json.encode(record))
     _output.failed(error)
     return error.exit_code

@@ -1,6 +1,8 @@
 """pgkeep backup."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 import click
 
@@ -89,6 +91,7 @@ def command(
     out = output.current()
     started = time.monotonic()
     total = r.Report()
+    unwritten: list[OSError] = []
     with Watch(configs, kind, out, partial=target is not None) as watch:
         for one in configs:
             if one.target is not None:
@@ -112,11 +115,14 @@ def command(
             with out.progress(silent=as_json) as bar:
                 report = _run(one, database, options, bar, watch)
             if not as_json:
-                _print(one, report, out, alone=len(configs) == 1)
+                _print(one, report, out, unwritten, alone=len(configs) == 1)
             total.add(report)
         if as_json:
-            print_json(total)
+            with _noting(unwritten):
+                print_json(total)
         total.raise_if_failed()
+        if unwritten:
+            raise e.PgkeepError(f"could not write: {unwritten[0]}")
     rows = sum(manifest.rows for manifest in total.backups)
     size = sum(manifest.artifact.size for manifest in total.backups)
     raw = sum(manifest.raw_bytes for manifest in total.backups)
@@ -163,7 +169,23 @@ def _store(one: config.Config) -> Store:
     return store
 
 
-def _print(one: config.Config, report: r.Report, out: output.Output, *, alone: bool) -> None:
+@contextlib.contextmanager
+def _noting(unwritten: list[OSError]) -> Iterator[None]:
+    """Go on where results cannot be written: that ends no run, and hides no failure of one."""
+    try:
+        yield
+    except OSError as error:
+        unwritten.append(error)
+
+
+def _print(
+    one: config.Config,
+    report: r.Report,
+    out: output.Output,
+    unwritten: list[OSError],
+    *,
+    alone: bool,
+) -> None:
     store, copy = one.store(), one.copy()
     for manifest in report.backups:
         for warning in (*manifest.warnings, *manifest.drift):
@@ -171,11 +193,12 @@ def _print(one: config.Config, report: r.Report, out: output.Output, *, alone: b
         state = ", verified" if manifest.verified else ""
         if copy is not None:
             state += ", its copy is owed" if manifest.pending else f", copied to {copy.url}"
-        click.echo(
-            f"{store.url_of(manifest.artifact.name)}\n"
-            f"    {plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
-            f" {progress.size(manifest.artifact.size)}{state}"
-        )
+        with _noting(unwritten):
+            click.echo(
+                f"{store.url_of(manifest.artifact.name)}\n"
+                f"    {plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
+                f" {progress.size(manifest.artifact.size)}{state}"
+            )
     warnings = [
         *(f"{skipped.database}: skipped, {skipped.reason}" for skipped in report.skipped),
         *(f"{name}: no longer on the server; its backups are kept" for name in report.dropped),

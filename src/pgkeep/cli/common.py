@@ -136,20 +136,31 @@ def catalogs(one: config.Config) -> list[catalog.Catalog]:
 
 
 def locate(file: str, one: config.Config) -> tuple[Store, str]:
-    """Return store and name of a file given as a path, a URL, or a name in one of the stores."""
+    """Return store and name of a file given as a path, a URL, or a name in one of the stores.
+
+    Raises:
+        UsageError: a URL that has no key.
+
+    """
     if file.startswith(config.BUCKET):
         place, _, name = file.rpartition("/")
+        if not name or not place.startswith(config.BUCKET) or place == config.BUCKET:
+            raise e.UsageError(
+                f"{file} names no file: expected s3://BUCKET/KEY",
+                hint="pgkeep list --dir=s3://BUCKET/PREFIX shows which there are.",
+            )
         parsed = naming.parse(name)
         if parsed is not None and place.endswith(f"/{parsed.type}"):
             return one.store_at(place.removesuffix(f"/{parsed.type}")), name
         return one.store_at(place, tiers=False), name
     path = Path(file)
-    if not path.exists() and naming.parse(path.name + naming.ARTIFACT) is not None:
+    there = os.path.exists  # Path.exists would raise what opening the file tells better
+    if not there(path) and naming.parse(path.name + naming.ARTIFACT) is not None:
         path = path.with_name(path.name + naming.ARTIFACT)  # as warnings and reports name it
         file = str(path)
-    if not path.exists() and len(path.parts) == 1:
-        there = stores(one)
-        return next((store for store in there if store.exists(file)), there[0]), file
+    if not there(path) and len(path.parts) == 1:
+        places = stores(one)
+        return next((store for store in places if store.exists(file)), places[0]), file
     return LocalStore(path.parent), path.name
 
 

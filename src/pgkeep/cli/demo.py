@@ -8,7 +8,9 @@ from .. import demo as d
 from .. import errors as e
 from .. import progress
 from ..config import BUCKET
-from .common import dir_option, jobs_option, json_option, load_config, print_json
+from .common import jobs_option, json_option, load_config, print_json
+
+DIRECTORY = "pgkeep-demo"  # never that of real backups: status would ask for the next one
 
 
 @click.command(
@@ -22,14 +24,22 @@ Examples:
 @click.option(
     "--scale", type=click.IntRange(1, 100), default=1, show_default=True, help="1 is 330 MB."
 )
-@dir_option
+@click.option(
+    "--dir",
+    "directory",
+    metavar="DIR",
+    default=DIRECTORY,
+    show_default=True,
+    help="Where the backup is put, whatever BACKUP_DIR is.",
+)
 @jobs_option
 @json_option
-def command(*, scale: int, directory: str | None, jobs: str | None, as_json: bool) -> None:
+def command(*, scale: int, directory: str, jobs: str | None, as_json: bool) -> None:
     """Back up and restore a throw-away database, and prove that nothing is missing.
 
     Starts a PostgreSQL of its own, fills it, backs it up beside pg_dump | gzip, drops the database,
-    restores it and compares every table. Needs no set-up; no other server is touched.
+    restores it and compares every table. Needs no set-up; no other server is touched, nor the
+    backups that there are.
     """
     config = load_config(directory=directory, jobs=jobs)
 
@@ -39,6 +49,7 @@ def command(*, scale: int, directory: str | None, jobs: str | None, as_json: boo
     def tell(text: str) -> None:
         click.echo(text, err=as_json)
 
+    tell(f"the backup goes to {config.directory}, and stays there")
     outcome = d.run(Path(config.directory), scale, config.jobs, progress.Silent(), tell)
     if as_json:
         print_json(outcome)

@@ -29,7 +29,11 @@ Examples:
 """,
 )
 @click.option("--database", metavar="NAME", help="Only backups of this database.")
-@click.option("--names", is_flag=True, help="Print only the names, as --backup takes them.")
+@click.option(
+    "--names",
+    is_flag=True,
+    help="Print only the names, as --backup takes them, of whole backups with rows.",
+)
 @target_option
 @dir_option
 @json_option
@@ -71,7 +75,7 @@ def command(
         return
     if names:
         for one in backups:
-            if not one.missing:
+            if not one.missing and one.manifest.full:
                 click.echo(one.manifest.name.stem)
         return
     urls = [store.url for store in stores(config)]

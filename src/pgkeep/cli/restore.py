@@ -159,6 +159,11 @@ def command(
             "--drop-existing": drop_existing,
         },
     )
+    if file is not None and database is not None:
+        raise click.UsageError(
+            "--backup and --database exclude each other: --target-db names the database to"
+            " restore into"
+        )
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
     if file is not None:
         store, name = locate(file, config)
