@@ -32,6 +32,7 @@ from . import keep
 from . import servers as s
 from .buckets import Buckets
 from .conftest import DatabaseFactory
+from .spare import Spare
 
 SHOP = """
 create schema app;
@@ -53,6 +54,7 @@ create sequence app.down increment -1;
 create table app.countdown (n int primary key default nextval('app.down'));
 alter sequence app.down owned by app.countdown.n;
 insert into app.countdown select from generate_series(1, 3);
+create sequence app.former increment -1 owned by app.countdown.n;  -- which does not use it any more
 create materialized view app.totals as select count(*) as n from app.orders;
 create table app.plain (id int);
 insert into app.plain values (1), (2), (3);
@@ -120,7 +122,7 @@ def test_what_is_restored_is_green(restored: Restored) -> None:
     checked = {check.name: check.checked for check in found.checks}
     assert checked["rows"] == checked["manifest"] == 6
     assert (checked["extensions"], checked["large objects"]) == (1, 3)
-    assert checked["sequences"] == 2
+    assert checked["sequences"] == 3
     assert min(checked["indexes"], checked["constraints"], checked["roles"]) > 0
     true, false = (
         assertions.Assertion(
@@ -324,6 +326,53 @@ def test_one_of_everything_is_green_on_a_server_of_its_own(
     path = f"$system:{servers.extension()}"
     found = drilled_by_command(artifact, place, f"--setting=extension_control_path={path}")
     assert found["throw_away"]
+
+
+def test_an_extension_that_must_be_preloaded(
+    pg18: Server, servers: s.Servers, database: DatabaseFactory, tmp_path: Path, place: Path
+) -> None:
+    """A5.7: the finding says how."""
+    name = database(pg18)
+    s.psql(pg18, name, input="set pgkeep.preloaded = 'yes'; create extension pgkeep_preloaded")
+    artifact = keep.backup(pg18, name, tmp_path)
+    setting = f"--setting=extension_control_path=$system:{servers.extension()}"
+    env = environment(artifact, place)
+    err = keep.run("drill", f"--backup={artifact}", setting, env=env, code=5)
+    assert err.splitlines()[-1].endswith(
+        "extension pgkeep_preloaded: pgkeep_preloaded can only be loaded via"
+        " shared_preload_libraries; --setting shared_preload_libraries=pgkeep_preloaded has it"
+        " loaded"
+    )
+
+
+def test_money_and_subscriptions_on_a_server_of_its_own(
+    pg15: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Money as the source wrote it; before 16 the owners of subscriptions are superusers."""
+    bin_folder = s.programs_for(15).bin
+    monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
+    with Spare() as spare:
+        owner = spare.role(pg15, "superuser")
+        name = spare.database(pg15)
+        s.psql(pg15, name, input=f"""
+            create table prices (price money);
+            insert into prices values (1.50);
+            create subscription s connection 'host=x' publication p with (connect = false);
+            alter subscription s owner to {owner};
+        """)  # fmt: skip
+        path = keep.backup(pg15, name, tmp_path, PGOPTIONS="-c lc_monetary=POSIX")
+        artifact = Artifact(LocalStore(tmp_path).open(path.name))
+        assert artifact.index.meta.lc_monetary == "POSIX"
+        with scratch.throw_away(artifact.index, None) as there:
+            drill.restore(artifact.source, verify.SideFiles(), there, 2, Silent())
+            with there.scratch.connect() as connection:
+                found = connection.execute("select price::text, version() from public.prices")
+                price, version = found.fetchone() or ("", "")
+                assert (price, version.split()[1][:3]) == ("$1.50", "15.")
+                assert connection.execute("show lc_monetary").fetchone() == ("POSIX",)
+                way, (warning,) = scratch.with_money(connection, there.endpoint, "xx_XX")
+    assert (there.warnings, way) == ([], there.endpoint)
+    assert warning.startswith("the backup's money is written in the locale xx_XX, which is not")
 
 
 def test_the_newest_verified_backup_is_drilled(shop: Path, place: Path, tmp_path: Path) -> None:

@@ -382,11 +382,28 @@ def test_a_session_that_may_not_be_ended(
     """E3: refused, with what helps."""
     make_old(pg17, target, restorer)
     with s.connect(pg17, target):
+        planned = begin(*SWAP, *OURS, "--dry-run", env={"PGUSER": restorer}).process
+        assert "warning: the role may not end " in planned.communicate()[0]
         said = begin(*SWAP, *OURS, env={"PGUSER": restorer}).ends(8)
     assert f"could not end the sessions in {target}" in said
     assert "pg_signal_backend" in said
     assert mark(pg17, target) == "old"
     assert derived(pg17, target, "__") == []
+
+
+def test_a_database_of_somebody_else(
+    pg17: Server, begin: Begin, target: str, restorer: str
+) -> None:
+    """E3: that it cannot be renamed is known before hours of loading; a member of its owner can."""
+    make_old(pg17, target)
+    env = {"PGUSER": restorer}
+    for dry in (["--dry-run"], []):
+        said = begin(*SWAP, *OURS, *dry, env=env).ends(9)
+        assert f"the role is not the owner of database {target}" in said
+    s.sql(pg17, "postgres", f"alter database {target} owner to pg_monitor")
+    s.sql(pg17, "postgres", f"grant pg_monitor to {restorer}")
+    begin(*SWAP, *OURS, env=env).ends(0)
+    assert mark(pg17, target) == "new"
 
 
 def test_a_session_that_leaves_by_itself(

@@ -1,10 +1,15 @@
 """Indexes and keys are built side by side: in an order that works, every time."""
 
 import itertools
+import json
 from pathlib import Path
 
 from pgkeep import load
+from pgkeep.artifact import Artifact
+from pgkeep.database import Endpoint
+from pgkeep.progress import Silent
 from pgkeep.server import Server
+from pgkeep.stores.local import LocalStore
 
 from . import keep
 from . import servers as s
@@ -89,6 +94,88 @@ def test_restored_ten_times(pg17: Server, database: DatabaseFactory, tmp_path: P
     with pg17.log.open("rb") as log:
         log.seek(logged)
         assert log.read().count(b"deadlock detected") == 0
+
+
+def test_rows_of_extensions_go_in_their_order(
+    pg18: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """Their foreign keys are there before the rows."""
+    source, target = database(pg18), f"{database(pg18)} back"
+    s.psql(pg18, source, input="""
+        create schema probe;
+        create extension pgkeep_probe;
+        insert into probe.config select i, repeat('x', 8000) from generate_series(3, 3000) i;
+        insert into probe.jobs (config) select generate_series(1, 3000);
+    """)  # fmt: skip
+    try:
+        keep.restore(pg18, backup_of(pg18, source, tmp_path), target, BACKUP_JOBS="4")
+        assert_same_database(pg18, source, pg18, target)
+    finally:
+        s.drop(pg18, target)
+
+
+# As extensions bring them, which are there before the tables.
+EVENT_TRIGGER = """
+create schema watch;
+create function watch.all_tables() returns event_trigger language plpgsql as $$
+declare name regclass;
+begin
+    for name in select c.oid from pg_class c where relnamespace = 'public'::regnamespace
+        and relkind = 'r' order by random()
+    loop
+        execute format('lock table %s in access exclusive mode', name);
+    end loop;
+end $$;
+create event trigger watch on ddl_command_end execute function watch.all_tables();
+"""
+
+
+def test_event_triggers_may_lock_what_they_like(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """What is built side by side then ends in deadlocks, and is built one by one."""
+    source, target = database(pg17), database(pg17)
+    s.psql(pg17, source, input=WEB)
+    s.psql(pg17, target, input=f"alter database {target} set deadlock_timeout = '20ms'")
+    s.psql(pg17, target, input=EVENT_TRIGGER)
+    path = backup_of(pg17, source, tmp_path)
+    artifact = Artifact(LocalStore(path.parent).open(path.name))
+    there = Endpoint({**pg17.params, "dbname": target})
+    load.load(there, artifact, load.LoadOptions(jobs=4), Silent())
+    s.psql(pg17, target, input="drop event trigger watch; drop schema watch cascade")
+    assert_same_database(pg17, source, pg17, target, ignore_database=True)
+
+
+PARTITIONED = """
+create table whole (a int, b int) partition by list (a);
+create table whole_1 partition of whole for values in (1);
+create table whole_2 partition of whole for values in (2) partition by list (b);
+create table whole_2_1 partition of whole_2 for values in (1);
+create table plain (a int);
+create foreign data wrapper none;
+create server nowhere foreign data wrapper none;
+create table mixed (a int) partition by list (a);
+create foreign table mixed_0 partition of mixed for values in (0) server nowhere;
+create table mixed_1 partition of mixed for values in (1);
+insert into whole values (1, 1), (2, 1); insert into plain values (1);
+insert into mixed values (1);
+"""
+
+
+def test_every_table_is_analyzed_once(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A5.22: partitions with their root, and by themselves where a part of it cannot be read."""
+    db, target = database(pg17), database(pg17)
+    s.psql(pg17, db, input=PARTITIONED)
+    s.drop(pg17, target)
+    result = json.loads(keep.restore(pg17, backup_of(pg17, db, tmp_path), target, "--json"))
+    assert result["warnings"] == [
+        'ANALYZE public.mixed: foreign-data wrapper "none" has no handler'
+    ]
+    query = "select relname, analyze_count from pg_stat_user_tables where analyze_count > 0"
+    once = {"whole", "whole_1", "whole_2", "whole_2_1", "plain", "mixed_1"}
+    assert dict(s.sql(pg17, target, query)) == dict.fromkeys(once, 1)
 
 
 def test_large_objects_go_in_messages_of_whole_statements() -> None:

@@ -25,9 +25,24 @@ alter table app.t owner to {owner};
 create table mine (a int);
 insert into mine values (42);
 create function backend() returns int language internal as 'pg_backend_pid';
+create function backend(int) returns int language sql as 'select 1';
+create function "Add"(a int, out total int, variadic text[]) language internal as 'int4abs';
+create type tiny;
+create function tiny_in(cstring) returns tiny language internal strict immutable as 'int4in';
+create function tiny_out(tiny) returns cstring language internal strict immutable as 'int4out';
+create type tiny (input = tiny_in, output = tiny_out, like = int);
+comment on function backend() is 'left out';
+comment on function "Add"(int, text[]) is 'left out';
+comment on type tiny is 'left out';
+comment on function backend(int) is 'kept';
+revoke execute on function backend(), backend(int), "Add"(int, text[]) from public;
+grant execute on function backend(), "Add"(int, text[]) to {owner};
+grant usage on type tiny to {owner};
 create function watch() returns event_trigger language plpgsql as 'begin end';
 create event trigger watcher on ddl_command_start execute function watch();
+comment on event trigger watcher is 'left out';
 create publication everything for all tables;
+comment on publication everything is 'left out';
 alter default privileges for role {owner} grant select on tables to public;
 grant select on app.t to {owner};
 alter database {database} set log_min_duration_statement = '1s';
@@ -51,13 +66,14 @@ def test_what_an_ordinary_role_cannot_have(
         err = run(*restore, env=env, code=9)[1]
         left_out = (
             "function public.backend() (only a superuser may create it)",
+            "type public.tiny (only a superuser may create it)",
             "event trigger watcher (only a superuser may create it)",
             "publication everything (only a superuser may create it)",
             f"(the role is not a member of {owner})",
             f"what belongs to {owner} (not a member of it)",
         )
-        for one in left_out:
-            assert one in err
+        assert left_out[0] in err
+        assert " and more" in err
         assert "leave them out with --portable" in err
         plan = json.loads(run(*restore, "--portable", "--dry-run", "--json", env=env)[0])
         assert all(any(one in warning for warning in plan["warnings"]) for one in left_out)
@@ -74,6 +90,8 @@ def test_what_an_ordinary_role_cannot_have(
         assert s.sql(pg17, target, "select count(*) from pg_publication, pg_event_trigger") == [
             (0,)
         ]
+        query = "select obj_description(oid), proacl::text from pg_proc where proname = 'backend'"
+        assert s.sql(pg17, target, query) == [("kept", f"{{{role}=X/{role}}}")]
         s.sql(pg17, "postgres", f"drop database {s.quoted(target)}")
         s.sql(pg17, name, f"drop owned by {owner}")
 
@@ -81,18 +99,48 @@ def test_what_an_ordinary_role_cannot_have(
 def test_a_member_may_give_what_it_restores(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
-    """Nothing is left out that can be had."""
+    """Nothing is left out that can be had, nor what belongs to whoever owns the database.
+
+    A3.6: where the database is there already, it gets its settings too.
+    """
     with Spare() as spare:
         owner = spare.role(pg17)
         s.sql(pg17, "postgres", f"alter role {owner} createdb")
         name = database(pg17, f"owner {owner}")
-        s.psql(pg17, name, input=f"set role {owner}; create schema app; create table app.t as"
-               " select i from generate_series(1, 100) i")  # fmt: skip
-        artifact = keep.backup(pg17, name, tmp_path)
-        target = spare.name(pg17)
+        s.psql(pg17, name, input=f"""
+            set role {owner};
+            create schema app;
+            create table app.t as select i from generate_series(1, 100) i;
+            comment on database {name} is 'ours';
+            alter database {name} set work_mem = '5MB';
+            revoke temporary on database {name} from public;
+        """)  # fmt: skip
         env = keep.environment(pg17, "postgres", PGUSER=owner)
-        run("restore", f"--backup={artifact}", f"--target-db={target}", env=env)
+        others = spare.database(pg17)
+        s.sql(pg17, others, f"grant create on database {others} to {owner}")
+        restore = ("restore", f"--backup={keep.backup(pg17, name, tmp_path)}")
+        err = run(*restore, f"--target-db={others}", "--in-place", "--yes", env=env)[1]
+        reason = f"(the role is not the owner of database {others})"
+        assert f'left out: ALTER DATABASE "{others}" SET "work_mem" {reason}' in err
+        assert f'left out: COMMENT ON DATABASE "{others}" {reason}' in err
+        assert f'left out: GRANT CONNECT ON DATABASE "{others}" TO PUBLIC {reason}' in err
+        s.psql(pg17, name, input=f"""
+            set role {owner};
+            grant create on schema public to public;
+            comment on schema public is 'ours';
+        """)  # fmt: skip
+        restore = ("restore", f"--backup={keep.backup(pg17, name, tmp_path)}")
+        target = spare.name(pg17)
+        run(*restore, f"--target-db={target}", env=env)
         assert_same_database(pg17, name, pg17, target)
+        there = spare.database(pg17, f"owner {owner}")
+        run(*restore, f"--target-db={there}", "--in-place", "--yes", env=env)
+        assert_same_database(pg17, name, pg17, there)
+        s.sql(pg17, name, f"alter database {name} set log_min_duration_statement = '9s'")
+        restore = ("restore", f"--backup={keep.backup(pg17, name, tmp_path)}")
+        there = spare.database(pg17, f"owner {owner}")
+        err = run(*restore, f"--target-db={there}", "--in-place", "--yes", env=env)[1]
+        assert f'left out: ALTER DATABASE "{there}" SET "log_min_duration_statement" (' in err
         s.drop(pg17, target)
         s.drop(pg17, name)
 
@@ -149,6 +197,34 @@ def test_a_failure_leaves_no_database_that_a_subscription_holds(
         assert not s.sql(pg17, "postgres", "select from pg_database where datname ~ '^broken'")
     finally:
         databases.drop_subscriptions(Endpoint(pg17.params | {"dbname": name}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "about", "expected"),
+    [
+        ("FUNCTION", "f()", "FUNCTION f()", True),
+        ("FUNCTION", "f()", "FUNCTION f(OUT a integer, OUT b text)", True),
+        ("FUNCTION", "f()", "FUNCTION f(integer)", False),
+        ("FUNCTION", "f()", "FUNCTION f(a integer)", False),
+        ("FUNCTION", "f(text)", "FUNCTION f(a text, OUT b integer)", True),
+        ("FUNCTION", "f(text)", "FUNCTION f(OUT b integer, text)", True),
+        ("FUNCTION", "f(text)", "FUNCTION f(OUT b text)", False),
+        ("FUNCTION", "f(text)", "FUNCTION f(VARIADIC a text[])", False),
+        ("FUNCTION", "f(text[])", "FUNCTION f(VARIADIC a text[])", True),
+        ("FUNCTION", "f(text)", "FUNCTION f(text, text)", False),
+        ("FUNCTION", "f(text, text)", "FUNCTION f(text)", False),
+        ("FUNCTION", "f(text)", "FUNCTION g(text)", False),
+        ("FUNCTION", 'F"(integer)', 'FUNCTION "F"""(INOUT "A b" integer)', True),
+        ("PROCEDURE", "f()", "FUNCTION f()", False),
+        ("PROCEDURAL LANGUAGE", "L", 'LANGUAGE "L"', True),
+        ("OPERATOR CLASS", "o", "OPERATOR CLASS o USING btree", True),
+        ("CAST", "CAST (a AS b)", "CAST (a AS b)", True),
+        ("TYPE", "t", "TYPE t", True),
+        ("TYPE", "t", "TYPE tt", False),
+    ],
+)
+def test_what_is_said_about_what(kind: str, name: str, about: str, expected: bool) -> None:
+    assert bool(portability.followers(kind, name).fullmatch(about)) == expected
 
 
 @pytest.mark.parametrize(

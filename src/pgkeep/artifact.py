@@ -51,6 +51,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client_version: str
     snapshot: str  # RFC 3339, UTC
     timezone: str | None = None  # that time stamps are written in
+    lc_monetary: str | None = None  # the locale that money is written in, where there is any
     schema_only: bool = False
     extensions: list[m.Extension] = []
     roles: list[str] = []

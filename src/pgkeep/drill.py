@@ -6,6 +6,7 @@ result, which is noted in the backup's manifest.
 
 import contextlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from .stores.local import LocalSource
 
 PIECE = 8 << 20  # bytes that are fetched at once
 KEPT = 10  # results in a manifest
+_PRELOADED = re.compile(r"extension (.+?): .* shared_preload_libraries", re.DOTALL)
 
 # What the steps of a restore and of an examination count as.
 PHASES = {
@@ -187,6 +189,7 @@ class _Drill:
             self._clock.step("starting a server")
             with self._place(artifact) as place:
                 self._version = place.version
+                self.warnings += place.warnings
                 self._prove(source, artifact, place)
                 self._clock.step("cleaning up")
         except (e.VerificationFailed, e.RestoreFailed) as error:
@@ -212,7 +215,10 @@ class _Drill:
             self._found(restore_error(error, "examining the database"))
 
     def _found(self, error: e.PgkeepError) -> None:
-        self.checks.append(Check(name="drill", checked=1, findings=[error.message]))
+        message = error.message
+        if self._options.server is None and (match := _PRELOADED.match(message)):
+            message += f"; --setting shared_preload_libraries={match[1]} has it loaded"
+        self.checks.append(Check(name="drill", checked=1, findings=[message]))
 
     def _examine(self, artifact: a.Artifact, place: scratch.Place) -> None:
         examined = examine.examine(

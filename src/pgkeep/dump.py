@@ -191,10 +191,25 @@ class _Dump:
             client_version=".".join(map(str, self.client.version)),
             snapshot=held.taken.isoformat(),
             timezone=self.connection.info.parameter_status("TimeZone"),
+            lc_monetary=_lc_monetary(self.connection),
             schema_only=self.options.schema_only,
             extensions=extensions(self.connection),
             roles=roles_in_use(self.connection),
         )
+
+
+def _lc_monetary(connection: Connection) -> str | None:
+    """Return the locale of the session's money, if the database may have some (trap A5.25)."""
+    row = connection.execute(
+        """
+        SELECT pg_catalog.current_setting('lc_monetary')
+        WHERE EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE atttypid IN (
+                'pg_catalog.money'::pg_catalog.regtype, 'pg_catalog.money[]'::pg_catalog.regtype))
+            OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typbasetype IN (
+                'pg_catalog.money'::pg_catalog.regtype, 'pg_catalog.money[]'::pg_catalog.regtype))
+        """
+    ).fetchone()
+    return row[0] or None if row is not None else None
 
 
 class _RefusedError(Exception):

@@ -284,8 +284,9 @@ class _Sequence(NamedTuple):
         return following <= extreme if self.increment > 0 else following >= extreme
 
 
-# Of integer columns that own a sequence. A parent's rows without its children's, which may lie
-# elsewhere; a partitioned table's with those of its partitions, unless one is foreign.
+# Of integer columns that take their values from a sequence that they own. A parent's rows without
+# its children's, which may lie elsewhere; a partitioned table's with those of its partitions,
+# unless one is foreign.
 _SEQUENCES = """
 SELECT n.nspname, c.relname, s.seqincrement, s.seqcycle,
        tn.nspname || '.' || t.relname || '.' || a.attname,
@@ -297,6 +298,11 @@ SELECT n.nspname, c.relname, s.seqincrement, s.seqcycle,
            AND NOT EXISTS (
                SELECT FROM pg_catalog.pg_partition_tree(t.oid) p
                JOIN pg_catalog.pg_class f ON f.oid = p.relid WHERE f.relkind = 'f')
+           AND (d.deptype = 'i' OR EXISTS (
+               SELECT FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_depend u ON u.objid = f.oid
+                   AND u.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                   AND u.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+               WHERE f.adrelid = t.oid AND f.adnum = a.attnum AND u.refobjid = c.oid))
        THEN pg_catalog.format('SELECT %s(%I) FROM %s %I.%I',
            CASE WHEN s.seqincrement > 0 THEN 'pg_catalog.max' ELSE 'pg_catalog.min' END,
            a.attname, CASE t.relkind WHEN 'r' THEN 'ONLY' ELSE '' END, tn.nspname, t.relname) END

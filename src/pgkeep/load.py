@@ -25,7 +25,7 @@ from .snapshot import Connection
 
 BATCH_BYTES = 64 << 10
 BATCH_OBJECTS = 100  # more would hold too many locks in one transaction
-RETRIES = 3  # of a statement that the server gave up to resolve a deadlock
+RETRIES = 3  # of statements that the server gave up to resolve a deadlock
 
 # These can be made side by side once the rows are there; everything else keeps pg_dump's order.
 PARALLEL_TYPES = frozenset({"INDEX", "CONSTRAINT", "FK CONSTRAINT"})
@@ -94,7 +94,7 @@ class Loaded:
     warnings: list[str]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     """One object of the post-data and the tables that it locks."""
 
@@ -142,19 +142,17 @@ class Session:
         for one, text in batch:
             self.execute_one(one, text)
 
-    def execute_one(self, one: Object, text: bytes) -> None:
-        """Execute one object."""
-        for attempt in range(RETRIES):
+    def execute_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
+        """Execute one object; where that ends in a deadlock, so many times."""
+        for left in reversed(range(attempts)):
             try:
                 self.connection.execute(self._with_settings(one, text))
                 return
-            except psycopg.errors.DeadlockDetected as error:
-                if attempt == RETRIES - 1 or self.connection.info.transaction_status != 0:
-                    raise restore_error(error, describe(one)) from error
-                self._settings = ""  # what SET did is gone with the statement
             except psycopg.Error as error:
-                self._settings = ""
-                raise restore_error(error, describe(one)) from error
+                self._settings = ""  # what SET did is gone with the statement
+                again = _is_deadlock(error) and self.connection.info.transaction_status == 0
+                if not again or not left:
+                    raise restore_error(error, describe(one)) from error
 
     def _with_settings(self, one: Object, text: bytes) -> bytes:
         if one.settings == self._settings:
@@ -188,6 +186,7 @@ class _Load:
         self.warnings: list[str] = []
         self._opened: list[str] = []  # what PUBLIC may execute only here
         self._sessions: list[Session] = []
+        self._deadlocks = 0  # of what was built side by side
         self._header: list[bytes] = []
 
     def run(self) -> Loaded:
@@ -284,11 +283,32 @@ class _Load:
         tasks: list[Callable[[Session, Crew], None]] = []
         if others:
             tasks.append(lambda session, crew: self._load_others(session, crew, others))
+        keyed = self._with_keys(rows)
+        if keyed:
+            tasks.append(lambda session, crew: self._load_rows(session, crew, *keyed))
         tasks += [
             lambda session, crew, number=number: self._load_rows(session, crew, number)  # type: ignore[misc]
             for number in rows
+            if number not in keyed
         ]
         self._in_parallel(tasks)
+
+    def _with_keys(self, members: Sequence[int]) -> dict[int, None]:
+        """Return the members, in the dump's order, whose tables have foreign keys already.
+
+        Those of extensions do; pg_dump writes what is referred to first.
+        """
+        connection = self._main.connection
+        keys = foreign_keys.foreign_keys(connection)
+        if not keys:
+            return {}
+        oids = foreign_keys.tables(connection, codec(self._artifact.index.meta.database.encoding))
+        having = {oid for key in keys for oid in (key.table, key.referenced)}
+        return dict.fromkeys(
+            number
+            for number in members
+            if any(oids.get((one.schema, one.name)) in having for one in self._objects[number])
+        )
 
     def _load_others(self, session: Session, crew: Crew, members: Sequence[int]) -> None:
         for number in members:
@@ -336,8 +356,9 @@ class _Load:
         for key in deferred:
             session.connection.execute(key.reset)
 
-    def _load_rows(self, session: Session, crew: Crew, number: int) -> None:
-        self._copy_all(session, iter(self._objects[number]), self._pieces(crew, number))
+    def _load_rows(self, session: Session, crew: Crew, *numbers: int) -> None:
+        for number in numbers:
+            self._copy_all(session, iter(self._objects[number]), self._pieces(crew, number))
 
     def _copy_all(
         self, session: Session, objects: Iterator[Object], pieces: Iterator[script.Piece]
@@ -412,7 +433,10 @@ class _Load:
             waiting = failed
 
     def _build(self, jobs: list[_Job]) -> None:
-        """Execute jobs side by side, never two that want the same table for themselves."""
+        """Execute jobs side by side, never two that want the same table for themselves.
+
+        What an event trigger locks besides cannot be told: after some deadlocks one goes by one.
+        """
         if not jobs:
             return
         sizes = {
@@ -420,6 +444,7 @@ class _Load:
         }
         waiting = sorted(jobs, key=lambda job: _weight(job, sizes), reverse=True)
         running: list[_Job] = []
+        apart: set[_Job] = set()
         changed = threading.Condition()
 
         def take(crew: Crew) -> _Job | None:
@@ -436,22 +461,38 @@ class _Load:
 
         def work(session: Session, crew: Crew) -> None:
             while (job := take(crew)) is not None:
-                session.execute_one(job.one, job.text)
+                done = _executed(session, job)
                 with changed:
                     running.remove(job)
+                    if not done:
+                        self._deadlocks += 1
+                        waiting.append(job)
+                    if self._deadlocks >= RETRIES:
+                        apart.update(waiting)
+                        waiting.clear()
                     changed.notify_all()
 
         self._in_parallel([work] * min(len(self._sessions), len(jobs)))
+        for job in jobs:
+            if job in apart:
+                self._main.execute_one(job.one, job.text)
 
     def _analyze(self) -> None:
+        # A partition is analyzed with its root, unless a foreign table there may end that early.
         rows = self._main.connection.execute(
             """
             SELECT pg_catalog.convert_to(pg_catalog.format('ANALYZE %I.%I', n.nspname, c.relname),
                                          pg_catalog.getdatabaseencoding())
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-              AND (c.relkind IN ('r', 'm') OR c.relkind = 'p' AND NOT c.relispartition)
-            ORDER BY pg_catalog.pg_relation_size(c.oid) DESC
+              AND (c.relkind IN ('r', 'm', 'p') AND NOT c.relispartition
+                   OR c.relkind = 'r' AND pg_catalog.pg_partition_root(c.oid) IN (
+                       SELECT pg_catalog.pg_partition_root(f.oid) FROM pg_catalog.pg_class f
+                       WHERE f.relkind = 'f' AND f.relispartition))
+            ORDER BY CASE c.relkind
+                WHEN 'p' THEN (SELECT sum(pg_catalog.pg_relation_size(t.relid))
+                               FROM pg_catalog.pg_partition_tree(c.oid) t)
+                ELSE pg_catalog.pg_relation_size(c.oid) END DESC NULLS LAST
             """
         ).fetchall()
         statements = iter([row[0] for row in rows])
@@ -466,9 +507,9 @@ class _Load:
                     return
                 try:
                     session.connection.execute(statement)
-                except psycopg.OperationalError:
-                    raise
                 except psycopg.Error as error:  # statistics are no reason to lose a restore
+                    if session.connection.closed:
+                        raise
                     what = statement.decode("utf-8", "replace")
                     with lock:
                         self.warnings.append(f"{what}: {error.diag.message_primary}")
@@ -570,6 +611,21 @@ def _job(one: Object, text: bytes) -> _Job | None:
             return None
         tables.add((referenced["schema"], referenced["name"]))
     return _Job(one, text, frozenset(tables), frozenset())
+
+
+def _executed(session: Session, job: _Job) -> bool:
+    """Execute a job; False if the server gave it up to resolve a deadlock."""
+    try:
+        session.execute_one(job.one, job.text, attempts=1)
+    except e.RestoreFailed as error:
+        if _is_deadlock(error.__cause__):
+            return False
+        raise
+    return True
+
+
+def _is_deadlock(error: BaseException | None) -> bool:
+    return isinstance(error, psycopg.errors.DeadlockDetected)
 
 
 def _weight(job: _Job, rows: dict[tuple[str, str], int]) -> int:

@@ -11,7 +11,7 @@ from . import statements
 # Only superusers may create these (manual, the reference pages of their CREATE commands).
 _SUPERUSER = frozenset({
     "ACCESS METHOD", "EVENT TRIGGER", "FOREIGN DATA WRAPPER", "OPERATOR CLASS", "OPERATOR FAMILY",
-    "PROCEDURAL LANGUAGE", "PUBLICATION TABLES IN SCHEMA", "TEXT SEARCH PARSER",
+    "PROCEDURAL LANGUAGE", "PUBLICATION TABLES IN SCHEMA", "SHELL TYPE", "TEXT SEARCH PARSER",
     "TEXT SEARCH TEMPLATE",
 })  # fmt: skip
 # What only some forms of a command need a superuser for.
@@ -22,6 +22,8 @@ _FORMS = {
     "PUBLICATION": re.compile(rb" FOR ALL TABLES"),
     "TYPE": re.compile(rb"^ +INPUT = ", re.MULTILINE),
 }
+_ROUTINES = frozenset({"FUNCTION", "PROCEDURE"})
+_LABELS = {"PROCEDURAL LANGUAGE": "LANGUAGE"}
 _KINDS_SINCE = {"PUBLICATION TABLES IN SCHEMA": 150000, "STATISTICS DATA": 180000}
 _FOR_ROLE = re.compile(rb"^ALTER DEFAULT PRIVILEGES FOR ROLE (%b) " % statements.IDENTIFIER, re.M)
 _EXTENSION = re.compile(
@@ -46,6 +48,25 @@ def obstacle(kind: str, text: bytes, target: Target, codec: str) -> str | None:
     if target.version_num < since:
         return f"PostgreSQL {since // 10000} and newer have it"
     return None if target.superuser else _refusal(kind, text, target, codec)
+
+
+def followers(kind: str, name: str) -> re.Pattern[str]:
+    """Return how the entries about an object are called: its comment, privileges and labels."""
+    if kind == "CAST":
+        return re.compile(re.escape(name))  # which begins with the kind itself
+    own, _, types = name.partition("(") if kind in _ROUTINES else (name, "", "")
+    label = f"{_LABELS.get(kind, kind)} (?:{re.escape(own)}|{re.escape(statements.quoted(own))})"
+    return re.compile(label + (_arguments(types) if kind in _ROUTINES else "(?: USING .*)?"))
+
+
+def _arguments(types: str) -> str:
+    """Return a pattern for arguments with their modes and names; a routine's own entry has none."""
+    if types == ")":
+        return r"\((?:OUT .*)?\)"
+    inputs = ", ".join(
+        f"(?:OUT [^,]*, )*(?!OUT )(?:[^,]* )?{re.escape(one)}" for one in types[:-1].split(", ")
+    )
+    return rf"\({inputs}(?:, OUT .*)?\)"
 
 
 def _refusal(kind: str, text: bytes, target: Target, codec: str) -> str | None:

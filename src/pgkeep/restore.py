@@ -5,6 +5,7 @@ so that a failure, or a kill -9, never leaves half a database under the name tha
 """
 
 import contextlib
+import dataclasses
 import re
 import time
 from collections.abc import Iterator
@@ -17,16 +18,21 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, portability, programs, verify
+from . import databases, foreign_keys, portability, programs, relations, script, verify
 from . import errors as e
 from . import load as ld
 from . import manifest as m
 from .contents import Contents
-from .database import Endpoint, restore_error, server_facts, session_settings
+from .database import Endpoint, codec, restore_error, server_facts, session_settings
 from .snapshot import Connection
 from .stores import Source
 
+DATABASE_OWNER_SINCE = 140000
+
 _ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
+
+# Of a setting or a comment: it may be a secret, or long.
+_VALUE = re.compile(r"( SET \S+) TO .*| IS .*", re.DOTALL)
 
 
 class Mode(StrEnum):
@@ -122,6 +128,7 @@ class Restore:
             )
         self._endpoint = endpoint
         self._left_out: dict[tuple[str, str, str], str] = {}
+        self._left_with: set[tuple[str, str, str]] = set()  # what says something about these
         self._strangers: set[str] = set()
         self._warnings: list[str] = []
         self.target = self._target()
@@ -157,10 +164,10 @@ class Restore:
                     " --drop-existing, which keeps the old one under a dated name.",
                 )
             if self._artifact is not None:
-                self._find_foreign(connection, self._artifact)
-        if self._left_out and self._options.portable:
-            warnings += [f"left out: {one}" for one in self._left_out.values()]
-        elif self._left_out:
+                self._find_foreign(connection, self._artifact, mode)
+            if mode == Mode.SWAP:
+                warnings += _sessions_in_the_way(connection, self.target)
+        if self._left_out and not self._options.portable:
             problems.append(
                 f"the role or the server cannot have {'; '.join([*self._left_out.values()][:7])}"
                 f"{' and more' if len(self._left_out) > 7 else ''}"
@@ -178,7 +185,7 @@ class Restore:
             steps=self._steps(mode),
             problems=problems,
             remedies=remedies,
-            warnings=warnings,
+            warnings=[*self._omitted(), *warnings],
             raw_bytes=index.raw_bytes if index else None,
             tables=len(tables) if tables is not None else None,
             rows=sum(one.rows for one in tables) if tables is not None else None,
@@ -202,6 +209,8 @@ class Restore:
         old = None
         if mode in (Mode.IN_PLACE, Mode.DATA_ONLY):
             loaded = self._load(self._endpoint.to(self.target), progress, one_transaction=True)
+            if mode == Mode.IN_PLACE and self._meta is not None:
+                self._apply_in_place(self._meta.database)
         else:
             loaded, old = self._into_new(mode, progress)
         return Result(
@@ -209,7 +218,7 @@ class Restore:
             rows=sum(loaded.rows.values()) if loaded is not None else None,
             tables=len(loaded.rows) if loaded is not None else None,
             warnings=[
-                *plan.warnings,
+                *self._omitted(),
                 *self._warnings,
                 *(loaded.warnings if loaded is not None else []),
             ],
@@ -277,6 +286,14 @@ class Restore:
         if mode in (Mode.NEW, Mode.SWAP) and not _may_create(connection):
             problems.append("the role may not create databases")
             remedies.append("ALTER ROLE ... CREATEDB; or restore into an empty one by --in-place.")
+        if mode == Mode.SWAP and not _may_rename(connection, self.target):
+            problems.append(
+                f"the role is not the owner of database {self.target}: it may not rename it"
+            )
+            remedies.append(
+                "Restore as its owner, as a member of its owner, or as a superuser; or under"
+                " another name with --target-db."
+            )
         if mode == Mode.IN_PLACE:
             with self._endpoint.to(self.target).connect() as inside:
                 found = _contents(inside)
@@ -287,9 +304,13 @@ class Restore:
             problems += self._data_obstacles()
         return problems, remedies
 
-    def _find_foreign(self, connection: Connection, artifact: a.Artifact) -> None:
+    def _find_foreign(self, connection: Connection, artifact: a.Artifact, mode: Mode) -> None:
         """Find the objects that cannot be made there, and owners that nothing can be given to."""
         target = databases.portability_of(connection)
+        owns = mode != Mode.IN_PLACE or _may_rename(connection, self.target)
+        if owns and target.version_num >= DATABASE_OWNER_SINCE:
+            roles = target.roles | {"pg_database_owner"}  # whose member a database's owner is
+            target = dataclasses.replace(target, roles=roles)
         older = target.version_num // 10000 < artifact.index.meta.server.major
         if self._options.data_only or (target.superuser and not older):
             return
@@ -299,6 +320,15 @@ class Restore:
             reason = portability.obstacle(one.type, entry.text, target, contents.codec)
             if reason is not None:
                 self._left_out[one.type, one.schema, one.name] = f"{ld.describe(one)} ({reason})"
+        about = [
+            (schema, portability.followers(kind, name)) for kind, schema, name in self._left_out
+        ]
+        self._left_with = {
+            (one.type, one.schema, one.name)
+            for one in (entry.one for entry in contents.entries)
+            if one.type in script.FOLLOWING_TYPES
+            and any(one.schema == schema and name.fullmatch(one.name) for schema, name in about)
+        }
         if self._options.owner and not target.superuser:
             owners = {entry.one.owner for entry in contents.entries if entry.one.owner}
             owners.add(artifact.index.meta.database.owner)
@@ -306,24 +336,36 @@ class Restore:
             for owner in sorted(self._strangers):
                 self._left_out["OWNER", "", owner] = f"what belongs to {owner} (not a member of it)"
 
+    def _omitted(self) -> list[str]:
+        if not self._options.portable:
+            return []
+        return [f"left out: {one}" for one in self._left_out.values()]
+
     def _adapt(self, one: a.Object, text: bytes) -> bytes | None:
-        if (one.type, one.schema, one.name) in self._left_out:
+        key = (one.type, one.schema, one.name)
+        if key in self._left_out or key in self._left_with:
             return None
         return ld.without_owner(text) if one.owner in self._strangers else text
 
     def _data_obstacles(self) -> list[str]:
         assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
         problems = []
+        encoding = codec(self._artifact.index.meta.database.encoding)
         with self._endpoint.to(self.target).connect() as inside:
+            there = foreign_keys.tables(inside, encoding)
             for table in self._artifact.index.table_rows():
-                name = sql.Identifier(table.schema, table.name)
+                key = (table.schema, table.name)
+                if key not in there:
+                    problems.append(
+                        f"{table.schema}.{table.name} is not a table"
+                        if relations.relation(inside, key) is not None
+                        else f"table {table.schema}.{table.name} does not exist"
+                    )
+                    continue
                 try:
                     row = inside.execute(
-                        sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)
+                        sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(*key))
                     ).fetchone()
-                except psycopg.errors.UndefinedTable:
-                    problems.append(f"table {table.schema}.{table.name} does not exist")
-                    continue
                 except psycopg.errors.InsufficientPrivilege:
                     problems.append(f"the role may not read table {table.schema}.{table.name}")
                     continue
@@ -421,11 +463,26 @@ class Restore:
             ):
                 databases.drop(connection, temporary)
             raise
-        if old is not None and self._options.discard_old:
-            with self._maintenance() as connection:
-                databases.drop(connection, old)
+        if old is not None and self._options.discard_old and self._discard(old):
             old = None
         return loaded, old
+
+    def _discard(self, old: str) -> bool:
+        """Drop the database that was replaced; the restore has succeeded whatever comes of it."""
+        for subscription, slot in databases.drop_subscriptions(self._endpoint.to(old)):
+            if slot is not None:
+                self._warnings.append(
+                    f"subscription {subscription} of the old database is dropped, its replication"
+                    f" slot {slot} stays on the publisher"
+                )
+        try:
+            with self._maintenance() as connection:
+                databases.drop(connection, old)
+        except (psycopg.Error, e.PgkeepError) as error:
+            said = str(error).partition("\n")[0]
+            self._warnings.append(f"could not drop the old database: {said}")
+            return False
+        return True
 
     def _encoding(self) -> str | None:
         """Return the encoding that a plain dump says it is in."""
@@ -517,6 +574,27 @@ class Restore:
             except psycopg.Error as error:
                 raise restore_error(error, "settings of the database") from error
 
+    def _apply_in_place(self, facts: m.DatabaseFacts) -> None:
+        """Give an existing database all that but its owner; what it has got stays in any case."""
+        refused = f"the role is not the owner of database {self.target}"
+        try:
+            with self._endpoint.to(self.target).connect() as connection:
+                owns = _may_rename(connection, self.target)
+                for statement in databases.facts_statements(
+                    sql.Identifier(self.target), facts, owner=False,
+                    privileges=self._options.privileges,
+                ):  # fmt: skip
+                    try:
+                        if owns:
+                            connection.execute(statement)
+                            continue
+                    except psycopg.Error as error:
+                        refused = error.diag.message_primary or str(error).strip()
+                    what = _VALUE.sub(r"\1", statement.as_string(connection))
+                    self._warnings.append(f"left out: {what} ({refused})")
+        except e.ConnectionFailed as error:
+            self._warnings.append(f"left out: settings of the database ({error.message})")
+
     def _rename(self, connection: Connection, temporary: str, old: str | None) -> None:
         """Put the new database in its place; with an old one, both renamings or none."""
         if old is None:
@@ -534,6 +612,36 @@ def _may_create(connection: Connection) -> bool:
         "SELECT rolcreatedb OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
     ).fetchone()
     return bool(row and row[0])
+
+
+def _may_rename(connection: Connection, name: str) -> bool:
+    row = connection.execute(
+        "SELECT pg_catalog.pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database"
+        " WHERE datname = %s",
+        [name],
+    ).fetchone()
+    return row is None or bool(row[0])  # dropped by now: there is nothing to rename
+
+
+def _sessions_in_the_way(connection: Connection, name: str) -> Iterator[str]:
+    """Warn of sessions that the role may not end (manual, table "Server Signaling Functions")."""
+    row = connection.execute(
+        """
+        SELECT count(*) FROM pg_catalog.pg_stat_activity a
+        JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+        JOIN pg_catalog.pg_roles me ON me.rolname = current_user
+        WHERE a.datname = %s AND NOT me.rolsuper
+          AND (r.rolsuper OR NOT (pg_catalog.pg_has_role(r.oid, 'USAGE')
+                                  OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE')))
+        """,
+        [name],
+    ).fetchone()
+    if row is not None and row[0]:
+        noun = "session" if row[0] == 1 else "sessions"
+        yield (
+            f"the role may not end {row[0]} {noun} of database {name}: GRANT pg_signal_backend to"
+            " it (sessions of superusers need a superuser), or end them yourself"
+        )
 
 
 def _missing_extensions(connection: Connection, meta: a.Meta) -> list[str]:

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
-from isal import isal_zlib
 from psycopg import sql
 
 from . import databases, programs
 from . import errors as e
 from .artifact import Index
-from .database import Endpoint, server_facts
+from .database import Endpoint, server_facts, shared_rows
 from .server import Server
 from .snapshot import Connection
 
@@ -25,6 +24,8 @@ PREFIX = "pgkeep_drill_"
 
 # Only superusers may own these, so their owners were such in the source.
 _OF_SUPERUSERS = frozenset({"EVENT TRIGGER", "FOREIGN DATA WRAPPER"})
+_ONCE_OF_SUPERUSERS = _OF_SUPERUSERS | {"SUBSCRIPTION"}
+SUBSCRIPTIONS_OF_OTHERS_SINCE = 160000
 _NAME = r'(?:"(?:[^"]|"")*"|[^"\s;]+)'
 _ATTRIBUTES = re.compile(rf"^ALTER ROLE (?P<role>{_NAME}) WITH SUPERUSER ", re.MULTILINE)
 _MEMBERSHIP = re.compile(
@@ -42,6 +43,7 @@ class Place:
     database: str  # that is to be made; it and all that is derived from it goes in the end
     version: str
     throw_away: bool
+    warnings: Sequence[str] = ()
 
     @property
     def scratch(self) -> Endpoint:
@@ -92,7 +94,14 @@ def throw_away(
             _make_roles(connection, index, roles)
             _make_tablespaces(connection, index)
             version = server_facts(connection).version
-        yield Place(endpoint=endpoint, database=_name(), version=version, throw_away=True)
+            warnings: list[str] = []
+            locale = index.meta.lc_monetary
+            if locale is not None and "lc_monetary" not in settings:
+                endpoint, warnings = with_money(connection, endpoint, locale)
+        yield Place(
+            endpoint=endpoint, database=_name(), version=version, throw_away=True,
+            warnings=warnings,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -150,6 +159,22 @@ def _quiet(connection: Connection, endpoint: Endpoint) -> Endpoint:
     return Endpoint({**endpoint.params, "options": options})
 
 
+def with_money(
+    connection: Connection, endpoint: Endpoint, locale: str
+) -> tuple[Endpoint, list[str]]:
+    """Return a way to the server on which money looks as in a backup; else a warning."""
+    try:
+        connection.execute("SELECT pg_catalog.set_config('lc_monetary', %s, false)", [locale])
+    except psycopg.errors.InvalidParameterValue:
+        warning = (
+            f"the backup's money is written in the locale {locale}, which is not installed here:"
+            " install it, or name another that writes alike by --setting lc_monetary=NAME"
+        )
+        return endpoint, [warning]
+    value = re.sub(r"([\\\s])", r"\\\1", locale)
+    return Endpoint({**endpoint.params, "options": f"-c lc_monetary={value}"}), []
+
+
 def _name() -> str:
     return f"{PREFIX}{secrets.token_hex(6)}"
 
@@ -174,10 +199,12 @@ def needed_roles(index: Index) -> set[str]:
 
 def _make_roles(connection: Connection, index: Index, roles: bytes | None) -> None:
     """Create the roles, those that were superusers as such, and their memberships."""
-    script = isal_zlib.decompress(roles, 31).decode("utf-8", "replace") if roles else ""
+    script = (roles or b"").decode("utf-8", "replace")
     superusers = {_unquoted(match["role"]) for match in _ATTRIBUTES.finditer(script)}
-    superusers |= {one.owner for one in index.objects if one.type in _OF_SUPERUSERS}
-    there = {row[0] for row in connection.execute("SELECT rolname FROM pg_catalog.pg_roles")}
+    others = connection.info.server_version >= SUBSCRIPTIONS_OF_OTHERS_SINCE
+    kinds = _OF_SUPERUSERS if others else _ONCE_OF_SUPERUSERS
+    superusers |= {one.owner for one in index.objects if one.type in kinds}
+    there = {row[0] for row in shared_rows(connection, "SELECT rolname FROM pg_catalog.pg_roles")}
     for role in sorted(needed_roles(index) - there):
         connection.execute(
             sql.SQL("CREATE ROLE {} NOLOGIN {}").format(
