@@ -126,9 +126,7 @@ def test_the_session_with_the_snapshot_ended(
         s.sql(pg17, "postgres", f"select pg_terminate_backend({holder})")
     said = run.ends(4)
     # A worker that comes to it only now may find it gone before its holder is missed.
-    if not re.search(r'snapshot "\S+" does not exist', said):
-        assert "lost the connection" in said
-        assert "terminating connection due to administrator command" in said
+    assert re.search(r'snapshot "\S+" does not exist|lost the connection ', said)
     assert keep.left_over(directory) == []
     run.leaves_no_child()
     f.leaves_no_session(pg17, source)
