@@ -216,7 +216,7 @@ def _exit_codes(
     report = outcome.report
     codes = {one.database.name: 0 for one in report.backups}
     codes |= {one.database: one.exit_code for one in report.failed}
-    later = [*report.retention, *(report.copies if report.copies_required else [])]
+    later = [*report.retention, *report.copies_missed]
     codes |= {one.database: one.exit_code for one in later}
     if outcome.error is not None:
         # A run that was ended did what it did before; of a run that did nothing all have failed.

@@ -76,14 +76,11 @@ class Report(msgspec.Struct, kw_only=True):
     copies_missed: list[Failure] = []  # of these what its target had required
     copies_removed: list[str] = []
     retained: list[str] = []  # backups that a store keeps longer than retention asks for
-    copies_required: bool = False
 
     def add(self, other: "Report") -> None:
         """Add what another run has done."""
         for field in self.__struct_fields__:
-            if field != "copies_required":
-                getattr(self, field).extend(getattr(other, field))
-        self.copies_required |= other.copies_required
+            getattr(self, field).extend(getattr(other, field))
 
     def raise_if_failed(self) -> None:
         """Raise the error that tells the outcome, if it is not a success."""
@@ -163,7 +160,7 @@ class _Run:
         options: RunOptions,
         progress: b.Progress,
     ) -> None:
-        self.report = Report(copies_required=options.require_copy)
+        self.report = Report()
         self._endpoint = endpoint
         self._store = store
         self._copy = copy
