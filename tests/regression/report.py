@@ -20,6 +20,10 @@ the regression tests (`src/test/regress`) on a temporary server, and backs up an
 database that they leave, with their library `regress.so`. It needs Debian, gcc and make, and \
 takes some minutes.
 
+Functions in C name the library by its absolute path, which every server on the same machine \
+finds, also that of a drill. A server of another major version cannot load it; 18 gets a library \
+of its own, and a copy of the database that names it without its folder.
+
 Restored databases are compared with the source by the definitions that pg_dump writes, and by \
 the rows of every table and materialized view (count and a hash that depends on no order), \
 sequences, large objects, extensions, and settings of the database. Each difference is listed \

@@ -42,6 +42,22 @@ TABLES = {
     "public.pht1": "hash partitions",
 }
 
+# The server of the wheel has neither ICU nor lz4, and finds a library without a folder.
+MOVABLE = """
+DROP COLLATION coll_icu_upgrade;
+UPDATE pg_proc SET probin = regexp_replace(probin, '^.*/', '') WHERE probin ~ '/regress';
+DO $$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN SELECT attrelid::regclass AS "table", attname FROM pg_attribute
+        JOIN pg_class c ON c.oid = attrelid WHERE attcompression = 'l' AND relkind IN ('r', 'p')
+    LOOP
+        EXECUTE format('ALTER TABLE ONLY %s ALTER %I SET COMPRESSION pglz', one.table, one.attname);
+    END LOOP;
+END $$;
+"""
+
 
 def backup(lab: Lab) -> Step:
     """Back up, and verify the file."""
@@ -156,6 +172,27 @@ def tables_instead(lab: Lab) -> Step:
     return step
 
 
+def some_rows(lab: Lab) -> Step:
+    """Delete every second row of single tables, and restore the missing ones."""
+    name = lab.create(lab.server, "some_rows", "restored")
+    step = Step("--table ... --where", ["pgkeep restore --backup=FILE --table=TABLE --where=true"])
+    for table in TABLES:
+        before = facts.rows_of(lab.server, name, table)
+        s.sql(
+            lab.server, name,
+            "set session_replication_role = replica;"
+            f" delete from only {table} where (ctid::text::point)[1]::int % 2 = 0",
+        )  # fmt: skip
+        lab.pgkeep(
+            step, "restore", f"--backup={lab.artifact}", f"--target-db={name}",
+            f"--table={table}", "--where=true", "--yes", shown=False,
+        )  # fmt: skip
+        after = facts.rows_of(lab.server, name, table)
+        if before != after:
+            step.add("rows of", table, before, after)
+    return step
+
+
 def read(lab: Lab) -> Step:
     """Read the file by show and cat."""
     step = Step("show and cat")
@@ -254,11 +291,7 @@ def to_18(lab: Lab) -> Step:
     """Restore a copy into a newer server that finds its own library of the tests."""
     step = Step("restore into 18, with its own regress.so")
     name, folder = lab.create(lab.server, "movable", DATABASE), lab.folder / "movable"
-    s.sql(
-        lab.server, name,
-        "drop collation coll_icu_upgrade;"  # the server of the wheel has no ICU
-        " update pg_proc set probin = regexp_replace(probin, '^.*/', '') where probin ~ '/regress'",
-    )  # fmt: skip
+    s.sql(lab.server, name, MOVABLE)
     said = lab.pgkeep(step, "backup", f"--database={name}", f"--dir={folder}", "--json")
     made = folder / json.loads(said)["backups"][0]["artifact"]["name"]
     with Server(s.bin_folder(18), settings=settings(18)) as target:
@@ -277,6 +310,7 @@ STEPS: tuple[Callable[[Lab], Step], ...] = (
     in_place,
     tables_beside,
     tables_instead,
+    some_rows,
     read,
     index,
     index_inserts,
