@@ -280,6 +280,8 @@ class _Load:
             self._load_data()
         if options.schema:
             self._load_post_data()
+        elif options.data:
+            self._refresh(self._existing_views())
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
             self._main.connection.execute("COMMIT")
@@ -442,8 +444,9 @@ class _Load:
         comments: list[tuple[Object, bytes]] = []
         refreshes: list[tuple[Object, bytes]] = []
         for one, text in self._texts("post"):
-            if one.type == "MATERIALIZED VIEW DATA":
-                refreshes.append((one, text))  # pg_dump sorts them to the end
+            if _is_refresh(one):
+                if self._options.data:  # without rows they would be populated, and empty
+                    refreshes.append((one, text))  # pg_dump sorts them to the end
                 continue
             job = _job(one, text) if not self._options.one_transaction else None
             if job is not None and not (run and _kind(run[-1].one) != _kind(one)):
@@ -482,6 +485,18 @@ class _Load:
             if len(failed) == len(waiting):
                 raise errors[0]
             waiting = failed
+
+    def _existing_views(self) -> list[tuple[Object, bytes]]:
+        """Return what fills the materialized views that an existing database has."""
+        rows = self._main.connection.execute(
+            "SELECT schemaname, matviewname FROM pg_catalog.pg_matviews"
+        )
+        names = set(rows.fetchall())
+        return [
+            (one, text)
+            for one, text in self._texts("post")
+            if _is_refresh(one) and (one.schema, one.name) in names
+        ]
 
     def _build(self, jobs: list[_Job]) -> None:
         """Execute jobs side by side, never two that want the same table for themselves.
@@ -599,6 +614,11 @@ def _is_large_object(one: Object) -> bool:
     return one.type in script.LARGE_OBJECT_TYPES or (
         one.type in script.FOLLOWING_TYPES and one.name.startswith("LARGE OBJECT")
     )
+
+
+def _is_refresh(one: Object) -> bool:
+    """Whether this fills a materialized view, whose rows are computed from others."""
+    return one.type == "MATERIALIZED VIEW DATA"
 
 
 def _lines(text: bytes) -> Iterator[bytes]:
