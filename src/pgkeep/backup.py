@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from . import __version__, copies, drift, naming, retention, verify
+from . import __version__, copies, drift, interrupts, naming, retention, verify
 from . import artifact as a
 from . import dump as d
 from . import errors as e
@@ -185,9 +185,11 @@ class _Backup:
             put(uploads[name.manifest], name.manifest, m.encode(manifest))
             # Everything is on the disk by now, so that only four renames are left; the manifest's
             # is the last, and makes the others a backup.
-            with all_or_none(self.store, name.files):
-                for file in name.files:
-                    uploads[file].publish()
+            with contextlib.nullcontext() if self.store.remote else interrupts.held():
+                with all_or_none(self.store, name.files):
+                    for file in name.files:
+                        uploads[file].publish()
+                interrupts.completed(f"backup {name.stem} is published")
             return self._copy(manifest, follower)
 
     def _follow(self, artifact: Upload) -> copies.Follower | None:

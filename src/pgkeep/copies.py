@@ -14,8 +14,8 @@ from typing import Self
 import msgspec
 
 from . import errors as e
+from . import interrupts, naming
 from . import manifest as m
-from . import naming
 from .catalog import Catalog
 from .stores import Store, Upload, all_or_none, chunks, locked, read_all
 from .stores.local import LocalSource, LocalUpload
@@ -66,14 +66,14 @@ class Follower:
     def write(self, data: bytes) -> None:
         """Append bytes to the original; the copy takes them when it can."""
         self._original.write(data)
-        with self._changed:
+        with interrupts.held(), self._changed:
             self._written += len(data)
             self._changed.notify()
 
     def seal(self) -> None:
         """Make the original durable."""
         self._original.seal()
-        with self._changed:
+        with interrupts.held(), self._changed:
             self._sealed = True
             self._changed.notify()
 
@@ -97,7 +97,8 @@ class Follower:
         """
         told = 0
         while self._thread.is_alive():
-            self._thread.join(0.5)
+            with interrupts.held():
+                self._thread.join(0.5)
             progress(self._sent - told)
             told = self._sent
         if self._error is not None:
@@ -116,12 +117,13 @@ class Follower:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-        self._thread.join(PATIENCE)
-        if self._upload is not None:
-            self._upload.__exit__(kind, error, trace)
+        with interrupts.held():
+            with self._changed:
+                self._stopped = True
+                self._changed.notify()
+            self._thread.join(PATIENCE)
+            if self._upload is not None:
+                self._upload.__exit__(kind, error, trace)
 
     def _run(self) -> None:
         try:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from .. import errors as e
+from .. import interrupts
 from . import Item
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{8}")
@@ -130,9 +131,16 @@ class LocalUpload:
         self._final = directory / name
         # No longer, for a name of 63 bytes takes 255 with all of this, and no file may have more.
         self._partial = directory / f".{name}.partial-{os.urandom(4).hex()}"
+        self._fd = -1
+        self._exists = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _translated("create", self._partial):
+        with interrupts.held(), _translated("create", self._partial):
             self._fd = os.open(self._partial, flags, 0o600)
+            self._exists = True
+
+    def __del__(self) -> None:
+        """Remove what a signal has taken from whoever would have entered the context."""
+        self._remove()
 
     def write(self, data: bytes) -> None:
         """Append bytes; the system may take fewer than it is given."""
@@ -145,8 +153,9 @@ class LocalUpload:
         """Flush to the disk; some file systems report a full disk only here or at close."""
         with _translated("write", self._partial):
             os.fsync(self._fd)
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+            with interrupts.held():
+                fd, self._fd = self._fd, -1
+                os.close(fd)
 
     def stop(self) -> None:
         """Nothing waits here that could be woken."""
@@ -157,8 +166,9 @@ class LocalUpload:
 
     def publish(self) -> None:
         """Rename to the final name and make the renaming durable."""
-        with _translated("rename", self._partial):
+        with interrupts.held(), _translated("rename", self._partial):
             self._partial.rename(self._final)
+            self._exists = False
             _sync_directory(self._final.parent)
 
     def __enter__(self) -> Self:
@@ -170,13 +180,19 @@ class LocalUpload:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
         # What goes wrong here is a consequence, and must not hide the failure that led here.
-        if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
-            self._fd = -1
-        with contextlib.suppress(OSError):
-            self._partial.unlink(missing_ok=True)
+        with interrupts.held():
+            if self._fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(self._fd)
+                self._fd = -1
+            if self._exists:
+                with contextlib.suppress(OSError):
+                    self._partial.unlink(missing_ok=True)
+                self._exists = False
 
 
 class LocalSource:

@@ -28,7 +28,7 @@ import botocore.loaders
 import botocore.session
 
 from .. import errors as e
-from .. import naming
+from .. import interrupts, naming
 from . import Item
 
 MIB = 1 << 20
@@ -467,13 +467,14 @@ class _Sender:
         for thread in self._threads:
             while thread.is_alive():
                 self._check(deadline)
-                thread.join(0.2)
+                with interrupts.held():
+                    thread.join(0.2)
         self._check(deadline)
 
     def stop(self) -> None:
         """Send no more; a part that is on its way cannot be called back."""
         self._stopped = True
-        with contextlib.suppress(queue.Empty):
+        with interrupts.held(), contextlib.suppress(queue.Empty):
             while True:
                 if part := self._waiting.get_nowait():
                     part.close()
@@ -488,7 +489,7 @@ class _Sender:
         deadline = self._deadline()
         while True:
             self._check(deadline)
-            with contextlib.suppress(queue.Full):
+            with interrupts.held(), contextlib.suppress(queue.Full):
                 self._waiting.put(part, timeout=0.2)
                 return
 
