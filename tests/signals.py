@@ -250,6 +250,8 @@ def _main() -> None:
     parser.add_argument("--major", type=int, default=17)
     parser.add_argument("--kinds", default="backup,restore,swap")
     options = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup pgkeep would ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chance = random.Random(options.seed)  # noqa: S311 - not for secrets
     counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
     wrong = 0
