@@ -71,7 +71,8 @@ def command(
     store, name = locate(file, config)
     with output.current().progress(silent=as_json) as bar:
         bar.step("verifying")
-        manifest = a.adopt(store, name, jobs=config.jobs, progress=bar.verified)
+        copy = config.copy() if store.url == config.store().url else None
+        manifest = a.adopt(store, name, jobs=config.jobs, progress=bar.verified, copy=copy)
     if as_json:
         print_json(manifest)
     output.current().done(

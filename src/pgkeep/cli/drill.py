@@ -3,23 +3,22 @@
 import os
 import re
 import textwrap
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from .. import catalog, progress
 from .. import errors as e
+from .. import progress
 from ..database import Endpoint
 from . import output
 from .common import (
-    catalogs,
     check_extra,
     dir_option,
     jobs_option,
     json_option,
+    latest,
     load_config,
     locate,
     plural,
@@ -123,9 +122,7 @@ def command(
     if file is not None:
         store, name = locate(file, config)
     else:
-        store, manifest = catalog.latest(
-            catalogs(config), database, datetime.now(UTC), verified=True
-        )
+        store, manifest = latest(config, database, verified=True)
         name = manifest.artifact.name
     options = drill.DrillOptions(
         jobs=config.jobs,

@@ -2,18 +2,16 @@
 
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import click
 
-from .. import catalog, progress
 from .. import errors as e
+from .. import progress
 from .. import restore as r
 from .. import tables as t
 from .. import verify as v
 from . import output
 from .common import (
-    catalogs,
     connection_options,
     dir_option,
     jobs_option,
@@ -24,6 +22,9 @@ from .common import (
     print_json,
     printable,
     target_option,
+)
+from .common import (
+    latest as newest,
 )
 
 
@@ -168,7 +169,7 @@ def command(
     if file is not None:
         store, name = locate(file, config)
     else:
-        store, manifest = catalog.latest(catalogs(config), database, datetime.now(UTC))
+        store, manifest = newest(config, database)
         name = manifest.artifact.name
     if verify_only:
         with output.current().progress(silent=as_json) as bar:
@@ -176,6 +177,8 @@ def command(
         print_json(report) if as_json else click.echo(f"ok: {report.file} is whole")
         return
     source = store.open(name)
+    side = v.side_files(store, name)
+    v.read_globals(store, name, side)  # damaged roles would be noticed when they are needed
     if tables:
         _restore_tables(
             t.TablesRestore(
@@ -196,7 +199,7 @@ def command(
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
         analyze=not no_analyze, portable=portable,
     )  # fmt: skip
-    restore = r.Restore(config.endpoint(), source, options, v.side_files(store, name))
+    restore = r.Restore(config.endpoint(), source, options, side)
     plan = restore.plan()
     if dry_run:
         print_json(plan) if as_json else _print_plan(plan)

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol, Self
 from .. import interrupts
 from ..errors import StoreError
 
+UNKNOWN = -1  # the length of a file that cannot be looked at
+
 
 class Item(NamedTuple):
     """One file of a store."""

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from .. import errors as e
-from .. import interrupts
-from . import Item
+from .. import interrupts, naming
+from . import UNKNOWN, Item
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{8}")
 
@@ -90,7 +90,11 @@ class LocalStore:
     def exists(self, name: str) -> bool:
         """Tell whether there is such a file."""
         with _translated("look for", self.directory / name):
-            return (self.directory / name).exists()
+            try:
+                (self.directory / name).lstat()  # a link that leads nowhere is one that fails
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
 
     def items(self) -> Iterator[Item]:
         """Yield the published files."""
@@ -101,10 +105,8 @@ class LocalStore:
                 return
             with entries:
                 for entry in entries:
-                    # Another run may remove a file while we look (trap B10).
-                    with contextlib.suppress(FileNotFoundError):
-                        if not _PARTIAL.fullmatch(entry.name) and entry.is_file():
-                            yield Item(entry.name, entry.stat().st_size)
+                    if not _PARTIAL.fullmatch(entry.name):
+                        yield from _item(entry)
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
@@ -241,6 +243,27 @@ class LocalSource:
         os.close(self._fd)
 
 
+def _item(entry: "os.DirEntry[str]") -> Iterator[Item]:
+    """Yield a file; one that cannot be looked at, such as a link to itself, fails when it is read.
+
+    Another run may remove it while we look (trap B10).
+    """
+    try:
+        if entry.is_file():
+            yield Item(entry.name, entry.stat().st_size)
+        elif entry.is_dir():
+            return
+        elif entry.is_symlink():
+            entry.stat()
+        elif naming.parse(entry.name) is not None:  # a pipe or the like in its place
+            yield Item(entry.name, UNKNOWN)
+    except FileNotFoundError:
+        if entry.is_symlink():
+            yield Item(entry.name, UNKNOWN)
+    except OSError:
+        yield Item(entry.name, UNKNOWN)
+
+
 def _flock(fd: int) -> bool:
     """Lock a file; return False if somebody has it."""
     try:
@@ -267,7 +290,8 @@ def _translated(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise e.StoreError(
+        kind = e.Missing if isinstance(error, FileNotFoundError) else e.StoreError
+        raise kind(
             f"could not {action} {path}: {error.strerror or error}", hint=_hint(error)
         ) from error
 
