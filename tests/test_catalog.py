@@ -325,7 +325,7 @@ def dripping_listing(line: str) -> Iterator[bytes]:
 
 def dripping_manifests(line: str) -> Iterator[bytes]:
     if line.startswith("HEAD"):
-        return answer(b"", "Content-Length: 1000")
+        return iter([b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n"])
     if "list-type" in line:
         stems = [f"app_daily_20260101T0000{n:02}Z" for n in range(60)]
         return answer(page({f"backups/daily/{one}.manifest.json": 1000 for one in stems}))
@@ -338,7 +338,7 @@ def bucket(behaviour: Callable[[str], Iterator[bytes]]) -> Iterator[dict[str, st
     running = Bucket(behaviour)
     try:
         yield {
-            "BACKUP_S3_BUCKET": "bucket", "BACKUP_S3_TIMEOUT": "1",
+            "BACKUP_S3_BUCKET": "bucket", "BACKUP_S3_TIMEOUT": "0.5",
             "BACKUP_S3_ENDPOINT": f"http://127.0.0.1:{running.port}",
             "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
         }  # fmt: skip
@@ -360,7 +360,7 @@ def test_a_bucket_that_misbehaves(
         assert "bucket" in err or "not read" in err
         both("status", env=env, code=5 if behaviour is dripping_manifests else 0, timeout=25)
         if behaviour is dripping_manifests:
-            said = both("restore", "--latest", env=env, timeout=25, code=3)[1]
+            said = both("restore", "--latest", env=env, timeout=25, code=5)[1]
             assert "too old" not in said  # they are all older
         else:
             err = both("restore", "--latest", env=env, timeout=25, code=9)[1]

@@ -14,6 +14,7 @@ from typing import Any, Self
 import botocore.awsrequest
 
 EVERY = 0.25  # seconds between two looks
+ATTEMPTS = 20  # of a call, redirections included
 _local = threading.local()
 _active: dict[int, "Deadline"] = {}
 _starting = threading.Lock()
@@ -25,14 +26,18 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self.expired = False
+        self.endless = False  # redirected again and again: botocore would follow for ever
+        self._attempts = 0
         self._seconds = seconds
         self._ends: float | None = None
         self._connection: Any = None
 
     def begin(self, connection: Any) -> None:
         """Note that an attempt begins on a connection."""
-        if self.expired:
-            raise TimeoutError("the time for all attempts is over")
+        self._attempts += 1
+        self.endless = self._attempts > ATTEMPTS
+        if self.expired or self.endless:
+            raise TimeoutError("no further attempt")
         self._connection = connection
         self._ends = time.monotonic() + self._seconds
 

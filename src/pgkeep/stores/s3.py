@@ -689,6 +689,11 @@ def _translated(action: str, what: str, seconds: float | None = None) -> Iterato
                 f"could not {action} {what}: no complete answer within {seconds:g} s",
                 hint="Raise BACKUP_S3_TIMEOUT if the service is that slow.",
             ) from error
+        if deadline.endless:
+            raise e.StoreError(
+                f"could not {action} {what}: the service redirects without end",
+                hint="Check BACKUP_S3_ENDPOINT and BACKUP_S3_REGION.",
+            ) from error
         with _told(action, what):
             raise
 
