@@ -8,6 +8,7 @@ from .. import adopt as a
 from .. import config as c
 from .. import errors as e
 from .. import foreign, naming
+from ..terminal import printable
 from . import output
 from .common import (
     dir_option,
@@ -17,7 +18,6 @@ from .common import (
     locate,
     plural,
     print_json,
-    printable,
     target_option,
 )
 
@@ -96,7 +96,7 @@ def _folder(
     if as_json:
         print_json(outcomes)
     else:
-        click.echo("\n".join(line for one in outcomes for line in _lines(one)) or "no files")
+        output.show([line for one in outcomes for line in _lines(one)] or ["no files"])
     failed = [one for one in outcomes if one.state in ("damaged", "refused")]
     made = sum(one.state == "indexed" for one in outcomes)
     if failed:

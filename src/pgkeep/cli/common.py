@@ -190,13 +190,6 @@ def locate(file: str, one: config.Config) -> tuple[Store, str]:
     return LocalStore(path.parent), path.name
 
 
-def printable(name: str) -> str:
-    """Return a name that moves no cursor and fits on one line."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in name
-    )
-
-
 def plural(count: int, noun: str) -> str:
     """Return `1 table`, `2 tables`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

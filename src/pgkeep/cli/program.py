@@ -5,6 +5,7 @@ import importlib
 import os
 import select
 import sys
+from types import TracebackType
 from typing import Any, NoReturn
 
 import click
@@ -12,7 +13,7 @@ import click
 from .. import __version__, interrupts
 from .. import errors as e
 from ..interrupts import Interrupted
-from .output import Output
+from .output import Output, say
 
 COMMANDS = {
     "backup": "back up a database into one .sql.gz",
@@ -114,6 +115,7 @@ def group(ctx: click.Context) -> None:
 def run() -> NoReturn:
     """Run the command line and exit with the code that the outcome has."""
     _open_standard_streams()
+    sys.excepthook = _unexpected
     try:
         interrupts.install()
         code = _run()
@@ -132,6 +134,16 @@ def _open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+
+
+def _unexpected(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print the traceback of a bug; its message may be anybody's."""
+    import traceback  # noqa: PLC0415
+
+    for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
+        say(line, err=True)
 
 
 def _flush() -> None:
