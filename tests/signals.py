@@ -2,7 +2,8 @@
 
 `python -m tests.signals --count 1000` sends so many and prints what came of them. Half of them come
 after a random time, from the start of the process on; half at a random event of the main thread (a
-call, or a return from Python or C), which also hits the moments that take no time.
+call of Python, or a return from C: there Python looks for signals), which also hits the moments
+that take no time.
 """
 
 import argparse
@@ -33,7 +34,7 @@ EVENTS = """
 import os, signal, sys
 left = [{event}]
 def count(frame, event, arg):
-    left[0] -= 1
+    left[0] -= event == "call" or event == "c_return"
     if left[0] == 0:
         sys.setprofile(None)
         os.kill(os.getpid(), {number})
@@ -45,7 +46,7 @@ COUNTING = """
 import atexit, sys
 seen = [0]
 def count(frame, event, arg):
-    seen[0] += 1
+    seen[0] += event == "call" or event == "c_return"
 atexit.register(lambda: print("events", seen[0], file=sys.stderr))
 sys.setprofile(count)
 """
