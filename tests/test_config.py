@@ -15,7 +15,7 @@ import pytest
 
 from pgkeep import config, errors
 from pgkeep import errors as e
-from pgkeep.cli import COMMANDS, group
+from pgkeep.cli.program import COMMANDS, group
 from pgkeep.server import Server
 
 from . import faults as f

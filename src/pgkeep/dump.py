@@ -30,6 +30,7 @@ from .database import (
     codec,
     database_facts,
     extensions,
+    one_line,
     roles_in_use,
     server_facts,
     session_settings,
@@ -281,7 +282,7 @@ class _Run:
                 self._look_for_waits()
             except psycopg.Error as error:
                 raise e.DumpFailed(
-                    f"lost the connection that holds the snapshot: {str(error).strip()}"
+                    f"lost the connection that holds the snapshot: {one_line(error)}"
                 ) from error
             finally:
                 self._coordinator.release()

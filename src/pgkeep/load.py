@@ -18,7 +18,7 @@ from typing import Protocol
 
 import psycopg
 
-from . import consistency, dialect, foreign_keys, script, statements
+from . import consistency, dialect, foreign_keys, interrupts, script, statements
 from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
@@ -234,6 +234,7 @@ class _Load:
         self._lock = threading.Lock()
         self.warnings: list[str] = []
         self._opened: list[str] = []  # what PUBLIC may execute only here
+        self._connections: list[Connection] = []
         self._sessions: list[Session] = []
         self._deadlocks = 0  # of what was built side by side
         self._header: list[bytes] = []
@@ -244,13 +245,14 @@ class _Load:
                 self._header = known_settings(connection, self._artifact)
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
-                self._sessions.append(Session(self._endpoint.connect(), self._header))
+                self._connections.append(self._endpoint.connect())
+                self._sessions.append(Session(self._connections[-1], self._header))
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error
         finally:
-            for session in self._sessions:
-                session.connection.close()
+            for connection in self._connections:
+                connection.close()
         if self._opened:
             # They may be SECURITY DEFINER (trap A4.7).
             names = ", ".join(self._opened[:5])
@@ -284,7 +286,9 @@ class _Load:
             self._refresh(self._existing_views())
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
-            self._main.connection.execute("COMMIT")
+            with interrupts.held():
+                self._main.connection.execute("COMMIT")
+                interrupts.completed("the rows are committed")
         elif options.analyze:
             self._progress.step("analyzing")
             self._analyze()

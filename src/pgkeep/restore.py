@@ -21,13 +21,14 @@ from . import artifact as a
 from . import (
     databases,
     foreign_keys,
+    interrupts,
     load_plain,
     portability,
     reading,
     relations,
     script,
     verify,
-)  # fmt: skip
+)
 from . import errors as e
 from . import load as ld
 from . import manifest as m
@@ -483,12 +484,13 @@ class Restore:
                 self._rename(connection, temporary, old)
         except BaseException:
             # By a new session: the failure may be that of the other one.
-            databases.drop_subscriptions(self._endpoint.to(temporary))
-            with (
-                contextlib.suppress(psycopg.Error, e.PgkeepError),
-                self._maintenance() as connection,
-            ):
-                databases.drop(connection, temporary)
+            with interrupts.held():
+                databases.drop_subscriptions(self._endpoint.to(temporary))
+                with (
+                    contextlib.suppress(psycopg.Error, e.PgkeepError),
+                    self._maintenance() as connection,
+                ):
+                    databases.drop(connection, temporary)
             raise
         if old is not None and self._options.discard_old and self._discard(old):
             old = None
@@ -602,13 +604,21 @@ class Restore:
     def _rename(self, connection: Connection, temporary: str, old: str | None) -> None:
         """Put the new database in its place; with an old one, both renamings or none."""
         if old is None:
-            try:
-                connection.execute(databases.renaming(temporary, self.target))
-            except psycopg.Error as error:
-                raise restore_error(error, f"renaming to {self.target}") from error
+            with interrupts.held():
+                try:
+                    connection.execute(databases.renaming(temporary, self.target))
+                except psycopg.Error as error:
+                    raise restore_error(error, f"renaming to {self.target}") from error
+                interrupts.completed(f"database {self.target} is restored")
             return
+
+        def swapped() -> None:
+            interrupts.completed(
+                f"database {self.target} is restored, the former one is kept as {old}"
+            )
+
         with self._maintenance() as helper:
-            databases.swap(connection, helper, self.target, old, temporary)
+            databases.swap(connection, helper, self.target, old, temporary, swapped)
 
 
 def _may_create(connection: Connection) -> bool:

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, dependents, relations, script, selection, statements
+from . import databases, dependents, interrupts, relations, script, selection, statements
 from . import errors as e
 from . import load as ld
 from .contents import Contents, Entry
@@ -375,7 +375,9 @@ class TablesRestore:
                 else:
                     rows = written = self._bring_tables(session, progress)
                 progress.step("committing")
-                connection.execute("COMMIT")
+                with interrupts.held():
+                    connection.execute("COMMIT")
+                    interrupts.completed(f"{_list(self._tables)} committed")
                 if self._options.analyze and self._options.where is None:
                     self._analyze(connection)
             except psycopg.Error as error:

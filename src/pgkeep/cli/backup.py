@@ -194,8 +194,8 @@ def _print(
         if copy is not None:
             state += ", its copy is owed" if manifest.pending else f", copied to {copy.url}"
         with _noting(unwritten):
-            click.echo(
-                f"{store.url_of(manifest.artifact.name)}\n"
+            output.say(store.url_of(manifest.artifact.name))
+            output.say(
                 f"    {plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
                 f" {progress.size(manifest.artifact.size)}{state}"
             )

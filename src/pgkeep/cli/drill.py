@@ -3,28 +3,27 @@
 import os
 import re
 import textwrap
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from .. import catalog, progress
 from .. import errors as e
+from .. import progress
 from ..database import Endpoint
+from ..terminal import printable
 from . import output
 from .common import (
-    catalogs,
     check_extra,
     dir_option,
     jobs_option,
     json_option,
+    latest,
     load_config,
     locate,
     plural,
     print_json,
-    printable,
     target_option,
 )
 from .watch import Watch
@@ -123,9 +122,7 @@ def command(
     if file is not None:
         store, name = locate(file, config)
     else:
-        store, manifest = catalog.latest(
-            catalogs(config), database, datetime.now(UTC), verified=True
-        )
+        store, manifest = latest(config, database, verified=True)
         name = manifest.artifact.name
     options = drill.DrillOptions(
         jobs=config.jobs,
@@ -192,22 +189,22 @@ def _write_report(path: Path, outcome: "d.Outcome") -> None:
 
 
 def _print(outcome: "d.Outcome", report: Path | None) -> None:
-    click.echo(printable(outcome.backup))
+    output.say(printable(outcome.backup))
     if outcome.server is not None:
         where = "a throw-away server" if outcome.throw_away else "the given server"
-        click.echo(
+        output.say(
             f"    {plural(outcome.tables, 'table')}, {plural(outcome.rows, 'row')},"
             f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
         )
     for check in outcome.checks:
         count = f"{check.checked:,}"
-        click.echo(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
+        output.say(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
         for finding in check.findings[:SHOWN]:
-            click.echo(f"         {printable(finding)}")
+            output.say(f"         {printable(finding)}")
         if len(check.findings) > SHOWN:
-            click.echo(f"         and {len(check.findings) - SHOWN} more")
+            output.say(f"         and {len(check.findings) - SHOWN} more")
     times = [f"{phase} {progress.duration(value)}" for phase, value in outcome.seconds.items()]
     for line in textwrap.wrap(", ".join(times), 74, break_on_hyphens=False):
-        click.echo(f"    {line}")
+        output.say(f"    {line}")
     if report is not None:
-        click.echo(f"    report: {report}")
+        output.say(f"    report: {report}")

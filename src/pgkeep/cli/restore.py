@@ -2,18 +2,17 @@
 
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import click
 
-from .. import catalog, progress
 from .. import errors as e
+from .. import progress
 from .. import restore as r
 from .. import tables as t
 from .. import verify as v
+from ..terminal import printable
 from . import output
 from .common import (
-    catalogs,
     connection_options,
     dir_option,
     jobs_option,
@@ -22,8 +21,10 @@ from .common import (
     locate,
     plural,
     print_json,
-    printable,
     target_option,
+)
+from .common import (
+    latest as newest,
 )
 
 
@@ -175,14 +176,16 @@ def command(
     if file is not None:
         store, name = locate(file, config)
     else:
-        store, manifest = catalog.latest(catalogs(config), database, datetime.now(UTC))
+        store, manifest = newest(config, database)
         name = manifest.artifact.name
     if verify_only:
         with output.current().progress(silent=as_json) as bar:
             report = v.verify(store, name, jobs=config.jobs, progress=bar.verified)
-        print_json(report) if as_json else click.echo(f"ok: {report.file} is whole")
+        print_json(report) if as_json else output.say(f"ok: {report.file} is whole")
         return
     source = store.open(name)
+    side = v.side_files(store, name)
+    v.read_globals(store, name, side)  # damaged roles would be noticed when they are needed
     if tables:
         _restore_tables(
             t.TablesRestore(
@@ -203,7 +206,7 @@ def command(
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
         analyze=not no_analyze, portable=portable, allow_statements=allow_statements,
     )  # fmt: skip
-    restore = r.Restore(config.endpoint(), source, options, v.side_files(store, name))
+    restore = r.Restore(config.endpoint(), source, options, side)
     plan = restore.plan()
     if dry_run:
         print_json(plan) if as_json else _print_plan(plan)
@@ -226,7 +229,7 @@ def command(
     for warning in result.warnings:
         output.current().warning(warning)
     if result.old_database:
-        click.echo(f"the former database is kept as {result.old_database}")
+        output.say(f"the former database is kept as {result.old_database}")
     rows = (
         f"{plural(result.tables or 0, 'table')}, {plural(result.rows or 0, 'row')}, "
         if result.rows is not None
@@ -257,7 +260,7 @@ def _restore_tables(restore: t.TablesRestore, *, dry_run: bool, yes: bool, as_js
             raise e.Refused(
                 f"{said}: nothing is changed without consent", hint="Say --yes to commit it."
             )
-        return click.confirm("Commit?")
+        return output.ask("Commit?")
 
     with output.current().progress(silent=as_json) as bar:
         result = restore.execute(plan, bar, confirm)
@@ -273,20 +276,20 @@ def _restore_tables(restore: t.TablesRestore, *, dry_run: bool, yes: bool, as_js
 
 
 def _print_tables(plan: t.Plan) -> None:
-    click.echo(f"restore  {plan.file}")
-    click.echo(f"of       database {plan.source} as it was at {plan.snapshot}")
-    click.echo(f"into     {plan.target}")
+    output.say(f"restore  {plan.file}")
+    output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
+    output.say(f"into     {plan.target}")
     for one in plan.tables:
         name = printable(f"{one.schema}.{one.name}")
-        click.echo(f"    {name:40} {one.rows:>14,} rows {progress.size(one.bytes):>10} to read")
+        output.say(f"    {name:40} {one.rows:>14,} rows {progress.size(one.bytes):>10} to read")
     for number, step in enumerate(plan.steps, 1):
-        click.echo(f"{number:5}. {step}")
+        output.say(f"{number:5}. {step}")
     for warning in plan.warnings:
-        click.echo(f"warning: {warning}")
+        output.say(f"warning: {warning}")
     for problem in plan.problems:
-        click.echo(f"problem: {problem}")
+        output.say(f"problem: {problem}")
     for remedy in plan.remedies:
-        click.echo(f"hint: {remedy}")
+        output.say(f"hint: {remedy}")
 
 
 def _check_usage(
@@ -307,18 +310,18 @@ def _check_usage(
 
 
 def _print_plan(plan: r.Plan) -> None:
-    click.echo(f"restore  {plan.file}")
+    output.say(f"restore  {plan.file}")
     if plan.source:
-        click.echo(f"of       database {plan.source} as it was at {plan.snapshot}")
-    click.echo(f"into     {plan.target} ({plan.mode})")
+        output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
+    output.say(f"into     {plan.target} ({plan.mode})")
     for number, step in enumerate(plan.steps, 1):
-        click.echo(f"{number:5}. {step}")
+        output.say(f"{number:5}. {step}")
     for warning in plan.warnings:
-        click.echo(f"warning: {warning}")
+        output.say(f"warning: {warning}")
     for problem in plan.problems:
-        click.echo(f"problem: {problem}")
+        output.say(f"problem: {problem}")
     for remedy in plan.remedies:
-        click.echo(f"hint: {remedy}")
+        output.say(f"hint: {remedy}")
 
 
 def _ask(target: str, show: Callable[[], None], *, as_json: bool) -> None:
@@ -328,5 +331,5 @@ def _ask(target: str, show: Callable[[], None], *, as_json: bool) -> None:
             hint="Say --yes to do it without being asked.",
         )
     show()
-    if not click.confirm(f"Change database {target}?"):
+    if not output.ask(f"Change database {target}?"):
         raise e.Refused("cancelled")
