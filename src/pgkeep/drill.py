@@ -5,6 +5,7 @@ result, which is noted in the backup's manifest.
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 import tempfile
@@ -269,8 +270,15 @@ def restore(
 
     """
     options = r.RestoreOptions(jobs=jobs, target=place.database)
-    restore = r.Restore(place.endpoint, source, options, side)
-    result = restore.execute(restore.plan(), progress)
+    confinement = place.confinement
+    if confinement is None:
+        restore = r.Restore(place.endpoint, source, options, side)
+        result = restore.execute(restore.plan(), progress)
+    else:
+        options = dataclasses.replace(options, at_once=True, session=confinement.session)
+        restore = r.Restore(place.endpoint, source, options, side)
+        with contextlib.closing(confinement):
+            result = restore.execute(restore.plan(), progress)
     scratch.settle(place)
     return result.warnings
 

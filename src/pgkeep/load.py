@@ -72,6 +72,9 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
+    session: Callable[[Endpoint, Sequence[bytes]], "Session"] = lambda endpoint, header: Session(
+        endpoint.connect(), header
+    )
 
 
 def load(
@@ -195,7 +198,7 @@ class _Load:
                 self._header = known_settings(connection, self._artifact)
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
-                self._sessions.append(Session(self._endpoint.connect(), self._header))
+                self._sessions.append(self._options.session(self._endpoint, self._header))
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -60,6 +60,8 @@ class RestoreOptions:
     privileges: bool = True
     analyze: bool = True
     portable: bool = False  # leave out what the target or the role cannot have
+    at_once: bool = False  # a new database gets its name before it is loaded
+    session: Callable[[Endpoint, Sequence[bytes]], ld.Session] | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -433,39 +435,48 @@ class Restore:
             )
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
+        if self._options.at_once:
+            return self._load_into(self.target, progress), None
         with self._maintenance() as connection:
             temporary = databases.claim(connection, self.target)
-            return self._load_into(temporary, mode, progress)
-
-    def _load_into(
-        self, temporary: str, mode: Mode, progress: Progress
-    ) -> tuple[ld.Loaded | None, str | None]:
-        old = None
-        try:
-            with self._maintenance() as connection:
-                facts = self._meta.database if self._meta else None
-                databases.create(connection, temporary, facts, self._encoding())
-            loaded = self._load(self._endpoint.to(temporary), progress)
-            progress.step("finishing")
-            # Connected anew: a session that was idle for hours may have been cut off.
-            with self._maintenance() as connection:
-                if self._meta is not None:
-                    self._apply_facts(connection, temporary, self._meta.database)
-                if mode == Mode.SWAP:
-                    old = databases.free_name(connection, self.target)
-                self._rename(connection, temporary, old)
-        except BaseException:
-            # By a new session: the failure may be that of the other one.
-            databases.drop_subscriptions(self._endpoint.to(temporary))
-            with (
-                contextlib.suppress(psycopg.Error, e.PgkeepError),
-                self._maintenance() as connection,
-            ):
-                databases.drop(connection, temporary)
-            raise
+            loaded = self._load_into(temporary, progress)
+            old = self._put(temporary, mode)
         if old is not None and self._options.discard_old and self._discard(old):
             old = None
         return loaded, old
+
+    def _load_into(self, name: str, progress: Progress) -> ld.Loaded | None:
+        """Create a database and load it; a failure leaves nothing of it."""
+        with self._maintenance() as connection:
+            facts = self._meta.database if self._meta else None
+            databases.create(connection, name, facts, self._encoding())
+        try:
+            loaded = self._load(self._endpoint.to(name), progress)
+            progress.step("finishing")
+            # Connected anew: a session that was idle for hours may have been cut off.
+            with self._maintenance() as connection:
+                self._finish(connection, name)
+        except BaseException:
+            self._remove(name)
+            raise
+        return loaded
+
+    def _remove(self, name: str) -> None:
+        # By a new session: the failure may be that of the other one.
+        databases.drop_subscriptions(self._endpoint.to(name))
+        with contextlib.suppress(psycopg.Error, e.PgkeepError), self._maintenance() as connection:
+            databases.drop(connection, name)
+
+    def _finish(self, connection: Connection, name: str) -> None:
+        """Let others into the new database as far as the backup says."""
+        facts = self._meta.database if self._meta is not None else None
+        if facts is not None:
+            self._apply_facts(connection, name, facts)
+        if facts is None or facts.grants is None or not self._options.privileges:
+            try:
+                connection.execute(databases.opening(name))
+            except psycopg.Error as error:
+                raise restore_error(error, "privileges of the database") from error
 
     def _discard(self, old: str) -> bool:
         """Drop the database that was replaced; the restore has succeeded whatever comes of it."""
@@ -508,6 +519,8 @@ class Restore:
             analyze=self._options.analyze and not self._options.schema_only,
             adapt=self._adapt,
         )
+        if self._options.session is not None:
+            options = dataclasses.replace(options, session=self._options.session)
         loaded = ld.load(endpoint, self._artifact, options, progress)
         if not self._options.schema_only:
             self._compare(loaded.rows)
@@ -595,16 +608,41 @@ class Restore:
         except e.ConnectionFailed as error:
             self._warnings.append(f"left out: settings of the database ({error.message})")
 
-    def _rename(self, connection: Connection, temporary: str, old: str | None) -> None:
-        """Put the new database in its place; with an old one, both renamings or none."""
-        if old is None:
-            try:
-                connection.execute(databases.renaming(temporary, self.target))
-            except psycopg.Error as error:
-                raise restore_error(error, f"renaming to {self.target}") from error
-            return
-        with self._maintenance() as helper:
-            databases.swap(connection, helper, self.target, old, temporary)
+    def _put(self, temporary: str, mode: Mode) -> str | None:
+        """Put the new database in its place, and return the new name of the old one.
+
+        Both renamings or none. If they fail, what was loaded stays (trap G3.6).
+        """
+        old = None
+        try:
+            with self._maintenance() as connection, self._maintenance() as helper:
+                if mode == Mode.SWAP:
+                    old = databases.free_name(connection, self.target)
+                databases.swap(connection, helper, self.target, old, temporary)
+        except (e.PgkeepError, psycopg.Error) as error:
+            raise self._kept(temporary, old, error) from error
+        except BaseException:
+            self._remove(temporary)
+            raise
+        return old
+
+    def _kept(
+        self, temporary: str, old: str | None, error: e.PgkeepError | psycopg.Error
+    ) -> e.RestoreFailed:
+        """Return the error that says how to complete the restore by hand."""
+        with contextlib.suppress(psycopg.Error, e.PgkeepError), self._maintenance() as connection:
+            databases.keep(connection, temporary, self.target)
+        renamings = [(self.target, old)] if old is not None else []
+        statements = "; ".join(
+            databases.renaming(*pair).as_string(None)
+            for pair in (*renamings, (temporary, self.target))
+        )
+        said = error.message if isinstance(error, e.PgkeepError) else str(error).strip()
+        reason = f" {error.hint}" if isinstance(error, e.PgkeepError) and error.hint else ""
+        return e.RestoreFailed(
+            f"database {temporary} is complete, but could not be renamed to {self.target}: {said}",
+            hint=f"Rename it by hand, no session may be in it: {statements};{reason}",
+        )
 
 
 def _may_create(connection: Connection) -> bool:
