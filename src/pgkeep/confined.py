@@ -26,6 +26,7 @@ from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
 
 _NAME = rb'(?:"(?:[^"]|"")*"|[^\s"().;,\']+)'
+_COMMENTS = re.compile(rb"(?:--[^\n\r]*[\n\r]|\s)*")  # pg_dump's, ahead of each entry
 _CLIENT_ENCODING = re.compile(rb"SET client_encoding = '\w+';\s*")
 
 # ALTER of these takes a single action; of relations it takes a list of them.
@@ -41,10 +42,10 @@ _ALTER_OWNER = re.compile(
     re.MULTILINE,
 )
 _CREATE_SCHEMA = re.compile(
-    rb"\s*(?:CREATE SCHEMA %b;\s*)?(?:ALTER SCHEMA %b OWNER TO %b;\s*)?" % (_NAME, _NAME, _NAME)
+    rb"(?:CREATE SCHEMA %b;\s*)?(?:ALTER SCHEMA %b OWNER TO %b;)?" % (_NAME, _NAME, _NAME)
 )
 _CREATE_EXTENSION = re.compile(
-    rb"\s*CREATE EXTENSION (?:IF NOT EXISTS )?%b(?: WITH SCHEMA %b)?;\s*" % (_NAME, _NAME)
+    rb"CREATE EXTENSION (?:IF NOT EXISTS )?%b(?: WITH SCHEMA %b)?;" % (_NAME, _NAME)
 )
 _EVENT_TRIGGER = re.compile(
     rb"(?P<create>CREATE EVENT TRIGGER (?P<name>%b) ON [^;]*;)\s*"
@@ -57,7 +58,7 @@ _FUNCTION = re.compile(
     rb"(?P<body>'(?:[^']|'')*'(?:, '[^']*')?|(?P<tag>\$\w*\$).*?(?P=tag));\s*",
     re.DOTALL,
 )
-_LANGUAGE = re.compile(rb'\bLANGUAGE "?(?P<name>\w+)"?')
+_LANGUAGE = re.compile(rb"\n    LANGUAGE (?P<name>\w+)\b")
 _LIBRARY = re.compile(rb"'\$libdir/[\w.+-]+'(?:, '[^']*')?")
 
 # What is harmless in the superuser's session as a single statement: names, options and comments,
@@ -74,12 +75,15 @@ _HARMLESS = re.compile(
     % _NAME,
     re.DOTALL | re.IGNORECASE,
 )
+_PARTS = re.compile(rb"(?<=;)\s+(?=ALTER OPERATOR FAMILY )")
 _ESCAPED = re.compile(rb"(?i)u&[\"']")  # may spell anything
 _SESSION_OF = re.compile(rb"^SET SESSION AUTHORIZATION (?P<role>%b);$" % _NAME, re.MULTILINE)
 _SESSION_END = re.compile(rb"^RESET SESSION AUTHORIZATION;$", re.MULTILINE)
 
 _DENIED = re.compile(r"permission denied for (?:[a-z -]+ )?(?P<name>\S+)")
 _NOT_GRANTED = frozenset({"01006", "01007"})  # privilege_not_revoked, privilege_not_granted
+# What a superuser could do; the second of aggregates with an internal state.
+_OF_SUPERUSERS = (pe.InsufficientPrivilege, pe.InvalidFunctionDefinition)
 # What a statement may fail with because something before it is missing.
 _MISSING = (
     pe.UndefinedTable, pe.UndefinedObject, pe.UndefinedFunction, pe.InvalidSchemaName,
@@ -201,6 +205,23 @@ class Confinement:
             row = self._connection.execute(_WHOSE, {"name": match["name"]}).fetchone()
         return row is not None and bool(row[0])
 
+    def may_create(self, function: "_Function") -> bool:
+        """Whether the superuser may create a function: it runs nothing, and opens no way out.
+
+        The language is the server's or an extension's, and so is its validator. A library is one
+        that is installed. One of the server's own functions under another name would have lost the
+        privileges that guard it, so that it must be open to everybody.
+        """
+        if function.language == "c":
+            return _LIBRARY.fullmatch(function.body) is not None
+        query, value = _LANGUAGE_OF, function.language
+        if function.language == "internal":
+            query, value = _OPEN, function.body.strip(b"'$").decode("ascii", "replace")
+        with self._lock:
+            assert self._connection is not None  # noqa: S101
+            row = self._connection.execute(query, [value]).fetchone()
+        return row is not None and bool(row[0])
+
     def note(self, one: Object, reason: str) -> None:
         """Remember that an object is not proved."""
         with self._lock:
@@ -274,26 +295,29 @@ class ConfinedSession(load.Session):
         try:
             super().execute_one(one, statement, attempts)
         except e.RestoreFailed as error:
-            if not isinstance(error.__cause__, pe.InsufficientPrivilege):
+            if not isinstance(error.__cause__, _OF_SUPERUSERS):
                 raise
-            if not self._as_superuser(statement.strip()):
-                raise
+            try:
+                if not self._as_superuser(_bare(statement)):
+                    raise
+            except psycopg.Error as failure:
+                raise restore_error(failure, load.describe(one)) from failure
         if self._refused:
             self._confinement.note(one, self._refused[0])
 
     def _as_superuser(self, statement: bytes) -> bool:
         """Execute a statement as superuser if it is harmless; say whether it was done."""
         confinement = self._confinement
-        try:
-            if match := _EVENT_TRIGGER.fullmatch(statement):
-                confinement.create_event_trigger(match["name"], match["create"])
-            elif is_harmless(statement):
-                confinement.execute(statement)
-                if statement.startswith(b"CREATE FOREIGN DATA WRAPPER "):
-                    confinement.open_extensions()
-            else:
-                return False
-        except psycopg.Error:
+        function = _Function.of(statement)
+        parts = _PARTS.split(statement)
+        if match := _EVENT_TRIGGER.fullmatch(statement):
+            confinement.create_event_trigger(match["name"], match["create"])
+        elif (function and confinement.may_create(function)) or all(map(is_harmless, parts)):
+            for part in parts:
+                confinement.execute(part)
+            if statement.startswith(b"CREATE FOREIGN DATA WRAPPER "):
+                confinement.open_extensions()
+        else:
             return False
         return True
 
@@ -334,22 +358,34 @@ class ConfinedSession(load.Session):
 
 def is_harmless(statement: bytes) -> bool:
     """Whether a single statement runs no code of the dump, whoever executes it."""
-    if match := _FUNCTION.fullmatch(statement):
-        head = match["head"]
-        language = _LANGUAGE.search(head)
-        if re.search(rb"(?i)\bDEFAULT\b", head) or language is None:
-            return False
-        name = language["name"].lower()
-        return name != b"internal" and (
-            name != b"c" or _LIBRARY.fullmatch(match["body"]) is not None
-        )
     return _HARMLESS.match(statement) is not None and not _ESCAPED.search(statement)
+
+
+class _Function(NamedTuple):
+    """A function whose creation runs nothing but the validator of its language."""
+
+    language: str
+    body: bytes
+
+    @classmethod
+    def of(cls, statement: bytes) -> "_Function | None":
+        match = _FUNCTION.fullmatch(statement)
+        if match is None or re.search(rb"(?i)\bDEFAULT\b", match["head"]):
+            return None
+        language = _LANGUAGE.search(match["head"])
+        return None if language is None else cls(language["name"].decode(), match["body"])
+
+
+def _bare(statement: bytes) -> bytes:
+    """Return a statement without what stands around it."""
+    comments = _COMMENTS.match(statement)
+    return statement[comments.end() if comments else 0 :].strip()
 
 
 def _comes_first(one: Object, text: bytes) -> bool:
     """Whether this is an extension, or a schema for one, and nothing else."""
     pattern = {"EXTENSION": _CREATE_EXTENSION, "SCHEMA": _CREATE_SCHEMA}.get(one.type)
-    return pattern is not None and pattern.fullmatch(text) is not None
+    return pattern is not None and pattern.fullmatch(_bare(text)) is not None
 
 
 # Statements as bytes: names are in the database's encoding, which may be SQL_ASCII.
@@ -372,6 +408,21 @@ FROM (SELECT %s::pg_catalog.text) AS r(name), LATERAL (
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'S')
 ) AS g(what, names)
+"""
+
+_LANGUAGE_OF = """
+SELECT true FROM pg_catalog.pg_language l
+WHERE lanname = %s AND (oid < 16384 OR EXISTS (
+    SELECT FROM pg_catalog.pg_depend d
+    WHERE d.classid = 'pg_catalog.pg_language'::pg_catalog.regclass AND d.objid = l.oid
+      AND d.deptype = 'e'))
+"""
+
+_OPEN = """
+SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege('public', oid, 'EXECUTE'))
+FROM pg_catalog.pg_proc
+WHERE prosrc = %s AND pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+  AND prolang = (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'internal')
 """
 
 # Whether an object of that name is the bootstrap superuser's, and none is anybody else's.
