@@ -71,8 +71,7 @@ _HARMLESS = re.compile(
     rb"|CREATE FOREIGN DATA WRAPPER (?!.*VALIDATOR)|CREATE AGGREGATE (?!.*INITCOND)"
     rb"|(?:CREATE|ALTER) PUBLICATION (?!.*WHERE)"
     rb"|CREATE SUBSCRIPTION %b CONNECTION '(?:[^']|'')*' PUBLICATION [^'();]*"
-    rb" WITH \(connect = false\b"
-    % _NAME,
+    rb" WITH \(connect = false\b" % _NAME,
     re.DOTALL | re.IGNORECASE,
 )
 _PARTS = re.compile(rb"(?<=;)\s+(?=ALTER OPERATOR FAMILY )")
@@ -186,6 +185,12 @@ class Confinement:
             assert self._connection is not None  # noqa: S101
             for (statement,) in self._connection.execute(_OF_EXTENSIONS, [self.role]).fetchall():
                 self.execute(statement)
+
+    def open_tables(self, database: str) -> None:
+        """Let the login read everything in a loaded database; no event trigger is enabled there."""
+        with self._admin.to(database).connect() as connection:
+            for (statement,) in connection.execute(_OF_TABLES, [self.role]).fetchall():
+                connection.execute(statement)
 
     def is_of_superusers(self, error: psycopg.Error) -> bool:
         """Whether a privilege is missing because the login is no superuser.
@@ -408,6 +413,15 @@ FROM (SELECT %s::pg_catalog.text) AS r(name), LATERAL (
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'S')
 ) AS g(what, names)
+"""
+
+_OF_TABLES = """
+SELECT pg_catalog.convert_to(pg_catalog.format(what, n.nspname, r.name),
+                             pg_catalog.getdatabaseencoding())
+FROM pg_catalog.pg_namespace n, (SELECT %s::pg_catalog.text) AS r(name), pg_catalog.unnest(ARRAY[
+    'GRANT USAGE ON SCHEMA %%I TO %%I', 'GRANT SELECT ON ALL TABLES IN SCHEMA %%I TO %%I',
+    'GRANT SELECT ON ALL SEQUENCES IN SCHEMA %%I TO %%I']) AS g(what)
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
 
 _LANGUAGE_OF = """

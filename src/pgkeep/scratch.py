@@ -20,7 +20,12 @@ from .server import Server
 from .snapshot import Connection
 
 EVENT_TRIGGERS_SINCE = 170000
+READING_SINCE = 140000  # by pg_read_all_data
 PREFIX = "pgkeep_drill_"
+NOT_ISOLATED = (
+    "the temporary server runs as the user of pgkeep and can read its files: this system has no"
+    " user namespaces for it (unshare of util-linux)"
+)
 
 # Code of the dump must not reach the files, programs and sessions of the server by membership.
 _HARMLESS_GROUPS = frozenset({
@@ -97,8 +102,9 @@ def throw_away(
 
     """
     installation = server_programs(index.meta.server.major, programs.installations())
-    # Its workers would be the superuser's.
-    own = {"autovacuum": "off"}
+    # The workers of autovacuum would be the superuser's. Large objects are compared whatever
+    # privileges their owners have.
+    own = {"autovacuum": "off", "lo_compat_privileges": "on"}
     if installation.major * 10000 >= EVENT_TRIGGERS_SINCE:
         own["event_triggers"] = "off"  # they have something to do in production only
     secret = secrets.token_hex(6)
@@ -120,6 +126,8 @@ def throw_away(
             locale = index.meta.lc_monetary
             if locale is not None and "lc_monetary" not in settings:
                 endpoint, warnings = with_money(connection, endpoint, locale)
+            if not server.isolation:
+                warnings.append(NOT_ISOLATED)
         yield Place(
             endpoint=endpoint, database=database, version=version, throw_away=True,
             warnings=warnings, isolation=server.isolation,
@@ -181,6 +189,8 @@ def settle(place: Place) -> None:
                     name, sql.Identifier(place.confinement.role)
                 )
             )
+            if connection.info.server_version < READING_SINCE:
+                place.confinement.open_tables(place.database)
 
 
 def _quiet(connection: Connection, endpoint: Endpoint) -> Endpoint:
@@ -269,8 +279,10 @@ def _make_roles(
             sql.Identifier(login["user"]), login["password"]
         )
     )
-    _grant(connection, made, login["user"])
-    everything = {"pg_read_all_data", "pg_write_all_data"} & there  # where they are members of it
+    # What the server has since 14 comes on top: an owner may have revoked his own privileges, and
+    # may be a member of a role that was a superuser.
+    everything = {"pg_read_all_data", "pg_write_all_data"} & there
+    _grant(connection, made | everything, login["user"])
     for role in sorted(superusers & made):
         _grant(connection, made - {role} | everything, role)
     return made
