@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, foreign_keys, portability, programs, relations, script, verify
+from . import databases, foreign_keys, named, portability, programs, relations, script, verify
 from . import errors as e
 from . import load as ld
 from . import manifest as m
@@ -133,6 +133,7 @@ class Restore:
         self._left_with: set[tuple[str, str, str]] = set()  # what says something about these
         self._strangers: set[str] = set()
         self._warnings: list[str] = []
+        self._at_once = options.at_once
         self.target = self._target()
 
     def _target(self) -> str:
@@ -169,6 +170,13 @@ class Restore:
                 self._find_foreign(connection, self._artifact, mode)
             if mode == Mode.SWAP:
                 warnings += _sessions_in_the_way(connection, self.target)
+        depends = self._depends_on_name(mode)
+        if depends is not None and mode == Mode.NEW:
+            self._at_once = True
+            warnings.append(f"loaded under its own name at once: {depends}")
+        elif depends is not None:
+            problems.append(f"{depends}, so that it cannot be loaded beside {self.target}")
+            remedies.append(self._in_place_instead())
         if self._left_out and not self._options.portable:
             problems.append(
                 f"the role or the server cannot have {'; '.join([*self._left_out.values()][:7])}"
@@ -306,6 +314,19 @@ class Restore:
             problems += self._data_obstacles()
         return problems, remedies
 
+    def _depends_on_name(self, mode: Mode) -> str | None:
+        """Say what would be wrong, or fail, in a database that has a temporary name."""
+        if self._artifact is None or self._at_once or mode not in (Mode.NEW, Mode.SWAP):
+            return None
+        one = named.dependent(self._artifact)
+        return None if one is None else f"{ld.describe(one)} depends on the name of the database"
+
+    def _in_place_instead(self) -> str:
+        return (
+            f"Rename database {self.target}, create an empty one of that name, and restore with"
+            " --in-place."
+        )
+
     def _find_foreign(self, connection: Connection, artifact: a.Artifact, mode: Mode) -> None:
         """Find the objects that cannot be made there, and owners that nothing can be given to."""
         target = databases.portability_of(connection)
@@ -395,12 +416,17 @@ class Restore:
             case Mode.IN_PLACE:
                 steps.append(f"load {what} into {self.target} in one transaction")
             case Mode.NEW | Mode.SWAP:
-                steps.append("create a database under a temporary name")
+                steps.append(
+                    f"create database {self.target}"
+                    if self._at_once
+                    else "create a database under a temporary name"
+                )
                 steps.append(f"load {what} by {self._options.jobs} connections, build indexes")
                 steps.append("compare the number of rows of every table with the backup")
                 if mode == Mode.SWAP:
                     steps.append(f"end the sessions of {self.target} and rename it out of the way")
-                steps.append(f"rename the new database to {self.target}")
+                if not self._at_once:
+                    steps.append(f"rename the new database to {self.target}")
                 if mode == Mode.SWAP and self._options.discard_old:
                     steps.append("drop the old database")
         return steps
@@ -435,15 +461,49 @@ class Restore:
             )
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
-        if self._options.at_once:
+        if self._at_once:
             return self._load_into(self.target, progress), None
         with self._maintenance() as connection:
             temporary = databases.claim(connection, self.target)
-            loaded = self._load_into(temporary, progress)
+            try:
+                loaded = self._load_into(temporary, progress)
+            except e.RestoreFailed as error:
+                if not error.message.startswith("extension "):
+                    raise
+                return self._load_after(error, mode, progress), None
             old = self._put(temporary, mode)
         if old is not None and self._options.discard_old and self._discard(old):
             old = None
         return loaded, old
+
+    def _load_after(
+        self, error: e.RestoreFailed, mode: Mode, progress: Progress
+    ) -> ld.Loaded | None:
+        """Load under the own name after an extension's script has failed under another one.
+
+        Such as pg_cron, which can be created in one database only. The server's hint would name
+        the temporary one.
+        """
+        if mode == Mode.SWAP:
+            raise e.RestoreFailed(
+                error.message,
+                hint="If the extension depends on the name of its database: "
+                + self._in_place_instead(),
+            ) from error
+        try:
+            loaded = self._load_into(self.target, progress)
+        except e.RestoreFailed as again:
+            if again.message != error.message:
+                raise
+            raise e.RestoreFailed(
+                error.message,
+                hint=f"It cannot be created in database {self.target} on this server: see its"
+                " settings, or restore under another name with --target-db.",
+            ) from again
+        self._warnings.append(
+            f"loaded under its own name at once: under a temporary one, {error.message}"
+        )
+        return loaded
 
     def _load_into(self, name: str, progress: Progress) -> ld.Loaded | None:
         """Create a database and load it; a failure leaves nothing of it."""

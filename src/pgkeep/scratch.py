@@ -22,6 +22,7 @@ from .snapshot import Connection
 EVENT_TRIGGERS_SINCE = 170000
 READING_SINCE = 140000  # by pg_read_all_data
 PREFIX = "pgkeep_drill_"
+_SCRATCH = re.compile(rf"{PREFIX}[0-9a-f]{{12}}(?:{databases.UNFINISHED}[0-9a-f]{{8}})?")
 NOT_ISOLATED = (
     "the temporary server runs as the user of pgkeep and can read its files: this system has no"
     " user namespaces for it (unshare of util-linux)"
@@ -149,6 +150,8 @@ def _vacant(connection: Connection, name: str) -> str:
 def on(endpoint: Endpoint) -> Iterator[Place]:
     """Give a name for a database on a server that is there; it is dropped in the end.
 
+    The name is claimed as long as the drill runs. What one that was killed has left is dropped.
+
     Raises:
         ConnectionFailed: the server cannot be reached.
         RestoreFailed: the database could not be dropped.
@@ -159,7 +162,33 @@ def on(endpoint: Endpoint) -> Iterator[Place]:
     with endpoint.connect() as connection:
         version = server_facts(connection).version
         endpoint = _quiet(connection, endpoint.pinned(connection))
-    place = Place(endpoint=endpoint, database=_name(), version=version, throw_away=False)
+    with endpoint.connect() as claims:
+        place = Place(
+            endpoint=endpoint, database=_name(), version=version, throw_away=False,
+            warnings=[_dropped(endpoint, name) for name in left_over(claims)],
+        )  # fmt: skip
+        databases.hold(claims, place.database)
+        yield from _dropping(place)
+
+
+def left_over(connection: Connection) -> list[str]:
+    """Return the databases that drills which were killed have left."""
+    return databases.abandoned(connection, _SCRATCH, len(_name()))
+
+
+def _dropped(endpoint: Endpoint, name: str) -> str:
+    """Drop what is left of a drill; return a warning."""
+    said = f"database {name}, which a drill left that was killed,"
+    databases.drop_subscriptions(endpoint.to(name))
+    try:
+        with endpoint.connect() as connection:
+            databases.drop(connection, name)
+    except psycopg.Error as error:
+        return f"{said} could not be dropped: {error.diag.message_primary}"
+    return f"{said} is dropped"
+
+
+def _dropping(place: Place) -> Iterator[Place]:
     try:
         yield place
     except BaseException:
