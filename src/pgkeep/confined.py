@@ -2,10 +2,10 @@
 
 A login without any right on the server, but a member of every role that owns something, executes
 the definitions, loads the rows, builds the indexes. It is the session's own user, so that RESET
-ROLE leads nowhere. The superuser's session executes only what is proved to run no code of the dump:
-single statements of a few kinds, recognized from their beginning to their end. Definitions are not
-among them in general: CREATE TABLE computes constant calls in generated columns and partition keys,
-and a mere literal of a composite or array type checks the domains in it.
+ROLE leads nowhere. The superuser's session executes only single statements of a few kinds that run
+no code of the dump. Definitions are not among them: CREATE TABLE computes constant calls in
+generated columns and partition keys, and the mere literal of a composite or array type checks the
+domains in it.
 
 What only a superuser can do is left out and reported as not proved.
 """
@@ -18,15 +18,15 @@ from typing import NamedTuple
 import psycopg
 from psycopg import errors as pe
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from . import errors as e
-from . import load, statements
+from . import load, script, statements
 from .artifact import Object
 from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
 
 _NAME = rb'(?:"(?:[^"]|"")*"|[^\s"().;,\']+)'
-_COMMENTS = re.compile(rb"(?:--[^\n\r]*[\n\r]|\s)*")  # pg_dump's, ahead of each entry
 _CLIENT_ENCODING = re.compile(rb"SET client_encoding = '\w+';\s*")
 
 # ALTER of these takes a single action; of relations it takes a list of them.
@@ -36,21 +36,17 @@ _KINDS = (
     rb"|SCHEMA|SERVER|STATISTICS|SUBSCRIPTION|TEXT SEARCH (?:CONFIGURATION|DICTIONARY)|TYPE"
 )
 _ALTER_OWNER = re.compile(
-    rb"^ALTER (?:(?:FOREIGN TABLE|TABLE|VIEW|MATERIALIZED VIEW|SEQUENCE) (?:ONLY )?%b\.%b"
-    rb"|(?:%b) (?:\"(?:[^\"]|\"\")*\"|[^;'\"$])+?) OWNER TO (?P<owner>%b);\s*\Z"
-    % (_NAME, _NAME, _KINDS, _NAME),
-    re.MULTILINE,
+    rb"ALTER (?:(?:FOREIGN TABLE|TABLE|VIEW|MATERIALIZED VIEW|SEQUENCE) (?:ONLY )?%b\.%b"
+    rb"|(?:%b) (?:\"(?:[^\"]|\"\")*\"|[^;'\"$])+?) OWNER TO (?P<owner>%b);\s*"
+    % (_NAME, _NAME, _KINDS, _NAME)
 )
-_CREATE_SCHEMA = re.compile(
-    rb"(?:CREATE SCHEMA %b;\s*)?(?:ALTER SCHEMA %b OWNER TO %b;)?" % (_NAME, _NAME, _NAME)
+_SCHEMA = re.compile(
+    rb"(?:CREATE SCHEMA %b|ALTER SCHEMA %b OWNER TO %b);\s*" % (_NAME, _NAME, _NAME)
 )
 _CREATE_EXTENSION = re.compile(
-    rb"CREATE EXTENSION (?:IF NOT EXISTS )?%b(?: WITH SCHEMA %b)?;" % (_NAME, _NAME)
+    rb"CREATE EXTENSION (?:IF NOT EXISTS )?%b(?: WITH SCHEMA %b)?;\s*" % (_NAME, _NAME)
 )
-_EVENT_TRIGGER = re.compile(
-    rb"(?P<create>CREATE EVENT TRIGGER (?P<name>%b) ON [^;]*;)\s*"
-    rb"(?:ALTER EVENT TRIGGER [^;]*;\s*)?" % _NAME
-)
+_EVENT_TRIGGER = re.compile(rb"CREATE EVENT TRIGGER (?P<name>%b) ON [^;]*;\s*" % _NAME)
 # A function's parameters may have defaults, whose literals are read; so no literal and no sign of
 # a default is allowed before the body, and nothing after it. Of C only what is installed.
 _FUNCTION = re.compile(
@@ -74,10 +70,9 @@ _HARMLESS = re.compile(
     rb" WITH \(connect = false\b" % _NAME,
     re.DOTALL | re.IGNORECASE,
 )
-_PARTS = re.compile(rb"(?<=;)\s+(?=ALTER OPERATOR FAMILY )")
 _ESCAPED = re.compile(rb"(?i)u&[\"']")  # may spell anything
-_SESSION_OF = re.compile(rb"^SET SESSION AUTHORIZATION (?P<role>%b);$" % _NAME, re.MULTILINE)
-_SESSION_END = re.compile(rb"^RESET SESSION AUTHORIZATION;$", re.MULTILINE)
+_SESSION_OF = re.compile(rb"SET SESSION AUTHORIZATION (?P<role>%b);\s*" % _NAME)
+_SESSION_END = re.compile(rb"RESET SESSION AUTHORIZATION;\s*")
 
 _DENIED = re.compile(r"permission denied for (?:[a-z -]+ )?(?P<name>\S+)")
 _NOT_GRANTED = frozenset({"01006", "01007"})  # privilege_not_revoked, privilege_not_granted
@@ -263,76 +258,85 @@ class ConfinedSession(load.Session):
 
         What an extension's script calls without a schema could be a function of the dump.
         """
-        first = [pair for pair in objects if _comes_first(*pair)]
-        if any(one.type == "EXTENSION" for one, _ in first):
+        if any(one.type == "EXTENSION" for one, _ in objects):
+            first = [pair for pair in objects if self._comes_first(*pair)]
             for one, text in first:
                 if one.type == "EXTENSION":
-                    self._create_extension(one, text)
+                    self._as_superuser(one, text)
                 else:
                     self.execute_one(one, text)
             self._confinement.open_extensions()
-            objects = [pair for pair in objects if not _comes_first(*pair)]
+            done = {id(one) for one, _ in first}
+            objects = [pair for pair in objects if id(pair[0]) not in done]
         for one, text in objects:
             self.execute_one(one, text)
 
+    def _comes_first(self, one: Object, text: bytes) -> bool:
+        """Whether this is an extension, or a schema for one, and nothing else."""
+        form = {"EXTENSION": _CREATE_EXTENSION, "SCHEMA": _SCHEMA}.get(one.type)
+        return form is not None and all(map(form.fullmatch, self._split(one, text)))
+
     def execute_one(self, one: Object, text: bytes, attempts: int = load.RETRIES) -> None:
         """Execute one object, or note that only a superuser could."""
-        owner = _ALTER_OWNER.search(text)
-        statement = text if owner is None else text[: owner.start()]
         try:
-            self._make(one, statement, attempts)
+            if one.type in script.LARGE_OBJECT_TYPES:
+                super().execute_one(one, text, attempts)
+                return
+            for statement in self._statements(one, text):
+                self._route(one, statement, attempts)
         except e.RestoreFailed as error:
+            self._settings = ""
+            if self.connection.info.transaction_status == TransactionStatus.IDLE:
+                self.connection.execute("RESET ROLE")
             self._excuse(one, text, error)
-            return
-        if owner is not None:
-            self._give(one, owner)
 
-    def _create_extension(self, one: Object, text: bytes) -> None:
-        try:
-            self._confinement.execute(text)
-        except psycopg.Error as error:
-            raise restore_error(error, load.describe(one)) from error
+    def _route(self, one: Object, statement: bytes, attempts: int) -> None:
+        """Have a statement executed by whom it takes."""
+        if match := _ALTER_OWNER.fullmatch(statement):
+            self._give(one, match)
+        elif statement.startswith(b"ALTER EVENT TRIGGER "):
+            pass  # they stay disabled
+        else:
+            self._try(one, _as_role(statement), attempts)
 
-    def _make(self, one: Object, statement: bytes, attempts: int) -> None:
+    def _try(self, one: Object, statement: bytes, attempts: int) -> None:
         self._refused.clear()
-        statement = _SESSION_OF.sub(rb"SET ROLE \g<role>;", statement)
-        statement = _SESSION_END.sub(b"RESET ROLE;", statement)
         try:
-            super().execute_one(one, statement, attempts)
+            self._retried(one, [statement], attempts)
         except e.RestoreFailed as error:
-            if not isinstance(error.__cause__, _OF_SUPERUSERS):
+            harmless = isinstance(error.__cause__, _OF_SUPERUSERS) and self._is_harmless(statement)
+            if not harmless:
                 raise
-            try:
-                if not self._as_superuser(_bare(statement)):
-                    raise
-            except psycopg.Error as failure:
-                raise restore_error(failure, load.describe(one)) from failure
+            self._as_superuser(one, statement)
         if self._refused:
             self._confinement.note(one, self._refused[0])
 
-    def _as_superuser(self, statement: bytes) -> bool:
-        """Execute a statement as superuser if it is harmless; say whether it was done."""
-        confinement = self._confinement
+    def _is_harmless(self, statement: bytes) -> bool:
         function = _Function.of(statement)
-        parts = _PARTS.split(statement)
-        if match := _EVENT_TRIGGER.fullmatch(statement):
-            confinement.create_event_trigger(match["name"], match["create"])
-        elif (function and confinement.may_create(function)) or all(map(is_harmless, parts)):
-            for part in parts:
-                confinement.execute(part)
+        return (
+            is_harmless(statement)
+            or _EVENT_TRIGGER.fullmatch(statement) is not None
+            or (function is not None and self._confinement.may_create(function))
+        )
+
+    def _as_superuser(self, one: Object, statement: bytes) -> None:
+        confinement = self._confinement
+        try:
+            if match := _EVENT_TRIGGER.fullmatch(statement):
+                confinement.create_event_trigger(match["name"], statement)
+            else:
+                confinement.execute(statement)
             if statement.startswith(b"CREATE FOREIGN DATA WRAPPER "):
                 confinement.open_extensions()
-        else:
-            return False
-        return True
+        except psycopg.Error as error:
+            raise restore_error(error, load.describe(one)) from error
 
     def _give(self, one: Object, match: re.Match[bytes]) -> None:
         owner = statements.unquoted(match["owner"], self._confinement.codec)
         try:
             self._confinement.give(match.group(), owner)
         except psycopg.errors.InsufficientPrivilege as error:
-            reason = error.diag.message_primary or str(error)
-            self._confinement.note(one, reason)
+            self._confinement.note(one, error.diag.message_primary or str(error))
         except psycopg.Error as error:
             raise restore_error(error, load.describe(one)) from error
 
@@ -381,16 +385,11 @@ class _Function(NamedTuple):
         return None if language is None else cls(language["name"].decode(), match["body"])
 
 
-def _bare(statement: bytes) -> bytes:
-    """Return a statement without what stands around it."""
-    comments = _COMMENTS.match(statement)
-    return statement[comments.end() if comments else 0 :].strip()
-
-
-def _comes_first(one: Object, text: bytes) -> bool:
-    """Whether this is an extension, or a schema for one, and nothing else."""
-    pattern = {"EXTENSION": _CREATE_EXTENSION, "SCHEMA": _CREATE_SCHEMA}.get(one.type)
-    return pattern is not None and pattern.fullmatch(_bare(text)) is not None
+def _as_role(statement: bytes) -> bytes:
+    """Have a grant of another role be given by a session that may be this one, too."""
+    if match := _SESSION_OF.fullmatch(statement):
+        return b"SET ROLE %b;" % match["role"]
+    return b"RESET ROLE;" if _SESSION_END.fullmatch(statement) else statement
 
 
 # Statements as bytes: names are in the database's encoding, which may be SQL_ASCII.

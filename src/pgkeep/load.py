@@ -162,9 +162,12 @@ class Session:
             VerificationFailed: pg_dump does not write such a statement.
 
         """
+        self._retried(one, text, attempts)
+
+    def _retried(self, one: Object, text: bytes | list[bytes], attempts: int) -> None:
         for left in reversed(range(attempts)):
             try:
-                self._send(self._statements(one, text))
+                self._send(self._statements(one, text) if isinstance(text, bytes) else text)
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement

@@ -103,6 +103,10 @@ class Progress(ld.Progress, Protocol):
         """Say that so many of them are read."""
 
 
+class _NotRenamed(e.RestoreFailed):
+    """The new database is complete, and has not got its name."""
+
+
 class Restore:
     """One restore: make the plan, look at it, then execute it."""
 
@@ -462,16 +466,17 @@ class Restore:
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
         if self._at_once:
-            return self._load_into(self.target, progress), None
+            return self._load_at_once(progress), None
         with self._maintenance() as connection:
             temporary = databases.claim(connection, self.target)
             try:
-                loaded = self._load_into(temporary, progress)
+                with self._created(temporary):
+                    loaded = self._load_into(temporary, progress)
+                    old = self._put(temporary, mode)
             except e.RestoreFailed as error:
                 if not error.message.startswith("extension "):
                     raise
                 return self._load_after(error, mode, progress), None
-            old = self._put(temporary, mode)
         if old is not None and self._options.discard_old and self._discard(old):
             old = None
         return loaded, old
@@ -491,7 +496,7 @@ class Restore:
                 + self._in_place_instead(),
             ) from error
         try:
-            loaded = self._load_into(self.target, progress)
+            loaded = self._load_at_once(progress)
         except e.RestoreFailed as again:
             if again.message != error.message:
                 raise
@@ -505,27 +510,37 @@ class Restore:
         )
         return loaded
 
-    def _load_into(self, name: str, progress: Progress) -> ld.Loaded | None:
-        """Create a database and load it; a failure leaves nothing of it."""
+    def _load_at_once(self, progress: Progress) -> ld.Loaded | None:
+        with self._created(self.target):
+            return self._load_into(self.target, progress)
+
+    @contextlib.contextmanager
+    def _created(self, name: str) -> Iterator[None]:
+        """Create a database; a failure leaves nothing of it, but if all is in it."""
         with self._maintenance() as connection:
             facts = self._meta.database if self._meta else None
             databases.create(connection, name, facts, self._encoding())
         try:
-            loaded = self._load(self._endpoint.to(name), progress)
-            progress.step("finishing")
-            # Connected anew: a session that was idle for hours may have been cut off.
-            with self._maintenance() as connection:
-                self._finish(connection, name)
-        except BaseException:
-            self._remove(name)
+            yield
+        except _NotRenamed:
             raise
-        return loaded
+        except BaseException:
+            # By a new session: the failure may be that of the other one.
+            databases.drop_subscriptions(self._endpoint.to(name))
+            with (
+                contextlib.suppress(psycopg.Error, e.PgkeepError),
+                self._maintenance() as connection,
+            ):
+                databases.drop(connection, name)
+            raise
 
-    def _remove(self, name: str) -> None:
-        # By a new session: the failure may be that of the other one.
-        databases.drop_subscriptions(self._endpoint.to(name))
-        with contextlib.suppress(psycopg.Error, e.PgkeepError), self._maintenance() as connection:
-            databases.drop(connection, name)
+    def _load_into(self, name: str, progress: Progress) -> ld.Loaded | None:
+        loaded = self._load(self._endpoint.to(name), progress)
+        progress.step("finishing")
+        # Connected anew: a session that was idle for hours may have been cut off.
+        with self._maintenance() as connection:
+            self._finish(connection, name)
+        return loaded
 
     def _finish(self, connection: Connection, name: str) -> None:
         """Let others into the new database as far as the backup says."""
@@ -681,14 +696,11 @@ class Restore:
                 databases.swap(connection, helper, self.target, old, temporary)
         except (e.PgkeepError, psycopg.Error) as error:
             raise self._kept(temporary, old, error) from error
-        except BaseException:
-            self._remove(temporary)
-            raise
         return old
 
     def _kept(
         self, temporary: str, old: str | None, error: e.PgkeepError | psycopg.Error
-    ) -> e.RestoreFailed:
+    ) -> "_NotRenamed":
         """Return the error that says how to complete the restore by hand."""
         with contextlib.suppress(psycopg.Error, e.PgkeepError), self._maintenance() as connection:
             databases.keep(connection, temporary, self.target)
@@ -699,7 +711,7 @@ class Restore:
         )
         said = error.message if isinstance(error, e.PgkeepError) else str(error).strip()
         reason = f" {error.hint}" if isinstance(error, e.PgkeepError) and error.hint else ""
-        return e.RestoreFailed(
+        return _NotRenamed(
             f"database {temporary} is complete, but could not be renamed to {self.target}: {said}",
             hint=f"Rename it by hand, no session may be in it: {statements};{reason}",
         )
