@@ -231,7 +231,9 @@ def test_what_depends_on_the_name(
 
 
 def test_what_a_killed_drill_leaves(pg17: Server, app: str, tmp_path: Path) -> None:
-    """G3.8: doctor says it, the next drill drops it; one that is at work keeps its own."""
+    """G3.5, G3.8: doctor says it, the next drill drops it; one at work keeps its own, closed."""
+    outsider = f"outsider_{secrets.token_hex(4)}"
+    s.sql(pg17, "postgres", f"create role {outsider} login")
     artifact = keep.backup(pg17, app, tmp_path, "--verify")
     questions = tmp_path / "slow.sql"
     questions.write_text("select pg_sleep(600) is null")
@@ -242,10 +244,13 @@ def test_what_a_killed_drill_leaves(pg17: Server, app: str, tmp_path: Path) -> N
     try:
         assert any("asking assertions" in line for line in process.stderr)
         (name,) = scratch_databases(pg17)
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(make_conninfo("", **{**pg17.params, "user": outsider, "dbname": name}))
         assert json.loads(keep.run(*command[:3], "--json", env=keep.environment()))["green"]
         assert scratch_databases(pg17) == [name]
         process.send_signal(signal.SIGKILL)
     finally:
+        s.sql(pg17, "postgres", f"drop role {outsider}")
         process.kill()
         process.communicate()
     leaves_no_session(pg17, name)

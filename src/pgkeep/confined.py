@@ -26,6 +26,8 @@ from .artifact import Object
 from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
 
+DATABASE_OWNER_SINCE = 150000  # owns schema public
+
 _NAME = rb'(?:"(?:[^"]|"")*"|[^\s"().;,\']+)'
 _CLIENT_ENCODING = re.compile(rb"SET client_encoding = '\w+';\s*")
 
@@ -146,7 +148,8 @@ class Confinement:
         connection.execute(
             sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(database), role)
         )
-        connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(role))
+        if connection.info.server_version < DATABASE_OWNER_SINCE:
+            connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(role))
         encoding = connection.info.parameter_status("server_encoding") or "UTF8"
         self.codec = codec(encoding)
         for statement in header:

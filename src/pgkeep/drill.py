@@ -295,6 +295,7 @@ def restore(
     options = r.RestoreOptions(jobs=jobs, target=place.database)
     confinement = place.confinement
     if confinement is None:
+        options = dataclasses.replace(options, closed=True)
         restore = r.Restore(place.endpoint, source, options, side)
         result = restore.execute(restore.plan(), progress)
     else:

@@ -61,6 +61,7 @@ class RestoreOptions:
     analyze: bool = True
     portable: bool = False  # leave out what the target or the role cannot have
     at_once: bool = False  # a new database gets its name before it is loaded
+    closed: bool = False  # and stays closed to PUBLIC and to all others
     session: Callable[[Endpoint, Sequence[bytes]], ld.Session] | None = None
 
 
@@ -545,8 +546,12 @@ class Restore:
     def _finish(self, connection: Connection, name: str) -> None:
         """Let others into the new database as far as the backup says."""
         facts = self._meta.database if self._meta is not None else None
+        if facts is not None and self._options.closed:
+            facts = msgspec.structs.replace(facts, grants=None)
         if facts is not None:
             self._apply_facts(connection, name, facts)
+        if self._options.closed:
+            return
         if facts is None or facts.grants is None or not self._options.privileges:
             try:
                 connection.execute(databases.opening(name))
