@@ -178,7 +178,8 @@ class Restore:
         depends = self._depends_on_name(mode)
         if depends is not None and mode == Mode.NEW:
             self._at_once = True
-            warnings.append(f"loaded under its own name at once: {depends}")
+            self._warnings.append(f"loaded under its own name at once: {depends}")
+            warnings += self._warnings
         elif depends is not None:
             problems.append(f"{depends}, so that it cannot be loaded beside {self.target}")
             remedies.append(self._in_place_instead())
