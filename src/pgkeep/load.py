@@ -18,7 +18,7 @@ from typing import Protocol
 
 import psycopg
 
-from . import dialect, foreign_keys, script, statements
+from . import consistency, dialect, foreign_keys, script, statements
 from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
@@ -125,10 +125,11 @@ class Session:
             connection.execute(statement, binary=True)
         # Nothing of a database that is not there yet can be lost; the last commit waits for all.
         connection.execute("SET synchronous_commit = off")
-        self._strings = self._standard_strings
+        # What standard_conforming_strings is: the SQL is cut into statements by it.
+        self.strings = self._parameter_strings
 
     @property
-    def _standard_strings(self) -> str | None:
+    def _parameter_strings(self) -> str | None:
         return self.connection.info.parameter_status("standard_conforming_strings")
 
     def execute(self, objects: Sequence[tuple[Object, bytes]]) -> None:
@@ -144,7 +145,7 @@ class Session:
     def _batch(self, batch: Sequence[tuple[Object, bytes]]) -> None:
         if len(batch) > 1 and self.connection.info.transaction_status == 0:
             try:
-                self._send([one for pair in batch for one in self._statements(*pair)])
+                self.send([one for pair in batch for one in self._statements(*pair)])
                 return
             except psycopg.Error:
                 if self.connection.closed:
@@ -167,7 +168,7 @@ class Session:
     def _retried(self, one: Object, text: bytes | list[bytes], attempts: int) -> None:
         for left in reversed(range(attempts)):
             try:
-                self._send(self._statements(one, text) if isinstance(text, bytes) else text)
+                self.send(self._statements(one, text) if isinstance(text, bytes) else text)
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement
@@ -175,7 +176,7 @@ class Session:
                 if not again or not left:
                     raise restore_error(error, describe(one)) from error
 
-    def _send(self, statements: Sequence[bytes]) -> None:
+    def send(self, statements: Sequence[bytes]) -> None:
         """Execute statements in one transaction, each by itself."""
         if len(statements) == 1:
             self.connection.execute(statements[0], binary=True)
@@ -183,7 +184,7 @@ class Session:
             with self.connection.pipeline():
                 for statement in statements:
                     self.connection.execute(statement)
-        if self._standard_strings != self._strings:
+        if self._parameter_strings != self.strings:
             raise e.RestoreFailed(
                 "the database's own code has changed standard_conforming_strings: what follows"
                 " would be read differently"
@@ -206,7 +207,7 @@ class Session:
 
     def _split(self, one: Object, text: bytes) -> list[bytes]:
         try:
-            backslash_strings = self._strings == "off"
+            backslash_strings = self.strings == "off"
             found = list(dialect.statements_of(text, backslash_strings=backslash_strings))
         except e.VerificationFailed as error:
             raise e.VerificationFailed(f"{describe(one)}: {error.message}") from error
@@ -302,6 +303,7 @@ class _Load:
 
     def _member_texts(self, number: int) -> Iterator[tuple[Object, bytes]]:
         data = self._artifact.read(number)
+        consistency.check_entries(self._artifact, number, self._objects[number], data)
         for one in self._objects[number]:
             if not self._options.data and _is_large_object(one):
                 continue  # pg_dump of 16 and older creates them in the pre-data
@@ -419,7 +421,9 @@ class _Load:
     ) -> None:
         for piece in pieces:
             if isinstance(piece, script.CopyBegin):
-                one = next(objects)
+                one = next(objects, None)
+                if one is None:
+                    raise e.VerificationFailed("there are more COPY statements than in the index")
                 loaded = session.copy(one, piece.data.rstrip(b";\n"), rows_of(pieces))
                 if loaded != one.rows:
                     raise e.RestoreFailed(
@@ -430,12 +434,11 @@ class _Load:
                     self._rows[key] = self._rows.get(key, 0) + loaded
 
     def _pieces(self, crew: Crew, number: int) -> Iterator[script.Piece]:
-        scanner = script.Scanner()
-        for block in self._artifact.blocks(number):
+        for piece in consistency.pieces(self._artifact, number, self._objects[number]):
             crew.check()
-            yield from scanner.feed(block)
-            self._progress.advance(len(block))
-        yield from scanner.close()
+            yield piece
+            if not isinstance(piece, script.Entry):
+                self._progress.advance(len(piece.data))
 
     def _load_post_data(self) -> None:
         """Execute the post-data in its order, but runs of indexes and keys in parallel."""

@@ -18,12 +18,22 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, foreign_keys, named, portability, programs, relations, script, verify
+from . import (
+    databases,
+    foreign_keys,
+    load_plain,
+    named,
+    portability,
+    reading,
+    relations,
+    script,
+    verify,
+)  # fmt: skip
 from . import errors as e
 from . import load as ld
 from . import manifest as m
 from .contents import Contents
-from .database import Endpoint, codec, restore_error, server_facts, session_settings
+from .database import Endpoint, codec, restore_error, server_facts
 from .snapshot import Connection
 from .stores import Source
 
@@ -63,6 +73,7 @@ class RestoreOptions:
     at_once: bool = False  # a new database gets its name before it is loaded
     closed: bool = False  # and stays closed to PUBLIC and to all others
     session: Callable[[Endpoint, Sequence[bytes]], ld.Session] | None = None
+    allow_statements: bool = False  # in a plain dump, also those that pg_dump does not write
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +150,8 @@ class Restore:
         self._strangers: set[str] = set()
         self._warnings: list[str] = []
         self._at_once = options.at_once
+        self._checked: str | None = None  # the SHA-256 of a plain dump that was read to its end
+        self._plain_rows: int | None = None
         self.target = self._target()
 
     def _target(self) -> str:
@@ -231,7 +244,7 @@ class Restore:
             loaded, old = self._into_new(mode, progress)
         return Result(
             database=self.target,
-            rows=sum(loaded.rows.values()) if loaded is not None else None,
+            rows=sum(loaded.rows.values()) if loaded is not None else self._plain_rows,
             tables=len(loaded.rows) if loaded is not None else None,
             warnings=[
                 *self._omitted(),
@@ -444,27 +457,42 @@ class Restore:
         checked, and every member when it is loaded: into a database that gets its name, or in a
         transaction that is committed, only after all of them were whole.
         """
-        if self._side is not None:
+        if self._side is not None and (self._artifact or not self._options.allow_statements):
             # It may be whole, and yet another one than its side files speak of.
             verify.check_digest(self._source, self._artifact, self._side)
+        if self._artifact is not None:
+            verify.check_names(self._artifact, self._side.manifest if self._side else None)
         if self._source.remote and self._artifact is not None:
             return
         progress.verifying(self._source.size)
         if self._artifact is not None:
             self._artifact.check_hashes(progress.verified)
             return
+        self._check_plain(progress)
+
+    def _check_plain(self, progress: Progress) -> None:
         report = verify.verify_source(
             self._source, jobs=self._options.jobs, progress=progress.verified
         )
         if report.connects:
-            # Made by pg_dump -C or pg_dumpall: psql would leave the new database for the one named
-            # in the file, and load into that (trap A3.7).
+            # Made by pg_dump -C or pg_dumpall (trap A3.7).
             raise e.Refused(
                 f"{self._source.name} holds \\connect or the cluster's roles: it would write into"
                 f" more than {self.target}",
                 hint="Make a backup of it, without what reaches beyond a database: pgkeep index"
                 " FILE.",
             )
+        if not self._options.allow_statements:
+            if report.edited:
+                raise verify.edited(report)
+            if report.statements:
+                raise e.Refused(
+                    f"{self._source.name} holds statements that pg_dump does not write: "
+                    + "; ".join(report.statements[:5]),
+                    hint="pgkeep verify FILE lists them. Read them; --allow-statements executes"
+                    " them.",
+                )
+        self._checked = report.sha256
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
         if self._at_once:
@@ -580,14 +608,14 @@ class Restore:
         """Return the encoding that a plain dump says it is in."""
         if self._meta is not None:
             return self._meta.database.encoding
-        match = _ENCODING.search(next(verify.plain_blocks(self._source), b""))
+        match = _ENCODING.search(next(reading.plain_blocks(self._source), b""))
         return match[1].decode() if match else None
 
     def _load(
         self, endpoint: Endpoint, progress: Progress, *, one_transaction: bool = False
     ) -> ld.Loaded | None:
         if self._artifact is None:
-            self._load_plain(endpoint, progress)
+            self._plain_rows = self._load_plain(endpoint, progress)
             return None
         options = ld.LoadOptions(
             jobs=self._options.jobs,
@@ -616,38 +644,15 @@ class Restore:
                     f"{table.schema}.{table.name}: {found} rows loaded, the backup has {table.rows}"
                 )
 
-    def _load_plain(self, endpoint: Endpoint, progress: Progress) -> None:
-        """Feed a dump that has been checked to its end to one psql."""
-        with endpoint.connect() as connection:
-            server = server_facts(connection)
-            endpoint = endpoint.pinned(connection)
-        # The dump sets what else it needs; these might end psql before it comes to that.
-        settings = {
-            name: value
-            for name, value in session_settings(server.version_num).items()
-            if name.endswith("_timeout") or name == "default_transaction_read_only"
-        }
-        client = programs.choose(server.major, programs.installations())
-        progress.step("loading")
-        progress.total(self._source.size)
-        command = [client.program("psql"), "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"]
-        with (
-            endpoint.child(**settings) as access,
-            programs.Child(
-                [*command, "-o", "/dev/null", *access.arguments],
-                access.environment,
-                access.descriptors,
-                with_input=True,
-            ) as child,
-        ):
-            try:
-                for block in verify.plain_blocks(self._source, progress.advance):
-                    child.write(block)
-                child.finish()
-            except e.ProgramFailed as error:
-                raise e.RestoreFailed(error.message) from error
-            # Whatever else happens on the way here kills psql: at the end of its input inside a
-            # COPY it would commit the rows it has (trap A2.1).
+    def _load_plain(self, endpoint: Endpoint, progress: Progress) -> int:
+        return load_plain.load(
+            endpoint,
+            self._source,
+            self._encoding() or "SQL_ASCII",
+            progress,
+            sha256=self._checked,
+            allow=self._options.allow_statements,
+        )
 
     def _apply_facts(self, connection: Connection, name: str, facts: m.DatabaseFacts) -> None:
         """Give the new database what the old one had as a database (trap A3.6)."""

@@ -84,6 +84,11 @@ Examples:
     help="With --where, for rows that are there: leave them (default), update them by their"
     " primary key, or undo everything.",
 )
+@click.option(
+    "--allow-statements",
+    is_flag=True,
+    help="Execute also statements of a plain dump that pg_dump does not write.",
+)
 @click.option("--verify-only", is_flag=True, help="Only check the backup, as pgkeep verify does.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--yes", is_flag=True, help="Do not ask before an existing database is changed.")
@@ -107,6 +112,7 @@ def command(
     no_privileges: bool,
     no_analyze: bool,
     portable: bool,
+    allow_statements: bool,
     tables: tuple[str, ...],
     new_name: str | None,
     where: str | None,
@@ -150,6 +156,7 @@ def command(
                 "--data-only": data_only,
                 "--in-place": in_place,
                 "--portable": portable,
+                "--allow-statements": allow_statements,
                 "--discard-old": discard_old,
             }.items()
         ),
@@ -194,7 +201,7 @@ def command(
         jobs=config.jobs, target=target_db, drop_existing=drop_existing, discard_old=discard_old,
         in_place=in_place, schema_only=schema_only, data_only=data_only,
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
-        analyze=not no_analyze, portable=portable,
+        analyze=not no_analyze, portable=portable, allow_statements=allow_statements,
     )  # fmt: skip
     restore = r.Restore(config.endpoint(), source, options, v.side_files(store, name))
     plan = restore.plan()
