@@ -404,7 +404,11 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
         SELECT d.datname, pg_catalog.pg_get_userbyid(d.datdba),
                pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
                {provider}, {locale}, {rules}, {collation}, t.spcname, d.datconnlimit,
-               pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid, d.datacl IS NULL
+               pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid,
+               d.datacl IS NULL OR
+               ARRAY(SELECT a::pg_catalog.text FROM pg_catalog.unnest(d.datacl) a ORDER BY 1) =
+               ARRAY(SELECT a::pg_catalog.text
+                     FROM pg_catalog.unnest(pg_catalog.acldefault('d', d.datdba)) a ORDER BY 1)
         FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
         WHERE d.datname = pg_catalog.current_database()
         """,

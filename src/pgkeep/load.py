@@ -74,6 +74,9 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
+    session: Callable[[Endpoint, Sequence[bytes]], "Session"] = lambda endpoint, header: Session(
+        endpoint.connect(), header
+    )
 
 
 def load(
@@ -118,10 +121,14 @@ class Session:
         # Few statements come twice, and those that do are cheap.
         connection.prepare_threshold = None
         self._settings = ""
-        for statement in header:
-            connection.execute(statement, binary=True)
-        # Nothing of a database that is not there yet can be lost; the last commit waits for all.
-        connection.execute("SET synchronous_commit = off")
+        try:
+            for statement in header:
+                connection.execute(statement, binary=True)
+            # Nothing of an unfinished database can be lost; the last commit waits for all.
+            connection.execute("SET synchronous_commit = off")
+        except BaseException:
+            connection.close()
+            raise
         # What standard_conforming_strings is: the SQL is cut into statements by it.
         self.strings = self._parameter_strings
 
@@ -160,9 +167,12 @@ class Session:
             VerificationFailed: pg_dump does not write such a statement.
 
         """
+        self._retried(one, text, attempts)
+
+    def _retried(self, one: Object, text: bytes | list[bytes], attempts: int) -> None:
         for left in reversed(range(attempts)):
             try:
-                self.send(self._statements(one, text))
+                self.send(self._statements(one, text) if isinstance(text, bytes) else text)
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement
@@ -234,7 +244,6 @@ class _Load:
         self._lock = threading.Lock()
         self.warnings: list[str] = []
         self._opened: list[str] = []  # what PUBLIC may execute only here
-        self._connections: list[Connection] = []
         self._sessions: list[Session] = []
         self._deadlocks = 0  # of what was built side by side
         self._header: list[bytes] = []
@@ -245,14 +254,13 @@ class _Load:
                 self._header = known_settings(connection, self._artifact)
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
-                self._connections.append(self._endpoint.connect())
-                self._sessions.append(Session(self._connections[-1], self._header))
+                self._sessions.append(self._options.session(self._endpoint, self._header))
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error
         finally:
-            for connection in self._connections:
-                connection.close()
+            for session in self._sessions:
+                session.connection.close()
         if self._opened:
             # They may be SECURITY DEFINER (trap A4.7).
             names = ", ".join(self._opened[:5])

@@ -189,13 +189,17 @@ def _write_report(path: Path, outcome: "d.Outcome") -> None:
 
 
 def _print(outcome: "d.Outcome", report: Path | None) -> None:
+    from .. import drill  # noqa: PLC0415 - needs numpy
+
     output.say(printable(outcome.backup))
     if outcome.server is not None:
-        where = "a throw-away server" if outcome.throw_away else "the given server"
+        where = "a temporary server" if outcome.throw_away else "the given server"
         output.say(
             f"    {plural(outcome.tables, 'table')}, {plural(outcome.rows, 'row')},"
             f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
         )
+    if outcome.throw_away:
+        output.say(f"    isolation of the server: {drill.isolation_of(outcome)}")
     for check in outcome.checks:
         count = f"{check.checked:,}"
         output.say(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
@@ -203,6 +207,12 @@ def _print(outcome: "d.Outcome", report: Path | None) -> None:
             output.say(f"         {printable(finding)}")
         if len(check.findings) > SHOWN:
             output.say(f"         and {len(check.findings) - SHOWN} more")
+    if outcome.unproved:
+        output.say(f"    --   {'not proved':20} {len(outcome.unproved):>12,}")
+        for one in outcome.unproved[:SHOWN]:
+            output.say(f"         {printable(one)}")
+        if len(outcome.unproved) > SHOWN:
+            output.say(f"         and {len(outcome.unproved) - SHOWN} more")
     times = [f"{phase} {progress.duration(value)}" for phase, value in outcome.seconds.items()]
     for line in textwrap.wrap(", ".join(times), 74, break_on_hyphens=False):
         output.say(f"    {line}")
