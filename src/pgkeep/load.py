@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
+from psycopg import sql
 
 from . import errors as e
 from . import foreign_keys, script, statements
@@ -22,6 +23,8 @@ from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
+
+Statement = bytes | sql.Composed
 
 BATCH_BYTES = 64 << 10
 BATCH_OBJECTS = 100  # more would hold too many locks in one transaction
@@ -72,6 +75,8 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
+    settings: Sequence[Statement] = ()  # for every session, after those of the dump's header
+    check: Callable[[Connection], None] = lambda _: None  # in the one transaction, at its end
 
 
 def load(
@@ -111,7 +116,7 @@ class _Job:
 class Session:
     """A connection with the dump's settings, and which SET default_... hold in it."""
 
-    def __init__(self, connection: Connection, header: Sequence[bytes]) -> None:
+    def __init__(self, connection: Connection, header: Sequence[Statement]) -> None:
         self.connection = connection
         self._settings = ""
         for statement in header:
@@ -187,12 +192,14 @@ class _Load:
         self._opened: list[str] = []  # what PUBLIC may execute only here
         self._sessions: list[Session] = []
         self._deadlocks = 0  # of what was built side by side
-        self._header: list[bytes] = []
+        self._header: list[Statement] = []
 
     def run(self) -> Loaded:
         try:
             with self._endpoint.connect() as connection:
-                self._header = known_settings(connection, self._artifact)
+                self._header = [
+                    *known_settings(connection, self._artifact), *self._options.settings
+                ]  # fmt: skip
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
                 self._sessions.append(Session(self._endpoint.connect(), self._header))
@@ -233,6 +240,7 @@ class _Load:
             self._load_post_data()
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
+            options.check(self._main.connection)
             self._main.connection.execute("COMMIT")
         elif options.analyze:
             self._progress.step("analyzing")

@@ -18,12 +18,13 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, foreign_keys, portability, programs, relations, script, verify
+from . import databases, foreign_keys, portability, programs, relations, script, searchpath, verify
 from . import errors as e
 from . import load as ld
 from . import manifest as m
 from .contents import Contents
 from .database import Endpoint, codec, restore_error, server_facts, session_settings
+from .searchpath import SearchPath
 from .snapshot import Connection
 from .stores import Source
 
@@ -60,6 +61,7 @@ class RestoreOptions:
     privileges: bool = True
     analyze: bool = True
     portable: bool = False  # leave out what the target or the role cannot have
+    search_path: SearchPath = SearchPath.EMPTY
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +128,10 @@ class Restore:
                 f"{source.name} is a plain dump without an index: owners and privileges cannot be"
                 " told from the rest"
             )
+        if self._meta is None and options.search_path != SearchPath.EMPTY:
+            raise e.UsageError(
+                f"{source.name} is a plain dump without an index: it sets search_path by itself"
+            )
         self._endpoint = endpoint
         self._left_out: dict[tuple[str, str, str], str] = {}
         self._left_with: set[tuple[str, str, str]] = set()  # what says something about these
@@ -167,6 +173,8 @@ class Restore:
                 self._find_foreign(connection, self._artifact, mode)
             if mode == Mode.SWAP:
                 warnings += _sessions_in_the_way(connection, self.target)
+            if mode != Mode.DATA_ONLY:
+                warnings += self._ambiguous()
         if self._left_out and not self._options.portable:
             problems.append(
                 f"the role or the server cannot have {'; '.join([*self._left_out.values()][:7])}"
@@ -335,6 +343,17 @@ class Restore:
             self._strangers = owners - target.roles - {""}  # a plain dump does not name its own
             for owner in sorted(self._strangers):
                 self._left_out["OWNER", "", owner] = f"what belongs to {owner} (not a member of it)"
+
+    def _ambiguous(self) -> Iterator[str]:
+        """Warn of what an empty search path would change (trap G4.1)."""
+        if self._meta is not None and self._options.search_path == SearchPath.EMPTY:
+            names = [one.object for one in self._meta.resolutions]
+            if names:
+                more = " and more" if len(names) > 7 else ""
+                yield (
+                    f"{', '.join(names[:7])}{more} may fail, or give other results than in the"
+                    " source: use --search-path=database"
+                )
 
     def _omitted(self) -> list[str]:
         if not self._options.portable:
@@ -507,11 +526,21 @@ class Restore:
             disable_triggers=self._options.disable_triggers,
             analyze=self._options.analyze and not self._options.schema_only,
             adapt=self._adapt,
+            settings=self._path(),
         )
         loaded = ld.load(endpoint, self._artifact, options, progress)
         if not self._options.schema_only:
             self._compare(loaded.rows)
         return loaded
+
+    def _path(self) -> list[ld.Statement]:
+        """Return what sets the search path, where that of the dump does not fit."""
+        if self._options.data_only:
+            # No definition is read; triggers and checks run as in any session (trap G4.3).
+            return [b"RESET search_path"]
+        if self._meta is None or self._options.search_path == SearchPath.EMPTY:
+            return []
+        return [searchpath.loading(self._meta)]
 
     def _compare(self, loaded: dict[tuple[str, str], int]) -> None:
         assert self._artifact is not None  # noqa: S101 - called for artifacts only

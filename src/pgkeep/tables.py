@@ -17,11 +17,12 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, dependents, relations, script, selection, statements
+from . import databases, dependents, relations, script, searchpath, selection, statements
 from . import errors as e
 from . import load as ld
 from .contents import Contents, Entry
 from .database import Endpoint, restore_error, server_facts
+from .searchpath import SearchPath
 from .snapshot import Connection
 from .statements import Name
 from .stores import Source
@@ -62,6 +63,7 @@ class TablesOptions:
     owner: bool = True
     privileges: bool = True
     analyze: bool = True
+    search_path: SearchPath = SearchPath.EMPTY
 
 
 class TableFacts(msgspec.Struct, frozen=True):
@@ -366,7 +368,7 @@ class TablesRestore:
         started = time.monotonic()
         progress.total(sum(self._raw(name) for name in self._tables))
         with self._endpoint.connect() as connection:
-            session = ld.Session(connection, ld.known_settings(connection, self._artifact))
+            session = ld.Session(connection, self._header_statements(connection))
             connection.execute("SET synchronous_commit = on")
             try:
                 connection.execute("BEGIN")
@@ -388,6 +390,12 @@ class TablesRestore:
             seconds=round(time.monotonic() - started, 3),
             warnings=self._warnings,
         )
+
+    def _header_statements(self, connection: Connection) -> list[ld.Statement]:
+        header: list[ld.Statement] = [*ld.known_settings(connection, self._artifact)]
+        if self._options.search_path != SearchPath.EMPTY:
+            header.append(searchpath.existing(self._meta))
+        return header
 
     def _restored(self) -> list[Name]:
         return [self._new_name] if self._options.new_name else self._tables

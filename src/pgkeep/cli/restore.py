@@ -11,6 +11,7 @@ from .. import errors as e
 from .. import restore as r
 from .. import tables as t
 from .. import verify as v
+from ..searchpath import SearchPath
 from . import output
 from .common import (
     catalogs,
@@ -63,6 +64,14 @@ Examples:
     help="Leave out, and list, what the server or the role cannot have; an older server may do.",
 )
 @click.option(
+    "--search-path",
+    type=click.Choice([one.value for one in SearchPath]),
+    default=SearchPath.EMPTY.value,
+    show_default=True,
+    help="database: create objects with the database's own search_path, for operators of extensions"
+    " that SQL cannot name.",
+)
+@click.option(
     "--table",
     "tables",
     metavar="PATTERN",
@@ -107,6 +116,7 @@ def command(
     no_privileges: bool,
     no_analyze: bool,
     portable: bool,
+    search_path: str,
     tables: tuple[str, ...],
     new_name: str | None,
     where: str | None,
@@ -185,6 +195,7 @@ def command(
                     patterns=tables, target=target_db, new_name=new_name, replace=drop_existing,
                     where=where, conflict=t.Conflict(on_conflict or t.Conflict.SKIP),
                     owner=not no_owner, privileges=not no_privileges, analyze=not no_analyze,
+                    search_path=SearchPath(search_path),
                 ),
             ),
             dry_run=dry_run, yes=yes, as_json=as_json,
@@ -194,7 +205,7 @@ def command(
         jobs=config.jobs, target=target_db, drop_existing=drop_existing, discard_old=discard_old,
         in_place=in_place, schema_only=schema_only, data_only=data_only,
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
-        analyze=not no_analyze, portable=portable,
+        analyze=not no_analyze, portable=portable, search_path=SearchPath(search_path),
     )  # fmt: skip
     restore = r.Restore(config.endpoint(), source, options, v.side_files(store, name))
     plan = restore.plan()
