@@ -17,7 +17,7 @@ from pgkeep.stores.local import LocalStore
 from . import keep
 from . import servers as s
 
-# With an empty search path citext is compared as text is: nothing fails, and all means another thing.
+# With an empty search path citext is compared as text is: nothing fails, and nothing is the same.
 SOURCE = """
 create schema extensions;
 create extension citext schema extensions;
@@ -135,15 +135,14 @@ def test_the_drill_is_red_where_it_means_something_else(server: Server, artifact
         found, _ = findings(server, artifact, target)
         for name, construct in named(server).items():
             assert any(one.startswith(f"{name}: ") and construct in one for one in found), name
-        assert {one for one in found if one.startswith("table ")} == {
-            "table app.users: its generated columns (other, twice) are not those of the backup; if"
-            " they depend on search_path, restore it with --search-path=database"
-        }
+        said = "table app.users: its generated columns (other, twice) are not those of the backup"
+        assert [one.partition(";")[0] for one in found if one.startswith("table ")] == [said]
         assert len(found) == len(named(server)) + 1
     finally:
         s.drop(server, target)
 
 
+@pytest.mark.parametrize("server", [15, 18], ids="pg{}".format, indirect=True, scope="module")
 def test_a_restore_may_use_the_database_s_own_search_path(
     server: Server, source: str, artifact: Path
 ) -> None:
@@ -170,6 +169,7 @@ def test_a_drill_may_use_it_too(server: Server, artifact: Path) -> None:
     keep.run("drill", f"--backup={artifact}", "--search-path=database", env=env)
 
 
+@pytest.mark.parametrize("server", [15, 18], ids="pg{}".format, indirect=True)
 def test_what_fails_with_an_empty_path(server: Server, tmp_path: Path) -> None:
     """G4.1: ltree has no other operators to fall back to; --table has the option too."""
     name = f"ltree_{os.getpid()}_{s.major_of(server)}"
@@ -189,12 +189,10 @@ def test_what_fails_with_an_empty_path(server: Server, tmp_path: Path) -> None:
         )
         artifact = keep.backup(server, name, tmp_path)
         env = keep.environment(server)
-        args = ("restore", f"--backup={artifact}", f"--target-db={name}_two")
-        assert "moved" in keep.run(*args, env=env, code=8)
-        keep.run(*args, "--search-path=database", env=env)
-        args = ("restore", f"--backup={artifact}", "--table=t", "--drop-existing", "--yes")
-        assert "moved" in keep.run(*args, env=env, code=8)
-        keep.run(*args, "--search-path=database", env=env)
+        for args in ([f"--target-db={name}_two"], ["--table=t", "--drop-existing", "--yes"]):
+            command = ["restore", f"--backup={artifact}", *args]
+            assert "moved" in keep.run(*command, env=env, code=8)
+            keep.run(*command, "--search-path=database", env=env)
         query = "select path::text, tgname::text from t, pg_trigger where tgrelid = 't'::regclass"
         assert s.sql(server, name, query) == [("a.b", "moved")]
     finally:
@@ -212,10 +210,11 @@ TREES = {
         [],
     "({CASE :arg {VAR} :args ({CASEWHEN :expr {OPEXPR :opno 9 :args ({CASETESTEXPR :typeId 2}"
     " {CONST})} :result {OPEXPR :opno 8 :args ({VAR} {VAR})}})})": [("CASE ... WHEN", 9)],
-    "({CASE :arg {VAR} :args ({CASEWHEN :expr {OPEXPR :opno 9 :args ({RELABELTYPE :arg {CASETESTEXPR"
-    " :typeId 2} :resulttype 25} {CONST})}})})": [("CASE ... WHEN", 9)],
-    '({JOINEXPR :usingClause ("a" "b\\ \\{\\)") :quals {BOOLEXPR :boolop and :args ({OPEXPR :opno 9'
-    " :args ({VAR} {VAR})} {OPEXPR :opno 1 :args ({VAR} {VAR})})} :alias <>})": [("JOIN USING", 9)],
+    "({CASE :arg {VAR} :args ({CASEWHEN :expr {OPEXPR :opno 9 :args ({RELABELTYPE"
+    " :arg {CASETESTEXPR :typeId 2} :resulttype 25} {CONST})}})})": [("CASE ... WHEN", 9)],
+    '({JOINEXPR :usingClause ("a" "b\\ \\{\\)") :quals {BOOLEXPR :boolop and :args ({OPEXPR'
+    " :opno 9 :args ({VAR} {VAR})} {OPEXPR :opno 1 :args ({VAR} {VAR})})} :alias <>})":
+        [("JOIN USING", 9)],
     "({JOINEXPR :usingClause <> :quals {OPEXPR :opno 9 :args ({VAR} {VAR})}})": [],
     "({ROWCOMPAREEXPR :cmptype 1 :opnos (o 1 9) :largs ({VAR} {VAR})})": [("row comparison", 1, 9)],
     "({ROWCOMPAREEXPR :rctype 1 :opnos (o 9 9) :largs ({VAR} {VAR})})": [],
@@ -235,6 +234,6 @@ def test_trees(tree: str) -> None:
 
 
 def test_deep_trees() -> None:
-    """G4.1: a chain of a million operators needs no stack of ours."""
-    deep = "{OPEXPR :opno 1 :args (" * 100_000 + "{NULLIFEXPR :opno 9}" + ")}" * 100_000
+    """G4.1: a chain of operators needs no stack of ours."""
+    deep = "{OPEXPR :opno 1 :args (" * 20_000 + "{NULLIFEXPR :opno 9}" + ")}" * 20_000
     assert nodetrees.uses(deep) == [nodetrees.Use("NULLIF", (9,))]

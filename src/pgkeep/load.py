@@ -75,7 +75,7 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
-    settings: Sequence[Statement] = ()  # for every session, after those of the dump's header
+    settings: Sequence[Statement] = ()  # after those of the dump's header, before SQL or rows
     check: Callable[[Connection], None] = lambda _: None  # in the one transaction, at its end
 
 
@@ -198,8 +198,9 @@ class _Load:
         try:
             with self._endpoint.connect() as connection:
                 self._header = [
-                    *known_settings(connection, self._artifact), *self._options.settings
-                ]  # fmt: skip
+                    *known_settings(connection, self._artifact),
+                    *(self._options.settings if self._options.schema else ()),
+                ]
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
                 self._sessions.append(Session(self._endpoint.connect(), self._header))
@@ -350,6 +351,8 @@ class _Load:
         if not self._options.disable_triggers:
             counts = collections.Counter(oid for oid, _, _ in parts)
             deferred = foreign_keys.unsatisfied(keys, places, counts)
+        for statement in self._options.settings:
+            session.connection.execute(statement)
         for key in deferred:
             session.connection.execute(key.defer)
         read = functools.lru_cache(maxsize=4)(self._artifact.read)

@@ -18,7 +18,17 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, foreign_keys, portability, programs, relations, script, searchpath, verify
+from . import (
+    databases,
+    foreign_keys,
+    portability,
+    programs,
+    relations,
+    script,
+    searchpath,
+    triggers,
+    verify,
+)
 from . import errors as e
 from . import load as ld
 from . import manifest as m
@@ -175,6 +185,8 @@ class Restore:
                 warnings += _sessions_in_the_way(connection, self.target)
             if mode != Mode.DATA_ONLY:
                 warnings += self._ambiguous()
+            else:
+                warnings += self._firing()
         if self._left_out and not self._options.portable:
             problems.append(
                 f"the role or the server cannot have {'; '.join([*self._left_out.values()][:7])}"
@@ -355,6 +367,31 @@ class Restore:
                     " source: use --search-path=database"
                 )
 
+    def _firing(self) -> Iterator[str]:
+        """Warn of triggers that fire while rows are loaded (trap G4.4)."""
+        with self._endpoint.to(self.target).connect() as inside:
+            found = self._triggers(inside)
+        if found:
+            yield f"triggers fire, and may change rows: {triggers.listed(found)}"
+
+    def _triggers(self, connection: Connection) -> dict[str, list[str]]:
+        """Return the triggers that fire where the rows go; a partition's with those of its root."""
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        index = self._artifact.index
+        there = foreign_keys.tables(connection, codec(index.meta.database.encoding))
+        oids = {there.get((one.schema, one.name), 0) for one in index.table_rows() if one.rows}
+        return triggers.firing(
+            connection, oids, triggers.Event.INSERT, replica=self._options.disable_triggers
+        )
+
+    def _check_counts(self, connection: Connection) -> None:
+        """Compare the tables with the backup before the commit; COPY counts only its own rows."""
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        rows = {(one.schema, one.name): one.rows for one in self._artifact.index.table_rows()}
+        with searchpath.empty(connection):
+            if self._triggers(connection):
+                triggers.compare(connection, rows)
+
     def _omitted(self) -> list[str]:
         if not self._options.portable:
             return []
@@ -527,6 +564,7 @@ class Restore:
             analyze=self._options.analyze and not self._options.schema_only,
             adapt=self._adapt,
             settings=self._path(),
+            check=self._check_counts if self._options.data_only else lambda _: None,
         )
         loaded = ld.load(endpoint, self._artifact, options, progress)
         if not self._options.schema_only:

@@ -4,12 +4,14 @@ pg_dump's SQL qualifies every name, so another path changes only what it cannot 
 pg_catalog it leaves unqualified: pg_catalog stays first, whatever the database's own path says.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 from psycopg import sql
 
 from . import artifact as a
+from .snapshot import Connection
 
 
 class SearchPath(StrEnum):
@@ -33,6 +35,14 @@ def loading(meta: a.Meta) -> sql.Composed:
 def existing(meta: a.Meta) -> sql.Composed:
     """Return the statement for a database that is there: what a session has by itself."""
     return _statement(None, _schemas(meta))
+
+
+@contextlib.contextmanager
+def empty(connection: Connection) -> Iterator[None]:
+    """Let our own queries in a transaction see pg_catalog first; afterwards all is as before."""
+    with connection.transaction(force_rollback=True):
+        connection.execute("SELECT pg_catalog.set_config('search_path', '', true)")
+        yield
 
 
 def _schemas(meta: a.Meta) -> list[str]:

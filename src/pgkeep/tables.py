@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, dependents, relations, script, searchpath, selection, statements
+from . import databases, dependents, relations, script, searchpath, selection, statements, triggers
 from . import errors as e
 from . import load as ld
 from .contents import Contents, Entry
@@ -60,6 +60,7 @@ class TablesOptions:
     replace: bool = False
     where: str | None = None  # only the rows for which this is true
     conflict: Conflict = Conflict.SKIP
+    disable_triggers: bool = False  # with a condition; needs a superuser
     owner: bool = True
     privileges: bool = True
     analyze: bool = True
@@ -310,9 +311,15 @@ class TablesRestore:
             return [
                 f"{_dotted(root)} is not there: without --where the whole table is brought back"
             ]
-        if triggers := relations.insert_triggers(connection, oid):
+        events = triggers.Event.INSERT
+        if self._options.conflict == Conflict.UPDATE:
+            events |= triggers.Event.UPDATE
+        fired = triggers.firing(
+            connection, [oid], events, replica=self._options.disable_triggers
+        ).values()
+        if names := dict.fromkeys(name for of_table in fired for name in of_table):
             self._warnings.append(
-                f"triggers of {_dotted(root)} fire, and may change rows: {', '.join(triggers)}"
+                f"triggers of {_dotted(root)} fire, and may change rows: {', '.join(names)}"
             )
         problems = []
         lacking = set(self._columns()) - set(relations.columns(connection, oid))
@@ -578,6 +585,13 @@ class TablesRestore:
         assert oid is not None  # noqa: S101 - the plan has seen it
         columns = self._columns()
         listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+        alias = sql.Identifier(self._root[1])
+        on_conflict = self._on_conflict(connection, oid, columns, root, alias)
+        if self._options.disable_triggers:
+            connection.execute("SET LOCAL session_replication_role = replica")
+        # From here on as in any session of the database: the condition, triggers and checks may
+        # use operators and names of its own (trap G4.3).
+        connection.execute("RESET search_path")
         progress.step("loading rows")
         connection.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA")
@@ -587,15 +601,15 @@ class TablesRestore:
         for table in self._tables:
             for one in self._contents.rows(table):
                 self._copy(session, one, target, progress)
-        alias = sql.Identifier(self._root[1])
         chosen = sql.SQL("FROM pg_temp.{} AS {} WHERE ({})").format(
             sql.Identifier(ROWS), alias, sql.SQL(self._options.where or "true")
         )
         progress.step("inserting rows")
-        count = connection.execute(sql.SQL("SELECT count(*) {}").format(chosen)).fetchone()
+        query = sql.SQL("SELECT pg_catalog.count(*) {}").format(chosen)
+        count = connection.execute(query).fetchone()
         assert count is not None  # noqa: S101 - count gives a row
         insert = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} {} {}").format(
-            root, listed, listed, chosen, self._on_conflict(connection, oid, columns, root, alias)
+            root, listed, listed, chosen, on_conflict
         )
         written = connection.execute(insert).rowcount
         if not confirm(count[0], written):
@@ -627,7 +641,8 @@ class TablesRestore:
                     for of in (alias, sql.Identifier("pgkeep_live"))
                 )
                 return sql.SQL(
-                    "AND NOT EXISTS (SELECT FROM {} {} AS pgkeep_live WHERE {} = {})"
+                    "AND NOT EXISTS (SELECT FROM {} {} AS pgkeep_live"
+                    " WHERE {} OPERATOR(pg_catalog.=) {})"
                 ).format(sql.SQL("" if len(self._tables) > 1 else "ONLY"), root, mine, theirs)
             case _:
                 sets = [

@@ -53,7 +53,9 @@ Examples:
 @click.option("--schema-only", is_flag=True, help="Definitions without rows.")
 @click.option("--data-only", is_flag=True, help="Rows only, into existing, empty tables.")
 @click.option(
-    "--disable-triggers", is_flag=True, help="With --data-only: no triggers, no foreign key checks."
+    "--disable-triggers",
+    is_flag=True,
+    help="With --data-only or --where: no triggers, no foreign key checks.",
 )
 @click.option("--no-owner", is_flag=True, help="Everything belongs to the restoring role.")
 @click.option("--no-privileges", is_flag=True, help="Leave out GRANT and REVOKE.")
@@ -142,7 +144,11 @@ def command(
         [("--backup", file), ("--latest", latest)],
         {
             "--discard-old": (discard_old, "--drop-existing", drop_existing),
-            "--disable-triggers": (disable_triggers, "--data-only", data_only),
+            "--disable-triggers": (
+                disable_triggers,
+                "--data-only or --where",
+                data_only or where is not None,
+            ),
             "--as": (new_name is not None, "--table", bool(tables)),
             "--where": (where is not None, "--table", bool(tables)),
             "--on-conflict": (on_conflict is not None, "--where", where is not None),
@@ -195,7 +201,7 @@ def command(
                     patterns=tables, target=target_db, new_name=new_name, replace=drop_existing,
                     where=where, conflict=t.Conflict(on_conflict or t.Conflict.SKIP),
                     owner=not no_owner, privileges=not no_privileges, analyze=not no_analyze,
-                    search_path=SearchPath(search_path),
+                    search_path=SearchPath(search_path), disable_triggers=disable_triggers,
                 ),
             ),
             dry_run=dry_run, yes=yes, as_json=as_json,
