@@ -42,6 +42,7 @@ VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str
     "BACKUP_S3_ENDPOINT": ("https://s3:9000/", lambda c: c.s3["endpoint"], "https://s3:9000",
                            ["s3:9000", "ftp://s3", "https://s3/bucket"]),
     "BACKUP_S3_REGION": ("eu-central-1", lambda c: c.s3["region"], "eu-central-1", []),
+    "BACKUP_COMPUTED_VALUES": ("no", lambda c: c.computed, False, ["perhaps", "2"]),
     "BACKUP_S3_REQUIRED": ("true", lambda c: c.require_copy, True, ["perhaps", "2"]),
     "BACKUP_S3_TIMEOUT": ("5", lambda c: c.s3["timeout"], 5.0, ["0", "-1", "1 min"]),
     "BACKUP_S3_LIMIT": ("60", lambda c: c.s3["limit"], 60.0, ["0", "never", "9" * 400]),

@@ -191,6 +191,7 @@ def test_what_fails_with_an_empty_path(server: Server, tmp_path: Path) -> None:
         env = keep.environment(server)
         for args in ([f"--target-db={name}_two"], ["--table=t", "--drop-existing", "--yes"]):
             command = ["restore", f"--backup={artifact}", *args]
+            assert "trigger moved of public.t may fail" in keep.run(*command, "--dry-run", env=env)
             assert "moved" in keep.run(*command, env=env, code=8)
             keep.run(*command, "--search-path=database", env=env)
         query = "select path::text, tgname::text from t, pg_trigger where tgrelid = 't'::regclass"

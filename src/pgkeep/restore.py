@@ -361,11 +361,7 @@ class Restore:
         if self._meta is not None and self._options.search_path == SearchPath.EMPTY:
             names = [one.object for one in self._meta.resolutions]
             if names:
-                more = " and more" if len(names) > 7 else ""
-                yield (
-                    f"{', '.join(names[:7])}{more} may fail, or give other results than in the"
-                    " source: use --search-path=database"
-                )
+                yield searchpath.warning(names)
 
     def _firing(self) -> Iterator[str]:
         """Warn of triggers that fire while rows are loaded (trap G4.4)."""

@@ -5,13 +5,16 @@ pg_catalog it leaves unqualified: pg_catalog stays first, whatever the database'
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from enum import StrEnum
 
 from psycopg import sql
 
 from . import artifact as a
+from . import manifest as m
 from .snapshot import Connection
+
+NAMED = 7  # objects in one message
 
 
 class SearchPath(StrEnum):
@@ -35,6 +38,26 @@ def loading(meta: a.Meta) -> sql.Composed:
 def existing(meta: a.Meta) -> sql.Composed:
     """Return the statement for a database that is there: what a session has by itself."""
     return _statement(None, _schemas(meta))
+
+
+def warning(objects: Sequence[str]) -> str:
+    """Say what an empty search path does to some objects, the first ones of many."""
+    more = f" and {len(objects) - NAMED} more" if len(objects) > NAMED else ""
+    return (
+        f"{', '.join(objects[:NAMED])}{more} may fail, or give other results than in the source:"
+        " use --search-path=database"
+    )
+
+
+def concerns(one: m.Resolution, relations: Collection[str]) -> bool:
+    """Whether an object is a part of one of these relations, named without quotes."""
+    name = one.object.replace('"', "")
+    own = name.partition(" ")[2]
+    return (
+        own in relations
+        or own.rpartition(" of ")[2] in relations
+        or (name.startswith("column ") and own.rpartition(".")[0] in relations)
+    )
 
 
 @contextlib.contextmanager

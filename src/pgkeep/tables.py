@@ -265,6 +265,7 @@ class TablesRestore:
             )
         if not self._options.new_name:
             self._warn_of_dependents(connection)
+        self._warn_of_search_path()
         roles = databases.missing_roles(connection, sorted(self._roles(entries)))
         if roles:
             problems.append(f"roles are missing on the server: {', '.join(roles)}")
@@ -277,6 +278,15 @@ class TablesRestore:
                 f"missing too, and not brought back with {_list(self._tables)}:"
                 f" {', '.join(gone)} (pgkeep cat FILE --schema-only has the definitions)"
             )
+
+    def _warn_of_search_path(self) -> None:
+        """Name what an empty search path would change (trap G4.1)."""
+        if self._options.search_path != SearchPath.EMPTY:
+            return
+        names = {_dotted(one) for table in self._tables for one in self._contents.relations(table)}
+        found = [one.object for one in self._meta.resolutions if searchpath.concerns(one, names)]
+        if found:
+            self._warnings.append(searchpath.warning(found))
 
     def _missing(self, connection: Connection, entries: Sequence[Entry]) -> list[str]:
         """Return what the statements mention, the backup defines, and the database has not."""
