@@ -150,7 +150,12 @@ def read_all(
 
 
 def begin(connection: Connection, snapshot: str, encoding: str) -> None:
-    """Begin a transaction that sees a snapshot and speaks the database's own encoding."""
+    """Begin a transaction that sees a snapshot and speaks the database's own encoding.
+
+    A materialized view cannot be locked. If its name is given to a view meanwhile, that view's
+    functions would run as the role that backs up; a server that cannot refuse views is not read.
+    """
+    connection.execute("SET restrict_nonsystem_relation_kind = 'view, foreign-table'")
     connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))

@@ -141,6 +141,10 @@ def _resolutions(connection: Connection, keys: Sequence[Key]) -> list[m.Resoluti
                         pg_catalog.unnest(%s::pg_catalog.oid[])) AS k(classid, objid)
           ON k.classid = q.classid AND k.objid = q.objid
         WHERE q.tree IS NOT NULL AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_class t
+            WHERE q.holder_class = 'pg_catalog.pg_class'::pg_catalog.regclass
+              AND t.oid = q.holder AND t.relpersistence = 't')
+          AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_depend d
             WHERE d.classid = q.holder_class AND d.objid = q.holder AND d.deptype = 'e')
         ORDER BY q.name
