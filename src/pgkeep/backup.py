@@ -61,6 +61,7 @@ class BackupOptions:
     verify: bool = False
     chosen: bool = False  # the database by its name, and not because it is the default
     lock_timeout: float = 300.0  # seconds
+    computed: bool = True  # hash what a restore computes, for drills to compare
 
 
 def backup(
@@ -225,6 +226,7 @@ class _Backup:
             schema_only=self.options.schema_only,
             lock_timeout=self.options.lock_timeout,
             chosen=self.options.chosen,
+            computed=self.options.computed,
         )
         return d.dump(self.endpoint, self.connection, writer, options, self.progress)
 

@@ -184,6 +184,10 @@ SETTINGS = (
     Setting(
         "BACKUP_LOCK_TIMEOUT", "300", _seconds, "seconds to wait for tables that others lock"
     ),
+    Setting(
+        "BACKUP_COMPUTED_VALUES", "true", _flag,
+        "record hashes of materialized views and generated columns, which drills compare",
+    ),
     Setting("BACKUP_S3_BUCKET", "", _bucket, "bucket for remote storage"),
     Setting("BACKUP_S3_PREFIX", "backups/", _prefix, "key prefix"),
     Setting("BACKUP_S3_ENDPOINT", "", _endpoint, "endpoint of an S3-compatible service"),
@@ -281,6 +285,7 @@ class Config:
     jobs: int
     drift: float  # a share, from 0 to 1
     lock_timeout: float  # seconds
+    computed: bool  # whether hashes of computed values are recorded
     metrics_file: Path | None
     pushgateway: str | None
     max_age: float  # seconds, as the next two
@@ -434,6 +439,7 @@ def _build(target: str | None, values: Mapping[str, Value], parsed: Mapping[str,
         jobs=parsed["BACKUP_JOBS"],
         drift=parsed["BACKUP_DRIFT"],
         lock_timeout=parsed["BACKUP_LOCK_TIMEOUT"],
+        computed=parsed["BACKUP_COMPUTED_VALUES"],
         metrics_file=Path(parsed["BACKUP_METRICS_FILE"]) if parsed["BACKUP_METRICS_FILE"] else None,
         pushgateway=parsed["BACKUP_PUSHGATEWAY"] or None,
         max_age=parsed["BACKUP_MAX_AGE"],

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
+from psycopg import sql
 
 from . import consistency, dialect, foreign_keys, interrupts, script, statements
 from . import errors as e
@@ -24,6 +25,8 @@ from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
+
+Statement = bytes | sql.Composed
 
 BATCH_BYTES = 64 << 10
 BATCH_OBJECTS = 100  # more would hold too many locks in one transaction
@@ -74,9 +77,11 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
-    session: Callable[[Endpoint, Sequence[bytes]], "Session"] = lambda endpoint, header: Session(
-        endpoint.connect(), header
+    session: Callable[[Endpoint, Sequence[Statement]], "Session"] = lambda endpoint, header: (
+        Session(endpoint.connect(), header)
     )
+    settings: Sequence[Statement] = ()  # after those of the dump's header, before SQL or rows
+    check: Callable[[Connection], None] = lambda _: None  # in the one transaction, at its end
 
 
 def load(
@@ -116,7 +121,7 @@ class _Job:
 class Session:
     """A connection with the dump's settings, and which SET default_... hold in it."""
 
-    def __init__(self, connection: Connection, header: Sequence[bytes]) -> None:
+    def __init__(self, connection: Connection, header: Sequence[Statement]) -> None:
         self.connection = connection
         # Few statements come twice, and those that do are cheap.
         connection.prepare_threshold = None
@@ -246,12 +251,15 @@ class _Load:
         self._opened: list[str] = []  # what PUBLIC may execute only here
         self._sessions: list[Session] = []
         self._deadlocks = 0  # of what was built side by side
-        self._header: list[bytes] = []
+        self._header: list[Statement] = []
 
     def run(self) -> Loaded:
         try:
             with self._endpoint.connect() as connection:
-                self._header = known_settings(connection, self._artifact)
+                self._header = [
+                    *known_settings(connection, self._artifact),
+                    *(self._options.settings if self._options.schema else ()),
+                ]
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
                 self._sessions.append(self._options.session(self._endpoint, self._header))
@@ -294,6 +302,7 @@ class _Load:
             self._refresh(self._existing_views())
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
+            options.check(self._main.connection)
             with interrupts.held():
                 self._main.connection.execute("COMMIT")
                 interrupts.completed("the rows are committed")
@@ -406,6 +415,8 @@ class _Load:
         if not self._options.disable_triggers:
             counts = collections.Counter(oid for oid, _, _ in parts)
             deferred = foreign_keys.unsatisfied(keys, places, counts)
+        for statement in self._options.settings:
+            session.connection.execute(statement)
         for key in deferred:
             session.connection.execute(key.defer)
         read = functools.lru_cache(maxsize=4)(self._artifact.read)

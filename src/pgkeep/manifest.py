@@ -88,6 +88,30 @@ class TableRows(msgspec.Struct, frozen=True, array_like=True):
     rows: Count
 
 
+class Operators(msgspec.Struct, frozen=True, array_like=True):
+    """What a construct compares by, where SQL text has no place for the operators' names."""
+
+    construct: str  # such as NULLIF
+    names: list[str]  # with their schemas and types
+    schemas: list[str]  # in which they lie
+
+
+class Resolution(msgspec.Struct, frozen=True, array_like=True):
+    """An object whose SQL means something else when it is read with an empty search path."""
+
+    object: str  # kind and name, such as view app.v
+    uses: list[Operators]
+
+
+class Computed(msgspec.Struct, frozen=True, array_like=True):
+    """Values that a dump does not hold and a restore computes: how many rows, and their hash."""
+
+    relation: str  # as SQL names it
+    columns: str  # the stored generated ones as SQL lists them; of a materialized view none
+    rows: int
+    digest: str
+
+
 class FileFacts(msgspec.Struct, frozen=True):
     """One file of a backup."""
 

@@ -12,6 +12,7 @@ import msgspec
 from .. import errors as e
 from .. import progress
 from ..database import Endpoint
+from ..searchpath import SearchPath
 from ..terminal import printable
 from . import output
 from .common import (
@@ -60,6 +61,13 @@ Examples:
     help="A setting of the server of its own, such as shared_preload_libraries.",
 )
 @click.option(
+    "--search-path",
+    type=click.Choice([one.value for one in SearchPath]),
+    default=SearchPath.EMPTY.value,
+    show_default=True,
+    help="As pgkeep restore has it.",
+)
+@click.option(
     "--check",
     "checks",
     metavar="FILE.sql",
@@ -92,6 +100,7 @@ def command(
     database: str | None,
     server: str | None,
     settings: tuple[str, ...],
+    search_path: str,
     checks: tuple[Path, ...],
     timeout: float,
     report: Path | None,
@@ -130,6 +139,7 @@ def command(
         assertions=asked,
         timeout=timeout,
         settings=dict(map(_setting, settings)),
+        search_path=SearchPath(search_path),
     )
     with output.current().progress(silent=as_json) as bar:
         outcome = drill.run(store, name, options, bar)

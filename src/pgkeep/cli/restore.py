@@ -10,6 +10,7 @@ from .. import progress
 from .. import restore as r
 from .. import tables as t
 from .. import verify as v
+from ..searchpath import SearchPath
 from ..terminal import printable
 from . import output
 from .common import (
@@ -53,7 +54,9 @@ Examples:
 @click.option("--schema-only", is_flag=True, help="Definitions without rows.")
 @click.option("--data-only", is_flag=True, help="Rows only, into existing, empty tables.")
 @click.option(
-    "--disable-triggers", is_flag=True, help="With --data-only: no triggers, no foreign key checks."
+    "--disable-triggers",
+    is_flag=True,
+    help="With --data-only or --where: no triggers, no foreign key checks.",
 )
 @click.option("--no-owner", is_flag=True, help="Everything belongs to the restoring role.")
 @click.option("--no-privileges", is_flag=True, help="Leave out GRANT and REVOKE.")
@@ -62,6 +65,14 @@ Examples:
     "--portable",
     is_flag=True,
     help="Leave out, and list, what the server or the role cannot have; an older server may do.",
+)
+@click.option(
+    "--search-path",
+    type=click.Choice([one.value for one in SearchPath]),
+    default=SearchPath.EMPTY.value,
+    show_default=True,
+    help="database: create objects with the database's own search_path, for operators of extensions"
+    " that SQL cannot name.",
 )
 @click.option(
     "--table",
@@ -114,6 +125,7 @@ def command(
     no_analyze: bool,
     portable: bool,
     allow_statements: bool,
+    search_path: str,
     tables: tuple[str, ...],
     new_name: str | None,
     where: str | None,
@@ -139,7 +151,11 @@ def command(
         [("--backup", file), ("--latest", latest)],
         {
             "--discard-old": (discard_old, "--drop-existing", drop_existing),
-            "--disable-triggers": (disable_triggers, "--data-only", data_only),
+            "--disable-triggers": (
+                disable_triggers,
+                "--data-only or --where",
+                data_only or where is not None,
+            ),
             "--as": (new_name is not None, "--table", bool(tables)),
             "--where": (where is not None, "--table", bool(tables)),
             "--on-conflict": (on_conflict is not None, "--where", where is not None),
@@ -195,6 +211,7 @@ def command(
                     patterns=tables, target=target_db, new_name=new_name, replace=drop_existing,
                     where=where, conflict=t.Conflict(on_conflict or t.Conflict.SKIP),
                     owner=not no_owner, privileges=not no_privileges, analyze=not no_analyze,
+                    search_path=SearchPath(search_path), disable_triggers=disable_triggers,
                 ),
             ),
             dry_run=dry_run, yes=yes, as_json=as_json,
@@ -205,6 +222,7 @@ def command(
         in_place=in_place, schema_only=schema_only, data_only=data_only,
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
         analyze=not no_analyze, portable=portable, allow_statements=allow_statements,
+        search_path=SearchPath(search_path),
     )  # fmt: skip
     restore = r.Restore(config.endpoint(), source, options, side)
     plan = restore.plan()
