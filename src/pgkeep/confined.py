@@ -153,7 +153,7 @@ class Confinement:
         encoding = connection.info.parameter_status("server_encoding") or "UTF8"
         self.codec = codec(encoding)
         for statement in header:
-            if _CLIENT_ENCODING.fullmatch(statement):
+            if isinstance(statement, bytes) and _CLIENT_ENCODING.fullmatch(statement):
                 connection.execute(statement)
         return connection
 
