@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
+from psycopg import sql
 
-from . import consistency, dialect, foreign_keys, script, statements
+from . import consistency, dialect, foreign_keys, interrupts, script, statements
 from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
+
+Statement = bytes | sql.Composed
 
 BATCH_BYTES = 64 << 10
 BATCH_OBJECTS = 100  # more would hold too many locks in one transaction
@@ -74,6 +77,11 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
+    session: Callable[[Endpoint, Sequence[Statement]], "Session"] = lambda endpoint, header: (
+        Session(endpoint.connect(), header)
+    )
+    settings: Sequence[Statement] = ()  # after those of the dump's header, before SQL or rows
+    check: Callable[[Connection], None] = lambda _: None  # in the one transaction, at its end
 
 
 def load(
@@ -113,15 +121,19 @@ class _Job:
 class Session:
     """A connection with the dump's settings, and which SET default_... hold in it."""
 
-    def __init__(self, connection: Connection, header: Sequence[bytes]) -> None:
+    def __init__(self, connection: Connection, header: Sequence[Statement]) -> None:
         self.connection = connection
         # Few statements come twice, and those that do are cheap.
         connection.prepare_threshold = None
         self._settings = ""
-        for statement in header:
-            connection.execute(statement, binary=True)
-        # Nothing of a database that is not there yet can be lost; the last commit waits for all.
-        connection.execute("SET synchronous_commit = off")
+        try:
+            for statement in header:
+                connection.execute(statement, binary=True)
+            # Nothing of an unfinished database can be lost; the last commit waits for all.
+            connection.execute("SET synchronous_commit = off")
+        except BaseException:
+            connection.close()
+            raise
         # What standard_conforming_strings is: the SQL is cut into statements by it.
         self.strings = self._parameter_strings
 
@@ -160,9 +172,12 @@ class Session:
             VerificationFailed: pg_dump does not write such a statement.
 
         """
+        self._retried(one, text, attempts)
+
+    def _retried(self, one: Object, text: bytes | list[bytes], attempts: int) -> None:
         for left in reversed(range(attempts)):
             try:
-                self.send(self._statements(one, text))
+                self.send(self._statements(one, text) if isinstance(text, bytes) else text)
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement
@@ -236,15 +251,18 @@ class _Load:
         self._opened: list[str] = []  # what PUBLIC may execute only here
         self._sessions: list[Session] = []
         self._deadlocks = 0  # of what was built side by side
-        self._header: list[bytes] = []
+        self._header: list[Statement] = []
 
     def run(self) -> Loaded:
         try:
             with self._endpoint.connect() as connection:
-                self._header = known_settings(connection, self._artifact)
+                self._header = [
+                    *known_settings(connection, self._artifact),
+                    *(self._options.settings if self._options.schema else ()),
+                ]
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
-                self._sessions.append(Session(self._endpoint.connect(), self._header))
+                self._sessions.append(self._options.session(self._endpoint, self._header))
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error
@@ -284,7 +302,10 @@ class _Load:
             self._refresh(self._existing_views())
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
-            self._main.connection.execute("COMMIT")
+            options.check(self._main.connection)
+            with interrupts.held():
+                self._main.connection.execute("COMMIT")
+                interrupts.completed("the rows are committed")
         elif options.analyze:
             self._progress.step("analyzing")
             self._analyze()
@@ -394,6 +415,8 @@ class _Load:
         if not self._options.disable_triggers:
             counts = collections.Counter(oid for oid, _, _ in parts)
             deferred = foreign_keys.unsatisfied(keys, places, counts)
+        for statement in self._options.settings:
+            session.connection.execute(statement)
         for key in deferred:
             session.connection.execute(key.defer)
         read = functools.lru_cache(maxsize=4)(self._artifact.read)
