@@ -51,9 +51,10 @@ DECLARE
     one record;
 BEGIN
     FOR one IN SELECT attrelid::regclass AS "table", attname FROM pg_attribute
-        JOIN pg_class c ON c.oid = attrelid WHERE attcompression = 'l' AND relkind IN ('r', 'p', 'm')
+        JOIN pg_class c ON c.oid = attrelid
+        WHERE attcompression = 'l' AND relkind IN ('r', 'p', 'm')
     LOOP
-        EXECUTE format('ALTER TABLE ONLY %s ALTER %I SET COMPRESSION pglz', one.table, one.attname);
+        EXECUTE format('ALTER TABLE %s ALTER %I SET COMPRESSION pglz', one.table, one.attname);
     END LOOP;
 END $$;
 """
