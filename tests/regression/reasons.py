@@ -32,7 +32,7 @@ REASONS: tuple[Reason, ...] = (
         " then puts the parent's columns first. The rows are the same, column by column.",
     ),
     Reason(
-        r"rows of public\.mvtest_bb:",
+        r"rows of public\.mvtest_bb:|drill: warning materialized view public\.mvtest_bb:",
         POSTGRESQL,
         "The materialized view was stale in the source: its base changed after the last refresh."
         " A restore refreshes it, as pg_dump writes it.",
@@ -86,7 +86,7 @@ REASONS: tuple[Reason, ...] = (
         " the restore fails without changing anything.",
     ),
     Reason(
-        r'--data-only.*violates check constraint|--where.*violates check constraint "chk"',
+        r'--data-only.*violates check constraint|--where.*(violates check constraint "chk"|rows of public\.gtest20b)',
         DEFECT,
         "The constraint is NOT VALID in the source, and rows violate it. `pg_dump --data-only` and"
         " psql fail there too; a whole restore does not, because it adds the constraint last.",
