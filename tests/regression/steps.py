@@ -42,8 +42,10 @@ TABLES = {
     "public.pht1": "hash partitions",
 }
 
-# The server of the wheel has neither ICU nor lz4, and finds a library without a folder.
+# The server of the wheel has neither ICU nor lz4, and finds a library without a folder. Since 16
+# a column cannot be generated in a child table alone.
 MOVABLE = """
+DROP TABLE gtest_normal_child, gtest_normal_child2;
 DROP COLLATION coll_icu_upgrade;
 UPDATE pg_proc SET probin = regexp_replace(probin, '^.*/', '') WHERE probin ~ '/regress';
 DO $$
