@@ -202,7 +202,7 @@ def _print(outcome: "d.Outcome", report: Path | None) -> None:
             f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
         )
     if outcome.throw_away:
-        click.echo(f"    isolation of the server: {drill.isolation_of(outcome)}")
+        click.echo(f"    isolation: {drill.isolation_of(outcome)}")
     for check in outcome.checks:
         count = f"{check.checked:,}"
         click.echo(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
@@ -213,7 +213,8 @@ def _print(outcome: "d.Outcome", report: Path | None) -> None:
     if outcome.unproved:
         click.echo(f"    --   {'not proved':20} {len(outcome.unproved):>12,}")
         for one in outcome.unproved[:SHOWN]:
-            click.echo(f"         {printable(one)}")
+            for line in textwrap.wrap(printable(one), 70, subsequent_indent="  "):
+                click.echo(f"         {line}")
         if len(outcome.unproved) > SHOWN:
             click.echo(f"         and {len(outcome.unproved) - SHOWN} more")
     times = [f"{phase} {progress.duration(value)}" for phase, value in outcome.seconds.items()]
