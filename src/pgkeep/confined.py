@@ -122,7 +122,7 @@ class Confinement:
         """The role that loads and reads."""
         return self._login.params["user"]
 
-    def session(self, endpoint: Endpoint, header: Sequence[bytes]) -> "ConfinedSession":
+    def session(self, endpoint: Endpoint, header: Sequence[load.Statement]) -> "ConfinedSession":
         """Open a session for a load."""
         database = endpoint.params["dbname"]
         with self._lock:
@@ -141,7 +141,7 @@ class Confinement:
             self._connection.close()
             self._connection = None
 
-    def _open(self, database: str, header: Sequence[bytes]) -> Connection:
+    def _open(self, database: str, header: Sequence[load.Statement]) -> Connection:
         connection = self._admin.to(database).connect(check_function_bodies="off")
         role = sql.Identifier(self.role)
         # As its owner the login may create schemas, and what lies in the one that is there.
@@ -153,7 +153,7 @@ class Confinement:
         encoding = connection.info.parameter_status("server_encoding") or "UTF8"
         self.codec = codec(encoding)
         for statement in header:
-            if _CLIENT_ENCODING.fullmatch(statement):
+            if isinstance(statement, bytes) and _CLIENT_ENCODING.fullmatch(statement):
                 connection.execute(statement)
         return connection
 
@@ -245,7 +245,7 @@ class ConfinedSession(load.Session):
     """A session that loads without being the superuser's, and says what cannot be loaded so."""
 
     def __init__(
-        self, connection: Connection, header: Sequence[bytes], confinement: Confinement
+        self, connection: Connection, header: Sequence[load.Statement], confinement: Confinement
     ) -> None:
         super().__init__(connection, header)
         self._confinement = confinement

@@ -6,15 +6,15 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
 
 from . import errors as e
+from . import interrupts, portability
 from . import manifest as m
-from . import portability
 from .database import Endpoint, restore_error, shared_rows
 from .snapshot import Connection
 
@@ -164,13 +164,19 @@ def _provider(facts: m.DatabaseFacts) -> Iterator[sql.Composable]:
 
 
 def swap(
-    connection: Connection, helper: Connection, target: str, old: str | None, temporary: str
+    connection: Connection,
+    helper: Connection,
+    target: str,
+    old: str | None,
+    temporary: str,
+    swapped: Callable[[], None],
 ) -> None:
     """Rename databases in one transaction while the helper ends the sessions in the way.
 
     RENAME locks the database against new sessions, then waits five seconds for those that are
     there; both renamings happen or neither does, whatever is killed when. Without an old one there
-    is only the new one to rename, which others may have entered too.
+    is only the new one to rename, which others may have entered too. A signal cancels the
+    transaction if that is still possible; it is raised when the outcome is known.
     """
     failures: list[BaseException] = []
     done = threading.Event()
@@ -191,20 +197,22 @@ def swap(
         failures.clear()
         done.clear()
         hindrance: BaseException | None = None
-        thread = threading.Thread(target=rename, daemon=True)
-        thread.start()
-        try:
-            while not done.wait(0.1):
-                if hindrance is None:
-                    hindrance = _terminate(helper, [target, temporary])
-        except BaseException as error:  # noqa: BLE001 - told below, if it was in time
-            hindrance = error
-            with contextlib.suppress(psycopg.Error):
-                connection.cancel_safe(timeout=5)
-        finally:
+        with interrupts.held():
+            thread = threading.Thread(target=rename, daemon=True)
+            thread.start()
+            try:
+                while not done.wait(0.1) and not interrupts.pending():
+                    if hindrance is None:
+                        hindrance = _terminate(helper, [target, temporary])
+            except Exception as error:  # noqa: BLE001 - reported below, if it was in time
+                hindrance = error
+            if not done.is_set():
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=5)
             thread.join()
-        if not failures:
-            return  # whatever came in between: the two are swapped
+            if not failures:
+                swapped()
+                return  # whatever came in between: the two are swapped
         in_use = isinstance(failures[0], psycopg.errors.ObjectInUse)
         if hindrance is not None or not in_use or time.monotonic() > deadline:
             break

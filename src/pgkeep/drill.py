@@ -28,6 +28,7 @@ from . import manifest as m
 from . import restore as r
 from .database import Endpoint, restore_error
 from .rows import Check
+from .searchpath import SearchPath
 from .stores import Source, Store
 from .stores.local import LocalSource
 
@@ -48,6 +49,7 @@ PHASES = {
     "comparing rows": "check",
     "checking objects": "check",
     "comparing large objects": "check",
+    "comparing computed values": "check",
     "asking assertions": "check",
     "cleaning up": "clean",
 }
@@ -66,6 +68,7 @@ class DrillOptions:
     assertions: Sequence[asking.Assertion] = ()
     timeout: float = 60.0  # of each assertion, in seconds
     settings: Mapping[str, str] = field(default_factory=dict)  # of a server of our own
+    search_path: SearchPath = SearchPath.EMPTY
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,7 +225,10 @@ class _Drill:
     def _prove(self, source: Source, artifact: a.Artifact, place: scratch.Place) -> None:
         try:
             try:
-                self.warnings += restore(source, self._side, place, self._options.jobs, self._clock)
+                self.warnings += restore(
+                    source, self._side, place, self._options.jobs, self._clock,
+                    self._options.search_path,
+                )  # fmt: skip
             finally:
                 if place.confinement is not None:
                     self._unproved = sorted(set(place.confinement.unproved))
@@ -285,6 +291,7 @@ def restore(
     place: scratch.Place,
     jobs: int,
     progress: r.Progress,
+    search_path: SearchPath = SearchPath.EMPTY,
 ) -> list[str]:
     """Restore an artifact in a place for it; return warnings.
 
@@ -292,7 +299,7 @@ def restore(
         Refused, RestoreFailed, VerificationFailed: as a restore does.
 
     """
-    options = r.RestoreOptions(jobs=jobs, target=place.database)
+    options = r.RestoreOptions(jobs=jobs, target=place.database, search_path=search_path)
     confinement = place.confinement
     if confinement is None:
         options = dataclasses.replace(options, closed=True)

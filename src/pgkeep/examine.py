@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from . import assertions as asking
-from . import large_objects
+from . import large_objects, recomputed
 from . import manifest as m
 from . import rows as r
 from .artifact import Artifact, Object
@@ -103,6 +103,7 @@ def examine(
             _check_indexes(dump, database),
             _check_sequences(dump, database, warnings),
             _check_views(dump, database),
+            recomputed.check_operators(endpoint, meta.resolutions),
             _check_extensions(meta.extensions, database, warnings),
             _check_roles(artifact, database),
             _check_subscriptions(database),
@@ -110,6 +111,9 @@ def examine(
         if not meta.schema_only:
             progress.step("comparing large objects")
             checks.append(large_objects.compare(connection, artifact))
+    if not meta.schema_only:
+        progress.step("comparing computed values")
+        checks.append(recomputed.check_values(endpoint, meta.computed, meta.timezone, warnings))
     if assertions:
         progress.step("asking assertions")
         checks.append(asking.check(endpoint, assertions, timeout))

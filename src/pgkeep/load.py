@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
+from psycopg import sql
 
-from . import consistency, dialect, foreign_keys, script, statements
+from . import consistency, dialect, foreign_keys, interrupts, script, statements
 from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
+
+Statement = bytes | sql.Composed
 
 BATCH_BYTES = 64 << 10
 BATCH_OBJECTS = 100  # more would hold too many locks in one transaction
@@ -74,9 +77,11 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
-    session: Callable[[Endpoint, Sequence[bytes]], "Session"] = lambda endpoint, header: Session(
-        endpoint.connect(), header
+    session: Callable[[Endpoint, Sequence[Statement]], "Session"] = lambda endpoint, header: (
+        Session(endpoint.connect(), header)
     )
+    settings: Sequence[Statement] = ()  # after those of the dump's header, before SQL or rows
+    check: Callable[[Connection], None] = lambda _: None  # in the one transaction, at its end
 
 
 def load(
@@ -116,15 +121,19 @@ class _Job:
 class Session:
     """A connection with the dump's settings, and which SET default_... hold in it."""
 
-    def __init__(self, connection: Connection, header: Sequence[bytes]) -> None:
+    def __init__(self, connection: Connection, header: Sequence[Statement]) -> None:
         self.connection = connection
         # Few statements come twice, and those that do are cheap.
         connection.prepare_threshold = None
         self._settings = ""
-        for statement in header:
-            connection.execute(statement, binary=True)
-        # Nothing of a database that is not there yet can be lost; the last commit waits for all.
-        connection.execute("SET synchronous_commit = off")
+        try:
+            for statement in header:
+                connection.execute(statement, binary=True)
+            # Nothing of an unfinished database can be lost; the last commit waits for all.
+            connection.execute("SET synchronous_commit = off")
+        except BaseException:
+            connection.close()
+            raise
         # What standard_conforming_strings is: the SQL is cut into statements by it.
         self.strings = self._parameter_strings
 
@@ -242,12 +251,15 @@ class _Load:
         self._opened: list[str] = []  # what PUBLIC may execute only here
         self._sessions: list[Session] = []
         self._deadlocks = 0  # of what was built side by side
-        self._header: list[bytes] = []
+        self._header: list[Statement] = []
 
     def run(self) -> Loaded:
         try:
             with self._endpoint.connect() as connection:
-                self._header = known_settings(connection, self._artifact)
+                self._header = [
+                    *known_settings(connection, self._artifact),
+                    *(self._options.settings if self._options.schema else ()),
+                ]
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
                 self._sessions.append(self._options.session(self._endpoint, self._header))
@@ -286,9 +298,14 @@ class _Load:
             self._load_data()
         if options.schema:
             self._load_post_data()
+        elif options.data:
+            self._refresh(self._existing_views())
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
-            self._main.connection.execute("COMMIT")
+            options.check(self._main.connection)
+            with interrupts.held():
+                self._main.connection.execute("COMMIT")
+                interrupts.completed("the rows are committed")
         elif options.analyze:
             self._progress.step("analyzing")
             self._analyze()
@@ -398,6 +415,8 @@ class _Load:
         if not self._options.disable_triggers:
             counts = collections.Counter(oid for oid, _, _ in parts)
             deferred = foreign_keys.unsatisfied(keys, places, counts)
+        for statement in self._options.settings:
+            session.connection.execute(statement)
         for key in deferred:
             session.connection.execute(key.defer)
         read = functools.lru_cache(maxsize=4)(self._artifact.read)
@@ -448,8 +467,9 @@ class _Load:
         comments: list[tuple[Object, bytes]] = []
         refreshes: list[tuple[Object, bytes]] = []
         for one, text in self._texts("post"):
-            if one.type == "MATERIALIZED VIEW DATA":
-                refreshes.append((one, text))  # pg_dump sorts them to the end
+            if _is_refresh(one):
+                if self._options.data:  # without rows they would be populated, and empty
+                    refreshes.append((one, text))  # pg_dump sorts them to the end
                 continue
             job = _job(one, text) if not self._options.one_transaction else None
             if job is not None and not (run and _kind(run[-1].one) != _kind(one)):
@@ -488,6 +508,18 @@ class _Load:
             if len(failed) == len(waiting):
                 raise errors[0]
             waiting = failed
+
+    def _existing_views(self) -> list[tuple[Object, bytes]]:
+        """Return what fills the materialized views that an existing database has."""
+        rows = self._main.connection.execute(
+            "SELECT schemaname, matviewname FROM pg_catalog.pg_matviews"
+        )
+        names = set(rows.fetchall())
+        return [
+            (one, text)
+            for one, text in self._texts("post")
+            if _is_refresh(one) and (one.schema, one.name) in names
+        ]
 
     def _build(self, jobs: list[_Job]) -> None:
         """Execute jobs side by side, never two that want the same table for themselves.
@@ -605,6 +637,11 @@ def _is_large_object(one: Object) -> bool:
     return one.type in script.LARGE_OBJECT_TYPES or (
         one.type in script.FOLLOWING_TYPES and one.name.startswith("LARGE OBJECT")
     )
+
+
+def _is_refresh(one: Object) -> bool:
+    """Whether this fills a materialized view, whose rows are computed from others."""
+    return one.type == "MATERIALIZED VIEW DATA"
 
 
 def _lines(text: bytes) -> Iterator[bytes]:

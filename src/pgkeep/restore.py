@@ -21,19 +21,23 @@ from . import artifact as a
 from . import (
     databases,
     foreign_keys,
+    interrupts,
     load_plain,
     named,
     portability,
     reading,
     relations,
     script,
+    searchpath,
+    triggers,
     verify,
-)  # fmt: skip
+)
 from . import errors as e
 from . import load as ld
 from . import manifest as m
 from .contents import Contents
 from .database import Endpoint, codec, restore_error, server_facts
+from .searchpath import SearchPath
 from .snapshot import Connection
 from .stores import Source
 
@@ -72,8 +76,9 @@ class RestoreOptions:
     portable: bool = False  # leave out what the target or the role cannot have
     at_once: bool = False  # a new database gets its name before it is loaded
     closed: bool = False  # and stays closed to PUBLIC and to all others
-    session: Callable[[Endpoint, Sequence[bytes]], ld.Session] | None = None
+    session: Callable[[Endpoint, Sequence[ld.Statement]], ld.Session] | None = None
     allow_statements: bool = False  # in a plain dump, also those that pg_dump does not write
+    search_path: SearchPath = SearchPath.EMPTY
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +149,10 @@ class Restore:
                 f"{source.name} is a plain dump without an index: owners and privileges cannot be"
                 " told from the rest"
             )
+        if self._meta is None and options.search_path != SearchPath.EMPTY:
+            raise e.UsageError(
+                f"{source.name} is a plain dump without an index: it sets search_path by itself"
+            )
         self._endpoint = endpoint
         self._left_out: dict[tuple[str, str, str], str] = {}
         self._left_with: set[tuple[str, str, str]] = set()  # what says something about these
@@ -188,6 +197,7 @@ class Restore:
                 self._find_foreign(connection, self._artifact, mode)
             if mode == Mode.SWAP:
                 warnings += _sessions_in_the_way(connection, self.target)
+            warnings += self._firing() if mode == Mode.DATA_ONLY else self._ambiguous()
         depends = self._depends_on_name(mode)
         if depends is not None and mode == Mode.NEW:
             self._at_once = True
@@ -378,6 +388,38 @@ class Restore:
             for owner in sorted(self._strangers):
                 self._left_out["OWNER", "", owner] = f"what belongs to {owner} (not a member of it)"
 
+    def _ambiguous(self) -> Iterator[str]:
+        """Warn of what an empty search path would change (trap G4.1)."""
+        if self._meta is not None and self._options.search_path == SearchPath.EMPTY:
+            names = [one.object for one in self._meta.resolutions]
+            if names:
+                yield searchpath.warning(names)
+
+    def _firing(self) -> Iterator[str]:
+        """Warn of triggers that fire while rows are loaded (trap G4.4)."""
+        with self._endpoint.to(self.target).connect() as inside:
+            found = self._triggers(inside)
+        if found:
+            yield f"triggers fire, and may change rows: {triggers.listed(found)}"
+
+    def _triggers(self, connection: Connection) -> dict[str, list[str]]:
+        """Return the triggers that fire where the rows go; a partition's with those of its root."""
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        index = self._artifact.index
+        there = foreign_keys.tables(connection, codec(index.meta.database.encoding))
+        oids = {there.get((one.schema, one.name), 0) for one in index.table_rows() if one.rows}
+        return triggers.firing(
+            connection, oids, triggers.Event.INSERT, replica=self._options.disable_triggers
+        )
+
+    def _check_counts(self, connection: Connection) -> None:
+        """Compare the tables with the backup before the commit; COPY counts only its own rows."""
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        rows = {(one.schema, one.name): one.rows for one in self._artifact.index.table_rows()}
+        with searchpath.empty(connection):
+            if self._triggers(connection):
+                triggers.compare(connection, rows)
+
     def _omitted(self) -> list[str]:
         if not self._options.portable:
             return []
@@ -556,12 +598,13 @@ class Restore:
             raise
         except BaseException:
             # By a new session: the failure may be that of the other one.
-            databases.drop_subscriptions(self._endpoint.to(name))
-            with (
-                contextlib.suppress(psycopg.Error, e.PgkeepError),
-                self._maintenance() as connection,
-            ):
-                databases.drop(connection, name)
+            with interrupts.held():
+                databases.drop_subscriptions(self._endpoint.to(name))
+                with (
+                    contextlib.suppress(psycopg.Error, e.PgkeepError),
+                    self._maintenance() as connection,
+                ):
+                    databases.drop(connection, name)
             raise
 
     def _load_into(self, name: str, progress: Progress) -> ld.Loaded | None:
@@ -627,6 +670,8 @@ class Restore:
             disable_triggers=self._options.disable_triggers,
             analyze=self._options.analyze and not self._options.schema_only,
             adapt=self._adapt,
+            settings=self._path(),
+            check=self._check_counts if self._options.data_only else lambda _: None,
         )
         if self._options.session is not None:
             options = dataclasses.replace(options, session=self._options.session)
@@ -634,6 +679,15 @@ class Restore:
         if not self._options.schema_only:
             self._compare(loaded.rows)
         return loaded
+
+    def _path(self) -> list[ld.Statement]:
+        """Return what sets the search path, where that of the dump does not fit."""
+        if self._options.data_only:
+            # No definition is read; triggers and checks run as in any session (trap G4.3).
+            return [b"RESET search_path"]
+        if self._meta is None or self._options.search_path == SearchPath.EMPTY:
+            return []
+        return [searchpath.loading(self._meta)]
 
     def _compare(self, loaded: dict[tuple[str, str], int]) -> None:
         assert self._artifact is not None  # noqa: S101 - called for artifacts only
@@ -700,11 +754,16 @@ class Restore:
         Both renamings or none. If they fail, what was loaded stays (trap G3.6).
         """
         old = None
+
+        def swapped() -> None:
+            kept = f", the former one is kept as {old}" if old is not None else ""
+            interrupts.completed(f"database {self.target} is restored{kept}")
+
         try:
             with self._maintenance() as connection, self._maintenance() as helper:
                 if mode == Mode.SWAP:
                     old = databases.free_name(connection, self.target)
-                databases.swap(connection, helper, self.target, old, temporary)
+                databases.swap(connection, helper, self.target, old, temporary, swapped)
         except (e.PgkeepError, psycopg.Error) as error:
             raise self._kept(temporary, old, error) from error
         return old
