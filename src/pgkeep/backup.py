@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from . import __version__, copies, drift, naming, retention, verify
+from . import __version__, copies, drift, names, naming, retention, verify
 from . import artifact as a
 from . import dump as d
 from . import errors as e
@@ -109,7 +110,19 @@ def backup(
                 follows=follows,
                 copy=copy,
             )
+            return _made(run)
+
+
+def _made(run: "_Backup") -> Made:
+    """Make a backup, anew as long as names move while it is made; within the time for locks."""
+    deadline = time.monotonic() + run.options.lock_timeout
+    for attempt in itertools.count(1):
+        try:
             return run.make()
+        except names.Moved as error:
+            if attempt >= d.MIN_ATTEMPTS and time.monotonic() > deadline:
+                raise names.Moved(f"each of {attempt} attempts failed: {error.message}") from error
+    raise AssertionError("unreachable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +160,7 @@ class _Backup:
             artifact.seal()
             meta = result.index.meta
             roles = self.roles.dump(
-                self.endpoint, result.client, meta.server.version_num, meta.database.encoding,
+                self.endpoint, result.client, result.settings, meta.database.encoding,
                 needed=meta.roles,
             )  # fmt: skip
             facts = put(uploads[name.globals], name.globals, a.compress(roles.sql))

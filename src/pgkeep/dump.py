@@ -9,7 +9,8 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -18,7 +19,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from . import __version__, preflight, programs, script, snapshot
+from . import __version__, names, preflight, programs, script, snapshot
 from . import artifact as a
 from . import errors as e
 from .assembly import Assembler, Order, announcement, object_of
@@ -27,17 +28,19 @@ from .crew import Crew
 from .database import (
     ChildAccess,
     Endpoint,
+    apply,
     codec,
     database_facts,
     extensions,
+    reading_settings,
     roles_in_use,
     server_facts,
-    session_settings,
     translated,
 )
 from .packer import Packer
 from .snapshot import Connection, Snapshot, Table
 from .tasks import Task, exclusion, plan_tasks
+from .trust import may_be_queried
 
 SLICES_SINCE = 140000  # TID range scans came with PostgreSQL 14 (trap D11)
 # Every lock that pg_dump asks for is held by the coordinator already. If it must wait, then for
@@ -81,6 +84,7 @@ class DumpResult:
     index: a.Index
     snapshot: datetime
     client: programs.Installation
+    settings: Mapping[str, str]  # of every session that reads
     warnings: list[str]
 
 
@@ -117,6 +121,8 @@ class _Dump:
         self.writer = writer
         self.options = options
         self.progress = progress
+        self.settings = reading_settings(connection)
+        apply(connection, self.settings)
         self.server = server_facts(connection)
         self.database = database_facts(connection)
         self.codec = codec(self.database.encoding)
@@ -131,11 +137,10 @@ class _Dump:
         refused: list[_RefusedError] = []
         while True:
             self.progress.step("locking tables")
-            with snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held:
-                try:
-                    return self._attempt(held)
-                except _RefusedError as error:
-                    refused.append(error)
+            try:
+                return self._attempt()
+            except _RefusedError as error:
+                refused.append(error)
             if _lasting(refused):
                 raise _program_error(refused[-1].error, self.database.name)
             if len(refused) >= MIN_ATTEMPTS and time.monotonic() > deadline:
@@ -156,9 +161,25 @@ class _Dump:
                 " BACKUP_DATABASES name another one"
             )
 
-    def _attempt(self, held: Snapshot) -> DumpResult:
+    def _attempt(self) -> DumpResult:
+        held: Snapshot | None = None
+        try:
+            with snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held:
+                result, checked = self._dump(held)
+        except (e.DumpFailed, psycopg.Error):
+            if held is not None:
+                with suppress(psycopg.Error):
+                    # If names have moved, that is the reason, and another attempt may do.
+                    names.check(held.names, self.connection, self.codec)
+            raise
+        if not checked:
+            names.check(held.names, self.connection, self.codec)
+        return result
+
+    def _dump(self, held: Snapshot) -> tuple[DumpResult, bool]:
+        """Return the result, and whether all names were checked that something was read by."""
         tasks = [] if self.options.schema_only else self._plan(held)
-        with self.endpoint.child(**session_settings(self.server.version_num)) as access:
+        with self.endpoint.child(**self.settings) as access:
             run = _Run(self, held, tasks, access)
             run.execute()
         index = self.writer.finish(self._meta(held))
@@ -166,7 +187,9 @@ class _Dump:
         lag = held.replay_lag or 0.0
         if lag > BEHIND:
             warnings.append(f"the standby is {lag:.0f} s behind its primary: so is the backup")
-        return DumpResult(index, held.taken, self.client, warnings)
+        return DumpResult(
+            index, held.taken, self.client, self.settings, warnings
+        ), run.names_are_checked
 
     def _plan(self, held: Snapshot) -> list[Task]:
         sizes = snapshot.sizes(self.connection, held.tables)
@@ -181,7 +204,13 @@ class _Dump:
             and (one.logged or not self.server.in_recovery)
         ]
         slices = self.server.version_num >= SLICES_SINCE
-        return plan_tasks(candidates, sizes, self.options.jobs, int(row[0]) if slices else None)
+        return plan_tasks(
+            candidates,
+            sizes,
+            self.options.jobs,
+            int(row[0]) if slices else None,
+            may_be_queried(self.connection, [one.oid for one in candidates]),
+        )
 
     def _meta(self, held: Snapshot) -> a.Meta:
         return a.Meta(
@@ -246,6 +275,8 @@ class _Run:
         self.held = held
         self.access = access
         self.warnings: list[str] = []
+        self.names_are_checked = True
+        self._schemas: frozenset[bytes] = frozenset()
         self._crew = Crew()
         # First, for whoever waits for the store may hold what the others have to take.
         self._crew.on_stop(dump.writer.stop)
@@ -262,6 +293,9 @@ class _Run:
     def execute(self) -> None:
         """Do it all; raise the first failure when every child has gone."""
         self.dump.progress.step("dumping")
+        # By nobody who works at the same time: a worker that has the coordinator's connection may
+        # wait for pg_dump (trap G2.5).
+        self._schemas = self._read_schemas()
         if self._size:
             self.dump.progress.total(self._size)
         with self._crew:
@@ -308,12 +342,16 @@ class _Run:
             command.append("--schema-only")
         command += [exclusion(table) for table in self._copied_by_workers.values()]
         assembler = Assembler(
-            _header(self.dump, self.held), self.dump.codec, self.held.tables, self._order
+            _header(self.dump, self.held),
+            self.dump.codec,
+            self.held.tables,
+            self._order,
+            rows_are_read=self._check_names,
         )
         with programs.Child(command, self.access.environment, self.access.descriptors) as child:
             self._crew.on_stop(child.kill)
             try:
-                scanner = script.Scanner(self._schemas())
+                scanner = script.Scanner(self._schemas)
                 while block := child.read():
                     self._crew.check()
                     for piece in scanner.feed(block):
@@ -331,13 +369,24 @@ class _Run:
         assembler.finish()
         self._check_coverage(assembler.tables)
 
-    def _schemas(self) -> frozenset[bytes]:
+    def _check_names(self) -> None:
+        """See that the names by which something was read have meant the same since the snapshot.
+
+        By a connection of its own, for ours sees nothing newer than its snapshot. If there is none
+        to be had, that is done when the snapshot has been let go.
+        """
+        try:
+            with self.dump.endpoint.connect(patient=False) as observer:
+                names.check(self.held.names, observer, self.dump.codec)
+        except e.ConnectionFailed:
+            self.names_are_checked = False
+
+    def _read_schemas(self) -> frozenset[bytes]:
         """Return the names of all schemas as pg_dump writes them into its comments."""
-        with self._coordinator:
-            rows = self.dump.connection.execute(
-                "SELECT pg_catalog.convert_to(nspname, pg_catalog.getdatabaseencoding())"
-                " FROM pg_catalog.pg_namespace"
-            ).fetchall()
+        rows = self.dump.connection.execute(
+            "SELECT pg_catalog.convert_to(nspname, pg_catalog.getdatabaseencoding())"
+            " FROM pg_catalog.pg_namespace"
+        ).fetchall()
         return frozenset(re.sub(rb"[\r\n]", b" ", row[0]) for row in rows)
 
     def _check_coverage(self, by_pg_dump: set[int]) -> None:
@@ -409,6 +458,7 @@ class _Run:
                         block.clear()
                 yield bytes(block)
             connection.execute("SET LOCAL client_encoding = 'UTF8'")
+        self._check_names()
 
     def _pack(self, packer: Packer, task: Task, blocks: Iterator[bytes]) -> None:
         table = task.table

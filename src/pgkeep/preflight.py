@@ -54,15 +54,6 @@ def refuse(findings: Sequence[Finding]) -> None:
 def _server(connection: Connection, server: m.ServerFacts) -> Iterator[Finding]:
     if server.version_num < OLDEST_SERVER:
         yield Finding("error", f"server is PostgreSQL {server.version}, 12 or newer is needed")
-    row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
-    if row is not None and row[0] != connection.info.backend_pid:
-        # A pooler hands out other backends than it told the client about; pg_dump's settings would
-        # poison connections of other clients, and a snapshot would not hold (trap A6.7).
-        yield Finding(
-            "error",
-            "the connection goes through a pooler such as PgBouncer",
-            "Connect to PostgreSQL itself: set its own host and port.",
-        )
     row = connection.execute(
         "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'standard_conforming_strings'"
     ).fetchone()
