@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from . import __version__, copies, drift, names, naming, retention, verify
+from . import __version__, copies, drift, names, naming, retention, space, verify
 from . import artifact as a
 from . import dump as d
 from . import errors as e
@@ -60,7 +60,8 @@ class BackupOptions:
     drift: float = 0.5  # the share by which something may shrink without a warning
     schema_only: bool = False
     verify: bool = False
-    chosen: bool = False  # the database by its name, and not because it is the default
+    chosen: bool = False  # the database by its name, for backups
+    named: bool = False  # the database by its name, to connect to
     lock_timeout: float = 300.0  # seconds
 
 
@@ -109,6 +110,7 @@ def backup(
                 others=[one for one in everything if one not in earlier],
                 follows=follows,
                 copy=copy,
+                warnings=space.warnings(store, earlier[-1:]),
             )
             return _made(run)
 
@@ -141,6 +143,7 @@ class _Backup:
     others: list[m.Manifest]  # of other clusters, which have a database of this name
     follows: retention.Policy | None
     copy: Store | None
+    warnings: list[str]
 
     def make(self) -> Made:
         """Write all files, then give them their names."""
@@ -189,7 +192,7 @@ class _Backup:
                 tables=result.index.table_rows(),
                 extensions=result.index.meta.extensions,
                 roles=result.index.meta.roles,
-                warnings=result.warnings + roles.warnings,
+                warnings=self.warnings + result.warnings + roles.warnings,
                 verified=verified,
                 pending=[self.copy.url] if self.copy is not None else [],
                 policy=None if self.follows is None else str(self.follows),
@@ -240,6 +243,7 @@ class _Backup:
             schema_only=self.options.schema_only,
             lock_timeout=self.options.lock_timeout,
             chosen=self.options.chosen,
+            named=self.options.named,
         )
         return d.dump(self.endpoint, self.connection, writer, options, self.progress)
 

@@ -483,7 +483,8 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
         SELECT d.datname, pg_catalog.pg_get_userbyid(d.datdba),
                pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
                {provider}, {locale}, {rules}, {collation}, t.spcname, d.datconnlimit,
-               pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid, d.datacl IS NULL
+               d.datistemplate, pg_catalog.shobj_description(d.oid, 'pg_database'),
+               d.oid, d.datacl IS NULL
         FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
         WHERE d.datname = pg_catalog.current_database()
         """,
@@ -534,7 +535,7 @@ def shared_rows(
 
 _DATABASE_COLUMNS = (
     "name", "owner", "encoding", "collate", "ctype", "provider", "locale", "icu_rules",
-    "collation_version", "tablespace", "connection_limit", "comment",
+    "collation_version", "tablespace", "connection_limit", "is_template", "comment",
 )  # fmt: skip
 
 

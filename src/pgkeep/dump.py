@@ -74,7 +74,8 @@ class DumpOptions:
     jobs: int
     schema_only: bool = False
     lock_timeout: float = 300.0  # seconds
-    chosen: bool = False  # the database by its name, and not because it is the default
+    chosen: bool = False  # the database by its name, for backups
+    named: bool = False  # the database by its name, to connect to
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +155,10 @@ class _Dump:
         connections = 1 + self.options.jobs
         findings = preflight.check(self.connection, self.server, tables, connections)
         preflight.refuse(findings)
+        findings += preflight.emptiness(
+            self.connection, tables, chosen=self.options.chosen, named=self.options.named
+        )
         self.warnings += [one.message for one in findings]
-        if not tables and self.database.name == "postgres" and not self.options.chosen:
-            self.warnings.append(
-                "database postgres is empty: PGDATABASE, POSTGRES_DB, DATABASE_URL or"
-                " BACKUP_DATABASES name another one"
-            )
 
     def _attempt(self) -> DumpResult:
         held: Snapshot | None = None

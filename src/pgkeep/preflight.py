@@ -39,6 +39,33 @@ def check(
     ]
 
 
+def emptiness(
+    connection: Connection, tables: Sequence[Table], *, chosen: bool, named: bool
+) -> Iterator[Finding]:
+    """Warn of an empty database that was probably not meant.
+
+    `chosen` by its own name, for backups; or `named` as the one to connect to; or neither.
+    """
+    name = connection.info.dbname
+    if tables or chosen:
+        return
+    row = connection.execute(
+        """
+        SELECT count(*) FROM pg_catalog.pg_database
+        WHERE NOT datistemplate AND datname NOT IN ('postgres', pg_catalog.current_database())
+        """
+    ).fetchone()
+    others = row[0] if row is not None else 0
+    if name == "postgres" or (others and not named):
+        exist = f", and {others} others exist" if others > 1 else ""
+        exist = ", and another one exists" if others == 1 else exist
+        yield Finding(
+            "warning",
+            f"database {name} is empty{exist}: PGDATABASE, POSTGRES_DB, DATABASE_URL or"
+            " BACKUP_DATABASES name another one",
+        )
+
+
 def refuse(findings: Sequence[Finding]) -> None:
     """Raise DumpFailed when a finding is an error; it names all of them."""
     errors = [one for one in findings if one.level == "error"]

@@ -461,7 +461,7 @@ class Restore:
                 contextlib.suppress(psycopg.Error, e.PgkeepError),
                 self._maintenance() as connection,
             ):
-                databases.drop(connection, temporary)
+                databases.drop_unfinished(connection, temporary)
             raise
         if old is not None and self._options.discard_old and self._discard(old):
             old = None

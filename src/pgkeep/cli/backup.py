@@ -106,6 +106,7 @@ def command(
                     schema_only=schema_only,
                     verify=kind != MANUAL if verify is None else verify,
                     chosen=database is not None,
+                    named=one.connected() is not None,
                     lock_timeout=one.lock_timeout,
                 ),
                 databases=() if database is not None else one.databases,
