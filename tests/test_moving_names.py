@@ -3,7 +3,9 @@
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgkeep.server import Server
 
@@ -165,3 +167,25 @@ def test_functions_that_are_dropped_meanwhile(
         assert process.returncode == 0, out + err
         text = keep.run("cat", str(artifact(folder)), env=keep.environment())
         assert f"FUNCTION public.{name}" not in text
+
+
+def test_no_connection_to_check_names_by(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """G2.1: where the server has no room for one more, they are checked after the snapshot."""
+    db, copy = database(pg17), database(pg17)
+    with attacker(pg17, db, copy) as one:
+        s.sql(pg17, db, f"alter role {one.role} connection limit 3")
+        gate = pressure.Gate(tmp_path, pg17, "pg_dump")
+        env = keep.environment(pg17, db, BACKUP_DIR=str(tmp_path / "b"), PGUSER=one.role)
+        process = keep.start("backup", "--schema-only", "--jobs=1", env=env | gate.environment)
+        gate.wait()
+        one.away()
+        with psycopg.connect(make_conninfo("", **pg17.params | {"user": one.role}, dbname=db)):
+            gate.open()
+            out, err = process.communicate(timeout=60)
+        # It starts over; and the first look shows that there is still no room.
+        assert process.returncode == 4, out + err
+        assert err.count("checking") == 2
+        assert f"role {one.role} may open 3 connections, the backup needs 4" in err
+        assert keep.left_over(tmp_path / "b") == []

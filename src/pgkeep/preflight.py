@@ -82,6 +82,16 @@ def _server(connection: Connection, server: m.ServerFacts) -> Iterator[Finding]:
     if server.version_num < OLDEST_SERVER:
         yield Finding("error", f"server is PostgreSQL {server.version}, 12 or newer is needed")
     row = connection.execute(
+        "SELECT FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
+    ).fetchone()
+    if row is None:
+        yield Finding(
+            "warning",
+            f"server is PostgreSQL {server.version}: during a backup the owner of a table may"
+            " run code as the role that backs up (CVE-2024-7348)",
+            "Update the server to 12.20, 13.16, 14.13, 15.8, 16.4 or newer.",
+        )
+    row = connection.execute(
         "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'standard_conforming_strings'"
     ).fetchone()
     if row is not None and row[0] == "off":
