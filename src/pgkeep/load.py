@@ -1,6 +1,8 @@
 """Artifact to database: schema first, rows by several sessions at once, then the indexes.
 
 pg_dump's own SQL is executed as it stands, one object at a time, so that an error names the object.
+Each of its statements must be one that pg_dump writes, and is sent alone: the server refuses
+several in one message of the extended query protocol (manual, section 55.2.3).
 The rows go to the server in large blocks as they are in the file; the server says how many it has
 taken, which must be as many as the index says.
 """
@@ -16,8 +18,8 @@ from typing import Protocol
 
 import psycopg
 
+from . import dialect, foreign_keys, script, statements
 from . import errors as e
-from . import foreign_keys, script, statements
 from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
@@ -113,11 +115,18 @@ class Session:
 
     def __init__(self, connection: Connection, header: Sequence[bytes]) -> None:
         self.connection = connection
+        # Few statements come twice, and those that do are cheap.
+        connection.prepare_threshold = None
         self._settings = ""
         for statement in header:
-            connection.execute(statement)
+            connection.execute(statement, binary=True)
         # Nothing of a database that is not there yet can be lost; the last commit waits for all.
         connection.execute("SET synchronous_commit = off")
+        self._strings = self._standard_strings
+
+    @property
+    def _standard_strings(self) -> str | None:
+        return self.connection.info.parameter_status("standard_conforming_strings")
 
     def execute(self, objects: Sequence[tuple[Object, bytes]]) -> None:
         """Execute objects, several in one message; on an error find the one that is to blame."""
@@ -132,7 +141,7 @@ class Session:
     def _batch(self, batch: Sequence[tuple[Object, bytes]]) -> None:
         if len(batch) > 1 and self.connection.info.transaction_status == 0:
             try:
-                self.connection.execute(b"".join(self._with_settings(*pair) for pair in batch))
+                self._send([one for pair in batch for one in self._statements(*pair)])
                 return
             except psycopg.Error:
                 if self.connection.closed:
@@ -143,10 +152,16 @@ class Session:
             self.execute_one(one, text)
 
     def execute_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
-        """Execute one object; where that ends in a deadlock, so many times."""
+        """Execute one object; where that ends in a deadlock, so many times.
+
+        Raises:
+            RestoreFailed: names the object and what the server said.
+            VerificationFailed: pg_dump does not write such a statement.
+
+        """
         for left in reversed(range(attempts)):
             try:
-                self.connection.execute(self._with_settings(one, text))
+                self._send(self._statements(one, text))
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement
@@ -154,11 +169,44 @@ class Session:
                 if not again or not left:
                     raise restore_error(error, describe(one)) from error
 
-    def _with_settings(self, one: Object, text: bytes) -> bytes:
-        if one.settings == self._settings:
-            return text
-        self._settings = one.settings
-        return one.settings.encode() + text
+    def _send(self, statements: Sequence[bytes]) -> None:
+        """Execute statements in one transaction, each by itself."""
+        if len(statements) == 1:
+            self.connection.execute(statements[0], binary=True)
+        else:
+            with self.connection.pipeline():
+                for statement in statements:
+                    self.connection.execute(statement)
+        if self._standard_strings != self._strings:
+            raise e.RestoreFailed(
+                "the database's own code has changed standard_conforming_strings: what follows"
+                " would be read differently"
+            )
+
+    def _statements(self, one: Object, text: bytes) -> list[bytes]:
+        """Return the statements of an object, after the settings that it needs.
+
+        Raises:
+            VerificationFailed: pg_dump does not write them for one database.
+
+        """
+        found: list[bytes] = []
+        if one.settings != self._settings:
+            found += self._split(one, one.settings.encode())
+            if not all(dialect.is_setting(statement) for statement in found):
+                raise e.VerificationFailed(f"{describe(one)}: unexpected settings in the index")
+            self._settings = one.settings
+        return found + self._split(one, text)
+
+    def _split(self, one: Object, text: bytes) -> list[bytes]:
+        try:
+            backslash_strings = self._strings == "off"
+            found = list(dialect.statements_of(text, backslash_strings=backslash_strings))
+        except e.VerificationFailed as error:
+            raise e.VerificationFailed(f"{describe(one)}: {error.message}") from error
+        for statement in found:
+            dialect.check(statement, describe(one))
+        return found
 
     def copy(self, one: Object, header: bytes, blocks: Iterator[bytes]) -> int:
         """Send rows; return how many the server took."""
