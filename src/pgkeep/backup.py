@@ -4,14 +4,14 @@ import contextlib
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from . import __version__, copies, drift, names, naming, retention, space, verify
+from . import __version__, copies, drift, interrupts, names, naming, retention, space, verify
 from . import artifact as a
 from . import dump as d
 from . import errors as e
@@ -63,6 +63,7 @@ class BackupOptions:
     chosen: bool = False  # the database by its name, for backups
     named: bool = False  # the database by its name, to connect to
     lock_timeout: float = 300.0  # seconds
+    computed: bool = True  # hash what a restore computes, for drills to compare
 
 
 def backup(
@@ -201,9 +202,7 @@ class _Backup:
             put(uploads[name.manifest], name.manifest, m.encode(manifest))
             # Everything is on the disk by now, so that only four renames are left; the manifest's
             # is the last, and makes the others a backup.
-            with all_or_none(self.store, name.files):
-                for file in name.files:
-                    uploads[file].publish()
+            publish(self.store, uploads, name)
             return self._copy(manifest, follower)
 
     def _follow(self, artifact: Upload) -> copies.Follower | None:
@@ -244,6 +243,7 @@ class _Backup:
             lock_timeout=self.options.lock_timeout,
             chosen=self.options.chosen,
             named=self.options.named,
+            computed=self.options.computed,
         )
         return d.dump(self.endpoint, self.connection, writer, options, self.progress)
 
@@ -265,6 +265,18 @@ def put(upload: Upload, name: str, data: bytes) -> m.FileFacts:
     upload.write(data)
     upload.seal()
     return m.FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def publish(store: Store, uploads: Mapping[str, Upload], name: naming.BackupName) -> None:
+    """Give all files their names, the manifest last, or none.
+
+    A signal waits for renamings; it does not wait for a bucket, which may not answer.
+    """
+    with contextlib.nullcontext() if store.remote else interrupts.held():
+        with all_or_none(store, list(uploads)):
+            for file in uploads:
+                uploads[file].publish()
+        interrupts.completed(f"backup {name.stem} is published")
 
 
 def read_back(upload: Upload, side: verify.SideFiles, jobs: int, progress: Progress) -> None:

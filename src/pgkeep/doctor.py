@@ -9,7 +9,7 @@ import msgspec
 
 from . import errors as e
 from . import manifest as m
-from . import preflight, programs, run, snapshot, space
+from . import preflight, programs, run, scratch, snapshot, space
 from .catalog import Catalog
 from .database import Endpoint, codec, database_facts, server_facts
 from .preflight import Finding
@@ -57,12 +57,14 @@ def examine(
         server = server_facts(connection)
         info = connection.info
         address, role = f"{info.host}:{info.port}", info.user
+        left = [_left_over(name) for name in scratch.left_over(connection)]
         names, skipped = run.choose(connection, wanted) if wanted else ([info.dbname], [])
     chosen |= bool(wanted)
     databases = {
         name: _database(endpoint.to(name), jobs, chosen=chosen, named=named) for name in names
     }
     findings = _merged({name: found for name, (_, found) in databases.items()})
+    findings += left
     findings += [Finding("warning", f"{one.database} is left out: {one.reason}") for one in skipped]
     try:
         client = programs.choose(server.major, programs.installations())
@@ -112,6 +114,14 @@ def _database(
             return len(tables), found
     except e.ConnectionFailed as error:
         return 0, [Finding("error", error.message, error.hint)]
+
+
+def _left_over(name: str) -> Finding:
+    return Finding(
+        "warning",
+        f"database {name} was left by a drill that was killed",
+        f"DROP DATABASE {name}; or run pgkeep drill with this server, which drops it.",
+    )
 
 
 def _merged(found: Mapping[str, Sequence[Finding]]) -> list[Finding]:

@@ -19,9 +19,10 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from . import __version__, names, preflight, programs, script, snapshot
+from . import __version__, computed, names, preflight, programs, resolution, script, snapshot
 from . import artifact as a
 from . import errors as e
+from . import manifest as m
 from .assembly import Assembler, Order, announcement, object_of
 from .copying import CopySession, copy_statement
 from .crew import Crew
@@ -32,6 +33,7 @@ from .database import (
     codec,
     database_facts,
     extensions,
+    one_line,
     reading_settings,
     roles_in_use,
     server_facts,
@@ -76,6 +78,7 @@ class DumpOptions:
     lock_timeout: float = 300.0  # seconds
     chosen: bool = False  # the database by its name, for backups
     named: bool = False  # the database by its name, to connect to
+    computed: bool = True  # hash what a restore computes, for drills to compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +181,11 @@ class _Dump:
     def _dump(self, held: Snapshot) -> tuple[DumpResult, bool]:
         """Return the result, and whether all names were checked that something was read by."""
         tasks = [] if self.options.schema_only else self._plan(held)
+        targets = self._targets(held)
         with self.endpoint.child(**self.settings) as access:
-            run = _Run(self, held, tasks, access)
+            run = _Run(self, held, tasks, access, targets)
             run.execute()
-        index = self.writer.finish(self._meta(held))
+        index = self.writer.finish(self._meta(held, run.computed))
         warnings = self.warnings + run.warnings
         lag = held.replay_lag or 0.0
         if lag > BEHIND:
@@ -189,6 +193,30 @@ class _Dump:
         return DumpResult(
             index, held.taken, self.client, self.settings, warnings
         ), run.names_are_checked
+
+    def _targets(self, held: Snapshot) -> list[computed.Target]:
+        """Return what is hashed for drills; queries read it, so not what others own (trap G2.2)."""
+        if self.options.schema_only or not self.options.computed:
+            return []
+        tables = computed.readable(held.tables, in_recovery=self.server.in_recovery)
+        found = computed.targets(self.connection, tables)
+        views = [one.view for one in found if one.view is not None]
+        safe = may_be_queried(self.connection, [*(one.oid for one in tables), *views])
+        unsafe = {one.sql for one in tables if one.oid not in safe}
+        kept = [
+            one
+            for one in found
+            if (unsafe.isdisjoint(one.parts) if one.view is None else one.view in safe)
+        ]
+        if len(kept) < len(found):
+            warning = (
+                f"no hash of {len(found) - len(kept)} materialized views or tables with generated"
+                " columns is recorded, a drill will not compare them: others own them, and could"
+                " run code in the query"
+            )
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+        return kept
 
     def _plan(self, held: Snapshot) -> list[Task]:
         sizes = snapshot.sizes(self.connection, held.tables)
@@ -211,7 +239,7 @@ class _Dump:
             may_be_queried(self.connection, [one.oid for one in candidates]),
         )
 
-    def _meta(self, held: Snapshot) -> a.Meta:
+    def _meta(self, held: Snapshot, values: list[m.Computed]) -> a.Meta:
         return a.Meta(
             pgkeep=__version__,
             database=self.database,
@@ -223,6 +251,8 @@ class _Dump:
             schema_only=self.options.schema_only,
             extensions=extensions(self.connection),
             roles=roles_in_use(self.connection),
+            resolutions=resolution.ambiguous(self.connection),
+            computed=values,
         )
 
 
@@ -268,7 +298,12 @@ class _Run:
     """One attempt: pg_dump and the workers on one snapshot."""
 
     def __init__(
-        self, dump: _Dump, held: Snapshot, tasks: Sequence[Task], access: ChildAccess
+        self,
+        dump: _Dump,
+        held: Snapshot,
+        tasks: Sequence[Task],
+        access: ChildAccess,
+        targets: Sequence[computed.Target],
     ) -> None:
         self.dump = dump
         self.held = held
@@ -276,6 +311,8 @@ class _Run:
         self.warnings: list[str] = []
         self.names_are_checked = True
         self._schemas: frozenset[bytes] = frozenset()
+        self.computed: list[m.Computed] = []
+        self._targets = targets
         self._crew = Crew()
         # First, for whoever waits for the store may hold what the others have to take.
         self._crew.on_stop(dump.writer.stop)
@@ -301,6 +338,8 @@ class _Run:
             self._crew.start(self._run_pg_dump, "pg_dump")
             for number in range(self._workers):
                 self._crew.start(self._run_worker, f"worker-{number}")
+            if self._targets:
+                self._crew.start(self._hash, "hashes")
             try:
                 self._crew.wait(self._tick)
             except e.ProgramFailed as error:
@@ -314,7 +353,7 @@ class _Run:
                 self._look_for_waits()
             except psycopg.Error as error:
                 raise e.DumpFailed(
-                    f"lost the connection that holds the snapshot: {str(error).strip()}"
+                    f"lost the connection that holds the snapshot: {one_line(error)}"
                 ) from error
             finally:
                 self._coordinator.release()
@@ -375,7 +414,7 @@ class _Run:
         to be had, that is done when the snapshot has been let go.
         """
         try:
-            with self.dump.endpoint.connect(patient=False) as observer:
+            with self.dump.endpoint.connect(0) as observer:
                 names.check(self.held.names, observer, self.dump.codec)
         except e.ConnectionFailed:
             self.names_are_checked = False
@@ -434,6 +473,27 @@ class _Run:
             session.close()
         self._order.worker_is_done()
 
+    def _hash(self) -> None:
+        """Hash what a restore will compute; as only drills need that, failures are warnings."""
+        try:
+            with self.dump.endpoint.connect(**self.dump.settings) as connection:
+                self._crew.on_stop(lambda: _cancel(connection))
+                computed.begin(connection, self.held.id, self.dump.database.encoding)
+                self.computed, warnings = computed.read_all(
+                    connection, self._targets, self.dump.codec, self._crew.check
+                )
+                connection.execute("ROLLBACK")
+                names.check(self.held.names, connection, self.dump.codec)
+                self.warnings += warnings
+        except (psycopg.Error, e.ConnectionFailed, names.Moved) as error:
+            self._crew.check()
+            self.computed = []
+            said = str(error).strip().partition("\n")[0]
+            self.warnings.append(
+                "no hashes of generated columns and materialized views are recorded, a drill will"
+                f" not compare them: {said}"
+            )
+
     def _next_task(self) -> Task | None:
         try:
             return self._tasks.get_nowait()
@@ -469,6 +529,14 @@ class _Run:
             packer.rows(block)
         packer.end_copy()
         packer.write(b"\n\n")
+
+
+def _cancel(connection: Connection) -> None:
+    """End what a session is doing, from another thread."""
+    try:
+        connection.cancel_safe(timeout=5)
+    except psycopg.Error:
+        connection.close()
 
 
 def _header(dump: _Dump, held: Snapshot) -> bytes:

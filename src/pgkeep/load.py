@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
+from psycopg import sql
 
-from . import dialect, foreign_keys, script, statements
+from . import consistency, dialect, foreign_keys, interrupts, script, statements
 from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
+
+Statement = bytes | sql.Composed
 
 BATCH_BYTES = 64 << 10
 BATCH_OBJECTS = 100  # more would hold too many locks in one transaction
@@ -74,6 +77,11 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
+    session: Callable[[Endpoint, Sequence[Statement]], "Session"] = lambda endpoint, header: (
+        Session(endpoint.connect(), header)
+    )
+    settings: Sequence[Statement] = ()  # after those of the dump's header, before SQL or rows
+    check: Callable[[Connection], None] = lambda _: None  # in the one transaction, at its end
 
 
 def load(
@@ -113,19 +121,24 @@ class _Job:
 class Session:
     """A connection with the dump's settings, and which SET default_... hold in it."""
 
-    def __init__(self, connection: Connection, header: Sequence[bytes]) -> None:
+    def __init__(self, connection: Connection, header: Sequence[Statement]) -> None:
         self.connection = connection
         # Few statements come twice, and those that do are cheap.
         connection.prepare_threshold = None
         self._settings = ""
-        for statement in header:
-            connection.execute(statement, binary=True)
-        # Nothing of a database that is not there yet can be lost; the last commit waits for all.
-        connection.execute("SET synchronous_commit = off")
-        self._strings = self._standard_strings
+        try:
+            for statement in header:
+                connection.execute(statement, binary=True)
+            # Nothing of an unfinished database can be lost; the last commit waits for all.
+            connection.execute("SET synchronous_commit = off")
+        except BaseException:
+            connection.close()
+            raise
+        # What standard_conforming_strings is: the SQL is cut into statements by it.
+        self.strings = self._parameter_strings
 
     @property
-    def _standard_strings(self) -> str | None:
+    def _parameter_strings(self) -> str | None:
         return self.connection.info.parameter_status("standard_conforming_strings")
 
     def execute(self, objects: Sequence[tuple[Object, bytes]]) -> None:
@@ -141,7 +154,7 @@ class Session:
     def _batch(self, batch: Sequence[tuple[Object, bytes]]) -> None:
         if len(batch) > 1 and self.connection.info.transaction_status == 0:
             try:
-                self._send([one for pair in batch for one in self._statements(*pair)])
+                self.send([one for pair in batch for one in self._statements(*pair)])
                 return
             except psycopg.Error:
                 if self.connection.closed:
@@ -159,9 +172,12 @@ class Session:
             VerificationFailed: pg_dump does not write such a statement.
 
         """
+        self._retried(one, text, attempts)
+
+    def _retried(self, one: Object, text: bytes | list[bytes], attempts: int) -> None:
         for left in reversed(range(attempts)):
             try:
-                self._send(self._statements(one, text))
+                self.send(self._statements(one, text) if isinstance(text, bytes) else text)
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement
@@ -169,7 +185,7 @@ class Session:
                 if not again or not left:
                     raise restore_error(error, describe(one)) from error
 
-    def _send(self, statements: Sequence[bytes]) -> None:
+    def send(self, statements: Sequence[bytes]) -> None:
         """Execute statements in one transaction, each by itself."""
         if len(statements) == 1:
             self.connection.execute(statements[0], binary=True)
@@ -177,7 +193,7 @@ class Session:
             with self.connection.pipeline():
                 for statement in statements:
                     self.connection.execute(statement)
-        if self._standard_strings != self._strings:
+        if self._parameter_strings != self.strings:
             raise e.RestoreFailed(
                 "the database's own code has changed standard_conforming_strings: what follows"
                 " would be read differently"
@@ -200,7 +216,7 @@ class Session:
 
     def _split(self, one: Object, text: bytes) -> list[bytes]:
         try:
-            backslash_strings = self._strings == "off"
+            backslash_strings = self.strings == "off"
             found = list(dialect.statements_of(text, backslash_strings=backslash_strings))
         except e.VerificationFailed as error:
             raise e.VerificationFailed(f"{describe(one)}: {error.message}") from error
@@ -235,15 +251,18 @@ class _Load:
         self._opened: list[str] = []  # what PUBLIC may execute only here
         self._sessions: list[Session] = []
         self._deadlocks = 0  # of what was built side by side
-        self._header: list[bytes] = []
+        self._header: list[Statement] = []
 
     def run(self) -> Loaded:
         try:
             with self._endpoint.connect() as connection:
-                self._header = known_settings(connection, self._artifact)
+                self._header = [
+                    *known_settings(connection, self._artifact),
+                    *(self._options.settings if self._options.schema else ()),
+                ]
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
-                self._sessions.append(Session(self._endpoint.connect(), self._header))
+                self._sessions.append(self._options.session(self._endpoint, self._header))
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error
@@ -279,9 +298,14 @@ class _Load:
             self._load_data()
         if options.schema:
             self._load_post_data()
+        elif options.data:
+            self._refresh(self._existing_views())
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
-            self._main.connection.execute("COMMIT")
+            options.check(self._main.connection)
+            with interrupts.held():
+                self._main.connection.execute("COMMIT")
+                interrupts.completed("the rows are committed")
         elif options.analyze:
             self._progress.step("analyzing")
             self._analyze()
@@ -296,6 +320,7 @@ class _Load:
 
     def _member_texts(self, number: int) -> Iterator[tuple[Object, bytes]]:
         data = self._artifact.read(number)
+        consistency.check_entries(self._artifact, number, self._objects[number], data)
         for one in self._objects[number]:
             if not self._options.data and _is_large_object(one):
                 continue  # pg_dump of 16 and older creates them in the pre-data
@@ -390,6 +415,8 @@ class _Load:
         if not self._options.disable_triggers:
             counts = collections.Counter(oid for oid, _, _ in parts)
             deferred = foreign_keys.unsatisfied(keys, places, counts)
+        for statement in self._options.settings:
+            session.connection.execute(statement)
         for key in deferred:
             session.connection.execute(key.defer)
         read = functools.lru_cache(maxsize=4)(self._artifact.read)
@@ -413,7 +440,9 @@ class _Load:
     ) -> None:
         for piece in pieces:
             if isinstance(piece, script.CopyBegin):
-                one = next(objects)
+                one = next(objects, None)
+                if one is None:
+                    raise e.VerificationFailed("there are more COPY statements than in the index")
                 loaded = session.copy(one, piece.data.rstrip(b";\n"), rows_of(pieces))
                 if loaded != one.rows:
                     raise e.RestoreFailed(
@@ -424,12 +453,11 @@ class _Load:
                     self._rows[key] = self._rows.get(key, 0) + loaded
 
     def _pieces(self, crew: Crew, number: int) -> Iterator[script.Piece]:
-        scanner = script.Scanner()
-        for block in self._artifact.blocks(number):
+        for piece in consistency.pieces(self._artifact, number, self._objects[number]):
             crew.check()
-            yield from scanner.feed(block)
-            self._progress.advance(len(block))
-        yield from scanner.close()
+            yield piece
+            if not isinstance(piece, script.Entry):
+                self._progress.advance(len(piece.data))
 
     def _load_post_data(self) -> None:
         """Execute the post-data in its order, but runs of indexes and keys in parallel."""
@@ -439,8 +467,9 @@ class _Load:
         comments: list[tuple[Object, bytes]] = []
         refreshes: list[tuple[Object, bytes]] = []
         for one, text in self._texts("post"):
-            if one.type == "MATERIALIZED VIEW DATA":
-                refreshes.append((one, text))  # pg_dump sorts them to the end
+            if _is_refresh(one):
+                if self._options.data:  # without rows they would be populated, and empty
+                    refreshes.append((one, text))  # pg_dump sorts them to the end
                 continue
             job = _job(one, text) if not self._options.one_transaction else None
             if job is not None and not (run and _kind(run[-1].one) != _kind(one)):
@@ -479,6 +508,18 @@ class _Load:
             if len(failed) == len(waiting):
                 raise errors[0]
             waiting = failed
+
+    def _existing_views(self) -> list[tuple[Object, bytes]]:
+        """Return what fills the materialized views that an existing database has."""
+        rows = self._main.connection.execute(
+            "SELECT schemaname, matviewname FROM pg_catalog.pg_matviews"
+        )
+        names = set(rows.fetchall())
+        return [
+            (one, text)
+            for one, text in self._texts("post")
+            if _is_refresh(one) and (one.schema, one.name) in names
+        ]
 
     def _build(self, jobs: list[_Job]) -> None:
         """Execute jobs side by side, never two that want the same table for themselves.
@@ -596,6 +637,11 @@ def _is_large_object(one: Object) -> bool:
     return one.type in script.LARGE_OBJECT_TYPES or (
         one.type in script.FOLLOWING_TYPES and one.name.startswith("LARGE OBJECT")
     )
+
+
+def _is_refresh(one: Object) -> bool:
+    """Whether this fills a materialized view, whose rows are computed from others."""
+    return one.type == "MATERIALIZED VIEW DATA"
 
 
 def _lines(text: bytes) -> Iterator[bytes]:

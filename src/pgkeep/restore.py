@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -18,12 +18,26 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, foreign_keys, portability, programs, relations, script, verify
+from . import (
+    databases,
+    foreign_keys,
+    interrupts,
+    load_plain,
+    named,
+    portability,
+    reading,
+    relations,
+    script,
+    searchpath,
+    triggers,
+    verify,
+)
 from . import errors as e
 from . import load as ld
 from . import manifest as m
 from .contents import Contents
-from .database import Endpoint, codec, restore_error, server_facts, session_settings
+from .database import Endpoint, codec, restore_error, server_facts
+from .searchpath import SearchPath
 from .snapshot import Connection
 from .stores import Source
 
@@ -60,6 +74,11 @@ class RestoreOptions:
     privileges: bool = True
     analyze: bool = True
     portable: bool = False  # leave out what the target or the role cannot have
+    at_once: bool = False  # a new database gets its name before it is loaded
+    closed: bool = False  # and stays closed to PUBLIC and to all others
+    session: Callable[[Endpoint, Sequence[ld.Statement]], ld.Session] | None = None
+    allow_statements: bool = False  # in a plain dump, also those that pg_dump does not write
+    search_path: SearchPath = SearchPath.EMPTY
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +120,10 @@ class Progress(ld.Progress, Protocol):
         """Say that so many of them are read."""
 
 
+class _NotRenamed(e.RestoreFailed):
+    """The new database is complete, and has not got its name."""
+
+
 class Restore:
     """One restore: make the plan, look at it, then execute it."""
 
@@ -126,11 +149,18 @@ class Restore:
                 f"{source.name} is a plain dump without an index: owners and privileges cannot be"
                 " told from the rest"
             )
+        if self._meta is None and options.search_path != SearchPath.EMPTY:
+            raise e.UsageError(
+                f"{source.name} is a plain dump without an index: it sets search_path by itself"
+            )
         self._endpoint = endpoint
         self._left_out: dict[tuple[str, str, str], str] = {}
         self._left_with: set[tuple[str, str, str]] = set()  # what says something about these
         self._strangers: set[str] = set()
         self._warnings: list[str] = []
+        self._at_once = options.at_once
+        self._checked: str | None = None  # the SHA-256 of a plain dump that was read to its end
+        self._plain_rows: int | None = None
         self.target = self._target()
 
     def _target(self) -> str:
@@ -167,6 +197,15 @@ class Restore:
                 self._find_foreign(connection, self._artifact, mode)
             if mode == Mode.SWAP:
                 warnings += _sessions_in_the_way(connection, self.target)
+            warnings += self._firing() if mode == Mode.DATA_ONLY else self._ambiguous()
+        depends = self._depends_on_name(mode)
+        if depends is not None and mode == Mode.NEW:
+            self._at_once = True
+            self._warnings.append(f"loaded under its own name at once: {depends}")
+            warnings += self._warnings
+        elif depends is not None:
+            problems.append(f"{depends}, so that it cannot be loaded beside {self.target}")
+            remedies.append(self._in_place_instead())
         if self._left_out and not self._options.portable:
             problems.append(
                 f"the role or the server cannot have {'; '.join([*self._left_out.values()][:7])}"
@@ -215,7 +254,7 @@ class Restore:
             loaded, old = self._into_new(mode, progress)
         return Result(
             database=self.target,
-            rows=sum(loaded.rows.values()) if loaded is not None else None,
+            rows=sum(loaded.rows.values()) if loaded is not None else self._plain_rows,
             tables=len(loaded.rows) if loaded is not None else None,
             warnings=[
                 *self._omitted(),
@@ -304,6 +343,19 @@ class Restore:
             problems += self._data_obstacles()
         return problems, remedies
 
+    def _depends_on_name(self, mode: Mode) -> str | None:
+        """Say what would be wrong, or fail, in a database that has a temporary name."""
+        if self._artifact is None or self._at_once or mode not in (Mode.NEW, Mode.SWAP):
+            return None
+        one = named.dependent(self._artifact)
+        return None if one is None else f"{ld.describe(one)} depends on the name of the database"
+
+    def _in_place_instead(self) -> str:
+        return (
+            f"Rename database {self.target}, create an empty one of that name, and restore with"
+            " --in-place."
+        )
+
     def _find_foreign(self, connection: Connection, artifact: a.Artifact, mode: Mode) -> None:
         """Find the objects that cannot be made there, and owners that nothing can be given to."""
         target = databases.portability_of(connection)
@@ -335,6 +387,38 @@ class Restore:
             self._strangers = owners - target.roles - {""}  # a plain dump does not name its own
             for owner in sorted(self._strangers):
                 self._left_out["OWNER", "", owner] = f"what belongs to {owner} (not a member of it)"
+
+    def _ambiguous(self) -> Iterator[str]:
+        """Warn of what an empty search path would change (trap G4.1)."""
+        if self._meta is not None and self._options.search_path == SearchPath.EMPTY:
+            names = [one.object for one in self._meta.resolutions]
+            if names:
+                yield searchpath.warning(names)
+
+    def _firing(self) -> Iterator[str]:
+        """Warn of triggers that fire while rows are loaded (trap G4.4)."""
+        with self._endpoint.to(self.target).connect() as inside:
+            found = self._triggers(inside)
+        if found:
+            yield f"triggers fire, and may change rows: {triggers.listed(found)}"
+
+    def _triggers(self, connection: Connection) -> dict[str, list[str]]:
+        """Return the triggers that fire where the rows go; a partition's with those of its root."""
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        index = self._artifact.index
+        there = foreign_keys.tables(connection, codec(index.meta.database.encoding))
+        oids = {there.get((one.schema, one.name), 0) for one in index.table_rows() if one.rows}
+        return triggers.firing(
+            connection, oids, triggers.Event.INSERT, replica=self._options.disable_triggers
+        )
+
+    def _check_counts(self, connection: Connection) -> None:
+        """Compare the tables with the backup before the commit; COPY counts only its own rows."""
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        rows = {(one.schema, one.name): one.rows for one in self._artifact.index.table_rows()}
+        with searchpath.empty(connection):
+            if self._triggers(connection):
+                triggers.compare(connection, rows)
 
     def _omitted(self) -> list[str]:
         if not self._options.portable:
@@ -393,12 +477,17 @@ class Restore:
             case Mode.IN_PLACE:
                 steps.append(f"load {what} into {self.target} in one transaction")
             case Mode.NEW | Mode.SWAP:
-                steps.append("create a database under a temporary name")
+                steps.append(
+                    f"create database {self.target}"
+                    if self._at_once
+                    else "create a database under a temporary name"
+                )
                 steps.append(f"load {what} by {self._options.jobs} connections, build indexes")
                 steps.append("compare the number of rows of every table with the backup")
                 if mode == Mode.SWAP:
                     steps.append(f"end the sessions of {self.target} and rename it out of the way")
-                steps.append(f"rename the new database to {self.target}")
+                if not self._at_once:
+                    steps.append(f"rename the new database to {self.target}")
                 if mode == Mode.SWAP and self._options.discard_old:
                     steps.append("drop the old database")
         return steps
@@ -410,62 +499,136 @@ class Restore:
         checked, and every member when it is loaded: into a database that gets its name, or in a
         transaction that is committed, only after all of them were whole.
         """
-        if self._side is not None:
+        if self._side is not None and (self._artifact or not self._options.allow_statements):
             # It may be whole, and yet another one than its side files speak of.
             verify.check_digest(self._source, self._artifact, self._side)
+        if self._artifact is not None:
+            verify.check_names(self._artifact, self._side.manifest if self._side else None)
         if self._source.remote and self._artifact is not None:
             return
         progress.verifying(self._source.size)
         if self._artifact is not None:
             self._artifact.check_hashes(progress.verified)
             return
+        self._check_plain(progress)
+
+    def _check_plain(self, progress: Progress) -> None:
         report = verify.verify_source(
             self._source, jobs=self._options.jobs, progress=progress.verified
         )
         if report.connects:
-            # Made by pg_dump -C or pg_dumpall: psql would leave the new database for the one named
-            # in the file, and load into that (trap A3.7).
+            # Made by pg_dump -C or pg_dumpall (trap A3.7).
             raise e.Refused(
                 f"{self._source.name} holds \\connect or the cluster's roles: it would write into"
                 f" more than {self.target}",
                 hint="Make a backup of it, without what reaches beyond a database: pgkeep index"
                 " FILE.",
             )
+        if not self._options.allow_statements:
+            if report.edited:
+                raise verify.edited(report)
+            if report.statements:
+                raise e.Refused(
+                    f"{self._source.name} holds statements that pg_dump does not write: "
+                    + "; ".join(report.statements[:5]),
+                    hint="pgkeep verify FILE lists them. Read them; --allow-statements executes"
+                    " them.",
+                )
+        self._checked = report.sha256
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
+        if self._at_once:
+            return self._load_at_once(progress), None
         with self._maintenance() as connection:
             temporary = databases.claim(connection, self.target)
-            return self._load_into(temporary, mode, progress)
-
-    def _load_into(
-        self, temporary: str, mode: Mode, progress: Progress
-    ) -> tuple[ld.Loaded | None, str | None]:
-        old = None
-        try:
-            with self._maintenance() as connection:
-                facts = self._meta.database if self._meta else None
-                databases.create(connection, temporary, facts, self._encoding())
-            loaded = self._load(self._endpoint.to(temporary), progress)
-            progress.step("finishing")
-            # Connected anew: a session that was idle for hours may have been cut off.
-            with self._maintenance() as connection:
-                if self._meta is not None:
-                    self._apply_facts(connection, temporary, self._meta.database)
-                if mode == Mode.SWAP:
-                    old = databases.free_name(connection, self.target)
-                self._rename(connection, temporary, old)
-        except BaseException:
-            # By a new session: the failure may be that of the other one.
-            databases.drop_subscriptions(self._endpoint.to(temporary))
-            with (
-                contextlib.suppress(psycopg.Error, e.PgkeepError),
-                self._maintenance() as connection,
-            ):
-                databases.drop_unfinished(connection, temporary)
-            raise
+            try:
+                with self._created(temporary):
+                    loaded = self._load_into(temporary, progress)
+                    old = self._put(temporary, mode)
+            except e.RestoreFailed as error:
+                if not error.message.startswith("extension "):
+                    raise
+                return self._load_after(error, mode, progress), None
         if old is not None and self._options.discard_old and self._discard(old):
             old = None
         return loaded, old
+
+    def _load_after(
+        self, error: e.RestoreFailed, mode: Mode, progress: Progress
+    ) -> ld.Loaded | None:
+        """Load under the own name after an extension's script has failed under another one.
+
+        Such as pg_cron, which can be created in one database only. The server's hint would name
+        the temporary one.
+        """
+        if mode == Mode.SWAP:
+            raise e.RestoreFailed(
+                error.message,
+                hint="If the extension depends on the name of its database: "
+                + self._in_place_instead(),
+            ) from error
+        try:
+            loaded = self._load_at_once(progress)
+        except e.RestoreFailed as again:
+            if again.message != error.message:
+                raise
+            raise e.RestoreFailed(
+                error.message,
+                hint=f"It cannot be created in database {self.target} on this server: see its"
+                " settings, or restore under another name with --target-db.",
+            ) from again
+        self._warnings.append(
+            f"loaded under its own name at once: under a temporary one, {error.message}"
+        )
+        return loaded
+
+    def _load_at_once(self, progress: Progress) -> ld.Loaded | None:
+        with self._created(self.target):
+            return self._load_into(self.target, progress)
+
+    @contextlib.contextmanager
+    def _created(self, name: str) -> Iterator[None]:
+        """Create a database; a failure leaves nothing of it, but if all is in it."""
+        with self._maintenance() as connection:
+            facts = self._meta.database if self._meta else None
+            databases.create(connection, name, facts, self._encoding())
+        try:
+            yield
+        except _NotRenamed:
+            raise
+        except BaseException:
+            # By a new session: the failure may be that of the other one.
+            with interrupts.held():
+                databases.drop_subscriptions(self._endpoint.to(name))
+                with (
+                    contextlib.suppress(psycopg.Error, e.PgkeepError),
+                    self._maintenance() as connection,
+                ):
+                    databases.drop_unfinished(connection, name)
+            raise
+
+    def _load_into(self, name: str, progress: Progress) -> ld.Loaded | None:
+        loaded = self._load(self._endpoint.to(name), progress)
+        progress.step("finishing")
+        # Connected anew: a session that was idle for hours may have been cut off.
+        with self._maintenance() as connection:
+            self._finish(connection, name)
+        return loaded
+
+    def _finish(self, connection: Connection, name: str) -> None:
+        """Let others into the new database as far as the backup says."""
+        facts = self._meta.database if self._meta is not None else None
+        if facts is not None and self._options.closed:
+            facts = msgspec.structs.replace(facts, grants=None, is_template=False)
+        if facts is not None:
+            self._apply_facts(connection, name, facts)
+        if self._options.closed:
+            return
+        if facts is None or facts.grants is None or not self._options.privileges:
+            try:
+                connection.execute(databases.opening(name))
+            except psycopg.Error as error:
+                raise restore_error(error, "privileges of the database") from error
 
     def _discard(self, old: str) -> bool:
         """Drop the database that was replaced; the restore has succeeded whatever comes of it."""
@@ -488,14 +651,14 @@ class Restore:
         """Return the encoding that a plain dump says it is in."""
         if self._meta is not None:
             return self._meta.database.encoding
-        match = _ENCODING.search(next(verify.plain_blocks(self._source), b""))
+        match = _ENCODING.search(next(reading.plain_blocks(self._source), b""))
         return match[1].decode() if match else None
 
     def _load(
         self, endpoint: Endpoint, progress: Progress, *, one_transaction: bool = False
     ) -> ld.Loaded | None:
         if self._artifact is None:
-            self._load_plain(endpoint, progress)
+            self._plain_rows = self._load_plain(endpoint, progress)
             return None
         options = ld.LoadOptions(
             jobs=self._options.jobs,
@@ -507,11 +670,24 @@ class Restore:
             disable_triggers=self._options.disable_triggers,
             analyze=self._options.analyze and not self._options.schema_only,
             adapt=self._adapt,
+            settings=self._path(),
+            check=self._check_counts if self._options.data_only else lambda _: None,
         )
+        if self._options.session is not None:
+            options = dataclasses.replace(options, session=self._options.session)
         loaded = ld.load(endpoint, self._artifact, options, progress)
         if not self._options.schema_only:
             self._compare(loaded.rows)
         return loaded
+
+    def _path(self) -> list[ld.Statement]:
+        """Return what sets the search path, where that of the dump does not fit."""
+        if self._options.data_only:
+            # No definition is read; triggers and checks run as in any session (trap G4.3).
+            return [b"RESET search_path"]
+        if self._meta is None or self._options.search_path == SearchPath.EMPTY:
+            return []
+        return [searchpath.loading(self._meta)]
 
     def _compare(self, loaded: dict[tuple[str, str], int]) -> None:
         assert self._artifact is not None  # noqa: S101 - called for artifacts only
@@ -522,38 +698,15 @@ class Restore:
                     f"{table.schema}.{table.name}: {found} rows loaded, the backup has {table.rows}"
                 )
 
-    def _load_plain(self, endpoint: Endpoint, progress: Progress) -> None:
-        """Feed a dump that has been checked to its end to one psql."""
-        with endpoint.connect() as connection:
-            server = server_facts(connection)
-            endpoint = endpoint.pinned(connection)
-        # The dump sets what else it needs; these might end psql before it comes to that.
-        settings = {
-            name: value
-            for name, value in session_settings(server.version_num).items()
-            if name.endswith("_timeout") or name == "default_transaction_read_only"
-        }
-        client = programs.choose(server.major, programs.installations())
-        progress.step("loading")
-        progress.total(self._source.size)
-        command = [client.program("psql"), "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"]
-        with (
-            endpoint.child(**settings) as access,
-            programs.Child(
-                [*command, "-o", "/dev/null", *access.arguments],
-                access.environment,
-                access.descriptors,
-                with_input=True,
-            ) as child,
-        ):
-            try:
-                for block in verify.plain_blocks(self._source, progress.advance):
-                    child.write(block)
-                child.finish()
-            except e.ProgramFailed as error:
-                raise e.RestoreFailed(error.message) from error
-            # Whatever else happens on the way here kills psql: at the end of its input inside a
-            # COPY it would commit the rows it has (trap A2.1).
+    def _load_plain(self, endpoint: Endpoint, progress: Progress) -> int:
+        return load_plain.load(
+            endpoint,
+            self._source,
+            self._encoding() or "SQL_ASCII",
+            progress,
+            sha256=self._checked,
+            allow=self._options.allow_statements,
+        )
 
     def _apply_facts(self, connection: Connection, name: str, facts: m.DatabaseFacts) -> None:
         """Give the new database what the old one had as a database (trap A3.6)."""
@@ -595,16 +748,43 @@ class Restore:
         except e.ConnectionFailed as error:
             self._warnings.append(f"left out: settings of the database ({error.message})")
 
-    def _rename(self, connection: Connection, temporary: str, old: str | None) -> None:
-        """Put the new database in its place; with an old one, both renamings or none."""
-        if old is None:
-            try:
-                connection.execute(databases.renaming(temporary, self.target))
-            except psycopg.Error as error:
-                raise restore_error(error, f"renaming to {self.target}") from error
-            return
-        with self._maintenance() as helper:
-            databases.swap(connection, helper, self.target, old, temporary)
+    def _put(self, temporary: str, mode: Mode) -> str | None:
+        """Put the new database in its place, and return the new name of the old one.
+
+        Both renamings or none. If they fail, what was loaded stays (trap G3.6).
+        """
+        old = None
+
+        def swapped() -> None:
+            kept = f", the former one is kept as {old}" if old is not None else ""
+            interrupts.completed(f"database {self.target} is restored{kept}")
+
+        try:
+            with self._maintenance() as connection, self._maintenance() as helper:
+                if mode == Mode.SWAP:
+                    old = databases.free_name(connection, self.target)
+                databases.swap(connection, helper, self.target, old, temporary, swapped)
+        except (e.PgkeepError, psycopg.Error) as error:
+            raise self._kept(temporary, old, error) from error
+        return old
+
+    def _kept(
+        self, temporary: str, old: str | None, error: e.PgkeepError | psycopg.Error
+    ) -> "_NotRenamed":
+        """Return the error that says how to complete the restore by hand."""
+        with contextlib.suppress(psycopg.Error, e.PgkeepError), self._maintenance() as connection:
+            databases.keep(connection, temporary, self.target)
+        renamings = [(self.target, old)] if old is not None else []
+        statements = "; ".join(
+            databases.renaming(*pair).as_string(None)
+            for pair in (*renamings, (temporary, self.target))
+        )
+        said = error.message if isinstance(error, e.PgkeepError) else str(error).strip()
+        reason = f" {error.hint}" if isinstance(error, e.PgkeepError) and error.hint else ""
+        return _NotRenamed(
+            f"database {temporary} is complete, but could not be renamed to {self.target}: {said}",
+            hint=f"Rename it by hand, no session may be in it: {statements};{reason}",
+        )
 
 
 def _may_create(connection: Connection) -> bool:
