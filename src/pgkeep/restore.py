@@ -604,7 +604,7 @@ class Restore:
                     contextlib.suppress(psycopg.Error, e.PgkeepError),
                     self._maintenance() as connection,
                 ):
-                    databases.drop(connection, name)
+                    databases.drop_unfinished(connection, name)
             raise
 
     def _load_into(self, name: str, progress: Progress) -> ld.Loaded | None:
@@ -619,7 +619,7 @@ class Restore:
         """Let others into the new database as far as the backup says."""
         facts = self._meta.database if self._meta is not None else None
         if facts is not None and self._options.closed:
-            facts = msgspec.structs.replace(facts, grants=None)
+            facts = msgspec.structs.replace(facts, grants=None, is_template=False)
         if facts is not None:
             self._apply_facts(connection, name, facts)
         if self._options.closed:
