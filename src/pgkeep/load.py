@@ -17,7 +17,7 @@ from typing import Protocol
 import psycopg
 
 from . import errors as e
-from . import foreign_keys, script, statements
+from . import default_privileges, foreign_keys, script, statements
 from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
@@ -221,6 +221,7 @@ class _Load:
             self._main.connection.execute("BEGIN")
         if options.disable_triggers:
             self._main.connection.execute("SET LOCAL session_replication_role = replica")
+        suspended = self._suspend_default_privileges()
         if options.schema:
             self._progress.step("creating tables")
             self._main.execute(list(self._texts("pre")))
@@ -231,6 +232,7 @@ class _Load:
             self._load_data()
         if options.schema:
             self._load_post_data()
+        default_privileges.resume(self._main.connection, suspended)
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
             self._main.connection.execute("COMMIT")
@@ -239,6 +241,14 @@ class _Load:
             self._analyze()
         # Waits until everything that was committed before is on the disk.
         self._main.connection.execute("SELECT pg_catalog.txid_current()")
+
+    def _suspend_default_privileges(self) -> list[default_privileges.Difference]:
+        """Have objects created as the backup has them; a new database has no default privileges."""
+        options = self._options
+        if not (options.one_transaction and options.privileges):
+            return []
+        kinds = None if options.schema else "L"  # rows alone create large objects only
+        return default_privileges.suspend(self._main.connection, kinds=kinds)
 
     def _texts(self, section: str) -> Iterator[tuple[Object, bytes]]:
         """Yield the objects of a section with their SQL, without what the options leave out."""
@@ -390,7 +400,11 @@ class _Load:
         run: list[_Job] = []
         comments: list[tuple[Object, bytes]] = []
         refreshes: list[tuple[Object, bytes]] = []
+        defaults: list[tuple[Object, bytes]] = []
         for one, text in self._texts("post"):
+            if one.type == "DEFAULT ACL":
+                defaults.append((one, text))  # they must not apply to anything of the backup
+                continue
             if one.type == "MATERIALIZED VIEW DATA":
                 refreshes.append((one, text))  # pg_dump sorts them to the end
                 continue
@@ -412,6 +426,7 @@ class _Load:
         self._build(run)
         self._main.execute([*comments, *serial])
         self._refresh(refreshes)
+        self._main.execute(defaults)
 
     def _refresh(self, waiting: list[tuple[Object, bytes]]) -> None:
         """Refresh materialized views, again and again as long as that gets some further.

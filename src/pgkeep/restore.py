@@ -18,7 +18,16 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, foreign_keys, portability, programs, relations, script, verify
+from . import (
+    databases,
+    default_privileges,
+    foreign_keys,
+    portability,
+    programs,
+    relations,
+    script,
+    verify,
+)
 from . import errors as e
 from . import load as ld
 from . import manifest as m
@@ -167,6 +176,9 @@ class Restore:
                 self._find_foreign(connection, self._artifact, mode)
             if mode == Mode.SWAP:
                 warnings += _sessions_in_the_way(connection, self.target)
+        if mode in (Mode.IN_PLACE, Mode.DATA_ONLY) and not self._options.privileges:
+            with self._endpoint.to(self.target).connect() as inside:
+                warnings += default_privileges.warnings(inside, self.target)
         if self._left_out and not self._options.portable:
             problems.append(
                 f"the role or the server cannot have {'; '.join([*self._left_out.values()][:7])}"

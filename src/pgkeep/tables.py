@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, dependents, relations, script, selection, statements
+from . import databases, default_privileges, dependents, relations, script, selection, statements
 from . import errors as e
 from . import load as ld
 from .contents import Contents, Entry
@@ -199,6 +199,8 @@ class TablesRestore:
                 problems += self._rows_obstacles(connection)
             else:
                 problems += self._obstacles(connection, remedies)
+                if not self._options.privileges:
+                    self._warnings += default_privileges.warnings(connection, self.target, "rS")
         return Plan(
             file=self._artifact.source.name,
             source=self._meta.database.name,
@@ -476,7 +478,9 @@ class TablesRestore:
             create = sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema))
             query = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s"
             if connection.execute(query, [schema]).fetchone() is None:
+                suspended = default_privileges.suspend(connection, kinds="n")
                 connection.execute(create)
+                default_privileges.resume(connection, suspended)
 
     def _drop(self, connection: Connection) -> list[str]:
         """Drop the tables that are there; return what makes the foreign keys of others again."""
