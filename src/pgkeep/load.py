@@ -16,8 +16,8 @@ from typing import Protocol
 
 import psycopg
 
-from . import errors as e
 from . import default_privileges, foreign_keys, script, statements
+from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
