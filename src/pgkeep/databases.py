@@ -19,6 +19,7 @@ from .database import Endpoint, restore_error, shared_rows
 from .snapshot import Connection
 
 UNFINISHED = "__restore_"  # in the name of a database that is being loaded
+INCOMPLETE = "__incomplete_"  # in that of one that is kept, though objects of it failed
 NAME_LIMIT = 63  # bytes; longer names are cut by the server (manual, section 4.1.1)
 SWAP_TIME = 30.0  # seconds to get everybody out of the old database
 FORCE_SINCE = 130000
@@ -275,6 +276,13 @@ def claim(connection: Connection, target: str) -> str:
             with contextlib.suppress(psycopg.Error):  # somebody looks into it
                 connection.execute(drop)
     _claimed(connection, name)
+    return name
+
+
+def keep(connection: Connection, temporary: str, target: str) -> str:
+    """Rename a database that is being loaded to what no later restore drops."""
+    name = derived(target, f"{INCOMPLETE}{temporary[-8:]}")
+    connection.execute(renaming(temporary, name))
     return name
 
 

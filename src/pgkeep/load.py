@@ -6,6 +6,7 @@ taken, which must be as many as the index says.
 """
 
 import collections
+import contextlib
 import functools
 import itertools
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from . import default_privileges, foreign_keys, script, statements
 from . import errors as e
@@ -72,6 +74,8 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
+    leaves_out: Callable[[Object], bool] = lambda _: False  # of the rows of a table
+    tolerates: Callable[[Object, bytes, e.RestoreFailed], bool] | None = None  # what has failed
 
 
 def load(
@@ -111,8 +115,14 @@ class _Job:
 class Session:
     """A connection with the dump's settings, and which SET default_... hold in it."""
 
-    def __init__(self, connection: Connection, header: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        header: Sequence[bytes],
+        tolerates: Callable[[Object, bytes, e.RestoreFailed], bool] | None = None,
+    ) -> None:
         self.connection = connection
+        self._tolerates = tolerates
         self._settings = ""
         for statement in header:
             connection.execute(statement)
@@ -140,7 +150,28 @@ class Session:
                 # The implicit transaction of the batch is gone, and with it what SET did.
                 self._settings = ""
         for one, text in batch:
-            self.execute_one(one, text)
+            self.try_one(one, text)
+
+    def try_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
+        """Execute one object, whose failure may be tolerated."""
+        if self._tolerates is None:
+            self.execute_one(one, text, attempts)
+            return
+        try:
+            with self.savepoint():
+                self.execute_one(one, text, attempts)
+        except e.RestoreFailed as error:
+            again = attempts == 1 and _is_deadlock(error.__cause__)
+            if again or self.connection.closed or not self._tolerates(one, text, error):
+                raise
+            if self.connection.info.transaction_status == TransactionStatus.INERROR:
+                self.connection.execute("ROLLBACK")  # of a BEGIN in the text
+
+    def savepoint(self) -> contextlib.AbstractContextManager[object]:
+        """Within a transaction, keep what was done before where something fails."""
+        if self.connection.info.transaction_status == TransactionStatus.IDLE:
+            return contextlib.nullcontext()
+        return self.connection.transaction()
 
     def execute_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
         """Execute one object; where that ends in a deadlock, so many times."""
@@ -195,7 +226,8 @@ class _Load:
                 self._header = known_settings(connection, self._artifact)
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
-                self._sessions.append(Session(self._endpoint.connect(), self._header))
+                connection = self._endpoint.connect()
+                self._sessions.append(Session(connection, self._header, self._options.tolerates))
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error
@@ -328,7 +360,7 @@ class _Load:
                 # libpq keeps the result of every statement of a message until its end.
                 for one, text in pairs:
                     for part in _lines(text) if one.type == "BLOBS" else [text]:
-                        session.execute_one(one, part)
+                        session.try_one(one, part)
             else:
                 session.execute(pairs)
             self._progress.advance(self._artifact.index.members[number].raw)
@@ -346,6 +378,7 @@ class _Load:
             (oids[one.schema, one.name], number, one)
             for number in members
             for one in self._objects[number]
+            if not self._options.leaves_out(one)
         ]
         places = foreign_keys.order((oid for oid, _, _ in parts), keys)
         deferred: list[foreign_keys.ForeignKey] = []
@@ -376,7 +409,11 @@ class _Load:
         for piece in pieces:
             if isinstance(piece, script.CopyBegin):
                 one = next(objects)
-                loaded = session.copy(one, piece.data.rstrip(b";\n"), rows_of(pieces))
+                blocks = rows_of(pieces)
+                loaded = self._copy(session, one, piece.data.rstrip(b";\n"), blocks)
+                collections.deque(blocks, maxlen=0)  # of what is left out, or has failed
+                if loaded is None:
+                    continue
                 if loaded != one.rows:
                     raise e.RestoreFailed(
                         f"{one.schema}.{one.name}: the server took {loaded} rows of {one.rows}"
@@ -384,6 +421,23 @@ class _Load:
                 with self._lock:
                     key = (one.schema, one.name)
                     self._rows[key] = self._rows.get(key, 0) + loaded
+
+    def _copy(
+        self, session: Session, one: Object, header: bytes, blocks: Iterator[bytes]
+    ) -> int | None:
+        """Copy rows; return None where they are left out, or their failure is tolerated."""
+        if self._options.leaves_out(one):
+            return None
+        tolerates = self._options.tolerates
+        if tolerates is None:
+            return session.copy(one, header, blocks)
+        try:
+            with session.savepoint():
+                return session.copy(one, header, blocks)
+        except e.RestoreFailed as error:
+            if session.connection.closed or not tolerates(one, header, error):
+                raise
+        return None
 
     def _pieces(self, crew: Crew, number: int) -> Iterator[script.Piece]:
         scanner = script.Scanner()
@@ -444,7 +498,11 @@ class _Load:
                     failed.append((one, text))
                     errors.append(error)
             if len(failed) == len(waiting):
-                raise errors[0]
+                tolerates = self._options.tolerates
+                for (one, text), failure in zip(failed, errors, strict=True):
+                    if tolerates is None or not tolerates(one, text, failure):
+                        raise failure
+                return
             waiting = failed
 
     def _build(self, jobs: list[_Job]) -> None:
@@ -490,7 +548,7 @@ class _Load:
         self._in_parallel([work] * min(len(self._sessions), len(jobs)))
         for job in jobs:
             if job in apart:
-                self._main.execute_one(job.one, job.text)
+                self._main.try_one(job.one, job.text)
 
     def _analyze(self) -> None:
         # A partition is analyzed with its root, unless a foreign table there may end that early.
@@ -631,7 +689,7 @@ def _job(one: Object, text: bytes) -> _Job | None:
 def _executed(session: Session, job: _Job) -> bool:
     """Execute a job; False if the server gave it up to resolve a deadlock."""
     try:
-        session.execute_one(job.one, job.text, attempts=1)
+        session.try_one(job.one, job.text, attempts=1)
     except e.RestoreFailed as error:
         if _is_deadlock(error.__cause__):
             return False

@@ -63,6 +63,20 @@ Examples:
     help="Leave out, and list, what the server or the role cannot have; an older server may do.",
 )
 @click.option(
+    "--skip",
+    metavar="TYPE:NAME",
+    multiple=True,
+    help="Leave out this object, as pgkeep show --objects names it, and what needs it. May be"
+    " repeated.",
+)
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="Continue when objects fail, list them at the end, and keep the database under another"
+    " name.",
+)
+@click.option("--create-roles", is_flag=True, help="Create roles that are missing, without login.")
+@click.option(
     "--table",
     "tables",
     metavar="PATTERN",
@@ -107,6 +121,9 @@ def command(
     no_privileges: bool,
     no_analyze: bool,
     portable: bool,
+    skip: tuple[str, ...],
+    keep_going: bool,
+    create_roles: bool,
     tables: tuple[str, ...],
     new_name: str | None,
     where: str | None,
@@ -144,6 +161,14 @@ def command(
         },
         {"--schema-only": schema_only, "--data-only": data_only},
         *(
+            {"--keep-going": keep_going, name: given}
+            for name, given in {
+                "--in-place": in_place,
+                "--data-only": data_only,
+                "--table": bool(tables),
+            }.items()
+        ),
+        *(
             {"--table": bool(tables), name: given}
             for name, given in {
                 "--schema-only": schema_only,
@@ -151,6 +176,7 @@ def command(
                 "--in-place": in_place,
                 "--portable": portable,
                 "--discard-old": discard_old,
+                "--create-roles": create_roles,
             }.items()
         ),
         {
@@ -194,7 +220,8 @@ def command(
         jobs=config.jobs, target=target_db, drop_existing=drop_existing, discard_old=discard_old,
         in_place=in_place, schema_only=schema_only, data_only=data_only,
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
-        analyze=not no_analyze, portable=portable,
+        analyze=not no_analyze, portable=portable, skip=skip, keep_going=keep_going,
+        create_roles=create_roles,
     )  # fmt: skip
     restore = r.Restore(config.endpoint(), source, options, v.side_files(store, name))
     plan = restore.plan()
