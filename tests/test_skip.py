@@ -254,7 +254,8 @@ create view salts as select a, p from salted;
 create index on salted (a);
 create table paths (p public.ltree);
 insert into paths values ('a.b');
-create function body() returns text language plpgsql as 'begin return public.xml_encode_special_chars(1); end';
+create function body() returns text language plpgsql as
+    'begin return public.xml_encode_special_chars(1); end';
 grant select on salted to pg_monitor;
 """
 

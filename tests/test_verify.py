@@ -142,7 +142,7 @@ def test_what_is_quoted_is_not_believed(quoted: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"a$$;\n", b"1E'\\';\n", b"type'\\';\n", b"-- it's \"\n", b"SELECT '\\', 'a'';';\n"]
+    "text", [b"- -'\\';\n", b"-- it's \"\n", b"SELECT '\\', 'a'';';\n", b'a.b::"VERSION"[1:n];\n']
 )
 def test_what_is_not_quoted_is_believed(text: bytes) -> None:
     pieces, error = scanned(BEGIN + text + ENTRY)
@@ -152,7 +152,7 @@ def test_what_is_not_quoted_is_believed(text: bytes) -> None:
 
 def test_copy_header_over_several_lines() -> None:
     header = b'COPY s."a;\n FROM stdin;\nb" ("c""\n\\.\n", d) FROM stdin;\n'
-    rows = b"1\t2\n\\.x\n3\\.\t\n"
+    rows = b"1\t2\nx\\.\n3\\.\t\n"
     data = header + rows + b"\\.\n" + ENTRY
     for size in (1, 5, len(data)):
         chunks = [data[at : at + size] for at in range(0, len(data), size)]
@@ -256,6 +256,9 @@ def test_damaged_gzip_is_refused(at: int, bit: int, length: int) -> None:
 ROWS = b"COPY s.t (a) FROM stdin;\n1\n2\n\\.\n\n"
 
 
+ANNOUNCED = b"--\n-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n\n"
+
+
 def artifact_bytes(
     *,
     index_member: int = 1,
@@ -263,7 +266,7 @@ def artifact_bytes(
     missing: int = 0,
     raw: int = 0,
     rows: int = 2,
-    data: bytes = ROWS,
+    data: bytes = ANNOUNCED + ROWS,
     ending: bytes = COMPLETE,
     meta_format: int = a.FORMAT,
 ) -> MemorySource:
@@ -285,7 +288,7 @@ def artifact_bytes(
     )  # fmt: skip
     objects = [
         a.Object("TABLE", "s", "t", "o", 0, len(BEGIN), len(ENTRY)),
-        a.Object("TABLE DATA", "s", "t", "o", index_member, 0, len(ROWS), rows=rows),
+        a.Object("TABLE DATA", "s", "t", "o", index_member, 0, len(data), rows=rows),
     ]
     index = a._encode_index(a.Index(meta, members[: len(members) - missing], objects))
     marker = a._MARKER.pack(
@@ -306,10 +309,13 @@ WRONG: dict[str, tuple[MemorySource, str]] = {
     "member missing": (artifact_bytes(missing=1), "members end at byte"),
     "length": (artifact_bytes(raw=1), "bytes of SQL, expected"),
     "rows": (artifact_bytes(rows=3), r"rows per COPY are \[2\], the index says \[3\]"),
-    "open COPY": (artifact_bytes(data=ROWS[:-4]), r"member 1 \(s.t\) at byte .* inside"),
-    "psql command": (artifact_bytes(data=b"\\q\n" + ROWS), "unexpected psql command"),
+    "open COPY": (
+        artifact_bytes(data=ANNOUNCED + ROWS[:-4]),
+        r"member 1 \(s.t\) at byte .* inside",
+    ),
+    "psql command": (artifact_bytes(data=ANNOUNCED + b"\\q\n" + ROWS), "unexpected psql command"),
     "no ending": (artifact_bytes(ending=b"\n"), "the dump is cut"),
-    "open quote": (artifact_bytes(ending=b"'" + COMPLETE), "inside a quoted string"),
+    "open quote": (artifact_bytes(ending=b"'" + COMPLETE), "without its semicolon"),
 }
 
 

@@ -22,6 +22,7 @@ from .stores import Source, Upload
 FORMAT = 1
 _LEVEL = 1  # ISA-L's level 1: about the size of gzip -6 at ten times its speed
 BLOCK = 1 << 20
+DROPS = "DROP"  # the type under which the statements of pg_dump --clean are indexed
 
 _INDEX_HEADER = b"""\
 --

@@ -143,14 +143,7 @@ class Assembler:
         self._packer.begin(one)
 
     def _object(self, entry: script.Entry) -> a.Object:
-        schema, name = (
-            value.decode(self._codec, "backslashreplace") for value in (entry.schema, entry.name)
-        )
-        owner = shared_text(entry.owner, self._codec)
-        return a.Object(
-            type=entry.type, schema="" if schema == "-" else schema, name=name,
-            owner="" if owner == "-" else owner, member=0, start=0, oid=entry.oid,
-        )  # fmt: skip
+        return object_of_entry(entry, self._codec)
 
     def _enter(self, section: str) -> None:
         if section == self._section:
@@ -162,6 +155,16 @@ class Assembler:
             self._order.wait_for_rows()
         self._section = section
         self._packer = Packer(section, self._order.write)
+
+
+def object_of_entry(entry: script.Entry, codec: str) -> a.Object:
+    """Return the index's record for what an entry announces."""
+    schema, name = (value.decode(codec, "backslashreplace") for value in (entry.schema, entry.name))
+    owner = shared_text(entry.owner, codec)
+    return a.Object(
+        type=entry.type, schema="" if schema == "-" else schema, name=name,
+        owner="" if owner == "-" else owner, member=0, start=0, oid=entry.oid,
+    )  # fmt: skip
 
 
 def object_of(table: Table) -> a.Object:

@@ -41,7 +41,6 @@ _UNCONDITIONAL = re.compile(
 )
 _QUOTE_OR_END = re.compile(rb"['\"]|;\n|--[^\n]*\n")
 _COPY_TARGET = re.compile(rb"COPY %b" % statements.QUALIFIED)
-_DROPS = "DROP"  # the type under which the statements of --clean are indexed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +263,7 @@ class _Assembler(Assembler):
                 super().add(script.Text(skipped))
                 drops = drops[len(skipped) :]
             if drops:
-                one = a.Object(type=_DROPS, schema="", name="", owner="", member=0, start=0)
+                one = a.Object(type=a.DROPS, schema="", name="", owner="", member=0, start=0)
                 self._packer.begin(one)
                 super().add(script.Text(drops))
 

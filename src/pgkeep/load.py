@@ -1,6 +1,8 @@
 """Artifact to database: schema first, rows by several sessions at once, then the indexes.
 
 pg_dump's own SQL is executed as it stands, one object at a time, so that an error names the object.
+Each of its statements must be one that pg_dump writes, and is sent alone: the server refuses
+several in one message of the extended query protocol (manual, section 55.2.3).
 The rows go to the server in large blocks as they are in the file; the server says how many it has
 taken, which must be as many as the index says.
 """
@@ -18,7 +20,7 @@ from typing import Protocol
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import default_privileges, foreign_keys, script, statements
+from . import default_privileges, dialect, foreign_keys, script, statements
 from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
@@ -123,11 +125,18 @@ class Session:
     ) -> None:
         self.connection = connection
         self._tolerates = tolerates
+        # Few statements come twice, and those that do are cheap.
+        connection.prepare_threshold = None
         self._settings = ""
         for statement in header:
-            connection.execute(statement)
+            connection.execute(statement, binary=True)
         # Nothing of a database that is not there yet can be lost; the last commit waits for all.
         connection.execute("SET synchronous_commit = off")
+        self._strings = self._standard_strings
+
+    @property
+    def _standard_strings(self) -> str | None:
+        return self.connection.info.parameter_status("standard_conforming_strings")
 
     def execute(self, objects: Sequence[tuple[Object, bytes]]) -> None:
         """Execute objects, several in one message; on an error find the one that is to blame."""
@@ -142,7 +151,7 @@ class Session:
     def _batch(self, batch: Sequence[tuple[Object, bytes]]) -> None:
         if len(batch) > 1 and self.connection.info.transaction_status == 0:
             try:
-                self.connection.execute(b"".join(self._with_settings(*pair) for pair in batch))
+                self._send([one for pair in batch for one in self._statements(*pair)])
                 return
             except psycopg.Error:
                 if self.connection.closed:
@@ -162,10 +171,16 @@ class Session:
                 self.execute_one(one, text, attempts)
         except e.RestoreFailed as error:
             again = attempts == 1 and _is_deadlock(error.__cause__)
-            if again or self.connection.closed or not self._tolerates(one, text, error):
+            if again or not self.is_tolerated(one, text, error):
                 raise
             if self.connection.info.transaction_status == TransactionStatus.INERROR:
                 self.connection.execute("ROLLBACK")  # of a BEGIN in the text
+
+    def is_tolerated(self, one: Object, text: bytes, error: e.RestoreFailed) -> bool:
+        """Tell whether the restore may go on: only what the server says of one object."""
+        if self._tolerates is None or self.connection.closed:
+            return False
+        return isinstance(error.__cause__, psycopg.Error) and self._tolerates(one, text, error)
 
     def savepoint(self) -> contextlib.AbstractContextManager[object]:
         """Within a transaction, keep what was done before where something fails."""
@@ -174,10 +189,16 @@ class Session:
         return self.connection.transaction()
 
     def execute_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
-        """Execute one object; where that ends in a deadlock, so many times."""
+        """Execute one object; where that ends in a deadlock, so many times.
+
+        Raises:
+            RestoreFailed: names the object and what the server said.
+            VerificationFailed: pg_dump does not write such a statement.
+
+        """
         for left in reversed(range(attempts)):
             try:
-                self.connection.execute(self._with_settings(one, text))
+                self._send(self._statements(one, text))
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement
@@ -185,11 +206,44 @@ class Session:
                 if not again or not left:
                     raise restore_error(error, describe(one)) from error
 
-    def _with_settings(self, one: Object, text: bytes) -> bytes:
-        if one.settings == self._settings:
-            return text
-        self._settings = one.settings
-        return one.settings.encode() + text
+    def _send(self, statements: Sequence[bytes]) -> None:
+        """Execute statements in one transaction, each by itself."""
+        if len(statements) == 1:
+            self.connection.execute(statements[0], binary=True)
+        else:
+            with self.connection.pipeline():
+                for statement in statements:
+                    self.connection.execute(statement)
+        if self._standard_strings != self._strings:
+            raise e.RestoreFailed(
+                "the database's own code has changed standard_conforming_strings: what follows"
+                " would be read differently"
+            )
+
+    def _statements(self, one: Object, text: bytes) -> list[bytes]:
+        """Return the statements of an object, after the settings that it needs.
+
+        Raises:
+            VerificationFailed: pg_dump does not write them for one database.
+
+        """
+        found: list[bytes] = []
+        if one.settings != self._settings:
+            found += self._split(one, one.settings.encode())
+            if not all(dialect.is_setting(statement) for statement in found):
+                raise e.VerificationFailed(f"{describe(one)}: unexpected settings in the index")
+            self._settings = one.settings
+        return found + self._split(one, text)
+
+    def _split(self, one: Object, text: bytes) -> list[bytes]:
+        try:
+            backslash_strings = self._strings == "off"
+            found = list(dialect.statements_of(text, backslash_strings=backslash_strings))
+        except e.VerificationFailed as error:
+            raise e.VerificationFailed(f"{describe(one)}: {error.message}") from error
+        for statement in found:
+            dialect.check(statement, describe(one))
+        return found
 
     def copy(self, one: Object, header: bytes, blocks: Iterator[bytes]) -> int:
         """Send rows; return how many the server took."""
@@ -428,14 +482,13 @@ class _Load:
         """Copy rows; return None where they are left out, or their failure is tolerated."""
         if self._options.leaves_out(one):
             return None
-        tolerates = self._options.tolerates
-        if tolerates is None:
+        if self._options.tolerates is None:
             return session.copy(one, header, blocks)
         try:
             with session.savepoint():
                 return session.copy(one, header, blocks)
         except e.RestoreFailed as error:
-            if session.connection.closed or not tolerates(one, header, error):
+            if not session.is_tolerated(one, header, error):
                 raise
         return None
 
@@ -498,9 +551,8 @@ class _Load:
                     failed.append((one, text))
                     errors.append(error)
             if len(failed) == len(waiting):
-                tolerates = self._options.tolerates
                 for (one, text), failure in zip(failed, errors, strict=True):
-                    if tolerates is None or not tolerates(one, text, failure):
+                    if not self._main.is_tolerated(one, text, failure):
                         raise failure
                 return
             waiting = failed

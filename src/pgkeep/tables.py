@@ -454,9 +454,11 @@ class TablesRestore:
         # A copy of old rows may refer to what is gone by now.
         try:
             with session.connection.transaction():
-                session.connection.execute(text)
-        except psycopg.errors.ForeignKeyViolation:
-            session.connection.execute(text.rstrip().removesuffix(b";") + b" NOT VALID;")
+                session.execute_one(entry.one, text)
+        except e.RestoreFailed as error:
+            if not isinstance(error.__cause__, psycopg.errors.ForeignKeyViolation):
+                raise
+            session.execute_one(entry.one, text.rstrip().removesuffix(b";") + b" NOT VALID;\n")
             self._warnings.append(
                 f"{ld.describe(entry.one)} is NOT VALID: rows refer to others that are gone"
             )

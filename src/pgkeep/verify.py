@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import msgspec
 
 from . import artifact as a
+from . import consistency, naming, script
 from . import errors as e
 from . import manifest as m
-from . import naming, script
 from .artifact import Artifact
 from .stores import Source, Store, chunks, read_all
 
@@ -236,32 +236,34 @@ def _verify_artifact(
     source = artifact.source
     index = artifact.index
     by_member = index.objects_by_member()
-    outline = script.Outline()
     rows_members = [number for number in range(len(index.members)) if _is_rows(by_member[number])]
 
-    def check_rows(number: int) -> None:
-        _check_rows(artifact, number, by_member[number])
+    def check_rows(number: int) -> consistency.RowsFound:
+        found = consistency.check_rows(artifact, number, by_member[number])
         progress(index.members[number].length)
+        return found
 
+    rows: list[consistency.RowsFound] = []
     # Members of rows are whole statements each, so they can be read side by side.
     with ThreadPoolExecutor(jobs) as pool:
         for result in [pool.submit(check_rows, number) for number in rows_members]:
             try:
-                result.result()
+                rows.append(result.result())
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
     in_parallel = set(rows_members)
-    scanner = script.Scanner()
+    outline = script.Outline()
+    text = consistency.TextCheck(artifact)
     for number, member in enumerate(index.members):
         if number not in in_parallel:
-            for block in artifact.blocks(number):
-                for piece in scanner.feed(block):
-                    outline.add(piece)
+            for piece in text.member(number, by_member[number]):
+                outline.add(piece)
             progress(member.length)
-    for piece in scanner.close():
+    for piece in text.close():
         outline.add(piece)
     outline.finish()
+    consistency.check_roots(artifact, rows, text.partitioned)
     tables = index.table_rows()
     if manifest is not None:
         _compare(source.name, tables, manifest.tables)
@@ -274,43 +276,6 @@ def _verify_artifact(
 
 def _is_rows(objects: list[a.Object]) -> bool:
     return bool(objects) and all(one.rows is not None for one in objects)
-
-
-def _check_rows(artifact: Artifact, number: int, objects: list[a.Object]) -> None:
-    """Check that a member holds the COPY statements and the rows that the index tells."""
-    scanner = script.Scanner()
-    found: list[int] = []
-    closed = True
-
-    def take(piece: script.Piece) -> None:
-        nonlocal closed
-        match piece:
-            case script.CopyBegin():
-                found.append(0)
-                closed = False
-            case script.Rows():
-                found[-1] += piece.data.count(b"\n")
-            case script.CopyEnd():
-                closed = True
-            case script.Meta():
-                raise e.VerificationFailed(f"unexpected psql command {piece.data[:40]!r}")
-
-    try:
-        for block in artifact.blocks(number):
-            for piece in scanner.feed(block):
-                take(piece)
-        for piece in scanner.close():
-            take(piece)
-    except e.VerificationFailed as error:
-        if artifact.source.name in str(error):
-            raise
-        raise e.VerificationFailed(f"{artifact.describe(number)}: {error}") from error
-    expected = [one.rows for one in objects]
-    if not closed or found != expected:
-        raise e.VerificationFailed(
-            f"{artifact.describe(number)}: rows per COPY are {found[:5]}, the index says"
-            f" {expected[:5]}"
-        )
 
 
 def _compare(name: str, found: list[m.TableRows], expected: list[m.TableRows]) -> None:
