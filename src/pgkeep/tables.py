@@ -17,7 +17,16 @@ import psycopg
 from psycopg import sql
 
 from . import artifact as a
-from . import databases, default_privileges, dependents, relations, script, selection, statements
+from . import (
+    condition,
+    databases,
+    default_privileges,
+    dependents,
+    relations,
+    script,
+    selection,
+    statements,
+)
 from . import errors as e
 from . import load as ld
 from .contents import Contents, Entry
@@ -315,11 +324,16 @@ class TablesRestore:
                 f"triggers of {_dotted(root)} fire, and may change rows: {', '.join(triggers)}"
             )
         problems = []
-        lacking = set(self._columns()) - set(relations.columns(connection, oid))
+        columns = self._columns()
+        if not columns:
+            problems.append(f"{_dotted(root)} has no columns that can be filled")
+        lacking = set(columns) - set(relations.columns(connection, oid))
         if lacking:
             problems.append(
                 f"{_dotted(root)} has no column {', '.join(sorted(lacking))}, the backup has"
             )
+        if not problems and self._options.where is not None:
+            self._check_condition(connection, self._options.where)
         if self._options.conflict == Conflict.UPDATE:
             if not relations.primary_key(connection, oid):
                 problems.append(
@@ -331,6 +345,15 @@ class TablesRestore:
                     " one that is not"
                 )
         return problems
+
+    def _check_condition(self, connection: Connection, where: str) -> None:
+        """Have the condition parsed as it will be: on the columns of the backup alone."""
+        columns = sql.SQL(", ").join(map(sql.Identifier, self._columns()))
+        root = sql.Identifier(*self._root)
+        subquery = sql.SQL("(SELECT {} FROM {}) AS {}")
+        condition.check(
+            connection, subquery.format(columns, root, sql.Identifier(self._root[1])), where
+        )
 
     @property
     def _root(self) -> Name:
@@ -581,13 +604,17 @@ class TablesRestore:
             sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA")
             .format(sql.Identifier(ROWS), listed, root)
         )  # fmt: skip
-        target = sql.Identifier("pg_temp", ROWS).as_bytes(connection)
+        scratch = sql.Identifier("pg_temp", ROWS)
+        alias = sql.Identifier(self._root[1])
+        if self._options.where is not None:
+            aliased = sql.SQL("{} AS {}").format(scratch, alias)
+            condition.check(connection, aliased, self._options.where)
+        target = scratch.as_bytes(connection)
         for table in self._tables:
             for one in self._contents.rows(table):
                 self._copy(session, one, target, progress)
-        alias = sql.Identifier(self._root[1])
-        chosen = sql.SQL("FROM pg_temp.{} AS {} WHERE ({})").format(
-            sql.Identifier(ROWS), alias, sql.SQL(self._options.where or "true")
+        chosen = sql.SQL("FROM pg_temp.{} AS {} WHERE {}").format(
+            sql.Identifier(ROWS), alias, condition.embedded(self._options.where)
         )
         progress.step("inserting rows")
         count = connection.execute(sql.SQL("SELECT count(*) {}").format(chosen)).fetchone()
