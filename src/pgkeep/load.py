@@ -20,7 +20,7 @@ from typing import Protocol
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import default_privileges, dialect, foreign_keys, script, statements
+from . import default_privileges, dialect, foreign_keys, script, statements, unvalidated
 from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
@@ -441,6 +441,7 @@ class _Load:
             deferred = foreign_keys.unsatisfied(keys, places, counts)
         for key in deferred:
             session.connection.execute(key.defer)
+        dropped = unvalidated.drop(session.connection, unvalidated.find(session.connection, places))
         read = functools.lru_cache(maxsize=4)(self._artifact.read)
         for _, number, one in sorted(parts, key=lambda part: places[part[0]]):
             scanner = script.Scanner()
@@ -452,6 +453,7 @@ class _Load:
         session.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         for key in deferred:
             session.connection.execute(key.reset)
+        unvalidated.add(session.connection, dropped)
 
     def _load_rows(self, session: Session, crew: Crew, *numbers: int) -> None:
         for number in numbers:

@@ -21,11 +21,13 @@ from . import (
     choice,
     databases,
     default_privileges,
+    extension_tables,
     failures,
     foreign_keys,
     programs,
     relations,
     role_creation,
+    unvalidated,
     verify,
 )
 from . import errors as e
@@ -197,6 +199,8 @@ class Restore:
         if mode in (Mode.IN_PLACE, Mode.DATA_ONLY) and not self._options.privileges:
             with self._endpoint.to(self.target).connect() as inside:
                 warnings += default_privileges.warnings(inside, self.target)
+        if mode == Mode.DATA_ONLY:
+            warnings += self._unvalidated()
         index = self._artifact.index if self._artifact else None
         tables = self._tables() if index else None
         return Plan(
@@ -379,12 +383,22 @@ class Restore:
             self._failures.record(one, error)
         return self._failures is not None
 
+    def _unvalidated(self) -> list[str]:
+        """Name the constraints that rows of the backup may violate."""
+        assert self._meta is not None  # noqa: S101 - plain dumps are refused before
+        with self._endpoint.to(self.target).connect() as inside:
+            there = foreign_keys.tables(inside, codec(self._meta.database.encoding))
+            keys = [(one.schema, one.name) for one in self._tables()]
+            oids = [there[key] for key in keys if key in there]
+            return unvalidated.warnings(unvalidated.find(inside, oids))
+
     def _data_obstacles(self) -> list[str]:
         assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
         problems = []
         encoding = codec(self._artifact.index.meta.database.encoding)
         with self._endpoint.to(self.target).connect() as inside:
             there = foreign_keys.tables(inside, encoding)
+            conditions = extension_tables.conditions(inside)
             for table in self._tables():
                 key = (table.schema, table.name)
                 if key not in there:
@@ -395,13 +409,11 @@ class Restore:
                     )
                     continue
                 try:
-                    row = inside.execute(
-                        sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(*key))
-                    ).fetchone()
+                    filled = extension_tables.has_rows(inside, key, conditions.get(there[key], b""))
                 except psycopg.errors.InsufficientPrivilege:
                     problems.append(f"the role may not read table {table.schema}.{table.name}")
                     continue
-                if row is not None and row[0]:
+                if filled:
                     problems.append(f"table {table.schema}.{table.name} is not empty")
         return problems
 

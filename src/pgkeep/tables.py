@@ -22,6 +22,7 @@ from . import (
     databases,
     default_privileges,
     dependents,
+    extension_tables,
     relations,
     script,
     selection,
@@ -144,6 +145,11 @@ class TablesRestore:
                 )
         parents = self._contents.parents
         roots = [name for name in self._tables if parents.get(name) not in self._tables]
+        if options.new_name and self._configuration:
+            raise e.UsageError(
+                f"{_list(self._configuration)} belongs to an extension: the backup has only its"
+                " rows, and --as needs its definition"
+            )
         if (options.new_name or options.where) and len(roots) > 1:
             raise e.UsageError(
                 f"--as and --where are for one table, {len(roots)} are meant: {_list(roots)}"
@@ -166,6 +172,15 @@ class TablesRestore:
             )
 
     @property
+    def _configuration(self) -> list[Name]:
+        """Return the configuration tables of extensions: of these only rows are restored."""
+        return [name for name in self._tables if name in self._contents.without_definition]
+
+    @property
+    def _created(self) -> list[Name]:
+        return [name for name in self._tables if name not in self._contents.without_definition]
+
+    @property
     def replaces(self) -> bool:
         """Tell whether something that is there would be dropped."""
         return self._options.replace
@@ -181,7 +196,7 @@ class TablesRestore:
         """Return what is executed, the rows apart."""
         options = self._options
         found = []
-        for entry in self._contents.of(self._tables):
+        for entry in self._contents.of(self._created):
             kind, text = entry.one.type, entry.text
             if kind in ld.PRIVILEGE_TYPES and not options.privileges:
                 continue
@@ -239,6 +254,15 @@ class TablesRestore:
                 Conflict.FAIL: "undo everything if one of them is there",
             }[self._options.conflict]
             return
+        if self._configuration:
+            rows = _list(self._configuration)
+            if self._options.replace:
+                yield f"delete the rows of {rows} that are not the extension's own"
+            yield f"load the rows of {rows}, which belongs to an extension"
+        if not self._created:
+            yield "compare the number of rows with the backup, and commit"
+            return
+        names = _list(self._created)
         if self._options.replace:
             yield f"drop {names}"
         to = f" as {_dotted(self._new_name)}" if self._options.new_name else ""
@@ -247,8 +271,9 @@ class TablesRestore:
 
     def _obstacles(self, connection: Connection, remedies: list[str]) -> list[str]:
         entries = self._entries()
-        problems = []
-        wanted = [self._new_name] if self._options.new_name else self._tables
+        problems: list[str] = []
+        wanted = [self._new_name] if self._options.new_name else self._created
+        problems += self._configuration_obstacles(connection, remedies)
         there = [name for name in wanted if relations.relation(connection, name) is not None]
         if there and not self._options.replace:
             problems.append(f"{_list(there)} {'is' if len(there) == 1 else 'are'} there already")
@@ -278,6 +303,21 @@ class TablesRestore:
             problems.append(f"roles are missing on the server: {', '.join(roles)}")
             remedies.append("Create them, or leave them out with --no-owner --no-privileges.")
         return problems
+
+    def _configuration_obstacles(
+        self, connection: Connection, remedies: list[str]
+    ) -> Iterator[str]:
+        conditions = extension_tables.conditions(connection)
+        for name in self._configuration:
+            oid = relations.relation(connection, name)
+            if oid is None:
+                yield f"table {_dotted(name)} does not exist, and belongs to an extension"
+                remedies.append("Create the extension first.")
+            elif not self._options.replace and extension_tables.has_rows(
+                connection, name, conditions.get(oid, b"")
+            ):
+                yield f"table {_dotted(name)} has rows that are not the extension's own"
+                remedies.append("Replace them with --drop-existing, or add rows with --where.")
 
     def _warn_of_dependents(self, connection: Connection) -> None:
         if gone := dependents.gone(connection, self._contents, self._tables):
@@ -453,6 +493,7 @@ class TablesRestore:
             self._take_default_privileges(connection, schemas)
         progress.step("loading rows")
         rows = sum(self._load(session, table, schemas, progress) for table in self._tables)
+        self._set_sequences(session)
         progress.step("building indexes")
         for entry in after:
             self._execute(session, entry, schemas)
@@ -464,10 +505,20 @@ class TablesRestore:
 
     def _take_default_privileges(self, connection: Connection, schemas: Mapping[Name, str]) -> None:
         """Take what ALTER DEFAULT PRIVILEGES gives to new tables: the backup's grants follow."""
-        made = {one for table in self._tables for one in self._contents.relations(table)}
+        made = {one for table in self._created for one in self._contents.relations(table)}
         names = [(schemas.get(name, name[0]), name[1]) for name in made]
         for statement in relations.privileges_taken(connection, names):
             connection.execute(statement.encode())
+
+    def _set_sequences(self, session: ld.Session) -> None:
+        """Set the sequences of configuration tables, which the backup does not define either."""
+        for name in self._configuration:
+            oid = relations.relation(session.connection, name)
+            owned = extension_tables.sequences(session.connection, oid or 0)
+            for entry in self._contents.entries:
+                own = statements.own_name(entry.one.type, entry.text, self._contents.codec)
+                if entry.one.type == "SEQUENCE SET" and own in owned:
+                    session.execute_one(entry.one, entry.text)
 
     def _execute(self, session: ld.Session, entry: Entry, schemas: dict[Name, str]) -> None:
         text = statements.moved(entry.text, schemas, self._contents.codec)
@@ -499,7 +550,8 @@ class TablesRestore:
         return True
 
     def _create_schemas(self, connection: Connection) -> None:
-        for schema in dict.fromkeys(schema for schema, _ in self._restored()):
+        made = [self._new_name] if self._options.new_name else self._created
+        for schema in dict.fromkeys(schema for schema, _ in made):
             create = sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema))
             query = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s"
             if connection.execute(query, [schema]).fetchone() is None:
@@ -513,6 +565,11 @@ class TablesRestore:
         keys = relations.foreign_keys_from_elsewhere(connection, there)
         for drop, _ in keys:
             connection.execute(drop.encode())
+        conditions = extension_tables.conditions(connection)
+        for name in reversed(self._configuration):  # pg_dump writes what is referred to first
+            oid = relations.relation(connection, name)
+            extension_tables.delete_rows(connection, name, conditions.get(oid or 0, b""))
+        there = [name for name in there if name in self._created]
         if there:
             names = sql.SQL(", ").join(sql.Identifier(*name) for name in there)
             connection.execute(sql.SQL("DROP TABLE {}").format(names))
