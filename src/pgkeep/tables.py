@@ -21,6 +21,7 @@ from . import (
     condition,
     databases,
     default_privileges,
+    dependencies,
     dependents,
     extension_tables,
     relations,
@@ -283,8 +284,8 @@ class TablesRestore:
             )
         if self._options.replace:
             problems += [
-                f"view {view} depends on a table that would be dropped"
-                for view in relations.dependent_views(connection, there)
+                f"{one} depends on a table that would be dropped"
+                for one in dependencies.dependents(connection, relations.oids(connection, there))
             ]
             problems += [
                 f"{_dotted(child)} is a part of a table that would be dropped"
