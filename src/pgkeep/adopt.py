@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from . import artifact as a
-from . import backup, foreign, naming, plain, verify
+from . import backup, foreign, naming, plain, reading, verify
 from . import errors as e
 from . import manifest as m
 from .foreign_names import guess
@@ -21,7 +21,7 @@ from .stores.local import LocalStore
 _DUMP = re.compile(r"\.(?:sql|dump|psql)(?:\.|\Z)")  # names that promise a dump
 
 
-def adopt(store: Store, name: str, *, jobs: int, progress: verify.Progress) -> m.Manifest:
+def adopt(store: Store, name: str, *, jobs: int, progress: reading.Progress) -> m.Manifest:
     """Verify an artifact to its end and write the manifest that it lacks.
 
     Raises:

@@ -22,6 +22,8 @@ from .stores import Source, Upload
 FORMAT = 1
 _LEVEL = 1  # ISA-L's level 1: about the size of gzip -6 at ten times its speed
 BLOCK = 1 << 20
+MEMBER_LIMIT = 1 << 30  # bytes of SQL in a member that is read whole: no statement is longer
+INDEX_LIMIT = 1 << 30  # bytes of an index; 10,000 tables take 8 MiB
 DROPS = "DROP"  # the type under which the statements of pg_dump --clean are indexed
 
 _INDEX_HEADER = b"""\
@@ -225,7 +227,7 @@ class Artifact:
         if hashlib.sha256(data).digest() != digest:
             raise e.VerificationFailed(f"{source.name}: the index has changed")
         self.index_sha256 = digest.hex()
-        self.index = _decode_index(b"".join(decompressed_blocks(data)), source.name)
+        self.index = _decode_index(_index_lines(data, source.name), source.name)
         self._check_coverage(offset)
 
     def _check_coverage(self, end: int) -> None:
@@ -262,7 +264,18 @@ class Artifact:
         return data
 
     def read(self, number: int) -> bytes:
-        """Return a member's SQL, whole; meant for those that are small."""
+        """Return a member's SQL, whole; meant for those that are small.
+
+        Raises:
+            VerificationFailed: it has changed, or is larger than any that pgkeep writes.
+
+        """
+        raw = self.index.members[number].raw
+        if raw > MEMBER_LIMIT:
+            raise e.VerificationFailed(
+                f"{self.describe(number)}: {raw} bytes of definitions, at most"
+                f" {MEMBER_LIMIT} are read"
+            )
         return b"".join(self.blocks(number))
 
     def blocks(self, number: int) -> Iterator[bytes]:
@@ -272,6 +285,8 @@ class Artifact:
         try:
             for block in decompressed_blocks(data):
                 raw += len(block)
+                if raw > self.index.members[number].raw:
+                    break  # a few bytes may hold very many
                 yield block
         except e.VerificationFailed as error:
             raise e.VerificationFailed(f"{self.describe(number)}: {error}") from error
@@ -332,6 +347,12 @@ class MultiMemberInflater:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what these bytes hold; raise VerificationFailed where they are damaged."""
         while data:
+            if self._inflater.eof and data.startswith(b"\0"):
+                raise e.VerificationFailed(
+                    "zero bytes after the end of the gzip data",
+                    hint="A tape or a block device appends such. gzip -dc FILE | gzip > NEW leaves"
+                    " them out.",
+                )
             if self._inflater.eof:
                 self._inflater = isal_zlib.decompressobj(wbits=31)
             self._begun = True
@@ -396,14 +417,27 @@ def _ascii_json(value: object) -> bytes:
     return data if data.isascii() else json.dumps(json.loads(data)).encode("ascii")
 
 
-def _decode_index(data: bytes, file_name: str) -> Index:
+def _index_lines(data: bytes, file_name: str) -> Iterator[bytes]:
+    """Yield the lines of a compressed index."""
+    size, rest = 0, b""
+    for block in decompressed_blocks(data):
+        size += len(block)
+        if size > INDEX_LIMIT:
+            raise e.VerificationFailed(f"{file_name}: an index of more than {INDEX_LIMIT} bytes")
+        lines = (rest + block).split(b"\n")
+        rest = lines.pop()
+        yield from lines
+    yield rest
+
+
+def _decode_index(lines: Iterator[bytes], file_name: str) -> Index:
     meta: Meta | None = None
     members: list[Member] = []
     objects: list[Object] = []
     member_decoder = msgspec.json.Decoder(Member)
     object_decoder = msgspec.json.Decoder(Object)
     try:
-        for line in data.split(b"\n"):
+        for line in lines:
             if line.startswith(_OBJECT):
                 objects.append(object_decoder.decode(line[len(_OBJECT) :]))
             elif line.startswith(_MEMBER):

@@ -61,10 +61,12 @@ class MemberCheck:
             f"{self._artifact.describe(self._number)}: its index is another one's: {what}"
         )
 
-    def follow(self, scanner: script.Scanner, *, close: bool = False) -> Iterator[script.Piece]:
+    def follow(
+        self, scanner: script.Scanner, blocks: Iterable[bytes] | None = None, *, close: bool = False
+    ) -> Iterator[script.Piece]:
         """Yield the pieces of the member."""
         try:
-            for block in self._artifact.blocks(self._number):
+            for block in self._artifact.blocks(self._number) if blocks is None else blocks:
                 yield from self._checked(scanner.feed(block))
             if close:
                 yield from self._checked(scanner.close())
@@ -130,6 +132,21 @@ def _identity(one: Object, codec_name: str) -> tuple[str, ...]:
     )
 
 
+def check_entries(artifact: Artifact, number: int, objects: Sequence[Object], data: bytes) -> None:
+    """Check that a member's SQL announces the objects that the index has there, and no others."""
+    check = MemberCheck(artifact, number, objects)
+    for _ in check.follow(script.Scanner(_schemas(artifact)), [data], close=True):
+        pass
+    check.continued()
+
+
+def pieces(artifact: Artifact, number: int, objects: Sequence[Object]) -> Iterator[script.Piece]:
+    """Yield the pieces of a member of rows, whose entries are checked on the way."""
+    check = MemberCheck(artifact, number, objects)
+    yield from check.follow(script.Scanner(_schemas(artifact)), close=True)
+    check.continued()
+
+
 Table = tuple[bytes, bytes]  # schema and name as they are quoted in the SQL
 
 
@@ -155,6 +172,11 @@ class TextCheck:
                     self._settings[piece.data.partition(b" = ")[0]] = piece.data
                 case script.CopyBegin():
                     raise check.wrong("there are rows among other statements")
+                case script.Meta() if b"restrict " not in piece.data:
+                    raise e.VerificationFailed(
+                        f"{self._artifact.describe(number)}: unexpected psql command"
+                        f" {dialect.shown(piece.data)}"
+                    )
                 case script.Entry():
                     self._check_settings(check, objects)
             statement = self._collected.add(piece)
@@ -162,7 +184,9 @@ class TextCheck:
                 while remaining and remaining[0].start + remaining[0].length < check.offset:
                     remaining.popleft()
                 inside = bool(remaining) and remaining[0].start < check.offset
-                self._statement(check, number, statement, inside=inside)
+                # What pg_dump --clean writes stands before all entries.
+                cleaning = number == 0 and (not objects or check.offset <= objects[0].start)
+                self._statement(check, number, statement, inside=inside, cleaning=cleaning)
             yield piece
         self._collected.finish()
         for one in check.continued():
@@ -176,12 +200,18 @@ class TextCheck:
         yield from self._scanner.close()
 
     def _statement(
-        self, check: MemberCheck, number: int, statement: dialect.Statement, *, inside: bool
+        self,
+        check: MemberCheck,
+        number: int,
+        statement: dialect.Statement,
+        *,
+        inside: bool,
+        cleaning: bool,
     ) -> None:
         """Check one statement: between objects there are only settings."""
         if statement.whole and statement.text:
             dialect.check(statement.text, self._artifact.describe(number))
-        if not inside and not dialect.is_setting(statement.text, cleaning=number == 0):
+        if not inside and not dialect.is_setting(statement.text, cleaning=cleaning):
             raise check.wrong(f"it does not have {dialect.shown(statement.text)}")
         match = _PARTITIONED.match(statement.text)
         if match is not None:

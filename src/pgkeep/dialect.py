@@ -103,6 +103,18 @@ _KNOWN = _any_of(_FREE, _CLEANING, _DEFINING)
 _LEADING = re.compile(rb"(?:\s+|--[^\n]*(?:\n|\Z))*")
 
 
+# What pg_dump -C and pg_dumpall write about databases, roles and tablespaces.
+_CLUSTER = _any_of((
+    rb"(?:CREATE|ALTER|DROP) (?:DATABASE|ROLE|TABLESPACE) .*",
+    rb"COMMENT ON (?:DATABASE|ROLE|TABLESPACE) .*",
+    rb"SECURITY LABEL FOR %b ON (?:DATABASE|ROLE|TABLESPACE) .*" % IDENTIFIER,
+    rb"(?:GRANT|REVOKE) .* ON (?:DATABASE|TABLESPACE|PARAMETER) .*",
+    rb"GRANT %b TO %b.*" % (IDENTIFIER, IDENTIFIER),
+    rb"UPDATE pg_catalog\.pg_database SET .*",
+))  # fmt: skip
+_BEGINNING = re.compile(rb"(?:CREATE|ALTER|COMMENT|SELECT pg_catalog\.|INSERT INTO|GRANT|REVOKE) ")
+
+
 class Statement(NamedTuple):
     """One statement, without the comments before it, or only how it begins."""
 
@@ -127,6 +139,16 @@ def is_known(statement: bytes) -> bool:
     if _KNOWN.fullmatch(statement) is None:
         return False
     return not _CREATE_TABLE.match(statement) or not _AS_QUERY.search(_QUOTED.sub(b"''", statement))
+
+
+def begins(statement: Statement) -> bool:
+    """Whether a statement that is too long to be looked at may be one of pg_dump's."""
+    return _BEGINNING.match(statement.text) is not None
+
+
+def is_of_cluster(statement: bytes) -> bool:
+    """Whether it is about a database, a role or a tablespace as such."""
+    return _CLUSTER.fullmatch(statement) is not None
 
 
 def is_setting(statement: bytes, *, cleaning: bool = False) -> bool:
@@ -214,3 +236,19 @@ def statements_of(text: bytes, *, backslash_strings: bool = False) -> Iterator[b
             if statement is not None:
                 yield statement.text
     collected.finish()
+
+
+def without_cluster(text: bytes) -> bytes:
+    """Return text without its statements about databases, such as the DROP of pg_dump -C -c."""
+    kept: list[bytes] = []
+    scanner = script.Scanner(statements=True)
+    statement: list[bytes] = []
+    for pieces in (scanner.feed(text), scanner.close()):
+        for piece in pieces:
+            statement.append(piece.data if not isinstance(piece, script.Entry) else b"")
+            if isinstance(piece, script.StatementEnd):
+                whole = b"".join(statement)
+                begin = len(whole) - len(bare(whole))
+                kept.append(whole[:begin] if is_of_cluster(whole[begin:]) else whole)
+                statement.clear()
+    return b"".join([*kept, *statement])

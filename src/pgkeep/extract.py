@@ -121,8 +121,20 @@ def sql(artifact: Artifact, *, schema_only: bool = False) -> Iterator[bytes]:
 
     """
     for number, member in enumerate(artifact.index.members):
-        if not schema_only or member.section != "data":
+        if not schema_only:
             yield from artifact.blocks(number)
+        elif member.section != "data":
+            yield from _ranges(artifact.blocks(number), _definitions(artifact, number))
+
+
+def _definitions(artifact: Artifact, number: int) -> list[tuple[int, int]]:
+    """Return what of a member fills no materialized view, as starts and lengths."""
+    found, position = [], 0
+    for one in artifact.index.objects:
+        if one.member == number and one.type == "MATERIALIZED VIEW DATA":
+            found.append((position, one.start - position))
+            position = one.start + one.length
+    return [*found, (position, artifact.index.members[number].raw - position)]
 
 
 def table_sql(artifact: Artifact, patterns: Sequence[Pattern]) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
 
-from . import __version__, backup, naming, plain, script, statements, verify
+from . import __version__, backup, dialect, naming, plain, reading, script, statements, verify
 from . import artifact as a
 from . import errors as e
 from . import manifest as m
@@ -39,6 +39,7 @@ _UNCONDITIONAL = re.compile(
     rb"|SELECT pg_catalog\.lo_unlink\('\d+'\);$)",
     re.MULTILINE,
 )
+_OLD = re.compile(r"[89]\.|10(?:\.[012])?\b(?!\.)")  # versions of pg_dump
 _QUOTE_OR_END = re.compile(rb"['\"]|;\n|--[^\n]*\n")
 _COPY_TARGET = re.compile(rb"COPY %b" % statements.QUALIFIED)
 
@@ -99,6 +100,7 @@ def index(
     number = plain.choose_part(found, options.database, source.name)
     part = found.parts[number]
     _refuse_unreadable(part, source.name)
+    _refuse_unknown(part, source.name)
     moment = when(part.head, options)
     if moment is None:
         raise e.Refused(
@@ -124,10 +126,29 @@ def index(
 
 
 def _refuse_unreadable(part: plain.Part, file: str) -> None:
-    if _SEARCH_PATH not in part.head:
+    if _SEARCH_PATH in part.head:
+        return
+    hint = "Restore it with pgkeep restore --backup=FILE --target-db=NAME, and back that up."
+    version = plain.client_version(part.head)
+    if _OLD.match(version) is None:
         raise e.Refused(
-            f"{file} was made by a pg_dump older than 10.3: its statements depend on search_path",
-            hint="Restore it with pgkeep restore --backup=FILE --target-db=NAME, and back that up.",
+            f"{file}: pg_dump {version or 'of an unknown version'} sets an empty search_path, which"
+            " is missing: the dump was edited",
+            hint=hint,
+        )
+    raise e.Refused(
+        f"{file} was made by a pg_dump older than 10.3: its statements depend on search_path",
+        hint=hint,
+    )
+
+
+def _refuse_unknown(part: plain.Part, file: str) -> None:
+    if part.unknown:
+        shown = "; ".join(dialect.shown(one) for one in part.unknown[:3])
+        raise e.Refused(
+            f"{file} holds {len(part.unknown)} statements that pg_dump does not write: {shown}",
+            hint="Read them. If they are meant: pgkeep restore --backup=FILE --target-db=NAME"
+            " --allow-statements, and back that up.",
         )
 
 
@@ -251,12 +272,14 @@ class _Assembler(Assembler):
         only the schema `public`, which is there, is dropped: pg_dump before 15 creates it anew.
         """
         for piece in _joined(pieces):
-            match = _DROPPING.search(piece.data) if isinstance(piece, script.Text) else None
-            if match is None or not isinstance(piece, script.Text):
+            if not isinstance(piece, script.Text):
                 super().add(piece)
                 continue
-            super().add(script.Text(piece.data[: match.start()]))
-            drops = piece.data[match.start() :]
+            text = dialect.without_cluster(piece.data)
+            match = _DROPPING.search(text)
+            end = len(text) if match is None else match.start()
+            super().add(script.Text(text[:end]))
+            drops = text[end:]
             if _UNCONDITIONAL.search(drops):
                 public = _DROP_PUBLIC.search(drops)
                 skipped = drops if public is None else drops[: public.start()]
@@ -347,16 +370,16 @@ class _Index:
     def _write(self, writer: a.ArtifactWriter) -> _Assembler:
         self.progress.step("indexing")
         self.progress.total(self.source.size)
-        scanner = script.Scanner(self.found.schemas)
-        outline = script.Outline()
+        dump = reading.PlainReading(
+            self.source, self.progress.advance, self.found.schemas, statements=False
+        )
         order = Order(writer, Crew(), 0)
         assembler = _Assembler(self._header(), self.part, order)
-        pieces = plain.numbered(plain.checked(self.source, scanner, outline, self.progress.advance))
+        pieces = plain.numbered(plain.checked(self.source, dump))
         for piece in chosen(pieces, self.number, cluster=self.found.cluster):
             assembler.add(piece)
         assembler.finish()
-        seen = (outline.offset, outline.entries, assembler.rows)
-        if seen != (self.found.raw_bytes, self.found.entries, self.part.rows):
+        if dump.sha256 != self.found.sha256:
             raise e.VerificationFailed(f"{self.source.name} has changed while it was read")
         return assembler
 

@@ -20,7 +20,15 @@ from typing import Protocol
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from . import default_privileges, dialect, foreign_keys, script, statements, unvalidated
+from . import (
+    consistency,
+    default_privileges,
+    dialect,
+    foreign_keys,
+    script,
+    statements,
+    unvalidated,
+)
 from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
@@ -132,10 +140,11 @@ class Session:
             connection.execute(statement, binary=True)
         # Nothing of a database that is not there yet can be lost; the last commit waits for all.
         connection.execute("SET synchronous_commit = off")
-        self._strings = self._standard_strings
+        # What standard_conforming_strings is: the SQL is cut into statements by it.
+        self.strings = self._parameter_strings
 
     @property
-    def _standard_strings(self) -> str | None:
+    def _parameter_strings(self) -> str | None:
         return self.connection.info.parameter_status("standard_conforming_strings")
 
     def execute(self, objects: Sequence[tuple[Object, bytes]]) -> None:
@@ -151,7 +160,7 @@ class Session:
     def _batch(self, batch: Sequence[tuple[Object, bytes]]) -> None:
         if len(batch) > 1 and self.connection.info.transaction_status == 0:
             try:
-                self._send([one for pair in batch for one in self._statements(*pair)])
+                self.send([one for pair in batch for one in self._statements(*pair)])
                 return
             except psycopg.Error:
                 if self.connection.closed:
@@ -198,7 +207,7 @@ class Session:
         """
         for left in reversed(range(attempts)):
             try:
-                self._send(self._statements(one, text))
+                self.send(self._statements(one, text))
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement
@@ -206,7 +215,7 @@ class Session:
                 if not again or not left:
                     raise restore_error(error, describe(one)) from error
 
-    def _send(self, statements: Sequence[bytes]) -> None:
+    def send(self, statements: Sequence[bytes]) -> None:
         """Execute statements in one transaction, each by itself."""
         if len(statements) == 1:
             self.connection.execute(statements[0], binary=True)
@@ -214,7 +223,7 @@ class Session:
             with self.connection.pipeline():
                 for statement in statements:
                     self.connection.execute(statement)
-        if self._standard_strings != self._strings:
+        if self._parameter_strings != self.strings:
             raise e.RestoreFailed(
                 "the database's own code has changed standard_conforming_strings: what follows"
                 " would be read differently"
@@ -237,7 +246,7 @@ class Session:
 
     def _split(self, one: Object, text: bytes) -> list[bytes]:
         try:
-            backslash_strings = self._strings == "off"
+            backslash_strings = self.strings == "off"
             found = list(dialect.statements_of(text, backslash_strings=backslash_strings))
         except e.VerificationFailed as error:
             raise e.VerificationFailed(f"{describe(one)}: {error.message}") from error
@@ -318,6 +327,8 @@ class _Load:
             self._load_data()
         if options.schema:
             self._load_post_data()
+        elif options.data:
+            self._refresh(self._existing_views())
         default_privileges.resume(self._main.connection, suspended)
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
@@ -344,6 +355,7 @@ class _Load:
 
     def _member_texts(self, number: int) -> Iterator[tuple[Object, bytes]]:
         data = self._artifact.read(number)
+        consistency.check_entries(self._artifact, number, self._objects[number], data)
         for one in self._objects[number]:
             if not self._options.data and _is_large_object(one):
                 continue  # pg_dump of 16 and older creates them in the pre-data
@@ -464,7 +476,9 @@ class _Load:
     ) -> None:
         for piece in pieces:
             if isinstance(piece, script.CopyBegin):
-                one = next(objects)
+                one = next(objects, None)
+                if one is None:
+                    raise e.VerificationFailed("there are more COPY statements than in the index")
                 blocks = rows_of(pieces)
                 loaded = self._copy(session, one, piece.data.rstrip(b";\n"), blocks)
                 collections.deque(blocks, maxlen=0)  # of what is left out, or has failed
@@ -495,12 +509,11 @@ class _Load:
         return None
 
     def _pieces(self, crew: Crew, number: int) -> Iterator[script.Piece]:
-        scanner = script.Scanner()
-        for block in self._artifact.blocks(number):
+        for piece in consistency.pieces(self._artifact, number, self._objects[number]):
             crew.check()
-            yield from scanner.feed(block)
-            self._progress.advance(len(block))
-        yield from scanner.close()
+            yield piece
+            if not isinstance(piece, script.Entry):
+                self._progress.advance(len(piece.data))
 
     def _load_post_data(self) -> None:
         """Execute the post-data in its order, but runs of indexes and keys in parallel."""
@@ -514,8 +527,9 @@ class _Load:
             if one.type == "DEFAULT ACL":
                 defaults.append((one, text))  # they must not apply to anything of the backup
                 continue
-            if one.type == "MATERIALIZED VIEW DATA":
-                refreshes.append((one, text))  # pg_dump sorts them to the end
+            if _is_refresh(one):
+                if self._options.data:  # without rows they would be populated, and empty
+                    refreshes.append((one, text))  # pg_dump sorts them to the end
                 continue
             job = _job(one, text) if not self._options.one_transaction else None
             if job is not None and not (run and _kind(run[-1].one) != _kind(one)):
@@ -558,6 +572,18 @@ class _Load:
                         raise failure
                 return
             waiting = failed
+
+    def _existing_views(self) -> list[tuple[Object, bytes]]:
+        """Return what fills the materialized views that an existing database has."""
+        rows = self._main.connection.execute(
+            "SELECT schemaname, matviewname FROM pg_catalog.pg_matviews"
+        )
+        names = set(rows.fetchall())
+        return [
+            (one, text)
+            for one, text in self._texts("post")
+            if _is_refresh(one) and (one.schema, one.name) in names
+        ]
 
     def _build(self, jobs: list[_Job]) -> None:
         """Execute jobs side by side, never two that want the same table for themselves.
@@ -675,6 +701,11 @@ def _is_large_object(one: Object) -> bool:
     return one.type in script.LARGE_OBJECT_TYPES or (
         one.type in script.FOLLOWING_TYPES and one.name.startswith("LARGE OBJECT")
     )
+
+
+def _is_refresh(one: Object) -> bool:
+    """Whether this fills a materialized view, whose rows are computed from others."""
+    return one.type == "MATERIALIZED VIEW DATA"
 
 
 def _lines(text: bytes) -> Iterator[bytes]:

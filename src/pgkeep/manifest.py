@@ -5,7 +5,7 @@ above ours is refused, so that it does not misread it.
 """
 
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -30,7 +30,7 @@ class Grant(msgspec.Struct, frozen=True):
     """One privilege on the database; an empty grantee is PUBLIC."""
 
     grantee: str
-    privilege: str
+    privilege: Literal["CREATE", "CONNECT", "TEMPORARY"]
     grantable: bool
 
 
@@ -42,7 +42,7 @@ class DatabaseFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     encoding: str
     collate: str
     ctype: str
-    provider: str = "c"  # pg_database.datlocprovider: c libc, i ICU, b builtin
+    provider: Literal["c", "i", "b"] = "c"  # pg_database.datlocprovider: c libc, i ICU, b builtin
     locale: str | None = None  # of the ICU or builtin provider
     icu_rules: str | None = None
     collation_version: str | None = None

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from . import dialect, reading, script, statements
 from . import errors as e
 from . import manifest as m
-from . import script, statements, verify
 from .database import codec, shared_text
 from .stores import Source
 
@@ -36,7 +36,7 @@ _GRANTEE = re.compile(
 _STATEMENT = re.compile(rb"^(?!--)\S", re.MULTILINE)
 _ROLES = b"\n--\n-- Roles\n--\n"
 _OF_DATABASE = frozenset({"DATABASE", "DATABASE PROPERTIES"})
-_PROVIDERS = {b"libc": "c", b"icu": "i", b"builtin": "b"}
+_PROVIDERS: dict[bytes, Literal["c", "i", "b"]] = {b"libc": "c", b"icu": "i", b"builtin": "b"}
 _CLUSTER = -1  # the part of pg_dumpall's output that belongs to no database
 
 
@@ -55,6 +55,7 @@ class Part:
     inserts: bool = False
     grantees: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
+    unknown: list[bytes] = field(default_factory=list)  # statements that pg_dump does not write
 
     @property
     def codec(self) -> str:
@@ -71,41 +72,42 @@ class Survey(NamedTuple):
     cluster: bool
     roles: bytes
     parts: list[Part]
+    sha256: str  # of the file
 
 
 def is_dump(source: Source) -> bool:
     """Whether a file begins like a plain dump, compressed or not; damaged ones may not."""
     try:
-        script.check_beginning(next(verify.plain_blocks(source), b""))
+        script.check_beginning(next(reading.plain_blocks(source), b""))
     except e.PgkeepError:
         return False
     return True
 
 
-def survey(source: Source, progress: verify.Progress = lambda _: None) -> Survey:
+def survey(source: Source, progress: reading.Progress = lambda _: None) -> Survey:
     """Read a dump to its end; tell what it holds.
 
     Raises:
         VerificationFailed: it is damaged.
 
     """
-    outline = script.Outline()
-    reading = _Reading()
+    found = _Reading()
     # Even the few schemas that are known tell the others' entries from what they might look like.
-    scanner = script.Scanner(reading.schemas)
-    for number, piece in numbered(checked(source, scanner, outline, progress)):
+    dump = reading.PlainReading(source, progress, found.schemas)
+    for number, piece in numbered(checked(source, dump)):
         try:
-            reading.add(number, piece)
+            found.add(number, piece)
         except e.PgkeepError as error:
-            place = f"at byte {outline.offset} of the SQL"
+            place = f"at byte {dump.outline.offset} of the SQL"
             raise type(error)(f"{source.name}: {error.message} {place}", hint=error.hint) from error
     return Survey(
-        raw_bytes=outline.offset,
-        entries=outline.entries,
-        schemas=reading.schemas,
-        cluster=reading.cluster,
-        roles=_roles(bytes(reading.roles)),
-        parts=reading.parts,
+        raw_bytes=dump.outline.offset,
+        entries=dump.outline.entries,
+        schemas=found.schemas,
+        cluster=found.cluster,
+        roles=_roles(bytes(found.roles)),
+        parts=found.parts,
+        sha256=dump.sha256,
     )
 
 
@@ -116,52 +118,22 @@ def _roles(cluster: bytes) -> bytes:
     return settings + heading + after if heading else b""
 
 
-def checked(
-    source: Source,
-    scanner: script.Scanner,
-    outline: script.Outline,
-    progress: verify.Progress,
-) -> Iterator[script.Piece]:
-    """Yield the pieces of a dump, and see that it is one, to its end."""
-    done = 0
-
-    def count(size: int) -> None:
-        nonlocal done
-        done += size
-        progress(size)
-
+def checked(source: Source, dump: reading.PlainReading) -> Iterator[script.Piece]:
+    """Yield the pieces of a dump; errors say how far it was read."""
     try:
-        blocks = verify.plain_blocks(source, count)
-        head = b""
-        for block in blocks:
-            head += block
-            if len(head) >= verify.HEAD:
-                break
-        script.check_beginning(head)
-        if verify.OURS in head[:100]:
-            raise e.VerificationFailed(
-                "made by pgkeep, but without its end marker: cut, or compressed anew",
-            )
-        yield from _scanned(scanner, outline, head)
-        for block in blocks:
-            yield from _scanned(scanner, outline, block)
-        for piece in scanner.close():
-            outline.add(piece)
+        for piece in dump.pieces():
+            if dump.ours:
+                raise e.VerificationFailed(
+                    "made by pgkeep, but without its end marker: cut, or compressed anew",
+                )
             yield piece
-        outline.finish()
     except e.VerificationFailed as error:
-        place = f"byte {outline.offset} of the SQL, byte {done} of {source.size} of the file"
+        place = (
+            f"byte {dump.outline.offset} of the SQL, byte {dump.done} of {source.size} of the file"
+        )
         raise e.VerificationFailed(
             f"{source.name}: {error.message} (read up to {place})", hint=error.hint
         ) from error
-
-
-def _scanned(
-    scanner: script.Scanner, outline: script.Outline, block: bytes
-) -> Iterator[script.Piece]:
-    for piece in scanner.feed(block):
-        outline.add(piece)
-        yield piece
 
 
 def numbered(pieces: Iterator[script.Piece]) -> Iterator[tuple[int, script.Piece]]:
@@ -196,6 +168,7 @@ class _Reading:
         self._connected: bytes | None = None  # before a part of pg_dumpall
         self._entry: script.Entry | None = None
         self._tail = b""
+        self._statements = dialect.Statements(HEAD)
         self._copied = self._spoken = False  # of this entry: there are rows, other statements
 
     def add(self, number: int, piece: script.Piece) -> None:
@@ -210,9 +183,14 @@ class _Reading:
                 self.parts[-1].name = _connected(self._connected)
                 self._connected = None
         part = self.parts[number]
+        statement = self._statements.add(piece)
+        if statement is not None and statement.text and not self._is_expected(statement):
+            part.unknown.append(statement.text)
         match piece:
             case script.Entry():
                 self._begin(part, piece)
+            case script.Meta() if piece.data.startswith(b"\\connect") and not self._may_connect:
+                raise e.VerificationFailed("\\connect among the objects of a database")
             case script.CopyBegin() if self._entry is None or self._entry.type != "TABLE DATA":
                 raise e.VerificationFailed("rows that no comment of pg_dump announces")
             case script.CopyBegin():
@@ -222,6 +200,21 @@ class _Reading:
             case script.Text():
                 self._text(part, piece.data)
 
+    @property
+    def _may_connect(self) -> bool:
+        """Whether pg_dump -C goes to the database that it has created."""
+        return self._entry is not None and is_of_database(self._entry)
+
+    def _is_expected(self, statement: dialect.Statement) -> bool:
+        """Whether pg_dump writes such a statement where it stands."""
+        if not statement.whole:
+            return dialect.begins(statement)
+        if self._entry is None:  # a database that --create drops is left out
+            return dialect.is_setting(statement.text, cleaning=True) or dialect.is_of_cluster(
+                statement.text
+            )
+        return is_of_database(self._entry) or dialect.is_known(statement.text)
+
     def _cluster(self, piece: script.Piece) -> None:
         if isinstance(piece, script.Begin):
             self.cluster = True
@@ -229,6 +222,8 @@ class _Reading:
             self._connected = piece.data
         elif not self.parts and not isinstance(piece, script.Meta | script.Entry):
             self.roles += piece.data
+            if len(self.roles) > BEFORE_LIMIT:
+                raise e.VerificationFailed(f"more than {BEFORE_LIMIT} bytes of roles")
 
     def _begin(self, part: Part, entry: script.Entry) -> None:
         if _AUTHORIZATION.search(self._tail):

@@ -24,7 +24,8 @@ from . import (
     extension_tables,
     failures,
     foreign_keys,
-    programs,
+    load_plain,
+    reading,
     relations,
     role_creation,
     unvalidated,
@@ -33,7 +34,7 @@ from . import (
 from . import errors as e
 from . import load as ld
 from . import manifest as m
-from .database import Endpoint, codec, restore_error, server_facts, session_settings
+from .database import Endpoint, codec, restore_error, server_facts
 from .snapshot import Connection
 from .statements import Name
 from .stores import Source
@@ -72,6 +73,7 @@ class RestoreOptions:
     skip: Sequence[str] = ()  # objects to leave out, as TYPE:NAME
     keep_going: bool = False  # report all objects that fail at the end
     create_roles: bool = False  # those that are missing, without login
+    allow_statements: bool = False  # in a plain dump, also those that pg_dump does not write
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +150,8 @@ class Restore:
         self._choice = self._choose()
         self._failures = failures.Failures() if options.keep_going else None
         self._warnings: list[str] = []
+        self._checked: str | None = None  # the SHA-256 of a plain dump that was read to its end
+        self._plain_rows: int | None = None
         self.target = self._target()
 
     def _target(self) -> str:
@@ -237,7 +241,7 @@ class Restore:
             loaded, old = self._restore(Mode(plan.mode), progress)
         return Result(
             database=self.target,
-            rows=sum(loaded.rows.values()) if loaded is not None else None,
+            rows=sum(loaded.rows.values()) if loaded is not None else self._plain_rows,
             tables=len(loaded.rows) if loaded is not None else None,
             warnings=[
                 *self._left_out(),
@@ -448,27 +452,42 @@ class Restore:
         checked, and every member when it is loaded: into a database that gets its name, or in a
         transaction that is committed, only after all of them were whole.
         """
-        if self._side is not None:
+        if self._side is not None and (self._artifact or not self._options.allow_statements):
             # It may be whole, and yet another one than its side files speak of.
             verify.check_digest(self._source, self._artifact, self._side)
+        if self._artifact is not None:
+            verify.check_names(self._artifact, self._side.manifest if self._side else None)
         if self._source.remote and self._artifact is not None:
             return
         progress.verifying(self._source.size)
         if self._artifact is not None:
             self._artifact.check_hashes(progress.verified)
             return
+        self._check_plain(progress)
+
+    def _check_plain(self, progress: Progress) -> None:
         report = verify.verify_source(
             self._source, jobs=self._options.jobs, progress=progress.verified
         )
         if report.connects:
-            # Made by pg_dump -C or pg_dumpall: psql would leave the new database for the one named
-            # in the file, and load into that (trap A3.7).
+            # Made by pg_dump -C or pg_dumpall (trap A3.7).
             raise e.Refused(
                 f"{self._source.name} holds \\connect or the cluster's roles: it would write into"
                 f" more than {self.target}",
                 hint="Make a backup of it, without what reaches beyond a database: pgkeep index"
                 " FILE.",
             )
+        if not self._options.allow_statements:
+            if report.edited:
+                raise verify.edited(report)
+            if report.statements:
+                raise e.Refused(
+                    f"{self._source.name} holds statements that pg_dump does not write: "
+                    + "; ".join(report.statements[:5]),
+                    hint="pgkeep verify FILE lists them. Read them; --allow-statements executes"
+                    " them.",
+                )
+        self._checked = report.sha256
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
         with self._maintenance() as connection:
@@ -528,14 +547,14 @@ class Restore:
         """Return the encoding that a plain dump says it is in."""
         if self._meta is not None:
             return self._meta.database.encoding
-        match = _ENCODING.search(next(verify.plain_blocks(self._source), b""))
+        match = _ENCODING.search(next(reading.plain_blocks(self._source), b""))
         return match[1].decode() if match else None
 
     def _load(
         self, endpoint: Endpoint, progress: Progress, *, one_transaction: bool = False
     ) -> ld.Loaded | None:
         if self._artifact is None or self._choice is None:
-            self._load_plain(endpoint, progress)
+            self._plain_rows = self._load_plain(endpoint, progress)
             return None
         tolerant = self._failures is not None or self._choice.is_tolerant
         options = ld.LoadOptions(
@@ -565,38 +584,15 @@ class Restore:
                     f"{table.schema}.{table.name}: {found} rows loaded, the backup has {table.rows}"
                 )
 
-    def _load_plain(self, endpoint: Endpoint, progress: Progress) -> None:
-        """Feed a dump that has been checked to its end to one psql."""
-        with endpoint.connect() as connection:
-            server = server_facts(connection)
-            endpoint = endpoint.pinned(connection)
-        # The dump sets what else it needs; these might end psql before it comes to that.
-        settings = {
-            name: value
-            for name, value in session_settings(server.version_num).items()
-            if name.endswith("_timeout") or name == "default_transaction_read_only"
-        }
-        client = programs.choose(server.major, programs.installations())
-        progress.step("loading")
-        progress.total(self._source.size)
-        command = [client.program("psql"), "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"]
-        with (
-            endpoint.child(**settings) as access,
-            programs.Child(
-                [*command, "-o", "/dev/null", *access.arguments],
-                access.environment,
-                access.descriptors,
-                with_input=True,
-            ) as child,
-        ):
-            try:
-                for block in verify.plain_blocks(self._source, progress.advance):
-                    child.write(block)
-                child.finish()
-            except e.ProgramFailed as error:
-                raise e.RestoreFailed(error.message) from error
-            # Whatever else happens on the way here kills psql: at the end of its input inside a
-            # COPY it would commit the rows it has (trap A2.1).
+    def _load_plain(self, endpoint: Endpoint, progress: Progress) -> int:
+        return load_plain.load(
+            endpoint,
+            self._source,
+            self._encoding() or "SQL_ASCII",
+            progress,
+            sha256=self._checked,
+            allow=self._options.allow_statements,
+        )
 
     def _apply_facts(self, connection: Connection, name: str, facts: m.DatabaseFacts) -> None:
         """Give the new database what the old one had as a database (trap A3.6)."""

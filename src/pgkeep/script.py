@@ -178,6 +178,10 @@ _COMMENTS = re.compile(rb"(?:--[^\n]*\n){1,5}")  # an announcement has no more l
 # On one line, but for names that hold line ends.
 _COPY = re.compile(rb'COPY (?:"[^"]*"|[^";\n]++)*+(?:;\n?|(?P<open>"))?')
 _COPY_LIMIT = 1 << 20  # 1,600 columns with the longest names are a fifth of it
+_COLUMNS = re.compile(
+    rb'COPY (?P<table>(?:"(?:[^"]|"")*"|[^\s"(])+) \((?P<columns>(?:"(?:[^"]|"")*"|[^")])*)\) '
+)
+_COLUMN = re.compile(rb'(?:"(?:[^"]|"")*"|[^",])+')
 _FROM_STDIN = re.compile(rb" FROM stdin;\n\Z", re.IGNORECASE)
 _ESCAPE = re.compile(rb"[\\']")
 _BLOCK = re.compile(rb"/\*|\*/")
@@ -621,6 +625,18 @@ def check_beginning(head: bytes) -> None:
             "its lines end in CR LF, those of pg_dump in LF: it was changed on the way",
             hint="Let pg_dump write it with --file=NAME, and transfer it as binary.",
         )
+    if head.startswith(_BYTE_ORDER_MARK):
+        raise e.VerificationFailed(
+            "it begins with a byte order mark, which pg_dump never writes: it was edited",
+            hint="Remove the mark: tail -c +4 FILE > NEW.",
+        )
+    warning = _WARNING.search(head, 0, match.start())
+    if warning is not None:
+        raise e.VerificationFailed(
+            f"a message of pg_dump lies in the dump: {warning.group().decode('utf-8', 'replace')}",
+            hint="Its standard error was written to the same file. Make the dump anew without 2>&1:"
+            " there may be such lines among the rows too.",
+        )
 
 
 def _no_dump() -> e.VerificationFailed:
@@ -628,6 +644,10 @@ def _no_dump() -> e.VerificationFailed:
         "not a plain dump of pg_dump: the comment that it begins with is missing",
         hint="pgkeep reads plain SQL (pg_dump -Fp); pg_restore reads the other formats.",
     )
+
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WARNING = re.compile(rb"^pg_dump(?:all)?: [^\n]{0,200}", re.MULTILINE)
 
 
 class Outline:
@@ -644,9 +664,12 @@ class Outline:
         self.connects = False  # reaches beyond one database, as pg_dump -C and pg_dumpall do
         self._section = "pre"
         self._begun = self._complete = False
+        self._after_ending: bytes | None = None  # a statement behind the ending
         self._cluster = False  # inside a dump of pg_dumpall, which has an ending of its own
         self._key: bytes | None = None  # of \restrict
         self._restricted = False
+        self._copy = b""  # the COPY statement whose rows follow
+        self._copied = self._tabs = 0  # rows and tabs of that COPY
 
     def add(self, piece: Piece) -> None:
         """Take the next piece of the dump."""
@@ -655,13 +678,19 @@ class Outline:
                 self._entry(piece)
                 return
             case Rows():
-                self.rows += piece.data.count(b"\n")
+                count = piece.data.count(b"\n")
+                self.rows += count
+                self._copied += count
+                self._tabs += piece.data.count(b"\t")
             case CopyBegin():
                 self.copies += 1
                 self._complete = False
+                self._copy, self._copied, self._tabs = piece.data, 0, 0
                 self._expect_begun()
+            case CopyEnd():
+                self._check_columns()
             case Begin():
-                self._begun, self._complete = True, False
+                self._begun, self._complete, self._after_ending = True, False, None
                 self._cluster |= b" cluster " in piece.data
                 self.connects |= self._cluster
             case Complete():
@@ -685,6 +714,12 @@ class Outline:
             )
         if self._restricted:
             raise e.VerificationFailed(r"the dump is cut: its \unrestrict line is missing")
+        if self._after_ending is not None:
+            raise e.VerificationFailed(
+                "a statement after the end of the dump: "
+                + self._after_ending[:60].decode("utf-8", "replace"),
+                hint="pg_dump does not write it. Remove it if another program has added it.",
+            )
 
     def _entry(self, entry: Entry) -> None:
         self.entries += 1
@@ -717,7 +752,24 @@ class Outline:
                     f"unexpected psql command at byte {self.offset}: {line[:60]!r}"
                 )
 
+    def _check_columns(self) -> None:
+        """Check that the rows of a COPY have its columns: a tab in a value is escaped.
+
+        What another program has written into the dump is found by that.
+        """
+        match = _COLUMNS.match(self._copy)
+        if match is None:
+            return
+        columns = len(_COLUMN.findall(match["columns"]))
+        if self._tabs != self._copied * (columns - 1):
+            table = match["table"].decode("utf-8", "replace")
+            raise e.VerificationFailed(
+                f"rows of {table} do not have its {columns} columns: {self._copied} rows with"
+                f" {self._tabs + self._copied} values"
+            )
+
     def _ending(self, text: bytes) -> None:
         """After the ending only comments may follow, or another database of pg_dumpall."""
-        if any(line and not line.startswith(b"--") for line in text.split(b"\n")):
-            self._complete = False
+        line = next((one for one in text.split(b"\n") if one and not one.startswith(b"--")), None)
+        if line is not None and self._after_ending is None:
+            self._after_ending = line

@@ -5,10 +5,8 @@ SQL. Any other plain dump of pg_dump, gzipped or not: the structure.
 """
 
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
 
 import msgspec
 
@@ -17,12 +15,8 @@ from . import consistency, naming, script
 from . import errors as e
 from . import manifest as m
 from .artifact import Artifact
+from .reading import GZIP, PlainReading, plain_blocks
 from .stores import Source, Store, chunks, read_all
-
-GZIP = b"\x1f\x8b"
-ZSTD = b"\x28\xb5\x2f\xfd"
-OURS = b"\n-- Backup of database "
-HEAD = 64 << 10  # bytes of SQL in which a dump says that it is one
 
 Progress = Callable[[int], None]
 
@@ -39,6 +33,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     checked: list[str]  # in words
     connects: bool = False  # reaches beyond one database, as pg_dump -C and pg_dumpall do
+    statements: list[str] = []  # of a plain dump: the beginnings of those that pg_dump never writes
+    edited: bool = False  # made by pgkeep and compressed anew: its index and hashes are lost
+    sha256: str | None = None  # of a plain dump
 
 
 def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
@@ -55,9 +52,23 @@ def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
         report = verify_source(source, jobs=jobs, progress=progress, side=side)
     finally:
         source.close()
+    if report.edited:
+        raise edited(report)
     if read_globals(store, name, side) is None:
         return report
     return msgspec.structs.replace(report, checked=[*report.checked, "roles"])
+
+
+def edited(report: Report) -> e.VerificationFailed:
+    """Say that a file of pgkeep lost its index, and what pg_dump has not written in it."""
+    unknown = "".join(f"\n  {one}" for one in report.statements)
+    added = f"; statements that pg_dump does not write:{unknown}" if unknown else ""
+    return e.VerificationFailed(
+        f"{report.file}: made by pgkeep, but without its end marker: edited or compressed anew"
+        f"{added}",
+        hint="Its SQL is complete, but neither index nor hashes prove it. If the change was meant:"
+        " pgkeep restore --backup=FILE --target-db=NAME --allow-statements.",
+    )
 
 
 class SideFiles(msgspec.Struct, frozen=True):
@@ -79,6 +90,7 @@ def verify_source(
         check_digest(source, artifact, side)
         checked.append("SHA-256")
     if artifact is not None:
+        check_names(artifact, side.manifest)
         report = _verify_artifact(artifact, side.manifest, jobs, progress)
         checked = ["end marker", "index", "hashes", "row counts", *checked]
     else:
@@ -86,79 +98,6 @@ def verify_source(
     if side.manifest is not None:
         checked.append("manifest")
     return msgspec.structs.replace(report, checked=checked)
-
-
-def plain_blocks(source: Source, progress: Progress = lambda _: None) -> Iterator[bytes]:
-    """Yield the SQL of a dump, compressed by gzip or zstd or not; all of it, not one byte more.
-
-    zlib stops silently after the first member, gunzip only warns of what follows the last one
-    (trap B27).
-    """
-    inflater = _inflater(source.read(0, min(4, source.size)))
-    for chunk in chunks(source):
-        if inflater is None:
-            yield chunk
-        else:
-            yield from inflater.feed(chunk)
-        progress(len(chunk))
-    if inflater is not None:
-        inflater.close()
-
-
-def is_ours(source: Source) -> bool:
-    """Whether a file begins as pgkeep's do; one that is cut has no end marker to tell it by."""
-    try:
-        return OURS in next(plain_blocks(source), b"")[:100]
-    except e.PgkeepError:
-        return False
-
-
-class _Inflater(Protocol):
-    def feed(self, data: bytes) -> Iterator[bytes]: ...
-    def close(self) -> None: ...
-
-
-def _inflater(head: bytes) -> _Inflater | None:
-    if head.startswith(GZIP):
-        return a.MultiMemberInflater()
-    return _ZstdInflater() if head == ZSTD else None
-
-
-class _ZstdInflater:
-    """Decompress a stream of zstd frames to its very end."""
-
-    def __init__(self) -> None:
-        try:
-            import zstandard  # noqa: PLC0415 - an extra, and few dumps are like that
-        except ImportError:
-            raise e.UsageError(
-                "the dump is compressed with zstd, which this pgkeep cannot read",
-                hint="pip install 'pgkeep[zstd]', or decompress it: zstd -d FILE.",
-            ) from None
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._error = zstandard.ZstdError
-        self._frame: Any = None
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what these bytes hold; little by little, for a few may hold very much."""
-        for start in range(0, len(data), 16 << 10):
-            rest = data[start : start + (16 << 10)]
-            while rest:
-                self._frame = self._frame or self._decompressor.decompressobj()
-                try:
-                    block: bytes = self._frame.decompress(rest)
-                except self._error as error:
-                    raise e.VerificationFailed(f"damaged zstd data: {error}") from error
-                rest = self._frame.unused_data if self._frame.eof else b""
-                if self._frame.eof:
-                    self._frame = None
-                if block:
-                    yield block
-
-    def close(self) -> None:
-        """Check that the data ended with a frame."""
-        if self._frame is not None:
-            raise e.VerificationFailed("the zstd data is cut")
 
 
 def side_files(store: Store, name: str) -> SideFiles:
@@ -230,6 +169,30 @@ def check_digest(source: Source, artifact: Artifact | None, side: SideFiles) -> 
         )
 
 
+def check_names(artifact: Artifact, manifest: m.Manifest | None) -> None:
+    """Check that the name of a file, its manifest and its index speak of the same backup.
+
+    A file that has another name than pgkeep gives is not told by it.
+    """
+    meta = artifact.index.meta
+    said = [("its manifest", manifest.database.name, manifest.schema_only)] if manifest else []
+    name = naming.parse(artifact.source.name.rpartition("/")[2])
+    if name is not None:
+        said.append(("its name", name.database, name.schema_only))
+    for what, database, schema_only in said:
+        if database != meta.database.name:
+            raise e.VerificationFailed(
+                f"{artifact.source.name}: it holds database {meta.database.name}, {what} says"
+                f" {database}"
+            )
+        if schema_only != meta.schema_only:
+            kinds = {True: "definitions only", False: "definitions and rows"}
+            raise e.VerificationFailed(
+                f"{artifact.source.name}: it holds {kinds[meta.schema_only]}, {what} says"
+                f" {kinds[schema_only]}"
+            )
+
+
 def _verify_artifact(
     artifact: Artifact, manifest: m.Manifest | None, jobs: int, progress: Progress
 ) -> Report:
@@ -290,36 +253,22 @@ def _compare(name: str, found: list[m.TableRows], expected: list[m.TableRows]) -
 
 
 def _verify_plain(source: Source, progress: Progress) -> Report:
-    scanner = script.Scanner()
-    outline = script.Outline()
-    head = b""
-    blocks = plain_blocks(source, progress)
+    reading = PlainReading(source, progress)
     try:
-        for block in blocks:
-            head += block
-            if len(head) >= HEAD:
-                break
-        script.check_beginning(head)
-        for block in itertools.chain([head], blocks):
-            for piece in scanner.feed(block):
-                outline.add(piece)
-        for piece in scanner.close():
-            outline.add(piece)
-        outline.finish()
+        for _ in reading.pieces():
+            pass
     except e.VerificationFailed as error:
-        if OURS in head[:100]:
+        if reading.ours:
             raise e.VerificationFailed(
                 f"{source.name}: cut or unfinished: made by pgkeep, but without its end marker"
-                f" ({error})"
+                f" ({error})",
+                hint=error.hint,
             ) from error
         raise e.VerificationFailed(f"{source.name}: {error}", hint=error.hint) from error
-    if OURS in head[:100] and source.read(0, 2) == GZIP:
-        raise e.VerificationFailed(
-            f"{source.name}: made by pgkeep, but without its end marker",
-            hint="The SQL is whole. Its index is lost, perhaps by compressing it anew.",
-        )
+    outline = reading.outline
     return Report(
         file=source.name, kind="plain", size=source.size, raw_bytes=outline.offset,
         entries=outline.entries, tables=outline.copies, rows=outline.rows, checked=[],
-        connects=outline.connects,
+        connects=outline.connects, statements=reading.unknown, sha256=reading.sha256,
+        edited=reading.ours and source.read(0, 2) == GZIP,
     )  # fmt: skip

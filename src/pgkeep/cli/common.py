@@ -201,11 +201,11 @@ def open_artifact(file: str, one: config.Config) -> Iterator["Artifact"]:
 
     """
     from .. import artifact as a  # noqa: PLC0415 - commands that open none need not pay for it
-    from .. import verify  # noqa: PLC0415
+    from .. import reading  # noqa: PLC0415
 
     store, name = locate(file, one)
     with contextlib.closing(store.open(name)) as source:
-        if not a.is_artifact(source) and not verify.is_ours(source):
+        if not a.is_artifact(source) and not reading.is_ours(source):
             raise e.Refused(
                 f"{source.name} is not an artifact of pgkeep: it has no index",
                 hint=f"Make one of it: pgkeep index {file}. pgkeep verify reads any plain dump.",

@@ -98,6 +98,11 @@ Examples:
     help="With --where, for rows that are there: leave them (default), update them by their"
     " primary key, or undo everything.",
 )
+@click.option(
+    "--allow-statements",
+    is_flag=True,
+    help="Execute also statements of a plain dump that pg_dump does not write.",
+)
 @click.option("--verify-only", is_flag=True, help="Only check the backup, as pgkeep verify does.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--yes", is_flag=True, help="Do not ask before an existing database is changed.")
@@ -124,6 +129,7 @@ def command(
     skip: tuple[str, ...],
     keep_going: bool,
     create_roles: bool,
+    allow_statements: bool,
     tables: tuple[str, ...],
     new_name: str | None,
     where: str | None,
@@ -175,6 +181,7 @@ def command(
                 "--data-only": data_only,
                 "--in-place": in_place,
                 "--portable": portable,
+                "--allow-statements": allow_statements,
                 "--discard-old": discard_old,
                 "--create-roles": create_roles,
             }.items()
@@ -222,6 +229,7 @@ def command(
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
         analyze=not no_analyze, portable=portable, skip=skip, keep_going=keep_going,
         create_roles=create_roles,
+        allow_statements=allow_statements,
     )  # fmt: skip
     restore = r.Restore(config.endpoint(), source, options, v.side_files(store, name))
     plan = restore.plan()
