@@ -70,7 +70,7 @@ where defaclrole = current_user::regrole order by 1, 2, 3, 4, 5
 """
 
 
-@pytest.mark.parametrize("options", [(), ("--schema-only",), ("--portable",)])
+@pytest.mark.parametrize("options", [("--schema-only",), ("--portable",)])
 def test_in_place(
     server: Server, database: DatabaseFactory, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
