@@ -15,7 +15,7 @@ import pytest
 
 from pgkeep import config, errors
 from pgkeep import errors as e
-from pgkeep.cli import COMMANDS, group
+from pgkeep.cli.program import COMMANDS, group
 from pgkeep.server import Server
 
 from . import faults as f
@@ -37,6 +37,7 @@ VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str
     "BACKUP_DRIFT": ("25", lambda c: c.drift, 0.25, ["0", "101", "50%", "0.5"]),
     "BACKUP_LOCK_TIMEOUT": ("0.5", lambda c: c.lock_timeout, 0.5,
                             ["0", "-1", "1 min", "inf", "2147484", "9" * 400]),
+    "BACKUP_COMPUTED_VALUES": ("no", lambda c: c.computed, False, ["perhaps", "2"]),
     "BACKUP_S3_BUCKET": ("b-1", lambda c: c.s3["bucket"], "b-1", ["b/c", "-b", "b c"]),
     "BACKUP_S3_PREFIX": ("/a/b", lambda c: c.s3["prefix"], "a/b/", []),
     "BACKUP_S3_ENDPOINT": ("https://s3:9000/", lambda c: c.s3["endpoint"], "https://s3:9000",

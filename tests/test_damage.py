@@ -295,7 +295,8 @@ def test_side_files_that_disagree(backup: Path, other: bytes, tmp_path: Path) ->
     path, checksum, manifest = beside(backup, tmp_path)
     env = keep.environment()
     assert "SHA-256, manifest" in keep.run("verify", str(path), env=env)
-    of = manifest.read_text()
+    # Without its own hash, as of an older version: it would be said to be damaged.
+    of = re.sub(r',\s*"manifest_sha256": "\w+"', "", manifest.read_text())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     rows = re.sub(r'(\[\s*"public",\s*"wide",\s*)\d+', r"\g<1>7", of)
     changes = [
@@ -303,6 +304,7 @@ def test_side_files_that_disagree(backup: Path, other: bytes, tmp_path: Path) ->
         (checksum, "", "its .sha256 file says"),
         (checksum, b"\xff\xfe".decode("latin-1"), "its .sha256 file says"),
         (manifest, of.replace(digest, "1" * 64), "its manifest says 1111"),
+        (manifest, manifest.read_text().replace(digest, "1" * 64), "is damaged: its SHA-256 is"),
         (manifest, rows, "table public.wide has [0-9]+ rows, its manifest says 7"),
         (manifest, '{"format": 2, "all": "different"}', "has format 2, this pgkeep reads up to 1"),
         (manifest, "{}", "is not a manifest of pgkeep"),
@@ -435,7 +437,8 @@ def test_ending_of_old_versions(server: Server, plain_databases: PlainDatabases)
     end = old.rindex(COMPLETE) + len(COMPLETE)
     for place in [match.end() for match in re.finditer(rb"\n", old) if match.end() < end]:
         assert reason(old[:place]), old[max(place - 80, 0) : place]
-    assert reason(old[: end - 1])
+    # All is there but the last line end, which an editor may have taken.
+    assert whole(old[: end - 1]).rows == 306
 
 
 def test_restrict_key_must_be_the_same(plain: bytes) -> None:

@@ -3,25 +3,32 @@
 import gzip
 import hashlib
 import itertools
+import random
+import re
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from pgkeep import artifact as a
-from pgkeep import dialect, script, verify
+from pgkeep import dialect, foreign, programs, script, verify
 from pgkeep import errors as e
 from pgkeep import manifest as m
 from pgkeep import restore as r
 from pgkeep.database import Endpoint
+from pgkeep.foreign_names import Guess
+from pgkeep.progress import Silent
 from pgkeep.server import Server
-from pgkeep.stores.memory import MemorySource
+from pgkeep.stores.memory import MemorySource, MemoryStore
 
 from . import keep
 from . import servers as s
 from .conftest import DatabaseFactory
+
+TIME = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
 
 # What psql would execute, with the path that shows it.
 COMMANDS = (
@@ -118,8 +125,69 @@ def test_psql_commands_are_refused_by_verify(dump: bytes, *, at_end: bool) -> No
             report = verify.verify_source(MemorySource("x", data), jobs=1, progress=lambda _: None)
         except e.VerificationFailed:
             continue
+        finally:
+            store = MemoryStore()
+            options = foreign.IndexOptions(jobs=1, guess=Guess("app"), modified=TIME)
+            with pytest.raises((e.VerificationFailed, e.Refused)):
+                foreign.index(MemorySource("x", data), store, options, Silent())
+            assert store.files == {}
         # The SQL that changes how strings are read is no psql command: it is listed.
         assert report.statements or (report.connects and text == "\\connect postgres\n"), text
+
+
+# Parts from which texts are made that psql and a scanner might read differently.
+WORDS = "' '' \" E' e' U&' U&\" B' N' $$ $a$ $1 1 a _ \\ \\' \\\\ -- /* */ ( ) ; : :: :' a:b = é &"
+PARTS = (
+    *WORDS.split(" "),
+    *" \n\t\r\f",
+    *("SELECT ", "CREATE FUNCTION f() ", "BEGIN ATOMIC\n", "END;", ":USER"),
+    *("COPY t (a) FROM stdin;\n", "\\.\n"),
+    *(before + "\\! touch P\n" for before in ("", " ", "'", "; ", "--'")),
+)
+
+
+def what_passes(dump: bytes, seed: int, count: int) -> Iterator[bytes]:
+    """Yield dumps that the scanner accepts, made of random parts."""
+    chance = random.Random(seed)  # noqa: S311
+    while count:
+        parts = chance.choices(PARTS, k=chance.randint(3, 14))
+        text = "".join([*parts, "\\! touch P\n", *chance.choices(PARTS, k=chance.randint(0, 8))])
+        for end in ("", "'\n", "'\n;\n", "$$\n;\n", "$a$;\n", '";\n', "*/\n", ");\n", "\\.\n"):
+            data = with_text(dump, text + end, at_end=True)
+            try:
+                verify.verify_source(MemorySource("x", data), jobs=1, progress=lambda _: None)
+            except e.VerificationFailed:
+                continue
+            yield data
+            count -= 1
+            break
+
+
+def test_psql_agrees_about_what_is_quoted(
+    dump: bytes, pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """G1.1: what the scanner lets pass runs nothing in psql."""
+    check_with_psql(dump, pg17, database(pg17), tmp_path, seed=7, count=25)
+
+
+def check_with_psql(
+    dump: bytes, server: Server, name: str, folder: Path, *, seed: int, count: int
+) -> None:
+    sign = folder / "sign"
+    psql = [s.programs_for(17).program("psql"), "-X", "-q", "-d", name]
+    environment = {f"PG{key.upper()}": value for key, value in server.params.items()}
+    for data in what_passes(dump, seed, count):
+        # Without \\restrict, as from an older pg_dump, and without an end at the first error.
+        text = re.sub(rb"(?m)^\\\\(?:un)?restrict .*\n", b"", data)
+        text = text.replace(b"touch P", b"touch " + bytes(sign))
+        subprocess.run(
+            psql,
+            input=text,
+            env=programs.environment(environment),
+            capture_output=True,
+            check=False,
+        )
+        assert not sign.exists(), data
 
 
 def test_connect_goes_nowhere(dump: bytes, pg17: Server, tmp_path: Path) -> None:

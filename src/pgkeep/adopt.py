@@ -11,18 +11,27 @@ from pathlib import Path
 import msgspec
 
 from . import artifact as a
-from . import backup, foreign, naming, plain, reading, verify
+from . import backup, copies, foreign, naming, plain, reading, verify
 from . import errors as e
 from . import manifest as m
 from .foreign_names import guess
-from .stores import Source, Store, chunks
+from .stores import Source, Store, chunks, read_all
 from .stores.local import LocalStore
 
 _DUMP = re.compile(r"\.(?:sql|dump|psql)(?:\.|\Z)")  # names that promise a dump
 
 
-def adopt(store: Store, name: str, *, jobs: int, progress: reading.Progress) -> m.Manifest:
+def adopt(
+    store: Store,
+    name: str,
+    *,
+    jobs: int,
+    progress: reading.Progress,
+    copy: Store | None = None,
+) -> m.Manifest:
     """Verify an artifact to its end and write the manifest that it lacks.
+
+    Where copies are made, its copy is pending: whether there is one already, `sync` finds out.
 
     Raises:
         Refused: it has a manifest, or a name that tells neither type nor time.
@@ -50,6 +59,7 @@ def adopt(store: Store, name: str, *, jobs: int, progress: reading.Progress) -> 
         size = source.size
     finally:
         source.close()
+    facts, passwords = _roles(store, parsed)
     meta = index.meta
     if meta.database.name != parsed.database:
         raise e.Refused(f"{name} holds database {meta.database.name}, not {parsed.database}")
@@ -69,17 +79,30 @@ def adopt(store: Store, name: str, *, jobs: int, progress: reading.Progress) -> 
         artifact=m.FileFacts(name, size, digest.hexdigest()),
         raw_bytes=index.raw_bytes,
         index_sha256=artifact.index_sha256,
+        globals=facts,
+        role_passwords=passwords,
         tables=index.table_rows(),
         extensions=meta.extensions,
         roles=meta.roles,
         warnings=["the manifest was lost and has been made anew"],
         verified=datetime.now(UTC),
+        pending=[copy.url] if copy is not None else [],
     )
-    with store.create(parsed.manifest) as upload:
-        upload.write(m.encode(manifest))
-        upload.seal()
-        upload.publish()
+    with copies.manifests_locked(store):
+        if store.exists(parsed.manifest):
+            raise e.Refused(f"{name} has a manifest already")
+        copies.put(store, parsed.manifest, m.encode(manifest), meta.server.system_identifier)
     return manifest
+
+
+def _roles(store: Store, name: naming.BackupName) -> tuple[m.FileFacts | None, bool]:
+    """Return the facts of the file of roles, and whether it holds password hashes."""
+    if not store.exists(name.globals):
+        return None, False
+    with closing(store.open(name.globals)) as source:
+        data = read_all(source)
+        passwords = b" PASSWORD '" in b"".join(reading.plain_blocks(source))
+    return m.FileFacts(name.globals, len(data), hashlib.sha256(data).hexdigest()), passwords
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -115,16 +138,25 @@ def adopt_folder(
                 yield Outcome(name, "ours", database=ours.database)
             continue
         path = folder / name
-        if path.is_symlink() and path.resolve().parent == folder.resolve():
-            yield Outcome(name, "link", message=f"to {path.resolve().name}")
+        try:
+            if path.is_symlink() and path.resolve(strict=True).parent == folder.resolve():
+                yield Outcome(name, "link", message=f"to {path.resolve().name}")
+                continue
+            one = dataclasses.replace(
+                options,
+                guess=guess(name, folder.resolve().name, options.zone),
+                modified=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+            )
+            source = source_store.open(name)
+        except (OSError, RuntimeError, e.StoreError) as error:  # such as a link to itself
+            yield Outcome(name, "refused", message=f"could not open {name}: {_reason(error)}")
             continue
-        one = dataclasses.replace(
-            options,
-            guess=guess(name, folder.resolve().name, options.zone),
-            modified=datetime.fromtimestamp(path.stat().st_mtime, UTC),
-        )
-        with closing(source_store.open(name)) as source:
+        with closing(source):
             yield _index(source, name, store, one, progress, copy)
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _index(

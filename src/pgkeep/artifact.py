@@ -58,6 +58,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     schema_only: bool = False
     extensions: list[m.Extension] = []
     roles: list[str] = []
+    resolutions: list[m.Resolution] = []  # what an empty search path would change
+    computed: list[m.Computed] = []  # what a restore computes, for drills to compare
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):

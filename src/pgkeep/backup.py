@@ -3,14 +3,14 @@
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from . import __version__, copies, drift, naming, retention, verify
+from . import __version__, copies, drift, interrupts, naming, retention, verify
 from . import artifact as a
 from . import dump as d
 from . import errors as e
@@ -61,6 +61,7 @@ class BackupOptions:
     verify: bool = False
     chosen: bool = False  # the database by its name, and not because it is the default
     lock_timeout: float = 300.0  # seconds
+    computed: bool = True  # hash what a restore computes, for drills to compare
 
 
 def backup(
@@ -185,9 +186,7 @@ class _Backup:
             put(uploads[name.manifest], name.manifest, m.encode(manifest))
             # Everything is on the disk by now, so that only four renames are left; the manifest's
             # is the last, and makes the others a backup.
-            with all_or_none(self.store, name.files):
-                for file in name.files:
-                    uploads[file].publish()
+            publish(self.store, uploads, name)
             return self._copy(manifest, follower)
 
     def _follow(self, artifact: Upload) -> copies.Follower | None:
@@ -227,6 +226,7 @@ class _Backup:
             schema_only=self.options.schema_only,
             lock_timeout=self.options.lock_timeout,
             chosen=self.options.chosen,
+            computed=self.options.computed,
         )
         return d.dump(self.endpoint, self.connection, writer, options, self.progress)
 
@@ -248,6 +248,18 @@ def put(upload: Upload, name: str, data: bytes) -> m.FileFacts:
     upload.write(data)
     upload.seal()
     return m.FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def publish(store: Store, uploads: Mapping[str, Upload], name: naming.BackupName) -> None:
+    """Give all files their names, the manifest last, or none.
+
+    A signal waits for renamings; it does not wait for a bucket, which may not answer.
+    """
+    with contextlib.nullcontext() if store.remote else interrupts.held():
+        with all_or_none(store, list(uploads)):
+            for file in uploads:
+                uploads[file].publish()
+        interrupts.completed(f"backup {name.stem} is published")
 
 
 def read_back(upload: Upload, side: verify.SideFiles, jobs: int, progress: Progress) -> None:

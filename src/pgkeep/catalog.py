@@ -1,7 +1,9 @@
 """The backups of a store, read from their manifests: no manifest, no backup."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import NamedTuple, Self
@@ -13,6 +15,7 @@ from .retention import FUTURE_TOLERANCE
 from .stores import Item, Store, read_all
 
 AT_ONCE = 16  # manifests that are fetched from a remote store
+PATIENCE = 2 * AT_ONCE  # manifests that a remote store fails to deliver before the rest is given up
 TURNS = timedelta(days=31)  # in which clusters that share a store are told apart
 
 
@@ -23,12 +26,19 @@ class Backup(NamedTuple):
     missing: bool  # the artifact is not there, or not as long as the manifest says
 
 
+class Unreadable(NamedTuple):
+    """A manifest that cannot be read: of which backup, and why."""
+
+    name: naming.BackupName
+    error: e.PgkeepError
+
+
 class Catalog:
     """What backups a store holds."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.unreadable: list[str] = []  # what was wrong with manifests when they were last read
+        self.doubtful: list[Unreadable] = []  # manifests that could not be read, the last time
         self.lost: list[str] = []  # artifacts without a manifest, then
         self._read: list[Backup] | None = None
 
@@ -36,6 +46,11 @@ class Catalog:
         """Read everything now; it is not read again."""
         self._read = self.backups()
         return self
+
+    @property
+    def unreadable(self) -> list[str]:
+        """What was wrong with manifests when they were last read."""
+        return [one.error.message for one in self.doubtful]
 
     def backups(self) -> list[Backup]:
         """Return all backups, oldest first; files that are not ours are not looked at.
@@ -47,7 +62,7 @@ class Catalog:
 
     def _backups(self, database: str | None) -> list[Backup]:
         """Read the manifests of one database, or of all."""
-        self.unreadable = []
+        self.doubtful = []
         items = {item.name: item for item in self.store.items()}
         parsed = {name: naming.parse(name) for name in items if name.endswith(naming.ARTIFACT)}
         self.lost = [
@@ -86,35 +101,96 @@ class Catalog:
     def _manifests(self, items: dict[str, Item], database: str | None) -> Iterator[m.Manifest]:
         parsed = {name: naming.parse(name) for name in items if name.endswith(naming.MANIFEST)}
         names = [name for name, one in parsed.items() if one and database in (None, one.database)]
-        if self.store.remote:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                yield from filter(None, pool.map(self._try, names))
-        else:
-            yield from filter(None, map(self._try, names))
+        read = _in_threads(self._try, names) if self.store.remote else map(self._try, names)
+        found = 0
+        for one in read:
+            if isinstance(one, m.Manifest):
+                found += 1
+                yield one
+            elif one is not None:
+                self.doubtful.append(one)
+        errors = [one.error for one in self.doubtful]
+        if not found and errors and all(isinstance(one, e.AccessDenied) for one in errors):
+            raise errors[0]  # an identity that may read nothing here
 
-    def _try(self, name: str) -> m.Manifest | None:
+    def _try(self, name: str) -> m.Manifest | Unreadable | None:
         parsed = naming.parse(name)
         assert parsed is not None  # noqa: S101 - only such names were chosen
+        if self.store.remote and self._failures() >= PATIENCE:
+            given_up = f"{name} was not read: the store failed for {PATIENCE} others"
+            return Unreadable(parsed, e.StoreError(given_up))
         try:
             return self._manifest(name, parsed)
-        except e.AccessDenied:
-            raise
+        except e.Missing as error:
+            # A run of another database may have removed it since we looked (trap B10); a link that
+            # leads nowhere is still there.
+            return Unreadable(parsed, error) if self.store.exists(name) else None
         except (e.StoreError, e.VerificationFailed) as error:
-            # A run of another database may have removed it since we looked (trap B10).
-            if self.store.exists(name):
-                self.unreadable.append(error.message)
-            return None
+            return Unreadable(parsed, error)
+
+    def _failures(self) -> int:
+        """Return how often the store has failed, for whatever is not the manifest's fault."""
+        errors = [one.error for one in self.doubtful]
+        known = (e.AccessDenied, e.Missing)
+        return sum(isinstance(one, e.StoreError) and not isinstance(one, known) for one in errors)
 
     def _manifest(self, file: str, name: naming.BackupName) -> m.Manifest:
-        source = self.store.open(file)
-        try:
-            manifest = m.decode(read_all(source), file)
-        finally:
-            source.close()
+        manifest = read_manifest(self.store, file)
         # By what it says of itself its files are found and, one day, removed.
-        if manifest.name != name or manifest.artifact.name != name.artifact:
+        others = manifest.globals is not None and manifest.globals.name != name.globals
+        if manifest.name != name or manifest.artifact.name != name.artifact or others:
             raise e.VerificationFailed(f"{file} is the manifest of {manifest.name.stem}")
         return manifest
+
+
+def read_manifest(store: Store, file: str) -> m.Manifest:
+    """Read a manifest of a store.
+
+    Raises:
+        StoreError: the file cannot be read.
+        VerificationFailed: it is no manifest, or a damaged one.
+
+    """
+    with closing(store.open(file)) as source:
+        m.check_size(source.size, file)
+        return m.decode(read_all(source), file)
+
+
+def _in_threads(
+    read: Callable[[str], m.Manifest | Unreadable | None], names: Sequence[str]
+) -> Iterator[m.Manifest | Unreadable | None]:
+    """Read several at once, in daemon threads: one that waits for a store holds up no end of a run.
+
+    Whatever is raised in a thread is raised here.
+    """
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    results: queue.SimpleQueue[m.Manifest | Unreadable | BaseException | None] = queue.SimpleQueue()
+    for name in names:
+        waiting.put(name)
+
+    def work() -> None:
+        while True:
+            try:
+                name = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                results.put(read(name))
+            except BaseException as error:  # noqa: BLE001 - raised where the results are read
+                results.put(error)
+
+    for number in range(min(AT_ONCE, len(names))):
+        threading.Thread(target=work, name=f"manifests-{number}", daemon=True).start()
+    try:
+        for _ in names:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        while not waiting.empty():
+            with suppress(queue.Empty):
+                waiting.get_nowait()
 
 
 def mixed(manifests: Iterable[m.Manifest]) -> int:
@@ -130,16 +206,22 @@ def mixed(manifests: Iterable[m.Manifest]) -> int:
 
 
 def latest(
-    catalogs: Sequence[Catalog], database: str | None, now: datetime, *, verified: bool = False
+    catalogs: Sequence[Catalog],
+    database: str | None,
+    now: datetime,
+    *,
+    verified: bool = False,
+    unread: Sequence[str] = (),
 ) -> tuple[Store, m.Manifest]:
     """Return the newest whole backup, of a database or of the only one there is, and its store.
 
     Where several stores have it, it is the first of them. On demand only verified ones count. A
-    dump of others, which may hold one table only, counts where there is nothing else.
+    dump of others, which may hold one table only, counts where there is nothing else. The stores
+    that could not be read are given with the reason.
 
     Raises:
         Refused: there is none, or several databases and none is named, or which one is meant
-            cannot be told.
+            cannot be told, or what cannot be read may be newer.
 
     """
     whole = [
@@ -164,11 +246,54 @@ def latest(
         hint = "pgkeep list shows what is there."
         if lost:
             hint = f"{lost[0]} has lost its manifest: pgkeep adopt FILE writes it anew."
+        _check_readable(catalogs, database, None, unread)
         raise e.Refused(f"no {what}{of} in {where}", hint=hint)
     own = [pair for pair in of_it if not pair[1].indexed]
     newest = max(own or of_it, key=lambda pair: pair[1].taken)  # the first of equals
     _check_meant(newest[1], [manifest for _, manifest in of_it], where, now)
+    _check_readable(catalogs, database, newest[1], unread)
     return newest
+
+
+def passed_over(catalogs: Sequence[Catalog], chosen: m.Manifest) -> Iterator[str]:
+    """Yield what is newer than the chosen backup of the same database, but incomplete."""
+    for found in catalogs:
+        for one in found.backups():
+            newer = one.missing and one.manifest.full and one.manifest.taken > chosen.taken
+            if newer and one.manifest.database.name == chosen.database.name:
+                yield (
+                    f"{one.manifest.name.stem} is newer than {chosen.name.stem}, but its file is"
+                    f" missing or incomplete in {found.store.url}"
+                )
+        for name in found.lost:
+            parsed = naming.parse(name)
+            if parsed is None or parsed.schema_only or parsed.database != chosen.database.name:
+                continue
+            if parsed.taken > chosen.taken:
+                yield (
+                    f"{name} in {found.store.url} is newer than {chosen.name.stem}, but has no"
+                    " manifest: pgkeep adopt FILE writes it anew"
+                )
+
+
+def _check_readable(
+    catalogs: Sequence[Catalog], database: str | None, newest: m.Manifest | None,
+    unread: Sequence[str],
+) -> None:  # fmt: skip
+    """Refuse where a backup may be newer than the newest one that can be read."""
+    reasons = list(unread)
+    for one in (one for found in catalogs for one in found.doubtful):
+        of_it = database in (None, one.name.database) and not one.name.schema_only
+        if of_it and (newest is None or one.name.taken > newest.taken):
+            reasons.append(one.error.message)
+    if not reasons:
+        return
+    chosen = "no backup can be chosen" if newest is None else f"{newest.name.stem} may be too old"
+    more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+    raise e.Refused(
+        f"{chosen}: what could not be read may be newer: {'; '.join(reasons[:3])}{more}",
+        hint="Name the backup to use: --backup=NAME (pgkeep list shows what can be read).",
+    )
 
 
 def _check_meant(

@@ -125,14 +125,16 @@ def _text(text: str) -> str:
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-def _span(text: str) -> float | None:
-    """Read a duration; none where it is empty."""
-    if not text:
-        return None
+def _span(text: str) -> float:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|min|h|d|w)", text)
-    if found is None or float(found[1]) <= 0:
+    seconds = 0.0 if found is None else float(found[1]) * _UNITS[found[2]]
+    if not 0 < seconds <= LONGEST_SPAN:
         raise ValueError("a duration such as 90s, 30min, 26h or 2d")
-    return float(found[1]) * _UNITS[found[2]]
+    return seconds
+
+
+def _optional_span(text: str) -> float | None:
+    return _span(text) if text else None
 
 
 def _metrics_file(text: str) -> str:
@@ -182,6 +184,10 @@ SETTINGS = (
     Setting(
         "BACKUP_LOCK_TIMEOUT", "300", _seconds, "seconds to wait for tables that others lock"
     ),
+    Setting(
+        "BACKUP_COMPUTED_VALUES", "true", _flag,
+        "record hashes of materialized views and generated columns, which drills compare",
+    ),
     Setting("BACKUP_S3_BUCKET", "", _bucket, "bucket for remote storage"),
     Setting("BACKUP_S3_PREFIX", "backups/", _prefix, "key prefix"),
     Setting("BACKUP_S3_ENDPOINT", "", _endpoint, "endpoint of an S3-compatible service"),
@@ -214,11 +220,12 @@ SETTINGS = (
     Setting("BACKUP_PUSHGATEWAY", "", _endpoint, "URL of a Pushgateway that gets them too"),
     Setting("BACKUP_MAX_AGE", "26h", _span, "how old a database's newest backup may become"),
     Setting(
-        "BACKUP_DRILL_MAX_AGE", "", _span,
+        "BACKUP_DRILL_MAX_AGE", "", _optional_span,
         "how long ago its last successful drill may be; not judged without it",
     ),
     Setting(
-        "BACKUP_RTO", "", _span, "how long its last drill may have taken; not judged without it"
+        "BACKUP_RTO", "", _optional_span,
+        "how long its last drill may have taken; not judged without it",
     ),
     Setting(
         "BACKUP_PING_URL", "", _url,
@@ -247,6 +254,7 @@ SECRETS = frozenset(
     }
 )  # fmt: skip
 CONFIG_FILE = "PGKEEP_CONFIG"
+LONGEST_SPAN = 100 * 366 * 86400.0  # seconds: a century
 LONGEST = 2_147_483  # seconds: PostgreSQL counts milliseconds in 32 bits
 BUCKET = "s3://"
 
@@ -277,6 +285,7 @@ class Config:
     jobs: int
     drift: float  # a share, from 0 to 1
     lock_timeout: float  # seconds
+    computed: bool  # whether hashes of computed values are recorded
     metrics_file: Path | None
     pushgateway: str | None
     max_age: float  # seconds, as the next two
@@ -430,6 +439,7 @@ def _build(target: str | None, values: Mapping[str, Value], parsed: Mapping[str,
         jobs=parsed["BACKUP_JOBS"],
         drift=parsed["BACKUP_DRIFT"],
         lock_timeout=parsed["BACKUP_LOCK_TIMEOUT"],
+        computed=parsed["BACKUP_COMPUTED_VALUES"],
         metrics_file=Path(parsed["BACKUP_METRICS_FILE"]) if parsed["BACKUP_METRICS_FILE"] else None,
         pushgateway=parsed["BACKUP_PUSHGATEWAY"] or None,
         max_age=parsed["BACKUP_MAX_AGE"],

@@ -14,10 +14,10 @@ from typing import Self
 import msgspec
 
 from . import errors as e
+from . import interrupts, naming
 from . import manifest as m
-from . import naming
-from .catalog import Catalog
-from .stores import Store, Upload, all_or_none, chunks, locked, read_all
+from .catalog import Catalog, read_manifest
+from .stores import Store, Upload, all_or_none, chunks, locked
 from .stores.local import LocalSource, LocalUpload
 
 BLOCK = 1 << 20
@@ -66,14 +66,14 @@ class Follower:
     def write(self, data: bytes) -> None:
         """Append bytes to the original; the copy takes them when it can."""
         self._original.write(data)
-        with self._changed:
+        with interrupts.held(), self._changed:
             self._written += len(data)
             self._changed.notify()
 
     def seal(self) -> None:
         """Make the original durable."""
         self._original.seal()
-        with self._changed:
+        with interrupts.held(), self._changed:
             self._sealed = True
             self._changed.notify()
 
@@ -97,7 +97,8 @@ class Follower:
         """
         told = 0
         while self._thread.is_alive():
-            self._thread.join(0.5)
+            with interrupts.held():
+                self._thread.join(0.5)
             progress(self._sent - told)
             told = self._sent
         if self._error is not None:
@@ -116,12 +117,13 @@ class Follower:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-        self._thread.join(PATIENCE)
-        if self._upload is not None:
-            self._upload.__exit__(kind, error, trace)
+        with interrupts.held():
+            with self._changed:
+                self._stopped = True
+                self._changed.notify()
+            self._thread.join(PATIENCE)
+            if self._upload is not None:
+                self._upload.__exit__(kind, error, trace)
 
     def _run(self) -> None:
         try:
@@ -175,16 +177,19 @@ def transfer(
         artifact.publish()
         if read_back:
             _check(target, manifest.artifact)
-        for file in (name.checksum, name.globals):
-            if source.exists(file):
-                with contextlib.closing(source.open(file)) as opened:
-                    data = b"".join(chunks(opened))
-                if file == name.globals:
-                    _check_globals(data, manifest)
-                published.append(file)
-                put(target, file, data, owner)
+        published.append(name.checksum)
+        put(target, name.checksum, checksum(manifest.artifact), owner)
+        roles = _globals(source, manifest)
+        if roles is not None:
+            published.append(name.globals)
+            put(target, name.globals, roles, owner)
         published.append(name.manifest)
         put(target, name.manifest, m.encode(msgspec.structs.replace(manifest, pending=[])), owner)
+
+
+def checksum(facts: m.FileFacts) -> bytes:
+    """Return what `sha256sum -c` reads."""
+    return f"{facts.sha256}  {facts.name}\n".encode()
 
 
 def put(store: Store, name: str, data: bytes, owner: str) -> None:
@@ -223,10 +228,21 @@ def _send(
     return upload
 
 
-def _check_globals(data: bytes, manifest: m.Manifest) -> None:
-    facts = manifest.globals
+def _globals(source: Store, manifest: m.Manifest) -> bytes | None:
+    """Return the file of roles that a backup has; none where its manifest says that it has none."""
+    name, facts = manifest.name.globals, manifest.globals
+    if not source.exists(name):
+        if facts is not None:
+            raise e.VerificationFailed(
+                f"{manifest.name.stem} is not copied: {source.url_of(name)} is missing",
+                hint="Without it a restore elsewhere lacks the roles. Make another backup.",
+            )
+        return None
+    with contextlib.closing(source.open(name)) as opened:
+        data = b"".join(chunks(opened))
     if facts is not None and hashlib.sha256(data).hexdigest() != facts.sha256:
-        raise e.VerificationFailed(f"{facts.name} is not copied: it is not what its manifest says")
+        raise e.VerificationFailed(f"{name} is not copied: it is not what its manifest says")
+    return data
 
 
 def _check(store: Store, facts: m.FileFacts) -> None:
@@ -267,8 +283,7 @@ def amend(
     with manifests_locked(store):
         if not store.exists(file):
             return None
-        with contextlib.closing(store.open(file)) as opened:
-            amended = change(m.decode(read_all(opened), file))
+        amended = change(read_manifest(store, file))
         put(store, file, m.encode(amended), amended.server.system_identifier)
         return amended
 
@@ -289,13 +304,19 @@ def owed(manifests: Sequence[m.Manifest], target: Store) -> list[m.Manifest]:
 
 
 def _is_there(store: Store, manifest: m.Manifest) -> bool:
-    """Whether a store has a whole backup; no, where that may not be asked."""
+    """Whether a store has a whole backup; no, where that may not be asked.
+
+    Raises:
+        StoreError: that cannot be told. A copy may exist, which a failed attempt would remove.
+
+    """
+    name = manifest.name
+    if not all(store.exists(file) for file in (name.manifest, name.artifact)):
+        return False
     try:
-        if not store.exists(manifest.name.manifest):
-            return False
-        with contextlib.closing(store.open(manifest.artifact.name)) as artifact:
+        with contextlib.closing(store.open(name.artifact)) as artifact:
             return artifact.size == manifest.artifact.size
-    except e.StoreError:
+    except e.AccessDenied:
         return False
 
 

@@ -1,11 +1,20 @@
 """Threads that work on one task together: the first failure stops all of them and is the one told.
 
-What fails next is mostly a consequence, such as a broken pipe (trap B31).
+What fails next is mostly a consequence, such as a broken pipe (trap B31). A signal wins over every
+failure: the run ends as the signal says.
+
+The thread that waits may be the main one, where a signal raises an exception anywhere. So it waits
+on queues, which are written in C, not on conditions (which may lose their lock then), and holds
+signals while it joins threads (which would take a running one for ended).
 """
 
+import contextlib
+import queue
 import threading
 from collections.abc import Callable
 from typing import Self
+
+from . import interrupts
 
 
 class Stopped(Exception):
@@ -18,7 +27,7 @@ class Crew:
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._stopping: list[Callable[[], None]] = []
         self._running = 0
@@ -27,10 +36,11 @@ class Crew:
     def start(self, work: Callable[[], None], name: str) -> None:
         """Run something in a thread of its own."""
         thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
-        with self._lock:
-            self._running += 1
-        self._threads.append(thread)
-        thread.start()
+        with interrupts.held():
+            with self._lock:
+                self._running += 1
+            thread.start()
+            self._threads.append(thread)
 
     def on_stop(self, action: Callable[[], None]) -> None:
         """Have an action done, in any thread, when the crew stops early: kill, cancel, wake."""
@@ -38,7 +48,7 @@ class Crew:
             self._stopping.append(action)
             stopped = self.stopped
         if stopped:
-            action()
+            _try(action)
 
     def check(self) -> None:
         """Leave the calling member if the crew has been stopped."""
@@ -48,42 +58,47 @@ class Crew:
     def wait(self, tick: Callable[[], None] = lambda: None, every: float = 0.5) -> None:
         """Wait for all members, calling `tick` every so many seconds; raise the first failure."""
         try:
-            while True:
-                with self._lock:
-                    if self._running == 0 or self._error is not None:
-                        break
-                    self._changed.wait(every)
-                    if self._running == 0 or self._error is not None:
-                        break
+            while not self._is_over():
+                with contextlib.suppress(queue.Empty):
+                    self._changes.get(timeout=every)
+                if self._is_over():
+                    break
                 tick()
         except BaseException as error:  # noqa: BLE001 - a signal's exception, or a tick that found a failure
             self._fail(error)
-        if self._error is not None:
-            self.stop()
-        for thread in self._threads:
-            thread.join()
+        with interrupts.held():
+            if self._error is not None:
+                self.stop()
+            for thread in self._threads:
+                thread.join()
         if self._error is not None:
             raise self._error
+
+    def _is_over(self) -> bool:
+        with self._lock:
+            return self._running == 0 or self._error is not None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave nobody behind when a signal came before `wait`."""
-        if any(thread.is_alive() for thread in self._threads):
-            self.stop()
-            for thread in self._threads:
-                thread.join()
+        with interrupts.held():
+            if any(thread.is_alive() for thread in self._threads):
+                self.stop()
+                for thread in self._threads:
+                    thread.join()
 
     def stop(self) -> None:
-        """Stop everybody early."""
+        """Stop everybody early; an action that fails does not keep the others from being done."""
         with self._lock:
             if self.stopped:
                 return
             self.stopped = True
             actions = list(self._stopping)
-        for action in actions:
-            action()
+        with interrupts.held():
+            for action in actions:
+                _try(action)
 
     def _run(self, work: Callable[[], None]) -> None:
         try:
@@ -95,10 +110,19 @@ class Crew:
         finally:
             with self._lock:
                 self._running -= 1
-                self._changed.notify_all()
+            self._changes.put(None)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            if self._error is None and not self.stopped:
+            if isinstance(error, KeyboardInterrupt):
+                interrupts.caught()
                 self._error = error
-            self._changed.notify_all()
+            elif self._error is None and not self.stopped:
+                self._error = error
+        self._changes.put(None)
+
+
+def _try(action: Callable[[], None]) -> None:
+    """Do what stops a member; the failure that is reported is the one that stopped the crew."""
+    with contextlib.suppress(Exception):
+        action()

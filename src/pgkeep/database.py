@@ -327,7 +327,7 @@ def _apply(connection: "psycopg.Connection[Any]", settings: Mapping[str, str]) -
 
 
 def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.ConnectionFailed:
-    said = re.sub(r"^connection (failed|is bad): ", "", str(error).strip())
+    said = re.sub(r"^connection (failed|is bad): ", "", one_line(error))
     password = params.get("password")
     if password:
         said = said.replace(password, "********")
@@ -339,13 +339,18 @@ def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.Con
     return e.ConnectionFailed(f"could not connect: {said}", hint=hint)
 
 
+def one_line(error: Exception) -> str:
+    """Return what libpq says, which may be several lines, as one."""
+    return re.sub(r"\s*\n\s*", "; ", str(error).strip())
+
+
 def server_error(error: psycopg.Error, kind: type[e.PgkeepError] = e.DumpFailed) -> e.PgkeepError:
     """Translate what nobody has expected of the server."""
     # A deadlock, for one, is an OperationalError that has a code and leaves the connection whole;
     # with 57P01 and the like the server says goodbye.
     state = error.sqlstate or "57P"
     if isinstance(error, psycopg.OperationalError) and state.startswith("57P"):
-        return kind(f"lost the connection to the server: {str(error).strip()}")
+        return kind(f"lost the connection to the server: {one_line(error)}")
     return kind(f"the server refused: {error.diag.message_primary or error}")
 
 
@@ -360,7 +365,7 @@ def translated(kind: type[e.PgkeepError] = e.DumpFailed) -> Iterator[None]:
 
 def restore_error(error: psycopg.Error, what: str) -> e.RestoreFailed:
     """Translate the server's error; its DETAIL and CONTEXT may hold rows and are left out."""
-    message = error.diag.message_primary or str(error).strip()
+    message = error.diag.message_primary or one_line(error)
     hint = error.diag.message_hint
     if isinstance(error, psycopg.errors.OutOfMemory) and "shared memory" in message:
         hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
@@ -399,7 +404,11 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
         SELECT d.datname, pg_catalog.pg_get_userbyid(d.datdba),
                pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
                {provider}, {locale}, {rules}, {collation}, t.spcname, d.datconnlimit,
-               pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid, d.datacl IS NULL
+               pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid,
+               d.datacl IS NULL OR
+               ARRAY(SELECT a::pg_catalog.text FROM pg_catalog.unnest(d.datacl) a ORDER BY 1) =
+               ARRAY(SELECT a::pg_catalog.text
+                     FROM pg_catalog.unnest(pg_catalog.acldefault('d', d.datdba)) a ORDER BY 1)
         FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
         WHERE d.datname = pg_catalog.current_database()
         """,

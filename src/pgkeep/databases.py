@@ -6,20 +6,21 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
 
 from . import errors as e
+from . import interrupts, portability
 from . import manifest as m
-from . import portability
 from .database import Endpoint, restore_error, shared_rows
 from .snapshot import Connection
 
 UNFINISHED = "__restore_"  # in the name of a database that is being loaded
 INCOMPLETE = "__incomplete_"  # in that of one that is kept, though objects of it failed
+COMPLETE = "pgkeep: complete restore"  # in the comment on one that could not be renamed
 NAME_LIMIT = 63  # bytes; longer names are cut by the server (manual, section 4.1.1)
 SWAP_TIME = 30.0  # seconds to get everybody out of the old database
 FORCE_SINCE = 130000
@@ -40,8 +41,9 @@ def create(
     """Create an empty database with the encoding, locale and tablespace of another one.
 
     From template0: template1 may hold objects of its own (trap A3.10), and only template0 can be
-    copied with another encoding.
+    copied with another encoding. PUBLIC may not connect, from the first moment on (trap G3.5).
     """
+    database = sql.Identifier(name)
     try:
         connection.execute(_creation(connection, name, facts, encoding))
     except psycopg.Error as error:
@@ -51,13 +53,29 @@ def create(
         raise e.RestoreFailed(
             f"could not create a database: {error.diag.message_primary}", hint=hint
         ) from error
+    try:
+        connection.execute(
+            sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(database)
+        )
+        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(database))
+    except BaseException:
+        with contextlib.suppress(psycopg.Error):
+            drop(connection, name)
+        raise
+
+
+def opening(name: str) -> sql.Composed:
+    """Return the statement that gives PUBLIC what it may do in a new database by default."""
+    return sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC").format(sql.Identifier(name))
 
 
 def _creation(
     connection: Connection, name: str, facts: m.DatabaseFacts | None, encoding: str | None
 ) -> sql.Composed:
     parts: list[sql.Composable] = [
-        sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
+        sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false").format(
+            sql.Identifier(name)
+        )
     ]
     if facts is None or not facts.collate:  # a plain dump does not say its locale
         encoding = encoding if facts is None else facts.encoding
@@ -146,11 +164,20 @@ def _provider(facts: m.DatabaseFacts) -> Iterator[sql.Composable]:
             yield sql.SQL("LOCALE_PROVIDER libc")
 
 
-def swap(connection: Connection, helper: Connection, target: str, old: str, temporary: str) -> None:
-    """Rename two databases in one transaction while the helper ends the sessions in the way.
+def swap(
+    connection: Connection,
+    helper: Connection,
+    target: str,
+    old: str | None,
+    temporary: str,
+    swapped: Callable[[], None],
+) -> None:
+    """Rename databases in one transaction while the helper ends the sessions in the way.
 
     RENAME locks the database against new sessions, then waits five seconds for those that are
-    there; both renamings happen or neither does, whatever is killed when.
+    there; both renamings happen or neither does, whatever is killed when. Without an old one there
+    is only the new one to rename, which others may have entered too. A signal cancels the
+    transaction if that is still possible; it is raised when the outcome is known.
     """
     failures: list[BaseException] = []
     done = threading.Event()
@@ -158,7 +185,8 @@ def swap(connection: Connection, helper: Connection, target: str, old: str, temp
     def rename() -> None:
         try:
             with connection.transaction():
-                connection.execute(renaming(target, old))
+                if old is not None:
+                    connection.execute(renaming(target, old))
                 connection.execute(renaming(temporary, target))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             failures.append(error)
@@ -170,40 +198,43 @@ def swap(connection: Connection, helper: Connection, target: str, old: str, temp
         failures.clear()
         done.clear()
         hindrance: BaseException | None = None
-        thread = threading.Thread(target=rename, daemon=True)
-        thread.start()
-        try:
-            while not done.wait(0.1):
-                if hindrance is None:
-                    hindrance = _terminate(helper, target)
-        except BaseException as error:  # noqa: BLE001 - told below, if it was in time
-            hindrance = error
-            with contextlib.suppress(psycopg.Error):
-                connection.cancel_safe(timeout=5)
-        finally:
+        with interrupts.held():
+            thread = threading.Thread(target=rename, daemon=True)
+            thread.start()
+            try:
+                while not done.wait(0.1) and not interrupts.pending():
+                    if hindrance is None:
+                        hindrance = _terminate(helper, [target, temporary])
+            except Exception as error:  # noqa: BLE001 - reported below, if it was in time
+                hindrance = error
+            if not done.is_set():
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=5)
             thread.join()
-        if not failures:
-            return  # whatever came in between: the two are swapped
+            if not failures:
+                swapped()
+                return  # whatever came in between: the two are swapped
         in_use = isinstance(failures[0], psycopg.errors.ObjectInUse)
         if hindrance is not None or not in_use or time.monotonic() > deadline:
             break
     failure = hindrance or failures[0]
     if isinstance(failure, psycopg.Error):
-        raise restore_error(failure, f"swapping {target}") from failure
+        what = f"swapping {target}" if old is not None else f"renaming to {target}"
+        raise restore_error(failure, what) from failure
     raise failure
 
 
-def _terminate(helper: Connection, database: str) -> e.RestoreFailed | None:
-    """End the sessions in a database, or tell why that cannot be done: they may still leave."""
+def _terminate(helper: Connection, databases: list[str]) -> e.RestoreFailed | None:
+    """End the sessions in databases, or tell why that cannot be done: they may still leave."""
     try:
         helper.execute(
             "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
-            " WHERE datname = %s AND pid <> pg_catalog.pg_backend_pid()",
-            [database],
+            " WHERE datname = ANY (%s) AND pid <> pg_catalog.pg_backend_pid()",
+            [databases],
         )
     except psycopg.errors.InsufficientPrivilege as error:
         return e.RestoreFailed(
-            f"could not end the sessions in {database}: {error.diag.message_primary}",
+            f"could not end the sessions in {databases[0]}: {error.diag.message_primary}",
             hint="GRANT pg_signal_backend to the role, or end them yourself.",
         )
     return None
@@ -270,28 +301,66 @@ def claim(connection: Connection, target: str) -> str:
     """
     name = derived(target, f"{UNFINISHED}{secrets.token_hex(4)}")
     pattern = re.compile(re.escape(name[:-8]) + "[0-9a-f]{8}")
-    for (left,) in shared_rows(connection, "SELECT datname FROM pg_catalog.pg_database"):
-        if pattern.fullmatch(left) and _claimed(connection, left):
-            drop = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(left))
-            with contextlib.suppress(psycopg.Error):  # somebody looks into it
-                connection.execute(drop)
-    _claimed(connection, name)
+    for left in abandoned(connection, pattern):
+        statement = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(left))
+        with contextlib.suppress(psycopg.Error):  # somebody looks into it
+            connection.execute(statement)
+    hold(connection, name)
     return name
 
 
-def keep(connection: Connection, temporary: str, target: str) -> str:
+def keep_incomplete(connection: Connection, temporary: str, target: str) -> str:
     """Rename a database that is being loaded to what no later restore drops."""
-    name = derived(target, f"{INCOMPLETE}{temporary[-8:]}")
+    name = derived(target, f"{INCOMPLETE}{secrets.token_hex(4)}")
     connection.execute(renaming(temporary, name))
     return name
 
 
-def _claimed(connection: Connection, name: str) -> bool:
-    """Take the lock that stands for a database which is being loaded; False if somebody has it."""
+def hold(connection: Connection, name: str) -> None:
+    """Claim the name of a database that is not there yet, as long as the connection lives."""
+    connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", [_key(name)])
+
+
+def abandoned(
+    connection: Connection, pattern: re.Pattern[str], claimed: int | None = None
+) -> list[str]:
+    """Return the databases of such names that no session has claimed and no restore completed.
+
+    The whole name is claimed, or what it begins with. An advisory lock belongs to the database
+    that its session is connected to, which may be any: pg_locks has all of them.
+    """
+    rows = connection.execute(
+        """
+        SELECT (classid::pg_catalog.int8 << 32) | objid::pg_catalog.int8
+        FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 1
+        """
+    )
+    taken = {row[0] for row in rows}
+    return [
+        name
+        for name, comment in shared_rows(
+            connection,
+            "SELECT datname, pg_catalog.shobj_description(oid, 'pg_database')"
+            " FROM pg_catalog.pg_database",
+        )
+        if pattern.fullmatch(name)
+        and _key(name[:claimed]) not in taken
+        and not (comment or "").startswith(COMPLETE)
+    ]
+
+
+def keep(connection: Connection, name: str, target: str) -> None:
+    """Mark a database that is complete and could not be renamed: no other restore drops it."""
+    comment = f"{COMPLETE} of {target}, which could not be renamed"
+    connection.execute(
+        sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), comment)
+    )
+
+
+def _key(name: str) -> int:
+    """Return the key of the advisory lock that stands for a database which is being loaded."""
     digest = hashlib.sha256(name.encode()).digest()
-    key = int.from_bytes(digest[:8], signed=True)
-    row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [key]).fetchone()
-    return row is not None and bool(row[0])
+    return int.from_bytes(digest[:8], signed=True)
 
 
 def exists(connection: Connection, name: str) -> bool:

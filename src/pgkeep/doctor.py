@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from . import errors as e
-from . import preflight, programs, run, snapshot
+from . import preflight, programs, run, scratch, snapshot
 from .database import Endpoint, codec, database_facts, server_facts
 from .preflight import Finding
 from .stores import Store, chunks
@@ -49,9 +49,11 @@ def examine(
         server = server_facts(connection)
         info = connection.info
         address, role = f"{info.host}:{info.port}", info.user
+        left = [_left_over(name) for name in scratch.left_over(connection)]
         chosen, skipped = run.choose(connection, wanted) if wanted else ([info.dbname], [])
     databases = {name: _database(endpoint.to(name), jobs) for name in chosen}
     findings = _merged({name: found for name, (_, found) in databases.items()})
+    findings += left
     findings += [Finding("warning", f"{one.database} is left out: {one.reason}") for one in skipped]
     try:
         client = programs.choose(server.major, programs.installations())
@@ -85,6 +87,14 @@ def _database(endpoint: Endpoint, jobs: int) -> tuple[int, list[Finding]]:
             return len(tables), preflight.check(connection, server, tables, jobs + 1)
     except e.ConnectionFailed as error:
         return 0, [Finding("error", error.message, error.hint)]
+
+
+def _left_over(name: str) -> Finding:
+    return Finding(
+        "warning",
+        f"database {name} was left by a drill that was killed",
+        f"DROP DATABASE {name}; or run pgkeep drill with this server, which drops it.",
+    )
 
 
 def _merged(found: Mapping[str, Sequence[Finding]]) -> list[Finding]:

@@ -5,6 +5,7 @@ result, which is noted in the backup's manifest.
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 import tempfile
@@ -19,7 +20,7 @@ from typing import Protocol
 import msgspec
 import psycopg
 
-from . import __version__, copies, examine, scratch, verify
+from . import __version__, confined, copies, examine, isolation, scratch, verify
 from . import artifact as a
 from . import assertions as asking
 from . import errors as e
@@ -27,6 +28,7 @@ from . import manifest as m
 from . import restore as r
 from .database import Endpoint, restore_error
 from .rows import Check
+from .searchpath import SearchPath
 from .stores import Source, Store
 from .stores.local import LocalSource
 
@@ -47,6 +49,7 @@ PHASES = {
     "comparing rows": "check",
     "checking objects": "check",
     "comparing large objects": "check",
+    "comparing computed values": "check",
     "asking assertions": "check",
     "cleaning up": "clean",
 }
@@ -65,6 +68,7 @@ class DrillOptions:
     assertions: Sequence[asking.Assertion] = ()
     timeout: float = 60.0  # of each assertion, in seconds
     settings: Mapping[str, str] = field(default_factory=dict)  # of a server of our own
+    search_path: SearchPath = SearchPath.EMPTY
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +90,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     checks: list[Check]
     findings: list[str]
+    unproved: list[str] = []  # what only a superuser could restore
+    isolation: list[str] = []  # of a server of our own: "user", "namespaces"
     warnings: list[str] = []
+
+
+ISOLATION = {
+    "user": "an operating system user of its own",
+    "namespaces": "no network, and no files but its own",
+}
+
+
+def isolation_of(outcome: Outcome) -> str:
+    """Say in words what a server of our own was kept from."""
+    return ", ".join(ISOLATION[one] for one in outcome.isolation) or "none"
 
 
 class Clock:
@@ -152,7 +169,7 @@ def run(store: Store, name: str, options: DrillOptions, progress: Progress) -> O
                 " its restore with"
             )
         drill = _Drill(store, name, side, options, clock)
-        with _local(original, options.jobs, clock) as source:
+        with isolation.secretive(), _local(original, options.jobs, clock) as source:
             drill.execute(source)
         outcome = drill.outcome(began, original)
     if side.manifest is None:
@@ -179,6 +196,8 @@ class _Drill:
         self._clock = clock
         self._artifact: a.Artifact | None = None
         self._version: str | None = None
+        self._isolation: list[str] = []
+        self._unproved: list[confined.Unproved] = []
         self.checks: list[Check] = []
         self.warnings: list[str] = []
 
@@ -189,6 +208,7 @@ class _Drill:
             self._clock.step("starting a server")
             with self._place(artifact) as place:
                 self._version = place.version
+                self._isolation = [*place.isolation]
                 self.warnings += place.warnings
                 self._prove(source, artifact, place)
                 self._clock.step("cleaning up")
@@ -204,7 +224,14 @@ class _Drill:
 
     def _prove(self, source: Source, artifact: a.Artifact, place: scratch.Place) -> None:
         try:
-            self.warnings += restore(source, self._side, place, self._options.jobs, self._clock)
+            try:
+                self.warnings += restore(
+                    source, self._side, place, self._options.jobs, self._clock,
+                    self._options.search_path,
+                )  # fmt: skip
+            finally:
+                if place.confinement is not None:
+                    self._unproved = sorted(set(place.confinement.unproved))
             self.checks.append(Check(name="restore", checked=1))
             self._examine(artifact, place)
         except (
@@ -224,6 +251,7 @@ class _Drill:
         examined = examine.examine(
             place.scratch, artifact, self._side.manifest, self._options.assertions,
             jobs=self._options.jobs, timeout=self._options.timeout, progress=self._clock,
+            unproved=frozenset(one[:3] for one in self._unproved),
         )  # fmt: skip
         self.checks += examined.checks
         self.warnings += examined.warnings
@@ -251,6 +279,8 @@ class _Drill:
             rows=sum(one.rows for one in tables),
             checks=self.checks,
             findings=findings,
+            unproved=[str(one) for one in self._unproved],
+            isolation=self._isolation,
             warnings=self.warnings,
         )
 
@@ -261,6 +291,7 @@ def restore(
     place: scratch.Place,
     jobs: int,
     progress: r.Progress,
+    search_path: SearchPath = SearchPath.EMPTY,
 ) -> list[str]:
     """Restore an artifact in a place for it; return warnings.
 
@@ -268,9 +299,17 @@ def restore(
         Refused, RestoreFailed, VerificationFailed: as a restore does.
 
     """
-    options = r.RestoreOptions(jobs=jobs, target=place.database)
-    restore = r.Restore(place.endpoint, source, options, side)
-    result = restore.execute(restore.plan(), progress)
+    options = r.RestoreOptions(jobs=jobs, target=place.database, search_path=search_path)
+    confinement = place.confinement
+    if confinement is None:
+        options = dataclasses.replace(options, closed=True)
+        restore = r.Restore(place.endpoint, source, options, side)
+        result = restore.execute(restore.plan(), progress)
+    else:
+        options = dataclasses.replace(options, at_once=True, session=confinement.session)
+        restore = r.Restore(place.endpoint, source, options, side)
+        with contextlib.closing(confinement):
+            result = restore.execute(restore.plan(), progress)
     scratch.settle(place)
     return result.warnings
 

@@ -18,9 +18,10 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from . import __version__, preflight, programs, script, snapshot
+from . import __version__, computed, preflight, programs, resolution, script, snapshot
 from . import artifact as a
 from . import errors as e
+from . import manifest as m
 from .assembly import Assembler, Order, announcement, object_of
 from .copying import CopySession, copy_statement
 from .crew import Crew
@@ -30,6 +31,7 @@ from .database import (
     codec,
     database_facts,
     extensions,
+    one_line,
     roles_in_use,
     server_facts,
     session_settings,
@@ -72,6 +74,7 @@ class DumpOptions:
     schema_only: bool = False
     lock_timeout: float = 300.0  # seconds
     chosen: bool = False  # the database by its name, and not because it is the default
+    computed: bool = True  # hash what a restore computes, for drills to compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +161,14 @@ class _Dump:
 
     def _attempt(self, held: Snapshot) -> DumpResult:
         tasks = [] if self.options.schema_only else self._plan(held)
+        targets: list[computed.Target] = []
+        if self.options.computed and not self.options.schema_only:
+            tables = computed.readable(held.tables, in_recovery=self.server.in_recovery)
+            targets = computed.targets(self.connection, tables)
         with self.endpoint.child(**session_settings(self.server.version_num)) as access:
-            run = _Run(self, held, tasks, access)
+            run = _Run(self, held, tasks, access, targets)
             run.execute()
-        index = self.writer.finish(self._meta(held))
+        index = self.writer.finish(self._meta(held, run.computed))
         warnings = self.warnings + run.warnings
         lag = held.replay_lag or 0.0
         if lag > BEHIND:
@@ -183,7 +190,7 @@ class _Dump:
         slices = self.server.version_num >= SLICES_SINCE
         return plan_tasks(candidates, sizes, self.options.jobs, int(row[0]) if slices else None)
 
-    def _meta(self, held: Snapshot) -> a.Meta:
+    def _meta(self, held: Snapshot, values: list[m.Computed]) -> a.Meta:
         return a.Meta(
             pgkeep=__version__,
             database=self.database,
@@ -195,6 +202,8 @@ class _Dump:
             schema_only=self.options.schema_only,
             extensions=extensions(self.connection),
             roles=roles_in_use(self.connection),
+            resolutions=resolution.ambiguous(self.connection),
+            computed=values,
         )
 
 
@@ -240,12 +249,19 @@ class _Run:
     """One attempt: pg_dump and the workers on one snapshot."""
 
     def __init__(
-        self, dump: _Dump, held: Snapshot, tasks: Sequence[Task], access: ChildAccess
+        self,
+        dump: _Dump,
+        held: Snapshot,
+        tasks: Sequence[Task],
+        access: ChildAccess,
+        targets: Sequence[computed.Target],
     ) -> None:
         self.dump = dump
         self.held = held
         self.access = access
         self.warnings: list[str] = []
+        self.computed: list[m.Computed] = []
+        self._targets = targets
         self._crew = Crew()
         # First, for whoever waits for the store may hold what the others have to take.
         self._crew.on_stop(dump.writer.stop)
@@ -268,6 +284,8 @@ class _Run:
             self._crew.start(self._run_pg_dump, "pg_dump")
             for number in range(self._workers):
                 self._crew.start(self._run_worker, f"worker-{number}")
+            if self._targets:
+                self._crew.start(self._hash, "hashes")
             try:
                 self._crew.wait(self._tick)
             except e.ProgramFailed as error:
@@ -281,7 +299,7 @@ class _Run:
                 self._look_for_waits()
             except psycopg.Error as error:
                 raise e.DumpFailed(
-                    f"lost the connection that holds the snapshot: {str(error).strip()}"
+                    f"lost the connection that holds the snapshot: {one_line(error)}"
                 ) from error
             finally:
                 self._coordinator.release()
@@ -386,6 +404,24 @@ class _Run:
             session.close()
         self._order.worker_is_done()
 
+    def _hash(self) -> None:
+        """Hash what a restore will compute; as only drills need that, failures are warnings."""
+        try:
+            with self.dump.endpoint.connect() as connection:
+                self._crew.on_stop(lambda: _cancel(connection))
+                computed.begin(connection, self.held.id, self.dump.database.encoding)
+                self.computed, warnings = computed.read_all(
+                    connection, self._targets, self.dump.codec, self._crew.check
+                )
+                self.warnings += warnings
+        except (psycopg.Error, e.ConnectionFailed) as error:
+            self._crew.check()
+            said = str(error).strip().partition("\n")[0]
+            self.warnings.append(
+                "no hashes of generated columns and materialized views are recorded, a drill will"
+                f" not compare them: {said}"
+            )
+
     def _next_task(self) -> Task | None:
         try:
             return self._tasks.get_nowait()
@@ -420,6 +456,14 @@ class _Run:
             packer.rows(block)
         packer.end_copy()
         packer.write(b"\n\n")
+
+
+def _cancel(connection: Connection) -> None:
+    """End what a session is doing, from another thread."""
+    try:
+        connection.cancel_safe(timeout=5)
+    except psycopg.Error:
+        connection.close()
 
 
 def _header(dump: _Dump, held: Snapshot) -> bytes:

@@ -7,6 +7,7 @@ PgkeepError (1)
  ├── VerificationFailed (5)  an artifact is not what it claims to be
  ├── StoreError (6)          reading or writing a store failed
  │    ├── AccessDenied (6)   the identity may not do that
+ │    ├── Missing (6)        there is no such file
  │    └── Retained (6)       the store keeps the file until a date
  ├── RetentionFailed (7)     old backups could not be removed
  ├── RestoreFailed (8)       the artifact could not be brought back
@@ -62,6 +63,10 @@ class StoreError(PgkeepError):
 
 class AccessDenied(StoreError):
     """A store lets this identity not do that; others may."""
+
+
+class Missing(StoreError):
+    """A store has no such file."""
 
 
 class Retained(StoreError):

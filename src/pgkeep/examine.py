@@ -7,13 +7,13 @@ encoding, decoded as those of the artifact are.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from . import assertions as asking
-from . import large_objects
+from . import large_objects, recomputed
 from . import manifest as m
 from . import rows as r
 from .artifact import Artifact, Object
@@ -64,8 +64,11 @@ def examine(
     jobs: int,
     timeout: float,
     progress: Progress,
+    unproved: Set[tuple[str, str, str]] = frozenset(),
 ) -> Examined:
     """Compare a restored database with its artifact, then ask the user's own questions.
+
+    What the artifact has of some types, schemas and names was not restored, which is known.
 
     Raises:
         VerificationFailed: the artifact is damaged.
@@ -75,13 +78,17 @@ def examine(
     meta = artifact.index.meta
     checks: list[Check] = []
     warnings: list[str] = []
+    rows = {(schema, name) for kind, schema, name in unproved if kind == "TABLE DATA"}
     if manifest is not None:
         checks.append(_check_manifest(artifact, manifest))
     if not meta.schema_only:
         progress.step("comparing rows")
         checks.append(
-            r.compare(endpoint, artifact, zone=meta.timezone, jobs=jobs, progress=progress)
-        )
+            r.compare(
+                endpoint, artifact, zone=meta.timezone, jobs=jobs, progress=progress,
+                unproved=rows,
+            )
+        )  # fmt: skip
         if inserted := r.uncounted(artifact):
             warnings.append(
                 f"the rows of {len(inserted)} tables are INSERT statements: they were restored"
@@ -90,12 +97,13 @@ def examine(
     progress.step("checking objects")
     with endpoint.connect() as connection:
         database = _Database(connection)
-        dump = _Dump(artifact)
+        dump = _Dump(artifact, unproved)
         checks += [
             _check_constraints(dump, database),
             _check_indexes(dump, database),
             _check_sequences(dump, database, warnings),
             _check_views(dump, database),
+            recomputed.check_operators(endpoint, meta.resolutions),
             _check_extensions(meta.extensions, database, warnings),
             _check_roles(artifact, database),
             _check_subscriptions(database),
@@ -103,6 +111,9 @@ def examine(
         if not meta.schema_only:
             progress.step("comparing large objects")
             checks.append(large_objects.compare(connection, artifact))
+    if not meta.schema_only:
+        progress.step("comparing computed values")
+        checks.append(recomputed.check_values(endpoint, meta.computed, meta.timezone, warnings))
     if assertions:
         progress.step("asking assertions")
         checks.append(asking.check(endpoint, assertions, timeout))
@@ -112,14 +123,15 @@ def examine(
 class _Dump:
     """What the artifact's own statements say."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        self.objects = artifact.index.objects
+    def __init__(self, artifact: Artifact, unproved: Set[tuple[str, str, str]]) -> None:
+        self._unproved = unproved
+        self.objects = [one for one in artifact.index.objects if self._is_expected(one)]
         self.constraints: dict[Key, bool] = {}  # whether valid
         self.sequences: dict[Key, tuple[int, bool]] = {}  # as setval has it
         self.schema_only = artifact.index.meta.schema_only
         by_member = artifact.index.objects_by_member()
         for number, objects in enumerate(by_member):
-            wanted = [one for one in objects if one.type in _WITH_TEXT]
+            wanted = [one for one in objects if one.type in _WITH_TEXT and self._is_expected(one)]
             if wanted:
                 data = artifact.read(number)
                 for one in wanted:
@@ -128,6 +140,9 @@ class _Dump:
     def names(self, *types: str) -> set[Key]:
         """Return which objects of some types there are."""
         return {(one.schema, one.name) for one in self.objects if one.type in types}
+
+    def _is_expected(self, one: Object) -> bool:
+        return (one.type, one.schema, one.name) not in self._unproved
 
     def _take(self, one: Object, text: bytes) -> None:
         key = (one.schema, one.name)

@@ -15,7 +15,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
 
-from . import __version__, backup, dialect, naming, plain, reading, script, statements, verify
+from . import (
+    __version__,
+    backup,
+    copies,
+    dialect,
+    naming,
+    plain,
+    reading,
+    script,
+    statements,
+    verify,
+)
 from . import artifact as a
 from . import errors as e
 from . import manifest as m
@@ -24,7 +35,7 @@ from .crew import Crew
 from .foreign_names import Guess
 from .packer import TEXT_SIZE
 from .roles import repeatable_roles
-from .stores import Source, Store, all_or_none
+from .stores import Source, Store, locked
 
 _STARTED = re.compile(rb"^-- Started on (?P<time>[-\d]{10} [:\d]{8}) (?P<zone>\S+)$", re.MULTILINE)
 _SEARCH_PATH = b"\nSELECT pg_catalog.set_config('search_path', '', false);\n"
@@ -113,7 +124,7 @@ def index(
         taken=moment.time.astimezone(UTC).replace(microsecond=0),
         schema_only=part.tables > 0 and part.data == 0,
     )
-    with store.lock(f".{naming.encode_database(name.database)}.lock") as alone:
+    with locked(store, copies.backup_lock(name.database), backup.GLANCE) as alone:
         if not alone:
             raise e.AlreadyRunning(
                 f"a backup of database {name.database} is already running in {store.url}",
@@ -362,9 +373,7 @@ class _Index:
                 pending=[self.copy.url] if self.copy is not None else [],
             )
             backup.put(uploads[name.manifest], name.manifest, m.encode(manifest))
-            with all_or_none(self.store, files):
-                for file in files:
-                    uploads[file].publish()
+            backup.publish(self.store, uploads, name)
             return manifest
 
     def _write(self, writer: a.ArtifactWriter) -> _Assembler:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from . import (
@@ -25,6 +26,7 @@ from . import (
     default_privileges,
     dialect,
     foreign_keys,
+    interrupts,
     script,
     statements,
     unvalidated,
@@ -34,6 +36,8 @@ from .artifact import Artifact, Object
 from .crew import Crew
 from .database import Endpoint, codec, restore_error
 from .snapshot import Connection
+
+Statement = bytes | sql.Composed
 
 BATCH_BYTES = 64 << 10
 BATCH_OBJECTS = 100  # more would hold too many locks in one transaction
@@ -86,6 +90,11 @@ class LoadOptions:
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
     leaves_out: Callable[[Object], bool] = lambda _: False  # of the rows of a table
     tolerates: Callable[[Object, bytes, e.RestoreFailed], bool] | None = None  # what has failed
+    session: Callable[[Endpoint, Sequence[Statement]], "Session"] = lambda endpoint, header: (
+        Session(endpoint.connect(), header)
+    )
+    settings: Sequence[Statement] = ()  # after those of the dump's header, before SQL or rows
+    check: Callable[[Connection], None] = lambda _: None  # in the one transaction, at its end
 
 
 def load(
@@ -125,21 +134,20 @@ class _Job:
 class Session:
     """A connection with the dump's settings, and which SET default_... hold in it."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        header: Sequence[bytes],
-        tolerates: Callable[[Object, bytes, e.RestoreFailed], bool] | None = None,
-    ) -> None:
+    def __init__(self, connection: Connection, header: Sequence[Statement]) -> None:
         self.connection = connection
-        self._tolerates = tolerates
+        self.tolerates: Callable[[Object, bytes, e.RestoreFailed], bool] | None = None
         # Few statements come twice, and those that do are cheap.
         connection.prepare_threshold = None
         self._settings = ""
-        for statement in header:
-            connection.execute(statement, binary=True)
-        # Nothing of a database that is not there yet can be lost; the last commit waits for all.
-        connection.execute("SET synchronous_commit = off")
+        try:
+            for statement in header:
+                connection.execute(statement, binary=True)
+            # Nothing of an unfinished database can be lost; the last commit waits for all.
+            connection.execute("SET synchronous_commit = off")
+        except BaseException:
+            connection.close()
+            raise
         # What standard_conforming_strings is: the SQL is cut into statements by it.
         self.strings = self._parameter_strings
 
@@ -172,7 +180,7 @@ class Session:
 
     def try_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
         """Execute one object, whose failure may be tolerated."""
-        if self._tolerates is None:
+        if self.tolerates is None:
             self.execute_one(one, text, attempts)
             return
         try:
@@ -187,9 +195,9 @@ class Session:
 
     def is_tolerated(self, one: Object, text: bytes, error: e.RestoreFailed) -> bool:
         """Tell whether the restore may go on: only what the server says of one object."""
-        if self._tolerates is None or self.connection.closed:
+        if self.tolerates is None or self.connection.closed:
             return False
-        return isinstance(error.__cause__, psycopg.Error) and self._tolerates(one, text, error)
+        return isinstance(error.__cause__, psycopg.Error) and self.tolerates(one, text, error)
 
     def savepoint(self) -> contextlib.AbstractContextManager[object]:
         """Within a transaction, keep what was done before where something fails."""
@@ -205,9 +213,12 @@ class Session:
             VerificationFailed: pg_dump does not write such a statement.
 
         """
+        self._retried(one, text, attempts)
+
+    def _retried(self, one: Object, text: bytes | list[bytes], attempts: int) -> None:
         for left in reversed(range(attempts)):
             try:
-                self.send(self._statements(one, text))
+                self.send(self._statements(one, text) if isinstance(text, bytes) else text)
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement
@@ -281,16 +292,20 @@ class _Load:
         self._opened: list[str] = []  # what PUBLIC may execute only here
         self._sessions: list[Session] = []
         self._deadlocks = 0  # of what was built side by side
-        self._header: list[bytes] = []
+        self._header: list[Statement] = []
 
     def run(self) -> Loaded:
         try:
             with self._endpoint.connect() as connection:
-                self._header = known_settings(connection, self._artifact)
+                self._header = [
+                    *known_settings(connection, self._artifact),
+                    *(self._options.settings if self._options.schema else ()),
+                ]
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
-                connection = self._endpoint.connect()
-                self._sessions.append(Session(connection, self._header, self._options.tolerates))
+                session = self._options.session(self._endpoint, self._header)
+                session.tolerates = self._options.tolerates
+                self._sessions.append(session)
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error
@@ -332,7 +347,10 @@ class _Load:
         default_privileges.resume(self._main.connection, suspended)
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
-            self._main.connection.execute("COMMIT")
+            options.check(self._main.connection)
+            with interrupts.held():
+                self._main.connection.execute("COMMIT")
+                interrupts.completed("the rows are committed")
         elif options.analyze:
             self._progress.step("analyzing")
             self._analyze()
@@ -451,9 +469,14 @@ class _Load:
         if not self._options.disable_triggers:
             counts = collections.Counter(oid for oid, _, _ in parts)
             deferred = foreign_keys.unsatisfied(keys, places, counts)
+        not_valid = unvalidated.find(
+            session.connection, places
+        )  # qualified: before the path is set
+        for statement in self._options.settings:
+            session.connection.execute(statement)
         for key in deferred:
             session.connection.execute(key.defer)
-        dropped = unvalidated.drop(session.connection, unvalidated.find(session.connection, places))
+        unvalidated.drop(session.connection, not_valid)
         read = functools.lru_cache(maxsize=4)(self._artifact.read)
         for _, number, one in sorted(parts, key=lambda part: places[part[0]]):
             scanner = script.Scanner()
@@ -465,7 +488,7 @@ class _Load:
         session.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         for key in deferred:
             session.connection.execute(key.reset)
-        unvalidated.add(session.connection, dropped)
+        unvalidated.add(session.connection, not_valid)
 
     def _load_rows(self, session: Session, crew: Crew, *numbers: int) -> None:
         for number in numbers:

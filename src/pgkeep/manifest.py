@@ -1,11 +1,13 @@
 """What a backup is, as values; to and from the JSON that lies beside the artifact.
 
 Unknown fields are ignored, so that an older pgkeep can list what a newer one made; a format number
-above ours is refused, so that it does not misread it.
+above ours is refused, so that it does not misread it. The JSON contains a hash of itself, over all
+fields, known or not; manifests of older versions have none.
 """
 
+import hashlib
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -14,9 +16,12 @@ from . import naming
 
 FORMAT = 1
 EARLIEST, LATEST = 1970, 9000  # years
+LARGEST = 64 << 20  # bytes: over a million tables
 UNKNOWN_CLUSTER = "0"  # the system identifier of a dump of others, which does not say its own
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Seconds = Annotated[float, msgspec.Meta(ge=-1e10, le=1e10)]  # three centuries
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -57,10 +62,10 @@ class ServerFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """The server that a backup was taken from."""
 
     version: str  # such as 17.2
-    version_num: int  # such as 170002
+    version_num: Count  # such as 170002
     system_identifier: str
     in_recovery: bool = False
-    replay_lag: float | None = None  # seconds, of a standby
+    replay_lag: Seconds | None = None  # seconds, of a standby
 
     @property
     def major(self) -> int:
@@ -80,14 +85,38 @@ class TableRows(msgspec.Struct, frozen=True, array_like=True):
 
     schema: str
     name: str
+    rows: Count
+
+
+class Operators(msgspec.Struct, frozen=True, array_like=True):
+    """What a construct compares by, where SQL text has no place for the operators' names."""
+
+    construct: str  # such as NULLIF
+    names: list[str]  # with their schemas and types
+    schemas: list[str]  # in which they lie
+
+
+class Resolution(msgspec.Struct, frozen=True, array_like=True):
+    """An object whose SQL means something else when it is read with an empty search path."""
+
+    object: str  # kind and name, such as view app.v
+    uses: list[Operators]
+
+
+class Computed(msgspec.Struct, frozen=True, array_like=True):
+    """Values that a dump does not hold and a restore computes: how many rows, and their hash."""
+
+    relation: str  # as SQL names it
+    columns: str  # the stored generated ones as SQL lists them; of a materialized view none
     rows: int
+    digest: str
 
 
 class FileFacts(msgspec.Struct, frozen=True):
     """One file of a backup."""
 
     name: str
-    size: int  # bytes
+    size: Count  # bytes
     sha256: str
 
 
@@ -96,8 +125,8 @@ class Drill(msgspec.Struct, frozen=True):
 
     when: Moment  # UTC
     green: bool
-    seconds: dict[str, float]  # by phase
-    findings: int
+    seconds: dict[str, Seconds]  # by phase
+    findings: Count
 
 
 class _Format(msgspec.Struct):
@@ -119,7 +148,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     snapshot: Moment  # UTC; the moment whose data the backup holds
     finished: Moment  # UTC
     artifact: FileFacts
-    raw_bytes: int  # of SQL
+    raw_bytes: Count  # of SQL
     index_sha256: str | None = None  # of the index, which has the hashes of everything else
     globals: FileFacts | None = None
     role_passwords: bool = False  # whether the globals hold password hashes
@@ -168,17 +197,38 @@ _DECODER = msgspec.json.Decoder(Manifest)
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Return the manifest as JSON for people and programs."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """Return the manifest as JSON for people and programs, with its hash."""
+    fields = msgspec.json.decode(msgspec.json.encode(manifest))
+    fields[_HASH] = _digest(fields)
+    return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
+
+
+_HASH = "manifest_sha256"
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    """Return the SHA-256 of the JSON without spaces, its keys sorted, and without the hash."""
+    others = {name: value for name, value in fields.items() if name != _HASH}
+    return hashlib.sha256(msgspec.json.encode(others, order="sorted")).hexdigest()
+
+
+def _check_digest(data: bytes, file_name: str) -> None:
+    fields = msgspec.json.decode(data)
+    if _HASH in fields and fields[_HASH] != (found := _digest(fields)):
+        raise e.VerificationFailed(
+            f"{file_name} is damaged: its SHA-256 is {found}, it says {fields[_HASH]}",
+            hint="If the manifest was edited by hand, remove its field manifest_sha256.",
+        )
 
 
 def decode(data: bytes, file_name: str) -> Manifest:
     """Read a manifest.
 
     Raises:
-        VerificationFailed: it is no manifest, or one of a format of the future.
+        VerificationFailed: it is no manifest, a damaged one, or one of a format of the future.
 
     """
+    check_size(len(data), file_name)
     try:
         try:
             manifest = _DECODER.decode(data)
@@ -192,7 +242,8 @@ def decode(data: bytes, file_name: str) -> Manifest:
                 f"{file_name} has format {found}, this pgkeep reads up to {FORMAT}",
                 hint="Use the version of pgkeep that made it, or a newer one.",
             )
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _check_digest(data, file_name)
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         raise e.VerificationFailed(f"{file_name} is not a manifest of pgkeep: {error}") from error
     times = [manifest.taken, manifest.snapshot, manifest.finished, manifest.verified]
     times += [one.when for one in manifest.drills]
@@ -203,3 +254,17 @@ def decode(data: bytes, file_name: str) -> Manifest:
                 f"{file_name} is not a manifest of pgkeep: its time is {one}"
             )
     return manifest
+
+
+def check_size(size: int, file_name: str) -> None:
+    """Refuse, before it is read, what is too large for a manifest.
+
+    Raises:
+        VerificationFailed: it is.
+
+    """
+    if size > LARGEST:
+        raise e.VerificationFailed(
+            f"{file_name} is not a manifest of pgkeep: it has {size} bytes, at most {LARGEST} are"
+            " read"
+        )

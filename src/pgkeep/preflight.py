@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from . import errors as e
 from . import manifest as m
+from . import resolution
 from .database import shared_rows
 from .snapshot import Connection, Table
 
@@ -36,6 +37,7 @@ def check(
         *_connections(connection, connections),
         *_locks(connection, tables),
         *_oddities(connection, server, tables),
+        *_ambiguous(connection),
     ]
 
 
@@ -238,6 +240,22 @@ def _oddities(
     if server.in_recovery and unlogged:
         yield Finding(
             "warning", f"a standby has no rows of unlogged tables: {_listed(unlogged)} not dumped"
+        )
+
+
+def _ambiguous(connection: Connection) -> Iterator[Finding]:
+    """Objects whose SQL means something else where the search path is empty (trap G4.1)."""
+    found = resolution.ambiguous(connection)
+    if found:
+        names = [
+            f"{one.object} ({', '.join(dict.fromkeys(use.construct for use in one.uses))})"
+            for one in found
+        ]
+        yield Finding(
+            "warning",
+            "SQL cannot name the operators outside pg_catalog that are used by"
+            f" {_listed(names)}: a restore with an empty search_path fails or changes the results",
+            "Restore with --search-path=database.",
         )
 
 

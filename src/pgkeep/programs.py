@@ -1,5 +1,6 @@
 """Find PostgreSQL's client programs of the right version; run them with a clean environment."""
 
+import atexit
 import collections
 import contextlib
 import fcntl
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from . import errors as e
+from . import interrupts
 
 # Where packages put the programs, newest major first where the pattern has one: Debian and
 # Ubuntu (also PGDG's apt), PGDG's yum, Homebrew on both of its prefixes, Postgres.app, and the
@@ -136,6 +138,16 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {"HOME": "/nonexistent", **kept, "LC_MESSAGES": "C", **extra}
 
 
+_alive: set["subprocess.Popen[bytes]"] = set()
+
+
+@atexit.register
+def _end_children() -> None:
+    """End those that a signal has taken from whoever would have closed them."""
+    for process in list(_alive):
+        process.kill()
+
+
 class Child:
     """One of PostgreSQL's programs at work: pipes for input and output, its complaints kept.
 
@@ -154,16 +166,18 @@ class Child:
         self.name = Path(os.fsdecode(command[0])).name
         self.warnings: list[str] = []
         self._complaints: collections.deque[str] = collections.deque(maxlen=20)
-        self._process = subprocess.Popen(
-            [*_buffered(), *command],
-            stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(environment),
-            pass_fds=tuple(descriptors),
-            start_new_session=True,  # a terminal's ^C is ours to handle, not the child's
-            bufsize=0,
-        )
+        with interrupts.held():
+            self._process = subprocess.Popen(
+                [*_buffered(), *command],
+                stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                pass_fds=tuple(descriptors),
+                start_new_session=True,  # a terminal's ^C is ours to handle, not the child's
+                bufsize=0,
+            )
+            _alive.add(self._process)
         assert self._process.stdout is not None  # noqa: S101
         self.output = self._process.stdout.fileno()
         if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -209,13 +223,15 @@ class Child:
 
     def close(self) -> None:
         """Leave nothing behind: no process, no pipe, no thread."""
-        self._process.kill()
-        self._process.wait()
-        self._listener.join(timeout=5)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        with interrupts.held():
+            self._process.kill()
+            self._process.wait()
+            _alive.discard(self._process)
+            self._listener.join(timeout=5)
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from .terminal import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
@@ -140,7 +142,7 @@ class Bar(Silent):
 
     def step(self, text: str) -> None:
         """Begin a step."""
-        self._bars.reset(self._task, total=None, description=text)
+        self._bars.reset(self._task, total=None, description=printable(text))
 
     def total(self, size: int) -> None:
         """Take the size of the step."""
@@ -175,7 +177,8 @@ def create(say: Callable[[str], None], stream: TextIO) -> Silent:
     )
 
     bars = Progress(
-        TextColumn("{task.description:18}"), BarColumn(bar_width=20), DownloadColumn(),
+        TextColumn("{task.description:18}", markup=False), BarColumn(bar_width=20),
+        DownloadColumn(),
         TransferSpeedColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=Console(file=stream), transient=True,
     )  # fmt: skip

@@ -1,9 +1,10 @@
 """Remove what retention lets go: the manifest first, so that half a removal is no backup."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from . import copies
+from . import copies, interrupts
 from . import errors as e
 from .catalog import Catalog
 from .retention import Decision
@@ -33,7 +34,9 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
             continue
         name = decision.manifest.name
         try:
-            with copies.manifests_locked(catalog.store):
+            # A bucket may not answer: what has no manifest there is no backup, as anywhere.
+            held = contextlib.nullcontext() if catalog.store.remote else interrupts.held()
+            with copies.manifests_locked(catalog.store), held:
                 for file in reversed(name.files):
                     catalog.store.delete(file)
         except e.Retained as error:

@@ -80,16 +80,6 @@ def is_deferrable(connection: Connection, oid: int) -> bool:
     return connection.execute(query, [oid]).fetchone() is not None
 
 
-def insert_triggers(connection: Connection, oid: int) -> list[str]:
-    """Return the triggers that fire when rows are inserted (manual, "pg_trigger")."""
-    rows = connection.execute(
-        "SELECT tgname FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal"
-        " AND tgenabled IN ('O', 'A') AND tgtype & 4 <> 0 ORDER BY 1",
-        [oid],
-    )
-    return [row[0] for row in rows]
-
-
 def oids(connection: Connection, names: Sequence[Name]) -> list[int]:
     """Return the identifiers of relations, of those that are there."""
     found = (relation(connection, name) for name in names)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from . import pages, progress
-from .drill import Outcome
+from .drill import Outcome, isolation_of
 from .pages import charts
 
 _MEANINGS = {
@@ -38,6 +38,8 @@ def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
     if outcome.server:
         where = "started for it" if outcome.throw_away else "that was given"
         yield "Server", f"PostgreSQL {outcome.server}, {where}"
+        if outcome.throw_away:
+            yield "Isolation", isolation_of(outcome)
     yield "Size", f"{progress.size(outcome.size)}, {progress.size(outcome.raw_bytes)} of SQL"
     yield "Contents", f"{outcome.tables:,} tables, {outcome.rows:,} rows"
     yield "Time", progress.duration(sum(outcome.seconds.values()))

@@ -5,9 +5,10 @@ so that a failure, or a kill -9, never leaves half a database under the name tha
 """
 
 import contextlib
+import dataclasses
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -24,10 +25,14 @@ from . import (
     extension_tables,
     failures,
     foreign_keys,
+    interrupts,
     load_plain,
+    named,
     reading,
     relations,
     role_creation,
+    searchpath,
+    triggers,
     unvalidated,
     verify,
 )
@@ -35,6 +40,7 @@ from . import errors as e
 from . import load as ld
 from . import manifest as m
 from .database import Endpoint, codec, restore_error, server_facts
+from .searchpath import SearchPath
 from .snapshot import Connection
 from .statements import Name
 from .stores import Source
@@ -73,7 +79,11 @@ class RestoreOptions:
     skip: Sequence[str] = ()  # objects to leave out, as TYPE:NAME
     keep_going: bool = False  # report all objects that fail at the end
     create_roles: bool = False  # those that are missing, without login
+    at_once: bool = False  # a new database gets its name before it is loaded
+    closed: bool = False  # and stays closed to PUBLIC and to all others
+    session: Callable[[Endpoint, Sequence[ld.Statement]], ld.Session] | None = None
     allow_statements: bool = False  # in a plain dump, also those that pg_dump does not write
+    search_path: SearchPath = SearchPath.EMPTY
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +125,10 @@ class Progress(ld.Progress, Protocol):
         """Say that so many of them are read."""
 
 
+class _NotRenamed(e.RestoreFailed):
+    """The new database is complete, and has not got its name."""
+
+
 class Restore:
     """One restore: make the plan, look at it, then execute it."""
 
@@ -146,10 +160,15 @@ class Restore:
                 f"{source.name} is a plain dump without an index: owners and privileges cannot be"
                 " told from the rest"
             )
+        if self._meta is None and options.search_path != SearchPath.EMPTY:
+            raise e.UsageError(
+                f"{source.name} is a plain dump without an index: it sets search_path by itself"
+            )
         self._endpoint = endpoint
         self._choice = self._choose()
         self._failures = failures.Failures() if options.keep_going else None
         self._warnings: list[str] = []
+        self._at_once = options.at_once
         self._checked: str | None = None  # the SHA-256 of a plain dump that was read to its end
         self._plain_rows: int | None = None
         self.target = self._target()
@@ -200,6 +219,15 @@ class Restore:
                 )
             if mode == Mode.SWAP:
                 warnings += _sessions_in_the_way(connection, self.target)
+            warnings += self._firing() if mode == Mode.DATA_ONLY else self._ambiguous()
+        depends = self._depends_on_name(mode)
+        if depends is not None and mode == Mode.NEW:
+            self._at_once = True
+            self._warnings.append(f"loaded under its own name at once: {depends}")
+            warnings += self._warnings
+        elif depends is not None:
+            problems.append(f"{depends}, so that it cannot be loaded beside {self.target}")
+            remedies.append(self._in_place_instead())
         if mode in (Mode.IN_PLACE, Mode.DATA_ONLY) and not self._options.privileges:
             with self._endpoint.to(self.target).connect() as inside:
                 warnings += default_privileges.warnings(inside, self.target)
@@ -375,6 +403,51 @@ class Restore:
         rows = self._artifact.index.table_rows() if self._artifact is not None else []
         return [one for one in rows if not self._leaves_out_rows((one.schema, one.name))]
 
+    def _depends_on_name(self, mode: Mode) -> str | None:
+        """Say what would be wrong, or fail, in a database that has a temporary name."""
+        if self._artifact is None or self._at_once or mode not in (Mode.NEW, Mode.SWAP):
+            return None
+        one = named.dependent(self._artifact)
+        return None if one is None else f"{ld.describe(one)} depends on the name of the database"
+
+    def _in_place_instead(self) -> str:
+        return (
+            f"Rename database {self.target}, create an empty one of that name, and restore with"
+            " --in-place."
+        )
+
+    def _ambiguous(self) -> Iterator[str]:
+        """Warn of what an empty search path would change (trap G4.1)."""
+        if self._meta is not None and self._options.search_path == SearchPath.EMPTY:
+            names = [one.object for one in self._meta.resolutions]
+            if names:
+                yield searchpath.warning(names)
+
+    def _firing(self) -> Iterator[str]:
+        """Warn of triggers that fire while rows are loaded (trap G4.4)."""
+        with self._endpoint.to(self.target).connect() as inside:
+            found = self._triggers(inside)
+        if found:
+            yield f"triggers fire, and may change rows: {triggers.listed(found)}"
+
+    def _triggers(self, connection: Connection) -> dict[str, list[str]]:
+        """Return the triggers that fire where the rows go; a partition's with those of its root."""
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        index = self._artifact.index
+        there = foreign_keys.tables(connection, codec(index.meta.database.encoding))
+        oids = {there.get((one.schema, one.name), 0) for one in self._tables() if one.rows}
+        return triggers.firing(
+            connection, oids, triggers.Event.INSERT, replica=self._options.disable_triggers
+        )
+
+    def _check_counts(self, connection: Connection) -> None:
+        """Compare the tables with the backup before the commit; COPY counts only its own rows."""
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        rows = {(one.schema, one.name): one.rows for one in self._tables()}
+        with searchpath.empty(connection):
+            if self._triggers(connection):
+                triggers.compare(connection, rows)
+
     def _leaves_out_rows(self, table: Name) -> bool:
         if self._choice is not None and self._choice.leaves_out_rows(table):
             return True
@@ -433,14 +506,19 @@ class Restore:
             case Mode.IN_PLACE:
                 steps.append(f"load {what} into {self.target} in one transaction")
             case Mode.NEW | Mode.SWAP:
-                steps.append("create a database under a temporary name")
+                steps.append(
+                    f"create database {self.target}"
+                    if self._at_once
+                    else "create a database under a temporary name"
+                )
                 steps.append(f"load {what} by {self._options.jobs} connections, build indexes")
                 steps.append("compare the number of rows of every table with the backup")
                 if self._failures is not None:
                     steps.append("if objects have failed, list them and keep it under another name")
                 if mode == Mode.SWAP:
                     steps.append(f"end the sessions of {self.target} and rename it out of the way")
-                steps.append(f"rename the new database to {self.target}")
+                if not self._at_once:
+                    steps.append(f"rename the new database to {self.target}")
                 if mode == Mode.SWAP and self._options.discard_old:
                     steps.append("drop the old database")
         return steps
@@ -490,41 +568,106 @@ class Restore:
         self._checked = report.sha256
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
+        if self._at_once:
+            loaded = self._load_at_once(progress)
+            return loaded, self._keep_incomplete(self.target) if self._failures else None
         with self._maintenance() as connection:
             temporary = databases.claim(connection, self.target)
-            return self._load_into(temporary, mode, progress)
-
-    def _load_into(
-        self, temporary: str, mode: Mode, progress: Progress
-    ) -> tuple[ld.Loaded | None, str | None]:
-        old = None
-        try:
-            with self._maintenance() as connection:
-                facts = self._meta.database if self._meta else None
-                databases.create(connection, temporary, facts, self._encoding())
-            loaded = self._load(self._endpoint.to(temporary), progress)
-            progress.step("finishing")
-            # Connected anew: a session that was idle for hours may have been cut off.
-            with self._maintenance() as connection:
-                if self._meta is not None:
-                    self._apply_facts(connection, temporary, self._meta.database)
-                if mode == Mode.SWAP:
-                    old = databases.free_name(connection, self.target)
-                if self._failures:
-                    return loaded, databases.keep(connection, temporary, self.target)
-                self._rename(connection, temporary, old)
-        except BaseException:
-            # By a new session: the failure may be that of the other one.
-            databases.drop_subscriptions(self._endpoint.to(temporary))
-            with (
-                contextlib.suppress(psycopg.Error, e.PgkeepError),
-                self._maintenance() as connection,
-            ):
-                databases.drop(connection, temporary)
-            raise
+            try:
+                with self._created(temporary):
+                    loaded = self._load_into(temporary, progress)
+                    if self._failures:
+                        return loaded, self._keep_incomplete(temporary)
+                    old = self._put(temporary, mode)
+            except e.RestoreFailed as error:
+                if not error.message.startswith("extension "):
+                    raise
+                return self._load_after(error, mode, progress), None
         if old is not None and self._options.discard_old and self._discard(old):
             old = None
         return loaded, old
+
+    def _keep_incomplete(self, name: str) -> str:
+        """Give a database, of which objects failed, a name that no later restore drops."""
+        with self._maintenance() as connection:
+            return databases.keep_incomplete(connection, name, self.target)
+
+    def _load_after(
+        self, error: e.RestoreFailed, mode: Mode, progress: Progress
+    ) -> ld.Loaded | None:
+        """Load under the own name after an extension's script has failed under another one.
+
+        Such as pg_cron, which can be created in one database only. The server's hint would name
+        the temporary one.
+        """
+        if mode == Mode.SWAP:
+            raise e.RestoreFailed(
+                error.message,
+                hint="If the extension depends on the name of its database: "
+                + self._in_place_instead(),
+            ) from error
+        try:
+            loaded = self._load_at_once(progress)
+        except e.RestoreFailed as again:
+            if again.message != error.message:
+                raise
+            raise e.RestoreFailed(
+                error.message,
+                hint=f"It cannot be created in database {self.target} on this server: see its"
+                " settings, or restore under another name with --target-db.",
+            ) from again
+        self._warnings.append(
+            f"loaded under its own name at once: under a temporary one, {error.message}"
+        )
+        return loaded
+
+    def _load_at_once(self, progress: Progress) -> ld.Loaded | None:
+        with self._created(self.target):
+            return self._load_into(self.target, progress)
+
+    @contextlib.contextmanager
+    def _created(self, name: str) -> Iterator[None]:
+        """Create a database; a failure leaves nothing of it, but if all is in it."""
+        with self._maintenance() as connection:
+            facts = self._meta.database if self._meta else None
+            databases.create(connection, name, facts, self._encoding())
+        try:
+            yield
+        except _NotRenamed:
+            raise
+        except BaseException:
+            # By a new session: the failure may be that of the other one.
+            with interrupts.held():
+                databases.drop_subscriptions(self._endpoint.to(name))
+                with (
+                    contextlib.suppress(psycopg.Error, e.PgkeepError),
+                    self._maintenance() as connection,
+                ):
+                    databases.drop(connection, name)
+            raise
+
+    def _load_into(self, name: str, progress: Progress) -> ld.Loaded | None:
+        loaded = self._load(self._endpoint.to(name), progress)
+        progress.step("finishing")
+        # Connected anew: a session that was idle for hours may have been cut off.
+        with self._maintenance() as connection:
+            self._finish(connection, name)
+        return loaded
+
+    def _finish(self, connection: Connection, name: str) -> None:
+        """Let others into the new database as far as the backup says."""
+        facts = self._meta.database if self._meta is not None else None
+        if facts is not None and self._options.closed:
+            facts = msgspec.structs.replace(facts, grants=None)
+        if facts is not None:
+            self._apply_facts(connection, name, facts)
+        if self._options.closed:
+            return
+        if facts is None or facts.grants is None or not self._options.privileges:
+            try:
+                connection.execute(databases.opening(name))
+            except psycopg.Error as error:
+                raise restore_error(error, "privileges of the database") from error
 
     def _discard(self, old: str) -> bool:
         """Drop the database that was replaced; the restore has succeeded whatever comes of it."""
@@ -569,11 +712,24 @@ class Restore:
             adapt=self._choice.adapt,
             leaves_out=lambda one: self._leaves_out_rows((one.schema, one.name)),
             tolerates=self._tolerates if tolerant else None,
+            settings=self._path(),
+            check=self._check_counts if self._options.data_only else lambda _: None,
         )
+        if self._options.session is not None:
+            options = dataclasses.replace(options, session=self._options.session)
         loaded = ld.load(endpoint, self._artifact, options, progress)
         if not self._options.schema_only:
             self._compare(loaded.rows)
         return loaded
+
+    def _path(self) -> list[ld.Statement]:
+        """Return what sets the search path, where that of the dump does not fit."""
+        if self._options.data_only:
+            # No definition is read; triggers and checks run as in any session (trap G4.3).
+            return [b"RESET search_path"]
+        if self._meta is None or self._options.search_path == SearchPath.EMPTY:
+            return []
+        return [searchpath.loading(self._meta)]
 
     def _compare(self, loaded: dict[tuple[str, str], int]) -> None:
         assert self._artifact is not None  # noqa: S101 - called for artifacts only
@@ -640,16 +796,43 @@ class Restore:
         except e.ConnectionFailed as error:
             self._warnings.append(f"left out: settings of the database ({error.message})")
 
-    def _rename(self, connection: Connection, temporary: str, old: str | None) -> None:
-        """Put the new database in its place; with an old one, both renamings or none."""
-        if old is None:
-            try:
-                connection.execute(databases.renaming(temporary, self.target))
-            except psycopg.Error as error:
-                raise restore_error(error, f"renaming to {self.target}") from error
-            return
-        with self._maintenance() as helper:
-            databases.swap(connection, helper, self.target, old, temporary)
+    def _put(self, temporary: str, mode: Mode) -> str | None:
+        """Put the new database in its place, and return the new name of the old one.
+
+        Both renamings or none. If they fail, what was loaded stays (trap G3.6).
+        """
+        old = None
+
+        def swapped() -> None:
+            kept = f", the former one is kept as {old}" if old is not None else ""
+            interrupts.completed(f"database {self.target} is restored{kept}")
+
+        try:
+            with self._maintenance() as connection, self._maintenance() as helper:
+                if mode == Mode.SWAP:
+                    old = databases.free_name(connection, self.target)
+                databases.swap(connection, helper, self.target, old, temporary, swapped)
+        except (e.PgkeepError, psycopg.Error) as error:
+            raise self._kept(temporary, old, error) from error
+        return old
+
+    def _kept(
+        self, temporary: str, old: str | None, error: e.PgkeepError | psycopg.Error
+    ) -> "_NotRenamed":
+        """Return the error that says how to complete the restore by hand."""
+        with contextlib.suppress(psycopg.Error, e.PgkeepError), self._maintenance() as connection:
+            databases.keep(connection, temporary, self.target)
+        renamings = [(self.target, old)] if old is not None else []
+        statements = "; ".join(
+            databases.renaming(*pair).as_string(None)
+            for pair in (*renamings, (temporary, self.target))
+        )
+        said = error.message if isinstance(error, e.PgkeepError) else str(error).strip()
+        reason = f" {error.hint}" if isinstance(error, e.PgkeepError) and error.hint else ""
+        return _NotRenamed(
+            f"database {temporary} is complete, but could not be renamed to {self.target}: {said}",
+            hint=f"Rename it by hand, no session may be in it: {statements};{reason}",
+        )
 
 
 def _may_create(connection: Connection) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from . import backup as b
-from . import copies, prune, retention
+from . import copies, interrupts, prune, retention
 from . import errors as e
 from . import manifest as m
 from .catalog import Catalog
@@ -171,6 +171,7 @@ class _Run:
     def backup(self, databases: Sequence[str | None]) -> None:
         """Back up one after the other, each with all that follows."""
         for database in databases:
+            interrupts.check()
             way = self._endpoint
             options = self._options.backup
             if database is not None:
@@ -196,6 +197,7 @@ class _Run:
 
     def _follow_up(self, made: b.Made) -> None:
         """Do what follows a backup; nothing of it takes the backup back."""
+        interrupts.check()
         manifest = made.manifest
         name = manifest.database.name
         if made.uncopied is not None:

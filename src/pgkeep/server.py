@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from . import errors as e
-from . import programs
+from . import isolation, programs
 
 # Nothing needs to survive a crash of the machine. What was committed survives a crash of the
 # server all the same, for tests that cause one: synchronous_commit stays on, it costs no fsync.
@@ -52,6 +53,9 @@ rm -rf -- "$@"
 
 PROGRAMS = ("initdb", "postgres")
 
+# Of our environment nothing else is known to a server: its code may be of others.
+ENVIRONMENT = re.compile(r"PATH|LANG|LC_.*|TZ|LD_LIBRARY_PATH")
+
 START_SECONDS = 60
 STOP_SECONDS = 30
 
@@ -84,7 +88,7 @@ class Account:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            env=programs.environment({}),
+            env=_environment(),
             start_new_session=True,
             **options,
         )
@@ -106,6 +110,8 @@ class Account:
         """Give a folder and all below it to this user."""
         if self.uid is None or self.gid is None:
             return
+        if root.is_file():
+            os.chown(root, self.uid, self.gid, follow_symlinks=False)
         for folder, _, files in os.walk(root):
             for path in (folder, *(os.path.join(folder, name) for name in files)):  # noqa: PTH118
                 os.chown(path, self.uid, self.gid, follow_symlinks=False)
@@ -115,12 +121,14 @@ class Server:
     """A PostgreSQL server for the time of a with block; its data is gone afterwards.
 
     The directory is where its temporary folder is made, by default the system's. Settings go to
-    postgresql.conf and override the throw-away ones; initdb's arguments override ours.
+    postgresql.conf and override the throw-away ones; initdb's arguments override ours. With a
+    password every role must give one. Isolated, it sees no other files and no network, where the
+    system allows that; `isolation` says what it has got.
     """
 
-    user = "postgres"
     host: str
     log: Path
+    isolation: tuple[str, ...]
 
     def __init__(
         self,
@@ -129,7 +137,14 @@ class Server:
         settings: Mapping[str, str] = {},
         initdb: Sequence[str] = (),
         directory: Path | None = None,
+        user: str = "postgres",
+        password: str | None = None,
+        isolated: bool = False,
     ) -> None:
+        self.user = user
+        self._password = password
+        self._isolated = isolated
+        self._namespaces: isolation.Namespaces | None = None
         self._bin = bin_folder.absolute()
         self._settings = {**THROW_AWAY, **settings}
         self._initdb = tuple(initdb)
@@ -149,6 +164,7 @@ class Server:
             self.log = folder / "log"
             self._programs = self._reachable(folder)
             self._create()
+            self._isolate(folder)
             stack.callback(self.stop)
             self.start()
             self._cleanup = stack.pop_all()
@@ -165,7 +181,8 @@ class Server:
     @property
     def params(self) -> dict[str, str]:
         """What libpq needs to connect as the superuser; the database is the caller's choice."""
-        return {"host": self.host, "port": str(self.port), "user": self.user}
+        password = {} if self._password is None else {"password": self._password}
+        return {"host": self.host, "port": str(self.port), "user": self.user, **password}
 
     @property
     def pid(self) -> int:
@@ -180,6 +197,8 @@ class Server:
             return
         socket = '"' + self.host.replace('"', '""') + '"'
         command = [str(self._programs / "postgres"), "-D", str(self._data), "-k", socket]
+        if self._namespaces is not None:
+            command = self._namespaces.command(command)
         self._process = self._run(command)
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready(self._process.pid):
@@ -269,13 +288,49 @@ class Server:
     def _create(self) -> None:
         # initdb takes the last of options that contradict each other.
         options = ["--no-sync", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", *self._initdb]
-        command = [str(self._programs / "initdb"), "-D", str(self._data), *options, "-U", self.user]
-        process = self._run(command)
-        if process.wait() != 0:
-            raise self._failed("initdb failed")
+        with self._password_file() as arguments:
+            command = [str(self._programs / "initdb"), "-D", str(self._data), *options, *arguments]
+            process = self._run([*command, "-U", self.user])
+            if process.wait() != 0:
+                raise self._failed("initdb failed")
         lines = [f"{name} = {_quoted(value)}\n" for name, value in self._settings.items()]
         with (self._data / "postgresql.conf").open("a", encoding="utf-8") as conf:
             conf.writelines(lines)
+
+    @contextlib.contextmanager
+    def _password_file(self) -> Iterator[list[str]]:
+        """Give initdb's arguments for the superuser's password, which no command line shows."""
+        if self._password is None:
+            yield []
+            return
+        path = self._data.with_name("password")
+        path.write_text(self._password)  # in a folder that nobody else can enter
+        try:
+            self._account.own(path)
+            yield ["-A", "scram-sha-256", f"--pwfile={path}"]
+        finally:
+            path.unlink()
+
+    def _isolate(self, folder: Path) -> None:
+        """Find out what the server can be kept from."""
+        self.isolation = ("user",) if self._account.uid is not None else ()
+        if not (self._isolated and isolation.is_installed()):
+            return
+        installation = self._programs.parent
+        named = {Path(part) for value in self._settings.values() for part in _paths(value)}
+        root = folder / "root"
+        root.mkdir()
+        self._account.own(root)
+        namespaces = isolation.Namespaces(
+            folder=folder,
+            own=[folder, Path(self.host)],
+            readable=[installation, _libraries(installation), *named],
+            uid=os.geteuid() if self._account.uid is None else self._account.uid,
+            gid=os.getegid() if self._account.gid is None else self._account.gid,
+        )
+        if self._account.can(namespaces.command([str(self._programs / "postgres"), "--version"])):
+            self._namespaces = namespaces
+            self.isolation += ("namespaces",)
 
     def _run(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
@@ -305,18 +360,33 @@ def _copy_installation(bin_folder: Path, target: Path) -> Path:
     copy = target / package.name / installation.name
     for name in ("bin", "lib", "share"):
         shutil.copytree(installation / name, copy / name, symlinks=True)
-    # Where wheels keep the libraries that auditwheel renamed.
-    libraries = package.with_name(f"{package.name}.libs")
+    libraries = _libraries(installation)
     if libraries.is_dir():
         shutil.copytree(libraries, target / libraries.name, symlinks=True)
     return copy / "bin"
+
+
+def _libraries(installation: Path) -> Path:
+    """Return where wheels keep the libraries that auditwheel renamed."""
+    package = installation.parent
+    return package.with_name(f"{package.name}.libs")
+
+
+def _environment() -> dict[str, str]:
+    kept = programs.environment({})
+    return {name: value for name, value in kept.items() if ENVIRONMENT.fullmatch(name)}
+
+
+def _paths(setting: str) -> list[str]:
+    """Return the absolute paths in a setting, such as extension_control_path."""
+    return [part for part in map(str.strip, re.split("[:,]", setting)) if part.startswith("/")]
 
 
 @contextlib.contextmanager
 def _reaper(*folders: Path) -> Iterator[None]:
     command = ["/bin/sh", "-c", REAPER, "sh", *map(str, folders)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, start_new_session=True, cwd="/"
+        command, stdin=subprocess.PIPE, start_new_session=True, cwd="/", env=_environment()
     ) as process:
         pipe: IO[bytes] | None = process.stdin
         try:

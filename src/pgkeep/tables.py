@@ -24,15 +24,19 @@ from . import (
     dependencies,
     dependents,
     extension_tables,
+    interrupts,
     relations,
     script,
+    searchpath,
     selection,
     statements,
+    triggers,
 )
 from . import errors as e
 from . import load as ld
 from .contents import Contents, Entry
 from .database import Endpoint, restore_error, server_facts
+from .searchpath import SearchPath
 from .snapshot import Connection
 from .statements import Name
 from .stores import Source
@@ -70,9 +74,11 @@ class TablesOptions:
     replace: bool = False
     where: str | None = None  # only the rows for which this is true
     conflict: Conflict = Conflict.SKIP
+    disable_triggers: bool = False  # with a condition; needs a superuser
     owner: bool = True
     privileges: bool = True
     analyze: bool = True
+    search_path: SearchPath = SearchPath.EMPTY
 
 
 class TableFacts(msgspec.Struct, frozen=True):
@@ -299,6 +305,7 @@ class TablesRestore:
             )
         if not self._options.new_name:
             self._warn_of_dependents(connection)
+        self._warn_of_search_path()
         roles = databases.missing_roles(connection, sorted(self._roles(entries)))
         if roles:
             problems.append(f"roles are missing on the server: {', '.join(roles)}")
@@ -326,6 +333,15 @@ class TablesRestore:
                 f"missing too, and not brought back with {_list(self._tables)}:"
                 f" {', '.join(gone)} (pgkeep cat FILE --schema-only has the definitions)"
             )
+
+    def _warn_of_search_path(self) -> None:
+        """Name what an empty search path would change (trap G4.1)."""
+        if self._options.search_path != SearchPath.EMPTY:
+            return
+        names = {_dotted(one) for table in self._tables for one in self._contents.relations(table)}
+        found = [one.object for one in self._meta.resolutions if searchpath.concerns(one, names)]
+        if found:
+            self._warnings.append(searchpath.warning(found))
 
     def _missing(self, connection: Connection, entries: Sequence[Entry]) -> list[str]:
         """Return what the statements mention, the backup defines, and the database has not."""
@@ -360,9 +376,15 @@ class TablesRestore:
             return [
                 f"{_dotted(root)} is not there: without --where the whole table is brought back"
             ]
-        if triggers := relations.insert_triggers(connection, oid):
+        events = triggers.Event.INSERT
+        if self._options.conflict == Conflict.UPDATE:
+            events |= triggers.Event.UPDATE
+        fired = triggers.firing(
+            connection, [oid], events, replica=self._options.disable_triggers
+        ).values()
+        if names := dict.fromkeys(name for of_table in fired for name in of_table):
             self._warnings.append(
-                f"triggers of {_dotted(root)} fire, and may change rows: {', '.join(triggers)}"
+                f"triggers of {_dotted(root)} fire, and may change rows: {', '.join(names)}"
             )
         problems = []
         columns = self._columns()
@@ -432,7 +454,7 @@ class TablesRestore:
         started = time.monotonic()
         progress.total(sum(self._raw(name) for name in self._tables))
         with self._endpoint.connect() as connection:
-            session = ld.Session(connection, ld.known_settings(connection, self._artifact))
+            session = ld.Session(connection, self._header_statements(connection))
             connection.execute("SET synchronous_commit = on")
             try:
                 connection.execute("BEGIN")
@@ -441,7 +463,9 @@ class TablesRestore:
                 else:
                     rows = written = self._bring_tables(session, progress)
                 progress.step("committing")
-                connection.execute("COMMIT")
+                with interrupts.held():
+                    connection.execute("COMMIT")
+                    interrupts.completed(f"{_list(self._tables)} committed")
                 if self._options.analyze and self._options.where is None:
                     self._analyze(connection)
             except psycopg.Error as error:
@@ -454,6 +478,12 @@ class TablesRestore:
             seconds=round(time.monotonic() - started, 3),
             warnings=self._warnings,
         )
+
+    def _header_statements(self, connection: Connection) -> list[ld.Statement]:
+        header: list[ld.Statement] = [*ld.known_settings(connection, self._artifact)]
+        if self._options.search_path != SearchPath.EMPTY:
+            header.append(searchpath.existing(self._meta))
+        return header
 
     def _restored(self) -> list[Name]:
         return [self._new_name] if self._options.new_name else self._tables
@@ -657,13 +687,19 @@ class TablesRestore:
         assert oid is not None  # noqa: S101 - the plan has seen it
         columns = self._columns()
         listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+        alias = sql.Identifier(self._root[1])
+        on_conflict = self._on_conflict(connection, oid, columns, root, alias)
+        if self._options.disable_triggers:
+            connection.execute("SET LOCAL session_replication_role = replica")
+        # From here on as in any session of the database: the condition, triggers and checks may
+        # use operators and names of its own (trap G4.3).
+        connection.execute("RESET search_path")
         progress.step("loading rows")
         connection.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA")
             .format(sql.Identifier(ROWS), listed, root)
         )  # fmt: skip
         scratch = sql.Identifier("pg_temp", ROWS)
-        alias = sql.Identifier(self._root[1])
         if self._options.where is not None:
             aliased = sql.SQL("{} AS {}").format(scratch, alias)
             condition.check(connection, aliased, self._options.where)
@@ -675,10 +711,11 @@ class TablesRestore:
             sql.Identifier(ROWS), alias, condition.embedded(self._options.where)
         )
         progress.step("inserting rows")
-        count = connection.execute(sql.SQL("SELECT count(*) {}").format(chosen)).fetchone()
+        query = sql.SQL("SELECT pg_catalog.count(*) {}").format(chosen)
+        count = connection.execute(query).fetchone()
         assert count is not None  # noqa: S101 - count gives a row
         insert = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} {} {}").format(
-            root, listed, listed, chosen, self._on_conflict(connection, oid, columns, root, alias)
+            root, listed, listed, chosen, on_conflict
         )
         written = connection.execute(insert).rowcount
         if not confirm(count[0], written):
@@ -710,7 +747,8 @@ class TablesRestore:
                     for of in (alias, sql.Identifier("pgkeep_live"))
                 )
                 return sql.SQL(
-                    "AND NOT EXISTS (SELECT FROM {} {} AS pgkeep_live WHERE {} = {})"
+                    "AND NOT EXISTS (SELECT FROM {} {} AS pgkeep_live"
+                    " WHERE {} OPERATOR(pg_catalog.=) {})"
                 ).format(sql.SQL("" if len(self._tables) > 1 else "ONLY"), root, mine, theirs)
             case _:
                 sets = [

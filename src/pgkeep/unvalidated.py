@@ -67,17 +67,17 @@ def warnings(found: Iterable[Constraint]) -> list[str]:
     ]
 
 
-def drop(connection: Connection, found: Iterable[Constraint]) -> list[Constraint]:
-    """Drop those that the role may drop; return them."""
-    dropped = [one for one in found if one.owned]
-    for one in dropped:
-        connection.execute(one.drop.encode())
-    return dropped
+def drop(connection: Connection, found: Iterable[Constraint]) -> None:
+    """Drop those that the role may drop."""
+    for one in found:
+        if one.owned:
+            connection.execute(one.drop.encode())
 
 
-def add(connection: Connection, dropped: Iterable[Constraint]) -> None:
-    """Add them again, NOT VALID as they were."""
-    for one in dropped:
-        connection.execute(one.add.encode())
-        if one.has_comment:
-            connection.execute(one.comment.encode())
+def add(connection: Connection, found: Iterable[Constraint]) -> None:
+    """Add those again that were dropped, NOT VALID as they were."""
+    for one in found:
+        if one.owned:
+            connection.execute(one.add.encode())
+            if one.has_comment:
+                connection.execute(one.comment.encode())

@@ -5,6 +5,8 @@ SQL. Any other plain dump of pg_dump, gzipped or not: the structure.
 """
 
 import hashlib
+import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +17,7 @@ from . import consistency, naming, script
 from . import errors as e
 from . import manifest as m
 from .artifact import Artifact
+from .catalog import read_manifest
 from .reading import GZIP, PlainReading, plain_blocks
 from .stores import Source, Store, chunks, read_all
 
@@ -107,10 +110,25 @@ def side_files(store: Store, name: str) -> SideFiles:
     stem = name.removesuffix(naming.ARTIFACT)
     digest = manifest = None
     if store.exists(stem + naming.CHECKSUM):
-        digest = _read(store, stem + naming.CHECKSUM).split(b" ", 1)[0].decode("ascii", "replace")
+        digest = _digest_of(_head(store, stem + naming.CHECKSUM), name, stem + naming.CHECKSUM)
     if store.exists(stem + naming.MANIFEST):
-        manifest = m.decode(_read(store, stem + naming.MANIFEST), stem + naming.MANIFEST)
+        manifest = read_manifest(store, stem + naming.MANIFEST)
     return SideFiles(digest, manifest, manifest.index_sha256 if manifest else None)
+
+
+def _digest_of(line: bytes, name: str, file: str) -> str:
+    """Return the hash in a checksum file: one line about this file, as `sha256sum -c` reads it."""
+    match = _CHECKSUM.fullmatch(line)
+    if match is None or os.fsdecode(match["name"]) != name:
+        raise e.VerificationFailed(
+            f"{name}: its .sha256 file says {line[:200].decode('utf-8', 'replace')!r}, expected a"
+            " SHA-256, two spaces and the name of the file",
+            hint=f"sha256sum -c {file} fails too. Compare the backup with another copy of it.",
+        )
+    return match["digest"].decode().lower()
+
+
+_CHECKSUM = re.compile(rb"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>[^\\\r\n]+)\n?")
 
 
 def read_globals(store: Store, name: str, side: SideFiles) -> bytes | None:
@@ -126,18 +144,23 @@ def read_globals(store: Store, name: str, side: SideFiles) -> bytes | None:
         return None  # as where somebody has taken only the artifact along
     source = store.open(file)
     try:
-        data = read_all(source)
+        data = read_all(source) if facts is None or source.size == facts.size else b""
         if facts is not None and hashlib.sha256(data).hexdigest() != facts.sha256:
-            raise e.VerificationFailed(f"{file} is not what the manifest says")
+            raise e.VerificationFailed(
+                f"{file} is not what the manifest says",
+                hint="Take the file from another copy of the backup. The database can be restored"
+                " without it: move it away, and create missing roles by hand.",
+            )
         return b"".join(plain_blocks(source))
     finally:
         source.close()
 
 
-def _read(store: Store, name: str) -> bytes:
+def _head(store: Store, name: str) -> bytes:
+    """Return a file of one line, or the beginning of what cannot be one."""
     source = store.open(name)
     try:
-        return read_all(source)
+        return source.read(0, min(source.size, 4096))
     finally:
         source.close()
 

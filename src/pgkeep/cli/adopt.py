@@ -8,6 +8,7 @@ from .. import adopt as a
 from .. import config as c
 from .. import errors as e
 from .. import foreign, naming
+from ..terminal import printable
 from . import output
 from .common import (
     dir_option,
@@ -17,7 +18,6 @@ from .common import (
     locate,
     plural,
     print_json,
-    printable,
     target_option,
 )
 
@@ -71,7 +71,8 @@ def command(
     store, name = locate(file, config)
     with output.current().progress(silent=as_json) as bar:
         bar.step("verifying")
-        manifest = a.adopt(store, name, jobs=config.jobs, progress=bar.verified)
+        copy = config.copy() if store.url == config.store().url else None
+        manifest = a.adopt(store, name, jobs=config.jobs, progress=bar.verified, copy=copy)
     if as_json:
         print_json(manifest)
     output.current().done(
@@ -95,7 +96,7 @@ def _folder(
     if as_json:
         print_json(outcomes)
     else:
-        click.echo("\n".join(line for one in outcomes for line in _lines(one)) or "no files")
+        output.show([line for one in outcomes for line in _lines(one)] or ["no files"])
     failed = [one for one in outcomes if one.state in ("damaged", "refused")]
     made = sum(one.state == "indexed" for one in outcomes)
     if failed:

@@ -58,6 +58,11 @@ Examples:
 @click.option(
     "--lock-timeout", metavar="SECONDS", help="Wait so long for locked tables (default 300)."
 )
+@click.option(
+    "--no-computed-values",
+    is_flag=True,
+    help="Do not hash materialized views and generated columns for drills to compare.",
+)
 @connection_options
 @target_option
 @dir_option
@@ -70,6 +75,7 @@ def command(
     schema_only: bool,
     no_prune: bool,
     lock_timeout: str | None,
+    no_computed_values: bool,
     dsn: str | None,
     database: str | None,
     target: str | None,
@@ -107,6 +113,7 @@ def command(
                     verify=kind != MANUAL if verify is None else verify,
                     chosen=database is not None,
                     lock_timeout=one.lock_timeout,
+                    computed=one.computed and not no_computed_values,
                 ),
                 databases=() if database is not None else one.databases,
                 policy=None if no_prune or kind == MANUAL else one.policy,
@@ -194,8 +201,8 @@ def _print(
         if copy is not None:
             state += ", its copy is owed" if manifest.pending else f", copied to {copy.url}"
         with _noting(unwritten):
-            click.echo(
-                f"{store.url_of(manifest.artifact.name)}\n"
+            output.say(store.url_of(manifest.artifact.name))
+            output.say(
                 f"    {plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
                 f" {progress.size(manifest.artifact.size)}{state}"
             )

@@ -5,6 +5,7 @@ import sys
 import click
 
 from .. import extract, selection
+from . import output
 from .common import dir_option, load_config, open_artifact, pipe, target_option
 
 
@@ -52,5 +53,5 @@ def command(
             else extract.sql(artifact, schema_only=schema_only)
         )
         for block in blocks:
-            sys.stdout.buffer.write(block)
+            output.sql(block)
         sys.stdout.buffer.flush()

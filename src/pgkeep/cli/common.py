@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from . import output
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
+    from ..manifest import Manifest
 
 Function = Callable[..., Any]
 
@@ -119,7 +121,36 @@ def catalogs(one: config.Config) -> list[catalog.Catalog]:
         StoreError: none of them can.
 
     """
-    found, failed = [], []
+    found, failed = _read(one)
+    for problem in (*failed, *(text for each in found for text in each.unreadable)):
+        output.current().warning(problem)
+    return found
+
+
+def latest(
+    one: config.Config, database: str | None, *, verified: bool = False
+) -> tuple[Store, "Manifest"]:
+    """Return the newest backup and the store that has it.
+
+    Raises:
+        StoreError: no store can be read.
+        Refused: none can be chosen, or what cannot be read may be newer.
+
+    """
+    found, failed = _read(one)
+    now = datetime.now(UTC)
+    chosen = catalog.latest(found, database, now, verified=verified, unread=failed)
+    for problem in (text for each in found for text in each.unreadable):
+        output.current().warning(problem)
+    for problem in catalog.passed_over(found, chosen[1]):
+        output.current().warning(problem)
+    return chosen
+
+
+def _read(one: config.Config) -> tuple[list[catalog.Catalog], list[str]]:
+    """Return the catalogs of the stores that can be read, and why others cannot."""
+    found: list[catalog.Catalog] = []
+    failed: list[e.StoreError] = []
     for store in stores(one):
         try:
             found.append(catalog.Catalog(store).read())
@@ -127,12 +158,7 @@ def catalogs(one: config.Config) -> list[catalog.Catalog]:
             failed.append(error)
     if not found:
         raise failed[0]
-    problems = [one.message for one in failed]
-    for one_catalog in found:
-        problems += one_catalog.unreadable
-    for problem in problems:
-        output.current().warning(problem)
-    return found
+    return found, [error.message for error in failed]
 
 
 def locate(file: str, one: config.Config) -> tuple[Store, str]:
@@ -162,13 +188,6 @@ def locate(file: str, one: config.Config) -> tuple[Store, str]:
         places = stores(one)
         return next((store for store in places if store.exists(file)), places[0]), file
     return LocalStore(path.parent), path.name
-
-
-def printable(name: str) -> str:
-    """Return a name that moves no cursor and fits on one line."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in name
-    )
 
 
 def plural(count: int, noun: str) -> str:

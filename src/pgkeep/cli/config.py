@@ -5,6 +5,7 @@ import textwrap
 import click
 
 from .. import config as c
+from . import output
 from .common import dir_option, jobs_option, json_option, load_configs, print_json, target_option
 
 _VARIABLES = "\n".join(
@@ -35,9 +36,9 @@ def command(*, target: str | None, directory: str | None, jobs: str | None, as_j
         return
     for one in configs:
         if one.target is not None:
-            click.echo(f"target {one.target}")
+            output.say(f"target {one.target}")
         for variable, (text, origin) in _settings(one).items():
-            click.echo(f"{variable:24} {text or '-':20} {origin}")
+            output.say(f"{variable:24} {text or '-':20} {origin}")
 
 
 def _settings(config: c.Config) -> dict[str, tuple[str, str]]:

@@ -8,6 +8,7 @@ from .. import demo as d
 from .. import errors as e
 from .. import progress
 from ..config import BUCKET
+from . import output
 from .common import jobs_option, json_option, load_config, print_json
 
 DIRECTORY = "pgkeep-demo"  # never that of real backups: status would ask for the next one
@@ -47,7 +48,7 @@ def command(*, scale: int, directory: str, jobs: str | None, as_json: bool) -> N
         raise e.UsageError("the demo writes to a directory, not to a bucket", hint="Say --dir=DIR.")
 
     def tell(text: str) -> None:
-        click.echo(text, err=as_json)
+        output.say(text, err=as_json)
 
     tell(f"the backup goes to {config.directory}, and stays there")
     outcome = d.run(Path(config.directory), scale, config.jobs, progress.Silent(), tell)
@@ -55,9 +56,10 @@ def command(*, scale: int, directory: str, jobs: str | None, as_json: bool) -> N
         print_json(outcome)
         return
     path = Path(outcome.artifact)
-    click.echo(
-        f"\nThe backup is {progress.size(outcome.size)} of plain SQL in gzip:\n"
-        f"    {path}\n"
-        "Anybody can restore it, with or without pgkeep:\n"
-        f"    createdb shop_copy && zcat {path} | psql -X -v ON_ERROR_STOP=1 -d shop_copy"
-    )
+    output.show([
+        "",
+        f"The backup is {progress.size(outcome.size)} of plain SQL in gzip:",
+        f"    {path}",
+        "Anybody can restore it, with or without pgkeep:",
+        f"    createdb shop_copy && zcat {path} | psql -X -v ON_ERROR_STOP=1 -d shop_copy",
+    ])  # fmt: skip

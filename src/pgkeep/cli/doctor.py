@@ -4,6 +4,8 @@ import click
 
 from .. import doctor as d
 from .. import errors as e
+from ..terminal import printable
+from . import output
 from .common import (
     connection_options,
     dir_option,
@@ -12,7 +14,6 @@ from .common import (
     load_config,
     plural,
     print_json,
-    printable,
     stores,
     target_option,
 )
@@ -60,15 +61,15 @@ def command(
 
 
 def _print(report: d.Report) -> None:
-    click.echo(f"server     PostgreSQL {report.server} at {report.address}, role {report.role}")
+    output.say(f"server     PostgreSQL {report.server} at {report.address}, role {report.role}")
     for name, tables in report.databases.items():
-        click.echo(f"database   {printable(name)}, {plural(tables, 'table')}")
-    click.echo(f"programs   {report.client}")
+        output.say(f"database   {printable(name)}, {plural(tables, 'table')}")
+    output.say(f"programs   {report.client}")
     for url, state in report.stores.items():
-        click.echo(f"store      {url}, {state}")
+        output.say(f"store      {url}, {state}")
     for one in report.findings:
-        click.echo(f"{one.level}: {one.message}")
+        output.say(f"{one.level}: {one.message}")
         for line in (one.remedy or "").splitlines():
-            click.echo(f"    {line}")
+            output.say(f"    {line}")
     if not report.findings:
-        click.echo("nothing to mend")
+        output.say("nothing to mend")

@@ -3,28 +3,28 @@
 import os
 import re
 import textwrap
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from .. import catalog, progress
 from .. import errors as e
+from .. import progress
 from ..database import Endpoint
+from ..searchpath import SearchPath
+from ..terminal import printable
 from . import output
 from .common import (
-    catalogs,
     check_extra,
     dir_option,
     jobs_option,
     json_option,
+    latest,
     load_config,
     locate,
     plural,
     print_json,
-    printable,
     target_option,
 )
 from .watch import Watch
@@ -61,6 +61,13 @@ Examples:
     help="A setting of the server of its own, such as shared_preload_libraries.",
 )
 @click.option(
+    "--search-path",
+    type=click.Choice([one.value for one in SearchPath]),
+    default=SearchPath.EMPTY.value,
+    show_default=True,
+    help="As pgkeep restore has it.",
+)
+@click.option(
     "--check",
     "checks",
     metavar="FILE.sql",
@@ -93,6 +100,7 @@ def command(
     database: str | None,
     server: str | None,
     settings: tuple[str, ...],
+    search_path: str,
     checks: tuple[Path, ...],
     timeout: float,
     report: Path | None,
@@ -123,9 +131,7 @@ def command(
     if file is not None:
         store, name = locate(file, config)
     else:
-        store, manifest = catalog.latest(
-            catalogs(config), database, datetime.now(UTC), verified=True
-        )
+        store, manifest = latest(config, database, verified=True)
         name = manifest.artifact.name
     options = drill.DrillOptions(
         jobs=config.jobs,
@@ -133,6 +139,7 @@ def command(
         assertions=asked,
         timeout=timeout,
         settings=dict(map(_setting, settings)),
+        search_path=SearchPath(search_path),
     )
     with output.current().progress(silent=as_json) as bar:
         outcome = drill.run(store, name, options, bar)
@@ -192,22 +199,32 @@ def _write_report(path: Path, outcome: "d.Outcome") -> None:
 
 
 def _print(outcome: "d.Outcome", report: Path | None) -> None:
-    click.echo(printable(outcome.backup))
+    from .. import drill  # noqa: PLC0415 - needs numpy
+
+    output.say(printable(outcome.backup))
     if outcome.server is not None:
-        where = "a throw-away server" if outcome.throw_away else "the given server"
-        click.echo(
+        where = "a temporary server" if outcome.throw_away else "the given server"
+        output.say(
             f"    {plural(outcome.tables, 'table')}, {plural(outcome.rows, 'row')},"
             f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
         )
+    if outcome.throw_away:
+        output.say(f"    isolation of the server: {drill.isolation_of(outcome)}")
     for check in outcome.checks:
         count = f"{check.checked:,}"
-        click.echo(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
+        output.say(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
         for finding in check.findings[:SHOWN]:
-            click.echo(f"         {printable(finding)}")
+            output.say(f"         {printable(finding)}")
         if len(check.findings) > SHOWN:
-            click.echo(f"         and {len(check.findings) - SHOWN} more")
+            output.say(f"         and {len(check.findings) - SHOWN} more")
+    if outcome.unproved:
+        output.say(f"    --   {'not proved':20} {len(outcome.unproved):>12,}")
+        for one in outcome.unproved[:SHOWN]:
+            output.say(f"         {printable(one)}")
+        if len(outcome.unproved) > SHOWN:
+            output.say(f"         and {len(outcome.unproved) - SHOWN} more")
     times = [f"{phase} {progress.duration(value)}" for phase, value in outcome.seconds.items()]
     for line in textwrap.wrap(", ".join(times), 74, break_on_hyphens=False):
-        click.echo(f"    {line}")
+        output.say(f"    {line}")
     if report is not None:
-        click.echo(f"    report: {report}")
+        output.say(f"    report: {report}")

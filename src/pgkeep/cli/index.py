@@ -82,7 +82,7 @@ def command(
     if as_json:
         print_json(manifest)
     else:
-        click.echo(config.store().url_of(manifest.artifact.name))
+        output.say(config.store().url_of(manifest.artifact.name))
     for warning in manifest.warnings:
         output.current().info(warning)
     output.current().done(told(manifest), as_json=as_json)

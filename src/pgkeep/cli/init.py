@@ -61,7 +61,7 @@ def command(
         print_json({"directory": directory, "files": shown})
         return
     for one in files:
-        click.echo(f"{one.state:10} {one.path}")
+        output.say(f"{one.state:10} {one.path}")
     counts = Counter(one.state for one in files)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     done = "nothing written" if dry_run else directory
@@ -93,7 +93,7 @@ def _decided(files: list[s.File], *, keep: bool, overwrite: bool, may_ask: bool)
     def settle(one: s.File) -> s.File:
         if one.state != s.State.DIFFERENT:
             return one
-        replaced = overwrite or (not keep and click.confirm(f"Overwrite {one.path}?"))
+        replaced = overwrite or (not keep and output.ask(f"Overwrite {one.path}?"))
         return replace(one, state=s.State.REPLACED if replaced else s.State.KEPT)
 
     return [settle(one) for one in files]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import click
 
 from .. import catalog, progress
+from ..terminal import printable
 from . import output
 from .common import (
     catalogs,
@@ -12,7 +13,6 @@ from .common import (
     json_option,
     load_config,
     print_json,
-    printable,
     stores,
     target_option,
 )
@@ -76,11 +76,11 @@ def command(
     if names:
         for one in backups:
             if not one.missing and one.manifest.full:
-                click.echo(one.manifest.name.stem)
+                output.say(one.manifest.name.stem)
         return
     urls = [store.url for store in stores(config)]
     if not backups:
-        click.echo(f"no backups in {' or '.join(urls)}")
+        output.say(f"no backups in {' or '.join(urls)}")
         return
     now = datetime.now(UTC)
     where = len(urls) > 1
@@ -97,7 +97,7 @@ def command(
             f" {manifest.type:7}{progress.size(manifest.artifact.size):>9}{manifest.rows:>15,}"
             f"  {f'{_where(one, urls):6}' if where else ''}{one.state}"
         )
-    click.echo("\n".join(lines))  # at once: each call writes through
+    output.show(lines)
 
 
 def age(seconds: float) -> str:

@@ -61,7 +61,7 @@ def command(*, listen: Address | None, target: str | None, directory: str | None
     text = exposition(targets, contents)
     if text is None:
         raise e.StoreError("none of the stores can be read")
-    click.echo(text, nl=False)
+    output.sql(text)
 
 
 def exposition(targets: Sequence[overview.Target], contents: overview.Contents) -> bytes | None:

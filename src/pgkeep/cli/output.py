@@ -1,21 +1,57 @@
-"""What people and machines read while a command runs: lines of text, or of JSON.
+"""What people and machines read: results, and what happens meanwhile, as text or as JSON.
 
-Results go to standard output; everything here goes to standard error.
+Results go to standard output (`say`, `show`, `sql`), what happens to standard error. Everything is
+printed here, for names and messages of others may hold what a terminal obeys: it is escaped, and
+each text is a line. JSON has an escape of its own.
 """
 
 import contextlib
 import sys
 from collections import deque
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 from .. import errors as e
 from .. import progress
+from ..terminal import harmless, printable
 
 Level = Literal["info", "warning", "error"]
 REMEMBERED = 100  # lines
+
+
+class Styled(str):
+    """A text that may be printed as it is: escaped, then coloured."""
+
+    __slots__ = ()
+
+
+def style(text: str, **how: Any) -> Styled:
+    """Return a text in colour."""
+    return Styled(click.style(printable(text), **how))
+
+
+def say(*parts: str, err: bool = False) -> None:
+    """Print one line."""
+    texts = (one if isinstance(one, Styled) else printable(one) for one in parts)
+    click.echo("".join(texts), err=err)
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print several lines at once: each call writes through."""
+    click.echo("\n".join(map(printable, lines)))
+
+
+def sql(block: bytes) -> None:
+    """Write SQL or rows: as they are into files and pipes, escaped to a terminal."""
+    sys.stdout.buffer.write(harmless(block) if sys.stdout.isatty() else block)
+
+
+def ask(question: str) -> bool:
+    """Ask whether to go on."""
+    return click.confirm(printable(question))
 
 
 class Output:
@@ -40,8 +76,8 @@ class Output:
             self._json("error", error.message, hint=error.hint, exit_code=error.exit_code)
             return
         _tell(f"error: {error.message}")
-        if error.hint:
-            _tell(f"hint: {error.hint}")
+        for number, line in enumerate((error.hint or "").splitlines()):
+            _tell(f"{'      ' if number else 'hint: '}{line}")
 
     def done(self, text: str, *, as_json: bool = False) -> None:
         """Tell, as the last thing of all, that the command has done its work.
@@ -51,7 +87,7 @@ class Output:
         if self.style == "json":
             self._json("info", text, hint=None, exit_code=0)
         else:
-            click.echo(f"done: {text}", err=as_json)
+            say(f"done: {text}", err=as_json)
 
     def progress(self, *, silent: bool) -> progress.Silent:
         """Return what tells how far a command is."""
@@ -62,7 +98,7 @@ class Output:
         return progress.create(self.info, sys.stderr)
 
     def _line(self, level: Level, text: str) -> None:
-        self.tail.append(f"{datetime.now().astimezone():%H:%M:%S} {level}: {text}")
+        self.tail.append(f"{datetime.now().astimezone():%H:%M:%S} {level}: {printable(text)}")
         if self.style == "json":
             self._json(level, text)
         elif level == "info":
@@ -80,7 +116,7 @@ class Output:
 def _tell(text: str) -> None:
     """Write a line to standard error; that nobody reads it is no reason to end a backup."""
     with contextlib.suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 def current() -> Output:

@@ -92,15 +92,16 @@ def command(
 
 def _print(url: str | None, decisions: list[retention.Decision]) -> None:
     if url is not None:
-        click.echo(url)
+        output.say(url)
     before = None
     for one in decisions:
         manifest = one.manifest
         if manifest.database.name != before:
             before = manifest.database.name
-            click.echo(f"database {before}")
+            output.say(f"database {before}")
         line = (
             f"  {manifest.taken:%Y-%m-%d %H:%M} {manifest.type:8}"
             f"{'keep' if one.keep else 'REMOVE':7} "
         )
-        click.echo(line + f"\n{' ' * len(line)}".join(one.reasons))
+        for number, reason in enumerate(one.reasons or [""]):
+            output.say(f"{' ' * len(line) if number else line}{reason}")

@@ -2,18 +2,18 @@
 
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import click
 
-from .. import catalog, progress
 from .. import errors as e
+from .. import progress
 from .. import restore as r
 from .. import tables as t
 from .. import verify as v
+from ..searchpath import SearchPath
+from ..terminal import printable
 from . import output
 from .common import (
-    catalogs,
     connection_options,
     dir_option,
     jobs_option,
@@ -22,8 +22,10 @@ from .common import (
     locate,
     plural,
     print_json,
-    printable,
     target_option,
+)
+from .common import (
+    latest as newest,
 )
 
 
@@ -52,7 +54,9 @@ Examples:
 @click.option("--schema-only", is_flag=True, help="Definitions without rows.")
 @click.option("--data-only", is_flag=True, help="Rows only, into existing, empty tables.")
 @click.option(
-    "--disable-triggers", is_flag=True, help="With --data-only: no triggers, no foreign key checks."
+    "--disable-triggers",
+    is_flag=True,
+    help="With --data-only or --where: no triggers, no foreign key checks.",
 )
 @click.option("--no-owner", is_flag=True, help="Everything belongs to the restoring role.")
 @click.option("--no-privileges", is_flag=True, help="Leave out GRANT and REVOKE.")
@@ -76,6 +80,14 @@ Examples:
     " name.",
 )
 @click.option("--create-roles", is_flag=True, help="Create roles that are missing, without login.")
+@click.option(
+    "--search-path",
+    type=click.Choice([one.value for one in SearchPath]),
+    default=SearchPath.EMPTY.value,
+    show_default=True,
+    help="database: create objects with the database's own search_path, for operators of extensions"
+    " that SQL cannot name.",
+)
 @click.option(
     "--table",
     "tables",
@@ -130,6 +142,7 @@ def command(
     keep_going: bool,
     create_roles: bool,
     allow_statements: bool,
+    search_path: str,
     tables: tuple[str, ...],
     new_name: str | None,
     where: str | None,
@@ -155,7 +168,11 @@ def command(
         [("--backup", file), ("--latest", latest)],
         {
             "--discard-old": (discard_old, "--drop-existing", drop_existing),
-            "--disable-triggers": (disable_triggers, "--data-only", data_only),
+            "--disable-triggers": (
+                disable_triggers,
+                "--data-only or --where",
+                data_only or where is not None,
+            ),
             "--as": (new_name is not None, "--table", bool(tables)),
             "--where": (where is not None, "--table", bool(tables)),
             "--on-conflict": (on_conflict is not None, "--where", where is not None),
@@ -201,14 +218,16 @@ def command(
     if file is not None:
         store, name = locate(file, config)
     else:
-        store, manifest = catalog.latest(catalogs(config), database, datetime.now(UTC))
+        store, manifest = newest(config, database)
         name = manifest.artifact.name
     if verify_only:
         with output.current().progress(silent=as_json) as bar:
             report = v.verify(store, name, jobs=config.jobs, progress=bar.verified)
-        print_json(report) if as_json else click.echo(f"ok: {report.file} is whole")
+        print_json(report) if as_json else output.say(f"ok: {report.file} is whole")
         return
     source = store.open(name)
+    side = v.side_files(store, name)
+    v.read_globals(store, name, side)  # damaged roles would be noticed when they are needed
     if tables:
         _restore_tables(
             t.TablesRestore(
@@ -218,6 +237,7 @@ def command(
                     patterns=tables, target=target_db, new_name=new_name, replace=drop_existing,
                     where=where, conflict=t.Conflict(on_conflict or t.Conflict.SKIP),
                     owner=not no_owner, privileges=not no_privileges, analyze=not no_analyze,
+                    search_path=SearchPath(search_path), disable_triggers=disable_triggers,
                 ),
             ),
             dry_run=dry_run, yes=yes, as_json=as_json,
@@ -230,8 +250,9 @@ def command(
         analyze=not no_analyze, portable=portable, skip=skip, keep_going=keep_going,
         create_roles=create_roles,
         allow_statements=allow_statements,
+        search_path=SearchPath(search_path),
     )  # fmt: skip
-    restore = r.Restore(config.endpoint(), source, options, v.side_files(store, name))
+    restore = r.Restore(config.endpoint(), source, options, side)
     plan = restore.plan()
     if dry_run:
         print_json(plan) if as_json else _print_plan(plan)
@@ -254,7 +275,7 @@ def command(
     for warning in result.warnings:
         output.current().warning(warning)
     if result.old_database:
-        click.echo(f"the former database is kept as {result.old_database}")
+        output.say(f"the former database is kept as {result.old_database}")
     rows = (
         f"{plural(result.tables or 0, 'table')}, {plural(result.rows or 0, 'row')}, "
         if result.rows is not None
@@ -285,7 +306,7 @@ def _restore_tables(restore: t.TablesRestore, *, dry_run: bool, yes: bool, as_js
             raise e.Refused(
                 f"{said}: nothing is changed without consent", hint="Say --yes to commit it."
             )
-        return click.confirm("Commit?")
+        return output.ask("Commit?")
 
     with output.current().progress(silent=as_json) as bar:
         result = restore.execute(plan, bar, confirm)
@@ -301,20 +322,20 @@ def _restore_tables(restore: t.TablesRestore, *, dry_run: bool, yes: bool, as_js
 
 
 def _print_tables(plan: t.Plan) -> None:
-    click.echo(f"restore  {plan.file}")
-    click.echo(f"of       database {plan.source} as it was at {plan.snapshot}")
-    click.echo(f"into     {plan.target}")
+    output.say(f"restore  {plan.file}")
+    output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
+    output.say(f"into     {plan.target}")
     for one in plan.tables:
         name = printable(f"{one.schema}.{one.name}")
-        click.echo(f"    {name:40} {one.rows:>14,} rows {progress.size(one.bytes):>10} to read")
+        output.say(f"    {name:40} {one.rows:>14,} rows {progress.size(one.bytes):>10} to read")
     for number, step in enumerate(plan.steps, 1):
-        click.echo(f"{number:5}. {step}")
+        output.say(f"{number:5}. {step}")
     for warning in plan.warnings:
-        click.echo(f"warning: {warning}")
+        output.say(f"warning: {warning}")
     for problem in plan.problems:
-        click.echo(f"problem: {problem}")
+        output.say(f"problem: {problem}")
     for remedy in plan.remedies:
-        click.echo(f"hint: {remedy}")
+        output.say(f"hint: {remedy}")
 
 
 def _check_usage(
@@ -335,18 +356,18 @@ def _check_usage(
 
 
 def _print_plan(plan: r.Plan) -> None:
-    click.echo(f"restore  {plan.file}")
+    output.say(f"restore  {plan.file}")
     if plan.source:
-        click.echo(f"of       database {plan.source} as it was at {plan.snapshot}")
-    click.echo(f"into     {plan.target} ({plan.mode})")
+        output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
+    output.say(f"into     {plan.target} ({plan.mode})")
     for number, step in enumerate(plan.steps, 1):
-        click.echo(f"{number:5}. {step}")
+        output.say(f"{number:5}. {step}")
     for warning in plan.warnings:
-        click.echo(f"warning: {warning}")
+        output.say(f"warning: {warning}")
     for problem in plan.problems:
-        click.echo(f"problem: {problem}")
+        output.say(f"problem: {problem}")
     for remedy in plan.remedies:
-        click.echo(f"hint: {remedy}")
+        output.say(f"hint: {remedy}")
 
 
 def _ask(target: str, show: Callable[[], None], *, as_json: bool) -> None:
@@ -356,5 +377,5 @@ def _ask(target: str, show: Callable[[], None], *, as_json: bool) -> None:
             hint="Say --yes to do it without being asked.",
         )
     show()
-    if not click.confirm(f"Change database {target}?"):
+    if not output.ask(f"Change database {target}?"):
         raise e.Refused("cancelled")

@@ -6,6 +6,8 @@ import sys
 import click
 
 from .. import extract, progress, selection
+from ..terminal import printable
+from . import output
 from .common import (
     dir_option,
     json_option,
@@ -14,7 +16,6 @@ from .common import (
     pipe,
     plural,
     print_json,
-    printable,
     target_option,
 )
 
@@ -67,7 +68,7 @@ def command(
     with pipe(), open_artifact(file, config) as artifact:
         if table is not None and head is not None:
             for block in extract.head(artifact, selection.pattern(table), head):
-                sys.stdout.buffer.write(block)
+                output.sql(block)
             sys.stdout.buffer.flush()
             return
         found = extract.inventory(artifact, objects=objects or tree)
@@ -78,7 +79,7 @@ def command(
             _print_tree(found)
             return
         lines = _objects(found) if objects else [*_facts(found), "", *_tables(found)]
-        click.echo("\n".join(lines))
+        output.show(lines)
 
 
 def _facts(found: extract.Inventory) -> list[str]:

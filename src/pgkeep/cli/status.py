@@ -8,8 +8,9 @@ import click
 
 from .. import config, progress, status
 from .. import errors as e
+from ..terminal import printable
 from . import output
-from .common import dir_option, json_option, load_configs, print_json, printable, target_option
+from .common import dir_option, json_option, load_configs, print_json, target_option
 from .watch import contents_of, target_of
 
 _MARKS = {"monthly": "M", "weekly": "W", "daily": "d", "manual": "m", None: "."}
@@ -80,35 +81,36 @@ def document(state: status.State) -> dict[str, Any]:
 
 
 def _print(state: status.State) -> None:
-    click.secho(printable(state.summary), bold=True, fg="green" if state.ok else "red")
+    output.say(output.style(state.summary, bold=True, fg="green" if state.ok else "red"))
     for place in state.places:
         if len(state.places) > 1:
-            click.echo(f"\ntarget {place.name}")
+            output.show(["", f"target {place.name}"])
         for one in place.databases:
-            click.echo(f"\n{_head(one)}")
+            output.say()
+            output.say(*_head(one))
             for line in _facts(one, state.now):
-                click.echo(f"  {line}")
+                output.say("  ", line)
             weeks = status.calendar(one.days, state.now.astimezone(place.zone).date())
-            click.echo("  " + " ".join("".join(map(_mark, week)) for week in weeks))
+            output.say(" ", *(mark for week in weeks for mark in (" ", *map(_mark, week))))
     if state.databases:
-        click.echo(
-            f"\n{status.WEEKS} weeks from Monday until today:"
-            " M monthly, W weekly, d daily, m manual"
+        output.say()
+        output.say(
+            f"{status.WEEKS} weeks from Monday until today: M monthly, W weekly, d daily, m manual"
         )
 
 
-def _head(one: status.Database) -> str:
+def _head(one: status.Database) -> tuple[str, ...]:
     if not one.expected:
         word, colour = "not expected", "yellow"
     elif one.problems:
         word, colour = "not ok", "red"
     else:
         word, colour = "ok", "green"
-    return f"{click.style(printable(one.database), bold=True)}  {click.style(word, fg=colour)}"
+    return output.style(one.database, bold=True), "  ", output.style(word, fg=colour)
 
 
 def _facts(one: status.Database, now: datetime) -> list[str]:
-    lines = [click.style(problem, fg="red") for problem in one.problems]
+    lines: list[str] = [output.style(problem, fg="red") for problem in one.problems]
     if one.snapshot is not None:
         state = "verified" if one.verified else "not verified"
         age = status.span(max(0.0, one.age_seconds or 0))
@@ -130,4 +132,4 @@ def _facts(one: status.Database, now: datetime) -> list[str]:
 
 def _mark(tier: str | None) -> str:
     mark = _MARKS[tier]
-    return mark if tier is None else click.style(mark, fg=_COLOURS[tier])
+    return mark if tier is None else output.style(mark, fg=_COLOURS[tier])

@@ -62,7 +62,7 @@ def command(
             output.current().warning(error.message)
         else:
             if not as_json:
-                click.echo(_line(reports[-1]))
+                output.say(_line(reports[-1]))
     if failed:
         damaged = [one for one in failed if isinstance(one, e.VerificationFailed)]
         first = (damaged or failed)[0]

@@ -6,11 +6,14 @@ gives them their name in one atomic act. Whatever is not published leaves nothin
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+from .. import interrupts
 from ..errors import StoreError
+
+UNKNOWN = -1  # the length of a file that cannot be looked at
 
 
 class Item(NamedTuple):
@@ -122,8 +125,8 @@ def all_or_none(store: Store, names: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # Where the manifest cannot be taken back, the others must stay.
-        with suppress(StoreError):
+        # Where the manifest cannot be taken back, the others must stay. A bucket may not answer.
+        with nullcontext() if store.remote else interrupts.held(), suppress(StoreError):
             for name in reversed(names):
                 store.delete(name)
         raise

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from .. import errors as e
-from . import Item
+from .. import interrupts, naming
+from . import UNKNOWN, Item
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{8}")
 
@@ -89,7 +90,11 @@ class LocalStore:
     def exists(self, name: str) -> bool:
         """Tell whether there is such a file."""
         with _translated("look for", self.directory / name):
-            return (self.directory / name).exists()
+            try:
+                (self.directory / name).lstat()  # a link that leads nowhere is one that fails
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
 
     def items(self) -> Iterator[Item]:
         """Yield the published files."""
@@ -100,10 +105,8 @@ class LocalStore:
                 return
             with entries:
                 for entry in entries:
-                    # Another run may remove a file while we look (trap B10).
-                    with contextlib.suppress(FileNotFoundError):
-                        if not _PARTIAL.fullmatch(entry.name) and entry.is_file():
-                            yield Item(entry.name, entry.stat().st_size)
+                    if not _PARTIAL.fullmatch(entry.name):
+                        yield from _item(entry)
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
@@ -130,9 +133,16 @@ class LocalUpload:
         self._final = directory / name
         # No longer, for a name of 63 bytes takes 255 with all of this, and no file may have more.
         self._partial = directory / f".{name}.partial-{os.urandom(4).hex()}"
+        self._fd = -1
+        self._exists = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _translated("create", self._partial):
+        with interrupts.held(), _translated("create", self._partial):
             self._fd = os.open(self._partial, flags, 0o600)
+            self._exists = True
+
+    def __del__(self) -> None:
+        """Remove what a signal has taken from whoever would have entered the context."""
+        self._remove()
 
     def write(self, data: bytes) -> None:
         """Append bytes; the system may take fewer than it is given."""
@@ -145,8 +155,9 @@ class LocalUpload:
         """Flush to the disk; some file systems report a full disk only here or at close."""
         with _translated("write", self._partial):
             os.fsync(self._fd)
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+            with interrupts.held():
+                fd, self._fd = self._fd, -1
+                os.close(fd)
 
     def stop(self) -> None:
         """Nothing waits here that could be woken."""
@@ -157,8 +168,9 @@ class LocalUpload:
 
     def publish(self) -> None:
         """Rename to the final name and make the renaming durable."""
-        with _translated("rename", self._partial):
+        with interrupts.held(), _translated("rename", self._partial):
             self._partial.rename(self._final)
+            self._exists = False
             _sync_directory(self._final.parent)
 
     def __enter__(self) -> Self:
@@ -170,13 +182,19 @@ class LocalUpload:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
         # What goes wrong here is a consequence, and must not hide the failure that led here.
-        if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
-            self._fd = -1
-        with contextlib.suppress(OSError):
-            self._partial.unlink(missing_ok=True)
+        with interrupts.held():
+            if self._fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(self._fd)
+                self._fd = -1
+            if self._exists:
+                with contextlib.suppress(OSError):
+                    self._partial.unlink(missing_ok=True)
+                self._exists = False
 
 
 class LocalSource:
@@ -225,6 +243,27 @@ class LocalSource:
         os.close(self._fd)
 
 
+def _item(entry: "os.DirEntry[str]") -> Iterator[Item]:
+    """Yield a file; one that cannot be looked at, such as a link to itself, fails when it is read.
+
+    Another run may remove it while we look (trap B10).
+    """
+    try:
+        if entry.is_file():
+            yield Item(entry.name, entry.stat().st_size)
+        elif entry.is_dir():
+            return
+        elif entry.is_symlink():
+            entry.stat()
+        elif naming.parse(entry.name) is not None:  # a pipe or the like in its place
+            yield Item(entry.name, UNKNOWN)
+    except FileNotFoundError:
+        if entry.is_symlink():
+            yield Item(entry.name, UNKNOWN)
+    except OSError:
+        yield Item(entry.name, UNKNOWN)
+
+
 def _flock(fd: int) -> bool:
     """Lock a file; return False if somebody has it."""
     try:
@@ -251,7 +290,8 @@ def _translated(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise e.StoreError(
+        kind = e.Missing if isinstance(error, FileNotFoundError) else e.StoreError
+        raise kind(
             f"could not {action} {path}: {error.strerror or error}", hint=_hint(error)
         ) from error
 

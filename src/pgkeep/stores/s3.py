@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import queue
 import re
@@ -28,8 +29,9 @@ import botocore.loaders
 import botocore.session
 
 from .. import errors as e
-from .. import naming
+from .. import interrupts, naming
 from . import Item
+from .deadline import Deadline, install
 
 MIB = 1 << 20
 SMALLEST_PART = 8 * MIB  # S3 refuses parts below 5 MiB, but for the last one
@@ -40,6 +42,9 @@ SENDERS = 2  # parts on their way at once
 CONNECT_SECONDS = 10
 ATTEMPTS = 3  # to read what was cut, to see what was written
 CLEANING_SECONDS = 3.0
+PAGES = 2000  # of a listing, each of a thousand keys
+LISTING = 5  # times the timeout, for a whole listing
+SLOWEST = 10_000  # bytes a second of an answer
 SHA256 = "sha256"  # the metadata that holds it, where it is known before the upload begins
 
 # What a server says when an identity may not do a thing, as opposed to being none.
@@ -122,7 +127,7 @@ class S3Store:
         """Open an object for reading."""
         size = self.size(name)
         if size is None:
-            raise e.StoreError(f"could not open {self.url_of(name)}: there is no such object")
+            raise e.Missing(f"could not open {self.url_of(name)}: there is no such object")
         return S3Source(self, name, size)
 
     def exists(self, name: str) -> bool:
@@ -135,7 +140,7 @@ class S3Store:
     def size(self, name: str) -> int | None:
         """Return an object's length in bytes; None if there is none."""
         try:
-            with _translated("look at", self.url_of(name)):
+            with _translated("look at", self.url_of(name), self.settings.timeout):
                 found = self.client.head_object(Bucket=self.settings.bucket, Key=self.key(name))
         except _Absent:
             return None
@@ -143,13 +148,30 @@ class S3Store:
 
     def items(self) -> Iterator[Item]:
         """Yield the objects that lie where a file of their name would, page by page (trap C10)."""
-        pages = self.client.get_paginator("list_objects_v2")
-        with _translated("list", self.url):
-            for page in pages.paginate(Bucket=self.settings.bucket, Prefix=self.settings.prefix):
-                for found in page.get("Contents", ()):
-                    name = found["Key"].rpartition("/")[2]
-                    if name and found["Key"] == self.key(name):
-                        yield Item(name, int(found["Size"]))
+        for page in self._pages("list_objects_v2", "list", self.settings.prefix):
+            for found in page.get("Contents", ()):
+                name = found["Key"].rpartition("/")[2]
+                if name and found["Key"] == self.key(name):
+                    yield Item(name, int(found["Size"]))
+
+    def _pages(self, operation: str, action: str, prefix: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a listing; a server may not answer, or never come to an end."""
+        paginator = self.client.get_paginator(operation)
+        pages = iter(paginator.paginate(Bucket=self.settings.bucket, Prefix=prefix))
+        ends = time.monotonic() + LISTING * self.settings.timeout
+        for _ in range(PAGES):
+            with _translated(action, self.url, self.settings.timeout):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield page
+            if time.monotonic() > ends:
+                raise e.StoreError(
+                    f"could not {action} {self.url}: that took longer than"
+                    f" {LISTING * self.settings.timeout:g} s",
+                    hint="Raise BACKUP_S3_TIMEOUT if the service is that slow.",
+                )
+        raise e.StoreError(f"could not {action} {self.url}: no end after {PAGES} pages")
 
     def delete(self, name: str) -> None:
         """Remove an object; one by one, for batches are refused by many servers (traps C3, C4).
@@ -242,7 +264,7 @@ class S3Store:
 
     def get(self, name: str, start: int, length: int) -> bytes:
         """Return bytes of an object, fewer if it ends before."""
-        with _translated("read", self.url_of(name)):
+        with _translated("read", self.url_of(name), self.settings.timeout + length / SLOWEST):
             found = self.client.get_object(
                 Bucket=self.settings.bucket, Key=self.key(name),
                 Range=f"bytes={start}-{start + length - 1}",
@@ -256,15 +278,13 @@ class S3Store:
 
     def _uploads(self, prefix: str) -> list[tuple[str, str]]:
         """Return name and identifier of unfinished uploads; none where we may not look."""
-        pages = self.client.get_paginator("list_multipart_uploads")
         found = []
         try:
-            with _translated("list unfinished uploads of", self.url):
-                for page in pages.paginate(Bucket=self.settings.bucket, Prefix=prefix):
-                    for one in page.get("Uploads", ()):
-                        name = one["Key"].rpartition("/")[2]
-                        if name and one["Key"] == self._upload_key(name):
-                            found.append((name, one["UploadId"]))
+            for page in self._pages("list_multipart_uploads", "list unfinished uploads of", prefix):
+                for one in page.get("Uploads", ()):
+                    name = one["Key"].rpartition("/")[2]
+                    if name and one["Key"] == self._upload_key(name):
+                        found.append((name, one["UploadId"]))
         except e.AccessDenied:
             return []
         return found
@@ -467,13 +487,14 @@ class _Sender:
         for thread in self._threads:
             while thread.is_alive():
                 self._check(deadline)
-                thread.join(0.2)
+                with interrupts.held():
+                    thread.join(0.2)
         self._check(deadline)
 
     def stop(self) -> None:
         """Send no more; a part that is on its way cannot be called back."""
         self._stopped = True
-        with contextlib.suppress(queue.Empty):
+        with interrupts.held(), contextlib.suppress(queue.Empty):
             while True:
                 if part := self._waiting.get_nowait():
                     part.close()
@@ -488,7 +509,7 @@ class _Sender:
         deadline = self._deadline()
         while True:
             self._check(deadline)
-            with contextlib.suppress(queue.Full):
+            with interrupts.held(), contextlib.suppress(queue.Full):
                 self._waiting.put(part, timeout=0.2)
                 return
 
@@ -629,20 +650,22 @@ def _client(settings: S3Settings) -> Any:
         request_checksum_calculation="when_required" if custom else "when_supported",
         response_checksum_validation="when_required",
     )
-    return session.create_client(
+    client = session.create_client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region or session.get_config_variable("region") or "us-east-1",
         verify=os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or None,
         config=config,
     )
+    install(client)
+    return client
 
 
 def _metadata(sha256: str | None) -> dict[str, Any]:
     return {} if sha256 is None else {"Metadata": {SHA256: sha256}}
 
 
-class _Absent(e.StoreError):
+class _Absent(e.Missing):
     """There is no such object or upload."""
 
 
@@ -651,8 +674,32 @@ class _Cut(e.StoreError):
 
 
 @contextlib.contextmanager
-def _translated(action: str, what: str) -> Iterator[None]:
-    """Turn what botocore raises into our errors, with what helps."""
+def _translated(action: str, what: str, seconds: float | None = None) -> Iterator[None]:
+    """Turn what botocore raises into our errors, with what helps.
+
+    On demand an answer must be complete within some seconds.
+    """
+    deadline = Deadline(math.inf if seconds is None else seconds)
+    try:
+        with deadline:
+            yield
+    except Exception as error:
+        if deadline.expired:
+            raise e.StoreError(
+                f"could not {action} {what}: no complete answer within {seconds:g} s",
+                hint="Raise BACKUP_S3_TIMEOUT if the service is that slow.",
+            ) from error
+        if deadline.endless:
+            raise e.StoreError(
+                f"could not {action} {what}: the service redirects without end",
+                hint="Check BACKUP_S3_ENDPOINT and BACKUP_S3_REGION.",
+            ) from error
+        with _told(action, what):
+            raise
+
+
+@contextlib.contextmanager
+def _told(action: str, what: str) -> Iterator[None]:
     try:
         yield
     except botocore.exceptions.ClientError as error:

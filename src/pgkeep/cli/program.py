@@ -1,0 +1,224 @@
+"""The commands and how they end: each lives in a module of its own, imported when it is used."""
+
+import contextlib
+import importlib
+import os
+import select
+import sys
+from types import TracebackType
+from typing import Any, NoReturn
+
+import click
+
+from .. import __version__, interrupts
+from .. import errors as e
+from ..interrupts import Interrupted
+from .output import Output, say
+
+COMMANDS = {
+    "backup": "back up a database into one .sql.gz",
+    "restore": "bring a backup back",
+    "verify": "check that a backup or any plain dump is whole",
+    "drill": "prove that a backup can be restored, and time it",
+    "list": "show the backups that there are",
+    "show": "show what is inside a backup, or a table's first rows",
+    "cat": "write a backup, or a table of it, as plain SQL",
+    "prune": "remove old backups as retention decides",
+    "sync": "make the copies that are owed to a bucket",
+    "status": "say whether every database has what its owners want",
+    "serve": "show all that on a web page",
+    "metrics": "print or serve metrics for Prometheus",
+    "config": "show the settings and where they come from",
+    "index": "make a backup of any plain dump of pg_dump",
+    "adopt": "make a file, or a folder of dumps, backups",
+    "doctor": "say what would spoil a backup, and what mends it",
+    "demo": "back up and restore a throw-away database",
+    "init": "add scripts, schedule and runbook to a project",
+}
+
+
+_output = Output()  # outlives the click context, so that the last line can be written
+
+
+class Commands(click.Group):
+    """A group that imports a command only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which people need them."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f".{cmd_name}", __package__).command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Tell of an interruption ourselves: click writes an empty line, and forgets the signal."""
+        try:
+            return super().invoke(ctx)
+        except Interrupted as error:
+            raise error.ended() from None
+        except click.Abort as error:  # from a prompt
+            if isinstance(error.__context__, Interrupted):
+                raise error.__context__.ended() from None
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _choose_format(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
+    del ctx, parameter
+    _output.style = value  # at once, so that what is wrong with the other arguments is told so
+
+
+@click.command(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="pgkeep COMMAND --help shows options and examples. Exit codes: 0 done, 1 unexpected,"
+    " 2 usage, 3 no connection, 4 dump failed, 5 verification failed, 6 store failed, 7 retention"
+    " failed, 8 restore failed, 9 refused, 10 already running, 11 some databases failed.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    expose_value=False,
+    callback=_choose_format,
+    help="How to write what happens to standard error.",
+)
+@click.version_option(__version__, prog_name="pgkeep", message="%(prog)s %(version)s")
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Keep PostgreSQL databases restorable.
+
+    A backup is one plain .sql.gz that zcat and psql can restore, made and brought back by several
+    connections at once, and able to prove that it is whole.
+
+    \b
+    pgkeep backup                        back up the database that DATABASE_URL,
+                                         POSTGRES_... or PG... name, to BACKUP_DIR
+    pgkeep verify backups/app_*.sql.gz   are they whole?
+    pgkeep restore --latest --target-db=app_copy
+    """  # noqa: D301 - click wants the character, not a backslash and a b
+    ctx.obj = _output
+
+
+def run() -> NoReturn:
+    """Run the command line and exit with the code that the outcome has."""
+    _open_standard_streams()
+    sys.excepthook = _unexpected
+    try:
+        interrupts.install()
+        code = _run()
+        _flush()
+        interrupts.over()
+    except Interrupted as error:  # outside of `_run`, or while it printed an error
+        code = _failed(error.ended())
+        interrupts.over()
+    if interrupts.pending() and not select.select([], [sys.stdout], [], 0)[1]:
+        _drop_unwritten()
+    sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Open those that are closed: the next file would take their number, and get our messages."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+
+
+def _unexpected(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print the traceback of a bug; its message may be anybody's."""
+    import traceback  # noqa: PLC0415
+
+    for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
+        say(line, err=True)
+
+
+def _flush() -> None:
+    if interrupts.pending():
+        return  # nobody may read it
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_unwritten()
+
+
+def _drop_unwritten() -> None:
+    """Drop what standard output does not take: Python would try again, wait, or exit with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run() -> int:  # noqa: PLR0911 - one for each way to end
+    try:
+        code = group.main(standalone_mode=False)
+    except e.PgkeepError as error:
+        return _failed(_cause(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return e.UsageError.exit_code
+    except click.ClickException as error:
+        return _failed(_usage_error(error))
+    except (click.Abort, click.exceptions.Exit) as error:
+        return getattr(error, "exit_code", e.Refused.exit_code)
+    except Interrupted as error:
+        return _failed(error.ended())
+    except OSError as error:
+        return _failed(_cause(e.PgkeepError(_told(error))))
+    except Exception as error:
+        if interrupts.pending():
+            return _failed(_cause(e.PgkeepError(str(error))))
+        # The library is there where one of its errors is; other commands need not pay for it.
+        psycopg = sys.modules.get("psycopg")
+        if psycopg is None or not isinstance(error, psycopg.Error):
+            raise
+        from ..database import server_error  # noqa: PLC0415
+
+        return _failed(server_error(error, e.ConnectionFailed))
+    return code if isinstance(code, int) else 0  # of ctx.exit
+
+
+def _cause(error: e.PgkeepError) -> e.PgkeepError:
+    """Return the signal where there was one: what failed afterwards is its consequence."""
+    try:
+        interrupts.check()
+    except Interrupted as interrupted:
+        return interrupted.ended()
+    return error
+
+
+def _told(error: OSError) -> str:
+    """Say what the system refused; an error without a file is that of our own output."""
+    if error.filename is None:
+        return f"could not write: {error}"
+    return f"could not use {error.filename}: {error.strerror}"
+
+
+def _usage_error(error: click.ClickException) -> e.UsageError:
+    """Say in PostgreSQL's style what click has found wrong."""
+    message = error.format_message().rstrip(".")
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
+    hint = f"{command} --help shows how." if command else None
+    return e.UsageError(message[:1].lower() + message[1:], hint=hint)
+
+
+def _failed(error: e.PgkeepError) -> int:
+    if "--json" in sys.argv and not _output.printed:
+        import msgspec  # noqa: PLC0415
+
+        record = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        with contextlib.suppress(OSError):  # the exit code tells it too
+            click.echo(msgspec.json.encode(record))
+    _output.failed(error)
+    return error.exit_code

@@ -1,0 +1,114 @@
+"""Keep a program from what is not its own: Linux's namespaces, where the system allows them.
+
+A server that runs code of others must find neither secrets nor backups: its root directory holds
+the system's programs, the server's own files, and nothing else; there is no network; and it sees
+no other process.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+NAMESPACES = ("--user", "--mount", "--net", "--ipc")
+
+# Programs, their libraries and data, which every user may read and none of ours may write.
+_SYSTEM = (
+    "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32",
+    "/usr/lib64", "/usr/libexec", "/usr/local/lib", "/usr/share", "/nix/store", "/gnu/store",
+    "/etc/ld.so.cache", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/localtime",
+)  # fmt: skip
+
+# Run as root of a user namespace. The program itself runs in another one inside, as the user that
+# it was before: it has no rights over these mounts, and cannot undo them (user_namespaces(7)).
+# /proc holds the process itself alone, where the second unshare writes its maps.
+_SCRIPT = """
+set -eu
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+root=$1 uid=$2 gid=$3 folder=$4
+shift 4
+bind() {
+    if [ -L "$2" ]; then
+        mkdir -p "$root$(dirname "$2")"
+        [ -e "$root$2" ] || ln -s "$(readlink "$2")" "$root$2"
+        return
+    elif [ -d "$2" ]; then
+        mkdir -p "$root$2"
+    elif [ -e "$2" ]; then
+        mkdir -p "$root$(dirname "$2")"
+        : > "$root$2"
+    else
+        return 0
+    fi
+    mount --rbind "$2" "$root$2"
+    [ "$1" != ro ] || mount -o remount,bind,ro "$root$2"
+}
+mount -t tmpfs -o mode=755 tmpfs "$root"
+while [ "$1" != -- ]; do
+    bind "$1" "$2"
+    shift 2
+done
+shift
+for device in null zero random urandom; do
+    bind rw "/dev/$device"
+done
+mkdir -p "$root/dev/shm" "$root/proc/self" "$root/former"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+mount --bind "/proc/$$" "$root/proc/self"
+ip link set lo up 2> /dev/null || :
+cd "$root"
+mount -o remount,bind,ro "$root"
+pivot_root . former
+umount -l /former
+cd "$folder"
+exec unshare --user --map-user="$uid" --map-group="$gid" -- "$@"
+"""
+
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespaces:
+    """What a program may see: some folders of its own, and others that it may only read."""
+
+    folder: Path  # where it works, and where its root directory is mounted
+    own: Sequence[Path]
+    readable: Sequence[Path]
+    uid: int
+    gid: int
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """Return the command that runs another one in namespaces of its own."""
+        root = self.folder / "root"
+        mounts = [("ro", path) for path in (*_SYSTEM, *map(str, self.readable))]
+        mounts += [("rw", str(path)) for path in self.own]
+        return [
+            "unshare", "--map-root-user", *NAMESPACES, "/bin/sh", "-c", _SCRIPT, "sh", str(root),
+            str(self.uid), str(self.gid), str(self.folder),
+            *(word for mount in mounts for word in mount), "--", *command,
+        ]  # fmt: skip
+
+
+def is_installed() -> bool:
+    """Whether there is a program that makes namespaces; whether it may is another question."""
+    return shutil.which("unshare") is not None
+
+
+@contextlib.contextmanager
+def secretive() -> Iterator[None]:
+    """Let no other process of our user read our memory or environment for the time (Linux)."""
+    try:
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        before = prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
+        prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    except (OSError, AttributeError):  # no such call on this system
+        yield
+        return
+    try:
+        yield
+    finally:
+        if before == 1 and os.geteuid() == os.getuid():
+            prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
