@@ -59,7 +59,7 @@ def test_named_objects_are_left_out(pg17: Server, broken: Path) -> None:
         assert "--skip=TYPE:NAME" in err
         skip = ("--skip=view:app.itself", "--skip=TRIGGER:app.pages moved")
         plan = json.loads(keep.restore(pg17, broken, target, *skip, "--dry-run", "--json"))
-        assert plan["warnings"] == [
+        assert [one for one in plan["warnings"] if one.startswith("left out")] == [
             "left out: view app.itself (--skip)",
             "left out: trigger app.pages moved (--skip)",
             "left out: view app.above (needs view app.itself)",

@@ -469,9 +469,8 @@ class _Load:
         if not self._options.disable_triggers:
             counts = collections.Counter(oid for oid, _, _ in parts)
             deferred = foreign_keys.unsatisfied(keys, places, counts)
-        not_valid = unvalidated.find(
-            session.connection, places
-        )  # qualified: before the path is set
+        # Before the path is set: so the names in their definitions are qualified.
+        not_valid = unvalidated.find(session.connection, places)
         for statement in self._options.settings:
             session.connection.execute(statement)
         for key in deferred:
