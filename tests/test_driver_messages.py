@@ -12,7 +12,7 @@ from .conftest import DatabaseFactory
 def test_a_failed_restore_prints_its_error_and_nothing_of_the_driver(
     pg15: Server, pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
-    """G6.20: psycopg logs an aborted pipeline; without a handler Python prints that."""
+    """G6.14: psycopg logs an aborted pipeline; without a handler Python prints that."""
     source = database(pg15)
     s.sql(pg15, source, "create collation german (provider = icu, locale = 'de')")
     artifact = keep.backup(pg15, source, tmp_path)
