@@ -157,7 +157,7 @@ def locks_of_backup(server: Server, dbname: str, table: str, *, granted: bool = 
         server,
         dbname,
         "select count(distinct l.pid) from pg_locks l join pg_stat_activity a using (pid)"
-        " where a.application_name = 'pgkeep' and l.relation = to_regclass(%(table)s)"
+        " where starts_with(a.application_name, 'pgkeep') and l.relation = to_regclass(%(table)s)"
         " and l.granted = %(granted)s",
         table=table,
         granted=granted,

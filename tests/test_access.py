@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from pgkeep import programs
-from pgkeep.database import Endpoint
+from pgkeep.database import Endpoint, session_settings
 from pgkeep.roles import Roles, RolesDump
 from pgkeep.server import Server
 
@@ -111,7 +111,7 @@ def test_a_role_that_comes_while_a_run_goes_on(pg17: Server, spare: Spare) -> No
     roles = Roles()
 
     def dump(*needed: str) -> RolesDump:
-        return roles.dump(endpoint, client, 170000, "UTF8", needed)
+        return roles.dump(endpoint, client, session_settings(170000), "UTF8", needed)
 
     first = dump()
     later = spare.role(pg17, name='la"ter')

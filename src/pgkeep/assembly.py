@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from . import artifact as a
 from . import errors as e
@@ -77,8 +77,16 @@ class Order:
 class Assembler:
     """Put pg_dump's own stream into members, section by section."""
 
-    def __init__(self, header: bytes, codec: str, tables: Sequence[Table], order: Order) -> None:
+    def __init__(
+        self,
+        header: bytes,
+        codec: str,
+        tables: Sequence[Table],
+        order: Order,
+        rows_are_read: Callable[[], None] = lambda: None,
+    ) -> None:
         self._codec = codec
+        self._rows_are_read = rows_are_read  # called when pg_dump has read all that it reads
         self._tables = {one.oid: one for one in tables}
         self._order = order
         self._section = "pre"
@@ -152,6 +160,7 @@ class Assembler:
         if self._section == "pre":
             self._order.pre_data_is_complete()
         if section == "post":
+            self._rows_are_read()
             self._order.wait_for_rows()
         self._section = section
         self._packer = Packer(section, self._order.write)

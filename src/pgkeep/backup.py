@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from . import __version__, copies, drift, interrupts, naming, retention, verify
+from . import __version__, copies, drift, interrupts, names, naming, retention, space, verify
 from . import artifact as a
 from . import dump as d
 from . import errors as e
@@ -59,7 +60,8 @@ class BackupOptions:
     drift: float = 0.5  # the share by which something may shrink without a warning
     schema_only: bool = False
     verify: bool = False
-    chosen: bool = False  # the database by its name, and not because it is the default
+    chosen: bool = False  # the database by its name, for backups
+    named: bool = False  # the database by its name, to connect to
     lock_timeout: float = 300.0  # seconds
     computed: bool = True  # hash what a restore computes, for drills to compare
 
@@ -109,8 +111,21 @@ def backup(
                 others=[one for one in everything if one not in earlier],
                 follows=follows,
                 copy=copy,
+                warnings=space.warnings(store, earlier[-1:]),
             )
+            return _made(run)
+
+
+def _made(run: "_Backup") -> Made:
+    """Make a backup, anew as long as names move while it is made; within the time for locks."""
+    deadline = time.monotonic() + run.options.lock_timeout
+    for attempt in itertools.count(1):
+        try:
             return run.make()
+        except names.Moved as error:
+            if attempt >= d.MIN_ATTEMPTS and time.monotonic() > deadline:
+                raise names.Moved(f"each of {attempt} attempts failed: {error.message}") from error
+    raise AssertionError("unreachable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +144,7 @@ class _Backup:
     others: list[m.Manifest]  # of other clusters, which have a database of this name
     follows: retention.Policy | None
     copy: Store | None
+    warnings: list[str]
 
     def make(self) -> Made:
         """Write all files, then give them their names."""
@@ -148,7 +164,7 @@ class _Backup:
             artifact.seal()
             meta = result.index.meta
             roles = self.roles.dump(
-                self.endpoint, result.client, meta.server.version_num, meta.database.encoding,
+                self.endpoint, result.client, result.settings, meta.database.encoding,
                 needed=meta.roles,
             )  # fmt: skip
             facts = put(uploads[name.globals], name.globals, a.compress(roles.sql))
@@ -177,7 +193,7 @@ class _Backup:
                 tables=result.index.table_rows(),
                 extensions=result.index.meta.extensions,
                 roles=result.index.meta.roles,
-                warnings=result.warnings + roles.warnings,
+                warnings=self.warnings + result.warnings + roles.warnings,
                 verified=verified,
                 pending=[self.copy.url] if self.copy is not None else [],
                 policy=None if self.follows is None else str(self.follows),
@@ -226,6 +242,7 @@ class _Backup:
             schema_only=self.options.schema_only,
             lock_timeout=self.options.lock_timeout,
             chosen=self.options.chosen,
+            named=self.options.named,
             computed=self.options.computed,
         )
         return d.dump(self.endpoint, self.connection, writer, options, self.progress)

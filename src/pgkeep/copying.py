@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from . import programs
 from .database import ChildAccess
+from .names import Moved
 from .script import COPY_DATA_END
 from .snapshot import Table
 
@@ -16,6 +17,15 @@ _SETUP = """\
 \\set ON_ERROR_STOP on
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET TRANSACTION SNAPSHOT '{snapshot}';
+"""
+# The relations whose locks the session holds, apart from indexes: the snapshot may be older than
+# these, so the catalogs cannot be asked by SELECT.
+_LOCKED = b"""\
+SELECT pg_catalog.concat('locked ', pg_catalog.string_agg(relation::pg_catalog.text, ' '))
+FROM pg_catalog.pg_locks
+WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'relation' AND granted
+  AND database <> 0 AND relation >= 16384
+  AND pg_catalog.pg_index_has_property(relation, 'clusterable') IS NULL;
 """
 # A table whose lock cannot be had at once is behind somebody's queued ALTER, which waits for the
 # coordinator, which waits for us: the server cannot see that deadlock (trap D4).
@@ -25,11 +35,15 @@ SAVEPOINT before;
 LOCK TABLE ONLY %s IN ACCESS SHARE MODE NOWAIT;
 \\if :ERROR
 ROLLBACK TO SAVEPOINT before;
+RELEASE SAVEPOINT before;
 \\echo busy
 \\else
-\\echo locked
-\\endif
+%s\\endif
 \\set ON_ERROR_STOP on
+"""
+_UNLOCK = b"""\
+ROLLBACK TO SAVEPOINT before;
+RELEASE SAVEPOINT before;
 """
 _ECHO_END = b"\\echo '\\\\.'\n"
 
@@ -40,7 +54,7 @@ class CopySession:
     def __init__(
         self, client: programs.Installation, access: ChildAccess, encoding: str, snapshot: str
     ) -> None:
-        self._locked: set[int] = set()
+        self._locked: int | None = None  # OID of the only table that the session holds
         self._child = programs.Child(
             [client.program("psql"), "-X", "-q", "-A", "-t", "-w", *access.arguments],
             {**access.environment, "PGCLIENTENCODING": encoding},
@@ -50,17 +64,39 @@ class CopySession:
         self._child.write(_SETUP.format(snapshot=snapshot).encode())
 
     def lock(self, table: Table) -> bool:
-        """Lock a table; tell whether it could be had at once."""
-        if table.oid not in self._locked:
-            self._child.write(_LOCK % table.sql)
-            if self._line() != b"locked\n":
-                return False
-            self._locked.add(table.oid)
+        """Lock a table and no other any more; tell whether it could be had at once.
+
+        Raises:
+            Moved: its name means another relation.
+
+        """
+        if self._locked == table.oid:
+            return True
+        if self._locked is not None:
+            self._child.write(_UNLOCK)
+            self._locked = None
+        self._child.write(_LOCK % (table.sql, _LOCKED))
+        locked = self._line()
+        if locked == b"busy\n":
+            return False
+        _check_locked(table, locked)
+        self._locked = table.oid
         return True
 
     def copy(self, table: Table, first: int | None, last: int | None) -> Iterator[bytes]:
-        """Yield the rows of a locked table, all or those of some pages, in COPY's text format."""
+        """Yield the rows of a locked table, all or those of some pages, in COPY's text format.
+
+        What a statement reads by name it locks until the end of the subtransaction. So nothing else
+        has been read if no other relation is locked afterwards, whatever the name has meant in
+        between (trap G2.1).
+
+        Raises:
+            Moved: another relation was read.
+
+        """
         yield from self.run(copy_statement(table, first, last))
+        self._child.write(_LOCKED)
+        _check_locked(table, self._line())
 
     def run(self, statement: bytes) -> Iterator[bytes]:
         """Yield the rows of any `COPY ... TO STDOUT`."""
@@ -90,6 +126,12 @@ class CopySession:
         while not line.endswith(b"\n"):
             line += self._read()
         return line
+
+
+def _check_locked(table: Table, line: bytes) -> None:
+    if line != b"locked %d\n" % table.oid:
+        name = f"{table.schema}.{table.name}"
+        raise Moved(f"{name} meant another table than when the backup began")
 
 
 def rows_until_end(read: Callable[[], bytes]) -> Iterator[bytes]:

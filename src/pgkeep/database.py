@@ -6,8 +6,10 @@ A password never stands in an argument list: children find it in a passfile that
 
 import codecs
 import contextlib
+import logging
 import os
 import re
+import secrets
 import stat
 import tempfile
 import time
@@ -18,11 +20,15 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import Conninfo
+from psycopg.pq import Conninfo, PGconn
 
 from . import errors as e
 from . import manifest as m
 from . import programs
+
+# The driver logs what it ignores, with names as they are; without a handler Python prints that to
+# standard error, beside the error that we report (trap G6.14).
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # As pg_dump sets up its session (pg_dump.c, setup_connection), so that values look the same
 # whatever the role's or the database's settings are (trap A5.25); and no timeout may end a
@@ -47,6 +53,21 @@ LATER_SETTINGS = {
     "client_connection_check_interval": ("2000", 140000),
     "transaction_timeout": ("0", 170000),
 }
+# What only sessions that read for a dump have, where the server knows it. A table's owner may put
+# something else in its place: reading a view or planning a query may run the owner's code (trap
+# G2.2), and the other settings, which the database's owner may choose, change what is written.
+READING = {
+    "restrict_nonsystem_relation_kind": "view, foreign-table",
+    "constraint_exclusion": "off",
+    "quote_all_identifiers": "off",
+    "client_min_messages": "warning",
+}
+# What sessions start with, before the role's and the database's own settings, which are weaker. The
+# owner of a database may choose the role of everybody who connects to it, and libraries that are
+# loaded; what the user's own options say comes later and is stronger (trap G2.4).
+_STARTUP = "-c role=none -c local_preload_libraries="
+# By which a run tells its own sessions from those of other runs.
+APPLICATION_NAME = f"pgkeep {secrets.token_hex(4)}"
 # The server counts a session for a moment after its client has closed it: where there is room for
 # few, the next one may come too early (trap A6.10).
 CROWDED = 3.0  # seconds
@@ -57,6 +78,17 @@ def session_settings(version: int) -> dict[str, str]:
     """Return the settings of a session on a server of this version."""
     later = {name: value for name, (value, since) in LATER_SETTINGS.items() if version >= since}
     return {**SESSION, **later}
+
+
+def reading_settings(connection: "psycopg.Connection[Any]") -> dict[str, str]:
+    """Return the settings of a session that reads for a dump, on the connection's server."""
+    rows = connection.execute(
+        "SELECT name FROM pg_catalog.pg_settings WHERE name = ANY (%s)", [list(READING)]
+    )
+    known = {row[0] for row in rows}
+    return session_settings(connection.info.server_version) | {
+        name: value for name, value in READING.items() if name in known
+    }
 
 
 # PostgreSQL's server encodings that Python knows by another name, and SQL_ASCII, which is none:
@@ -117,8 +149,12 @@ class Endpoint:
         """Return the way to another database of the same server."""
         return replace(self, params={**self.params, "dbname": database})
 
-    def connect(self, **settings: str) -> "psycopg.Connection[tuple[Any, ...]]":
+    def connect(
+        self, patience: float = CROWDED, /, **settings: str
+    ) -> "psycopg.Connection[tuple[Any, ...]]":
         """Connect in autocommit mode, with the settings of a dump unless others are given.
+
+        The patience is for a server that has no room for another connection, in seconds.
 
         Raises:
             ConnectionFailed: for whatever reason.
@@ -127,24 +163,38 @@ class Endpoint:
         with self._passfile() as passfile:
             keywords: dict[str, Any] = {
                 "connect_timeout": "10",
-                "application_name": "pgkeep",
+                "application_name": APPLICATION_NAME,
                 **self.params,
                 "client_encoding": "UTF8",
+                "options": self._options(),
             }
             if passfile is not None and "password" not in self.params:
                 keywords["passfile"] = passfile.path  # PGPASSWORD would be stronger
-            connection = self._open(make_conninfo("", **keywords))
+            connection = self._open(make_conninfo("", **keywords), patience)
         try:
+            _refuse_pooler(connection)
             # First of all and alone, or a timeout of some milliseconds might end what follows.
             connection.execute("SET statement_timeout = 0")
-            _apply(connection, {**session_settings(connection.info.server_version), **settings})
+            apply(connection, {**session_settings(connection.info.server_version), **settings})
         except psycopg.Error as error:
             connection.close()
             raise _connection_failed(error, self.params) from error
+        except e.ConnectionFailed:
+            connection.close()
+            raise
         return connection
 
-    def _open(self, conninfo: str) -> "psycopg.Connection[tuple[Any, ...]]":
-        deadline = time.monotonic() + CROWDED
+    def _options(self) -> str:
+        """Return the options of a session: ours, then those of the user, which are stronger."""
+        options = self.params.get("options")
+        if options is None and ("service" in self.params or "PGSERVICE" in os.environ):
+            options = _options_of_service(self.params.get("service"))
+        if options is None:
+            options = os.environ.get("PGOPTIONS", "")
+        return options if options.startswith(_STARTUP) else f"{_STARTUP} {options}".strip()
+
+    def _open(self, conninfo: str, patience: float) -> "psycopg.Connection[tuple[Any, ...]]":
+        deadline = time.monotonic() + patience
         while True:
             try:
                 return psycopg.connect(conninfo, autocommit=True)
@@ -203,8 +253,8 @@ class Endpoint:
             if service is not None:
                 variables |= {"PGSERVICEFILE": service.path, "PGSERVICE": "pgkeep"}
             variables.setdefault("PGCONNECT_TIMEOUT", "10")
-            variables["PGAPPNAME"] = "pgkeep"
-            options = [variables.get("PGOPTIONS", "")]
+            variables["PGAPPNAME"] = APPLICATION_NAME
+            options = [self._options()]
             options += [f"-c {name}={_escape_option(value)}" for name, value in settings.items()]
             variables["PGOPTIONS"] = " ".join(filter(None, options))
             if passfile is not None:
@@ -313,12 +363,49 @@ def _is_open_to_others(path: str) -> bool:
         return False
 
 
+def _options_of_service(service: str | None) -> str | None:
+    """Return the options in libpq's service file, which only libpq itself knows to find."""
+    named = {} if service is None else {"service": service}
+    # Nothing can be reached there: a connection that has failed knows its keywords all the same.
+    nowhere = make_conninfo("", **named, host="/dev/null", hostaddr="")
+    attempt = PGconn.connect_start(nowhere.encode())
+    try:
+        return next(
+            (one.val.decode() for one in attempt.info if one.keyword == b"options" and one.val),
+            None,
+        )
+    finally:
+        attempt.finish()
+
+
+def _refuse_pooler(connection: "psycopg.Connection[Any]") -> None:
+    """Raise ConnectionFailed behind a pooler, before anything is set there (trap G2.3).
+
+    A pooler may give each statement another session of the server, and the next client one whose
+    settings are ours; it tells the client a process id of its own making.
+    """
+    pids = {connection.info.backend_pid}
+    for _ in range(2):
+        row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+        pids.add(row[0] if row is not None else 0)
+    if len(pids) > 1:
+        raise _behind_a_pooler()
+
+
+def _behind_a_pooler() -> e.ConnectionFailed:
+    return e.ConnectionFailed(
+        "the connection goes through a pooler such as PgBouncer",
+        hint="Connect to PostgreSQL itself: set its own host and port.",
+    )
+
+
 def _escape_option(value: str) -> str:
     """Escape a value in PGOPTIONS (manual, section 19.1.4, "Parameter Interaction")."""
     return re.sub(r"([\\ ])", r"\\\1", value)
 
 
-def _apply(connection: "psycopg.Connection[Any]", settings: Mapping[str, str]) -> None:
+def apply(connection: "psycopg.Connection[Any]", settings: Mapping[str, str]) -> None:
+    """Set what the settings say, for the session."""
     call = sql.SQL("SELECT ") + sql.SQL(", ").join(
         sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
         for name, value in settings.items()
@@ -328,6 +415,8 @@ def _apply(connection: "psycopg.Connection[Any]", settings: Mapping[str, str]) -
 
 def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.ConnectionFailed:
     said = re.sub(r"^connection (failed|is bad): ", "", one_line(error))
+    if "unsupported startup parameter" in said:  # PgBouncer's words; it knows few
+        return _behind_a_pooler()
     password = params.get("password")
     if password:
         said = said.replace(password, "********")
@@ -404,7 +493,7 @@ def database_facts(connection: "psycopg.Connection[Any]") -> m.DatabaseFacts:
         SELECT d.datname, pg_catalog.pg_get_userbyid(d.datdba),
                pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
                {provider}, {locale}, {rules}, {collation}, t.spcname, d.datconnlimit,
-               pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid,
+               d.datistemplate, pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid,
                d.datacl IS NULL OR
                ARRAY(SELECT a::pg_catalog.text FROM pg_catalog.unnest(d.datacl) a ORDER BY 1) =
                ARRAY(SELECT a::pg_catalog.text
@@ -459,7 +548,7 @@ def shared_rows(
 
 _DATABASE_COLUMNS = (
     "name", "owner", "encoding", "collate", "ctype", "provider", "locale", "icu_rules",
-    "collation_version", "tablespace", "connection_limit", "comment",
+    "collation_version", "tablespace", "connection_limit", "is_template", "comment",
 )  # fmt: skip
 
 

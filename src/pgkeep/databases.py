@@ -19,6 +19,7 @@ from .database import Endpoint, restore_error, shared_rows
 from .snapshot import Connection
 
 UNFINISHED = "__restore_"  # in the name of a database that is being loaded
+INCOMPLETE = "__incomplete_"  # in that of one that is kept, though objects of it failed
 COMPLETE = "pgkeep: complete restore"  # in the comment on one that could not be renamed
 NAME_LIMIT = 63  # bytes; longer names are cut by the server (manual, section 4.1.1)
 SWAP_TIME = 30.0  # seconds to get everybody out of the old database
@@ -107,7 +108,7 @@ def _own_encoding(connection: Connection) -> str | None:
 def facts_statements(
     database: sql.Identifier, facts: m.DatabaseFacts, *, owner: bool, privileges: bool
 ) -> Iterator[sql.Composed]:
-    """Yield what gives a database the owner, comment, limit, settings and privileges of another."""
+    """Yield what makes a database the like of another: owner, limit, settings, privileges."""
     if owner and facts.owner:
         yield sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, sql.Identifier(facts.owner))
     if facts.comment is not None:
@@ -115,6 +116,8 @@ def facts_statements(
     if facts.connection_limit != -1:
         limit = sql.Literal(facts.connection_limit)
         yield sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, limit)
+    if facts.is_template:
+        yield sql.SQL("ALTER DATABASE {} IS_TEMPLATE true").format(database)
     for setting in facts.settings:
         if setting.role is not None and not privileges:
             continue
@@ -254,6 +257,15 @@ def drop(connection: Connection, name: str) -> None:
     )
 
 
+def drop_unfinished(connection: Connection, name: str) -> None:
+    """Drop a database that was being restored, and may be a template already."""
+    with contextlib.suppress(psycopg.Error):  # it has never been there
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name))
+        )
+    drop(connection, name)
+
+
 def drop_subscriptions(endpoint: Endpoint) -> list[tuple[str, str | None]]:
     """Drop the subscriptions that keep a database from being dropped, but not their slots.
 
@@ -301,10 +313,18 @@ def claim(connection: Connection, target: str) -> str:
     name = derived(target, f"{UNFINISHED}{secrets.token_hex(4)}")
     pattern = re.compile(re.escape(name[:-8]) + "[0-9a-f]{8}")
     for left in abandoned(connection, pattern):
-        statement = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(left))
+        identifier = sql.Identifier(left)
         with contextlib.suppress(psycopg.Error):  # somebody looks into it
-            connection.execute(statement)
+            connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(identifier))
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(identifier))
     hold(connection, name)
+    return name
+
+
+def keep_incomplete(connection: Connection, temporary: str, target: str) -> str:
+    """Rename a database that is being loaded to what no later restore drops."""
+    name = derived(target, f"{INCOMPLETE}{secrets.token_hex(4)}")
+    connection.execute(renaming(temporary, name))
     return name
 
 

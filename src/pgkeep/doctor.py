@@ -3,13 +3,14 @@
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from . import errors as e
-from . import preflight, programs, run, scratch, snapshot
+from . import manifest as m
+from . import preflight, programs, run, scratch, snapshot, space
+from .catalog import Catalog
 from .database import Endpoint, codec, database_facts, server_facts
 from .preflight import Finding
 from .stores import Store, chunks
@@ -35,11 +36,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(
-    endpoint: Endpoint, stores: Sequence[Store], jobs: int, wanted: Sequence[str] = ()
+    endpoint: Endpoint,
+    stores: Sequence[Store],
+    jobs: int,
+    wanted: Sequence[str] = (),
+    *,
+    chosen: bool = False,
+    named: bool = False,
 ) -> Report:
     """Connect, look, and report; nothing is left but what was there.
 
-    The databases that are wanted are those of a run; none: the connected one.
+    The databases that are wanted are those of a run; none: the connected one, which may have been
+    chosen or named as for a backup.
 
     Raises:
         ConnectionFailed, UsageError: there is nothing more to look at then.
@@ -50,8 +58,11 @@ def examine(
         info = connection.info
         address, role = f"{info.host}:{info.port}", info.user
         left = [_left_over(name) for name in scratch.left_over(connection)]
-        chosen, skipped = run.choose(connection, wanted) if wanted else ([info.dbname], [])
-    databases = {name: _database(endpoint.to(name), jobs) for name in chosen}
+        names, skipped = run.choose(connection, wanted) if wanted else ([info.dbname], [])
+    chosen |= bool(wanted)
+    databases = {
+        name: _database(endpoint.to(name), jobs, chosen=chosen, named=named) for name in names
+    }
     findings = _merged({name: found for name, (_, found) in databases.items()})
     findings += left
     findings += [Finding("warning", f"{one.database} is left out: {one.reason}") for one in skipped]
@@ -67,6 +78,7 @@ def examine(
         state, found = _directory(store) if isinstance(store, LocalStore) else probe(store)
         states[store.url] = state
         findings += found
+        findings += [Finding("warning", one) for one in _space(store, server, names)]
     return Report(
         databases={name: tables for name, (tables, _) in databases.items()},
         server=server.version,
@@ -78,13 +90,28 @@ def examine(
     )
 
 
-def _database(endpoint: Endpoint, jobs: int) -> tuple[int, list[Finding]]:
+def _space(store: Store, server: m.ServerFacts, names: Sequence[str]) -> list[str]:
+    if not isinstance(store, LocalStore):
+        return []
+    try:
+        catalog = Catalog(store)
+        backups = [catalog.of(server.system_identifier, name) for name in names]
+    except e.StoreError:  # told already
+        return []
+    return space.warnings(store, [found[-1] for found in backups if found])
+
+
+def _database(
+    endpoint: Endpoint, jobs: int, *, chosen: bool, named: bool
+) -> tuple[int, list[Finding]]:
     """Return how many tables a database has, and what would spoil its backup."""
     try:
         with endpoint.connect() as connection:
             tables = snapshot.tables(connection, codec(database_facts(connection).encoding))
             server = server_facts(connection)
-            return len(tables), preflight.check(connection, server, tables, jobs + 1)
+            found = preflight.check(connection, server, tables, jobs + 1)
+            found += preflight.emptiness(connection, tables, chosen=chosen, named=named)
+            return len(tables), found
     except e.ConnectionFailed as error:
         return 0, [Finding("error", error.message, error.hint)]
 
@@ -125,11 +152,8 @@ def _client(client: programs.Installation) -> list[Finding]:
 
 
 def _directory(store: LocalStore) -> tuple[str, list[Finding]]:
-    existing = store.directory.resolve()
-    while not os.path.exists(existing):  # noqa: PTH110 - Path's raises where it may not look
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    text = f"{free / 1e9:.1f} GB free"
+    text = f"{store.free() / 1e9:.1f} GB free"
+    existing = store.existing()
     if not os.access(existing, os.W_OK | os.X_OK):
         return text, [Finding("error", f"directory {existing} is not writable")]
     return text, []

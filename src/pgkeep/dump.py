@@ -9,7 +9,8 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -18,7 +19,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from . import __version__, computed, preflight, programs, resolution, script, snapshot
+from . import __version__, computed, names, preflight, programs, resolution, script, snapshot
 from . import artifact as a
 from . import errors as e
 from . import manifest as m
@@ -28,18 +29,20 @@ from .crew import Crew
 from .database import (
     ChildAccess,
     Endpoint,
+    apply,
     codec,
     database_facts,
     extensions,
     one_line,
+    reading_settings,
     roles_in_use,
     server_facts,
-    session_settings,
     translated,
 )
 from .packer import Packer
 from .snapshot import Connection, Snapshot, Table
 from .tasks import Task, exclusion, plan_tasks
+from .trust import may_be_queried
 
 SLICES_SINCE = 140000  # TID range scans came with PostgreSQL 14 (trap D11)
 # Every lock that pg_dump asks for is held by the coordinator already. If it must wait, then for
@@ -73,7 +76,8 @@ class DumpOptions:
     jobs: int
     schema_only: bool = False
     lock_timeout: float = 300.0  # seconds
-    chosen: bool = False  # the database by its name, and not because it is the default
+    chosen: bool = False  # the database by its name, for backups
+    named: bool = False  # the database by its name, to connect to
     computed: bool = True  # hash what a restore computes, for drills to compare
 
 
@@ -84,6 +88,7 @@ class DumpResult:
     index: a.Index
     snapshot: datetime
     client: programs.Installation
+    settings: Mapping[str, str]  # of every session that reads
     warnings: list[str]
 
 
@@ -120,6 +125,8 @@ class _Dump:
         self.writer = writer
         self.options = options
         self.progress = progress
+        self.settings = reading_settings(connection)
+        apply(connection, self.settings)
         self.server = server_facts(connection)
         self.database = database_facts(connection)
         self.codec = codec(self.database.encoding)
@@ -134,11 +141,10 @@ class _Dump:
         refused: list[_RefusedError] = []
         while True:
             self.progress.step("locking tables")
-            with snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held:
-                try:
-                    return self._attempt(held)
-                except _RefusedError as error:
-                    refused.append(error)
+            try:
+                return self._attempt()
+            except _RefusedError as error:
+                refused.append(error)
             if _lasting(refused):
                 raise _program_error(refused[-1].error, self.database.name)
             if len(refused) >= MIN_ATTEMPTS and time.monotonic() > deadline:
@@ -152,20 +158,31 @@ class _Dump:
         connections = 1 + self.options.jobs
         findings = preflight.check(self.connection, self.server, tables, connections)
         preflight.refuse(findings)
+        findings += preflight.emptiness(
+            self.connection, tables, chosen=self.options.chosen, named=self.options.named
+        )
         self.warnings += [one.message for one in findings]
-        if not tables and self.database.name == "postgres" and not self.options.chosen:
-            self.warnings.append(
-                "database postgres is empty: PGDATABASE, POSTGRES_DB, DATABASE_URL or"
-                " BACKUP_DATABASES name another one"
-            )
 
-    def _attempt(self, held: Snapshot) -> DumpResult:
+    def _attempt(self) -> DumpResult:
+        held: Snapshot | None = None
+        try:
+            with snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held:
+                result, checked = self._dump(held)
+        except (e.DumpFailed, psycopg.Error):
+            if held is not None:
+                with suppress(psycopg.Error):
+                    # If names have moved, that is the reason, and another attempt may do.
+                    names.check(held.names, self.connection, self.codec)
+            raise
+        if not checked:
+            names.check(held.names, self.connection, self.codec)
+        return result
+
+    def _dump(self, held: Snapshot) -> tuple[DumpResult, bool]:
+        """Return the result, and whether all names were checked that something was read by."""
         tasks = [] if self.options.schema_only else self._plan(held)
-        targets: list[computed.Target] = []
-        if self.options.computed and not self.options.schema_only:
-            tables = computed.readable(held.tables, in_recovery=self.server.in_recovery)
-            targets = computed.targets(self.connection, tables)
-        with self.endpoint.child(**session_settings(self.server.version_num)) as access:
+        targets = self._targets(held)
+        with self.endpoint.child(**self.settings) as access:
             run = _Run(self, held, tasks, access, targets)
             run.execute()
         index = self.writer.finish(self._meta(held, run.computed))
@@ -173,7 +190,33 @@ class _Dump:
         lag = held.replay_lag or 0.0
         if lag > BEHIND:
             warnings.append(f"the standby is {lag:.0f} s behind its primary: so is the backup")
-        return DumpResult(index, held.taken, self.client, warnings)
+        return DumpResult(
+            index, held.taken, self.client, self.settings, warnings
+        ), run.names_are_checked
+
+    def _targets(self, held: Snapshot) -> list[computed.Target]:
+        """Return what is hashed for drills; queries read it, so not what others own (trap G2.2)."""
+        if self.options.schema_only or not self.options.computed:
+            return []
+        tables = computed.readable(held.tables, in_recovery=self.server.in_recovery)
+        found = computed.targets(self.connection, tables)
+        views = [one.view for one in found if one.view is not None]
+        safe = may_be_queried(self.connection, [*(one.oid for one in tables), *views])
+        unsafe = {one.sql for one in tables if one.oid not in safe}
+        kept = [
+            one
+            for one in found
+            if (unsafe.isdisjoint(one.parts) if one.view is None else one.view in safe)
+        ]
+        if len(kept) < len(found):
+            warning = (
+                f"no hash of {len(found) - len(kept)} materialized views or tables with generated"
+                " columns is recorded, a drill will not compare them: others own them, and could"
+                " run code in the query"
+            )
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+        return kept
 
     def _plan(self, held: Snapshot) -> list[Task]:
         sizes = snapshot.sizes(self.connection, held.tables)
@@ -188,7 +231,13 @@ class _Dump:
             and (one.logged or not self.server.in_recovery)
         ]
         slices = self.server.version_num >= SLICES_SINCE
-        return plan_tasks(candidates, sizes, self.options.jobs, int(row[0]) if slices else None)
+        return plan_tasks(
+            candidates,
+            sizes,
+            self.options.jobs,
+            int(row[0]) if slices else None,
+            may_be_queried(self.connection, [one.oid for one in candidates]),
+        )
 
     def _meta(self, held: Snapshot, values: list[m.Computed]) -> a.Meta:
         return a.Meta(
@@ -260,6 +309,8 @@ class _Run:
         self.held = held
         self.access = access
         self.warnings: list[str] = []
+        self.names_are_checked = True
+        self._schemas: frozenset[bytes] = frozenset()
         self.computed: list[m.Computed] = []
         self._targets = targets
         self._crew = Crew()
@@ -278,6 +329,9 @@ class _Run:
     def execute(self) -> None:
         """Do it all; raise the first failure when every child has gone."""
         self.dump.progress.step("dumping")
+        # By nobody who works at the same time: a worker that has the coordinator's connection may
+        # wait for pg_dump (trap G2.5).
+        self._schemas = self._read_schemas()
         if self._size:
             self.dump.progress.total(self._size)
         with self._crew:
@@ -326,12 +380,16 @@ class _Run:
             command.append("--schema-only")
         command += [exclusion(table) for table in self._copied_by_workers.values()]
         assembler = Assembler(
-            _header(self.dump, self.held), self.dump.codec, self.held.tables, self._order
+            _header(self.dump, self.held),
+            self.dump.codec,
+            self.held.tables,
+            self._order,
+            rows_are_read=self._check_names,
         )
         with programs.Child(command, self.access.environment, self.access.descriptors) as child:
             self._crew.on_stop(child.kill)
             try:
-                scanner = script.Scanner(self._schemas())
+                scanner = script.Scanner(self._schemas)
                 while block := child.read():
                     self._crew.check()
                     for piece in scanner.feed(block):
@@ -349,13 +407,24 @@ class _Run:
         assembler.finish()
         self._check_coverage(assembler.tables)
 
-    def _schemas(self) -> frozenset[bytes]:
+    def _check_names(self) -> None:
+        """See that the names by which something was read have meant the same since the snapshot.
+
+        By a connection of its own, for ours sees nothing newer than its snapshot. If there is none
+        to be had, that is done when the snapshot has been let go.
+        """
+        try:
+            with self.dump.endpoint.connect(0) as observer:
+                names.check(self.held.names, observer, self.dump.codec)
+        except e.ConnectionFailed:
+            self.names_are_checked = False
+
+    def _read_schemas(self) -> frozenset[bytes]:
         """Return the names of all schemas as pg_dump writes them into its comments."""
-        with self._coordinator:
-            rows = self.dump.connection.execute(
-                "SELECT pg_catalog.convert_to(nspname, pg_catalog.getdatabaseencoding())"
-                " FROM pg_catalog.pg_namespace"
-            ).fetchall()
+        rows = self.dump.connection.execute(
+            "SELECT pg_catalog.convert_to(nspname, pg_catalog.getdatabaseencoding())"
+            " FROM pg_catalog.pg_namespace"
+        ).fetchall()
         return frozenset(re.sub(rb"[\r\n]", b" ", row[0]) for row in rows)
 
     def _check_coverage(self, by_pg_dump: set[int]) -> None:
@@ -407,15 +476,18 @@ class _Run:
     def _hash(self) -> None:
         """Hash what a restore will compute; as only drills need that, failures are warnings."""
         try:
-            with self.dump.endpoint.connect() as connection:
+            with self.dump.endpoint.connect(**self.dump.settings) as connection:
                 self._crew.on_stop(lambda: _cancel(connection))
                 computed.begin(connection, self.held.id, self.dump.database.encoding)
                 self.computed, warnings = computed.read_all(
                     connection, self._targets, self.dump.codec, self._crew.check
                 )
+                connection.execute("ROLLBACK")
+                names.check(self.held.names, connection, self.dump.codec)
                 self.warnings += warnings
-        except (psycopg.Error, e.ConnectionFailed) as error:
+        except (psycopg.Error, e.ConnectionFailed, names.Moved) as error:
             self._crew.check()
+            self.computed = []
             said = str(error).strip().partition("\n")[0]
             self.warnings.append(
                 "no hashes of generated columns and materialized views are recorded, a drill will"
@@ -445,6 +517,7 @@ class _Run:
                         block.clear()
                 yield bytes(block)
             connection.execute("SET LOCAL client_encoding = 'UTF8'")
+        self._check_names()
 
     def _pack(self, packer: Packer, task: Task, blocks: Iterator[bytes]) -> None:
         table = task.table

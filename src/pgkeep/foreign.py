@@ -425,6 +425,12 @@ class _Index:
     def _warnings(self) -> list[str]:
         part = self.part
         found = [f"made from {self.source.name}; the time is that of {self.moment.origin}"]
+        encoding = plain.database_facts(part, self.name.database).encoding
+        if encoding != part.encoding:
+            found.append(
+                f"its text is in {part.encoding}, its database was in {encoding}: pg_dump -E has"
+                " converted it, and a restore converts it back"
+            )
         if part.data and not part.tables:
             found.append("it holds rows only: restore it with --data-only")
         if part.inserts:

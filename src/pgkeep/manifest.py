@@ -53,6 +53,7 @@ class DatabaseFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     collation_version: str | None = None
     tablespace: str = "pg_default"
     connection_limit: int = -1
+    is_template: bool = False
     comment: str | None = None
     settings: list[Setting] = []
     grants: list[Grant] | None = None  # None: the default privileges

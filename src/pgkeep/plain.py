@@ -28,6 +28,9 @@ _OWNER_TO = re.compile(
     % (statements.IDENTIFIER, statements.IDENTIFIER),
     re.MULTILINE,
 )
+_IS_TEMPLATE = re.compile(
+    rb"^ALTER DATABASE %b IS_TEMPLATE = true;$" % statements.IDENTIFIER, re.MULTILINE
+)
 _GRANTEE = re.compile(
     rb"^(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) [^\n]* (?:TO|FROM) (?P<role>%b)"
     rb"(?: WITH GRANT OPTION)?;$" % statements.IDENTIFIER,
@@ -48,6 +51,7 @@ class Part:
     head: bytes = b""
     creation: bytes = b""
     encoding: str = "SQL_ASCII"
+    is_template: bool = False
     entries: int = 0
     data: int = 0
     tables: int = 0
@@ -269,6 +273,8 @@ class _Reading:
             match = _CREATE_DATABASE.search(part.creation)
             if match is not None:
                 part.name = statements.unquoted(match["name"], part.codec)
+        elif self._entry.type == "DATABASE PROPERTIES":
+            part.is_template |= _IS_TEMPLATE.search(data) is not None
         elif self._entry.type in ("ACL", "DEFAULT ACL") and not is_of_database(self._entry):
             roles = {one["role"] for one in _GRANTEE.finditer(data)} - {b"PUBLIC"}
             part.grantees |= {shared_text(_unquoted(one), part.codec) for one in roles}
@@ -340,6 +346,7 @@ def database_facts(part: Part, name: str) -> m.DatabaseFacts:
         provider=_PROVIDERS.get(options.get(b"LOCALE_PROVIDER", b"libc"), "c"),
         locale=text.get("ICU_LOCALE", text.get("BUILTIN_LOCALE")),
         icu_rules=text.get("ICU_RULES"),
+        is_template=part.is_template,
     )
 
 

@@ -41,6 +41,33 @@ def check(
     ]
 
 
+def emptiness(
+    connection: Connection, tables: Sequence[Table], *, chosen: bool, named: bool
+) -> Iterator[Finding]:
+    """Warn of an empty database that was probably not meant.
+
+    `chosen` by its own name, for backups; or `named` as the one to connect to; or neither.
+    """
+    name = connection.info.dbname
+    if tables or chosen:
+        return
+    row = connection.execute(
+        """
+        SELECT count(*) FROM pg_catalog.pg_database
+        WHERE NOT datistemplate AND datname NOT IN ('postgres', pg_catalog.current_database())
+        """
+    ).fetchone()
+    others = row[0] if row is not None else 0
+    if name == "postgres" or (others and not named):
+        exist = f", and {others} others exist" if others > 1 else ""
+        exist = ", and another one exists" if others == 1 else exist
+        yield Finding(
+            "warning",
+            f"database {name} is empty{exist}: PGDATABASE, POSTGRES_DB, DATABASE_URL or"
+            " BACKUP_DATABASES name another one",
+        )
+
+
 def refuse(findings: Sequence[Finding]) -> None:
     """Raise DumpFailed when a finding is an error; it names all of them."""
     errors = [one for one in findings if one.level == "error"]
@@ -56,14 +83,15 @@ def refuse(findings: Sequence[Finding]) -> None:
 def _server(connection: Connection, server: m.ServerFacts) -> Iterator[Finding]:
     if server.version_num < OLDEST_SERVER:
         yield Finding("error", f"server is PostgreSQL {server.version}, 12 or newer is needed")
-    row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
-    if row is not None and row[0] != connection.info.backend_pid:
-        # A pooler hands out other backends than it told the client about; pg_dump's settings would
-        # poison connections of other clients, and a snapshot would not hold (trap A6.7).
+    row = connection.execute(
+        "SELECT FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
+    ).fetchone()
+    if row is None:
         yield Finding(
-            "error",
-            "the connection goes through a pooler such as PgBouncer",
-            "Connect to PostgreSQL itself: set its own host and port.",
+            "warning",
+            f"server is PostgreSQL {server.version}: during a backup the owner of a table may"
+            " run code as the role that backs up (CVE-2024-7348)",
+            "Update the server to 12.20, 13.16, 14.13, 15.8, 16.4 or newer.",
         )
     row = connection.execute(
         "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'standard_conforming_strings'"

@@ -2,14 +2,14 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from . import errors as e
 from . import programs
 from .crew import Crew
-from .database import ChildAccess, Endpoint, session_settings
+from .database import ChildAccess, Endpoint
 from .statements import quoted
 
 _GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n--"
@@ -44,13 +44,13 @@ class Roles:
         self,
         endpoint: Endpoint,
         client: programs.Installation,
-        version: int,
+        settings: Mapping[str, str],
         encoding: str,
         needed: Iterable[str],
     ) -> RolesDump:
         """Return it, made when it is first asked for, and again where a role has come since."""
         if self._dump is None or not all(_is_in(one, self._dump.sql) for one in needed):
-            self._dump = _dump_roles(endpoint, client, version, encoding)
+            self._dump = _dump_roles(endpoint, client, settings, encoding)
         return self._dump
 
 
@@ -60,7 +60,10 @@ def _is_in(role: str, script: bytes) -> bool:
 
 
 def _dump_roles(
-    endpoint: Endpoint, client: programs.Installation, version: int, encoding: str
+    endpoint: Endpoint,
+    client: programs.Installation,
+    settings: Mapping[str, str],
+    encoding: str,
 ) -> RolesDump:
     """Dump roles and tablespaces, through the database itself or through `postgres`.
 
@@ -73,20 +76,23 @@ def _dump_roles(
         databases.insert(0, "postgres")
     for database in databases:
         try:
-            return _dump_roles_through(database, endpoint, client, version)
+            return _dump_roles_through(database, endpoint, client, settings)
         except e.ProgramFailed as error:
             failed = error
     raise e.DumpFailed(f"could not dump the roles: {failed.message}") from failed
 
 
 def _dump_roles_through(
-    database: str, endpoint: Endpoint, client: programs.Installation, version: int
+    database: str,
+    endpoint: Endpoint,
+    client: programs.Installation,
+    settings: Mapping[str, str],
 ) -> RolesDump:
     """Dump roles and tablespaces; without password hashes where these may not be read.
 
     pg_authid can be read by superusers only, and on managed services by nobody (trap A3.2).
     """
-    with endpoint.child(**session_settings(version)) as access:
+    with endpoint.child(**settings) as access:
         for passwords in (True, False):
             command = [
                 client.program("pg_dumpall"), "--globals-only", "--no-password",

@@ -18,7 +18,8 @@ import psycopg
 from psycopg import sql
 
 from . import errors as e
-from .database import shared_text
+from . import names
+from .database import APPLICATION_NAME, shared_text
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -64,6 +65,7 @@ class Snapshot:
     taken: datetime
     replay_lag: float | None  # seconds, of a standby
     tables: Sequence[Table]
+    names: names.Names  # by which the tables were found
 
 
 _STRUCTURE = """
@@ -170,8 +172,8 @@ def _take(connection: Connection, codec: str, lock_timeout: float) -> Snapshot:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             _lock(connection, listed, lock_timeout)
-            snapshot = _export(connection, listed)
-            if tables(connection, codec) == listed:
+            snapshot = _export(connection, listed, codec)
+            if tables(connection, codec) == listed and _are_locked(connection, listed):
                 return snapshot
         except CAME_AND_WENT:
             pass
@@ -191,7 +193,7 @@ def _take(connection: Connection, codec: str, lock_timeout: float) -> Snapshot:
     )
 
 
-def _export(connection: Connection, listed: Sequence[Table]) -> Snapshot:
+def _export(connection: Connection, listed: Sequence[Table], codec: str) -> Snapshot:
     # The lag is asked for in the statement that takes the snapshot: a standby goes on replaying,
     # or falls further behind, while locks are waited for.
     row = connection.execute(
@@ -210,7 +212,22 @@ def _export(connection: Connection, listed: Sequence[Table]) -> Snapshot:
     ).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
     identifier, taken, lag = row
-    return Snapshot(id=identifier, taken=taken.astimezone(UTC), replay_lag=lag, tables=listed)
+    return Snapshot(
+        id=identifier,
+        taken=taken.astimezone(UTC),
+        replay_lag=lag,
+        tables=listed,
+        names=names.read(connection, codec),
+    )
+
+
+def _are_locked(connection: Connection, listed: Sequence[Table]) -> bool:
+    """Tell whether the locks are on the listed tables: names may have changed for a moment."""
+    rows = connection.execute(
+        "SELECT relation FROM pg_catalog.pg_locks"
+        " WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'relation' AND granted"
+    )
+    return {one.oid for one in listed} <= {row[0] for row in rows}
 
 
 def _lock(connection: Connection, listed: Sequence[Table], lock_timeout: float) -> None:
@@ -268,15 +285,16 @@ def _locked(
 
 
 def waiting(connection: Connection) -> set[int]:
-    """Return which sessions of pgkeep in this database wait for a lock."""
+    """Return which sessions of this run in this database wait for a lock."""
     # Or this transaction would see the same sessions for ever.
     connection.execute("SELECT pg_catalog.pg_stat_clear_snapshot()")
     rows = connection.execute(
         """
         SELECT pid FROM pg_catalog.pg_stat_activity
-        WHERE application_name = 'pgkeep' AND datname = pg_catalog.current_database()
+        WHERE application_name = %s AND datname = pg_catalog.current_database()
           AND wait_event_type = 'Lock'
-        """
+        """,
+        [APPLICATION_NAME],
     )
     return {row[0] for row in rows}
 

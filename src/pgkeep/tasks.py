@@ -1,6 +1,6 @@
 """Divide a dump among the workers: which tables they copy, and in which slices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from .snapshot import Table
@@ -26,11 +26,13 @@ def plan_tasks(
     sizes: Mapping[int, tuple[int, int]],
     jobs: int,
     block_size: int | None,
+    may_be_queried: Container[int] | None = None,
 ) -> list[Task]:
     """Decide which tables the workers copy, and in which pieces, largest tables first.
 
     pg_dump's own connection keeps the small ones, at most a quarter of one worker's share in all.
-    Without a block size tables are not cut into slices.
+    Without a block size tables are not cut into slices; otherwise those are not that may not be
+    queried, and by default all may.
     """
     ranked = sorted(tables, key=lambda one: sizes.get(one.oid, (0, 0))[1], reverse=True)
     rest = sum(sizes.get(one.oid, (0, 0))[1] for one in ranked)
@@ -43,7 +45,8 @@ def plan_tasks(
         if rest <= enough or whole < SMALLEST_FOR_WORKER or arguments > ARGUMENTS_LIMIT:
             break
         rest -= whole
-        pages = main // block_size if block_size and table.heap else 0
+        queried = may_be_queried is None or table.oid in may_be_queried
+        pages = main // block_size if block_size and table.heap and queried else 0
         tasks += _slices(table, whole, pages)
     return tasks
 

@@ -112,6 +112,7 @@ def command(
                     schema_only=schema_only,
                     verify=kind != MANUAL if verify is None else verify,
                     chosen=database is not None,
+                    named=one.connected() is not None,
                     lock_timeout=one.lock_timeout,
                     computed=one.computed and not no_computed_values,
                 ),

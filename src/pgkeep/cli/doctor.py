@@ -49,7 +49,14 @@ def command(
     """
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
     wanted = () if database is not None else config.databases
-    report = d.examine(config.endpoint(database), stores(config), config.jobs, wanted)
+    report = d.examine(
+        config.endpoint(database),
+        stores(config),
+        config.jobs,
+        wanted,
+        chosen=database is not None,
+        named=config.connected() is not None,
+    )
     if as_json:
         print_json(report)
     else:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,17 @@ class LocalStore:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             if not os.access(self.directory, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def existing(self) -> Path:
+        """Return the directory, or the lowest existing one above it."""
+        existing = self.directory.resolve()
+        while not os.path.exists(existing):  # noqa: PTH110 - Path's raises where it may not look
+            existing = existing.parent
+        return existing
+
+    def free(self) -> int:
+        """Return how many bytes are free where the directory is, or would be."""
+        return shutil.disk_usage(self.existing()).free
 
     def prepare(self) -> None:
         """Make the directory, readable by its owner only, if it is not there."""
