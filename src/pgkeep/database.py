@@ -6,6 +6,7 @@ A password never stands in an argument list: children find it in a passfile that
 
 import codecs
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -24,6 +25,10 @@ from psycopg.pq import Conninfo, PGconn
 from . import errors as e
 from . import manifest as m
 from . import programs
+
+# The driver logs what it ignores, with names as they are; without a handler Python prints that to
+# standard error, beside the error that we report (trap G6.14).
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # As pg_dump sets up its session (pg_dump.c, setup_connection), so that values look the same
 # whatever the role's or the database's settings are (trap A5.25); and no timeout may end a

@@ -19,6 +19,7 @@ from .database import Endpoint, restore_error, shared_rows
 from .snapshot import Connection
 
 UNFINISHED = "__restore_"  # in the name of a database that is being loaded
+INCOMPLETE = "__incomplete_"  # in that of one that is kept, though objects of it failed
 COMPLETE = "pgkeep: complete restore"  # in the comment on one that could not be renamed
 NAME_LIMIT = 63  # bytes; longer names are cut by the server (manual, section 4.1.1)
 SWAP_TIME = 30.0  # seconds to get everybody out of the old database
@@ -317,6 +318,13 @@ def claim(connection: Connection, target: str) -> str:
             connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(identifier))
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(identifier))
     hold(connection, name)
+    return name
+
+
+def keep_incomplete(connection: Connection, temporary: str, target: str) -> str:
+    """Rename a database that is being loaded to what no later restore drops."""
+    name = derived(target, f"{INCOMPLETE}{secrets.token_hex(4)}")
+    connection.execute(renaming(temporary, name))
     return name
 
 

@@ -96,8 +96,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ISOLATION = {
-    "user": "an operating system user of its own",
-    "namespaces": "no network, and no files but its own",
+    "user": "its own user",
+    "namespaces": "only its own files, no network",
 }
 
 

@@ -8,6 +8,7 @@ taken, which must be as many as the index says.
 """
 
 import collections
+import contextlib
 import functools
 import itertools
 import re
@@ -18,8 +19,18 @@ from typing import Protocol
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
-from . import consistency, dialect, foreign_keys, interrupts, script, statements
+from . import (
+    consistency,
+    default_privileges,
+    dialect,
+    foreign_keys,
+    interrupts,
+    script,
+    statements,
+    unvalidated,
+)
 from . import errors as e
 from .artifact import Artifact, Object
 from .crew import Crew
@@ -77,6 +88,8 @@ class LoadOptions:
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
     adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: leave it out
+    leaves_out: Callable[[Object], bool] = lambda _: False  # of the rows of a table
+    tolerates: Callable[[Object, bytes, e.RestoreFailed], bool] | None = None  # what has failed
     session: Callable[[Endpoint, Sequence[Statement]], "Session"] = lambda endpoint, header: (
         Session(endpoint.connect(), header)
     )
@@ -123,6 +136,7 @@ class Session:
 
     def __init__(self, connection: Connection, header: Sequence[Statement]) -> None:
         self.connection = connection
+        self.tolerates: Callable[[Object, bytes, e.RestoreFailed], bool] | None = None
         # Few statements come twice, and those that do are cheap.
         connection.prepare_threshold = None
         self._settings = ""
@@ -162,7 +176,34 @@ class Session:
                 # The implicit transaction of the batch is gone, and with it what SET did.
                 self._settings = ""
         for one, text in batch:
-            self.execute_one(one, text)
+            self.try_one(one, text)
+
+    def try_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
+        """Execute one object, whose failure may be tolerated."""
+        if self.tolerates is None:
+            self.execute_one(one, text, attempts)
+            return
+        try:
+            with self.savepoint():
+                self.execute_one(one, text, attempts)
+        except e.RestoreFailed as error:
+            again = attempts == 1 and _is_deadlock(error.__cause__)
+            if again or not self.is_tolerated(one, text, error):
+                raise
+            if self.connection.info.transaction_status == TransactionStatus.INERROR:
+                self.connection.execute("ROLLBACK")  # of a BEGIN in the text
+
+    def is_tolerated(self, one: Object, text: bytes, error: e.RestoreFailed) -> bool:
+        """Tell whether the restore may go on: only what the server says of one object."""
+        if self.tolerates is None or self.connection.closed:
+            return False
+        return isinstance(error.__cause__, psycopg.Error) and self.tolerates(one, text, error)
+
+    def savepoint(self) -> contextlib.AbstractContextManager[object]:
+        """Within a transaction, keep what was done before where something fails."""
+        if self.connection.info.transaction_status == TransactionStatus.IDLE:
+            return contextlib.nullcontext()
+        return self.connection.transaction()
 
     def execute_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
         """Execute one object; where that ends in a deadlock, so many times.
@@ -262,7 +303,9 @@ class _Load:
                 ]
             for _ in range(1 if self._options.one_transaction else self._options.jobs):
                 # One by one: those that are there must be closed when the next is refused.
-                self._sessions.append(self._options.session(self._endpoint, self._header))
+                session = self._options.session(self._endpoint, self._header)
+                session.tolerates = self._options.tolerates
+                self._sessions.append(session)
             self._load()
         except psycopg.Error as error:
             raise restore_error(error, "loading") from error
@@ -288,6 +331,7 @@ class _Load:
             self._main.connection.execute("BEGIN")
         if options.disable_triggers:
             self._main.connection.execute("SET LOCAL session_replication_role = replica")
+        suspended = self._suspend_default_privileges()
         if options.schema:
             self._progress.step("creating tables")
             self._main.execute(list(self._texts("pre")))
@@ -300,6 +344,7 @@ class _Load:
             self._load_post_data()
         elif options.data:
             self._refresh(self._existing_views())
+        default_privileges.resume(self._main.connection, suspended)
         self._main.connection.execute("SET synchronous_commit = on")
         if options.one_transaction:
             options.check(self._main.connection)
@@ -311,6 +356,14 @@ class _Load:
             self._analyze()
         # Waits until everything that was committed before is on the disk.
         self._main.connection.execute("SELECT pg_catalog.txid_current()")
+
+    def _suspend_default_privileges(self) -> list[default_privileges.Difference]:
+        """Have objects created as the backup has them; a new database has no default privileges."""
+        options = self._options
+        if not (options.one_transaction and options.privileges):
+            return []
+        kinds = None if options.schema else "L"  # rows alone create large objects only
+        return default_privileges.suspend(self._main.connection, kinds=kinds)
 
     def _texts(self, section: str) -> Iterator[tuple[Object, bytes]]:
         """Yield the objects of a section with their SQL, without what the options leave out."""
@@ -391,7 +444,7 @@ class _Load:
                 # libpq keeps the result of every statement of a message until its end.
                 for one, text in pairs:
                     for part in _lines(text) if one.type == "BLOBS" else [text]:
-                        session.execute_one(one, part)
+                        session.try_one(one, part)
             else:
                 session.execute(pairs)
             self._progress.advance(self._artifact.index.members[number].raw)
@@ -409,16 +462,20 @@ class _Load:
             (oids[one.schema, one.name], number, one)
             for number in members
             for one in self._objects[number]
+            if not self._options.leaves_out(one)
         ]
         places = foreign_keys.order((oid for oid, _, _ in parts), keys)
         deferred: list[foreign_keys.ForeignKey] = []
         if not self._options.disable_triggers:
             counts = collections.Counter(oid for oid, _, _ in parts)
             deferred = foreign_keys.unsatisfied(keys, places, counts)
+        # Before the path is set: so the names in their definitions are qualified.
+        not_valid = unvalidated.find(session.connection, places)
         for statement in self._options.settings:
             session.connection.execute(statement)
         for key in deferred:
             session.connection.execute(key.defer)
+        unvalidated.drop(session.connection, not_valid)
         read = functools.lru_cache(maxsize=4)(self._artifact.read)
         for _, number, one in sorted(parts, key=lambda part: places[part[0]]):
             scanner = script.Scanner()
@@ -430,6 +487,7 @@ class _Load:
         session.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         for key in deferred:
             session.connection.execute(key.reset)
+        unvalidated.add(session.connection, not_valid)
 
     def _load_rows(self, session: Session, crew: Crew, *numbers: int) -> None:
         for number in numbers:
@@ -443,7 +501,11 @@ class _Load:
                 one = next(objects, None)
                 if one is None:
                     raise e.VerificationFailed("there are more COPY statements than in the index")
-                loaded = session.copy(one, piece.data.rstrip(b";\n"), rows_of(pieces))
+                blocks = rows_of(pieces)
+                loaded = self._copy(session, one, piece.data.rstrip(b";\n"), blocks)
+                collections.deque(blocks, maxlen=0)  # of what is left out, or has failed
+                if loaded is None:
+                    continue
                 if loaded != one.rows:
                     raise e.RestoreFailed(
                         f"{one.schema}.{one.name}: the server took {loaded} rows of {one.rows}"
@@ -451,6 +513,22 @@ class _Load:
                 with self._lock:
                     key = (one.schema, one.name)
                     self._rows[key] = self._rows.get(key, 0) + loaded
+
+    def _copy(
+        self, session: Session, one: Object, header: bytes, blocks: Iterator[bytes]
+    ) -> int | None:
+        """Copy rows; return None where they are left out, or their failure is tolerated."""
+        if self._options.leaves_out(one):
+            return None
+        if self._options.tolerates is None:
+            return session.copy(one, header, blocks)
+        try:
+            with session.savepoint():
+                return session.copy(one, header, blocks)
+        except e.RestoreFailed as error:
+            if not session.is_tolerated(one, header, error):
+                raise
+        return None
 
     def _pieces(self, crew: Crew, number: int) -> Iterator[script.Piece]:
         for piece in consistency.pieces(self._artifact, number, self._objects[number]):
@@ -466,7 +544,11 @@ class _Load:
         run: list[_Job] = []
         comments: list[tuple[Object, bytes]] = []
         refreshes: list[tuple[Object, bytes]] = []
+        defaults: list[tuple[Object, bytes]] = []
         for one, text in self._texts("post"):
+            if one.type == "DEFAULT ACL":
+                defaults.append((one, text))  # they must not apply to anything of the backup
+                continue
             if _is_refresh(one):
                 if self._options.data:  # without rows they would be populated, and empty
                     refreshes.append((one, text))  # pg_dump sorts them to the end
@@ -489,6 +571,7 @@ class _Load:
         self._build(run)
         self._main.execute([*comments, *serial])
         self._refresh(refreshes)
+        self._main.execute(defaults)
 
     def _refresh(self, waiting: list[tuple[Object, bytes]]) -> None:
         """Refresh materialized views, again and again as long as that gets some further.
@@ -506,7 +589,10 @@ class _Load:
                     failed.append((one, text))
                     errors.append(error)
             if len(failed) == len(waiting):
-                raise errors[0]
+                for (one, text), failure in zip(failed, errors, strict=True):
+                    if not self._main.is_tolerated(one, text, failure):
+                        raise failure
+                return
             waiting = failed
 
     def _existing_views(self) -> list[tuple[Object, bytes]]:
@@ -564,7 +650,7 @@ class _Load:
         self._in_parallel([work] * min(len(self._sessions), len(jobs)))
         for job in jobs:
             if job in apart:
-                self._main.execute_one(job.one, job.text)
+                self._main.try_one(job.one, job.text)
 
     def _analyze(self) -> None:
         # A partition is analyzed with its root, unless a foreign table there may end that early.
@@ -710,7 +796,7 @@ def _job(one: Object, text: bytes) -> _Job | None:
 def _executed(session: Session, job: _Job) -> bool:
     """Execute a job; False if the server gave it up to resolve a deadlock."""
     try:
-        session.execute_one(job.one, job.text, attempts=1)
+        session.try_one(job.one, job.text, attempts=1)
     except e.RestoreFailed as error:
         if _is_deadlock(error.__cause__):
             return False

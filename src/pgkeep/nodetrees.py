@@ -12,6 +12,19 @@ from dataclasses import dataclass, field
 
 CATALOG = "pg_catalog"
 
+# Where a construct begins, which is all that has to be read of a tree: in a name a brace would have
+# a backslash before it. The fields stand in the order of their structures (primnodes.h).
+_CONSTRUCT = re.compile(
+    r"(?<!\\)\{(?:"
+    r"(?P<single>DISTINCTEXPR|NULLIFEXPR) :opno (?P<opno>\d+) "
+    r"|ROWCOMPAREEXPR :\w+ \d+ :opnos \(o (?P<row>[\d ]+)\)"
+    r"|SUBLINK [^{}()]*:testexpr (?P<sublink>(?=\{BOOLEXPR ))"
+    r"|(?P<case>CASE(?:EXPR)? [^{}()]*:arg (?=\{))"
+    r"|(?P<join>JOINEXPR ))"
+)
+_USING = ":usingClause ("
+_SINGLE = {"DISTINCTEXPR": "IS DISTINCT FROM", "NULLIFEXPR": "NULLIF"}
+_ROW = "row comparison"
 _TOKEN = re.compile(r"[{}()]|(?:\\.|[^\s{}()\\])+", re.DOTALL)
 _NOTHING = "<>"
 
@@ -39,12 +52,11 @@ class Use:
     operators: tuple[int, ...]
 
 
-def parse(text: str) -> Value:
-    """Read the text of a pg_node_tree (PostgreSQL's read.c)."""
+def node_at(text: str, start: int) -> Node:
+    """Read the node of a tree that begins with the brace at some place (PostgreSQL's read.c)."""
     top: list[Value] = []
     open_: list[tuple[Node | None, list[Value]]] = [(None, top)]  # where the next value goes
-    nodes: list[Node] = []
-    tokens = _TOKEN.finditer(text)
+    tokens = _TOKEN.finditer(text, start)
     for match in tokens:
         token = match.group()
         node, values = open_[-1]
@@ -52,7 +64,6 @@ def parse(text: str) -> Value:
             case "{":
                 found = Node(next(tokens).group())
                 values.append(found)
-                nodes.append(found)
                 open_.append((found, []))
             case "(":
                 inner: list[Value] = []
@@ -60,16 +71,20 @@ def parse(text: str) -> Value:
                 open_.append((None, inner))
             case "}" | ")":
                 open_.pop()
+                if len(open_) == 1:
+                    break
             case _ if node is not None and token.startswith(":"):
                 open_[-1] = (node, node.fields.setdefault(token[1:], []))
             case _:
                 values.append(token)
-    return top
+    (whole,) = top
+    assert isinstance(whole, Node)  # noqa: S101 - a brace begins one
+    return whole
 
 
 def uses(text: str) -> list[Use]:
     """Return the constructs of a tree whose operators its SQL text does not name, in its order."""
-    return [use for node in _nodes(parse(text)) for use in _uses_of(node)]
+    return [use for match in _CONSTRUCT.finditer(text) for use in _uses_at(match)]
 
 
 def unnamed(found: Sequence[Use], schemas: Mapping[int, str]) -> list[Use]:
@@ -86,39 +101,25 @@ def unnamed(found: Sequence[Use], schemas: Mapping[int, str]) -> list[Use]:
     ]
 
 
-def _nodes(value: Value) -> Iterator[Node]:
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Node):
-            yield one
-            for values in reversed(one.fields.values()):
-                waiting += reversed(values)
-        elif isinstance(one, list):
-            waiting += reversed(one)
-
-
-def _uses_of(node: Node) -> Iterator[Use]:
-    match node.name:
-        case "DISTINCTEXPR":
-            yield from _single("IS DISTINCT FROM", node)
-        case "NULLIFEXPR":
-            yield from _single("NULLIF", node)
-        case "CASE" | "CASEEXPR" if node.first("arg") != _NOTHING:
-            for when in _listed(node.first("args")):
-                compared = when.first("expr")
-                if isinstance(compared, Node) and _has_test(compared):
-                    yield from _single("CASE ... WHEN", compared)
-        case "JOINEXPR" if node.first("usingClause") != _NOTHING:
-            for compared in _conjuncts(node.first("quals")):
-                yield from _single("JOIN USING", compared)
-        case "ROWCOMPAREEXPR":
-            yield Use("row comparison", tuple(_oids(node.first("opnos"))))
-        case "SUBLINK":
-            compared = node.first("testexpr")
-            if isinstance(compared, Node) and compared.name == "BOOLEXPR":
-                numbers = [oid for one in _conjuncts(compared) for oid in _oid(one)]
-                yield Use("row comparison", tuple(numbers))
+def _uses_at(match: re.Match[str]) -> Iterator[Use]:
+    text = match.string
+    if match["single"]:
+        yield Use(_SINGLE[match["single"]], (int(match["opno"]),))
+    elif match["row"]:
+        yield Use(_ROW, tuple(map(int, match["row"].split())))
+    elif match["sublink"] is not None:
+        compared = _conjuncts(node_at(text, match.start("sublink")))
+        yield Use(_ROW, tuple(oid for one in compared for oid in _oid(one)))
+    elif match["case"]:
+        for when in _listed(node_at(text, match.start()).first("args")):
+            found = when.first("expr")
+            if isinstance(found, Node) and _has_test(found):
+                yield from _single("CASE ... WHEN", found)
+    elif _USING in text:
+        join = node_at(text, match.start())
+        if join.first("usingClause") != _NOTHING:
+            for one in _conjuncts(join.first("quals")):
+                yield from _single("JOIN USING", one)
 
 
 def _single(construct: str, node: Node) -> Iterator[Use]:
@@ -130,12 +131,6 @@ def _oid(node: Node) -> Iterator[int]:
     value = node.first("opno")
     if isinstance(value, str) and value.isdecimal():
         yield int(value)
-
-
-def _oids(value: Value) -> Iterator[int]:
-    """Read a list of OIDs: (o 96 98)."""
-    if isinstance(value, list):
-        yield from (int(one) for one in value if isinstance(one, str) and one.isdecimal())
 
 
 def _listed(value: Value) -> Iterator[Node]:

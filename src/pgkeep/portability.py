@@ -23,7 +23,11 @@ _FORMS = {
     "TYPE": re.compile(rb"^ +INPUT = ", re.MULTILINE),
 }
 _ROUTINES = frozenset({"FUNCTION", "PROCEDURE"})
-_LABELS = {"PROCEDURAL LANGUAGE": "LANGUAGE"}
+# What comments and privileges call the kind of an object, where that is not its type.
+_LABELS = {
+    "AGGREGATE": "(?:AGGREGATE|FUNCTION)", "DOMAIN": "(?:DOMAIN|TYPE)",
+    "PROCEDURAL LANGUAGE": "LANGUAGE", "SERVER": "(?:FOREIGN )?SERVER",
+}  # fmt: skip
 _KINDS_SINCE = {"PUBLICATION TABLES IN SCHEMA": 150000, "STATISTICS DATA": 180000}
 _FOR_ROLE = re.compile(rb"^ALTER DEFAULT PRIVILEGES FOR ROLE (%b) " % statements.IDENTIFIER, re.M)
 _EXTENSION = re.compile(

@@ -80,22 +80,10 @@ def is_deferrable(connection: Connection, oid: int) -> bool:
     return connection.execute(query, [oid]).fetchone() is not None
 
 
-def _oids(connection: Connection, names: Sequence[Name]) -> list[int]:
+def oids(connection: Connection, names: Sequence[Name]) -> list[int]:
+    """Return the identifiers of relations, of those that are there."""
     found = (relation(connection, name) for name in names)
     return [oid for oid in found if oid is not None]
-
-
-def dependent_views(connection: Connection, names: Sequence[Name]) -> list[str]:
-    """Return the views that would be dropped with relations, as SQL names them."""
-    rows = connection.execute(
-        "SELECT DISTINCT r.ev_class::pg_catalog.regclass::pg_catalog.text"
-        " FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"
-        " WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass"
-        " AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass"
-        " AND d.refobjid = ANY (%s) AND r.ev_class <> d.refobjid ORDER BY 1",
-        [_oids(connection, names)],
-    )
-    return [row[0] for row in rows]
 
 
 def belongings(connection: Connection, oid: int) -> set[str]:
@@ -124,7 +112,7 @@ def privileges_taken(connection: Connection, names: Sequence[Name]) -> list[str]
             AS o(kind)
         WHERE c.oid = ANY (%s)
         """,
-        [_oids(connection, names)],
+        [oids(connection, names)],
     ).fetchall()
     return [row[0] for row in rows] + sorted({row[1] for row in rows})
 
@@ -135,7 +123,7 @@ def children(connection: Connection, names: Sequence[Name]) -> set[Name]:
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_inherits i"
         " JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid"
         " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE i.inhparent = ANY (%s)",
-        [_oids(connection, names)],
+        [oids(connection, names)],
     )
     return {(row[0], row[1]) for row in rows}
 
@@ -144,7 +132,6 @@ def foreign_keys_from_elsewhere(
     connection: Connection, names: Sequence[Name]
 ) -> list[tuple[str, str]]:
     """Return for each foreign key of another table what drops it, and what makes it again."""
-    oids = _oids(connection, names)
     rows = connection.execute(
         """
         SELECT a.sql || pg_catalog.format('DROP CONSTRAINT %%I', k.conname),
@@ -157,7 +144,7 @@ def foreign_keys_from_elsewhere(
         WHERE k.contype = 'f' AND k.conparentid = 0
           AND k.confrelid = ANY (%(oids)s) AND k.conrelid <> ALL (%(oids)s)
         """,
-        {"oids": oids},
+        {"oids": oids(connection, names)},
     )
     return [(row[0], row[1]) for row in rows]
 

@@ -19,29 +19,31 @@ from psycopg import sql
 
 from . import artifact as a
 from . import (
+    choice,
     databases,
+    default_privileges,
+    extension_tables,
+    failures,
     foreign_keys,
     interrupts,
     load_plain,
     named,
-    portability,
     reading,
     relations,
-    script,
+    role_creation,
     searchpath,
     triggers,
+    unvalidated,
     verify,
 )
 from . import errors as e
 from . import load as ld
 from . import manifest as m
-from .contents import Contents
 from .database import Endpoint, codec, restore_error, server_facts
 from .searchpath import SearchPath
 from .snapshot import Connection
+from .statements import Name
 from .stores import Source
-
-DATABASE_OWNER_SINCE = 140000
 
 _ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
 
@@ -74,6 +76,9 @@ class RestoreOptions:
     privileges: bool = True
     analyze: bool = True
     portable: bool = False  # leave out what the target or the role cannot have
+    skip: Sequence[str] = ()  # objects to leave out, as TYPE:NAME
+    keep_going: bool = False  # report all objects that fail at the end
+    create_roles: bool = False  # those that are missing, without login
     at_once: bool = False  # a new database gets its name before it is loaded
     closed: bool = False  # and stays closed to PUBLIC and to all others
     session: Callable[[Endpoint, Sequence[ld.Statement]], ld.Session] | None = None
@@ -144,6 +149,12 @@ class Restore:
                 f"{source.name} is a plain dump without an index: it can only be restored whole,"
                 " into a new database"
             )
+        if self._meta is None and (options.skip or options.keep_going or options.create_roles):
+            raise e.UsageError(
+                f"{source.name} is a plain dump without an index: --skip, --keep-going and"
+                " --create-roles need one",
+                hint="Make one of it with pgkeep index.",
+            )
         if self._meta is None and not (options.owner and options.privileges):
             raise e.UsageError(
                 f"{source.name} is a plain dump without an index: owners and privileges cannot be"
@@ -154,9 +165,8 @@ class Restore:
                 f"{source.name} is a plain dump without an index: it sets search_path by itself"
             )
         self._endpoint = endpoint
-        self._left_out: dict[tuple[str, str, str], str] = {}
-        self._left_with: set[tuple[str, str, str]] = set()  # what says something about these
-        self._strangers: set[str] = set()
+        self._choice = self._choose()
+        self._failures = failures.Failures() if options.keep_going else None
         self._warnings: list[str] = []
         self._at_once = options.at_once
         self._checked: str | None = None  # the SHA-256 of a plain dump that was read to its end
@@ -179,12 +189,26 @@ class Restore:
             hint="Name the database to restore into: --target-db=NAME.",
         )
 
+    def _choose(self) -> choice.Choice | None:
+        options = self._options
+        if self._artifact is None:
+            return None
+        wanted = choice.ChoiceOptions(
+            skip=options.skip, owner=options.owner, privileges=options.privileges,
+            portable=options.portable, create_roles=options.create_roles,
+            rows_only=options.data_only,
+        )  # fmt: skip
+        return choice.Choice(self._artifact, wanted)
+
     def plan(self) -> Plan:
         """Look at file and server; nothing is changed."""
         warnings: list[str] = []
         with self._maintenance() as connection:
             exists = databases.exists(connection, self.target)
             mode = self._mode(exists=exists)
+            if self._choice is not None:
+                owns = mode != Mode.IN_PLACE or _may_rename(connection, self.target)
+                self._choice.look(connection, owns=owns)
             problems, remedies = self._obstacles(connection, mode)
             if exists and mode == Mode.NEW:
                 problems.insert(0, f"database {self.target} exists")
@@ -193,8 +217,6 @@ class Restore:
                     "Restore under another name with --target-db=NAME, or replace it with"
                     " --drop-existing, which keeps the old one under a dated name.",
                 )
-            if self._artifact is not None:
-                self._find_foreign(connection, self._artifact, mode)
             if mode == Mode.SWAP:
                 warnings += _sessions_in_the_way(connection, self.target)
             warnings += self._firing() if mode == Mode.DATA_ONLY else self._ambiguous()
@@ -206,14 +228,13 @@ class Restore:
         elif depends is not None:
             problems.append(f"{depends}, so that it cannot be loaded beside {self.target}")
             remedies.append(self._in_place_instead())
-        if self._left_out and not self._options.portable:
-            problems.append(
-                f"the role or the server cannot have {'; '.join([*self._left_out.values()][:7])}"
-                f"{' and more' if len(self._left_out) > 7 else ''}"
-            )
-            remedies.append("Restore as a superuser, or leave them out with --portable.")
+        if mode in (Mode.IN_PLACE, Mode.DATA_ONLY) and not self._options.privileges:
+            with self._endpoint.to(self.target).connect() as inside:
+                warnings += default_privileges.warnings(inside, self.target)
+        if mode == Mode.DATA_ONLY:
+            warnings += self._unvalidated()
         index = self._artifact.index if self._artifact else None
-        tables = index.table_rows() if index else None
+        tables = self._tables() if index else None
         return Plan(
             file=self._source.name,
             kind="pgkeep" if index else "plain",
@@ -224,7 +245,7 @@ class Restore:
             steps=self._steps(mode),
             problems=problems,
             remedies=remedies,
-            warnings=[*self._omitted(), *warnings],
+            warnings=[*self._left_out(), *warnings],
             raw_bytes=index.raw_bytes if index else None,
             tables=len(tables) if tables is not None else None,
             rows=sum(one.rows for one in tables) if tables is not None else None,
@@ -244,26 +265,57 @@ class Restore:
         started = time.monotonic()
         progress.step("checking the file")
         self._check_file(progress)
-        mode = Mode(plan.mode)
-        old = None
-        if mode in (Mode.IN_PLACE, Mode.DATA_ONLY):
-            loaded = self._load(self._endpoint.to(self.target), progress, one_transaction=True)
-            if mode == Mode.IN_PLACE and self._meta is not None:
-                self._apply_in_place(self._meta.database)
-        else:
-            loaded, old = self._into_new(mode, progress)
+        with self._created_roles():
+            loaded, old = self._restore(Mode(plan.mode), progress)
         return Result(
             database=self.target,
             rows=sum(loaded.rows.values()) if loaded is not None else self._plain_rows,
             tables=len(loaded.rows) if loaded is not None else None,
             warnings=[
-                *self._omitted(),
+                *self._left_out(),
                 *self._warnings,
                 *(loaded.warnings if loaded is not None else []),
             ],
             seconds=round(time.monotonic() - started, 3),
             old_database=old,
         )
+
+    def _restore(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
+        """Restore; return what was loaded, and the name of the database that was replaced."""
+        if mode in (Mode.NEW, Mode.SWAP):
+            loaded, other = self._into_new(mode, progress)
+            if self._failures and other is not None:
+                raise self._failures.error(other, self._renamings(mode, other))
+            return loaded, other
+        loaded = self._load(self._endpoint.to(self.target), progress, one_transaction=True)
+        if mode == Mode.IN_PLACE and self._meta is not None:
+            self._apply_in_place(self._meta.database)
+        return loaded, None
+
+    def _renamings(self, mode: Mode, kept: str) -> list[str]:
+        """Return the statements that put an incomplete database in its place."""
+        with self._maintenance() as connection:
+            renamings = [databases.renaming(kept, self.target)]
+            if mode == Mode.SWAP:
+                old = databases.free_name(connection, self.target)
+                renamings.insert(0, databases.renaming(self.target, old))
+            return [f"{one.as_string(connection)};" for one in renamings]
+
+    @contextlib.contextmanager
+    def _created_roles(self) -> Iterator[None]:
+        """Create the roles that are missing, if that was asked for; drop them after a failure."""
+        missing = self._choice.missing_roles if self._choice is not None else []
+        if not (missing and self._options.create_roles):
+            yield
+            return
+        with self._maintenance() as connection:
+            role_creation.create(connection, missing)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(e.PgkeepError), self._maintenance() as connection:
+                role_creation.drop(connection, missing)
+            raise
 
     @contextlib.contextmanager
     def _maintenance(self) -> Iterator[Connection]:
@@ -311,17 +363,17 @@ class Restore:
                     f" {self._meta.server.major}"
                 )
                 remedies.append("Restore into a newer server, or try it with --portable.")
-            missing = _missing_extensions(connection, self._meta)
-            if missing:
-                problems.append(f"extensions are not installed on the server: {', '.join(missing)}")
-                remedies.append("Install their packages on the database server.")
-            roles = databases.missing_roles(connection, self._needed_roles())
-            if roles:
-                problems.append(f"roles are missing on the server: {', '.join(roles)}")
-                remedies.append(
-                    "Create them from the backup's NAME.globals.sql.gz (zcat FILE | psql -X -d"
-                    " postgres), or leave them out with --no-owner --no-privileges."
-                )
+        for problem, remedy in self._choice.problems() if self._choice is not None else ():
+            problems.append(problem)
+            remedies.append(remedy)
+        if (
+            self._options.create_roles
+            and self._choice is not None
+            and self._choice.missing_roles
+            and not role_creation.may_create(connection)
+        ):
+            problems.append("the role may not create roles")
+            remedies.append("ALTER ROLE ... CREATEROLE; or have a superuser create them.")
         if mode in (Mode.NEW, Mode.SWAP) and not _may_create(connection):
             problems.append("the role may not create databases")
             remedies.append("ALTER ROLE ... CREATEDB; or restore into an empty one by --in-place.")
@@ -343,6 +395,14 @@ class Restore:
             problems += self._data_obstacles()
         return problems, remedies
 
+    def _left_out(self) -> list[str]:
+        return self._choice.lines() if self._choice is not None else []
+
+    def _tables(self) -> list[m.TableRows]:
+        """Return the tables whose rows are restored."""
+        rows = self._artifact.index.table_rows() if self._artifact is not None else []
+        return [one for one in rows if not self._leaves_out_rows((one.schema, one.name))]
+
     def _depends_on_name(self, mode: Mode) -> str | None:
         """Say what would be wrong, or fail, in a database that has a temporary name."""
         if self._artifact is None or self._at_once or mode not in (Mode.NEW, Mode.SWAP):
@@ -355,38 +415,6 @@ class Restore:
             f"Rename database {self.target}, create an empty one of that name, and restore with"
             " --in-place."
         )
-
-    def _find_foreign(self, connection: Connection, artifact: a.Artifact, mode: Mode) -> None:
-        """Find the objects that cannot be made there, and owners that nothing can be given to."""
-        target = databases.portability_of(connection)
-        owns = mode != Mode.IN_PLACE or _may_rename(connection, self.target)
-        if owns and target.version_num >= DATABASE_OWNER_SINCE:
-            roles = target.roles | {"pg_database_owner"}  # whose member a database's owner is
-            target = dataclasses.replace(target, roles=roles)
-        older = target.version_num // 10000 < artifact.index.meta.server.major
-        if self._options.data_only or (target.superuser and not older):
-            return
-        contents = Contents(artifact)
-        for entry in contents.entries:
-            one = entry.one
-            reason = portability.obstacle(one.type, entry.text, target, contents.codec)
-            if reason is not None:
-                self._left_out[one.type, one.schema, one.name] = f"{ld.describe(one)} ({reason})"
-        about = [
-            (schema, portability.followers(kind, name)) for kind, schema, name in self._left_out
-        ]
-        self._left_with = {
-            (one.type, one.schema, one.name)
-            for one in (entry.one for entry in contents.entries)
-            if one.type in script.FOLLOWING_TYPES
-            and any(one.schema == schema and name.fullmatch(one.name) for schema, name in about)
-        }
-        if self._options.owner and not target.superuser:
-            owners = {entry.one.owner for entry in contents.entries if entry.one.owner}
-            owners.add(artifact.index.meta.database.owner)
-            self._strangers = owners - target.roles - {""}  # a plain dump does not name its own
-            for owner in sorted(self._strangers):
-                self._left_out["OWNER", "", owner] = f"what belongs to {owner} (not a member of it)"
 
     def _ambiguous(self) -> Iterator[str]:
         """Warn of what an empty search path would change (trap G4.1)."""
@@ -407,7 +435,7 @@ class Restore:
         assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
         index = self._artifact.index
         there = foreign_keys.tables(connection, codec(index.meta.database.encoding))
-        oids = {there.get((one.schema, one.name), 0) for one in index.table_rows() if one.rows}
+        oids = {there.get((one.schema, one.name), 0) for one in self._tables() if one.rows}
         return triggers.firing(
             connection, oids, triggers.Event.INSERT, replica=self._options.disable_triggers
         )
@@ -415,21 +443,31 @@ class Restore:
     def _check_counts(self, connection: Connection) -> None:
         """Compare the tables with the backup before the commit; COPY counts only its own rows."""
         assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
-        rows = {(one.schema, one.name): one.rows for one in self._artifact.index.table_rows()}
+        rows = {(one.schema, one.name): one.rows for one in self._tables()}
         with searchpath.empty(connection):
             if self._triggers(connection):
                 triggers.compare(connection, rows)
 
-    def _omitted(self) -> list[str]:
-        if not self._options.portable:
-            return []
-        return [f"left out: {one}" for one in self._left_out.values()]
+    def _leaves_out_rows(self, table: Name) -> bool:
+        if self._choice is not None and self._choice.leaves_out_rows(table):
+            return True
+        return self._failures is not None and self._failures.lacks(table)
 
-    def _adapt(self, one: a.Object, text: bytes) -> bytes | None:
-        key = (one.type, one.schema, one.name)
-        if key in self._left_out or key in self._left_with:
-            return None
-        return ld.without_owner(text) if one.owner in self._strangers else text
+    def _tolerates(self, one: a.Object, text: bytes, error: e.RestoreFailed) -> bool:
+        if self._choice is not None and self._choice.tolerates(one, text, error):
+            return True
+        if self._failures is not None:
+            self._failures.record(one, error)
+        return self._failures is not None
+
+    def _unvalidated(self) -> list[str]:
+        """Name the constraints that rows of the backup may violate."""
+        assert self._meta is not None  # noqa: S101 - plain dumps are refused before
+        with self._endpoint.to(self.target).connect() as inside:
+            there = foreign_keys.tables(inside, codec(self._meta.database.encoding))
+            keys = [(one.schema, one.name) for one in self._tables()]
+            oids = [there[key] for key in keys if key in there]
+            return unvalidated.warnings(unvalidated.find(inside, oids))
 
     def _data_obstacles(self) -> list[str]:
         assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
@@ -437,7 +475,8 @@ class Restore:
         encoding = codec(self._artifact.index.meta.database.encoding)
         with self._endpoint.to(self.target).connect() as inside:
             there = foreign_keys.tables(inside, encoding)
-            for table in self._artifact.index.table_rows():
+            conditions = extension_tables.conditions(inside)
+            for table in self._tables():
                 key = (table.schema, table.name)
                 if key not in there:
                     problems.append(
@@ -447,29 +486,19 @@ class Restore:
                     )
                     continue
                 try:
-                    row = inside.execute(
-                        sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(*key))
-                    ).fetchone()
+                    filled = extension_tables.has_rows(inside, key, conditions.get(there[key], b""))
                 except psycopg.errors.InsufficientPrivilege:
                     problems.append(f"the role may not read table {table.schema}.{table.name}")
                     continue
-                if row is not None and row[0]:
+                if filled:
                     problems.append(f"table {table.schema}.{table.name} is not empty")
         return problems
 
-    def _needed_roles(self) -> list[str]:
-        if self._artifact is None or self._meta is None:
-            return []
-        roles: set[str] = set()
-        if self._options.owner:
-            roles.update(one.owner for one in self._artifact.index.objects if one.owner)
-            roles.update([self._meta.database.owner] if self._meta.database.owner else [])
-        if self._options.privileges:
-            roles.update(self._meta.roles)
-        return sorted(roles)
-
     def _steps(self, mode: Mode) -> list[str]:
         steps = [f"check {self._source.name} to its end"]
+        missing = self._choice.missing_roles if self._choice is not None else []
+        if missing and self._options.create_roles:
+            steps.append(f"create roles without login: {', '.join(missing)}")
         what = "schema" if self._options.schema_only else "schema and rows"
         match mode:
             case Mode.DATA_ONLY:
@@ -484,6 +513,8 @@ class Restore:
                 )
                 steps.append(f"load {what} by {self._options.jobs} connections, build indexes")
                 steps.append("compare the number of rows of every table with the backup")
+                if self._failures is not None:
+                    steps.append("if objects have failed, list them and keep it under another name")
                 if mode == Mode.SWAP:
                     steps.append(f"end the sessions of {self.target} and rename it out of the way")
                 if not self._at_once:
@@ -538,12 +569,15 @@ class Restore:
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:
         if self._at_once:
-            return self._load_at_once(progress), None
+            loaded = self._load_at_once(progress)
+            return loaded, self._keep_incomplete(self.target) if self._failures else None
         with self._maintenance() as connection:
             temporary = databases.claim(connection, self.target)
             try:
                 with self._created(temporary):
                     loaded = self._load_into(temporary, progress)
+                    if self._failures:
+                        return loaded, self._keep_incomplete(temporary)
                     old = self._put(temporary, mode)
             except e.RestoreFailed as error:
                 if not error.message.startswith("extension "):
@@ -552,6 +586,11 @@ class Restore:
         if old is not None and self._options.discard_old and self._discard(old):
             old = None
         return loaded, old
+
+    def _keep_incomplete(self, name: str) -> str:
+        """Give a database, of which objects failed, a name that no later restore drops."""
+        with self._maintenance() as connection:
+            return databases.keep_incomplete(connection, name, self.target)
 
     def _load_after(
         self, error: e.RestoreFailed, mode: Mode, progress: Progress
@@ -657,9 +696,10 @@ class Restore:
     def _load(
         self, endpoint: Endpoint, progress: Progress, *, one_transaction: bool = False
     ) -> ld.Loaded | None:
-        if self._artifact is None:
+        if self._artifact is None or self._choice is None:
             self._plain_rows = self._load_plain(endpoint, progress)
             return None
+        tolerant = self._failures is not None or self._choice.is_tolerant
         options = ld.LoadOptions(
             jobs=self._options.jobs,
             schema=not self._options.data_only,
@@ -669,7 +709,9 @@ class Restore:
             one_transaction=one_transaction,
             disable_triggers=self._options.disable_triggers,
             analyze=self._options.analyze and not self._options.schema_only,
-            adapt=self._adapt,
+            adapt=self._choice.adapt,
+            leaves_out=lambda one: self._leaves_out_rows((one.schema, one.name)),
+            tolerates=self._tolerates if tolerant else None,
             settings=self._path(),
             check=self._check_counts if self._options.data_only else lambda _: None,
         )
@@ -691,7 +733,7 @@ class Restore:
 
     def _compare(self, loaded: dict[tuple[str, str], int]) -> None:
         assert self._artifact is not None  # noqa: S101 - called for artifacts only
-        for table in self._artifact.index.table_rows():
+        for table in self._tables():
             found = loaded.get((table.schema, table.name), 0)
             if found != table.rows:
                 raise e.RestoreFailed(
@@ -711,21 +753,27 @@ class Restore:
     def _apply_facts(self, connection: Connection, name: str, facts: m.DatabaseFacts) -> None:
         """Give the new database what the old one had as a database (trap A3.6)."""
         database = sql.Identifier(name)
-        owner = self._options.owner and facts.owner not in self._strangers
+        strangers = self._choice.strangers if self._choice is not None else frozenset()
+        owner = self._options.owner and facts.owner not in strangers
         for statement in databases.facts_statements(
             database, facts, owner=owner, privileges=self._options.privileges
         ):
             try:
                 connection.execute(statement)
-            except psycopg.errors.InsufficientPrivilege as error:
-                if not self._options.portable:
-                    raise e.RestoreFailed(
-                        f"settings of the database: {error.diag.message_primary}",
-                        hint="Restore as a superuser, or leave them out with --portable.",
-                    ) from error
-                self._warnings.append(f"left out: a setting ({error.diag.message_primary})")
             except psycopg.Error as error:
-                raise restore_error(error, "settings of the database") from error
+                self._fact_refused(error)
+
+    def _fact_refused(self, error: psycopg.Error) -> None:
+        privileged = isinstance(error, psycopg.errors.InsufficientPrivilege)
+        if privileged and self._options.portable:
+            self._warnings.append(f"left out: a setting ({error.diag.message_primary})")
+            return
+        failure = restore_error(error, "settings of the database")
+        if privileged:
+            failure.hint = "Restore as a superuser, or leave them out with --portable."
+        if self._failures is None:
+            raise failure from error
+        self._failures.note(failure)
 
     def _apply_in_place(self, facts: m.DatabaseFacts) -> None:
         """Give an existing database all that but its owner; what it has got stays in any case."""
@@ -822,12 +870,6 @@ def _sessions_in_the_way(connection: Connection, name: str) -> Iterator[str]:
             f"the role may not end {row[0]} {noun} of database {name}: GRANT pg_signal_backend to"
             " it (sessions of superusers need a superuser), or end them yourself"
         )
-
-
-def _missing_extensions(connection: Connection, meta: a.Meta) -> list[str]:
-    rows = connection.execute("SELECT name FROM pg_catalog.pg_available_extensions").fetchall()
-    there = {row[0] for row in rows}
-    return [one.name for one in meta.extensions if one.name not in there]
 
 
 def _contents(connection: Connection) -> str | None:

@@ -16,7 +16,7 @@ import msgspec
 import psycopg
 
 from . import errors as e
-from . import programs, script, snapshot
+from . import extension_tables, programs, script, snapshot
 from .artifact import Artifact, Object
 from .copying import CopySession, copy_statement
 from .crew import Crew
@@ -318,7 +318,7 @@ class _Database:
         tasks += [
             Task(one, sizes.get(one.oid, (0, 0))[1]) for one in listed if one.oid not in planned
         ]
-        self._conditions = _conditions(self._connection)
+        self._conditions = extension_tables.conditions(self._connection)
         tasks.sort(key=lambda one: one.size, reverse=True)
         return [(one, wanted[one.table.oid][1]) for one in tasks]
 
@@ -395,19 +395,6 @@ def _statement(task: Task, condition: bytes | None) -> bytes:
     if not table.columns:
         return b"COPY %s TO STDOUT" % table.sql
     return copy_statement(table, task.first, task.last)
-
-
-def _conditions(connection: Connection) -> dict[int, bytes]:
-    """Return which rows of the tables of extensions are in a dump, by OID."""
-    rows = connection.execute(
-        """
-        SELECT c.oid, pg_catalog.convert_to(c.condition, pg_catalog.getdatabaseencoding())
-        FROM pg_catalog.pg_extension,
-             ROWS FROM (pg_catalog.unnest(extconfig), pg_catalog.unnest(extcondition))
-             AS c(oid, condition)
-        """
-    )
-    return {oid: condition for oid, condition in rows if condition}
 
 
 def _in_parallel(tasks: Sequence[Callable[[Crew], None]], jobs: int) -> None:

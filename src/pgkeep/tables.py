@@ -18,8 +18,12 @@ from psycopg import sql
 
 from . import artifact as a
 from . import (
+    condition,
     databases,
+    default_privileges,
+    dependencies,
     dependents,
+    extension_tables,
     interrupts,
     relations,
     script,
@@ -148,6 +152,11 @@ class TablesRestore:
                 )
         parents = self._contents.parents
         roots = [name for name in self._tables if parents.get(name) not in self._tables]
+        if options.new_name and self._configuration:
+            raise e.UsageError(
+                f"{_list(self._configuration)} belongs to an extension: the backup has only its"
+                " rows, and --as needs its definition"
+            )
         if (options.new_name or options.where) and len(roots) > 1:
             raise e.UsageError(
                 f"--as and --where are for one table, {len(roots)} are meant: {_list(roots)}"
@@ -170,6 +179,15 @@ class TablesRestore:
             )
 
     @property
+    def _configuration(self) -> list[Name]:
+        """Return the configuration tables of extensions: of these only rows are restored."""
+        return [name for name in self._tables if name in self._contents.without_definition]
+
+    @property
+    def _created(self) -> list[Name]:
+        return [name for name in self._tables if name not in self._contents.without_definition]
+
+    @property
     def replaces(self) -> bool:
         """Tell whether something that is there would be dropped."""
         return self._options.replace
@@ -185,7 +203,7 @@ class TablesRestore:
         """Return what is executed, the rows apart."""
         options = self._options
         found = []
-        for entry in self._contents.of(self._tables):
+        for entry in self._contents.of(self._created):
             kind, text = entry.one.type, entry.text
             if kind in ld.PRIVILEGE_TYPES and not options.privileges:
                 continue
@@ -212,6 +230,8 @@ class TablesRestore:
                 problems += self._rows_obstacles(connection)
             else:
                 problems += self._obstacles(connection, remedies)
+                if not self._options.privileges:
+                    self._warnings += default_privileges.warnings(connection, self.target, "rS")
         return Plan(
             file=self._artifact.source.name,
             source=self._meta.database.name,
@@ -241,6 +261,15 @@ class TablesRestore:
                 Conflict.FAIL: "undo everything if one of them is there",
             }[self._options.conflict]
             return
+        if self._configuration:
+            rows = _list(self._configuration)
+            if self._options.replace:
+                yield f"delete the rows of {rows} that are not the extension's own"
+            yield f"load the rows of {rows}, which belongs to an extension"
+        if not self._created:
+            yield "compare the number of rows with the backup, and commit"
+            return
+        names = _list(self._created)
         if self._options.replace:
             yield f"drop {names}"
         to = f" as {_dotted(self._new_name)}" if self._options.new_name else ""
@@ -249,8 +278,9 @@ class TablesRestore:
 
     def _obstacles(self, connection: Connection, remedies: list[str]) -> list[str]:
         entries = self._entries()
-        problems = []
-        wanted = [self._new_name] if self._options.new_name else self._tables
+        problems: list[str] = []
+        wanted = [self._new_name] if self._options.new_name else self._created
+        problems += self._configuration_obstacles(connection, remedies)
         there = [name for name in wanted if relations.relation(connection, name) is not None]
         if there and not self._options.replace:
             problems.append(f"{_list(there)} {'is' if len(there) == 1 else 'are'} there already")
@@ -260,8 +290,8 @@ class TablesRestore:
             )
         if self._options.replace:
             problems += [
-                f"view {view} depends on a table that would be dropped"
-                for view in relations.dependent_views(connection, there)
+                f"{one} depends on a table that would be dropped"
+                for one in dependencies.dependents(connection, relations.oids(connection, there))
             ]
             problems += [
                 f"{_dotted(child)} is a part of a table that would be dropped"
@@ -281,6 +311,21 @@ class TablesRestore:
             problems.append(f"roles are missing on the server: {', '.join(roles)}")
             remedies.append("Create them, or leave them out with --no-owner --no-privileges.")
         return problems
+
+    def _configuration_obstacles(
+        self, connection: Connection, remedies: list[str]
+    ) -> Iterator[str]:
+        conditions = extension_tables.conditions(connection)
+        for name in self._configuration:
+            oid = relations.relation(connection, name)
+            if oid is None:
+                yield f"table {_dotted(name)} does not exist, and belongs to an extension"
+                remedies.append("Create the extension first.")
+            elif not self._options.replace and extension_tables.has_rows(
+                connection, name, conditions.get(oid, b"")
+            ):
+                yield f"table {_dotted(name)} has rows that are not the extension's own"
+                remedies.append("Replace them with --drop-existing, or add rows with --where.")
 
     def _warn_of_dependents(self, connection: Connection) -> None:
         if gone := dependents.gone(connection, self._contents, self._tables):
@@ -342,11 +387,16 @@ class TablesRestore:
                 f"triggers of {_dotted(root)} fire, and may change rows: {', '.join(names)}"
             )
         problems = []
-        lacking = set(self._columns()) - set(relations.columns(connection, oid))
+        columns = self._columns()
+        if not columns:
+            problems.append(f"{_dotted(root)} has no columns that can be filled")
+        lacking = set(columns) - set(relations.columns(connection, oid))
         if lacking:
             problems.append(
                 f"{_dotted(root)} has no column {', '.join(sorted(lacking))}, the backup has"
             )
+        if not problems and self._options.where is not None:
+            self._check_condition(connection, self._options.where)
         if self._options.conflict == Conflict.UPDATE:
             if not relations.primary_key(connection, oid):
                 problems.append(
@@ -358,6 +408,15 @@ class TablesRestore:
                     " one that is not"
                 )
         return problems
+
+    def _check_condition(self, connection: Connection, where: str) -> None:
+        """Have the condition parsed as it will be: on the columns of the backup alone."""
+        columns = sql.SQL(", ").join(map(sql.Identifier, self._columns()))
+        root = sql.Identifier(*self._root)
+        subquery = sql.SQL("(SELECT {} FROM {}) AS {}")
+        condition.check(
+            connection, subquery.format(columns, root, sql.Identifier(self._root[1])), where
+        )
 
     @property
     def _root(self) -> Name:
@@ -465,6 +524,7 @@ class TablesRestore:
             self._take_default_privileges(connection, schemas)
         progress.step("loading rows")
         rows = sum(self._load(session, table, schemas, progress) for table in self._tables)
+        self._set_sequences(session)
         progress.step("building indexes")
         for entry in after:
             self._execute(session, entry, schemas)
@@ -476,10 +536,20 @@ class TablesRestore:
 
     def _take_default_privileges(self, connection: Connection, schemas: Mapping[Name, str]) -> None:
         """Take what ALTER DEFAULT PRIVILEGES gives to new tables: the backup's grants follow."""
-        made = {one for table in self._tables for one in self._contents.relations(table)}
+        made = {one for table in self._created for one in self._contents.relations(table)}
         names = [(schemas.get(name, name[0]), name[1]) for name in made]
         for statement in relations.privileges_taken(connection, names):
             connection.execute(statement.encode())
+
+    def _set_sequences(self, session: ld.Session) -> None:
+        """Set the sequences of configuration tables, which the backup does not define either."""
+        for name in self._configuration:
+            oid = relations.relation(session.connection, name)
+            owned = extension_tables.sequences(session.connection, oid or 0)
+            for entry in self._contents.entries:
+                own = statements.own_name(entry.one.type, entry.text, self._contents.codec)
+                if entry.one.type == "SEQUENCE SET" and own in owned:
+                    session.execute_one(entry.one, entry.text)
 
     def _execute(self, session: ld.Session, entry: Entry, schemas: dict[Name, str]) -> None:
         text = statements.moved(entry.text, schemas, self._contents.codec)
@@ -511,11 +581,14 @@ class TablesRestore:
         return True
 
     def _create_schemas(self, connection: Connection) -> None:
-        for schema in dict.fromkeys(schema for schema, _ in self._restored()):
+        made = [self._new_name] if self._options.new_name else self._created
+        for schema in dict.fromkeys(schema for schema, _ in made):
             create = sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema))
             query = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s"
             if connection.execute(query, [schema]).fetchone() is None:
+                suspended = default_privileges.suspend(connection, kinds="n")
                 connection.execute(create)
+                default_privileges.resume(connection, suspended)
 
     def _drop(self, connection: Connection) -> list[str]:
         """Drop the tables that are there; return what makes the foreign keys of others again."""
@@ -523,6 +596,11 @@ class TablesRestore:
         keys = relations.foreign_keys_from_elsewhere(connection, there)
         for drop, _ in keys:
             connection.execute(drop.encode())
+        conditions = extension_tables.conditions(connection)
+        for name in reversed(self._configuration):  # pg_dump writes what is referred to first
+            oid = relations.relation(connection, name)
+            extension_tables.delete_rows(connection, name, conditions.get(oid or 0, b""))
+        there = [name for name in there if name in self._created]
         if there:
             names = sql.SQL(", ").join(sql.Identifier(*name) for name in there)
             connection.execute(sql.SQL("DROP TABLE {}").format(names))
@@ -621,12 +699,16 @@ class TablesRestore:
             sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA")
             .format(sql.Identifier(ROWS), listed, root)
         )  # fmt: skip
-        target = sql.Identifier("pg_temp", ROWS).as_bytes(connection)
+        scratch = sql.Identifier("pg_temp", ROWS)
+        if self._options.where is not None:
+            aliased = sql.SQL("{} AS {}").format(scratch, alias)
+            condition.check(connection, aliased, self._options.where)
+        target = scratch.as_bytes(connection)
         for table in self._tables:
             for one in self._contents.rows(table):
                 self._copy(session, one, target, progress)
-        chosen = sql.SQL("FROM pg_temp.{} AS {} WHERE ({})").format(
-            sql.Identifier(ROWS), alias, sql.SQL(self._options.where or "true")
+        chosen = sql.SQL("FROM pg_temp.{} AS {} WHERE {}").format(
+            sql.Identifier(ROWS), alias, condition.embedded(self._options.where)
         )
         progress.step("inserting rows")
         query = sql.SQL("SELECT pg_catalog.count(*) {}").format(chosen)

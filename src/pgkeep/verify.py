@@ -123,7 +123,7 @@ def _digest_of(line: bytes, name: str, file: str) -> str:
         raise e.VerificationFailed(
             f"{name}: its .sha256 file says {line[:200].decode('utf-8', 'replace')!r}, expected a"
             " SHA-256, two spaces and the name of the file",
-            hint=f"sha256sum -c {file} fails too. Compare the backup with another copy of it.",
+            hint=f"{file} is damaged, or belongs to another file: compare it with another copy.",
         )
     return match["digest"].decode().lower()
 

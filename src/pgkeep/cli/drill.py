@@ -209,7 +209,7 @@ def _print(outcome: "d.Outcome", report: Path | None) -> None:
             f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
         )
     if outcome.throw_away:
-        output.say(f"    isolation of the server: {drill.isolation_of(outcome)}")
+        output.say(f"    isolation: {drill.isolation_of(outcome)}")
     for check in outcome.checks:
         count = f"{check.checked:,}"
         output.say(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
@@ -220,7 +220,8 @@ def _print(outcome: "d.Outcome", report: Path | None) -> None:
     if outcome.unproved:
         output.say(f"    --   {'not proved':20} {len(outcome.unproved):>12,}")
         for one in outcome.unproved[:SHOWN]:
-            output.say(f"         {printable(one)}")
+            for line in textwrap.wrap(printable(one), 70, subsequent_indent="  "):
+                output.say(f"         {line}")
         if len(outcome.unproved) > SHOWN:
             output.say(f"         and {len(outcome.unproved) - SHOWN} more")
     times = [f"{phase} {progress.duration(value)}" for phase, value in outcome.seconds.items()]

@@ -67,6 +67,20 @@ Examples:
     help="Leave out, and list, what the server or the role cannot have; an older server may do.",
 )
 @click.option(
+    "--skip",
+    metavar="TYPE:NAME",
+    multiple=True,
+    help="Leave out this object, as pgkeep show --objects names it, and what needs it. May be"
+    " repeated.",
+)
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="Continue when objects fail, list them at the end, and keep the database under another"
+    " name.",
+)
+@click.option("--create-roles", is_flag=True, help="Create roles that are missing, without login.")
+@click.option(
     "--search-path",
     type=click.Choice([one.value for one in SearchPath]),
     default=SearchPath.EMPTY.value,
@@ -124,6 +138,9 @@ def command(
     no_privileges: bool,
     no_analyze: bool,
     portable: bool,
+    skip: tuple[str, ...],
+    keep_going: bool,
+    create_roles: bool,
     allow_statements: bool,
     search_path: str,
     tables: tuple[str, ...],
@@ -167,6 +184,14 @@ def command(
         },
         {"--schema-only": schema_only, "--data-only": data_only},
         *(
+            {"--keep-going": keep_going, name: given}
+            for name, given in {
+                "--in-place": in_place,
+                "--data-only": data_only,
+                "--table": bool(tables),
+            }.items()
+        ),
+        *(
             {"--table": bool(tables), name: given}
             for name, given in {
                 "--schema-only": schema_only,
@@ -175,6 +200,7 @@ def command(
                 "--portable": portable,
                 "--allow-statements": allow_statements,
                 "--discard-old": discard_old,
+                "--create-roles": create_roles,
             }.items()
         ),
         {
@@ -221,7 +247,9 @@ def command(
         jobs=config.jobs, target=target_db, drop_existing=drop_existing, discard_old=discard_old,
         in_place=in_place, schema_only=schema_only, data_only=data_only,
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
-        analyze=not no_analyze, portable=portable, allow_statements=allow_statements,
+        analyze=not no_analyze, portable=portable, skip=skip, keep_going=keep_going,
+        create_roles=create_roles,
+        allow_statements=allow_statements,
         search_path=SearchPath(search_path),
     )  # fmt: skip
     restore = r.Restore(config.endpoint(), source, options, side)

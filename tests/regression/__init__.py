@@ -1,0 +1,1 @@
+"""PostgreSQL's own regression database, backed up and restored in every way: `make regress`."""

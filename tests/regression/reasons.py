@@ -1,0 +1,118 @@
+"""Why something differs: the first reason whose pattern fits. What has none is unexplained."""
+
+import re
+from dataclasses import dataclass
+
+POSTGRESQL = "PostgreSQL"
+TESTS = "the regression tests"
+DESIGN = "pgkeep, by design"
+DEFECT = "pgkeep, a defect"
+SERVER = "the target server"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """An explanation of differences; the pattern is searched in "step: kind name: after"."""
+
+    pattern: str
+    whose: str
+    text: str
+
+    def fits(self, what: str) -> bool:
+        """Tell whether this explains a difference."""
+        return re.search(self.pattern, what) is not None
+
+
+REASONS: tuple[Reason, ...] = (
+    Reason(
+        r"definition of TABLE public\.(gtestxx_4|test_type_diff2_c[12]):",
+        POSTGRESQL,
+        "The tests made the child with its own order of columns and attached it by"
+        " `ALTER TABLE ... INHERIT`. pg_dump writes `CREATE TABLE ... INHERITS`, and PostgreSQL"
+        " then puts the parent's columns first. The rows are the same, column by column.",
+    ),
+    Reason(
+        r"rows of public\.mvtest_bb:|drill: warning materialized view public\.mvtest_bb:",
+        POSTGRESQL,
+        "The materialized view was stale in the source: its base changed after the last refresh."
+        " A restore refreshes it, as pg_dump writes it.",
+    ),
+    Reason(
+        r"number of operators",
+        POSTGRESQL,
+        "The operator `!==` is a shell: a commutator or negator that was named and never defined."
+        " pg_dump writes no shells.",
+    ),
+    Reason(
+        r"number of comments",
+        POSTGRESQL,
+        "PostgreSQL 15 keeps the comment of a subscription that was dropped, without its object.",
+    ),
+    Reason(
+        r"^(zcat and psql|index of .*|restore of a plain dump): setting of \(all roles\)",
+        DESIGN,
+        "Settings of the database (`ALTER DATABASE ... SET`) are not in a plain dump. pgkeep"
+        " keeps them in the manifest, where `pgkeep restore` finds them.",
+    ),
+    Reason(
+        r"^drill: .*(is behind|\d+ findings, the first: sequence)",
+        TESTS,
+        "The tests insert values without the sequence, so that it is behind its column in the"
+        " source too. The drill reports it because the next INSERT would fail: a finding where the"
+        " column is unique, else a warning.",
+    ),
+    Reason(
+        r"--as=twin.*\d+ partitions: --as takes one of them",
+        DESIGN,
+        "A partitioned table is not restored under another name. Its partitions would need new"
+        " names too. Use another database.",
+    ),
+    Reason(
+        r"check_con_tbl --as=twin",
+        POSTGRESQL,
+        "The CHECK constraint calls a function whose argument is the row type of this table."
+        " A table of another name has another row type.",
+    ),
+    Reason(
+        r"--drop-existing.*9: error: .*(depends? on a table|is a part of a table)",
+        DESIGN,
+        "Something else needs the table: a view, a child table, a function over its row type."
+        " pgkeep refuses; it never drops what it was not asked to drop.",
+    ),
+    Reason(
+        r"--drop-existing.*8: error: .*cannot drop table",
+        DEFECT,
+        "A function over the row type of the table depends on it. The plan does not foresee that;"
+        " the restore fails without changing anything.",
+    ),
+    Reason(
+        r"--data-only.*violates check constraint"
+        r'|--where.*(violates check constraint "chk"|rows of public\.gtest20b)',
+        DEFECT,
+        "The constraint is NOT VALID in the source, and rows violate it. `pg_dump --data-only` and"
+        " psql fail there too; a whole restore does not, because it adds the constraint last.",
+    ),
+    Reason(
+        r"--where.*public\.pslot.*does not exist",
+        DEFECT,
+        "A trigger's function names tables without their schema, and the session that inserts the"
+        " rows has an empty `search_path`.",
+    ),
+    Reason(
+        r"--where.*(rows of public\.(testjsonb|mcv_lists_arrays|main_table)|warning triggers of)",
+        DESIGN,
+        "A table without a unique index is compared by all columns: a row that equals an existing"
+        " one is not inserted again. Triggers fire, as the warning says.",
+    ),
+    Reason(
+        r"^restore into (17|18): .*ICU is not supported in this build",
+        SERVER,
+        "The servers of the wheels are built without ICU, so that a collation of the provider ICU"
+        " cannot be created. `pg_dump | psql` fails there too.",
+    ),
+)
+
+
+def reason(what: str) -> Reason | None:
+    """Return the reason of a difference."""
+    return next((one for one in REASONS if one.fits(what)), None)
