@@ -86,17 +86,10 @@ REASONS: tuple[Reason, ...] = (
         " the restore fails without changing anything.",
     ),
     Reason(
-        r"--data-only.*violates check constraint"
-        r'|--where.*(violates check constraint "chk"|rows of public\.gtest20b)',
+        r"--data-only.*violates check constraint|--where.*(public\.gtest20b)",
         DEFECT,
         "The constraint is NOT VALID in the source, and rows violate it. `pg_dump --data-only` and"
         " psql fail there too; a whole restore does not, because it adds the constraint last.",
-    ),
-    Reason(
-        r"--where.*public\.pslot.*does not exist",
-        DEFECT,
-        "A trigger's function names tables without their schema, and the session that inserts the"
-        " rows has an empty `search_path`.",
     ),
     Reason(
         r"--where.*(rows of public\.(testjsonb|mcv_lists_arrays|main_table)|warning triggers of)",
