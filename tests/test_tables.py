@@ -487,6 +487,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "as": (["--table=app.orders", "--as=a.b.c"], 2, "expected NAME or SCHEMA.NAME"),
     "alone": (["--where=true"], 2, "--where needs --table"),
     "both": (["--table=app.orders", "--as=x", "--where=true"], 2, "exclude each other"),
+    "skip": (["--table=app.orders", "--skip=table:app.u"], 2, "exclude each other"),
     "condition": (["--table=app.orders", "--where=nonsense > 1", "--yes"], 8, "does not exist"),
     "key": (["--table=app.parent", "--where=true", "--on-conflict=update"], 9, "no primary key"),
     "database": (["--table=app.orders", "--target-db=none"], 3, '"none" does not exist'),

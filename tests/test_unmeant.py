@@ -6,8 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from pgkeep import manifest as m
 from pgkeep import naming
 from pgkeep.server import Server
 
@@ -50,15 +52,15 @@ def test_less_space_than_the_last_backup_took(pg17: Server, app: str, tmp_path: 
     name = naming.parse(path.name)
     assert name is not None
     manifest = path.with_name(name.manifest)
-    facts = json.loads(manifest.read_text())
+    facts = m.decode(manifest.read_bytes(), name.manifest)
     warning = "GB free, the last backup of database"
     env = keep.environment(pg17, app, BACKUP_DIR=str(tmp_path))
     assert warning not in said(keep.start("doctor", env=env))
     # A sparse file is as large as one likes.
-    facts["artifact"]["size"] = shutil.disk_usage(tmp_path).total + 1
+    large = msgspec.structs.replace(facts.artifact, size=shutil.disk_usage(tmp_path).total + 1)
     with path.open("r+b") as file:
-        file.truncate(facts["artifact"]["size"])
-    manifest.write_text(json.dumps(facts))
+        file.truncate(large.size)
+    manifest.write_bytes(m.encode(msgspec.structs.replace(facts, artifact=large)))
     assert warning in said(keep.start("doctor", env=env))
     assert warning in said(keep.start("backup", env=env))
 

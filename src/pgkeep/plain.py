@@ -51,7 +51,7 @@ class Part:
     head: bytes = b""
     creation: bytes = b""
     encoding: str = "SQL_ASCII"
-    is_template: bool = False
+    properties: bytes = b""  # ALTER DATABASE
     entries: int = 0
     data: int = 0
     tables: int = 0
@@ -274,7 +274,7 @@ class _Reading:
             if match is not None:
                 part.name = statements.unquoted(match["name"], part.codec)
         elif self._entry.type == "DATABASE PROPERTIES":
-            part.is_template |= _IS_TEMPLATE.search(data) is not None
+            part.properties = (part.properties + data)[:HEAD]
         elif self._entry.type in ("ACL", "DEFAULT ACL") and not is_of_database(self._entry):
             roles = {one["role"] for one in _GRANTEE.finditer(data)} - {b"PUBLIC"}
             part.grantees |= {shared_text(_unquoted(one), part.codec) for one in roles}
@@ -346,7 +346,7 @@ def database_facts(part: Part, name: str) -> m.DatabaseFacts:
         provider=_PROVIDERS.get(options.get(b"LOCALE_PROVIDER", b"libc"), "c"),
         locale=text.get("ICU_LOCALE", text.get("BUILTIN_LOCALE")),
         icu_rules=text.get("ICU_RULES"),
-        is_template=part.is_template,
+        is_template=_IS_TEMPLATE.search(part.properties) is not None,
     )
 
 

@@ -201,6 +201,7 @@ def command(
                 "--allow-statements": allow_statements,
                 "--discard-old": discard_old,
                 "--create-roles": create_roles,
+                "--skip": bool(skip),
             }.items()
         ),
         {
