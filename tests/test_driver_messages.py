@@ -1,5 +1,7 @@
-"""What the driver logs about a failure is not printed beside our own message."""
+"""What is printed of a failed restore: our own message, one line for each object."""
 
+import json
+import re
 from pathlib import Path
 
 from pgkeep.server import Server
@@ -8,16 +10,47 @@ from . import keep
 from . import servers as s
 from .conftest import DatabaseFactory
 
+# Since 16 a column cannot be generated in a child table alone.
+PARENT = "create table p (a int, b int)"
+CHILD = "create table {} (a int, b int generated always as (a * 2) stored) inherits (p)"
+REFUSED = 'child column "b" specifies generation expression'
+
 
 def test_a_failed_restore_prints_its_error_and_nothing_of_the_driver(
     pg15: Server, pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
     """G6.14: psycopg logs an aborted pipeline; without a handler Python prints that."""
     source = database(pg15)
-    s.sql(pg15, source, "create collation german (provider = icu, locale = 'de')")
+    s.sql(pg15, source, f"{PARENT}; {CHILD.format('c')}")
     artifact = keep.backup(pg15, source, tmp_path)
     env = keep.environment(pg17)
     said = keep.run("restore", f"--backup={artifact}", "--target-db=not_made", env=env, code=8)
-    assert "collation public.german: ICU is not supported in this build" in said
+    assert f"error: table public.c: {REFUSED}" in said
     assert "psycopg" not in said
     assert "pipeline" not in said
+
+
+def test_every_object_that_failed_has_a_line_of_its_own(
+    pg15: Server, pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """G6.15: one object a line, and a name that holds a line end begins no other."""
+    source = database(pg15)
+    children = [CHILD.format(name) for name in ('"a\nerror: b"', "c")]
+    s.sql(pg15, source, "; ".join([PARENT, *children]))
+    artifact = keep.backup(pg15, source, tmp_path)
+    env = keep.environment(pg17)
+    command = ["restore", f"--backup={artifact}", "--target-db=not_made", "--keep-going"]
+    lines = keep.run(*command, env=env, code=8).splitlines()
+    (number,) = (number for number, one in enumerate(lines) if one.startswith("error: "))
+    kept = re.fullmatch(r"error: 3 objects .* kept as (\S+)", lines[number])
+    assert kept is not None, lines[number:]
+    s.drop(pg17, kept[1])
+    assert lines[number + 2] == f"    table public.c: {REFUSED}"
+    # pg_dump announces a name with spaces for line ends; rows know the name itself.
+    assert lines[number + 3].startswith("    rows of public.a\\nerror: b: relation")
+    assert lines[number + 4].startswith("hint: To use it as it is: ALTER DATABASE")
+    assert len(lines) == number + 5
+    report = json.loads(keep.start(*command, "--json", env=env).communicate(timeout=120)[0])
+    s.drop(pg17, report["error"].rpartition(" ")[2])
+    assert len(report["details"]) == 3
+    assert report["details"][1] == f"table public.c: {REFUSED}"

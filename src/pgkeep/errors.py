@@ -19,16 +19,24 @@ PgkeepError (1)
 Messages follow PostgreSQL's style guide: lower-case, no full stop; hints are sentences.
 """
 
+from collections.abc import Sequence
+
 
 class PgkeepError(Exception):
-    """Base of everything that pgkeep raises on purpose; the hint says what to do about it."""
+    """Base of everything that pgkeep raises on purpose.
+
+    The hint says what to do about it. Details are printed below the message, one a line.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, details: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details = tuple(details)
 
 
 class UsageError(PgkeepError):

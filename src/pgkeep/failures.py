@@ -39,9 +39,8 @@ class Failures:
     def error(self, kept: str, statements: list[str]) -> e.RestoreFailed:
         """Return the error that ends the restore; the statements finish it by hand."""
         count = len(self._messages)
-        lines = "".join(f"\n    {message}" for message in self._messages)
         return e.RestoreFailed(
-            f"{count} {_NOUN[count == 1]} could not be restored, the database is kept as {kept}:"
-            f"{lines}",
+            f"{count} {_NOUN[count == 1]} could not be restored, the database is kept as {kept}",
             hint=f"To use it as it is: {' '.join(statements)}",
+            details=self._messages,
         )

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator
 
 import psycopg
 
-from . import portability, statements
+from . import portability, script, statements
 from .artifact import Artifact, Object
 from .database import codec
 from .snapshot import Connection
@@ -55,9 +55,15 @@ def definitions(artifact: Artifact) -> Iterator[tuple[Object, bytes]]:
     """Yield all entries but rows, each with its SQL."""
     by_member = artifact.index.objects_by_member()
     for number, member in enumerate(artifact.index.members):
-        if member.section != "data" and by_member[number]:
+        # Without post-data, privileges and comments follow the rows.
+        found = [
+            one
+            for one in by_member[number]
+            if member.section != "data" or one.type in script.FOLLOWING_TYPES
+        ]
+        if found:
             data = artifact.read(number)
-            for one in by_member[number]:
+            for one in found:
                 yield one, data[one.start : one.start + one.length]
 
 

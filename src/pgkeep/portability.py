@@ -12,16 +12,21 @@ from . import statements
 _SUPERUSER = frozenset({
     "ACCESS METHOD", "EVENT TRIGGER", "FOREIGN DATA WRAPPER", "OPERATOR CLASS", "OPERATOR FAMILY",
     "PROCEDURAL LANGUAGE", "PUBLICATION TABLES IN SCHEMA", "SHELL TYPE", "TEXT SEARCH PARSER",
-    "TEXT SEARCH TEMPLATE",
+    "TEXT SEARCH TEMPLATE", "TRANSFORM",
 })  # fmt: skip
 # What only some forms of a command need a superuser for.
 _FORMS = {
+    "AGGREGATE": re.compile(rb"^ +M?STYPE = internal\b", re.MULTILINE),
     "CAST": re.compile(rb" WITHOUT FUNCTION"),
     "FUNCTION": re.compile(rb"^ +LANGUAGE (?:c|internal)\b|^ +LANGUAGE .* LEAKPROOF\b", re.M),
     "PROCEDURE": re.compile(rb"^ +LANGUAGE (?:c|internal)\b", re.MULTILINE),
     "PUBLICATION": re.compile(rb" FOR ALL TABLES"),
-    "TYPE": re.compile(rb"^ +INPUT = ", re.MULTILINE),
+    # With its functions, or a name alone that was never defined.
+    "TYPE": re.compile(
+        rb"^ +INPUT = |^CREATE TYPE %b\.%b;$" % (statements.IDENTIFIER, statements.IDENTIFIER), re.M
+    ),
 }
+_SYSTEM_PRIVILEGES = re.compile(rb"^(?:GRANT|REVOKE) .*? ON (?:[A-Z]+ )+pg_catalog\.", re.MULTILINE)
 _ROUTINES = frozenset({"FUNCTION", "PROCEDURE"})
 # What comments and privileges call the kind of an object, where that is not its type.
 _LABELS = {
@@ -78,6 +83,8 @@ def _refusal(kind: str, text: bytes, target: Target, codec: str) -> str | None:
     form = _FORMS.get(kind)
     if kind in _SUPERUSER or (form is not None and form.search(text)):
         return "only a superuser may create it"
+    if kind == "ACL" and _SYSTEM_PRIVILEGES.search(text):
+        return "only a superuser may change privileges of system objects"
     if kind == "SUBSCRIPTION" and "pg_create_subscription" not in target.roles:
         return "only a superuser or a member of pg_create_subscription may create it"
     if kind == "DEFAULT ACL" and (role := _found(_FOR_ROLE, text, codec)) not in target.roles:

@@ -63,14 +63,16 @@ class Lab:
         *args: str,
         server: Server | None = None,
         newest: bool = False,
+        user: str | None = None,
         code: int = 0,
         shown: bool = True,
     ) -> bytes:
         """Run a command of pgkeep; an unexpected exit code and warnings are differences."""
+        env = keep.environment(server or self.server, BACKUP_DIR=str(self.folder / "backups"))
         began = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", _NEWEST, *args] if newest else [keep.PGKEEP, *args],
-            env=keep.environment(server or self.server, BACKUP_DIR=str(self.folder / "backups")),
+            env=env if user is None else {**env, "PGUSER": user},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=COMMAND_SECONDS,
@@ -82,7 +84,7 @@ class Lab:
             step.commands.append(command)
         said = [self._tidy(one) for one in done.stderr.decode(errors="replace").splitlines()]
         for line in said:
-            if line.startswith("warning: "):
+            if line.startswith("warning: ") and not line.startswith("warning: left out: "):
                 step.add("warning", line.removeprefix("warning: "), "", "")
         if done.returncode != code:
             errors = [one for one in said if not re.match(r"\d\d:|warning: ", one)]
@@ -143,4 +145,4 @@ class Lab:
         text = text.replace(str(self.artifact), "FILE").replace(str(self.artifact.name), "FILE")
         text = text.replace(f"{self.folder}/", "").replace(f"{self.folder}", ".")
         text = re.sub(r"\b[a-z]+_manual_[0-9TZ]+\.sql\.gz", "NAME.sql.gz", text)
-        return re.sub(r"\bpgkeep_[0-9a-f]{8,12}\b", "pgkeep_RANDOM", text)
+        return re.sub(r"\b(pgkeep|incomplete)_[0-9a-f]{8,12}\b", r"\1_RANDOM", text)

@@ -101,7 +101,10 @@ def write(
 
 
 def _reason(step: Step, one: Difference) -> reasons.Reason | None:
-    return reasons.reason(f"{step.name}: {one}: {one.after}")
+    found = reasons.reason(f"{step.name}: {one}: {one.after}")
+    if found is None and one in step.plain and step.name.startswith("restore into"):
+        return reasons.SERVER_LACKS
+    return found
 
 
 def _step(step: Step) -> str:
@@ -112,7 +115,7 @@ def _step(step: Step) -> str:
 
 
 def _reasons(steps: Sequence[Step]) -> Iterator[str]:
-    for reason in (*reasons.REASONS, None):
+    for reason in (*reasons.REASONS, reasons.SERVER_LACKS, None):
         found = [
             (step, [one for one in step.differences if _reason(step, one) == reason])
             for step in steps

@@ -73,9 +73,14 @@ class Output:
     def failed(self, error: e.PgkeepError) -> None:
         """Tell, as the last thing of all, why the command failed."""
         if self.style == "json":
-            self._json("error", error.message, hint=error.hint, exit_code=error.exit_code)
+            details = {"details": error.details} if error.details else {}
+            self._json(
+                "error", error.message, hint=error.hint, exit_code=error.exit_code, **details
+            )
             return
         _tell(f"error: {error.message}")
+        for detail in error.details:
+            _tell(f"    {detail}")
         for number, line in enumerate((error.hint or "").splitlines()):
             _tell(f"{'      ' if number else 'hint: '}{line}")
 

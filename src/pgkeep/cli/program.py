@@ -217,7 +217,11 @@ def _failed(error: e.PgkeepError) -> int:
     if "--json" in sys.argv and not _output.printed:
         import msgspec  # noqa: PLC0415
 
-        record = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        record: dict[str, object] = {
+            "error": error.message, "hint": error.hint, "exit_code": error.exit_code
+        }  # fmt: skip
+        if error.details:
+            record["details"] = error.details
         with contextlib.suppress(OSError):  # the exit code tells it too
             click.echo(msgspec.json.encode(record))
     _output.failed(error)
