@@ -106,8 +106,8 @@ REASONS: tuple[Reason, ...] = (
     Reason(
         r"^restore into 17.*definition of ACL public\.TABLE datdba_only",
         POSTGRESQL,
-        "The owner has revoked DELETE from itself. pg_dump 15 writes REVOKE ALL and grants the rest,"
-        " without MAINTAIN, which 17 has in addition; pg_dump 17 revokes what 15 knows.",
+        "The owner has revoked DELETE from itself. pg_dump 15 writes REVOKE ALL and grants the"
+        " rest, without MAINTAIN, which 17 has in addition; pg_dump 17 revokes what 15 knows.",
     ),
     Reason(
         r"^--portable.*(heap2|exit code)",
