@@ -191,7 +191,7 @@ CHANGES: dict[str, tuple[Callable[[Parts, bytes], bytes], str]] = {
     "two end markers": (lambda p, _: p.joined(*p.members) + p.marker, "its end marker says"),
     "zero appended": (lambda p, _: p.joined(*p.members) + b"\0", "unknown|without|damaged"),
     "line end appended": (lambda p, _: p.joined(*p.members) + b"\n", "unknown|without|damaged"),
-    "page of zeros appended": (lambda p, _: p.joined(*p.members) + bytes(4096), "damaged gzip"),
+    "page of zeros appended": (lambda p, _: p.joined(*p.members) + bytes(4096), "zero bytes after"),
     "empty member appended": (
         lambda p, _: p.joined(*p.members) + gzip.compress(b""),
         "made by pgkeep, but without its end marker",
@@ -508,12 +508,18 @@ def test_other_kinds_of_files_are_named(
 ) -> None:
     name = plain_databases(pg17)
     custom, tar = s.dump(pg17, name, "-Fc"), s.dump(pg17, name, "-Ft")
-    for kind in (custom, tar, gzip.compress(custom), plain.decode().encode("utf-16"), b"\x1f"):
-        assert "not a plain dump of pg_dump" in reason(kind)
+    for kind, said in (
+        (custom, "an archive of pg_dump -Fc"),
+        (gzip.compress(custom), "an archive of pg_dump -Fc"),
+        (tar, "a tar archive"),
+        (plain.decode().encode("utf-16"), "text in UTF-16"),
+        (b"\x1f", "not a plain dump of pg_dump"),
+    ):
+        assert said in reason(kind)
     assert "the dump is empty" in reason(gzip.compress(b""))  # B1: pg_dump failed in a pipe
     assert "lines end in CR LF" in reason(plain.replace(b"\n", b"\r\n"))
     for more in (b"garbage", b"DROP TABLE t;\n", b"COPY t FROM stdin;\n1\n\\.\n"):
-        assert "the dump is cut" in reason(plain + more)
+        assert re.search("the dump is cut|after the end|semicolon", reason(plain + more))
     assert reason(plain[plain.index(b"CREATE") :])  # without its beginning
 
 
@@ -536,7 +542,7 @@ def test_gzip_of_any_program(plain: bytes) -> None:
     for keep_members in (members[:1], members[1:], members[:3], [members[0], *members[2:]]):
         assert reason(b"".join(keep_members))
     for garbage in (b"\0", b"\n", bytes(512), b"garbage", b"\x1f\x8b", members[0][:20], plain):
-        assert re.search("damaged gzip|gzip data is cut", reason(packed + garbage))
+        assert re.search("damaged gzip|gzip data is cut|zero bytes", reason(packed + garbage))
     for length in (-1, -4, -8, -9):
         assert "the gzip data is cut" in reason(packed[:length])
     # What can change without a trace holds nothing: the header's time, flags and system, the bits
@@ -637,12 +643,15 @@ def test_cut_plain_dump_leaves_no_database(
 
 
 @pytest.mark.parametrize(
-    "broken",
+    ("broken", "error"),
     [
-        (b"\nCREATE INDEX ", b"\nCREATE INDEX nowhere ON public.nothing (x);\nCREATE INDEX "),
-        (b"\n2\t", b"\n1\t"),
-        (b"\n2\t", b"\ntwo\t"),
-        (b"ADD CONSTRAINT t_pkey", b"ADD CONSTRAINT"),
+        (
+            (b"\nCREATE INDEX ", b"\nCREATE INDEX nowhere ON public.nothing (x);\nCREATE INDEX "),
+            'relation "public.nothing" does not exist',
+        ),
+        ((b"\n2\t", b"\n1\t"), "could not create unique index"),
+        ((b"\n2\t", b"\ntwo\t"), "invalid input syntax for type integer"),
+        ((b"ADD CONSTRAINT t_pkey", b"ADD CONSTRAINT"), "syntax error"),
     ],
     ids=["statement", "duplicate key", "row", "syntax"],
 )
@@ -652,6 +661,7 @@ def test_plain_dump_that_the_server_refuses(
     database: DatabaseFactory,
     tmp_path: Path,
     broken: tuple[bytes, bytes],
+    error: str,
 ) -> None:
     """A2.5, A2.6: exit code 8, what the server said, and no database of half the dump."""
     assert plain.count(broken[0]) >= 1
@@ -663,7 +673,7 @@ def test_plain_dump_that_the_server_refuses(
     whole(path.read_bytes())
     for args in (["--target-db=new"], [f"--target-db={target}", "--drop-existing", "--yes"]):
         said = keep.run("restore", f"--backup={path}", *args, env=keep.environment(pg17), code=8)
-        assert "ERROR" in said
+        assert error in said
         assert databases(pg17) == before
     assert s.sql(pg17, target, "select n from kept") == [(1,)]
 

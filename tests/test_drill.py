@@ -384,6 +384,7 @@ def test_the_newest_verified_backup_is_drilled(shop: Path, place: Path, tmp_path
         m.decode(path.read_bytes(), path.name),
         verified=None,
         taken=datetime(2099, 1, 1, tzinfo=UTC),
+        globals=None,
     )
     facts = msgspec.structs.replace(newer.artifact, name=newer.name.artifact)
     newer = msgspec.structs.replace(newer, artifact=facts)

@@ -137,9 +137,12 @@ class Catalog:
     def _manifest(self, file: str, name: naming.BackupName) -> m.Manifest:
         manifest = read_manifest(self.store, file)
         # By what it says of itself its files are found and, one day, removed.
-        others = manifest.globals is not None and manifest.globals.name != name.globals
-        if manifest.name != name or manifest.artifact.name != name.artifact or others:
+        if manifest.name != name:
             raise e.VerificationFailed(f"{file} is the manifest of {manifest.name.stem}")
+        expected = {name.artifact, name.globals}
+        for facts in (manifest.artifact, manifest.globals):
+            if facts is not None and facts.name not in expected:
+                raise e.VerificationFailed(f"{file} names a file of another backup: {facts.name}")
         return manifest
 
 

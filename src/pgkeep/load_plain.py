@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from . import dialect, script
 from . import errors as e
@@ -18,6 +19,7 @@ from .reading import PlainReading
 from .stores import Source
 
 BATCH_STATEMENTS = 100
+_STRINGS = re.compile(rb"SET standard_conforming_strings = (?P<value>on|off);")
 _SET = re.compile(rb"SET (?P<name>[a-z_]+) = ")
 _DROP_PUBLIC = re.compile(rb"DROP SCHEMA (?:IF EXISTS )?public;")
 _NOTHING = Object(type="DUMP", schema="", name="", owner="", member=0, start=0)
@@ -47,7 +49,7 @@ def load(
     reading = PlainReading(source, progress.advance, statements=False)
     reading.scanner = script.Scanner(statements=True)
     with endpoint.connect() as connection:
-        loading = _Loading(Session(connection, []), codec(encoding), reading.scanner, allow=allow)
+        loading = _Loading(Session(connection, []), codec(encoding), allow=allow)
         pieces = reading.pieces()
         for piece in pieces:
             if isinstance(piece, script.CopyBegin):
@@ -63,12 +65,9 @@ def load(
 class _Loading:
     """Execute the statements of a dump in batches, each named by the entry that it belongs to."""
 
-    def __init__(
-        self, session: Session, codec_name: str, scanner: script.Scanner, *, allow: bool
-    ) -> None:
+    def __init__(self, session: Session, codec_name: str, *, allow: bool) -> None:
         self._session = session
         self._codec = codec_name
-        self._scanner = scanner
         self._allow = allow
         self._statements = dialect.Statements()
         self._waiting: list[tuple[Object, bytes]] = []
@@ -87,13 +86,37 @@ class _Loading:
         if statement is None or not statement.text or self._is_passed_over(statement.text):
             return
         self._check(statement)
+        if self._goes_alone(statement.text):
+            self._flush()
+            self._execute(statement.text)
+            return
         self._waiting.append((self._entry or _NOTHING, statement.text))
         self._size += len(statement.text)
-        alone = not dialect.is_known(statement.text) or self._scanner.backslash_strings != (
-            self._session.strings == "off"
-        )
-        if alone or len(self._waiting) >= BATCH_STATEMENTS or self._size > BATCH_BYTES:
+        if len(self._waiting) >= BATCH_STATEMENTS or self._size > BATCH_BYTES:
             self._flush()
+
+    def _goes_alone(self, statement: bytes) -> bool:
+        """Whether a statement cannot share a transaction with others, which may be repeated.
+
+        Large objects come in transactions of their own; what pg_dump does not write may not be
+        allowed in any.
+        """
+        return (
+            self._session.connection.info.transaction_status != TransactionStatus.IDLE
+            or statement in (b"BEGIN;", b"COMMIT;")
+            or _STRINGS.match(statement) is not None
+            or not dialect.is_known(statement)
+        )
+
+    def _execute(self, statement: bytes) -> None:
+        one = self._entry or _NOTHING
+        match = _STRINGS.match(statement)
+        if match is not None:
+            self._session.strings = match["value"].decode()
+        try:
+            self._session.send([statement])
+        except psycopg.Error as error:
+            raise restore_error(error, describe(one)) from error
 
     def copy(self, begin: script.CopyBegin, pieces: Iterator[script.Piece]) -> None:
         """Send the rows of one COPY statement."""
@@ -143,7 +166,6 @@ class _Loading:
 
     def _flush(self) -> None:
         waiting, self._waiting, self._size = self._waiting, [], 0
-        self._session.strings = "off" if self._scanner.backslash_strings else "on"
         if len(waiting) > 1:
             try:
                 self._session.send([text for _, text in waiting])

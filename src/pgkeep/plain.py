@@ -38,6 +38,7 @@ _GRANTEE = re.compile(
 )
 _STATEMENT = re.compile(rb"^(?!--)\S", re.MULTILINE)
 _ROLES = b"\n--\n-- Roles\n--\n"
+_PRIVILEGES = frozenset({"ACL", "DEFAULT ACL"})
 _OF_DATABASE = frozenset({"DATABASE", "DATABASE PROPERTIES"})
 _PROVIDERS: dict[bytes, Literal["c", "i", "b"]] = {b"libc": "c", b"icu": "i", b"builtin": "b"}
 _CLUSTER = -1  # the part of pg_dumpall's output that belongs to no database
@@ -188,8 +189,8 @@ class _Reading:
                 self._connected = None
         part = self.parts[number]
         statement = self._statements.add(piece)
-        if statement is not None and statement.text and not self._is_expected(statement):
-            part.unknown.append(statement.text)
+        if statement is not None and statement.text:
+            self._statement(part, statement)
         match piece:
             case script.Entry():
                 self._begin(part, piece)
@@ -203,6 +204,14 @@ class _Reading:
                 part.rows += piece.data.count(b"\n")
             case script.Text():
                 self._text(part, piece.data)
+
+    def _statement(self, part: Part, statement: dialect.Statement) -> None:
+        if not self._is_expected(statement):
+            part.unknown.append(statement.text)
+        entry = self._entry
+        if entry is not None and entry.type in _PRIVILEGES and not is_of_database(entry):
+            roles = {one["role"] for one in _GRANTEE.finditer(statement.text)} - {b"PUBLIC"}
+            part.grantees |= {shared_text(_unquoted(one), part.codec) for one in roles}
 
     @property
     def _may_connect(self) -> bool:
@@ -275,9 +284,6 @@ class _Reading:
                 part.name = statements.unquoted(match["name"], part.codec)
         elif self._entry.type == "DATABASE PROPERTIES":
             part.properties = (part.properties + data)[:HEAD]
-        elif self._entry.type in ("ACL", "DEFAULT ACL") and not is_of_database(self._entry):
-            roles = {one["role"] for one in _GRANTEE.finditer(data)} - {b"PUBLIC"}
-            part.grantees |= {shared_text(_unquoted(one), part.codec) for one in roles}
 
 
 def is_of_database(entry: script.Entry) -> bool:

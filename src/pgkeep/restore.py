@@ -545,7 +545,10 @@ class Restore:
 
     def _check_plain(self, progress: Progress) -> None:
         report = verify.verify_source(
-            self._source, jobs=self._options.jobs, progress=progress.verified
+            self._source,
+            jobs=self._options.jobs,
+            progress=progress.verified,
+            accept_edited=self._options.allow_statements,
         )
         if report.connects:
             # Made by pg_dump -C or pg_dumpall (trap A3.7).
@@ -555,16 +558,12 @@ class Restore:
                 hint="Make a backup of it, without what reaches beyond a database: pgkeep index"
                 " FILE.",
             )
-        if not self._options.allow_statements:
-            if report.edited:
-                raise verify.edited(report)
-            if report.statements:
-                raise e.Refused(
-                    f"{self._source.name} holds statements that pg_dump does not write: "
-                    + "; ".join(report.statements[:5]),
-                    hint="pgkeep verify FILE lists them. Read them; --allow-statements executes"
-                    " them.",
-                )
+        if not self._options.allow_statements and report.statements:
+            raise e.Refused(
+                f"{self._source.name} holds statements that pg_dump does not write: "
+                + "; ".join(report.statements[:5]),
+                hint="pgkeep verify FILE lists them. Read them; --allow-statements executes them.",
+            )
         self._checked = report.sha256
 
     def _into_new(self, mode: Mode, progress: Progress) -> tuple[ld.Loaded | None, str | None]:

@@ -55,8 +55,6 @@ def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
         report = verify_source(source, jobs=jobs, progress=progress, side=side)
     finally:
         source.close()
-    if report.edited:
-        raise edited(report)
     if read_globals(store, name, side) is None:
         return report
     return msgspec.structs.replace(report, checked=[*report.checked, "roles"])
@@ -83,9 +81,17 @@ class SideFiles(msgspec.Struct, frozen=True):
 
 
 def verify_source(
-    source: Source, *, jobs: int, progress: Progress, side: SideFiles | None = None
+    source: Source,
+    *,
+    jobs: int,
+    progress: Progress,
+    side: SideFiles | None = None,
+    accept_edited: bool = False,
 ) -> Report:
-    """Check an open file, and that it is what its side files say."""
+    """Check an open file, and that it is what its side files say.
+
+    A file of pgkeep that has lost its index is a plain dump if `accept_edited`, else damaged.
+    """
     side = side or SideFiles()
     checked = ["structure"]
     artifact = Artifact(source) if a.is_artifact(source) else None
@@ -98,6 +104,8 @@ def verify_source(
         checked = ["end marker", "index", "hashes", "row counts", *checked]
     else:
         report = _verify_plain(source, progress)
+        if report.edited and not accept_edited:
+            raise edited(report)
     if side.manifest is not None:
         checked.append("manifest")
     return msgspec.structs.replace(report, checked=checked)

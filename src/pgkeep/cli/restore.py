@@ -1,7 +1,7 @@
 """pgkeep restore."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import click
 
@@ -268,13 +268,13 @@ def command(
         )
     ):
         _ask(plan.target, lambda: _print_plan(plan), as_json=as_json)
+    told = _warn_before(plan, as_json=as_json)
     with output.current().progress(silent=as_json) as bar:
         result = restore.execute(plan, bar)
     if as_json:
         print_json(result)
         return
-    for warning in result.warnings:
-        output.current().warning(warning)
+    _warn_after(result.warnings, told)
     if result.old_database:
         output.say(f"the former database is kept as {result.old_database}")
     rows = (
@@ -309,17 +309,33 @@ def _restore_tables(restore: t.TablesRestore, *, dry_run: bool, yes: bool, as_js
             )
         return output.ask("Commit?")
 
+    told = _warn_before(plan, as_json=as_json)
     with output.current().progress(silent=as_json) as bar:
         result = restore.execute(plan, bar, confirm)
     if as_json:
         print_json(result)
         return
-    for warning in result.warnings:
-        output.current().warning(warning)
+    _warn_after(result.warnings, told)
     output.current().done(
         f"database {result.database}: {', '.join(map(printable, result.tables))},"
         f" {plural(result.written, 'row')}, {progress.duration(result.seconds)}"
     )
+
+
+def _warn_before(plan: r.Plan | t.Plan, *, as_json: bool) -> frozenset[str]:
+    """Print the warnings of a plan, which may explain a failure that follows; return them."""
+    if as_json or plan.problems:
+        return frozenset()
+    for warning in plan.warnings:
+        output.current().warning(warning)
+    return frozenset(plan.warnings)
+
+
+def _warn_after(warnings: Iterable[str], told: frozenset[str]) -> None:
+    """Print what has turned out since the plan."""
+    for warning in warnings:
+        if warning not in told:
+            output.current().warning(warning)
 
 
 def _print_tables(plan: t.Plan) -> None:
