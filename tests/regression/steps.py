@@ -52,9 +52,10 @@ DO $$
 DECLARE
     one record;
 BEGIN
-    FOR one IN SELECT DISTINCT c.oid::regclass::text AS "table", relkind FROM pg_class c
-        JOIN pg_attribute ON attrelid = c.oid
-        WHERE atttypid = 'xml'::regtype AND relkind IN ('r', 'v') AND relnamespace >= 2200
+    FOR one IN SELECT oid::regclass::text AS "table", relkind FROM pg_class
+        WHERE relnamespace >= 2200 AND (relkind = 'v' AND pg_get_viewdef(oid) ~* 'xml'
+            OR relkind = 'r' AND EXISTS (
+                SELECT FROM pg_attribute WHERE attrelid = oid AND atttypid = 'xml'::regtype))
     LOOP
         IF to_regclass(one.table) IS NOT NULL THEN
             EXECUTE format('DROP %s %s CASCADE',
