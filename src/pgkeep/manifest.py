@@ -47,7 +47,7 @@ class DatabaseFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     encoding: str
     collate: str
     ctype: str
-    provider: Literal["c", "i", "b"] = "c"  # pg_database.datlocprovider: c libc, i ICU, b builtin
+    provider: str = "c"  # pg_database.datlocprovider: c libc, i ICU, b builtin
     locale: str | None = None  # of the ICU or builtin provider
     icu_rules: str | None = None
     collation_version: str | None = None

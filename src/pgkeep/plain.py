@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from . import dialect, reading, script, statements
 from . import errors as e
@@ -40,7 +40,7 @@ _STATEMENT = re.compile(rb"^(?!--)\S", re.MULTILINE)
 _ROLES = b"\n--\n-- Roles\n--\n"
 _PRIVILEGES = frozenset({"ACL", "DEFAULT ACL"})
 _OF_DATABASE = frozenset({"DATABASE", "DATABASE PROPERTIES"})
-_PROVIDERS: dict[bytes, Literal["c", "i", "b"]] = {b"libc": "c", b"icu": "i", b"builtin": "b"}
+_PROVIDERS = {b"libc": "c", b"icu": "i", b"builtin": "b"}
 _CLUSTER = -1  # the part of pg_dumpall's output that belongs to no database
 
 
