@@ -488,7 +488,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "alone": (["--where=true"], 2, "--where needs --table"),
     "both": (["--table=app.orders", "--as=x", "--where=true"], 2, "exclude each other"),
     "skip": (["--table=app.orders", "--skip=table:app.u"], 2, "exclude each other"),
-    "condition": (["--table=app.orders", "--where=nonsense > 1", "--yes"], 8, "does not exist"),
+    "condition": (["--table=app.orders", "--where=nonsense > 1", "--yes"], 2, "does not exist"),
     "key": (["--table=app.parent", "--where=true", "--on-conflict=update"], 9, "no primary key"),
     "database": (["--table=app.orders", "--target-db=none"], 3, '"none" does not exist'),
 }
