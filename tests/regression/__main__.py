@@ -20,6 +20,7 @@ def main() -> int:
     """Run all steps, or those that are named."""
     parser = argparse.ArgumentParser(prog="python -m tests.regression", description=__doc__)
     parser.add_argument("--only", help="steps whose name has this; the document stays as it is")
+    parser.add_argument("--all", action="store_true", help="print every difference")
     options = parser.parse_args()
     servers = s.Servers()
     # Not where other users cannot enter: the servers are run by another one.
@@ -28,12 +29,13 @@ def main() -> int:
         folder.chmod(0o755)
         try:
             with source.server(folder) as (server, tests):
-                return _run(Lab(server, folder, servers), tests, options.only)
+                return _run(Lab(server, folder, servers), tests, options)
         finally:
             servers.close()
 
 
-def _run(lab: Lab, tests: str, only: str | None) -> int:
+def _run(lab: Lab, tests: str, options: argparse.Namespace) -> int:
+    only: str | None = options.only
     print(f"PostgreSQL {source.version()}, pg_regress: {tests}", flush=True)
     counts = facts.counts(lab.server, source.DATABASE)
     steps: list[Step] = []
@@ -48,8 +50,10 @@ def _run(lab: Lab, tests: str, only: str | None) -> int:
             continue
         steps.append(step)
         print(report.line(step), flush=True)
-        for one in report.unexplained(step):
-            print(f"    NO REASON: {one}: {one.before[:300]!r} -> {one.after[:600]!r}", flush=True)
+        known = set() if options.all else set(step.differences) - set(report.unexplained(step))
+        for one in step.differences:
+            if one not in known:
+                print(f"    {one}: {one.before[:400]!r} -> {one.after[:600]!r}", flush=True)
     open_ = sum(len([*report.unexplained(step)]) for step in steps)
     if not only:
         report.write(tests, steps, counts, facts.counts(lab.server, "restored"))
