@@ -627,14 +627,18 @@ class Restore:
     @contextlib.contextmanager
     def _created(self, name: str) -> Iterator[None]:
         """Create a database; a failure leaves nothing of it, but if all is in it."""
-        with self._maintenance() as connection:
-            facts = self._meta.database if self._meta else None
-            databases.create(connection, name, facts, self._encoding())
+        ours = name != self.target  # nobody else makes a database of a temporary name
         try:
+            with self._maintenance() as connection:
+                facts = self._meta.database if self._meta else None
+                databases.create(connection, name, facts, self._encoding())
+            ours = True
             yield
         except _NotRenamed:
             raise
         except BaseException:
+            if not ours:
+                raise
             # By a new session: the failure may be that of the other one.
             with interrupts.held():
                 databases.drop_subscriptions(self._endpoint.to(name))
