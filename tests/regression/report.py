@@ -149,4 +149,6 @@ def _short(text: str) -> str:
 
 
 def _cell(text: str) -> str:
+    # Libraries are named by their absolute paths, which are another machine's elsewhere.
+    text = text.replace(f"{Path(__file__).parents[2]}/", "")
     return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")
