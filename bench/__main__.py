@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.buckets import Buckets
+from tests.support.buckets import Buckets
 
-from pgkeep.server import Server
+from pgkeep.postgres.server import Server
 
 from . import data, report, tools
 from .data import Lab

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pgkeep.server import Server
+from pgkeep.postgres.server import Server
 
 # A throw-away server is tuned not to survive a crash: here everything is back to the default,
 # but for a memory and a WAL as an administrator would set them.

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pgkeep.server import Server
-
-from . import servers as s
-from .buckets import Buckets
+from pgkeep.postgres.server import Server
+from tests.support.buckets import Buckets
+from tests.support.servers import DEFAULT, Servers, drop, major_of, quoted, sql
 
 DatabaseFactory = Callable[..., str]
 
@@ -23,15 +22,15 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[s.Servers]:
+def servers() -> Iterator[Servers]:
     """Start a server of any major: `servers(14)`; it runs until the session ends."""
-    running = s.Servers()
+    running = Servers()
     yield running
     running.close()
 
 
-@pytest.fixture(scope="session", params=s.DEFAULT, ids=lambda major: f"pg{major}")
-def server(request: pytest.FixtureRequest, servers: s.Servers) -> Server:
+@pytest.fixture(scope="session", params=DEFAULT, ids=lambda major: f"pg{major}")
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
     """Run the test on each server of the default matrix.
 
     Other majors: `@pytest.mark.parametrize("server", [12, 16], ids=..., indirect=True)`.
@@ -40,17 +39,17 @@ def server(request: pytest.FixtureRequest, servers: s.Servers) -> Server:
 
 
 @pytest.fixture(scope="session")
-def pg15(servers: s.Servers) -> Server:
+def pg15(servers: Servers) -> Server:
     return servers(15)
 
 
 @pytest.fixture(scope="session")
-def pg17(servers: s.Servers) -> Server:
+def pg17(servers: Servers) -> Server:
     return servers(17)
 
 
 @pytest.fixture(scope="session")
-def pg18(servers: s.Servers) -> Server:
+def pg18(servers: Servers) -> Server:
     return servers(18)
 
 
@@ -64,9 +63,9 @@ def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buckets]:
 
 
 @pytest.fixture
-def objects(server: Server, servers: s.Servers) -> str:
+def objects(server: Server, servers: Servers) -> str:
     """The name of the database with one of everything on `server`: for reading only."""
-    return servers.objects(s.major_of(server))
+    return servers.objects(major_of(server))
 
 
 @pytest.fixture
@@ -76,20 +75,20 @@ def database() -> Iterator[DatabaseFactory]:
 
     def create(server: Server, options: str = "", *, name: str | None = None) -> str:
         chosen = name or f"test_{os.getpid()}_{secrets.token_hex(4)}"
-        query = f"create database {s.quoted(chosen)} template template0 {options}"
-        s.sql(server, "postgres", query)
+        query = f"create database {quoted(chosen)} template template0 {options}"
+        sql(server, "postgres", query)
         made.append((server, chosen))
         return chosen
 
     yield create
     for server, name in made:
-        s.drop(server, name)
+        drop(server, name)
 
 
 @pytest.fixture
 def app(pg17: Server, database: DatabaseFactory) -> str:
     """A small database."""
     name = database(pg17)
-    s.sql(pg17, name, "create table t as select generate_series(1, 1000) a")
-    s.sql(pg17, name, "create table u as select 1 a")
+    sql(pg17, name, "create table t as select generate_series(1, 1000) a")
+    sql(pg17, name, "create table u as select 1 a")
     return name

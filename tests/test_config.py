@@ -16,11 +16,9 @@ import pytest
 from pgkeep import config, errors
 from pgkeep import errors as e
 from pgkeep.cli.program import COMMANDS, group
-from pgkeep.server import Server
-
-from . import faults as f
-from . import keep
-from .conftest import DatabaseFactory
+from pgkeep.postgres.server import Server
+from tests.conftest import DatabaseFactory
+from tests.support import faults, invoke
 
 # Of each variable a value that is not its default, what a library user would see of it, and values
 # that it must not have.
@@ -270,7 +268,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         "BACKUP_RETENTION_DAILY": "=seven", "BACKUP_MIN_KEEP": "-1", "BACKUP_S3_BUCKET": "b",
         "POSTGRES_PASSWORD_FILE": "/none", "BACKUP_DATABASE": "app", "BACKUP_DIR": "/nowhere",
     }  # fmt: skip
-    said = keep.run("backup", env=keep.environment() | environ, code=2)
+    said = invoke.run("backup", env=invoke.environment() | environ, code=2)
     message, hint = said.splitlines()
     assert hint == "hint: pgkeep config --help lists every variable."
     told = message.removeprefix("error: ").split("; ")
@@ -292,9 +290,9 @@ def test_config_shows_origins_and_hides_secrets(tmp_path: Path) -> None:
         "DATABASE_URL": f"postgresql://u:{SECRET.replace(' ', '%20')}@h/d",
         "BACKUP_TIMEZONE": "Europe/Berlin",
     }
-    env = keep.environment() | environ
-    text = keep.run("config", "--dir=/b", env=env)
-    document = json.loads(keep.run("config", "--dir=/b", "--json", env=env))
+    env = invoke.environment() | environ
+    text = invoke.run("config", "--dir=/b", env=env)
+    document = json.loads(invoke.run("config", "--dir=/b", "--json", env=env))
     (one,) = document
     assert one["target"] == "app"
     assert list(one["settings"]) == VARIABLES
@@ -335,8 +333,8 @@ def test_a_directory_that_cannot_be_written_to(tmp_path: Path, pg17: Server) -> 
         ("closed", "Permission denied"), ("closed/below", "Permission denied"),
         ("locked/below", "Permission denied"), ("x" * 300, "File name too long"),
     ):  # fmt: skip
-        env = keep.environment(pg17, "postgres", BACKUP_DIR=str(tmp_path / place))
-        process = keep.start("backup", env=env, preexec_fn=without_override)
+        env = invoke.environment(pg17, "postgres", BACKUP_DIR=str(tmp_path / place))
+        process = invoke.start("backup", env=env, preexec_fn=without_override)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 2, said
         assert said.startswith("error: BACKUP_DIR, from the environment: could not ")
@@ -351,8 +349,8 @@ def test_a_directory_that_cannot_be_written_to(tmp_path: Path, pg17: Server) -> 
                            preexec_fn=without_override, capture_output=True, text=True,
                            check=True)  # fmt: skip
     assert f"directory {tmp_path / 'locked'} is not writable" in found.stdout
-    env = keep.environment(pg17, "postgres")
-    said = keep.run("backup", "--dir=", env=env, code=2)
+    env = invoke.environment(pg17, "postgres")
+    said = invoke.run("backup", "--dir=", env=env, code=2)
     assert "BACKUP_DIR: expected a directory, got '' from the command line" in said
 
 
@@ -377,8 +375,8 @@ def test_of_several_targets_one_is_out_of_reach(
         backup_dir = '{tmp_path}/also'
         """,
     )
-    env = keep.environment(pg17, "postgres", **environ)
-    process = keep.start("backup", "--json", env=env)
+    env = invoke.environment(pg17, "postgres", **environ)
+    process = invoke.start("backup", "--json", env=env)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 11, err
     assert "Traceback" not in err
@@ -389,17 +387,17 @@ def test_of_several_targets_one_is_out_of_reach(
     assert failed["full"] == 2
     assert "error: 2 of 5 databases failed: " in err
     assert SECRET not in out + err
-    assert len(f.published(tmp_path / "backups")) == 1
-    assert len(f.published(tmp_path / "also")) == 2
-    said = keep.run("backup", env=env, code=11)
+    assert len(faults.published(tmp_path / "backups")) == 1
+    assert len(faults.published(tmp_path / "also")) == 2
+    said = invoke.run("backup", env=env, code=11)
     assert "warning: full: BACKUP_DIR, from " in said
     assert "Connection refused" in said
-    keep.run("backup", "--target=up", env=env)
-    assert len(f.published(tmp_path / "backups")) == 3
-    said = keep.run("list", env=env, code=2)
+    invoke.run("backup", "--target=up", env=env)
+    assert len(faults.published(tmp_path / "backups")) == 3
+    said = invoke.run("list", env=env, code=2)
     assert "the configuration has several targets: down, up, full, also" in said
     assert "--target=NAME" in said
-    assert keep.run("list", "--target=up", env=env).count("manual") == 3
+    assert invoke.run("list", "--target=up", env=env).count("manual") == 3
 
 
 @pytest.mark.parametrize(("strict", "code"), [("other", 0), ("copied", 6)])
@@ -421,7 +419,7 @@ def test_each_target_says_whether_its_own_copies_are_required(
         """,
     )
     environ |= {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-    process = keep.start("backup", "--json", env=keep.environment(pg17, app, **environ))
+    process = invoke.start("backup", "--json", env=invoke.environment(pg17, app, **environ))
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     document = json.loads(out)
@@ -475,7 +473,7 @@ def test_every_exit_code_is_documented() -> None:
     """In the reference and in `pgkeep --help`."""
     codes = exit_codes()
     assert codes == list(range(12))
-    shown = re.sub(r"\s+", " ", keep.run("--help", env=keep.environment()))
+    shown = re.sub(r"\s+", " ", invoke.run("--help", env=invoke.environment()))
     for code in codes:
         assert len(re.findall(rf"^\| {code} \| \w", section("Exit codes"), re.MULTILINE)) == 1
         assert re.search(rf"[ :,] {code} [a-z]+", shown), code

@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from pgkeep import config
-from pgkeep.retention import Policy
-from pgkeep.server import Server
-
-from . import faults as f
-from . import keep
-from . import servers as s
+from pgkeep.model.retention import Policy
+from pgkeep.postgres.server import Server
+from tests.support import faults, invoke, servers
+from tests.support.servers import SETTINGS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DATABASES = ["events", "postgres", "reports"]
@@ -26,11 +24,11 @@ DATABASES = ["events", "postgres", "reports"]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Server]:
     """A server with two small databases."""
-    with Server(s.bin_folder(17), settings=s.SETTINGS) as server:
+    with Server(servers.bin_folder(17), settings=SETTINGS) as server:
         for name in DATABASES:
             if name != "postgres":
-                s.sql(server, "postgres", f"create database {name}")
-                s.sql(server, name, "create table t as select generate_series(1, 10)")
+                servers.sql(server, "postgres", f"create database {name}")
+                servers.sql(server, name, "create table t as select generate_series(1, 10)")
         yield server
 
 
@@ -55,7 +53,7 @@ class Machine:
             ("/etc/pgkeep", self.root / "etc"),
             ("/var/log/pgkeep", self.root / "log"),
             ("/var/backups/pgkeep", self.root / "backups"),
-            ("/usr/local/bin", Path(keep.PGKEEP).parent),
+            ("/usr/local/bin", Path(invoke.PGKEEP).parent),
         ):
             text = text.replace(place, str(ours))
         text = text.replace("POSTGRES_USER=backup", f"POSTGRES_USER={self.server.params['user']}")
@@ -73,7 +71,7 @@ class Machine:
 
     def backups(self, folder: str = "") -> list[str]:
         """Return database and type of the backups that are there."""
-        names = f.published(self.root / "backups" / folder)
+        names = faults.published(self.root / "backups" / folder)
         return sorted("_".join(name.split("_")[:-1]) for name in names)
 
 
@@ -203,10 +201,10 @@ def test_targets_of_the_file(machine: Machine) -> None:
     assert analytics.policy == Policy(daily=3, min_keep=2)
     assert (shop.drift, analytics.drift) == (0.5, 0.8)
     env = {"PATH": "/usr/bin:/bin", "PGKEEP_CONFIG": str(path)}
-    keep.run("backup", "--type=auto", env=env)
+    invoke.run("backup", "--type=auto", env=env)
     assert machine.backups("shop") == [f"{name}_monthly" for name in DATABASES]
     assert machine.backups("analytics") == ["events_monthly", "reports_monthly"]
-    keep.run("backup", "--type=auto", "--target=analytics", env=env)
+    invoke.run("backup", "--type=auto", "--target=analytics", env=env)
     assert len(machine.backups("shop")) == 3
     assert len(machine.backups("analytics")) == 4
 

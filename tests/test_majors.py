@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pgkeep import script
-from pgkeep.server import Server
-
-from . import compare, keep
-from . import servers as s
-from .conftest import DatabaseFactory
-from .test_cli import run_python
-from .test_tables import SHOP
+from pgkeep.postgres.server import Server
+from pgkeep.sql import script
+from tests.conftest import DatabaseFactory
+from tests.support import compare, invoke
+from tests.support.invoke import run_python
+from tests.support.servers import SHOP, Servers, drop, dump, psql, psql_bytes
 
 SOURCES = (13, 14, 15, 16, 17)
 TARGETS = (15, 16, 17, 18)
@@ -20,30 +18,30 @@ TARGETS = (15, 16, 17, 18)
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda major: f"from pg{major}")
 def test_into_every_newer_major(
-    source: int, servers: s.Servers, database: DatabaseFactory, tmp_path: Path
+    source: int, servers: Servers, database: DatabaseFactory, tmp_path: Path
 ) -> None:
     """A1.2, A1.3, A4.8, E18: the rows, and the definitions as psql makes them of pg_dump's.
 
     Of a database that every build can have; the one with everything needs ICU and lz4.
     """
     shop = database(servers(source))
-    s.psql(servers(source), shop, input=SHOP)
-    artifact = keep.backup(servers(source), shop, tmp_path)
-    definitions = s.dump(servers(source), shop, "--schema-only")
+    psql(servers(source), shop, input=SHOP)
+    artifact = invoke.backup(servers(source), shop, tmp_path)
+    definitions = dump(servers(source), shop, "--schema-only")
     expected = compare.facts(servers(source), shop, database=False)
     for major in TARGETS:
         if major <= source:
             continue
         server = servers(major)
         by_hand = database(server)
-        s.psql_bytes(server, by_hand, script=definitions)
+        psql_bytes(server, by_hand, script=definitions)
         target = f"from {source} into {major}"
         try:
-            keep.restore(server, artifact, target)
+            invoke.restore(server, artifact, target)
             assert compare.facts(server, target, database=False) == expected
             assert compare.schema(server, target, major) == compare.schema(server, by_hand, major)
         finally:
-            s.drop(server, target)
+            drop(server, target)
 
 
 MARKED = b"""CREATE TABLE public.t (
@@ -69,17 +67,17 @@ def test_by_programs_that_are_older_than_the_server(
     """A1.3: what they do not know to be the server's own is no part of a dump."""
     assert script.without_marks(MARKED) == UNMARKED
     shop = database(pg15)
-    s.psql(pg15, shop, input=SHOP)
-    env = keep.environment(pg15, shop, BACKUP_DIR=str(tmp_path), PATH="/nowhere")
-    done = run_python("import pgkeep.programs as p; p.FOLDERS = ()", "backup", env=env)
+    psql(pg15, shop, input=SHOP)
+    env = invoke.environment(pg15, shop, BACKUP_DIR=str(tmp_path), PATH="/nowhere")
+    done = run_python("import pgkeep.postgres.programs as p; p.FOLDERS = ()", "backup", env=env)
     assert done.returncode == 0, done.stderr
     artifact = next(path for path in tmp_path.glob("*.sql.gz") if "globals" not in path.name)
     sql = gzip.decompress(artifact.read_bytes())
     assert b"-- Dumped by pg_dump version 17" in sql
     assert b"pg_attver" not in sql
-    keep.restore(pg17, artifact, target := f"{shop}_17")
+    invoke.restore(pg17, artifact, target := f"{shop}_17")
     try:
         facts = [compare.facts(*one, database=False) for one in ((pg15, shop), (pg17, target))]
         assert facts[0] == facts[1]
     finally:
-        s.drop(pg17, target)
+        drop(pg17, target)

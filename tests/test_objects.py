@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pgkeep.server import Server
-
-from . import servers as s
-from .compare import assert_same_database
-from .conftest import DatabaseFactory
+from pgkeep.postgres.server import Server
+from tests.conftest import DatabaseFactory
+from tests.support import servers
+from tests.support.compare import assert_same_database
+from tests.support.servers import ON_DEMAND
 
 # What pg_dump's table of contents can hold, but for: DATABASE and its kin (only with --create),
 # SECURITY LABEL (needs a provider, which is loaded at the server's start), STATISTICS DATA (only
@@ -45,10 +45,10 @@ NEW = {
 
 def test_has_every_kind(server: Server, objects: str, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
-    s.dump(server, objects, "-Fc", "-Z0", "-f", str(archive))
-    installation = s.programs_for(s.major_of(server))
-    contents = s.execute([installation.program("pg_restore"), "-l", str(archive)]).decode()
-    blobs = OF_17 if s.major_of(server) >= 17 else OF_15_TO_16
+    servers.dump(server, objects, "-Fc", "-Z0", "-f", str(archive))
+    installation = servers.programs_for(servers.major_of(server))
+    contents = servers.execute([installation.program("pg_restore"), "-l", str(archive)]).decode()
+    blobs = OF_17 if servers.major_of(server) >= 17 else OF_15_TO_16
     kinds = [kind.strip() for kind in f"{KINDS},{blobs}".split(",")]
     missing = [kind for kind in kinds if not re.search(rf"^\d+; \d+ \d+ {kind} ", contents, re.M)]
     assert missing == []
@@ -56,23 +56,25 @@ def test_has_every_kind(server: Server, objects: str, tmp_path: Path) -> None:
 
 def test_has_what_the_server_knows(server: Server, objects: str) -> None:
     """Nothing was left out by a wrong condition in the scripts."""
-    schema = s.dump(server, objects, "--schema-only").decode()
-    known = {sign for since, signs in NEW.items() if s.major_of(server) >= since for sign in signs}
+    schema = servers.dump(server, objects, "--schema-only").decode()
+    known = {
+        sign for since, signs in NEW.items() if servers.major_of(server) >= since for sign in signs
+    }
     assert {sign for signs in NEW.values() for sign in signs if sign in schema} == known
 
 
 @pytest.mark.timeout(120)
 def test_round_trip(server: Server, objects: str, database: DatabaseFactory) -> None:
     target = database(server)
-    s.psql_bytes(server, target, script=s.dump(server, objects))
+    servers.psql_bytes(server, target, script=servers.dump(server, objects))
     assert_same_database(server, objects, server, target, ignore_database=True)
 
 
-@pytest.mark.parametrize("server", s.ON_DEMAND, ids=lambda major: f"pg{major}", indirect=True)
+@pytest.mark.parametrize("server", ON_DEMAND, ids=lambda major: f"pg{major}", indirect=True)
 def test_round_trip_of_other_majors(server: Server, database: DatabaseFactory) -> None:
     source, target = database(server), database(server)
-    s.load_objects(server, source, rows=500)
-    s.psql_bytes(server, target, script=s.dump(server, source))
+    servers.load_objects(server, source, rows=500)
+    servers.psql_bytes(server, target, script=servers.dump(server, source))
     assert_same_database(server, source, server, target, ignore_database=True)
 
 
@@ -80,5 +82,5 @@ def test_big_tables_are_worth_slicing(server: Server, objects: str) -> None:
     """Each of them has enough pages, of its own or in its TOAST table."""
     tables = ["wide", "toasted", "big_parent", "big_child", "big_parts_1", "updated"]
     for table in tables:
-        ((size,),) = s.sql(server, objects, f"select pg_table_size('app.{table}')")
+        ((size,),) = servers.sql(server, objects, f"select pg_table_size('app.{table}')")
         assert size > 2_000_000, (table, size)

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from pgkeep.server import Server
-
-from . import keep
-from . import servers as s
-from .compare import assert_same_database
-from .conftest import DatabaseFactory
+from pgkeep.postgres.server import Server
+from tests.conftest import DatabaseFactory
+from tests.support import invoke, servers
+from tests.support.compare import assert_same_database
+from tests.support.servers import ON_DEMAND
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +24,21 @@ def artifact(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A backup of the database with one of everything; made once per server."""
-    major = s.major_of(server)
+    major = servers.major_of(server)
     if major not in artifacts:
         directory = tmp_path_factory.mktemp(f"pg{major}")
-        artifacts[major] = keep.backup(server, objects, directory, "--verify", BACKUP_JOBS="3")
+        artifacts[major] = invoke.backup(server, objects, directory, "--verify", BACKUP_JOBS="3")
     return artifacts[major]
 
 
 def test_restored_by_pgkeep(server: Server, objects: str, artifact: Path) -> None:
     """A3.6, A3.8, A5.15, A5.25, D8, D15, D16: also owner, settings and grants of the database."""
-    target = f"restored {s.major_of(server)}"
+    target = f"restored {servers.major_of(server)}"
     try:
-        keep.restore(server, artifact, target)
+        invoke.restore(server, artifact, target)
         assert_same_database(server, objects, server, target)
     finally:
-        s.drop(server, target)
+        servers.drop(server, target)
 
 
 def test_restored_by_hand(
@@ -47,17 +46,17 @@ def test_restored_by_hand(
 ) -> None:
     """D19, D20, E14, E19: zcat and psql alone, as the header of the file says."""
     target = database(server)
-    keep.restore_by_hand(server, artifact, target)
+    invoke.restore_by_hand(server, artifact, target)
     assert_same_database(server, objects, server, target, ignore_database=True)
 
 
-@pytest.mark.parametrize("server", s.ON_DEMAND, ids=lambda major: f"pg{major}", indirect=True)
+@pytest.mark.parametrize("server", ON_DEMAND, ids=lambda major: f"pg{major}", indirect=True)
 def test_other_majors(server: Server, objects: str, tmp_path: Path) -> None:
     """A1.2, D11: servers with no client of their own, or too old for slices."""
-    artifact = keep.backup(server, objects, tmp_path, "--verify", BACKUP_JOBS="3")
+    artifact = invoke.backup(server, objects, tmp_path, "--verify", BACKUP_JOBS="3")
     target = "restored elsewhere"
     try:
-        keep.restore(server, artifact, target)
+        invoke.restore(server, artifact, target)
         assert_same_database(server, objects, server, target)
     finally:
-        s.drop(server, target)
+        servers.drop(server, target)

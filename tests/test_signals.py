@@ -1,6 +1,6 @@
 """Signals: each ends a run, none is lost, none leaves a half done thing or a false exit code.
 
-Struck here at chosen moments; `python -m tests.signals` strikes at random ones.
+Struck here at chosen moments; `python -m tests.support.signals` strikes at random ones.
 """
 
 import contextlib
@@ -13,10 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from pgkeep import interrupts
-from pgkeep.crew import Crew
-from pgkeep.server import Server
-
-from .signals import Struck, Work, work
+from pgkeep.postgres.server import Server
+from pgkeep.task_group import Crew
+from tests.support.signals import Struck, Work, work
 
 STRIKE = """
 import os, signal, sys
@@ -144,7 +143,7 @@ print("end")
     assert done.stdout.splitlines() == ["cleaned up", "ended by SIGTERM", "end"], done
 
 
-@pytest.mark.parametrize("module", ["pgkeep.dump", "psycopg.pq"])
+@pytest.mark.parametrize("module", ["pgkeep.backup.dump", "psycopg.pq"])
 def test_lost_while_a_backup_imports(backup: Work, module: str) -> None:
     """G5.1: one backup passes hundreds of weak references' callbacks."""
     assert struck(backup, AT_IMPORT, module=module) == "ended"

@@ -16,12 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgkeep.server import Server
+from pgkeep.postgres.server import Server
 from pgkeep.terminal import harmless, printable
-
-from . import keep, past
-from . import servers as s
-from .conftest import DatabaseFactory
+from tests.conftest import DatabaseFactory
+from tests.support import invoke, planted, servers
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\nerror: \x9b31m\u202egpj\u2066\u200b\t\x7f"
 
@@ -52,7 +50,7 @@ def on_a_terminal(*args: str, env: dict[str, str]) -> str:
     """Return what a command writes to a terminal, results and messages."""
     mine, theirs = pty.openpty()
     with subprocess.Popen(
-        [keep.PGKEEP, *args], env=env, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+        [invoke.PGKEEP, *args], env=env, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
     ) as process:
         os.close(theirs)
         data = b""
@@ -75,20 +73,23 @@ def assert_harmless(said: str) -> None:
 def evil(pg17: Server, database: DatabaseFactory) -> Iterator[str]:
     name = database(pg17, name=f"{secrets.token_hex(3)}{EVIL}")
     role = f"role {secrets.token_hex(3)}{EVIL}"
-    s.sql(pg17, "postgres", f"create role {s.quoted(role)}")
+    servers.sql(pg17, "postgres", f"create role {servers.quoted(role)}")
     try:
-        s.sql(pg17, name, f"create table {s.quoted('t' + EVIL)} as select {s.quoted('a')} "
+        servers.sql(pg17, name, f"create table {servers.quoted('t' + EVIL)}"
+            f" as select {servers.quoted('a')} "
               f"from (values ('{EVIL}')) as v(a)")  # fmt: skip
-        s.sql(pg17, name, f"alter table {s.quoted('t' + EVIL)} owner to {s.quoted(role)}")
+        servers.sql(
+            pg17, name, f"alter table {servers.quoted('t' + EVIL)} owner to {servers.quoted(role)}"
+        )
         yield name
     finally:
-        s.drop(pg17, name)
-        s.sql(pg17, "postgres", f"drop role {s.quoted(role)}")
+        servers.drop(pg17, name)
+        servers.sql(pg17, "postgres", f"drop role {servers.quoted(role)}")
 
 
 def test_names_on_a_terminal(pg17: Server, evil: str, tmp_path: Path) -> None:
     """G5.10: every command, its progress, warnings and errors."""
-    env = keep.environment(pg17, evil, BACKUP_DIR=str(tmp_path), TERM="xterm", COLUMNS="80")
+    env = invoke.environment(pg17, evil, BACKUP_DIR=str(tmp_path), TERM="xterm", COLUMNS="80")
     said = on_a_terminal("backup", "--database", evil, env=env)
     assert "done: 1 database" in said
     assert_harmless(said)
@@ -105,14 +106,14 @@ def test_names_on_a_terminal(pg17: Server, evil: str, tmp_path: Path) -> None:
 
 def test_manifests_on_a_terminal(tmp_path: Path) -> None:
     """G5.10: fields that nobody else has made up; JSON stays JSON."""
-    one = past.manifest(datetime.now(UTC).replace(microsecond=0))
+    one = planted.manifest(datetime.now(UTC).replace(microsecond=0))
     server = msgspec.structs.replace(one.server, system_identifier=EVIL)
     one = msgspec.structs.replace(
         one, server=server, policy=EVIL, pending=[EVIL], drift=[EVIL], warnings=[EVIL]
     )
-    past.plant(tmp_path, one)
+    planted.plant(tmp_path, one)
     (tmp_path / f"x{EVIL[:5]}_daily_20200101T000000Z.manifest.json").write_text("{}")
-    env = keep.environment(BACKUP_DIR=str(tmp_path), TERM="xterm")
+    env = invoke.environment(BACKUP_DIR=str(tmp_path), TERM="xterm")
     for args in (
         ["list"],
         ["status"],
@@ -121,5 +122,5 @@ def test_manifests_on_a_terminal(tmp_path: Path) -> None:
         ["restore", "--latest"],
     ):
         assert_harmless(on_a_terminal(*args, env=env))
-    (found,) = json.loads(keep.run("list", "--json", env=env))
+    (found,) = json.loads(invoke.run("list", "--json", env=env))
     assert found["manifest"]["policy"] == EVIL

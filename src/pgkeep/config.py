@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from . import errors as e
-from .retention import Policy
+from .model.retention import Policy
 
 if TYPE_CHECKING:
-    from .database import Endpoint
-    from .stores import Store
+    from .postgres.connection import Endpoint
+    from .stores.store import Store
 
 
 class Setting(NamedTuple):
@@ -302,7 +302,7 @@ class Config:
             UsageError: the connection string is not valid.
 
         """
-        from .database import Endpoint  # noqa: PLC0415 - 200 ms that `list` need not pay
+        from .postgres.connection import Endpoint  # noqa: PLC0415 - 200 ms that `list` need not pay
 
         endpoint = Endpoint(self.connection) if self.dsn is None else Endpoint.from_dsn(self.dsn)
         return endpoint if database is None else endpoint.to(database)

@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import msgspec
 from psycopg import sql
 
-from . import backup as b
-from . import databases, naming, programs
 from . import errors as e
-from . import restore as r
-from .database import Endpoint
-from .server import Server
-from .snapshot import Connection
+from .backup import backup
+from .backup.backup import BackupOptions
+from .model import naming
+from .postgres import databases, programs
+from .postgres.connection import Connection, Endpoint
+from .postgres.server import Server
+from .restore import restore as restore_module
+from .restore.restore import Restore, RestoreOptions
 from .stores.local import LocalStore
 
 DATABASE = "shop"
@@ -29,7 +31,7 @@ _FINGERPRINT = (
 Fingerprints = dict[tuple[str, str], tuple[int, int]]
 
 
-class Progress(b.Progress, r.Progress, Protocol):
+class Progress(backup.Progress, restore_module.Progress, Protocol):
     """What backup and restore tell while they work."""
 
 
@@ -77,10 +79,10 @@ def run(
         seconds["pg_dump | gzip"] = _timed(lambda: _pg_dump_gzip(shop, installation))
         tell(f"    {seconds['pg_dump | gzip']:.1f} s")
         tell("backing up with pgkeep")
-        options = b.BackupOptions(type=naming.BackupType.MANUAL, jobs=jobs)
+        options = BackupOptions(type=naming.BackupType.MANUAL, jobs=jobs)
         store = LocalStore(directory)
         started = time.monotonic()
-        manifest = b.backup(shop, store, options, progress).manifest
+        manifest = backup.backup(shop, store, options, progress).manifest
         seconds["pgkeep backup"] = time.monotonic() - started
         times = seconds["pg_dump | gzip"] / seconds["pgkeep backup"]
         tell(f"    {seconds['pgkeep backup']:.1f} s, {times:.1f} times as fast")
@@ -90,7 +92,7 @@ def run(
             databases.drop(connection, DATABASE)
         tell("restoring it")
         source = store.open(manifest.artifact.name)
-        restore = r.Restore(endpoint, source, r.RestoreOptions(jobs=jobs))
+        restore = Restore(endpoint, source, RestoreOptions(jobs=jobs))
         result = restore.execute(restore.plan(), progress)
         seconds["pgkeep restore"] = result.seconds
         tell(f"    {result.seconds:.1f} s")

@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from . import errors as e
-from . import manifest as m
-from . import preflight, programs, run, scratch, snapshot, space
-from .catalog import Catalog
-from .database import Endpoint, codec, database_facts, server_facts
-from .preflight import Finding
-from .stores import Store, chunks
+from .backup import preflight, run, space
+from .backup.preflight import Finding
+from .catalog.catalog import Catalog
+from .drill import scratch
+from .model.manifest import ServerFacts
+from .postgres import programs, snapshot
+from .postgres.connection import Endpoint
+from .postgres.facts import database_facts, server_facts
+from .sql.encodings import codec
 from .stores.local import LocalStore
+from .stores.store import Store, chunks
 
 PROBE = (8 << 20) + 1  # bytes: one more than the first part of an upload
 
@@ -90,7 +94,7 @@ def examine(
     )
 
 
-def _space(store: Store, server: m.ServerFacts, names: Sequence[str]) -> list[str]:
+def _space(store: Store, server: ServerFacts, names: Sequence[str]) -> list[str]:
     if not isinstance(store, LocalStore):
         return []
     try:

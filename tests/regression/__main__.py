@@ -9,7 +9,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from tests import servers as s
+from tests.support.servers import Servers
 
 from . import facts, report, source
 from .lab import Lab, Step
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--only", help="steps whose name has this; the document stays as it is")
     parser.add_argument("--all", action="store_true", help="print every difference")
     options = parser.parse_args()
-    servers = s.Servers()
+    servers = Servers()
     # Not where other users cannot enter: the servers are run by another one.
     with tempfile.TemporaryDirectory(prefix="pgkeep-regression-") as temporary:
         folder = Path(temporary)

@@ -7,9 +7,8 @@ from typing import Any
 
 import psycopg
 
-from pgkeep.server import Server
-from tests import compare
-from tests import servers as s
+from pgkeep.postgres.server import Server
+from tests.support import compare, servers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -179,7 +178,7 @@ def _hash(connection: Connection, table: str, *, only: bool) -> str:
 
 
 def _definitions(source: tuple[Server, str], target: tuple[Server, str]) -> Iterator[Difference]:
-    major = max(s.major_of(source[0]), s.major_of(target[0]))
+    major = max(servers.major_of(source[0]), servers.major_of(target[0]))
     before = entries(compare.schema(*source, major))
     after = entries(compare.schema(*target, major))
     yield from _changed("definition of", before, after)
@@ -210,5 +209,5 @@ def _changed(
 
 def parts_of(server: Server, database: str, table: str) -> str:
     """Count what belongs to a table: columns, indexes, constraints, triggers, rules, policies."""
-    (row,) = s.sql(server, database, _PARTS, table=table)
+    (row,) = servers.sql(server, database, _PARTS, table=table)
     return ", ".join(f"{count} {name}" for name, count in zip(_PART_NAMES, row, strict=True))

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pgkeep.server import Server
-from tests import keep
-from tests import servers as s
+from pgkeep.postgres.server import Server
+from tests.support import invoke
+from tests.support.servers import Servers, major_of, programs_for, run, sql
 
 from . import facts
 from .facts import Difference
@@ -50,7 +50,7 @@ class Step:
 class Lab:
     """A source, a folder for backups, and whatever databases are restored from them."""
 
-    def __init__(self, server: Server, folder: Path, servers: s.Servers) -> None:
+    def __init__(self, server: Server, folder: Path, servers: Servers) -> None:
         self.server = server
         self.folder = folder
         self.servers = servers
@@ -68,10 +68,10 @@ class Lab:
         shown: bool = True,
     ) -> bytes:
         """Run a command of pgkeep; an unexpected exit code and warnings are differences."""
-        env = keep.environment(server or self.server, BACKUP_DIR=str(self.folder / "backups"))
+        env = invoke.environment(server or self.server, BACKUP_DIR=str(self.folder / "backups"))
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", _NEWEST, *args] if newest else [keep.PGKEEP, *args],
+            [sys.executable, "-c", _NEWEST, *args] if newest else [invoke.PGKEEP, *args],
             env=env if user is None else {**env, "PGUSER": user},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -93,12 +93,12 @@ class Lab:
 
     def psql(self, step: Step, server: Server, name: str, script: bytes, *, stop: bool) -> None:
         """Run an SQL script by psql; each error is a difference."""
-        installation = s.programs_for(s.major_of(server))
+        installation = programs_for(major_of(server))
         on_error = ["-v", f"ON_ERROR_STOP={int(stop)}"]
         began = time.monotonic()
         done = subprocess.run(
             [installation.program("psql"), "-X", "-q", "-o", "/dev/null", *on_error],
-            env=keep.environment(server, name),
+            env=invoke.environment(server, name),
             input=script,
             capture_output=True,
             timeout=COMMAND_SECONDS,
@@ -113,7 +113,7 @@ class Lab:
 
     def create(self, server: Server, name: str, template: str = "template0") -> str:
         """Create a database; return its name."""
-        s.sql(server, "postgres", f"create database {name} template {template}")
+        sql(server, "postgres", f"create database {name} template {template}")
         return name
 
     def compare(
@@ -130,11 +130,11 @@ class Lab:
 
     def baseline(self, target: Server, source: str) -> frozenset[Difference]:
         """Return how a database differs that `pg_dump | psql` has made on a server."""
-        major = s.major_of(target)
+        major = major_of(target)
         if (major, source) not in self._plain:
             step = Step("pg_dump | psql")
             name = self.create(target, f"plain_{source}")
-            written = s.run(self.server, source, ["pg_dump"], major=major)
+            written = run(self.server, source, ["pg_dump"], major=major)
             self.psql(step, target, name, written, stop=False)
             found = facts.differences((self.server, source), (target, name), database=False)
             self._plain[major, source] = frozenset([*step.differences, *found])

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgkeep import programs
-from pgkeep.server import Server
-from tests import servers as s
+from pgkeep.postgres import programs
+from pgkeep.postgres.server import Server
+from tests.support import servers
+from tests.support.servers import SETTINGS
 
 MAJOR = 15
 DATABASE = "regression"
@@ -32,13 +33,13 @@ def version() -> str:
 
 def settings(major: int) -> dict[str, str]:
     """Return the settings of a server that finds the tests' library."""
-    return {**s.SETTINGS, "dynamic_library_path": f"{LIBRARIES[major]}:$libdir"}
+    return {**SETTINGS, "dynamic_library_path": f"{LIBRARIES[major]}:$libdir"}
 
 
 @contextmanager
 def server(folder: Path) -> Iterator[tuple[Server, str]]:
     """Run a server that has the regression database; give it, and what pg_regress said."""
-    with Server(s.bin_folder(MAJOR), settings=settings(MAJOR)) as running:
+    with Server(servers.bin_folder(MAJOR), settings=settings(MAJOR)) as running:
         yield running, _run_tests(running, folder / "pg_regress")
 
 
@@ -49,7 +50,7 @@ def _run_tests(server: Server, folder: Path) -> str:
         path.chmod(0o777)  # the server writes files there, and runs as another user
     command = [
         str(TESTS / "pg_regress"),
-        f"--bindir={s.bin_folder(MAJOR)}",
+        f"--bindir={servers.bin_folder(MAJOR)}",
         f"--host={server.host}",
         f"--port={server.port}",
         f"--user={server.user}",

@@ -5,8 +5,8 @@ import json
 import re
 from collections.abc import Callable
 
-from pgkeep.server import Server
-from tests import servers as s
+from pgkeep.postgres.server import Server
+from tests.support import servers
 
 from . import facts
 from .lab import Lab, Step
@@ -163,7 +163,7 @@ def tables_beside(lab: Lab) -> Step:
             before, after = ask(lab.server, name, table), ask(lab.server, name, twin)
             if before != after:
                 step.add(f"{kind} twin of", table, before, after)
-        s.sql(lab.server, name, f"drop table {twin} cascade")
+        servers.sql(lab.server, name, f"drop table {twin} cascade")
     return step
 
 
@@ -191,7 +191,7 @@ def some_rows(lab: Lab) -> Step:
     step = Step("--table ... --where", ["pgkeep restore --backup=FILE --table=TABLE --where=true"])
     for table in TABLES:
         before = facts.rows_of(lab.server, name, table)
-        s.sql(
+        servers.sql(
             lab.server, name,
             "set session_replication_role = replica;"
             f" delete from only {table} where (ctid::text::point)[1]::int % 2 = 0",
@@ -210,7 +210,7 @@ def read(lab: Lab) -> Step:
     """Read the file by show and cat."""
     step = Step("show and cat")
     shown = json.loads(lab.pgkeep(step, "show", str(lab.artifact), "--json"))
-    tables = s.sql(
+    tables = servers.sql(
         lab.server, DATABASE,
         "select count(*) from pg_class where relkind = 'r' and relnamespace >= 2200"
         " and relnamespace <> 'information_schema'::regnamespace",
@@ -253,14 +253,16 @@ def _index(lab: Lab, options: list[str]) -> Step:
     step = Step(f"index of {title}", [f"{title} >FILE.sql"])
     name = "indexed" + str(len(options))
     dump = lab.folder / f"{name}.sql"
-    dump.write_bytes(s.dump(lab.server, DATABASE, *options))
+    dump.write_bytes(servers.dump(lab.server, DATABASE, *options))
     output = lab.folder / name
     arguments = [] if "--create" in options else [f"--database={DATABASE}"]
     lab.pgkeep(step, "index", str(dump), f"--output={output}", *arguments)
     (made,) = [one for one in output.glob("*.sql.gz") if ".globals." not in one.name] or [dump]
     lab.pgkeep(step, "verify", str(made))
     lab.pgkeep(step, "restore", f"--backup={made}", f"--target-db={name}")
-    if not s.sql(lab.server, "postgres", f"select 1 from pg_database where datname = '{DATABASE}'"):
+    if not servers.sql(
+        lab.server, "postgres", f"select 1 from pg_database where datname = '{DATABASE}'"
+    ):
         raise AssertionError("restoring an indexed dump dropped the live database")
     lab.compare(step, name)
     return step
@@ -270,7 +272,7 @@ def plain(lab: Lab) -> Step:
     """Restore a plain dump that was not indexed."""
     step = Step("restore of a plain dump", ["pg_dump >FILE.sql"])
     dump = lab.folder / "plain.sql"
-    dump.write_bytes(s.dump(lab.server, DATABASE))
+    dump.write_bytes(servers.dump(lab.server, DATABASE))
     lab.pgkeep(step, "restore", f"--backup={dump}", "--target-db=from_plain")
     lab.compare(step, "from_plain")
     return step
@@ -311,7 +313,7 @@ def to_17(lab: Lab) -> Step:
 def portable(lab: Lab) -> Step:
     """Restore as a role without any rights but that to create a database."""
     step = Step("--portable as an ordinary role")
-    s.sql(lab.server, "postgres", "create role ordinary login createdb")
+    servers.sql(lab.server, "postgres", "create role ordinary login createdb")
     said = lab.pgkeep(
         step, "restore", f"--backup={lab.artifact}", "--target-db=portable", "--portable",
         "--keep-going", "--json", user="ordinary",
@@ -325,10 +327,10 @@ def to_18(lab: Lab) -> Step:
     """Restore a copy into a newer server that finds its own library of the tests."""
     step = Step("restore into 18, with its own regress.so")
     name, folder = lab.create(lab.server, "movable", DATABASE), lab.folder / "movable"
-    s.sql(lab.server, name, MOVABLE)
+    servers.sql(lab.server, name, MOVABLE)
     said = lab.pgkeep(step, "backup", f"--database={name}", f"--dir={folder}", "--json")
     made = folder / json.loads(said)["backups"][0]["artifact"]["name"]
-    with Server(s.bin_folder(18), settings=settings(18)) as target:
+    with Server(servers.bin_folder(18), settings=settings(18)) as target:
         lab.pgkeep(step, "restore", f"--backup={made}", f"--target-db={name}", server=target)
         lab.compare(step, name, target, source=name)
     return step

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from .. import adopt as a
-from .. import config as c
 from .. import errors as e
-from .. import foreign, naming
+from ..config import Config
+from ..foreign import adopt, index
+from ..foreign.adopt import Outcome
+from ..model import naming
 from ..terminal import printable
 from . import output
 from .common import (
@@ -72,7 +73,7 @@ def command(
     with output.current().progress(silent=as_json) as bar:
         bar.step("verifying")
         copy = config.copy() if store.url == config.store().url else None
-        manifest = a.adopt(store, name, jobs=config.jobs, progress=bar.verified, copy=copy)
+        manifest = adopt.adopt(store, name, jobs=config.jobs, progress=bar.verified, copy=copy)
     if as_json:
         print_json(manifest)
     output.current().done(
@@ -81,9 +82,9 @@ def command(
 
 
 def _folder(
-    folder: Path, config: c.Config, database: str | None, kind: str | None, *, as_json: bool
+    folder: Path, config: Config, database: str | None, kind: str | None, *, as_json: bool
 ) -> None:
-    options = foreign.IndexOptions(
+    options = index.IndexOptions(
         jobs=config.jobs,
         database=database,
         type=naming.BackupType(kind) if kind else None,
@@ -92,7 +93,7 @@ def _folder(
     store = config.store()
     copy = None if store.remote else config.copy()
     with output.current().progress(silent=as_json) as bar:
-        outcomes = list(a.adopt_folder(folder, store, options, bar, copy=copy))
+        outcomes = list(adopt.adopt_folder(folder, store, options, bar, copy=copy))
     if as_json:
         print_json(outcomes)
     else:
@@ -109,7 +110,7 @@ def _folder(
     output.current().done(f"{plural(made, 'dump')} indexed", as_json=as_json)
 
 
-def _lines(one: a.Outcome) -> list[str]:
+def _lines(one: Outcome) -> list[str]:
     """Return a file's line, and one for what was made of it or what is wrong with it."""
     said = one.backup or one.message
     lines = [f"{one.state:9}{printable(one.file)}"]

@@ -5,14 +5,15 @@ import hmac
 import flask
 import msgspec
 
-from .. import pages, site, status
+from ..monitor import site, status
+from ..monitor.pages import rendering
 from .metrics import CONTENT_TYPE, exposition
 from .status import document
 from .web import Fresh, is_ours
 
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": f"{pages.policy()}; frame-ancestors 'none'; form-action 'none'",
+    "Content-Security-Policy": f"{rendering.policy()}; frame-ancestors 'none'; form-action 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

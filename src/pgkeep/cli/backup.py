@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import click
 
-from .. import backup as b
-from .. import config, naming, progress
+from .. import config, progress
 from .. import errors as e
-from .. import run as r
-from ..stores import Store
+from ..backup import run
+from ..backup.backup import BackupOptions
+from ..backup.run import Failure, Report, RunOptions
+from ..model import naming
+from ..stores.store import Store
 from . import output
 from .common import (
     connection_options,
@@ -96,14 +98,14 @@ def command(
     )
     out = output.current()
     started = time.monotonic()
-    total = r.Report()
+    total = Report()
     unwritten: list[OSError] = []
     with Watch(configs, kind, out, partial=target is not None) as watch:
         for one in configs:
             if one.target is not None:
                 out.info(f"target {one.target}")
-            options = r.RunOptions(
-                backup=b.BackupOptions(
+            options = RunOptions(
+                backup=BackupOptions(
                     type=None if kind == AUTO else naming.BackupType(kind),
                     jobs=one.jobs,
                     zone=one.zone,
@@ -144,20 +146,20 @@ def command(
 def _run(
     one: config.Config,
     database: str | None,
-    options: r.RunOptions,
+    options: RunOptions,
     bar: progress.Silent,
     watch: Watch,
-) -> r.Report:
+) -> Report:
     """Run one target; of several, one that cannot be reached does not stop the others."""
     watch.begin(one)
     try:
-        report = r.run(one.endpoint(database), _store(one), options, bar, one.copy())
+        report = run.run(one.endpoint(database), _store(one), options, bar, one.copy())
     except e.PgkeepError as error:
-        watch.end(r.Report(), error)
+        watch.end(Report(), error)
         if one.target is None:
             raise
-        failure = r.Failure(one.target, error.message, error.hint, error.exit_code)
-        return r.Report(failed=[failure])
+        failure = Failure(one.target, error.message, error.hint, error.exit_code)
+        return Report(failed=[failure])
     watch.end(report)
     return report
 
@@ -188,7 +190,7 @@ def _noting(unwritten: list[OSError]) -> Iterator[None]:
 
 def _print(
     one: config.Config,
-    report: r.Report,
+    report: Report,
     out: output.Output,
     unwritten: list[OSError],
     *,

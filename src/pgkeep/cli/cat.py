@@ -4,7 +4,8 @@ import sys
 
 import click
 
-from .. import extract, selection
+from ..artifact import extract
+from ..sql import selection
 from . import output
 from .common import dir_option, load_config, open_artifact, pipe, target_option
 

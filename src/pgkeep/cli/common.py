@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from .. import catalog, config, naming
+from .. import config
 from .. import errors as e
-from ..stores import Store
+from ..catalog import catalog
+from ..model import naming
 from ..stores.local import LocalStore
+from ..stores.store import Store
 from . import output
 
 if TYPE_CHECKING:
-    from ..artifact import Artifact
-    from ..manifest import Manifest
+    from ..artifact.file import Artifact
+    from ..model.manifest import Manifest
 
 Function = Callable[..., Any]
 
@@ -219,14 +221,15 @@ def open_artifact(file: str, one: config.Config) -> Iterator["Artifact"]:
         VerificationFailed: it is cut or damaged.
 
     """
-    from .. import artifact as a  # noqa: PLC0415 - commands that open none need not pay for it
-    from .. import reading  # noqa: PLC0415
+    from ..artifact import file as file_module  # noqa: PLC0415 - commands that open none need not pay for it
+    from ..artifact import plain_reader  # noqa: PLC0415
+    from ..artifact.file import is_artifact  # noqa: PLC0415 - commands that open none need not pay for it
 
     store, name = locate(file, one)
     with contextlib.closing(store.open(name)) as source:
-        if not a.is_artifact(source) and not reading.is_ours(source):
+        if not is_artifact(source) and not plain_reader.is_ours(source):
             raise e.Refused(
                 f"{source.name} is not an artifact of pgkeep: it has no index",
                 hint=f"Make one of it: pgkeep index {file}. pgkeep verify reads any plain dump.",
             )
-        yield a.Artifact(source)
+        yield file_module.Artifact(source)

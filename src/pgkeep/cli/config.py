@@ -4,7 +4,7 @@ import textwrap
 
 import click
 
-from .. import config as c
+from ..config import SECRETS, SETTINGS, Config, Value
 from . import output
 from .common import dir_option, jobs_option, json_option, load_configs, print_json, target_option
 
@@ -12,7 +12,7 @@ _VARIABLES = "\n".join(
     textwrap.fill(
         one.meaning, 78, initial_indent=f"  {one.variable:25}", subsequent_indent=" " * 27
     )
-    for one in c.SETTINGS
+    for one in SETTINGS
 )
 
 
@@ -41,10 +41,10 @@ def command(*, target: str | None, directory: str | None, jobs: str | None, as_j
             output.say(f"{variable:24} {text or '-':20} {origin}")
 
 
-def _settings(config: c.Config) -> dict[str, tuple[str, str]]:
+def _settings(config: Config) -> dict[str, tuple[str, str]]:
     shown = {}
-    for setting in c.SETTINGS:
-        text, origin = config.values.get(setting.variable, c.Value(setting.default, "the default"))
-        hidden = setting.variable in c.SECRETS and text
+    for setting in SETTINGS:
+        text, origin = config.values.get(setting.variable, Value(setting.default, "the default"))
+        hidden = setting.variable in SECRETS and text
         shown[setting.variable] = ("********" if hidden else text, origin)
     return shown

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from .. import demo as d
+from .. import demo, progress
 from .. import errors as e
-from .. import progress
 from ..config import BUCKET
 from . import output
 from .common import jobs_option, json_option, load_config, print_json
@@ -51,7 +50,7 @@ def command(*, scale: int, directory: str, jobs: str | None, as_json: bool) -> N
         output.say(text, err=as_json)
 
     tell(f"the backup goes to {config.directory}, and stays there")
-    outcome = d.run(Path(config.directory), scale, config.jobs, progress.Silent(), tell)
+    outcome = demo.run(Path(config.directory), scale, config.jobs, progress.Silent(), tell)
     if as_json:
         print_json(outcome)
         return

@@ -2,8 +2,9 @@
 
 import click
 
-from .. import doctor as d
+from .. import doctor
 from .. import errors as e
+from ..doctor import Report
 from ..terminal import printable
 from . import output
 from .common import (
@@ -49,7 +50,7 @@ def command(
     """
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
     wanted = () if database is not None else config.databases
-    report = d.examine(
+    report = doctor.examine(
         config.endpoint(database),
         stores(config),
         config.jobs,
@@ -67,7 +68,7 @@ def command(
         raise e.DumpFailed(f"a backup{which} would fail: {plural(errors, 'finding')} above")
 
 
-def _print(report: d.Report) -> None:
+def _print(report: Report) -> None:
     output.say(f"server     PostgreSQL {report.server} at {report.address}, role {report.role}")
     for name, tables in report.databases.items():
         output.say(f"database   {printable(name)}, {plural(tables, 'table')}")

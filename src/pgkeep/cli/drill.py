@@ -11,8 +11,8 @@ import msgspec
 
 from .. import errors as e
 from .. import progress
-from ..database import Endpoint
-from ..searchpath import SearchPath
+from ..postgres.connection import Endpoint
+from ..restore.search_path import SearchPath
 from ..terminal import printable
 from . import output
 from .common import (
@@ -30,7 +30,7 @@ from .common import (
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from .. import drill as d
+    from ..drill.drill import Outcome
 
 SHOWN = 10  # findings of one kind; --json and the report have all
 
@@ -122,7 +122,7 @@ def command(
     if server is not None and settings:
         raise click.UsageError("--server and --setting exclude each other")
     check_extra("drill", "numpy", "jinja2")
-    from .. import assertions, drill  # noqa: PLC0415 - after what says that numpy is missing
+    from ..drill import assertions, drill  # noqa: PLC0415 - after what says that numpy is missing
 
     asked = assertions.read(checks)
     if report is not None:
@@ -180,8 +180,8 @@ def _check_report(path: Path) -> None:
         raise e.UsageError(f"nothing can be written to {path.parent}")
 
 
-def _write_report(path: Path, outcome: "d.Outcome") -> None:
-    from .. import report  # noqa: PLC0415 - few ask for it
+def _write_report(path: Path, outcome: "Outcome") -> None:
+    from ..monitor import report  # noqa: PLC0415 - few ask for it
 
     page = report.page(outcome)
     data = msgspec.json.format(msgspec.json.encode(outcome), indent=2) + b"\n"
@@ -198,8 +198,8 @@ def _write_report(path: Path, outcome: "d.Outcome") -> None:
             raise e.PgkeepError(f"could not write {target}: {error.strerror}") from error
 
 
-def _print(outcome: "d.Outcome", report: Path | None) -> None:
-    from .. import drill  # noqa: PLC0415 - needs numpy
+def _print(outcome: "Outcome", report: Path | None) -> None:
+    from ..drill import drill  # noqa: PLC0415 - needs numpy
 
     output.say(printable(outcome.backup))
     if outcome.server is not None:

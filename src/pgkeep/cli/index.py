@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
-from .. import config as c
-from .. import foreign, naming, progress
-from .. import manifest as m
-from ..foreign_names import guess
+from .. import progress
+from ..config import BUCKET
+from ..foreign import index
+from ..foreign.names import guess
+from ..model import naming
+from ..model.manifest import Manifest
 from . import output
 from .common import (
     dir_option,
@@ -67,9 +69,9 @@ def command(
     """
     config = load_config(target=target, directory=place or directory, jobs=jobs)
     store, name = locate(file, config)
-    path = None if file.startswith(c.BUCKET) else Path(store.url_of(name))
+    path = None if file.startswith(BUCKET) else Path(store.url_of(name))
     with closing(store.open(name)) as source, output.current().progress(silent=as_json) as bar:
-        options = foreign.IndexOptions(
+        options = index.IndexOptions(
             jobs=config.jobs,
             database=database,
             type=naming.BackupType(kind) if kind else None,
@@ -78,7 +80,7 @@ def command(
             zone=config.zone,
         )
         copy = config.copy() if not config.store().remote else None
-        manifest = foreign.index(source, config.store(), options, bar, copy=copy)
+        manifest = index.index(source, config.store(), options, bar, copy=copy)
     if as_json:
         print_json(manifest)
     else:
@@ -98,7 +100,7 @@ def _modified(path: Path | None) -> datetime | None:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
-def told(manifest: m.Manifest) -> str:
+def told(manifest: Manifest) -> str:
     """Return what was made, in words."""
     return (
         f"{plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"

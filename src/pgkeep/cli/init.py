@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from .. import errors as e
-from .. import scaffold as s
+from .. import scaffold
+from ..scaffold import File, State
 from . import output
 from .common import json_option, plural, print_json
 
@@ -51,11 +52,11 @@ def command(
     if keep and overwrite:
         raise click.UsageError("--keep and --overwrite exclude each other")
     project = Path(directory)
-    rendered = s.render(_values(values, project), datetime.now(UTC).date())
-    files = s.compare(rendered, project)
+    rendered = scaffold.render(_values(values, project), datetime.now(UTC).date())
+    files = scaffold.compare(rendered, project)
     if not dry_run:
         files = _decided(files, keep=keep, overwrite=overwrite, may_ask=not as_json)
-        s.write(files, project)
+        scaffold.write(files, project)
     if as_json:
         shown = [{"path": one.path, "state": one.state} for one in files]
         print_json({"directory": directory, "files": shown})
@@ -80,9 +81,9 @@ def _values(given: tuple[str, ...], project: Path) -> dict[str, str]:
     return values
 
 
-def _decided(files: list[s.File], *, keep: bool, overwrite: bool, may_ask: bool) -> list[s.File]:
+def _decided(files: list[File], *, keep: bool, overwrite: bool, may_ask: bool) -> list[File]:
     """Settle what becomes of files that are there with other contents."""
-    there = [one.path for one in files if one.state == s.State.DIFFERENT]
+    there = [one.path for one in files if one.state == State.DIFFERENT]
     asks = may_ask and sys.stdin.isatty()
     if there and not (keep or overwrite or asks):
         raise e.Refused(
@@ -90,10 +91,10 @@ def _decided(files: list[s.File], *, keep: bool, overwrite: bool, may_ask: bool)
             hint="Say --keep to leave them as they are, or --overwrite to replace them.",
         )
 
-    def settle(one: s.File) -> s.File:
-        if one.state != s.State.DIFFERENT:
+    def settle(one: File) -> File:
+        if one.state != State.DIFFERENT:
             return one
         replaced = overwrite or (not keep and output.ask(f"Overwrite {one.path}?"))
-        return replace(one, state=s.State.REPLACED if replaced else s.State.KEPT)
+        return replace(one, state=State.REPLACED if replaced else State.KEPT)
 
     return [settle(one) for one in files]

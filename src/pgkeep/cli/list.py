@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import click
 
-from .. import catalog, progress
+from .. import progress
+from ..catalog import catalog
 from ..terminal import printable
 from . import output
 from .common import (

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .. import config, metrics, overview
+from .. import config
 from .. import errors as e
+from ..monitor import metrics, overview
 from . import output
 from .common import check_extra, dir_option, load_configs, target_option
 from .watch import contents_of, target_of

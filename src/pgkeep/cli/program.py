@@ -183,7 +183,7 @@ def _run() -> int:  # noqa: PLR0911 - one for each way to end
         psycopg = sys.modules.get("psycopg")
         if psycopg is None or not isinstance(error, psycopg.Error):
             raise
-        from ..database import server_error  # noqa: PLC0415
+        from ..postgres.messages import server_error  # noqa: PLC0415
 
         return _failed(server_error(error, e.ConnectionFailed))
     return code if isinstance(code, int) else 0  # of ctx.exit

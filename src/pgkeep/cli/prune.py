@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import click
 
-from .. import prune as p
-from .. import retention
+from ..catalog import prune
+from ..model import retention
 from . import output
 from .common import (
     catalogs,
@@ -67,7 +67,7 @@ def command(
         if dry_run:
             count += sum(not one.keep for one in decisions)
             continue
-        pruned = p.prune(found, decisions)
+        pruned = prune.prune(found, decisions)
         count += len(pruned.removed)
         for text in pruned.retained:
             output.current().info(text)

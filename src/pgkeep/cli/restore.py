@@ -7,10 +7,11 @@ import click
 
 from .. import errors as e
 from .. import progress
-from .. import restore as r
-from .. import tables as t
-from .. import verify as v
-from ..searchpath import SearchPath
+from ..catalog import side_files
+from ..restore import tables as tables_module
+from ..restore.restore import Mode, Plan, Restore, RestoreOptions
+from ..restore.search_path import SearchPath
+from ..restore.tables import Conflict, TablesOptions, TablesRestore
 from ..terminal import printable
 from . import output
 from .common import (
@@ -24,9 +25,7 @@ from .common import (
     print_json,
     target_option,
 )
-from .common import (
-    latest as newest,
-)
+from .common import latest as newest
 
 
 @click.command(
@@ -106,7 +105,7 @@ Examples:
 )
 @click.option(
     "--on-conflict",
-    type=click.Choice([one.value for one in t.Conflict]),
+    type=click.Choice([one.value for one in Conflict]),
     help="With --where, for rows that are there: leave them (default), update them by their"
     " primary key, or undo everything.",
 )
@@ -223,20 +222,22 @@ def command(
         name = manifest.artifact.name
     if verify_only:
         with output.current().progress(silent=as_json) as bar:
-            report = v.verify(store, name, jobs=config.jobs, progress=bar.verified)
+            report = side_files.verify(store, name, jobs=config.jobs, progress=bar.verified)
         print_json(report) if as_json else output.say(f"ok: {report.file} is whole")
         return
     source = store.open(name)
-    side = v.side_files(store, name)
-    v.read_globals(store, name, side)  # damaged roles would be noticed when they are needed
+    side = side_files.read(store, name)
+    side_files.read_globals(
+        store, name, side
+    )  # damaged roles would be noticed when they are needed
     if tables:
         _restore_tables(
-            t.TablesRestore(
+            TablesRestore(
                 config.endpoint(),
                 source,
-                t.TablesOptions(
+                TablesOptions(
                     patterns=tables, target=target_db, new_name=new_name, replace=drop_existing,
-                    where=where, conflict=t.Conflict(on_conflict or t.Conflict.SKIP),
+                    where=where, conflict=Conflict(on_conflict or Conflict.SKIP),
                     owner=not no_owner, privileges=not no_privileges, analyze=not no_analyze,
                     search_path=SearchPath(search_path), disable_triggers=disable_triggers,
                 ),
@@ -244,7 +245,7 @@ def command(
             dry_run=dry_run, yes=yes, as_json=as_json,
         )  # fmt: skip
         return
-    options = r.RestoreOptions(
+    options = RestoreOptions(
         jobs=config.jobs, target=target_db, drop_existing=drop_existing, discard_old=discard_old,
         in_place=in_place, schema_only=schema_only, data_only=data_only,
         disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
@@ -253,7 +254,7 @@ def command(
         allow_statements=allow_statements,
         search_path=SearchPath(search_path),
     )  # fmt: skip
-    restore = r.Restore(config.endpoint(), source, options, side)
+    restore = Restore(config.endpoint(), source, options, side)
     plan = restore.plan()
     if dry_run:
         print_json(plan) if as_json else _print_plan(plan)
@@ -262,7 +263,7 @@ def command(
         return
     if (
         (drop_existing or in_place or data_only)
-        and plan.mode != r.Mode.NEW
+        and plan.mode != Mode.NEW
         and not (
             yes or plan.problems  # which are told by execute
         )
@@ -285,7 +286,7 @@ def command(
     output.current().done(f"database {result.database}: {rows}{progress.duration(result.seconds)}")
 
 
-def _restore_tables(restore: t.TablesRestore, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+def _restore_tables(restore: TablesRestore, *, dry_run: bool, yes: bool, as_json: bool) -> None:
     plan = restore.plan()
     if dry_run:
         print_json(plan) if as_json else _print_tables(plan)
@@ -322,7 +323,7 @@ def _restore_tables(restore: t.TablesRestore, *, dry_run: bool, yes: bool, as_js
     )
 
 
-def _warn_before(plan: r.Plan | t.Plan, *, as_json: bool) -> frozenset[str]:
+def _warn_before(plan: Plan | tables_module.Plan, *, as_json: bool) -> frozenset[str]:
     """Print the warnings of a plan, which may explain a failure that follows; return them."""
     if as_json or plan.problems:
         return frozenset()
@@ -338,7 +339,7 @@ def _warn_after(warnings: Iterable[str], told: frozenset[str]) -> None:
             output.current().warning(warning)
 
 
-def _print_tables(plan: t.Plan) -> None:
+def _print_tables(plan: tables_module.Plan) -> None:
     output.say(f"restore  {plan.file}")
     output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
     output.say(f"into     {plan.target}")
@@ -372,7 +373,7 @@ def _check_usage(
             raise click.UsageError(f"{' and '.join(used_names)} exclude each other")
 
 
-def _print_plan(plan: r.Plan) -> None:
+def _print_plan(plan: Plan) -> None:
     output.say(f"restore  {plan.file}")
     if plan.source:
         output.say(f"of       database {plan.source} as it was at {plan.snapshot}")

@@ -3,7 +3,7 @@
 import click
 
 from .. import errors as e
-from .. import status
+from ..monitor import status
 from . import output
 from .common import check_extra, dir_option, load_configs, target_option
 from .status import state_of

@@ -5,7 +5,9 @@ import sys
 
 import click
 
-from .. import extract, progress, selection
+from .. import progress
+from ..artifact import extract
+from ..sql import selection
 from ..terminal import printable
 from . import output
 from .common import (

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from .. import config, progress, status
+from .. import config, progress
 from .. import errors as e
+from ..monitor import status
 from ..terminal import printable
 from . import output
 from .common import dir_option, json_option, load_configs, print_json, target_option

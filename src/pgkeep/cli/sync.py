@@ -2,8 +2,8 @@
 
 import click
 
-from .. import catalog, copies
 from .. import errors as e
+from ..catalog import catalog, copies
 from . import output
 from .common import dir_option, json_option, load_configs, plural, print_json, target_option
 

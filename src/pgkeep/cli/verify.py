@@ -2,10 +2,11 @@
 
 import click
 
-from .. import config as c
 from .. import errors as e
 from .. import progress
-from .. import verify as v
+from ..artifact.verify import Report
+from ..catalog import side_files
+from ..config import Config
 from . import output
 from .common import (
     dir_option,
@@ -50,7 +51,7 @@ def command(
     prints a list where several are named.
     """
     config = load_config(target=target, directory=directory, jobs=jobs)
-    reports: list[v.Report] = []
+    reports: list[Report] = []
     failed: list[e.PgkeepError] = []
     for file in files:
         try:
@@ -71,15 +72,15 @@ def command(
         print_json(reports[0] if len(files) == 1 else reports)
 
 
-def _line(report: v.Report) -> str:
+def _line(report: Report) -> str:
     return (
         f"ok: {report.file}: {plural(report.tables, 'table')}, {plural(report.rows, 'row')},"
         f" {progress.size(report.raw_bytes)} of SQL; checked {', '.join(report.checked)}"
     )
 
 
-def _verify(file: str, config: c.Config, *, silent: bool) -> v.Report:
+def _verify(file: str, config: Config, *, silent: bool) -> Report:
     store, name = locate(file, config)
     with output.current().progress(silent=silent) as bar:
         bar.step("verifying")
-        return v.verify(store, name, jobs=config.jobs, progress=bar.verified)
+        return side_files.verify(store, name, jobs=config.jobs, progress=bar.verified)

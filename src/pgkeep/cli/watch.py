@@ -17,9 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from .. import catalog, config, metrics, notify, overview, run
+from .. import config
 from .. import errors as e
-from ..stores import Store
+from ..backup import run
+from ..catalog import catalog
+from ..monitor import metrics, notify, overview
+from ..stores.store import Store
 from . import output
 
 READING = 30.0  # seconds for the stores

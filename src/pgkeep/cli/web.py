@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import click
 
 from .. import errors as e
-from .. import overview
+from ..monitor import overview
 from . import output
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import Self
 
 from .. import errors as e
-from .. import interrupts, naming
-from . import UNKNOWN, Item
+from .. import interrupts
+from ..model import naming
+from .store import UNKNOWN, Item
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{8}")
 

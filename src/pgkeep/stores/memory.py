@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from .. import errors as e
-from . import Item
+from .store import Item
 
 
 class MemoryStore:

@@ -29,9 +29,10 @@ import botocore.loaders
 import botocore.session
 
 from .. import errors as e
-from .. import interrupts, naming
-from . import Item
+from .. import interrupts
+from ..model import naming
 from .deadline import Deadline, install
+from .store import Item
 
 MIB = 1 << 20
 SMALLEST_PART = 8 * MIB  # S3 refuses parts below 5 MiB, but for the last one

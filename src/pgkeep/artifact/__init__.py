@@ -1,0 +1,4 @@
+"""The backup file: its members, its index, what it contains, and whether it is complete.
+
+Imports stores, sql, model and what is below them; needs no server.
+"""

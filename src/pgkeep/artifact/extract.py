@@ -1,0 +1,247 @@
+"""What an artifact holds, and its SQL on the way out; only the members that are needed are read."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from .. import errors as e
+from ..model.manifest import DatabaseFacts, Extension, ServerFacts
+from ..sql import script, statements
+from ..sql.encodings import codec
+from ..sql.selection import Pattern
+from ..sql.statements import SETTING
+from .file import Artifact, Object
+
+_COLUMNS = re.compile(rb"COPY %b \((?P<columns>.*)\) FROM stdin;\n" % statements.QUALIFIED, re.S)
+_COLUMN = re.compile(rb"\s*(%b),?" % statements.IDENTIFIER)
+_ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}  # as COPY writes text
+
+
+class TableFacts(msgspec.Struct, frozen=True):
+    """One table's rows in an artifact; without a count where they are INSERT statements."""
+
+    schema: str
+    name: str
+    rows: int | None
+    raw_bytes: int  # of SQL
+    bytes: int  # its share of the file
+
+
+class ObjectFacts(msgspec.Struct, frozen=True):
+    """One of pg_dump's entries, or a part of one."""
+
+    section: str
+    type: str
+    schema: str
+    name: str
+    owner: str
+    rows: int | None
+    raw_bytes: int
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an artifact holds, read from its index."""
+
+    file: str
+    size: int
+    raw_bytes: int
+    pgkeep: str
+    client_version: str
+    snapshot: str
+    schema_only: bool
+    database: DatabaseFacts
+    server: ServerFacts
+    extensions: list[Extension]
+    roles: list[str]
+    tables: list[TableFacts]
+    types: dict[str, int]
+    objects: list[ObjectFacts] | None = None
+
+
+def inventory(artifact: Artifact, *, objects: bool = False) -> Inventory:
+    """Tell what an artifact holds."""
+    index = artifact.index
+    meta = index.meta
+    roles = {*meta.roles, meta.database.owner, *(one.owner for one in index.objects)}
+    entries = Counter({one.type: 0 for one in index.objects})
+    entries.update(one.type for one in index.objects if one.type != "TABLE DATA")
+    tables = _tables(artifact)
+    entries["TABLE DATA"] = len(tables)
+    return Inventory(
+        file=artifact.source.name,
+        size=artifact.source.size,
+        raw_bytes=index.raw_bytes,
+        pgkeep=meta.pgkeep,
+        client_version=meta.client_version,
+        snapshot=meta.snapshot,
+        schema_only=meta.schema_only,
+        database=meta.database,
+        server=meta.server,
+        extensions=meta.extensions,
+        roles=sorted(roles - {""}),
+        tables=tables,
+        types={name: count for name, count in sorted(entries.items()) if count},
+        objects=_objects(artifact) if objects else None,
+    )
+
+
+def _tables(artifact: Artifact) -> list[TableFacts]:
+    found: dict[tuple[str, str], tuple[int | None, int, float]] = {}
+    for one in artifact.index.objects:
+        if one.type == "TABLE DATA":
+            member = artifact.index.members[one.member]
+            rows, raw, size = found.get((one.schema, one.name), (0, 0, 0.0))
+            count = None if rows is None or one.rows is None else rows + one.rows
+            share = member.length * one.length / member.raw
+            found[one.schema, one.name] = count, raw + one.length, size + share
+    return [
+        TableFacts(schema, name, rows, raw, round(size))
+        for (schema, name), (rows, raw, size) in found.items()
+    ]
+
+
+def _objects(artifact: Artifact) -> list[ObjectFacts]:
+    members = artifact.index.members
+    return [
+        ObjectFacts(
+            members[one.member].section, one.type, one.schema, one.name, one.owner, one.rows,
+            one.length,
+        )
+        for one in artifact.index.objects
+    ]  # fmt: skip
+
+
+def sql(artifact: Artifact, *, schema_only: bool = False) -> Iterator[bytes]:
+    """Yield the SQL of an artifact, each member checked when it is read.
+
+    Raises:
+        VerificationFailed: a member is damaged.
+
+    """
+    for number, member in enumerate(artifact.index.members):
+        if not schema_only:
+            yield from artifact.blocks(number)
+        elif member.section != "data":
+            yield from _ranges(artifact.blocks(number), _definitions(artifact, number))
+
+
+def _definitions(artifact: Artifact, number: int) -> list[tuple[int, int]]:
+    """Return what of a member fills no materialized view, as starts and lengths."""
+    found, position = [], 0
+    for one in artifact.index.objects:
+        if one.member == number and one.type == "MATERIALIZED VIEW DATA":
+            found.append((position, one.start - position))
+            position = one.start + one.length
+    return [*found, (position, artifact.index.members[number].raw - position)]
+
+
+def table_sql(artifact: Artifact, patterns: Sequence[Pattern]) -> Iterator[bytes]:
+    """Yield the statements that bring the rows of some tables, after the dump's own settings.
+
+    Raises:
+        UsageError: a pattern means no table that has rows here.
+        VerificationFailed: a member is damaged.
+
+    """
+    chosen = _chosen(artifact, patterns)
+    yield b"".join(match.group() for match in SETTING.finditer(_header(artifact)))
+    for number in sorted({one.member for one in chosen}):
+        ranges = [(one.start, one.length) for one in chosen if one.member == number]
+        yield b"\n"
+        yield from _ranges(artifact.blocks(number), ranges)
+
+
+def _header(artifact: Artifact) -> bytes:
+    first = artifact.index.objects[0] if artifact.index.objects else None
+    data = next(artifact.blocks(0), b"") if artifact.index.members else b""
+    return data[: first.start] if first is not None and first.member == 0 else data
+
+
+def _ranges(blocks: Iterator[bytes], ranges: list[tuple[int, int]]) -> Iterator[bytes]:
+    """Yield these ranges of a stream, which are in its order."""
+    position = 0
+    for block in blocks:
+        for start, length in ranges:
+            begin, end = max(start - position, 0), start + length - position
+            if end > 0 and begin < len(block):
+                yield block[begin:end]
+        position += len(block)
+
+
+def head(artifact: Artifact, pattern: Pattern, count: int) -> Iterator[bytes]:
+    """Yield the names of a table's columns, then its first rows, as COPY writes them.
+
+    Raises:
+        UsageError: the pattern means no table, or several, or one whose rows are INSERT statements.
+        VerificationFailed: a member that is needed is damaged.
+
+    """
+    chosen = _chosen(artifact, [pattern])
+    names = sorted({f"{one.schema}.{one.name}" for one in chosen})
+    if len(names) > 1:
+        raise e.UsageError(
+            f"{pattern.text} means {len(names)} tables: {', '.join(names[:5])}",
+            hint="Name one of them.",
+        )
+    if any(one.rows is None for one in chosen):
+        raise e.UsageError(
+            f"the rows of {names[0]} are INSERT statements",
+            hint=f"pgkeep cat FILE --table='{pattern.text}' prints them.",
+        )
+    codec_name = codec(artifact.index.meta.database.encoding)
+    told = False
+    for one in chosen:
+        blocks = _ranges(artifact.blocks(one.member), [(one.start, one.length)])
+        for piece in _pieces(blocks):
+            if isinstance(piece, script.CopyBegin) and not told:
+                told = True
+                yield _columns(piece.data, codec_name)
+                if not count:
+                    return
+            elif isinstance(piece, script.Rows):
+                rows, ended = _first(piece.data, count)
+                yield rows
+                count -= ended
+                if not count:
+                    return
+
+
+def _pieces(blocks: Iterator[bytes]) -> Iterator[script.Piece]:
+    scanner = script.Scanner()
+    for block in blocks:
+        yield from scanner.feed(block)
+    yield from scanner.close()
+
+
+def _first(data: bytes, count: int) -> tuple[bytes, int]:
+    """Return the first lines, at most so many, and how many of them end here."""
+    position = ended = 0
+    while ended < count:
+        end = data.find(b"\n", position) + 1
+        if not end:
+            return data, ended
+        position, ended = end, ended + 1
+    return data[:position], ended
+
+
+def _columns(statement: bytes, codec_name: str) -> bytes:
+    match = _COLUMNS.match(statement)
+    names = [
+        statements.unquoted(one, codec_name) for one in _COLUMN.findall(match["columns"])
+    ] if match else []  # fmt: skip
+    escaped = ["".join(_ESCAPES.get(one, one) for one in name) for name in names]
+    return "\t".join(escaped).encode(codec_name, "backslashreplace") + b"\n"
+
+
+def _chosen(artifact: Artifact, patterns: Sequence[Pattern]) -> list[Object]:
+    data = [one for one in artifact.index.objects if one.type == "TABLE DATA"]
+    for pattern in patterns:
+        if not any(pattern.matches(one.schema, one.name) for one in data):
+            raise e.UsageError(
+                f"{artifact.source.name} has no rows of a table {pattern.text}",
+                hint="pgkeep show FILE lists the tables; names with capitals need double quotes,"
+                " and a partitioned table's rows are in its partitions.",
+            )
+    return [one for one in data if any(it.matches(one.schema, one.name) for it in patterns)]

@@ -1,0 +1,464 @@
+"""The artifact: a gzip file of many members with an index of itself at its end.
+
+`zcat` sees plain SQL (RFC 1952, section 2.2: members are concatenated). We see whole statements per
+member, an index that tells where each object lies and what each member hashes to, and an end marker
+that points at the index. docs/format.md describes it byte by byte.
+"""
+
+import hashlib
+import json
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+import msgspec
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
+
+from .. import errors as e
+from ..model.manifest import Computed, DatabaseFacts, Extension, Resolution, ServerFacts, TableRows
+from ..stores.store import Source, Upload
+
+FORMAT = 1
+_LEVEL = 1  # ISA-L's level 1: about the size of gzip -6 at ten times its speed
+BLOCK = 1 << 20
+MEMBER_LIMIT = 1 << 30  # bytes of SQL in a member that is read whole: no statement is longer
+INDEX_LIMIT = 512 << 20  # bytes of an index; 10,000 tables take 8 MiB
+DROPS = "DROP"  # the type under which the statements of pg_dump --clean are indexed
+
+_INDEX_HEADER = b"""\
+--
+-- pgkeep index: where each object of this file lies. Not needed to restore it.
+--
+"""
+_META, _MEMBER, _OBJECT = b"-- meta ", b"-- member ", b"-- object "
+
+# RFC 1952: magic, deflate, FEXTRA, no time, no flags, unknown system; then the extra field's length
+# and our subfield; then an empty deflate block, a CRC of nothing and a length of nothing.
+_MARKER = struct.Struct("<10sH2sH8sQQ32s10s")
+_MARKER_HEADER = b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff"
+_SUBFIELD = b"PK"
+_MAGIC = b"pgkeep\x00\x01"
+_EMPTY = b"\x03\x00" + bytes(8)
+_PAYLOAD = 8 + 8 + 8 + 32
+MARKER_SIZE = _MARKER.size
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an artifact knows of itself: all that a restore without a manifest needs."""
+
+    format: int = FORMAT
+    pgkeep: str
+    database: DatabaseFacts
+    server: ServerFacts
+    client_version: str
+    snapshot: str  # RFC 3339, UTC
+    timezone: str | None = None  # that time stamps are written in
+    lc_monetary: str | None = None  # the locale that money is written in, where there is any
+    schema_only: bool = False
+    extensions: list[Extension] = []
+    roles: list[str] = []
+    resolutions: list[Resolution] = []  # what an empty search path would change
+    computed: list[Computed] = []  # what a restore computes, for drills to compare
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One gzip member: where it lies, how much SQL it holds, the SHA-256 of its bytes."""
+
+    section: str  # pre, data or post
+    offset: int
+    length: int
+    raw: int
+    sha256: str
+
+
+class Object(msgspec.Struct, omit_defaults=True):
+    """One of pg_dump's entries, or a part of one: where its SQL lies.
+
+    The rows of a large table lie in several parts, each a COPY statement of its own; those of a
+    large object's data have to run in their order, in one session.
+    """
+
+    type: str
+    schema: str
+    name: str
+    owner: str
+    member: int
+    start: int  # in the member's SQL
+    length: int = 0
+    oid: int = 0
+    rows: int | None = None
+    settings: str = ""  # what SET default_... applied to it
+
+
+class Index(msgspec.Struct):
+    """The contents of an artifact."""
+
+    meta: Meta
+    members: list[Member]
+    objects: list[Object]
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of SQL, the index not counted."""
+        return sum(member.raw for member in self.members)
+
+    def table_rows(self) -> list[TableRows]:
+        """Return how many rows of each table the artifact holds, in the order of the file."""
+        rows: dict[tuple[str, str], int] = {}
+        for one in self.objects:
+            if one.rows is not None:
+                key = (one.schema, one.name)
+                rows[key] = rows.get(key, 0) + one.rows
+        return [TableRows(schema, name, count) for (schema, name), count in rows.items()]
+
+    def objects_by_member(self) -> list[list[Object]]:
+        """Return what lies in each member, in its order."""
+        found: list[list[Object]] = [[] for _ in self.members]
+        for one in self.objects:
+            found[one.member].append(one)
+        return found
+
+
+def compress(data: bytes) -> bytes:
+    """Return a small file's contents as gzip."""
+    compressed: bytes = isal_zlib.compress(data, _LEVEL, 31)
+    return compressed
+
+
+class MemberBuilder:
+    """One gzip member while it is made: compresses as it is written, notes what lies where."""
+
+    def __init__(self, section: str) -> None:
+        self.section = section
+        self.raw = 0
+        self.objects: list[Object] = []
+        self._compressor = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, 31)
+        self._parts: list[bytes] = []
+        self.compressed = 0
+
+    def write(self, data: bytes) -> None:
+        """Append SQL."""
+        self.raw += len(data)
+        self._keep(self._compressor.compress(data))
+
+    def begin(self, one: Object) -> None:
+        """Note that an object begins here; the one before it ends."""
+        self.end()
+        one.start = self.raw
+        self.objects.append(one)
+
+    def end(self) -> None:
+        """Note that the last object ends here."""
+        if self.objects and not self.objects[-1].length:
+            self.objects[-1].length = self.raw - self.objects[-1].start
+
+    def finish(self) -> bytes:
+        """Return the whole member."""
+        self.end()
+        self._keep(self._compressor.flush())
+        return b"".join(self._parts)
+
+    def _keep(self, data: bytes) -> None:
+        if data:
+            self._parts.append(data)
+            self.compressed += len(data)
+
+
+class ArtifactWriter:
+    """Append members, from any thread; then the index and the end marker."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+        self._lock = threading.Lock()
+        self._hash = hashlib.sha256()
+        self._members: list[Member] = []
+        self._objects: list[Object] = []
+        self.size = 0
+        self.raw = 0
+        self.index_sha256 = ""  # set by finish; it stands for the hashes of all members
+
+    def append(self, builder: MemberBuilder) -> None:
+        """Write a finished member after those that are there."""
+        data = builder.finish()
+        digest = hashlib.sha256(data).hexdigest()
+        with self._lock:
+            number = len(self._members)
+            for one in builder.objects:
+                one.member = number
+            self._objects += builder.objects
+            self._members.append(Member(builder.section, self.size, len(data), builder.raw, digest))
+            self.raw += builder.raw
+            self._write(data)
+
+    def stop(self) -> None:
+        """Have threads fail that wait for the store."""
+        self._upload.stop()
+
+    def finish(self, meta: Meta) -> Index:
+        """Write index and end marker; the file is whole only now."""
+        index = Index(meta, self._members, self._objects)
+        data = _encode_index(index)
+        digest = hashlib.sha256(data).digest()
+        self.index_sha256 = digest.hex()
+        marker = _MARKER.pack(
+            _MARKER_HEADER, 4 + _PAYLOAD, _SUBFIELD, _PAYLOAD,
+            _MAGIC, self.size, len(data), digest, _EMPTY,
+        )  # fmt: skip
+        self._write(data + marker)
+        return index
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of everything written so far."""
+        return self._hash.hexdigest()
+
+    def _write(self, data: bytes) -> None:
+        self._upload.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+
+class Artifact:
+    """An artifact open for reading; opening it checks the end marker and the index."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        offset, length, digest = _read_marker(source)
+        data = source.read(offset, length)
+        if hashlib.sha256(data).digest() != digest:
+            raise e.VerificationFailed(f"{source.name}: the index has changed")
+        self.index_sha256 = digest.hex()
+        self.index = _decode_index(_index_lines(data, source.name), source.name)
+        self._check_coverage(offset)
+
+    def _check_coverage(self, end: int) -> None:
+        expected = 0
+        for number, member in enumerate(self.index.members):
+            if member.offset != expected:
+                raise e.VerificationFailed(
+                    f"{self.source.name}: member {number} begins at byte {member.offset},"
+                    f" expected {expected}"
+                )
+            expected += member.length
+        if expected != end:
+            raise e.VerificationFailed(
+                f"{self.source.name}: members end at byte {expected}, the index begins at {end}"
+            )
+        for one in self.index.objects:
+            if not 0 <= one.member < len(self.index.members):
+                raise e.VerificationFailed(
+                    f"{self.source.name}: {one.type} {one.name} lies in member {one.member},"
+                    f" which does not exist"
+                )
+
+    def compressed(self, number: int) -> bytes:
+        """Return a member's bytes, checked against the index.
+
+        Raises:
+            VerificationFailed: they have changed.
+
+        """
+        member = self.index.members[number]
+        data = self.source.read(member.offset, member.length)
+        if hashlib.sha256(data).hexdigest() != member.sha256:
+            raise e.VerificationFailed(f"{self.describe(number)}: the SHA-256 differs")
+        return data
+
+    def read(self, number: int) -> bytes:
+        """Return a member's SQL, whole; meant for those that are small.
+
+        Raises:
+            VerificationFailed: it has changed, or is larger than any that pgkeep writes.
+
+        """
+        raw = self.index.members[number].raw
+        if raw > MEMBER_LIMIT:
+            raise e.VerificationFailed(
+                f"{self.describe(number)}: {raw} bytes of definitions, at most"
+                f" {MEMBER_LIMIT} are read"
+            )
+        return b"".join(self.blocks(number))
+
+    def blocks(self, number: int) -> Iterator[bytes]:
+        """Yield a member's SQL in blocks, checked: hash first, then CRC and length."""
+        data = self.compressed(number)
+        raw = 0
+        try:
+            for block in decompressed_blocks(data):
+                raw += len(block)
+                if raw > self.index.members[number].raw:
+                    break  # a few bytes may hold very many
+                yield block
+        except e.VerificationFailed as error:
+            raise e.VerificationFailed(f"{self.describe(number)}: {error}") from error
+        if raw != self.index.members[number].raw:
+            raise e.VerificationFailed(
+                f"{self.describe(number)}: {raw} bytes of SQL, expected"
+                f" {self.index.members[number].raw}"
+            )
+
+    def check_hashes(self, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Read every member once and compare its hash; tells `progress` the bytes done."""
+        for number, member in enumerate(self.index.members):
+            self.compressed(number)
+            progress(member.length)
+
+    def describe(self, number: int) -> str:
+        """Name a member for messages: file, number, place, and the table it holds."""
+        member = self.index.members[number]
+        names = {f"{one.schema}.{one.name}" for one in self.index.objects if one.member == number}
+        of = f" ({min(names)})" if len(names) == 1 else f" ({len(names)} objects)" if names else ""
+        return f"{self.source.name}: member {number}{of} at byte {member.offset}"
+
+
+def is_artifact(source: Source) -> bool:
+    """Whether a file ends with our end marker's form, whole or damaged."""
+    if source.size < MARKER_SIZE:
+        return False
+    tail = source.read(source.size - MARKER_SIZE, MARKER_SIZE)
+    return _MAGIC in tail or tail.startswith(_MARKER_HEADER)
+
+
+def decompressed_blocks(data: bytes) -> Iterator[bytes]:
+    """Yield the contents of exactly one gzip member; raise VerificationFailed if it is damaged."""
+    inflater = isal_zlib.decompressobj(wbits=31)
+    try:
+        while True:
+            block = inflater.decompress(data, BLOCK)
+            if block:
+                yield block
+            data = inflater.unconsumed_tail
+            if inflater.eof or not (block or data):
+                break
+    except IsalError as error:  # type: ignore[misc]  # the stub declares it as a variable
+        raise e.VerificationFailed(f"damaged gzip data: {error}") from error
+    if not inflater.eof:
+        raise e.VerificationFailed("cut gzip data")
+    if inflater.unused_data:
+        raise e.VerificationFailed("bytes after the end of the gzip data")
+
+
+class MultiMemberInflater:
+    """Decompress a stream of gzip members to its very end."""
+
+    def __init__(self) -> None:
+        self._inflater = isal_zlib.decompressobj(wbits=31)
+        self._begun = False  # inside a member
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what these bytes hold; raise VerificationFailed where they are damaged."""
+        while data:
+            if self._inflater.eof and data.startswith(b"\0"):
+                raise e.VerificationFailed(
+                    "zero bytes after the end of the gzip data",
+                    hint="A tape or a block device appends such. gzip -dc FILE | gzip > NEW leaves"
+                    " them out.",
+                )
+            if self._inflater.eof:
+                self._inflater = isal_zlib.decompressobj(wbits=31)
+            self._begun = True
+            try:
+                block = self._inflater.decompress(data, BLOCK)
+            except IsalError as error:  # type: ignore[misc]  # the stub declares it as a variable
+                raise e.VerificationFailed(f"damaged gzip data: {error}") from error
+            if block:
+                yield block
+            if self._inflater.eof:
+                data = self._inflater.unused_data
+                self._begun = False
+            else:
+                data = self._inflater.unconsumed_tail
+
+    def close(self) -> None:
+        """Check that the data ended with a member."""
+        if self._begun:
+            raise e.VerificationFailed("the gzip data is cut")
+
+
+def _read_marker(source: Source) -> tuple[int, int, bytes]:
+    """Return the index's offset, length and hash."""
+    missing = e.VerificationFailed(
+        f"{source.name}: cut or unfinished: {source.size} bytes without the end marker"
+    )
+    if source.size < MARKER_SIZE:
+        raise missing
+    fields = _MARKER.unpack(source.read(source.size - MARKER_SIZE, MARKER_SIZE))
+    header, extra, subfield, length, magic, offset, index_length, digest, empty = fields
+    fixed = (header, extra, subfield, length, empty)
+    if fixed != (_MARKER_HEADER, 4 + _PAYLOAD, _SUBFIELD, _PAYLOAD, _EMPTY):
+        raise missing
+    if magic != _MAGIC:
+        raise e.VerificationFailed(
+            f"{source.name}: unknown end marker {magic!r}",
+            hint="Use the version of pgkeep that made the file, or a newer one.",
+        )
+    if offset + index_length + MARKER_SIZE != source.size:
+        raise e.VerificationFailed(
+            f"{source.name}: {source.size} bytes long, its end marker says"
+            f" {offset + index_length + MARKER_SIZE}"
+        )
+    return offset, index_length, digest
+
+
+def _encode_index(index: Index) -> bytes:
+    builder = MemberBuilder("index")
+    builder.write(_INDEX_HEADER)
+    builder.write(_META + _ascii_json(index.meta) + b"\n")
+    for prefix, records in ((_MEMBER, index.members), (_OBJECT, index.objects)):
+        for start in range(0, len(records), 1000):
+            chunk = records[start : start + 1000]
+            builder.write(b"".join(prefix + _ascii_json(one) + b"\n" for one in chunk))
+    builder.write(b"--\n")
+    return builder.finish()
+
+
+def _ascii_json(value: object) -> bytes:
+    """Return JSON on one line in ASCII: the dump around it may be in any encoding."""
+    data = msgspec.json.encode(value)
+    return data if data.isascii() else json.dumps(json.loads(data)).encode("ascii")
+
+
+def _index_lines(data: bytes, file_name: str) -> Iterator[bytes]:
+    """Yield the lines of a compressed index."""
+    size = 0
+    held: list[bytes] = []  # of a line whose end has not come yet
+    for block in decompressed_blocks(data):
+        size += len(block)
+        if size > INDEX_LIMIT:
+            raise e.VerificationFailed(
+                f"{file_name}: the index has more than {INDEX_LIMIT >> 20} MiB"
+            )
+        first, *lines = block.split(b"\n")
+        held.append(first)
+        if lines:
+            yield b"".join(held)
+            held = [lines.pop()]
+            yield from lines
+    yield b"".join(held)
+
+
+def _decode_index(lines: Iterator[bytes], file_name: str) -> Index:
+    meta: Meta | None = None
+    members: list[Member] = []
+    objects: list[Object] = []
+    member_decoder = msgspec.json.Decoder(Member)
+    object_decoder = msgspec.json.Decoder(Object)
+    try:
+        for line in lines:
+            if line.startswith(_OBJECT):
+                objects.append(object_decoder.decode(line[len(_OBJECT) :]))
+            elif line.startswith(_MEMBER):
+                members.append(member_decoder.decode(line[len(_MEMBER) :]))
+            elif line.startswith(_META):
+                meta = msgspec.json.decode(line[len(_META) :], type=Meta)
+    except msgspec.DecodeError as error:
+        raise e.VerificationFailed(f"{file_name}: unreadable index: {error}") from error
+    if meta is None:
+        raise e.VerificationFailed(f"{file_name}: the index lacks its first line")
+    if meta.format > FORMAT:
+        raise e.VerificationFailed(
+            f"{file_name} has format {meta.format}, this pgkeep reads up to {FORMAT}",
+            hint="Use the version of pgkeep that made it, or a newer one.",
+        )
+    return Index(meta, members, objects)

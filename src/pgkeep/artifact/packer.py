@@ -1,0 +1,116 @@
+"""Cut a stream of SQL into members: whole statements each, small enough to hold in memory."""
+
+from collections.abc import Callable
+
+from ..sql.encodings import shared_text
+from ..sql.script import COPY_DATA_END, Entry
+from .file import MemberBuilder, Object
+
+# SQL text is cut small, so that one object is read without much around it; rows are cut large, so
+# that headers cost nothing: 16 MiB of rows are about 3 MiB of gzip.
+TEXT_SIZE = 1 << 20
+ROWS_SIZE = 16 << 20
+
+
+class Packer:
+    """Feed it objects, text and COPY data of one section; it emits members."""
+
+    def __init__(self, section: str, emit: Callable[[MemberBuilder], None]) -> None:
+        self._section = section
+        self._emit = emit
+        self._member: MemberBuilder | None = None
+        self._copy: tuple[Object, bytes] | None = None
+
+    def begin(self, one: Object) -> None:
+        """Begin an object; the member is cut before it when it is large enough."""
+        if self._member is not None and self._member.raw >= TEXT_SIZE:
+            self.flush()
+        self._open().begin(one)
+
+    def write(self, data: bytes) -> None:
+        """Append SQL to the object that has begun."""
+        self._open().write(data)
+
+    def cut(self, size: int = ROWS_SIZE) -> None:
+        """Go on in another part of the same object if the member is large enough.
+
+        Only for text that may be executed piecewise, such as a large object's data.
+        """
+        member = self._open()
+        if member.raw >= size:
+            part = _next_part(member.objects[-1])
+            self.flush()
+            self._open().begin(part)
+
+    def begin_copy(self, header: bytes) -> None:
+        """Begin the COPY statement of the object that has begun."""
+        member = self._open()
+        self._copy = (member.objects[-1], header)
+        self._copy[0].rows = 0
+        member.write(header)
+
+    def rows(self, data: bytes) -> None:
+        """Append COPY data, cut anywhere."""
+        if self._member is None or self._copy is None:
+            raise AssertionError("rows outside of a COPY")
+        if self._member.raw >= ROWS_SIZE:
+            # The member is full: it ends after the row that is being written.
+            end = data.find(b"\n") + 1
+            if end:
+                self._rows(data[:end])
+                data = data[end:]
+                if data:
+                    self._continue_copy()
+        self._rows(data)
+
+    def end_copy(self) -> None:
+        """End the COPY statement."""
+        self._open().write(COPY_DATA_END)
+        self._copy = None
+
+    def end(self) -> None:
+        """End the object that has begun; what follows belongs to none."""
+        if self._member is not None:
+            self._member.end()
+
+    def flush(self) -> None:
+        """Emit what has gathered."""
+        if self._member is not None and self._member.raw:
+            self._emit(self._member)
+        self._member = None
+
+    def _rows(self, data: bytes) -> None:
+        assert self._member is not None and self._copy is not None  # noqa: S101, PT018
+        one = self._copy[0]
+        one.rows = (one.rows or 0) + data.count(b"\n")
+        self._member.write(data)
+
+    def _continue_copy(self) -> None:
+        assert self._copy is not None  # noqa: S101
+        one, header = self._copy
+        self.end_copy()
+        self.flush()
+        self._open().begin(_next_part(one))
+        self.begin_copy(header)
+
+    def _open(self) -> MemberBuilder:
+        if self._member is None:
+            self._member = MemberBuilder(self._section)
+        return self._member
+
+
+def _next_part(one: Object) -> Object:
+    return Object(
+        type=one.type, schema=one.schema, name=one.name, owner=one.owner, member=0, start=0,
+        oid=one.oid, settings=one.settings,
+    )  # fmt: skip
+
+
+def object_of_entry(entry: Entry, codec: str) -> Object:
+    """Return the index's record for what an entry announces."""
+    schema, name = (value.decode(codec, "backslashreplace") for value in (entry.schema, entry.name))
+    owner = shared_text(entry.owner, codec)
+    return Object(
+        type=entry.type, schema="" if schema == "-" else schema, name=name,
+        owner="" if owner == "-" else owner, member=0, start=0, oid=entry.oid,
+    )  # fmt: skip

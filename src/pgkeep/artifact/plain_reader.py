@@ -1,0 +1,214 @@
+"""The SQL of a file, compressed or not, read and checked to its very end."""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from .. import errors as e
+from ..sql import dialect, script
+from ..stores.store import Source, chunks
+from .file import MultiMemberInflater
+
+GZIP = b"\x1f\x8b"
+ZSTD = b"\x28\xb5\x2f\xfd"
+OURS = b"\n-- Backup of database "
+HEAD = 64 << 10  # bytes of SQL in which a dump says that it is one
+LISTED = 50  # statements of forms that pg_dump does not write
+_FORM = 1 << 20  # bytes that are kept of a statement to tell its form
+
+Progress = Callable[[int], None]
+
+# What a file is that is no plain dump, and what makes one of it.
+_FORMATS = (
+    (b"PGDMP", "an archive of pg_dump -Fc", "pg_restore -f FILE.sql FILE writes it as plain SQL."),
+    (b"\xfd7zXZ\x00", "compressed with xz", "Decompress it: xz -d FILE."),
+    (b"BZh", "compressed with bzip2", "Decompress it: bzip2 -d FILE."),
+    (b"\x04\x22\x4d\x18", "compressed with lz4", "Decompress it: lz4 -d FILE."),
+    (b"PK\x03\x04", "a zip archive", "Unpack it: unzip FILE."),
+    (b"\x1f\x9d", "compressed with compress", "Decompress it: gzip -d FILE."),
+    (b"\xff\xfe", "text in UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.sql."),
+    (b"\xfe\xff", "text in UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.sql."),
+    (b"age-encryption.org/", "encrypted with age", "Decrypt it: age -d -i KEY FILE."),
+    (b"-----BEGIN AGE", "encrypted with age", "Decrypt it: age -d -i KEY FILE."),
+    (b"-----BEGIN PGP", "encrypted with gpg", "Decrypt it: gpg -d FILE."),
+)
+_TAR = (257, b"ustar")
+
+
+def check_format(head: bytes) -> None:
+    """Raise VerificationFailed if a file begins as one of another known format does."""
+    if head[_TAR[0] :].startswith(_TAR[1]):
+        raise e.VerificationFailed(
+            "a tar archive, expected plain SQL",
+            hint="pg_restore -f FILE.sql FILE writes one of pg_dump -Ft as plain SQL.",
+        )
+    for magic, what, hint in _FORMATS:
+        if head.startswith(magic):
+            raise e.VerificationFailed(f"{what}, expected plain SQL, gzip or zstd", hint=hint)
+
+
+def plain_blocks(
+    source: Source,
+    progress: Progress = lambda _: None,
+    digest: Callable[[bytes], object] = lambda _: None,
+) -> Iterator[bytes]:
+    """Yield the SQL of a dump, compressed by gzip or zstd or not; all of it, not one byte more.
+
+    `digest` is given the bytes of the file as they lie there.
+
+    zlib stops silently after the first member, gunzip only warns of what follows the last one
+    (trap B27).
+    """
+    inflater = _inflater(source.read(0, min(4, source.size)))
+    for chunk in chunks(source):
+        digest(chunk)
+        if inflater is None:
+            yield chunk
+        else:
+            yield from inflater.feed(chunk)
+        progress(len(chunk))
+    if inflater is not None:
+        inflater.close()
+
+
+def is_ours(source: Source) -> bool:
+    """Whether a file begins as pgkeep's do; one that is cut has no end marker to tell it by."""
+    try:
+        return OURS in next(plain_blocks(source), b"")[:100]
+    except e.PgkeepError:
+        return False
+
+
+class _Inflater(Protocol):
+    def feed(self, data: bytes) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
+
+
+def _inflater(head: bytes) -> _Inflater | None:
+    if head.startswith(GZIP):
+        return MultiMemberInflater()
+    return _ZstdInflater() if head == ZSTD else None
+
+
+class _ZstdInflater:
+    """Decompress a stream of zstd frames to its very end."""
+
+    def __init__(self) -> None:
+        try:
+            import zstandard  # noqa: PLC0415 - an extra, and few dumps are like that
+        except ImportError:
+            raise e.UsageError(
+                "the dump is compressed with zstd, which this pgkeep cannot read",
+                hint="pip install 'pgkeep[zstd]', or decompress it: zstd -d FILE.",
+            ) from None
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._error = zstandard.ZstdError
+        self._frame: Any = None
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what these bytes hold; little by little, for a few may hold very much."""
+        for start in range(0, len(data), 16 << 10):
+            rest = data[start : start + (16 << 10)]
+            while rest:
+                self._frame = self._frame or self._decompressor.decompressobj()
+                try:
+                    block: bytes = self._frame.decompress(rest)
+                except self._error as error:
+                    raise e.VerificationFailed(f"damaged zstd data: {error}") from error
+                rest = self._frame.unused_data if self._frame.eof else b""
+                if self._frame.eof:
+                    self._frame = None
+                if block:
+                    yield block
+
+    def close(self) -> None:
+        """Check that the data ended with a frame."""
+        if self._frame is not None:
+            raise e.VerificationFailed("the zstd data is cut")
+
+
+class PlainReading:
+    """One reading of a plain dump to its end: its pieces, and what was found on the way.
+
+    With `statements` these are cut, and those that pg_dump does not write are noted. The SHA-256
+    of the file tells whether another reading has found the same.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        progress: Progress = lambda _: None,
+        schemas: set[bytes] | None = None,
+        *,
+        statements: bool = True,
+    ) -> None:
+        self._source = source
+        self._progress = progress
+        self._digest = hashlib.sha256()
+        self._statements = dialect.Statements(_FORM) if statements else None
+        self._unknown: list[bytes] = []
+        self.scanner = script.Scanner(schemas, statements=statements)
+        self.outline = script.Outline()
+        self.done = 0  # bytes of the file
+        self.ours = False  # begins as a file of pgkeep
+
+    def pieces(self) -> Iterator[script.Piece]:
+        """Yield the pieces of the dump.
+
+        Raises:
+            VerificationFailed: it is damaged, or no plain dump.
+
+        """
+        check_format(self._source.read(0, min(512, self._source.size)))
+        blocks = plain_blocks(self._source, self._count, self._digest.update)
+        head = b""
+        for block in blocks:
+            head += block
+            if len(head) >= HEAD:
+                break
+        check_format(head)
+        self.ours = OURS in head[:100]
+        script.check_beginning(head)
+        for block in itertools.chain([head], blocks):
+            yield from self._noted(self.scanner.feed(block))
+        yield from self._noted(self.scanner.close())
+        if self._statements is not None:
+            self._statements.finish()
+        self.outline.finish()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the file, after it was read."""
+        return self._digest.hexdigest()
+
+    @property
+    def unknown(self) -> list[str]:
+        """The beginnings of the statements that neither pg_dump nor pg_dumpall writes."""
+        cluster = self.outline.connects
+        found = [one for one in self._unknown if not (cluster and dialect.is_of_cluster(one))]
+        shown = [dialect.shown(one) for one in found[:LISTED]]
+        return shown + [f"and {len(found) - LISTED} more"] * (len(found) > LISTED)
+
+    def _noted(self, pieces: Iterator[script.Piece]) -> Iterator[script.Piece]:
+        for piece in pieces:
+            self.outline.add(piece)
+            if self._statements is not None:
+                statement = self._statements.add(piece)
+                if statement is not None and statement.text:
+                    self._note(statement)
+            yield piece
+
+    def _note(self, statement: dialect.Statement) -> None:
+        if statement.text[:5].upper() == b"COPY ":
+            # Its rows would be read as statements.
+            raise e.VerificationFailed(
+                f"a COPY that pg_dump does not write: {dialect.shown(statement.text)}"
+            )
+        known = dialect.is_known(statement.text) if statement.whole else dialect.begins(statement)
+        if not known and len(self._unknown) <= 20 * LISTED:
+            self._unknown.append(statement.text[: 8 << 10])
+
+    def _count(self, size: int) -> None:
+        self.done += size
+        self._progress(size)

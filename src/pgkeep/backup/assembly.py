@@ -1,0 +1,183 @@
+"""Put pg_dump's stream and the workers' rows together, in the order that psql needs."""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+
+from .. import errors as e
+from ..artifact.file import ArtifactWriter, MemberBuilder, Object
+from ..artifact.packer import Packer, object_of_entry
+from ..postgres.snapshot import Table
+from ..sql import script
+from ..task_group import Crew
+
+PENDING_LIMIT = 32 << 20  # compressed rows that may wait for the pre-data to be written
+_WITH_COLUMNS = frozenset({"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW"})
+
+
+class Order:
+    """Pre-data, then rows, then post-data, whoever is ready first."""
+
+    def __init__(self, writer: ArtifactWriter, crew: Crew, workers: int) -> None:
+        self._writer = writer
+        self._crew = crew
+        self._workers = workers
+        self._changed = threading.Condition()
+        self._pending: list[MemberBuilder] = []
+        self._open = False
+        crew.on_stop(self._wake)
+
+    def write(self, member: MemberBuilder) -> None:
+        """Write a member of pg_dump's, which come in their order."""
+        self._writer.append(member)
+
+    def write_rows(self, member: MemberBuilder) -> None:
+        """Write a worker's member, or keep it until the pre-data is complete."""
+        with self._changed:
+            while not self._open and sum(one.compressed for one in self._pending) > PENDING_LIMIT:
+                self._wait()
+            if not self._open:
+                self._pending.append(member)
+                return
+        self._writer.append(member)
+
+    def pre_data_is_complete(self) -> None:
+        """Let the workers' rows in."""
+        with self._changed:
+            for member in self._pending:
+                self._writer.append(member)
+            self._pending.clear()
+            self._open = True
+            self._changed.notify_all()
+
+    def worker_is_done(self) -> None:
+        """Count a worker that has written all its rows."""
+        with self._changed:
+            self._workers -= 1
+            self._changed.notify_all()
+
+    def wait_for_rows(self) -> None:
+        """Wait until every worker is done."""
+        with self._changed:
+            while self._workers:
+                self._wait()
+
+    def _wait(self) -> None:
+        # In this order: who looks only afterwards sleeps for ever if the crew has stopped before.
+        self._crew.check()
+        self._changed.wait()
+        self._crew.check()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class Assembler:
+    """Put pg_dump's own stream into members, section by section."""
+
+    def __init__(
+        self,
+        header: bytes,
+        codec: str,
+        tables: Sequence[Table],
+        order: Order,
+        rows_are_read: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._codec = codec
+        self._rows_are_read = rows_are_read  # called when pg_dump has read all that it reads
+        self._tables = {one.oid: one for one in tables}
+        self._order = order
+        self._section = "pre"
+        self._packer = Packer("pre", order.write)
+        self._packer.write(header)
+        self._settings: dict[bytes, bytes] = {}
+        self._type = ""
+        self._complete = False
+        self.begun = False
+        self.tables: set[int] = set()
+
+    def add(self, piece: script.Piece) -> None:
+        """Take the next piece of the stream."""
+        match piece:
+            case script.Entry():
+                self._begin(piece)
+            case script.CopyBegin():
+                self._packer.begin_copy(piece.data)
+            case script.Rows():
+                self._packer.rows(piece.data)
+            case script.CopyEnd():
+                self._packer.end_copy()
+            case script.Complete():
+                # A dump may lack a section; what closes it comes after the rows of the workers all
+                # the same, and not into a member that should hold nothing but rows.
+                self._enter("post")
+                self._complete = True
+                self._packer.end()
+                self._packer.write(piece.data)
+            case script.Setting():
+                # It holds for the entries that follow, which may be loaded by another session.
+                self._settings[piece.data.partition(b" = ")[0]] = piece.data
+                self._packer.end()
+                self._packer.write(piece.data)
+            case script.Text() if self._type in _WITH_COLUMNS:
+                self._packer.write(script.without_marks(piece.data))
+            case _:
+                self._packer.write(piece.data)
+                if self._type == "BLOBS":
+                    self._packer.cut()
+
+    def finish(self) -> None:
+        """End the last section; the stream must have ended as pg_dump ends it."""
+        if not self._complete:
+            raise e.DumpFailed("pg_dump ended without an error and without its closing line")
+        self._enter("post")
+        self._packer.flush()
+
+    def _begin(self, entry: script.Entry) -> None:
+        self.begun = True
+        self._enter(script.section_of(entry, self._section))
+        if self._section == "data" and entry.type != self._type:
+            self._packer.flush()  # rows and other data do not share members: they load differently
+        self._type = entry.type
+        table = self._tables.get(entry.oid) if entry.type == "TABLE DATA" else None
+        if table is not None:
+            self.tables.add(table.oid)
+            one = object_of(table)
+        else:
+            one = self._object(entry)
+        one.settings = b"".join(self._settings.values()).decode(self._codec, "replace")
+        self._packer.begin(one)
+
+    def _object(self, entry: script.Entry) -> Object:
+        return object_of_entry(entry, self._codec)
+
+    def _enter(self, section: str) -> None:
+        if section == self._section:
+            return
+        self._packer.flush()
+        if self._section == "pre":
+            self._order.pre_data_is_complete()
+        if section == "post":
+            self._rows_are_read()
+            self._order.wait_for_rows()
+        self._section = section
+        self._packer = Packer(section, self._order.write)
+
+
+def object_of(table: Table) -> Object:
+    """Return the index's record for a table's rows."""
+    return Object(
+        type="TABLE DATA", schema=table.schema, name=table.name, owner=table.owner,
+        member=0, start=0, oid=table.oid,
+    )  # fmt: skip
+
+
+def announcement(table: Table, codec_name: str) -> bytes:
+    """Return a comment like pg_dump's; a newline in a name must not end it (CVE-2025-8715)."""
+    name, schema, owner = (
+        re.sub(r"\s", " ", value) for value in (table.name, table.schema, table.owner)
+    )
+    return (
+        f"--\n-- Data for Name: {name}; Type: TABLE DATA; Schema: {schema}; Owner: {owner}\n--\n\n"
+    ).encode(codec_name, "backslashreplace")

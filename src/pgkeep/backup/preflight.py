@@ -1,0 +1,293 @@
+"""What would spoil a backup, found before it begins: every finding at once, with what mends it."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from .. import errors as e
+from ..model.manifest import ServerFacts
+from ..postgres import name_resolution
+from ..postgres.connection import Connection
+from ..postgres.facts import shared_rows
+from ..postgres.snapshot import Table
+
+OLDEST_SERVER = 120000
+LARGE_OBJECT_PRIVILEGE_SINCE = 180000
+
+
+class Finding(NamedTuple):
+    """Something that stops a backup (`error`) or that one should know (`warning`)."""
+
+    level: Literal["error", "warning"]
+    message: str
+    remedy: str | None = None
+
+
+def check(
+    connection: Connection, server: ServerFacts, tables: Sequence[Table], connections: int
+) -> list[Finding]:
+    """Return all findings about the connected database.
+
+    `connections` is how many more connections the backup needs.
+    """
+    return [
+        *_server(connection, server),
+        *_privileges(connection, tables),
+        *_row_security(connection, tables),
+        *_large_objects(connection, server),
+        *_connections(connection, connections),
+        *_locks(connection, tables),
+        *_oddities(connection, server, tables),
+        *_ambiguous(connection),
+    ]
+
+
+def emptiness(
+    connection: Connection, tables: Sequence[Table], *, chosen: bool, named: bool
+) -> Iterator[Finding]:
+    """Warn of an empty database that was probably not meant.
+
+    `chosen` by its own name, for backups; or `named` as the one to connect to; or neither.
+    """
+    name = connection.info.dbname
+    if tables or chosen:
+        return
+    row = connection.execute(
+        """
+        SELECT count(*) FROM pg_catalog.pg_database
+        WHERE NOT datistemplate AND datname NOT IN ('postgres', pg_catalog.current_database())
+        """
+    ).fetchone()
+    others = row[0] if row is not None else 0
+    if name == "postgres" or (others and not named):
+        exist = f", and {others} others exist" if others > 1 else ""
+        exist = ", and another one exists" if others == 1 else exist
+        yield Finding(
+            "warning",
+            f"database {name} is empty{exist}: PGDATABASE, POSTGRES_DB, DATABASE_URL or"
+            " BACKUP_DATABASES name another one",
+        )
+
+
+def refuse(findings: Sequence[Finding]) -> None:
+    """Raise DumpFailed when a finding is an error; it names all of them."""
+    errors = [one for one in findings if one.level == "error"]
+    if not errors:
+        return
+    remedies = [one.remedy for one in errors if one.remedy]
+    raise e.DumpFailed(
+        "; ".join(one.message for one in errors),
+        hint="\n".join(["Mend this first:", *remedies]) if remedies else None,
+    )
+
+
+def _server(connection: Connection, server: ServerFacts) -> Iterator[Finding]:
+    if server.version_num < OLDEST_SERVER:
+        yield Finding("error", f"server is PostgreSQL {server.version}, 12 or newer is needed")
+    row = connection.execute(
+        "SELECT FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
+    ).fetchone()
+    if row is None:
+        yield Finding(
+            "warning",
+            f"server is PostgreSQL {server.version}: during a backup the owner of a table may"
+            " run code as the role that backs up (CVE-2024-7348)",
+            "Update the server to 12.20, 13.16, 14.13, 15.8, 16.4 or newer.",
+        )
+    row = connection.execute(
+        "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'standard_conforming_strings'"
+    ).fetchone()
+    if row is not None and row[0] == "off":
+        yield Finding(
+            "warning",
+            "standard_conforming_strings is off, which PostgreSQL 19 no longer knows: functions"
+            " that rely on it will mean something else there",
+        )
+
+
+def _privileges(connection: Connection, tables: Sequence[Table]) -> Iterator[Finding]:
+    rows = shared_rows(
+        connection,
+        """
+        SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+               pg_catalog.quote_ident(n.nspname),
+               pg_catalog.has_schema_privilege(n.oid, 'USAGE'), c.relkind = 'S',
+               pg_catalog.quote_ident(current_user)
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE (c.oid = ANY (%s)
+               OR c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend WHERE objid = c.oid
+                      AND classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND deptype = 'e'))
+          AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                   AND CASE c.relkind WHEN 'S' THEN
+                       pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+                       ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END)
+        ORDER BY 1
+        """,
+        [one.oid for one in tables],
+    )
+    if not rows:
+        return
+    user = rows[0][4]
+    relations = [row[0] for row in rows]
+    schemas = sorted({row[1] for row in rows if not row[2]})
+    remedy = []
+    if connection.info.server_version >= 140000:
+        remedy.append(f"GRANT pg_read_all_data TO {user};")
+    else:
+        remedy += [f"GRANT USAGE ON SCHEMA {schema} TO {user};" for schema in schemas]
+        remedy += [
+            f"GRANT SELECT ON {'SEQUENCE ' if row[3] else ''}{row[0]} TO {user};" for row in rows
+        ]
+    yield Finding(
+        "error",
+        f"role {user} may not read {_listed(relations)}",
+        "\n".join(remedy),
+    )
+
+
+def _row_security(connection: Connection, tables: Sequence[Table]) -> Iterator[Finding]:
+    rows = shared_rows(
+        connection,
+        """
+        SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+               pg_catalog.quote_ident(current_user)
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = ANY (%s) AND c.relrowsecurity AND pg_catalog.row_security_active(c.oid)
+        ORDER BY 1
+        """,
+        [one.oid for one in tables],
+    )
+    if rows:
+        yield Finding(
+            "error",
+            f"row security hides rows of {_listed([row[0] for row in rows])} from role"
+            f" {rows[0][1]}: the backup would be partial",
+            f"ALTER ROLE {rows[0][1]} BYPASSRLS;",
+        )
+
+
+def _large_objects(connection: Connection, server: ServerFacts) -> Iterator[Finding]:
+    readable = "pg_catalog.pg_has_role(l.lomowner, 'USAGE') OR a.grantee IS NOT NULL"
+    if server.version_num >= LARGE_OBJECT_PRIVILEGE_SINCE:
+        readable = "pg_catalog.has_largeobject_privilege(l.oid, 'SELECT')"
+    row = connection.execute(
+        f"""
+        SELECT count(*), min(l.oid)::pg_catalog.text, pg_catalog.quote_ident(current_user),
+               pg_catalog.quote_literal(current_user)
+        FROM pg_catalog.pg_largeobject_metadata l
+        LEFT JOIN LATERAL (
+            SELECT x.grantee FROM pg_catalog.aclexplode(l.lomacl) x
+            WHERE x.privilege_type = 'SELECT'
+              AND (x.grantee = 0 OR pg_catalog.pg_has_role(x.grantee, 'USAGE')) LIMIT 1
+        ) a ON true
+        WHERE NOT ({readable})
+          AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+        """
+    ).fetchone()
+    if row is not None and row[0]:
+        # pg_read_all_data does not cover them (trap A4.4).
+        yield Finding(
+            "error",
+            f"role {row[2]} may not read {row[0]} large objects, such as {row[1]}",
+            f"GRANT SELECT ON LARGE OBJECT {row[1]} TO {row[2]};"
+            if row[0] == 1
+            else "DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM pg_largeobject_metadata LOOP"
+            f" EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO %I', o, {row[3]});"
+            " END LOOP; END $$;",
+        )
+
+
+def _connections(connection: Connection, needed: int) -> Iterator[Finding]:
+    row = connection.execute(
+        """
+        SELECT pg_catalog.current_setting('max_connections')::pg_catalog.int4
+               - pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
+               - (SELECT count(*) FROM pg_catalog.pg_stat_activity
+                  WHERE backend_type = 'client backend'),
+               r.rolconnlimit, (SELECT count(*) FROM pg_catalog.pg_stat_activity
+                  WHERE usename = current_user AND backend_type = 'client backend'),
+               r.rolsuper, pg_catalog.quote_ident(current_user)
+        FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
+        """
+    ).fetchone()
+    if row is None:
+        return
+    free, limit, used, superuser, user = row
+    if free < needed:
+        yield Finding(
+            "warning" if superuser else "error",
+            f"the server has {free} free connections, the backup needs {needed} more",
+            "Use fewer --jobs, or raise max_connections.",
+        )
+    if limit >= 0 and not superuser and limit - used < needed:
+        yield Finding(
+            "error",
+            f"role {user} may open {limit} connections, the backup needs {needed + used}",
+            f"ALTER ROLE {user} CONNECTION LIMIT {needed + used};",
+        )
+
+
+def _locks(connection: Connection, tables: Sequence[Table]) -> Iterator[Finding]:
+    row = connection.execute(
+        """
+        SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8
+             * (pg_catalog.current_setting('max_connections')::pg_catalog.int8
+                + pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8)
+        """
+    ).fetchone()
+    if row is not None and len(tables) > row[0]:
+        yield Finding(
+            "warning",
+            f"{len(tables)} tables to lock, the server has room for about {row[0]} locks",
+            "ALTER SYSTEM SET max_locks_per_transaction = 1024;  -- and restart the server",
+        )
+
+
+def _oddities(
+    connection: Connection, server: ServerFacts, tables: Sequence[Table]
+) -> Iterator[Finding]:
+    """What a dump leaves out by its nature, and nobody expects."""
+    invalid = [
+        row[0]
+        for row in shared_rows(
+            connection,
+            """
+            SELECT indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i
+            JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+            WHERE NOT indisvalid AND c.relkind = 'i' ORDER BY 1
+            """,
+        )
+    ]
+    if invalid:
+        yield Finding(
+            "warning",
+            f"invalid index {_listed(invalid)}: it is not dumped, what it should guarantee is lost",
+            f"REINDEX INDEX CONCURRENTLY {invalid[0]};",
+        )
+    unlogged = [f"{one.schema}.{one.name}" for one in tables if not one.logged]
+    if server.in_recovery and unlogged:
+        yield Finding(
+            "warning", f"a standby has no rows of unlogged tables: {_listed(unlogged)} not dumped"
+        )
+
+
+def _ambiguous(connection: Connection) -> Iterator[Finding]:
+    """Objects whose SQL means something else where the search path is empty (trap G4.1)."""
+    found = name_resolution.ambiguous(connection)
+    if found:
+        names = [
+            f"{one.object} ({', '.join(dict.fromkeys(use.construct for use in one.uses))})"
+            for one in found
+        ]
+        yield Finding(
+            "warning",
+            "SQL cannot name the operators outside pg_catalog that are used by"
+            f" {_listed(names)}: a restore with an empty search_path fails or changes the results",
+            "Restore with --search-path=database.",
+        )
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(re.sub(r"\s", " ", name) for name in names[:most]) + more

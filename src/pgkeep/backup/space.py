@@ -1,0 +1,28 @@
+"""Whether a store has room for another backup."""
+
+import contextlib
+from collections.abc import Sequence
+
+from ..model.manifest import Manifest
+from ..stores.local import LocalStore
+from ..stores.store import Store
+
+
+def warnings(store: Store, last: Sequence[Manifest]) -> list[str]:
+    """Warn if the newest backup of each database would not fit into a directory once more.
+
+    What the next one needs is not known before it is made, so this stops nothing.
+    """
+    needed = sum(one.artifact.size for one in last)
+    if not isinstance(store, LocalStore):
+        return []
+    with contextlib.suppress(OSError):
+        free = store.free()
+        if free < needed:
+            of = f"database {last[0].database.name}" if len(last) == 1 else f"{len(last)} databases"
+            said = (
+                f"{store.url} has {free / 1e9:.1f} GB free, the last backup of {of} needed"
+                f" {needed / 1e9:.1f} GB"
+            )
+            return [said]
+    return []

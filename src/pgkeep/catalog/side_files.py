@@ -1,0 +1,95 @@
+"""The files beside an artifact that speak of it: SHA-256, manifest and roles."""
+
+import hashlib
+import os
+import re
+
+import msgspec
+
+from .. import errors as e
+from ..artifact.plain_reader import plain_blocks
+from ..artifact.verify import Progress, Report, SideFiles, verify_source
+from ..model import naming
+from ..stores.store import Store, read_all
+from .catalog import read_manifest
+
+
+def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
+    """Check a file of a store and the side files that lie there.
+
+    Raises:
+        VerificationFailed: with the first thing that is wrong, and where.
+        StoreError: the file cannot be read.
+
+    """
+    side = read(store, name)
+    source = store.open(name)
+    try:
+        report = verify_source(source, jobs=jobs, progress=progress, side=side)
+    finally:
+        source.close()
+    if read_globals(store, name, side) is None:
+        return report
+    return msgspec.structs.replace(report, checked=[*report.checked, "roles"])
+
+
+def read(store: Store, name: str) -> SideFiles:
+    """Read what lies beside an artifact and speaks of it."""
+    if not name.endswith(naming.ARTIFACT):
+        return SideFiles()
+    stem = name.removesuffix(naming.ARTIFACT)
+    digest = manifest = None
+    if store.exists(stem + naming.CHECKSUM):
+        digest = _digest_of(_head(store, stem + naming.CHECKSUM), name, stem + naming.CHECKSUM)
+    if store.exists(stem + naming.MANIFEST):
+        manifest = read_manifest(store, stem + naming.MANIFEST)
+    return SideFiles(digest, manifest, manifest.index_sha256 if manifest else None)
+
+
+def _digest_of(line: bytes, name: str, file: str) -> str:
+    """Return the hash in a checksum file: one line about this file, as `sha256sum -c` reads it."""
+    match = _CHECKSUM.fullmatch(line)
+    if match is None or os.fsdecode(match["name"]) != name:
+        raise e.VerificationFailed(
+            f"{name}: its .sha256 file says {line[:200].decode('utf-8', 'replace')!r}, expected a"
+            " SHA-256, two spaces and the name of the file",
+            hint=f"{file} is damaged, or belongs to another file: compare it with another copy.",
+        )
+    return match["digest"].decode().lower()
+
+
+_CHECKSUM = re.compile(rb"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>[^\\\r\n]+)\n?")
+
+
+def read_globals(store: Store, name: str, side: SideFiles) -> bytes | None:
+    """Return the roles that lie beside an artifact, as SQL; none where there are none.
+
+    Raises:
+        VerificationFailed: they are not what the manifest says, or damaged.
+
+    """
+    facts = None if side.manifest is None else side.manifest.globals
+    file = name.removesuffix(naming.ARTIFACT) + naming.GLOBALS
+    if not name.endswith(naming.ARTIFACT) or not store.exists(file):
+        return None  # as where somebody has taken only the artifact along
+    source = store.open(file)
+    try:
+        data = read_all(source) if facts is None or source.size == facts.size else b""
+        if facts is not None and hashlib.sha256(data).hexdigest() != facts.sha256:
+            raise e.VerificationFailed(
+                f"{file} is not what the manifest says",
+                hint="Take the file from another copy of the backup. The database can be restored"
+                " without it: move it away, and create missing roles by hand.",
+            )
+        return b"".join(plain_blocks(source))
+    finally:
+        source.close()
+
+
+def _head(store: Store, name: str) -> bytes:
+    """Return a file of one line, or the beginning of what cannot be one."""
+    source = store.open(name)
+    try:
+        return source.read(0, min(source.size, 4096))
+    finally:
+        source.close()

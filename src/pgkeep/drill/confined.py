@@ -1,0 +1,455 @@
+"""Load a dump where none of its code runs as superuser.
+
+A login without any right on the server, but a member of every role that owns something, executes
+the definitions, loads the rows, builds the indexes. It is the session's own user, so that RESET
+ROLE leads nowhere. The superuser's session executes only single statements of a few kinds that run
+no code of the dump. Definitions are not among them: CREATE TABLE computes constant calls in
+generated columns and partition keys, and the mere literal of a composite or array type checks the
+domains in it.
+
+What only a superuser can do is left out and reported as not proved.
+"""
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import psycopg
+from psycopg import errors as pe
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from .. import errors as e
+from ..artifact.file import Object
+from ..postgres.connection import Connection, Endpoint
+from ..postgres.messages import restore_error
+from ..restore import load
+from ..sql import script, statements
+from ..sql.encodings import codec
+
+DATABASE_OWNER_SINCE = 150000  # owns schema public
+
+_NAME = rb'(?:"(?:[^"]|"")*"|[^\s"().;,\']+)'
+_CLIENT_ENCODING = re.compile(rb"SET client_encoding = '\w+';\s*")
+
+# ALTER of these takes a single action; of relations it takes a list of them.
+_KINDS = (
+    rb"AGGREGATE|COLLATION|CONVERSION|DOMAIN|EVENT TRIGGER|FOREIGN DATA WRAPPER|FUNCTION"
+    rb"|LARGE OBJECT|(?:PROCEDURAL )?LANGUAGE|OPERATOR(?: CLASS| FAMILY)?|PROCEDURE|PUBLICATION"
+    rb"|SCHEMA|SERVER|STATISTICS|SUBSCRIPTION|TEXT SEARCH (?:CONFIGURATION|DICTIONARY)|TYPE"
+)
+_ALTER_OWNER = re.compile(
+    rb"ALTER (?:(?:FOREIGN TABLE|TABLE|VIEW|MATERIALIZED VIEW|SEQUENCE) (?:ONLY )?%b\.%b"
+    rb"|(?:%b) (?:\"(?:[^\"]|\"\")*\"|[^;'\"$])+?) OWNER TO (?P<owner>%b);\s*"
+    % (_NAME, _NAME, _KINDS, _NAME)
+)
+_SCHEMA = re.compile(
+    rb"(?:CREATE SCHEMA %b|ALTER SCHEMA %b OWNER TO %b);\s*" % (_NAME, _NAME, _NAME)
+)
+_CREATE_EXTENSION = re.compile(
+    rb"CREATE EXTENSION (?:IF NOT EXISTS )?%b(?: WITH SCHEMA %b)?;\s*" % (_NAME, _NAME)
+)
+_EVENT_TRIGGER = re.compile(rb"CREATE EVENT TRIGGER (?P<name>%b) ON [^;]*;\s*" % _NAME)
+# A function's parameters may have defaults, whose literals are read; so no literal and no sign of
+# a default is allowed before the body, and nothing after it. Of C only what is installed.
+_FUNCTION = re.compile(
+    rb"CREATE (?:FUNCTION|PROCEDURE) (?P<head>[^'$=]*?)\n    AS "
+    rb"(?P<body>'(?:[^']|'')*'(?:, '[^']*')?|(?P<tag>\$\w*\$).*?(?P=tag));\s*",
+    re.DOTALL,
+)
+_LANGUAGE = re.compile(rb"\n    LANGUAGE (?P<name>\w+)\b")
+_LIBRARY = re.compile(rb"'\$libdir/[\w.+-]+'(?:, '[^']*')?")
+
+# What is harmless in the superuser's session as a single statement: names, options and comments,
+# but no expressions, and no call of a function that the dump has defined.
+_HARMLESS = re.compile(
+    rb"COMMENT ON |SECURITY LABEL |CREATE TYPE |CREATE CAST |CREATE OPERATOR (?:CLASS|FAMILY) "
+    rb"|ALTER OPERATOR FAMILY |CREATE ACCESS METHOD |CREATE TRANSFORM "
+    rb"|CREATE (?:OR REPLACE )?(?:TRUSTED )?(?:PROCEDURAL )?LANGUAGE "
+    rb"|CREATE TEXT SEARCH (?:PARSER|TEMPLATE) "
+    rb"|CREATE FOREIGN DATA WRAPPER (?!.*VALIDATOR)|CREATE AGGREGATE (?!.*INITCOND)"
+    rb"|(?:CREATE|ALTER) PUBLICATION (?!.*WHERE)"
+    rb"|CREATE SUBSCRIPTION %b CONNECTION '(?:[^']|'')*' PUBLICATION [^'();]*"
+    rb" WITH \(connect = false\b" % _NAME,
+    re.DOTALL | re.IGNORECASE,
+)
+_ESCAPED = re.compile(rb"(?i)u&[\"']")  # may spell anything
+_SESSION_OF = re.compile(rb"SET SESSION AUTHORIZATION (?P<role>%b);\s*" % _NAME)
+_SESSION_END = re.compile(rb"RESET SESSION AUTHORIZATION;\s*")
+
+_DENIED = re.compile(r"permission denied for (?:[a-z -]+ )?(?P<name>\S+)")
+_NOT_GRANTED = frozenset({"01006", "01007"})  # privilege_not_revoked, privilege_not_granted
+# What a superuser could do; the second of aggregates with an internal state.
+_OF_SUPERUSERS = (pe.InsufficientPrivilege, pe.InvalidFunctionDefinition)
+# What a statement may fail with because something before it is missing.
+_MISSING = (
+    pe.UndefinedTable, pe.UndefinedObject, pe.UndefinedFunction, pe.InvalidSchemaName,
+    pe.UndefinedColumn, pe.ForeignKeyViolation,
+)  # fmt: skip
+
+
+class Unproved(NamedTuple):
+    """An object that was left out because only a superuser could restore it."""
+
+    type: str
+    schema: str
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        name = f"{self.schema}.{self.name}" if self.schema else self.name
+        return f"{self.type.lower()} {name}: {self.reason}"
+
+
+class Confinement:
+    """The two ways into a database that is being loaded, and what could not be proved there."""
+
+    def __init__(self, admin: Endpoint, login: Endpoint, roles: frozenset[str]) -> None:
+        self._admin = admin
+        self._login = login
+        self._roles = roles  # that objects may be given to
+        self._connection: Connection | None = None
+        self._lock = threading.RLock()
+        self.codec = "utf-8"
+        self.unproved: list[Unproved] = []
+
+    @property
+    def login(self) -> Endpoint:
+        """The way in for everything but what the superuser must do."""
+        return self._login
+
+    @property
+    def role(self) -> str:
+        """The role that loads and reads."""
+        return self._login.params["user"]
+
+    def session(self, endpoint: Endpoint, header: Sequence[load.Statement]) -> "ConfinedSession":
+        """Open a session for a load."""
+        database = endpoint.params["dbname"]
+        with self._lock:
+            if self._connection is None:
+                self._connection = self._open(database, header)
+        connection = self._login.to(database).connect()
+        try:
+            return ConfinedSession(connection, header, self)
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """End the superuser's session."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self, database: str, header: Sequence[load.Statement]) -> Connection:
+        connection = self._admin.to(database).connect(check_function_bodies="off")
+        role = sql.Identifier(self.role)
+        # As its owner the login may create schemas, and what lies in the one that is there.
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(database), role)
+        )
+        if connection.info.server_version < DATABASE_OWNER_SINCE:
+            connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(role))
+        encoding = connection.info.parameter_status("server_encoding") or "UTF8"
+        self.codec = codec(encoding)
+        for statement in header:
+            if isinstance(statement, bytes) and _CLIENT_ENCODING.fullmatch(statement):
+                connection.execute(statement)
+        return connection
+
+    def execute(self, statement: bytes) -> None:
+        """Execute a single statement as the superuser; the protocol refuses more than one."""
+        with self._lock:
+            assert self._connection is not None  # noqa: S101 - a session was opened before
+            self._connection.execute(statement, binary=True)
+
+    def give(self, statement: bytes, owner: str) -> None:
+        """Execute an ALTER ... OWNER TO."""
+        if owner not in self._roles:
+            raise e.RestoreFailed(f"{owner} is no role of the backup that objects may belong to")
+        self.execute(statement)
+
+    def create_event_trigger(self, name: bytes, statement: bytes) -> None:
+        """Create an event trigger that does not fire: it would, in the superuser's session too."""
+        with self._lock:
+            assert self._connection is not None  # noqa: S101
+            with self._connection.transaction():
+                self.execute(statement)
+                self.execute(b"ALTER EVENT TRIGGER %b DISABLE" % name)
+
+    def open_extensions(self) -> None:
+        """Let the login use what extensions have made, and load their configuration."""
+        with self._lock:
+            assert self._connection is not None  # noqa: S101
+            for (statement,) in self._connection.execute(_OF_EXTENSIONS, [self.role]).fetchall():
+                self.execute(statement)
+
+    def open_tables(self, database: str) -> None:
+        """Let the login read everything in a loaded database; no event trigger is enabled there."""
+        with self._admin.to(database).connect() as connection:
+            for (statement,) in connection.execute(_OF_TABLES, [self.role]).fetchall():
+                connection.execute(statement)
+
+    def is_of_superusers(self, error: psycopg.Error) -> bool:
+        """Whether a privilege is missing because the login is no superuser.
+
+        It has those of all owners. One on an object of the dump is missing where the server has
+        switched to the owner, as it would for a superuser's session too; so it is with row
+        security. What code of the dump raises by itself says nothing of the reason.
+        """
+        message = error.diag.message_primary or ""
+        if "row-level security" in message or error.diag.source_function == "exec_stmt_raise":
+            return False
+        match = _DENIED.fullmatch(message)
+        if match is None:
+            return True
+        with self._lock:
+            assert self._connection is not None  # noqa: S101
+            row = self._connection.execute(_WHOSE, {"name": match["name"]}).fetchone()
+        return row is not None and bool(row[0])
+
+    def may_create(self, function: "_Function") -> bool:
+        """Whether the superuser may create a function: it runs nothing, and opens no way out.
+
+        The language is the server's or an extension's, and so is its validator. A library is one
+        that is installed. One of the server's own functions under another name would have lost the
+        privileges that guard it, so that it must be open to everybody.
+        """
+        if function.language == "c":
+            return _LIBRARY.fullmatch(function.body) is not None
+        query, value = _LANGUAGE_OF, function.language
+        if function.language == "internal":
+            query, value = _OPEN, function.body.strip(b"'$").decode("ascii", "replace")
+        with self._lock:
+            assert self._connection is not None  # noqa: S101
+            row = self._connection.execute(query, [value]).fetchone()
+        return row is not None and bool(row[0])
+
+    def note(self, one: Object, reason: str) -> None:
+        """Remember that an object is not proved."""
+        with self._lock:
+            self.unproved.append(Unproved(one.type, one.schema, one.name, reason))
+
+    def depends(self, one: Object, text: bytes) -> bool:
+        """Whether an object names one that was left out."""
+        names = statements.mentioned(text, self.codec)
+        with self._lock:
+            return any(
+                (left.schema, left.name.partition("(")[0]) in names
+                or f"{left.type} {left.name}" == one.name  # of a COMMENT or an ACL
+                for left in self.unproved
+            )
+
+
+class ConfinedSession(load.Session):
+    """A session that loads without being the superuser's, and says what cannot be loaded so."""
+
+    def __init__(
+        self, connection: Connection, header: Sequence[load.Statement], confinement: Confinement
+    ) -> None:
+        super().__init__(connection, header)
+        self._confinement = confinement
+        self._refused: list[str] = []
+        connection.add_notice_handler(self._hear)
+
+    def _hear(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.sqlstate in _NOT_GRANTED:
+            self._refused.append(notice.message_primary or "")
+
+    def execute(self, objects: Sequence[tuple[Object, bytes]]) -> None:
+        """Execute objects in their order, but extensions ahead of any code of the dump.
+
+        What an extension's script calls without a schema could be a function of the dump.
+        """
+        if any(one.type == "EXTENSION" for one, _ in objects):
+            first = [pair for pair in objects if self._comes_first(*pair)]
+            for one, text in first:
+                if one.type == "EXTENSION":
+                    self._as_superuser(one, text)
+                else:
+                    self.execute_one(one, text)
+            self._confinement.open_extensions()
+            done = {id(one) for one, _ in first}
+            objects = [pair for pair in objects if id(pair[0]) not in done]
+        for one, text in objects:
+            self.execute_one(one, text)
+
+    def _comes_first(self, one: Object, text: bytes) -> bool:
+        """Whether this is an extension, or a schema for one, and nothing else."""
+        form = {"EXTENSION": _CREATE_EXTENSION, "SCHEMA": _SCHEMA}.get(one.type)
+        return form is not None and all(map(form.fullmatch, self._split(one, text)))
+
+    def execute_one(self, one: Object, text: bytes, attempts: int = load.RETRIES) -> None:
+        """Execute one object, or note that only a superuser could."""
+        try:
+            if one.type in script.LARGE_OBJECT_TYPES:
+                super().execute_one(one, text, attempts)
+                return
+            for statement in self._statements(one, text):
+                self._route(one, statement, attempts)
+        except e.RestoreFailed as error:
+            self._settings = ""
+            if self.connection.info.transaction_status == TransactionStatus.IDLE:
+                self.connection.execute("RESET ROLE")
+            self._excuse(one, text, error)
+
+    def _route(self, one: Object, statement: bytes, attempts: int) -> None:
+        """Have a statement executed by whom it takes."""
+        if match := _ALTER_OWNER.fullmatch(statement):
+            self._give(one, match)
+        elif statement.startswith(b"ALTER EVENT TRIGGER "):
+            pass  # they stay disabled
+        else:
+            self._try(one, _as_role(statement), attempts)
+
+    def _try(self, one: Object, statement: bytes, attempts: int) -> None:
+        self._refused.clear()
+        try:
+            self._retried(one, [statement], attempts)
+        except e.RestoreFailed as error:
+            harmless = isinstance(error.__cause__, _OF_SUPERUSERS) and self._is_harmless(statement)
+            if not harmless:
+                raise
+            self._as_superuser(one, statement)
+        if self._refused:
+            self._confinement.note(one, self._refused[0])
+
+    def _is_harmless(self, statement: bytes) -> bool:
+        function = _Function.of(statement)
+        return (
+            is_harmless(statement)
+            or _EVENT_TRIGGER.fullmatch(statement) is not None
+            or (function is not None and self._confinement.may_create(function))
+        )
+
+    def _as_superuser(self, one: Object, statement: bytes) -> None:
+        confinement = self._confinement
+        try:
+            if match := _EVENT_TRIGGER.fullmatch(statement):
+                confinement.create_event_trigger(match["name"], statement)
+            else:
+                confinement.execute(statement)
+            if statement.startswith(b"CREATE FOREIGN DATA WRAPPER "):
+                confinement.open_extensions()
+        except psycopg.Error as error:
+            raise restore_error(error, load.describe(one)) from error
+
+    def _give(self, one: Object, match: re.Match[bytes]) -> None:
+        owner = statements.unquoted(match["owner"], self._confinement.codec)
+        try:
+            self._confinement.give(match.group(), owner)
+        except psycopg.errors.InsufficientPrivilege as error:
+            self._confinement.note(one, error.diag.message_primary or str(error))
+        except psycopg.Error as error:
+            raise restore_error(error, load.describe(one)) from error
+
+    def _excuse(self, one: Object, text: bytes, error: e.RestoreFailed) -> None:
+        """Note that an object is not proved, where the reason is only that; else raise."""
+        cause = error.__cause__
+        message = error.message.partition(": ")[2] or error.message
+        if isinstance(cause, pe.InsufficientPrivilege):
+            said = cause.diag.message_primary or str(cause)
+            if self._confinement.is_of_superusers(cause):
+                self._confinement.note(one, said)
+                return
+        elif isinstance(cause, _MISSING) and self._confinement.depends(one, text):
+            self._confinement.note(one, message)
+            return
+        raise error
+
+    def copy(self, one: Object, header: bytes, blocks: Iterator[bytes]) -> int:
+        """Send rows; of a table that only a superuser could load they count as taken."""
+        try:
+            return super().copy(one, header, blocks)
+        except e.RestoreFailed as error:
+            self._excuse(one, header, error)
+            for _ in blocks:
+                pass
+            return one.rows or 0
+
+
+def is_harmless(statement: bytes) -> bool:
+    """Whether a single statement runs no code of the dump, whoever executes it."""
+    return _HARMLESS.match(statement) is not None and not _ESCAPED.search(statement)
+
+
+class _Function(NamedTuple):
+    """A function whose creation runs nothing but the validator of its language."""
+
+    language: str
+    body: bytes
+
+    @classmethod
+    def of(cls, statement: bytes) -> "_Function | None":
+        match = _FUNCTION.fullmatch(statement)
+        if match is None or re.search(rb"(?i)\bDEFAULT\b", match["head"]):
+            return None
+        language = _LANGUAGE.search(match["head"])
+        return None if language is None else cls(language["name"].decode(), match["body"])
+
+
+def _as_role(statement: bytes) -> bytes:
+    """Have a grant of another role be given by a session that may be this one, too."""
+    if match := _SESSION_OF.fullmatch(statement):
+        return b"SET ROLE %b;" % match["role"]
+    return b"RESET ROLE;" if _SESSION_END.fullmatch(statement) else statement
+
+
+# Statements as bytes: names are in the database's encoding, which may be SQL_ASCII.
+_OF_EXTENSIONS = """
+SELECT pg_catalog.convert_to(pg_catalog.format(what, VARIADIC names || r.name::text),
+                             pg_catalog.getdatabaseencoding())
+FROM (SELECT %s::pg_catalog.text) AS r(name), LATERAL (
+    SELECT 'GRANT USAGE ON SCHEMA %%I TO %%I', ARRAY[nspname::pg_catalog.text]
+    FROM pg_catalog.pg_namespace
+    WHERE nspowner = 10 AND nspname !~ '^pg_' AND nspname <> 'information_schema'
+    UNION ALL
+    SELECT 'GRANT USAGE ON FOREIGN DATA WRAPPER %%I TO %%I', ARRAY[fdwname::pg_catalog.text]
+    FROM pg_catalog.pg_foreign_data_wrapper
+    UNION ALL
+    SELECT CASE c.relkind WHEN 'S' THEN 'GRANT ALL ON SEQUENCE %%I.%%I TO %%I'
+                          ELSE 'GRANT SELECT, INSERT ON TABLE %%I.%%I TO %%I' END,
+           ARRAY[n.nspname::pg_catalog.text, c.relname::pg_catalog.text]
+    FROM pg_catalog.pg_extension x, pg_catalog.unnest(x.extconfig) AS k(oid)
+    JOIN pg_catalog.pg_class c ON c.oid = k.oid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'S')
+) AS g(what, names)
+"""
+
+_OF_TABLES = """
+SELECT pg_catalog.convert_to(pg_catalog.format(what, n.nspname, r.name),
+                             pg_catalog.getdatabaseencoding())
+FROM pg_catalog.pg_namespace n, (SELECT %s::pg_catalog.text) AS r(name), pg_catalog.unnest(ARRAY[
+    'GRANT USAGE ON SCHEMA %%I TO %%I', 'GRANT SELECT ON ALL TABLES IN SCHEMA %%I TO %%I',
+    'GRANT SELECT ON ALL SEQUENCES IN SCHEMA %%I TO %%I']) AS g(what)
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+"""
+
+_LANGUAGE_OF = """
+SELECT true FROM pg_catalog.pg_language l
+WHERE lanname = %s AND (oid < 16384 OR EXISTS (
+    SELECT FROM pg_catalog.pg_depend d
+    WHERE d.classid = 'pg_catalog.pg_language'::pg_catalog.regclass AND d.objid = l.oid
+      AND d.deptype = 'e'))
+"""
+
+_OPEN = """
+SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege('public', oid, 'EXECUTE'))
+FROM pg_catalog.pg_proc
+WHERE prosrc = %s AND pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+  AND prolang = (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'internal')
+"""
+
+# Whether an object of that name is the bootstrap superuser's, and none is anybody else's.
+_WHOSE = """
+SELECT pg_catalog.bool_and(owner = 10) FROM (
+    SELECT proowner FROM pg_catalog.pg_proc WHERE proname = %(name)s
+    UNION ALL SELECT relowner FROM pg_catalog.pg_class WHERE relname = %(name)s
+    UNION ALL SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = %(name)s
+    UNION ALL SELECT lanowner FROM pg_catalog.pg_language WHERE lanname = %(name)s
+    UNION ALL SELECT fdwowner FROM pg_catalog.pg_foreign_data_wrapper WHERE fdwname = %(name)s
+) AS q(owner)
+"""

@@ -1,0 +1,186 @@
+"""Make files backups: an artifact whose manifest is lost, a folder of plain dumps."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from .. import errors as e
+from ..artifact import plain_reader
+from ..artifact.file import Artifact, is_artifact
+from ..backup import backup
+from ..catalog import copies, side_files
+from ..model import naming
+from ..model.manifest import FileFacts, Manifest, encode
+from ..stores.local import LocalStore
+from ..stores.store import Source, Store, chunks, read_all
+from . import index, plain
+from .names import guess
+
+_DUMP = re.compile(r"\.(?:sql|dump|psql)(?:\.|\Z)")  # names that promise a dump
+
+
+def adopt(
+    store: Store,
+    name: str,
+    *,
+    jobs: int,
+    progress: plain_reader.Progress,
+    copy: Store | None = None,
+) -> Manifest:
+    """Verify an artifact to its end and write the manifest that it lacks.
+
+    Where copies are made, its copy is pending: whether there is one already, `sync` finds out.
+
+    Raises:
+        Refused: it has a manifest, or a name that tells neither type nor time.
+        VerificationFailed: it is not whole.
+
+    """
+    parsed = naming.parse(name)
+    if parsed is None or name != parsed.artifact:
+        raise e.Refused(
+            f"{name} is not named like an artifact",
+            hint="Names are DATABASE_TYPE_TIMESTAMP.sql.gz, such as"
+            " app_daily_20261122T020000Z.sql.gz.",
+        )
+    there = {item.name for item in store.items()}
+    if parsed.manifest in there:
+        raise e.Refused(f"{name} has a manifest already")
+    side_files.verify(store, name, jobs=jobs, progress=progress)
+    source = store.open(name)
+    try:
+        digest = hashlib.sha256()
+        for chunk in chunks(source):
+            digest.update(chunk)
+        artifact = Artifact(source)
+        index = artifact.index
+        size = source.size
+    finally:
+        source.close()
+    facts, passwords = _roles(store, parsed)
+    meta = index.meta
+    if meta.database.name != parsed.database:
+        raise e.Refused(f"{name} holds database {meta.database.name}, not {parsed.database}")
+    if meta.schema_only != parsed.schema_only:
+        holds = "definitions only" if meta.schema_only else "rows too"
+        raise e.Refused(f"{name} holds {holds}, its name says otherwise")
+    manifest = Manifest(
+        pgkeep=meta.pgkeep,
+        database=meta.database,
+        server=meta.server,
+        client_version=meta.client_version,
+        type=parsed.type,
+        schema_only=meta.schema_only,
+        taken=parsed.taken,
+        snapshot=datetime.fromisoformat(meta.snapshot),
+        finished=datetime.now(UTC),
+        artifact=FileFacts(name, size, digest.hexdigest()),
+        raw_bytes=index.raw_bytes,
+        index_sha256=artifact.index_sha256,
+        globals=facts,
+        role_passwords=passwords,
+        tables=index.table_rows(),
+        extensions=meta.extensions,
+        roles=meta.roles,
+        warnings=["the manifest was lost and has been made anew"],
+        verified=datetime.now(UTC),
+        pending=[copy.url] if copy is not None else [],
+    )
+    with copies.manifests_locked(store):
+        if store.exists(parsed.manifest):
+            raise e.Refused(f"{name} has a manifest already")
+        copies.put(store, parsed.manifest, encode(manifest), meta.server.system_identifier)
+    return manifest
+
+
+def _roles(store: Store, name: naming.BackupName) -> tuple[FileFacts | None, bool]:
+    """Return the facts of the file of roles, and whether it holds password hashes."""
+    if not store.exists(name.globals):
+        return None, False
+    with closing(store.open(name.globals)) as source:
+        data = read_all(source)
+        passwords = b" PASSWORD '" in b"".join(plain_reader.plain_blocks(source))
+    return FileFacts(name.globals, len(data), hashlib.sha256(data).hexdigest()), passwords
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What was done with one file of a folder."""
+
+    file: str
+    state: str  # indexed, there, link, ours, other, refused, damaged
+    backup: str | None = None  # the name of the artifact
+    database: str | None = None
+    rows: int | None = None
+    message: str | None = None
+
+
+def adopt_folder(
+    folder: Path,
+    store: Store,
+    options: index.IndexOptions,
+    progress: backup.Progress,
+    *,
+    copy: Store | None = None,
+) -> Iterator[Outcome]:
+    """Index every plain dump of a folder, not below it; yield what was done with each file.
+
+    Raises:
+        StoreError: the folder cannot be read, or the store not be written.
+
+    """
+    source_store = LocalStore(folder)
+    for name in sorted(item.name for item in source_store.items()):
+        if name.startswith(".") or naming.parse(name) is not None:
+            ours = naming.parse(name)
+            if ours is not None and name == ours.artifact:
+                yield Outcome(name, "ours", database=ours.database)
+            continue
+        path = folder / name
+        try:
+            if path.is_symlink() and path.resolve(strict=True).parent == folder.resolve():
+                yield Outcome(name, "link", message=f"to {path.resolve().name}")
+                continue
+            one = dataclasses.replace(
+                options,
+                guess=guess(name, folder.resolve().name, options.zone),
+                modified=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+            )
+            source = source_store.open(name)
+        except (OSError, RuntimeError, e.StoreError) as error:  # such as a link to itself
+            yield Outcome(name, "refused", message=f"could not open {name}: {_reason(error)}")
+            continue
+        with closing(source):
+            yield _index(source, name, store, one, progress, copy)
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _index(
+    source: Source,
+    name: str,
+    store: Store,
+    options: index.IndexOptions,
+    progress: backup.Progress,
+    copy: Store | None,
+) -> Outcome:
+    if is_artifact(source):
+        return Outcome(name, "ours")
+    if not _DUMP.search(name) and not plain.is_dump(source):
+        return Outcome(name, "other")
+    try:
+        made = index.index(source, store, options, progress, copy=copy)
+    except index.IsThere as error:
+        return Outcome(name, "there", error.name)
+    except e.VerificationFailed as error:
+        return Outcome(name, "damaged", message=error.message)
+    except (e.Refused, e.UsageError) as error:
+        return Outcome(name, "refused", message=error.message)
+    return Outcome(name, "indexed", made.artifact.name, made.database.name, made.rows)

@@ -1,0 +1,476 @@
+r"""Turn a plain dump of pg_dump into an artifact, without a server; its SQL stays as it is.
+
+The dump is read twice: first to its end, to see that it is whole and what it holds, then to write
+it anew, member by member. Memory is bounded by one member and the definitions.
+
+What pg_dump -C and pg_dumpall write around a database (\connect, CREATE DATABASE and what names
+the database itself) is left out, for it would lead a restore elsewhere; roles go to the globals.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from typing import NamedTuple
+
+from .. import __version__
+from .. import errors as e
+from ..artifact import plain_reader, verify
+from ..artifact.file import DROPS, ArtifactWriter, Meta, Object, compress, is_artifact
+from ..artifact.packer import TEXT_SIZE
+from ..backup import backup
+from ..backup.assembly import Assembler, Order
+from ..catalog import copies
+from ..model import naming
+from ..model.manifest import Extension, FileFacts, Manifest, encode
+from ..postgres.roles import repeatable_roles
+from ..sql import dialect, script, statements
+from ..stores.store import Source, Store, locked
+from ..task_group import Crew
+from . import plain
+from .names import Guess
+
+_STARTED = re.compile(rb"^-- Started on (?P<time>[-\d]{10} [:\d]{8}) (?P<zone>\S+)$", re.MULTILINE)
+_SEARCH_PATH = b"\nSELECT pg_catalog.set_config('search_path', '', false);\n"
+# What pg_dump --clean writes before the first entry.
+_DROPPING = re.compile(
+    rb"^(?:DROP |ALTER |CREATE OR REPLACE |SELECT pg_catalog\.lo_unlink)", re.MULTILINE
+)
+_DROP_PUBLIC = re.compile(rb"^DROP SCHEMA (?:IF EXISTS )?public;\n", re.MULTILINE)
+_UNCONDITIONAL = re.compile(
+    rb"^(?:DROP (?!SCHEMA public;)(?:(?!IF EXISTS).)*;$"
+    rb"|ALTER (?:(?!IF EXISTS).)*;$|CREATE OR REPLACE VIEW "
+    rb"|SELECT pg_catalog\.lo_unlink\('\d+'\);$)",
+    re.MULTILINE,
+)
+_OLD = re.compile(r"[89]\.|10(?:\.[012])?\b(?!\.)")  # versions of pg_dump
+_QUOTE_OR_END = re.compile(rb"['\"]|;\n|--[^\n]*\n")
+_COPY_TARGET = re.compile(rb"COPY %b" % statements.QUALIFIED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexOptions:
+    """What the user says of a dump, and what is known of its file."""
+
+    jobs: int
+    database: str | None = None
+    type: naming.BackupType | None = None
+    guess: Guess = field(default_factory=Guess)
+    modified: datetime | None = None  # when the file was last written
+    zone: tzinfo = UTC
+
+
+class Moment(NamedTuple):
+    """When a dump was made, and what says so."""
+
+    time: datetime
+    origin: str
+
+
+class IsThere(e.Refused):
+    """The store has an artifact of that name."""
+
+    def __init__(self, name: str, url: str) -> None:
+        super().__init__(
+            f"{name} is in {url} already", hint="Another --type gives it another name."
+        )
+        self.name = name
+
+
+def index(
+    source: Source,
+    store: Store,
+    options: IndexOptions,
+    progress: backup.Progress,
+    *,
+    copy: Store | None = None,
+) -> Manifest:
+    """Write a plain dump as an artifact into a store; the dump is only read.
+
+    Raises:
+        VerificationFailed: the dump is damaged; nothing was written.
+        Refused: it holds what cannot become an artifact, or is in the store already.
+        StoreError: it could not be read or written.
+
+    """
+    if is_artifact(source):
+        raise e.Refused(
+            f"{source.name} is an artifact of pgkeep: it has its index",
+            hint="If its manifest is lost: pgkeep adopt FILE.",
+        )
+    progress.step("checking the file")
+    progress.verifying(source.size)
+    found = plain.survey(source, progress.verified)
+    number = plain.choose_part(found, options.database, source.name)
+    part = found.parts[number]
+    _refuse_unreadable(part, source.name)
+    _refuse_unknown(part, source.name)
+    moment = when(part.head, options)
+    if moment is None:
+        raise e.Refused(
+            f"{source.name} does not say when it was made",
+            hint="Give it a name with the time: app_20260506T070809.sql.gz.",
+        )
+    name = naming.BackupName(
+        database=_database_name(part, options, source.name),
+        type=options.type or options.guess.type or naming.BackupType.MANUAL,
+        taken=moment.time.astimezone(UTC).replace(microsecond=0),
+        schema_only=part.tables > 0 and part.data == 0,
+    )
+    with locked(store, copies.backup_lock(name.database), backup.GLANCE) as alone:
+        if not alone:
+            raise e.AlreadyRunning(
+                f"a backup of database {name.database} is already running in {store.url}",
+                hint="Wait for it to end; a run that was killed holds no lock.",
+            )
+        if any(store.exists(file) for file in name.files):
+            raise IsThere(name.artifact, store.url)
+        run = _Index(source, store, options, progress, found, number, name, moment, copy)
+        return run.make()
+
+
+def _refuse_unreadable(part: plain.Part, file: str) -> None:
+    if _SEARCH_PATH in part.head:
+        return
+    hint = "Restore it with pgkeep restore --backup=FILE --target-db=NAME, and back that up."
+    version = plain.client_version(part.head)
+    if _OLD.match(version) is None:
+        raise e.Refused(
+            f"{file}: pg_dump {version or 'of an unknown version'} sets an empty search_path, which"
+            " is missing: the dump was edited",
+            hint=hint,
+        )
+    raise e.Refused(
+        f"{file} was made by a pg_dump older than 10.3: its statements depend on search_path",
+        hint=hint,
+    )
+
+
+def _refuse_unknown(part: plain.Part, file: str) -> None:
+    if part.unknown:
+        shown = "; ".join(dialect.shown(one) for one in part.unknown[:3])
+        raise e.Refused(
+            f"{file} holds {len(part.unknown)} statements that pg_dump does not write: {shown}",
+            hint="Read them. If they are meant: pgkeep restore --backup=FILE --target-db=NAME"
+            " --allow-statements, and back that up.",
+        )
+
+
+def _database_name(part: plain.Part, options: IndexOptions, file: str) -> str:
+    name = part.name or options.database or options.guess.database
+    if name is None:
+        raise e.Refused(
+            f"{file} does not say which database it is of", hint="Name it: --database=NAME."
+        )
+    return name
+
+
+def when(head: bytes, options: IndexOptions) -> Moment | None:
+    """Return when a dump was made: as it says itself, as its name says, or as its file does."""
+    started = _STARTED.search(head)
+    if started is not None:
+        time = datetime.fromisoformat(started["time"].decode())
+        zone = started["zone"].decode("ascii", "replace")
+        for one in (UTC, options.zone):
+            # Abbreviations mean many things; only those that are certain are believed.
+            if time.replace(tzinfo=one).tzname() == zone:
+                return Moment(time.replace(tzinfo=one), "its own beginning")
+    guess, modified = options.guess, options.modified
+    if guess.time is not None:
+        if guess.end is None:
+            return Moment(guess.time, "its name")
+        if modified is not None and guess.time <= modified < guess.end:
+            return Moment(modified, "the file's time, which agrees with its name")
+        return Moment(guess.time, "its name")
+    return Moment(modified, "the file's time") if modified is not None else None
+
+
+class _StatementEnds:
+    """Find where statements end in the INSERTs of one table, which come in pieces."""
+
+    def __init__(self) -> None:
+        self._quote = b""
+
+    def last(self, data: bytes) -> int:
+        """Return where the last statement in these bytes ends; 0 if none does."""
+        position = end = 0
+        while position < len(data):
+            if self._quote:
+                found = data.find(self._quote, position)
+                if found < 0:
+                    break
+                position, self._quote = found + 1, b""
+            match = _QUOTE_OR_END.search(data, position)
+            if match is None:
+                break
+            position = match.end()
+            if match.group() == b";\n":
+                end = position
+            elif match.group() in (b"'", b'"'):
+                self._quote = match.group()
+        return end
+
+
+class _Assembler(Assembler):
+    """Put a foreign dump into members: what the catalog would know is read from the dump."""
+
+    def __init__(self, header: bytes, part: plain.Part, order: Order) -> None:
+        super().__init__(header, part.codec, [], order)
+        self._last: Object | None = None
+        self._before: list[script.Piece] | None = []  # what comes before the first entry
+        self._ends = _StatementEnds()
+        self.rows = 0
+        self.owners: set[str] = set()
+        self.extensions: list[str] = []
+
+    def add(self, piece: script.Piece) -> None:
+        """Take the next piece of the dump."""
+        if self._before is not None:
+            if not isinstance(piece, script.Entry | script.Complete):
+                self._before.append(piece)
+                return
+            before, self._before = self._before, None
+            self._write_before(before)
+        if isinstance(piece, script.CopyBegin):
+            self._name_exactly(piece.data)
+        elif isinstance(piece, script.Rows):
+            self.rows += piece.data.count(b"\n")
+        elif isinstance(piece, script.Text) and self._type == "TABLE DATA" and self._has_no_copy:
+            # INSERT statements: after one of them the next may go into another member.
+            end = self._ends.last(piece.data)
+            super().add(script.Text(piece.data[:end]))
+            if end:
+                self._packer.cut(TEXT_SIZE)
+            piece = script.Text(piece.data[end:])
+        super().add(piece)
+
+    @property
+    def _has_no_copy(self) -> bool:
+        return self._last is not None and self._last.rows is None
+
+    def _object(self, entry: script.Entry) -> Object:
+        one = self._last = super()._object(entry)
+        if one.owner:
+            self.owners.add(one.owner)
+        if one.type == "EXTENSION":
+            self.extensions.append(one.name)
+        return one
+
+    def _name_exactly(self, statement: bytes) -> None:
+        """Take a table's name from its COPY: the announcement has spaces for line ends.
+
+        Where rows go through the partitioned root, it names that one; they are the leaf's.
+        """
+        match = _COPY_TARGET.match(statement)
+        if match is None or self._last is None:
+            return
+        exact = statements.name_of(match, self._codec)
+        announced = (self._last.schema, self._last.name)
+        if tuple(re.sub(r"[\r\n]", " ", one) for one in exact) == announced:
+            self._last.schema, self._last.name = exact
+
+    def _write_before(self, pieces: Sequence[script.Piece]) -> None:
+        """Write the header; the DROP statements after it become an object, if they can run.
+
+        With IF EXISTS they do nothing in a new database. Without, psql would stop at them; then
+        only the schema `public`, which is there, is dropped: pg_dump before 15 creates it anew.
+        """
+        for piece in _joined(pieces):
+            if not isinstance(piece, script.Text):
+                super().add(piece)
+                continue
+            text = dialect.without_cluster(piece.data)
+            match = _DROPPING.search(text)
+            end = len(text) if match is None else match.start()
+            super().add(script.Text(text[:end]))
+            drops = text[end:]
+            if _UNCONDITIONAL.search(drops):
+                public = _DROP_PUBLIC.search(drops)
+                skipped = drops if public is None else drops[: public.start()]
+                super().add(script.Text(skipped))
+                drops = drops[len(skipped) :]
+            if drops:
+                one = Object(type=DROPS, schema="", name="", owner="", member=0, start=0)
+                self._packer.begin(one)
+                super().add(script.Text(drops))
+
+
+def _joined(pieces: Sequence[script.Piece]) -> Iterator[script.Piece]:
+    """Yield pieces; texts that follow each other as one."""
+    for text, group in itertools.groupby(pieces, lambda one: isinstance(one, script.Text)):
+        if text:
+            yield script.Text(b"".join(one.data for one in group if isinstance(one, script.Text)))
+        else:
+            yield from group
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """One artifact on its way from a dump that has been found whole."""
+
+    source: Source
+    store: Store
+    options: IndexOptions
+    progress: backup.Progress
+    found: plain.Survey
+    number: int
+    name: naming.BackupName
+    moment: Moment
+    copy: Store | None
+
+    @property
+    def part(self) -> plain.Part:
+        return self.found.parts[self.number]
+
+    def make(self) -> Manifest:
+        """Write all files, then give them their names."""
+        name = self.name
+        roles = repeatable_roles(self.found.roles) if self.found.cluster else None
+        files = [one for one in name.files if one != name.globals or roles is not None]
+        with ExitStack() as stack:
+            uploads = {file: stack.enter_context(self.store.create(file)) for file in files}
+            artifact = uploads[name.artifact]
+            writer = ArtifactWriter(artifact)
+            contents = writer.finish(self._meta(self._write(writer)))
+            artifact.seal()
+            facts = None
+            if roles is not None:
+                facts = backup.put(uploads[name.globals], name.globals, compress(roles))
+            digest = writer.sha256
+            backup.put(
+                uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode()
+            )
+            side = verify.SideFiles(sha256=digest, index_sha256=writer.index_sha256)
+            backup.read_back(artifact, side, self.options.jobs, self.progress)
+            manifest = Manifest(
+                pgkeep=__version__,
+                database=contents.meta.database,
+                server=contents.meta.server,
+                client_version=contents.meta.client_version,
+                type=name.type,
+                schema_only=name.schema_only,
+                data_only=self.part.data > 0 and not self.part.tables,
+                taken=name.taken,
+                snapshot=self.moment.time.astimezone(UTC),
+                finished=datetime.now(UTC),
+                artifact=FileFacts(name.artifact, writer.size, digest),
+                raw_bytes=contents.raw_bytes,
+                index_sha256=writer.index_sha256,
+                globals=facts,
+                role_passwords=roles is not None and b" PASSWORD '" in roles,
+                tables=contents.table_rows(),
+                extensions=contents.meta.extensions,
+                roles=contents.meta.roles,
+                warnings=self._warnings(),
+                verified=datetime.now(UTC),
+                pending=[self.copy.url] if self.copy is not None else [],
+            )
+            backup.put(uploads[name.manifest], name.manifest, encode(manifest))
+            backup.publish(self.store, uploads, name)
+            return manifest
+
+    def _write(self, writer: ArtifactWriter) -> _Assembler:
+        self.progress.step("indexing")
+        self.progress.total(self.source.size)
+        dump = plain_reader.PlainReading(
+            self.source, self.progress.advance, self.found.schemas, statements=False
+        )
+        order = Order(writer, Crew(), 0)
+        assembler = _Assembler(self._header(), self.part, order)
+        pieces = plain.numbered(plain.checked(self.source, dump))
+        for piece in chosen(pieces, self.number, cluster=self.found.cluster):
+            assembler.add(piece)
+        assembler.finish()
+        if dump.sha256 != self.found.sha256:
+            raise e.VerificationFailed(f"{self.source.name} has changed while it was read")
+        return assembler
+
+    def _header(self) -> bytes:
+        name = re.sub(r"\s", " ", self.name.database.encode("ascii", "backslashreplace").decode())
+        return f"""\
+--
+-- Backup of database {name} as it was at {self.name.taken:%Y-%m-%d %H:%M:%S} UTC
+-- A plain dump, indexed by pgkeep {__version__}; the time is that of {self.moment.origin}
+--
+-- To restore it:          pgkeep restore --backup=FILE
+-- Without pgkeep, when its roles are there, into a new and empty database:
+--   sha256sum -c FILE.sha256
+--   createdb -T template0 -E {self.part.encoding} NEWDB
+--   zcat FILE | psql -X -v ON_ERROR_STOP=1 -d NEWDB && psql -c ANALYZE NEWDB
+-- A whole file ends with the index of its contents, in comments such as this one.
+--
+
+""".encode()
+
+    def _meta(self, written: _Assembler) -> Meta:
+        part = self.part
+        return Meta(
+            pgkeep=__version__,
+            database=plain.database_facts(part, self.name.database),
+            server=plain.server_facts(part.head),
+            client_version=plain.client_version(part.head),
+            snapshot=self.moment.time.astimezone(UTC).isoformat(),
+            schema_only=self.name.schema_only,
+            extensions=[Extension(one, "") for one in written.extensions],
+            roles=sorted(written.owners | part.grantees),
+        )
+
+    def _warnings(self) -> list[str]:
+        part = self.part
+        found = [f"made from {self.source.name}; the time is that of {self.moment.origin}"]
+        encoding = plain.database_facts(part, self.name.database).encoding
+        if encoding != part.encoding:
+            found.append(
+                f"its text is in {part.encoding}, its database was in {encoding}: pg_dump -E has"
+                " converted it, and a restore converts it back"
+            )
+        if part.data and not part.tables:
+            found.append("it holds rows only: restore it with --data-only")
+        if part.inserts:
+            found.append("its rows are INSERT statements, which are not counted")
+        if self.found.cluster:
+            others = [str(one.name) for one in self.found.parts if one is not part]
+            found.append(f"left out, databases: {', '.join(others)}; the roles are in the globals")
+        if part.left_out:
+            found.append(
+                f"left out, for they name the database itself: \\connect,"
+                f" {', '.join(part.left_out)}"
+            )
+        drops = _DROPPING.search(part.head)
+        if drops is not None and _UNCONDITIONAL.search(part.head, drops.start()):
+            found.append(
+                "its DROP statements fail where there is nothing to drop: pgkeep restore passes"
+                " over them, psql with ON_ERROR_STOP stops"
+            )
+        return found
+
+
+def chosen(
+    pieces: Iterator[tuple[int, script.Piece]], number: int, *, cluster: bool
+) -> Iterator[script.Piece]:
+    r"""Yield one database's pieces, without what names or leads to the database itself.
+
+    The settings after \connect are those before it, again.
+    """
+    skipping = False
+    for part, piece in pieces:
+        if part != number:
+            continue
+        match piece:
+            case script.Entry():
+                skipping = plain.is_of_database(piece)
+            case script.Complete() | script.Setting():
+                if isinstance(piece, script.Complete):
+                    skipping = False
+                yield piece
+                continue
+            case script.Meta() if cluster:
+                continue  # \restrict, whose end is beyond this part
+            case script.Begin() if cluster:
+                yield script.Text(b"--\n")
+        if not skipping:
+            yield piece
+    if cluster:
+        yield script.Text(b"--\n\n")

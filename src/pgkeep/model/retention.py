@@ -1,0 +1,205 @@
+"""Which backups may go: a pure decision over manifests, each with its reasons.
+
+Only verified full backups count. Ages are measured back from the newest verified backup of the same
+database, not from now: while no good backup arrives, nothing expires (trap B6).
+"""
+
+import calendar
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import groupby
+
+from .. import errors as e
+from .manifest import Manifest
+from .naming import BackupType
+
+FUTURE_TOLERANCE = timedelta(hours=1)  # clocks of two hosts may differ by some minutes
+LARGEST_SHARE = 0.5  # of a database's verified backups that one run may remove
+PATIENCE = 7  # runs that refuse to remove so many, before it is believed that this is meant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How long each tier lives, and how many backups are never touched."""
+
+    daily: int = 7  # days
+    weekly: int = 4  # weeks
+    monthly: int = 12  # calendar months
+    min_keep: int = 1  # newest verified full backups of each database
+
+    def __str__(self) -> str:
+        return f"{self.daily}d {self.weekly}w {self.monthly}m min {self.min_keep}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a backup, and why."""
+
+    manifest: Manifest
+    keep: bool
+    reasons: tuple[str, ...]
+
+
+def decide(
+    manifests: Iterable[Manifest],
+    policy: Policy,
+    now: datetime,
+    largest_share: float | None = None,
+) -> list[Decision]:
+    """Return a decision for every backup, by cluster and database, newest first.
+
+    `largest_share` is the part of a database's verified backups that may go at once; half of them
+    unless another is given.
+
+    Raises:
+        RetentionFailed: a backup is from the future, so that the clock cannot be trusted, or more
+            than half of a database's verified backups would go at once. So says each run for a
+            week of runs; what has been due all that time then goes, or after one outage nothing
+            would ever go again.
+
+    """
+    # By name too, for two of one second must not depend on the order in which a store lists them.
+    ordered = sorted(
+        manifests, key=lambda one: (*_owner(one), one.taken, one.artifact.name), reverse=True
+    )
+    decisions: list[Decision] = []
+    for _, group in groupby(ordered, key=_owner):
+        backups = list(group)
+        _check_clock(backups, now)
+        decided = list(_decide(backups, policy))
+        _check_share(decided, policy, LARGEST_SHARE if largest_share is None else largest_share)
+        decisions += decided
+    return decisions
+
+
+def _owner(manifest: Manifest) -> tuple[str, str]:
+    """Two clusters may share a store; neither decides about the other's backups (trap C26)."""
+    return manifest.server.system_identifier, manifest.database.name
+
+
+def _decide(backups: Sequence[Manifest], policy: Policy) -> Iterator[Decision]:
+    """Decide about one database's backups, which come newest first."""
+    good = [one for one in backups if one.verified is not None and one.full]
+    if not good:
+        for one in backups:
+            yield Decision(one, True, ("the database has no verified full backup",))
+        return
+    untouchable = {id(one) for one in good[: policy.min_keep]}
+    for one in backups:
+        reasons = list(_reasons_to_keep(one, policy, good[0].taken))
+        if id(one) in untouchable:
+            reasons.insert(0, f"one of the {policy.min_keep} newest verified")
+        if reasons:
+            yield Decision(one, True, tuple(reasons))
+        else:
+            yield Decision(one, False, (f"{one.type}: older than {_span(one.type, policy)}",))
+
+
+def _reasons_to_keep(one: Manifest, policy: Policy, newest: datetime) -> Iterator[str]:
+    if one.type == BackupType.MANUAL:
+        yield "manual backups are removed by hand"
+    elif one.taken > _oldest(one.type, policy, newest):
+        yield f"{one.type}: within {_span(one.type, policy)}"
+
+
+def _oldest(kind: BackupType, policy: Policy, newest: datetime) -> datetime:
+    """Return the moment after which a backup of this tier must have been taken to stay."""
+    try:
+        match kind:
+            case BackupType.DAILY:
+                return newest - timedelta(days=policy.daily)
+            case BackupType.WEEKLY:
+                return newest - timedelta(weeks=policy.weekly)
+            case _:
+                return months_before(newest, policy.monthly)
+    except (OverflowError, ValueError):  # before the year 1: as good as for ever
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def months_before(moment: datetime, months: int) -> datetime:
+    """Return the same time so many calendar months ago, on that month's last day at the latest."""
+    number = moment.year * 12 + moment.month - 1 - months
+    year, month = divmod(number, 12)
+    last = calendar.monthrange(year, month + 1)[1]
+    return moment.replace(year=year, month=month + 1, day=min(moment.day, last))
+
+
+def _span(kind: BackupType, policy: Policy) -> str:
+    match kind:
+        case BackupType.DAILY:
+            return f"{policy.daily} days"
+        case BackupType.WEEKLY:
+            return f"{policy.weekly} weeks"
+        case _:
+            return f"{policy.monthly} months"
+
+
+def _check_clock(backups: Sequence[Manifest], now: datetime) -> None:
+    newest = backups[0]
+    if newest.taken > now + FUTURE_TOLERANCE:
+        raise e.RetentionFailed(
+            f"backup {newest.name.stem} is from the future (now {now:%Y-%m-%d %H:%M:%S} UTC):"
+            " nothing is removed",
+            hint="Set the clock right, or remove that backup by hand if its time is wrong.",
+        )
+
+
+def _check_share(decisions: Sequence[Decision], policy: Policy, largest: float) -> None:
+    verified = [one for one in decisions if one.manifest.verified and one.manifest.full]
+    going = [one.manifest for one in verified if not one.keep]
+    then = _refused_since(verified, policy)
+    sudden = [one for one in going if then is None or any(_reasons_to_keep(one, policy, then))]
+    if len(sudden) > largest * len(verified):
+        raise e.RetentionFailed(
+            f"{len(going)} of {len(verified)} verified backups of database"
+            f" {verified[0].manifest.database.name} would be removed at once: nothing is removed",
+            hint="Look at pgkeep prune --dry-run; if that is what you want, pgkeep prune --force.",
+        )
+
+
+def _refused_since(verified: Sequence[Decision], policy: Policy) -> datetime | None:
+    """Return when the first of the last runs was, if all of them have followed this policy.
+
+    What was due then is due since then, and each run has said so. Neither a clock that is wrong for
+    a night nor a policy that was changed today makes it so.
+    """
+    runs = [one.manifest for one in verified if one.manifest.policy is not None][:PATIENCE]
+    if len(runs) < PATIENCE or any(run.policy != str(policy) for run in runs):
+        return None
+    return runs[-1].taken
+
+
+def choose_type(
+    manifests: Iterable[Manifest],
+    now: datetime,
+    zone: tzinfo,
+    policy: Policy | None = None,
+    *,
+    schema_only: bool = False,
+) -> BackupType:
+    """Return the tier that a run is due for: the first of a month, of an ISO week, or any other.
+
+    The manifests are those of one database. A month's first backup is also its week's. Those with
+    rows and those without are counted apart. A month or week that the policy keeps for no time is
+    not made: its backup would go the next night, and be due again.
+    """
+    policy = policy or Policy()
+    local = now.astimezone(zone)
+    monthly, weekly = policy.monthly == 0, policy.weekly == 0
+    tiers = (BackupType.MONTHLY, BackupType.WEEKLY)
+    for one in manifests:
+        if one.type not in tiers or one.schema_only != schema_only:
+            continue
+        taken = one.taken.astimezone(zone)
+        if one.type == BackupType.MONTHLY and (taken.year, taken.month) == (
+            local.year,
+            local.month,
+        ):
+            monthly = True
+        # The ISO year, which is not the calendar's around New Year (trap B14).
+        if taken.isocalendar()[:2] == local.isocalendar()[:2]:
+            weekly = True
+    if not monthly:
+        return BackupType.MONTHLY
+    return BackupType.DAILY if weekly else BackupType.WEEKLY

@@ -1,0 +1,395 @@
+"""Metrics for Prometheus: what the stores hold, and how the run that has just ended went.
+
+Everything that a manifest tells is computed anew each time. Only of attempts nothing is left but
+what the last file of metrics said, so that a run takes over what it says of other databases.
+
+Labels are database, type and store, never a table or a backup (trap F16). The type of an attempt is
+the one that was asked for, such as auto, for one that has failed has no other.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import errors as e
+from ..backup.run import Report
+from ..catalog.catalog import Backup
+from ..model import naming
+from ..model.manifest import Manifest
+from ..stores.local import LocalStore
+from ..stores.store import Store
+from .overview import Contents, Target, counted, last_drill, recovery_seconds
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+JOB = "pgkeep"
+REMEMBERED = timedelta(days=40)  # attempts of a type that nobody asks for any more; a month is less
+
+_BACKUP = {
+    "last_success_timestamp_seconds": "When the newest whole backup was finished, 0 for never.",
+    "age_seconds": "Time since the newest whole backup was finished, since 1970 for never.",
+    "last_attempt_timestamp_seconds": "When a backup was last tried, by the type asked for.",
+    "last_exit_code": "Exit code of the last attempt, by the type asked for.",
+    "duration_seconds": "Time that the newest backup took.",
+    "size_bytes": "Size of the newest backup.",
+    "raw_bytes": "SQL in the newest backup before compression.",
+    "rows": "Rows in the newest backup.",
+    "tables": "Tables in the newest backup.",
+    "snapshot_seconds": "Age of the newest backup's snapshot when the backup was finished.",
+    "verified_backups": "Whole backups that were read back.",
+    "oldest_timestamp_seconds": "The earliest moment that can be restored, 0 for none.",
+    "newest_timestamp_seconds": "The latest moment that can be restored, 0 for none.",
+    "store_bytes": "Size of all backups.",
+    "pending_copies": "Backups whose copy to the store is owed.",
+    "prune_removed": "Backups that retention has removed after the last attempt.",
+    "drift_warnings": "What had shrunk in the newest backup since the one before it.",
+}
+HELP = {
+    **{f"pgkeep_backup_{name}": text for name, text in _BACKUP.items()},
+    "pgkeep_drill_last_success_timestamp_seconds": "When a drill last restored all, 0 for never.",
+    "pgkeep_drill_last_findings": "What the last drill has found wrong.",
+    "pgkeep_drill_duration_seconds": "Time that the last drill took, by phase.",
+    "pgkeep_drill_rto_seconds": "Time in which the last drill had the database back.",
+    "pgkeep_store_free_bytes": "Free space where a directory of backups lies.",
+}
+LABELS = ("database", "type", "store")
+_ATTEMPT = ("last_attempt_timestamp_seconds", "last_exit_code", "prune_removed")
+
+
+class Sample(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]  # in their order, or the same ones would be others
+    value: float
+
+    def label(self, name: str) -> str:
+        """Return the value of a label, empty where the sample has none."""
+        return dict(self.labels).get(name, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a target's run has ended."""
+
+    target: Target
+    kind: str  # the type that was asked for
+    started: datetime
+    finished: datetime
+    report: Report
+    error: e.PgkeepError | None = None  # what ended the run before it could report
+
+
+def of_target(
+    target: Target, contents: Contents, wanted: Sequence[str], now: datetime
+) -> Iterator[Sample]:
+    """Yield what the stores tell, of expected databases even where there is nothing (trap F2)."""
+    for store in target.stores:
+        if store.url in contents:
+            yield from _of_store(store, contents[store.url], wanted, target.tiers, now)
+    if target.copy is not None and target.store.url in contents:
+        yield from _owed(target.copy.url, contents[target.store.url], wanted, target.tiers)
+
+
+def _of_store(
+    store: Store,
+    backups: Sequence[Backup],
+    wanted: Sequence[str],
+    tiers: Sequence[str],
+    now: datetime,
+) -> Iterator[Sample]:
+    found = _by_series(backups, wanted, tiers)
+    full = (one for manifests in found.values() for one in manifests if one.full)
+    counting = defaultdict(list)
+    for one in counted(full, now):
+        counting[one.database.name, str(one.type)].append(one)
+    for (database, kind), manifests in found.items():
+        good = counting[database, kind]
+        values = {
+            "verified_backups": sum(one.verified is not None for one in good),
+            "oldest_timestamp_seconds": good[0].as_of.timestamp() if good else 0,
+            "newest_timestamp_seconds": good[-1].as_of.timestamp() if good else 0,
+            "store_bytes": sum(one.artifact.size for one in manifests),
+            **(_newest(good[-1]) if good else {}),
+        }
+        if database in wanted:
+            finished = good[-1].finished.timestamp() if good else 0
+            values["last_success_timestamp_seconds"] = finished
+        for name, value in values.items():
+            yield sample(name, database, kind, store.url, value)
+        yield from _drills(good, (database, kind, store.url), wanted=database in wanted)
+    if isinstance(store, LocalStore):
+        with suppress(OSError):
+            free = shutil.disk_usage(store.directory).free
+            yield Sample("pgkeep_store_free_bytes", (("store", store.url),), free)
+
+
+def _drills(
+    manifests: Sequence[Manifest], labels: tuple[str, str, str], *, wanted: bool
+) -> Iterator[Sample]:
+    green = [drill.when for one in manifests for drill in one.drills if drill.green]
+    if wanted or green:
+        when = max(green).timestamp() if green else 0
+        yield _sample("pgkeep_drill_last_success_timestamp_seconds", labels, when)
+    last = last_drill(manifests)
+    if last is not None:
+        findings = max(last.findings, 0 if last.green else 1)
+        yield _sample("pgkeep_drill_last_findings", labels, findings)
+        yield _sample("pgkeep_drill_rto_seconds", labels, recovery_seconds(last))
+        for phase, seconds in last.seconds.items():
+            one = _sample("pgkeep_drill_duration_seconds", labels, seconds)
+            yield one._replace(labels=tuple(sorted((*one.labels, ("phase", phase)))))
+
+
+def _newest(one: Manifest) -> dict[str, float]:
+    return {
+        "duration_seconds": (one.finished - one.taken).total_seconds(),
+        "size_bytes": one.artifact.size,
+        "raw_bytes": one.raw_bytes,
+        "rows": one.rows,
+        "tables": len(one.tables),
+        "snapshot_seconds": (one.finished - one.snapshot).total_seconds(),
+        "drift_warnings": len(one.drift),
+    }
+
+
+def _by_series(
+    backups: Sequence[Backup], wanted: Sequence[str], tiers: Sequence[str]
+) -> dict[tuple[str, str], list[Manifest]]:
+    """Return the whole backups by database and type, oldest first."""
+    found: dict[tuple[str, str], list[Manifest]] = {
+        (database, kind): [] for database in wanted for kind in tiers
+    }
+    for one in backups:
+        key = (one.manifest.database.name, str(one.manifest.type))
+        series = found.setdefault(key, [])
+        if not one.missing:
+            series.append(one.manifest)
+    return found
+
+
+def _owed(
+    url: str, backups: Sequence[Backup], wanted: Sequence[str], tiers: Sequence[str]
+) -> Iterator[Sample]:
+    for (database, kind), manifests in _by_series(backups, wanted, tiers).items():
+        count = sum(url in one.pending for one in manifests)
+        yield sample("pending_copies", database, kind, url, count)
+
+
+def ages(samples: Iterable[Sample], now: datetime) -> Iterator[Sample]:
+    """Yield the age of each newest backup, for those that cannot subtract (trap F1).
+
+    Only where it is asked for now: in a file an age stands still when the runs do.
+    """
+    for one in samples:
+        if one.name == "pgkeep_backup_last_success_timestamp_seconds":
+            age = now.timestamp() - one.value
+            yield one._replace(name="pgkeep_backup_age_seconds", value=age)
+
+
+def of_run(outcome: Outcome, contents: Contents, wanted: Sequence[str]) -> Iterator[Sample]:
+    """Yield how it went, database by database."""
+    url = outcome.target.store.url
+    removed = _removed(outcome.report.removed)
+    for database, code in _exit_codes(outcome, contents.get(url, ()), wanted).items():
+        values = {
+            "last_attempt_timestamp_seconds": outcome.finished.timestamp(),
+            "last_exit_code": code,
+            "prune_removed": removed[database],
+        }
+        for name, value in values.items():
+            yield sample(name, database, outcome.kind, url, value)
+
+
+def _exit_codes(
+    outcome: Outcome, backups: Sequence[Backup], wanted: Sequence[str]
+) -> dict[str, int]:
+    report = outcome.report
+    codes = {one.database.name: 0 for one in report.backups}
+    codes |= {one.database: one.exit_code for one in report.failed}
+    later = [*report.retention, *report.copies_missed]
+    codes |= {one.database: one.exit_code for one in later}
+    if outcome.error is not None:
+        # A run that was ended did what it did before; of a run that did nothing all have failed.
+        done = {
+            one.manifest.database.name
+            for one in backups
+            if one.manifest.finished >= outcome.started
+        }
+        for database in wanted:
+            codes.setdefault(database, 0 if database in done else outcome.error.exit_code)
+    return codes
+
+
+def _removed(stems: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for stem in stems:
+        name = naming.parse(stem + naming.MANIFEST)
+        if name is not None:
+            counts[name.database] += 1
+    return counts
+
+
+def sample(name: str, database: str, kind: str, store: str, value: float) -> Sample:
+    """Return a value of one of the backup's metrics."""
+    return _sample(f"pgkeep_backup_{name}", (database, kind, store), value)
+
+
+def _sample(name: str, labels: tuple[str, str, str], value: float) -> Sample:
+    return Sample(name, tuple(sorted(zip(LABELS, map(_text, labels), strict=True))), value)
+
+
+def _text(name: str) -> str:
+    """Return a name as UTF-8 can have it: databases may be called in any encoding."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def take_over(
+    before: Iterable[Sample],
+    samples: Sequence[Sample],
+    unread: Sequence[str],
+    now: datetime,
+    *,
+    others: bool,
+) -> list[Sample]:
+    """Return the samples with what an earlier file says besides.
+
+    That is: everything of stores that could not be read, and, of the others, attempts to back up
+    databases that are still known. With `others`, what it says of stores that are not ours too.
+    """
+    ours = {(one.name, one.labels) for one in samples}
+    stores = _stores(samples)
+    databases = {one.label("database") for one in samples}
+    attempts = {f"pgkeep_backup_{name}" for name in _ATTEMPT}
+    kept = []
+    tried: dict[tuple[tuple[str, str], ...], float] = {}
+    for one in before:
+        store = one.label("store")
+        if one.name.endswith("_last_attempt_timestamp_seconds"):
+            tried[one.labels] = one.value
+        if (one.name, one.labels) in ours or one.name not in HELP:
+            continue
+        not_ours = store in unread or (others and store not in stores)
+        known = one.name in attempts and store in stores and one.label("database") in databases
+        if not_ours or known:
+            kept.append(one)
+    earliest = (now - REMEMBERED).timestamp()
+    return [
+        *samples,
+        *(one for one in kept if one.name not in attempts or tried.get(one.labels, 0) >= earliest),
+    ]
+
+
+def _stores(samples: Iterable[Sample]) -> set[str]:
+    return {one.label("store") for one in samples if one.name in HELP}
+
+
+def render(samples: Iterable[Sample]) -> bytes:
+    """Return the text that Prometheus reads."""
+    from prometheus_client import generate_latest  # noqa: PLC0415 - an extra
+
+    return generate_latest(_registry(samples))
+
+
+def _registry(samples: Iterable[Sample]) -> "CollectorRegistry":
+    from prometheus_client import CollectorRegistry, Metric  # noqa: PLC0415
+    from prometheus_client.registry import Collector  # noqa: PLC0415
+
+    metrics: dict[str, Metric] = {}
+    # Each once, though two targets may share a store.
+    unique = {(one.name, one.labels): one for one in samples}.values()
+    for one in sorted(unique, key=lambda one: (list(HELP).index(one.name), one.labels)):
+        metric = metrics.setdefault(one.name, Metric(one.name, HELP[one.name], "gauge"))
+        metric.add_sample(one.name, dict(one.labels), one.value)
+
+    class Fixed(Collector):
+        def collect(self) -> Iterable[Metric]:
+            return metrics.values()
+
+    registry = CollectorRegistry()
+    registry.register(Fixed())
+    return registry
+
+
+def parse(text: str) -> list[Sample]:
+    """Read what `render` has written; nothing, where it is something else."""
+    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415
+
+    try:
+        return [
+            Sample(one.name, tuple(sorted(one.labels.items())), one.value)
+            for family in text_string_to_metric_families(text)
+            for one in family.samples
+        ]
+    except (ValueError, KeyError, IndexError):
+        return []
+
+
+def write(
+    path: Path,
+    samples: Sequence[Sample],
+    unread: Sequence[str],
+    now: datetime,
+    *,
+    others: bool = False,
+) -> list[str]:
+    """Write the file for node_exporter: at once, readable by everybody (trap F11).
+
+    Returns the stores of which it has had metrics and has none any more.
+
+    Raises:
+        StoreError: it could not be written.
+
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # which nobody collects
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Of two runs that end together the second one must see what the first has written.
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            before: list[Sample] = []
+            with suppress(FileNotFoundError):
+                before = parse(path.read_text("utf-8", "replace"))
+            written = take_over(before, samples, unread, now, others=others)
+            partial.write_bytes(render(written))
+            partial.chmod(0o644)  # whatever the umask
+            partial.replace(path)
+            return sorted(_stores(before) - _stores(written))
+        finally:
+            os.close(directory)
+            with suppress(FileNotFoundError):
+                partial.unlink()
+    except OSError as error:
+        raise e.StoreError(f"could not write {path}: {error.strerror}") from error
+
+
+def push(gateway: str, samples: Iterable[Sample], timeout: float) -> None:
+    """Send metrics to a Pushgateway, a group for each database, type and store (trap F12).
+
+    Values that this run does not know, of attempts of other types, stay what they are there.
+
+    Raises:
+        StoreError: the gateway does not take them.
+
+    """
+    from prometheus_client import pushadd_to_gateway  # noqa: PLC0415
+
+    groups: dict[tuple[tuple[str, str], ...], list[Sample]] = defaultdict(list)
+    for one in samples:
+        groups[tuple(pair for pair in one.labels if pair[0] != "phase")].append(one)
+    for labels, group in groups.items():
+        try:
+            pushadd_to_gateway(gateway, JOB, _registry(group), dict(labels), timeout)
+        except OSError as error:
+            # An answer has a code; without one there is a reason.
+            reason = error if hasattr(error, "code") else getattr(error, "reason", error)
+            raise e.StoreError(f"could not push metrics to {gateway}: {reason}") from error

@@ -1,0 +1,98 @@
+"""Tell others how a run has ended: a dead man's switch, and a webhook.
+
+A ping that does not come is what tells that nothing runs any more, so that success is told only
+after everything that makes one, reading back included (trap F13).
+"""
+
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import msgspec
+
+from .. import errors as e
+
+LONGEST = 10_000  # characters of a log that are sent
+_HIDDEN = "********"
+_PASSWORD = re.compile(
+    r"(://[^\s:/@]*:)[^\s@]+(?=@)|(\bpassword=)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.I
+)
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one database."""
+
+    database: str
+    target: str | None
+    ok: bool
+    exit_code: int
+    error: str | None = None
+    backup: str | None = None  # its name
+    size: int | None = None
+    rows: int | None = None
+    verified: bool | None = None
+    copy_owed: bool | None = None
+    warnings: list[str] = []
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What the webhook gets about a run."""
+
+    event: str
+    run: str
+    type: str
+    ok: bool
+    exit_code: int
+    error: str | None
+    hint: str | None
+    started: datetime
+    finished: datetime
+    databases: list[Ended]
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """Return a text without these secrets, and without what looks like a password."""
+    for secret in sorted({one for one in secrets if one}, key=len, reverse=True):
+        text = text.replace(secret, _HIDDEN)
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{_HIDDEN}", text)
+
+
+def ping(url: str, event: str, run: str, timeout: float, body: str = "") -> None:
+    """Send a ping in the manner of healthchecks.io: event is empty, `start` or `fail`.
+
+    Raises:
+        StoreError: nobody has taken it.
+
+    """
+    parts = urllib.parse.urlsplit(url)
+    path = parts.path.rstrip("/") + (f"/{event}" if event else "")
+    query = "&".join(filter(None, (parts.query, f"rid={run}")))
+    data = body[-LONGEST:].encode("utf-8", "replace")
+    _post(parts._replace(path=path, query=query).geturl(), data, {}, timeout)
+
+
+def post(url: str, message: Message, timeout: float) -> None:
+    """Send a message as JSON.
+
+    Raises:
+        StoreError: nobody has taken it.
+
+    """
+    _post(url, msgspec.json.encode(message), {"Content-Type": "application/json"}, timeout)
+
+
+def _post(url: str, data: bytes, headers: Mapping[str, str], timeout: float) -> None:
+    request = urllib.request.Request(  # noqa: S310 - config takes http and https only
+        url, data, {"User-Agent": "pgkeep", **headers}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310
+            pass
+    except urllib.error.HTTPError as error:
+        # Never the URL: who knows it may send what we send.
+        raise e.StoreError(str(error)) from error
+    except OSError as error:
+        raise e.StoreError(str(getattr(error, "reason", error))) from error

@@ -1,0 +1,94 @@
+"""What a target's stores hold, and of which databases there should be backups."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..catalog.catalog import Backup
+from ..model.manifest import Drill, Manifest
+from ..model.retention import FUTURE_TOLERANCE
+from ..stores.store import Store
+
+if TYPE_CHECKING:
+    from ..backup.run import Report
+
+# What a recovery has to wait for; the other phases are the drill's own.
+NOT_RECOVERY = frozenset({"start", "check", "clean"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a target's backups lie, and of which databases there should be some."""
+
+    store: Store
+    copy: Store | None = None
+    named: Sequence[str] = ()  # exactly these are expected; none: those that are known of
+    connected: str | None = None  # the database that is backed up where none is named
+    tiers: Sequence[str] = ("daily", "weekly", "monthly")  # that retention keeps
+
+    @property
+    def stores(self) -> list[Store]:
+        """All stores, the first one first."""
+        return [self.store] if self.copy is None else [self.store, self.copy]
+
+
+Contents = Mapping[str, Sequence[Backup]]  # by the store's URL; a store that was not read is absent
+
+
+def expected(target: Target, contents: Contents, report: "Report | None" = None) -> list[str]:
+    """Return the databases that should have backups."""
+    tried: set[str] = set()
+    dropped: set[str] = set()
+    if report is not None:
+        tried = {one.database.name for one in report.backups}
+        tried |= {one.database for one in report.failed}
+        dropped = set(report.dropped)
+    if target.named:
+        return sorted({*target.named, *tried})
+    known = set() if target.connected is None else {target.connected}
+    return sorted(((known | databases(target, contents)) - dropped) | tried)
+
+
+def databases(target: Target, contents: Contents) -> set[str]:
+    """Return the databases that have backups."""
+    return {
+        one.manifest.database.name for store in target.stores for one in contents.get(store.url, ())
+    }
+
+
+def counted(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:
+    """Return the backups that the newest one is chosen from.
+
+    Not those from the future, nor, where a database has others, dumps that were indexed: one that
+    holds a single table must not pass for last night's backup.
+    """
+    found = past(manifests, now)
+    own = {one.database.name for one in found if not one.indexed}
+    return [one for one in found if not one.indexed or one.database.name not in own]
+
+
+def past(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:
+    """Return the backups, and of them the drills, that are not from the future.
+
+    One that a wrong clock has dated would stay the newest for ever, and hide that no other comes.
+    """
+    latest = now + FUTURE_TOLERANCE
+    return [
+        msgspec.structs.replace(one, drills=[each for each in one.drills if each.when <= latest])
+        for one in manifests
+        if max(one.taken, one.snapshot, one.finished) <= latest
+    ]
+
+
+def last_drill(manifests: Iterable[Manifest]) -> Drill | None:
+    """Return the newest drill of any of these backups."""
+    drills = [drill for one in manifests for drill in one.drills]
+    return max(drills, key=lambda one: one.when, default=None)
+
+
+def recovery_seconds(drill: Drill) -> float:
+    """Return how long it took until the database was there again."""
+    return sum(seconds for phase, seconds in drill.seconds.items() if phase not in NOT_RECOVERY)

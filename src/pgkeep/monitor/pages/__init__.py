@@ -1,0 +1,4 @@
+"""Templates of the pages, and what renders them.
+
+Imports status, overview and progress.
+"""

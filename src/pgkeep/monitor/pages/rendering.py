@@ -1,0 +1,59 @@
+"""Pages for people: the drill's report and what `pgkeep serve` shows, from templates.
+
+Every page is one document without scripts that fetches nothing from anywhere, and says so to the
+browser: its style is allowed by its hash.
+"""
+
+import hashlib
+from base64 import b64encode
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ... import __version__, progress
+from .. import status
+
+
+def render(template: str, **values: object) -> bytes:
+    """Return a page as UTF-8; names in other encodings are shown with escapes."""
+    page = _environment().get_template(template).render(**values)
+    return page.encode("utf-8", "backslashreplace")
+
+
+@cache
+def policy() -> str:
+    """Return what a browser may do for a page (Content-Security-Policy): show it."""
+    digest = b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'"
+
+
+@cache
+def _style() -> str:
+    return (resources.files(__package__) / "style.css").read_text("utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(__package__, "."),
+        autoescape=True,  # databases and tables may be called anything
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "size": progress.size,
+        "duration": progress.duration,
+        "span": status.span,
+        "moment": moment,
+        "count": "{:,}".format,
+    }
+    environment.globals |= {"style": _style(), "policy": policy(), "version": __version__}
+    return environment
+
+
+def moment(when: datetime) -> str:
+    """Return a point in time for people."""
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

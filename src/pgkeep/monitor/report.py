@@ -1,0 +1,45 @@
+"""The result of a drill as a page to look at, to print and to hand on."""
+
+from collections.abc import Iterator
+
+from .. import progress
+from ..drill.drill import Outcome, isolation_of
+from .pages import charts, rendering
+
+_MEANINGS = {
+    "download": "fetching the file",
+    "start": "starting a server",
+    "verify": "checking the file's hashes",
+    "load": "tables and rows",
+    "index": "indexes and constraints",
+    "analyze": "statistics",
+    "check": "comparing with the backup",
+    "clean": "cleaning up",
+}
+
+
+def page(outcome: Outcome) -> bytes:
+    """Return the report as HTML."""
+    whole = sum(outcome.seconds.values())
+    return rendering.render(
+        "drill.html",
+        outcome=outcome,
+        facts=list(_facts(outcome)),
+        phases=charts.bars(outcome.seconds, whole),
+        meanings=_MEANINGS,
+    )
+
+
+def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    yield "Backup", outcome.backup
+    if outcome.taken:
+        yield "Taken", rendering.moment(outcome.taken)
+    yield "Drill", rendering.moment(outcome.began)
+    if outcome.server:
+        where = "started for it" if outcome.throw_away else "that was given"
+        yield "Server", f"PostgreSQL {outcome.server}, {where}"
+        if outcome.throw_away:
+            yield "Isolation", isolation_of(outcome)
+    yield "Size", f"{progress.size(outcome.size)}, {progress.size(outcome.raw_bytes)} of SQL"
+    yield "Contents", f"{outcome.tables:,} tables, {outcome.rows:,} rows"
+    yield "Time", progress.duration(sum(outcome.seconds.values()))

@@ -1,0 +1,253 @@
+"""The pages of `pgkeep serve`: how everything stands, and all that is known of one database."""
+
+import shlex
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import date, datetime
+from typing import NamedTuple
+from urllib.parse import quote
+
+from .. import progress
+from ..catalog.catalog import Entry, merge
+from ..model.manifest import Manifest
+from ..model.naming import encode_database
+from ..stores.local import LocalStore
+from ..stores.store import Store
+from . import overview, status
+from .pages import charts, rendering
+
+SHOWN = 500  # backups of a database
+
+
+class Card(NamedTuple):
+    """What is said of a database at a glance."""
+
+    database: status.Database
+    link: str
+    calendar: charts.Calendar
+    oldest: datetime | None
+    size: int  # of all its backups that can be restored
+    notes: list[str]  # warnings of the newest
+
+
+class Section(NamedTuple):
+    """A target's databases."""
+
+    name: str | None
+    readable: bool
+    cards: list[Card]
+
+
+class Holding(NamedTuple):
+    """What a store holds; none where that is not known."""
+
+    url: str
+    backups: int | None
+    size: int
+    free: int | None
+
+
+class Debt(NamedTuple):
+    """A copy that is owed."""
+
+    backup: str
+    store: str
+    since: datetime
+
+
+class Drilled(NamedTuple):
+    """One drill of a database."""
+
+    when: datetime
+    green: bool
+    findings: int
+    recovery: float
+    backup: str
+    bars: list[charts.Bar]
+
+
+class Row(NamedTuple):
+    """One backup of a database."""
+
+    manifest: Manifest
+    seconds: float
+    state: str
+    where: list[str]
+
+
+def overview_page(state: status.State) -> bytes:
+    """Return the page that says whether all is well, and how every database stands."""
+    return rendering.render(
+        "overview.html",
+        now=state.now,
+        ok=state.ok,
+        summary=state.summary,
+        problems=state.problems + state.unreadable,
+        places=[_section(place, state) for place in state.places],
+        stores=list(_holdings(state)),
+        owed=list(_debts(state)),
+    )
+
+
+def database_page(state: status.State, key: str, target: str | None) -> bytes | None:
+    """Return what is known of the database that the last part of a link means, if it is known."""
+    for place in state.places:
+        for one in place.databases:
+            if place.name == target and encode_database(one.database) == key:
+                return _database_page(one, place, state)
+    return None
+
+
+def link(database: str, target: str | None) -> str:
+    """Return the path of a database's page; names may be anything."""
+    path = f"/database/{quote(encode_database(database))}"
+    return path if target is None else f"{path}?target={quote(target, safe='')}"
+
+
+def _section(place: status.Place, state: status.State) -> Section:
+    worst_first = sorted(place.databases, key=lambda one: (not one.expected, not one.problems))
+    entries = _entries(place, state)
+    cards = [_card(one, place, state, entries[one.database]) for one in worst_first]
+    return Section(place.name, place.readable, cards)
+
+
+def _card(
+    one: status.Database, place: status.Place, state: status.State, entries: Sequence[Entry]
+) -> Card:
+    whole = [entry.manifest for entry in entries if _restorable(entry)]
+    newest = whole[-1] if whole else None
+    return Card(
+        database=one,
+        link=link(one.database, place.name),
+        calendar=charts.calendar(one.days, _today(place, state)),
+        oldest=whole[0].as_of if whole else None,
+        size=sum(each.artifact.size for each in whole),
+        notes=[] if newest is None else [*newest.drift, *newest.warnings],
+    )
+
+
+def _today(place: status.Place, state: status.State) -> date:
+    return state.now.astimezone(place.zone).date()
+
+
+def _entries(place: status.Place, state: status.State) -> Mapping[str, list[Entry]]:
+    """Return the backups by database, oldest first, each once."""
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for entry in merge((s.url, state.contents.get(s.url, ())) for s in place.target.stores):
+        found[entry.manifest.database.name].append(entry)
+    return found
+
+
+def _restorable(entry: Entry) -> bool:
+    return not entry.missing and entry.manifest.full
+
+
+def _holdings(state: status.State) -> Iterator[Holding]:
+    for store in _stores(state):
+        backups = state.contents.get(store.url)
+        whole = [one.manifest.artifact.size for one in backups or () if not one.missing]
+        yield Holding(
+            url=store.url,
+            backups=None if backups is None else len(whole),
+            size=sum(whole),
+            free=_free(store),
+        )
+
+
+def _stores(state: status.State) -> Sequence[Store]:
+    """Return all stores, each once: two targets may share one."""
+    found = {store.url: store for place in state.places for store in place.target.stores}
+    return list(found.values())
+
+
+def _free(store: Store) -> int | None:
+    if isinstance(store, LocalStore):
+        with suppress(OSError):
+            return shutil.disk_usage(store.directory).free
+    return None
+
+
+def _debts(state: status.State) -> Iterator[Debt]:
+    seen = set()
+    for place in state.places:
+        copy = place.target.copy
+        for one in () if copy is None else state.contents.get(place.target.store.url, ()):
+            debt = (one.manifest.name.stem, copy.url if copy is not None else "")
+            if debt[1] in one.manifest.pending and debt not in seen:
+                seen.add(debt)
+                yield Debt(*debt, one.manifest.finished)
+
+
+def _database_page(one: status.Database, place: status.Place, state: status.State) -> bytes:
+    entries = _entries(place, state)[one.database]
+    whole = [entry.manifest for entry in entries if _restorable(entry)]
+    return rendering.render(
+        "database.html",
+        now=state.now,
+        card=_card(one, place, state, entries),
+        sizes=charts.chart([_point(each, "size") for each in whole], progress.size),
+        durations=charts.chart([_point(each, "time") for each in whole], progress.duration),
+        drills=_drills(entries),
+        backups=[_row(entry) for entry in entries[: -SHOWN - 1 : -1]],
+        more=len(entries) > SHOWN,
+        commands=_commands(one, place),
+    )
+
+
+def _point(one: Manifest, what: str) -> charts.Point:
+    took = (one.finished - one.taken).total_seconds()
+    value, text = (
+        (one.artifact.size, progress.size(one.artifact.size))
+        if what == "size"
+        else (took, progress.duration(took))
+    )
+    title = f"{rendering.moment(one.as_of)}, {one.type}: {text}"
+    return charts.Point(one.as_of, value, str(one.type), title)
+
+
+def _drills(entries: Sequence[Entry]) -> list[Drilled]:
+    """Return all drills, the newest first, their phases in one scale."""
+    drills = sorted(
+        ((drill, entry.manifest.name.stem) for entry in entries for drill in entry.manifest.drills),
+        key=lambda one: one[0].when,
+        reverse=True,
+    )
+    longest = max((sum(drill.seconds.values()) for drill, _ in drills), default=0.0)
+    return [
+        Drilled(
+            when=drill.when,
+            green=drill.green,
+            findings=max(drill.findings, 0 if drill.green else 1),
+            recovery=overview.recovery_seconds(drill),
+            backup=backup,
+            bars=charts.bars(drill.seconds, longest),
+        )
+        for drill, backup in drills
+    ]
+
+
+def _row(entry: Entry) -> Row:
+    one = entry.manifest
+    return Row(
+        manifest=one,
+        seconds=(one.finished - one.taken).total_seconds(),
+        state=entry.state,
+        where=[url for url, missing in entry.stores.items() if not missing],
+    )
+
+
+def _commands(one: status.Database, place: status.Place) -> list[str]:
+    """Return what restores the newest backup, as a shell takes it."""
+    if one.newest is None:
+        return []
+    which = ["pgkeep", "restore", "--latest", f"--database={one.database}"]
+    if place.name is not None:
+        which.insert(2, f"--target={place.name}")
+    ways = (
+        [f"--target-db={one.database}_copy"],
+        ["--table=SCHEMA.TABLE", "--as=TABLE_copy"],
+        ["--drop-existing", "--yes"],
+    )
+    return [shlex.join([*which, *way]) for way in ways]

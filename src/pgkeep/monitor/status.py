@@ -1,0 +1,308 @@
+"""Whether every database has what its owners want: a decision over manifests."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, tzinfo
+
+import msgspec
+
+from ..catalog.catalog import Backup, mixed
+from ..model import manifest
+from ..model.manifest import Manifest
+from . import overview
+
+_BARE = "no backup, and none is asked for by name"
+WEEKS = 9  # that the calendar shows, this one included
+_HIGHEST = ("monthly", "weekly", "daily", "manual")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goals:
+    """How old a backup and a drill may be, and how long a recovery may take, in seconds."""
+
+    max_age: float
+    drill_max_age: float | None = None  # none: not judged
+    rto: float | None = None
+
+
+class Drill(msgspec.Struct, frozen=True):
+    """A database's last drill."""
+
+    when: datetime
+    green: bool
+    findings: int
+    recovery_seconds: float
+
+
+class Database(msgspec.Struct, frozen=True, kw_only=True):
+    """How one database stands."""
+
+    database: str
+    target: str | None
+    expected: bool  # one that is not is shown, and not judged
+    newest: str | None  # the backup's name
+    snapshot: datetime | None  # the moment that it brings back
+    age_seconds: float | None
+    type: str | None
+    verified: bool
+    size: int | None
+    rows: int | None
+    backups: int
+    owed: int  # copies
+    drill: Drill | None
+    last_green_drill: datetime | None
+    problems: list[str]  # goals that it misses
+    days: dict[str, str]  # the highest tier of each day that has a backup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A target and how its databases stand; nothing is known of them where no store was read."""
+
+    name: str | None
+    target: overview.Target
+    zone: tzinfo
+    readable: bool
+    databases: list[Database]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """How everything stood at one moment."""
+
+    now: datetime
+    places: list[Place]
+    contents: overview.Contents
+    problems: list[str]  # stores that could not be read
+    unreadable: list[str] = field(default_factory=list)  # manifests, whose backups nobody knows
+
+    @property
+    def databases(self) -> list[Database]:
+        """The databases of all targets."""
+        return [one for place in self.places for one in place.databases]
+
+    @property
+    def readable(self) -> bool:
+        """Tell whether at least one store of every target was read."""
+        return all(place.readable for place in self.places)
+
+    @property
+    def reasons(self) -> list[str]:
+        """What is not as its owners want it, a sentence for each database."""
+        if not self.readable:
+            return list(self.problems)
+        return [
+            *(f"{'' if one is None else f'target {one}: '}{_BARE}" for one in self._bare),
+            *(
+                f"{one.database}: {'; '.join(one.problems)}"
+                for one in self.databases
+                if one.problems
+            ),
+            *self.unreadable,
+        ]
+
+    @property
+    def _bare(self) -> list[str | None]:
+        """The targets that have no backup, and of which none is asked for by name."""
+        return [
+            place.name for place in self.places if not any(one.expected for one in place.databases)
+        ]
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether every database has what its owners want."""
+        return not self.reasons
+
+    @property
+    def summary(self) -> str:
+        """One line for people and for Nagios."""
+        if not self.readable:
+            return "not ok: no store of a target can be read"
+        if self.ok or any(one.problems for one in self.databases) or self._bare == [None]:
+            return summary(self.databases)
+        if self._bare:
+            return f"not ok: there is no backup of target {', '.join(map(str, self._bare))}"
+        count = len(self.unreadable)
+        return f"not ok: {count} {'manifest' if count == 1 else 'manifests'} cannot be read"
+
+
+def judge(
+    target: overview.Target,
+    contents: overview.Contents,
+    goals: Goals,
+    now: datetime,
+    zone: tzinfo,
+    name: str | None = None,
+) -> list[Database]:
+    """Return how every database stands that should have backups, and those that have some."""
+    wanted = overview.expected(target, contents)
+    everybody = sorted({*wanted, *overview.databases(target, contents)})
+    return [
+        _judge(one, target, contents, goals, now, zone, (one in wanted, name)) for one in everybody
+    ]
+
+
+def _judge(
+    database: str,
+    target: overview.Target,
+    contents: overview.Contents,
+    goals: Goals,
+    now: datetime,
+    zone: tzinfo,
+    known: tuple[bool, str | None],
+) -> Database:
+    expected, name = known
+    copies = [
+        one
+        for store in target.stores
+        for one in contents.get(store.url, ())
+        if one.manifest.database.name == database
+    ]
+    everything = _whole(copies)
+    whole = overview.past(everything, now)
+    counted = overview.counted(everything, now)
+    newest = max(counted, key=lambda one: one.as_of, default=None)
+    drills = overview.past((one.manifest for one in copies), now)
+    last = overview.last_drill(drills)
+    green = max((one.when for each in drills for one in each.drills if one.green), default=None)
+    age = None if newest is None else (now - newest.as_of).total_seconds()
+    problems = [
+        *_of_backup(age, goals),
+        *_of_clock(len(everything) - len(whole)),
+        *_of_clusters(mixed(whole)),
+        *_of_copies(target, copies, goals, now),
+        *_of_drill(last, green, goals, now),
+    ]
+    return Database(
+        database=database,
+        target=name,
+        expected=expected,
+        newest=None if newest is None else newest.name.stem,
+        snapshot=None if newest is None else newest.as_of,
+        age_seconds=age,
+        type=None if newest is None else str(newest.type),
+        verified=newest is not None and newest.verified is not None,
+        size=None if newest is None else newest.artifact.size,
+        rows=None if newest is None else newest.rows,
+        backups=len(whole),
+        owed=_owed(target, copies),
+        drill=None
+        if last is None
+        else Drill(last.when, last.green, last.findings, overview.recovery_seconds(last)),
+        last_green_drill=green,
+        problems=problems if expected else [],
+        days=_days(whole, zone),
+    )
+
+
+def _whole(copies: Iterable[Backup]) -> list[Manifest]:
+    """Return the backups that can be restored from some store, each once."""
+    found = {
+        one.manifest.artifact.name: one.manifest
+        for one in copies
+        if not one.missing and one.manifest.full
+    }
+    return list(found.values())
+
+
+def _owed(target: overview.Target, copies: Iterable[Backup]) -> int:
+    if target.copy is None:
+        return 0
+    return len({b.manifest.artifact.name for b in copies if target.copy.url in b.manifest.pending})
+
+
+def _of_backup(age: float | None, goals: Goals) -> list[str]:
+    if age is None:
+        return ["no backup"]
+    if age > goals.max_age:
+        return [f"its newest backup is {span(age)} old, BACKUP_MAX_AGE is {span(goals.max_age)}"]
+    return []
+
+
+def _of_copies(
+    target: overview.Target, copies: Iterable[Backup], goals: Goals, now: datetime
+) -> list[str]:
+    """A copy that is owed for longer than a backup may be old is no hiccup any more."""
+    url = "" if target.copy is None else target.copy.url
+    owed = [one.manifest.finished for one in copies if url in one.manifest.pending]
+    age = max(((now - one).total_seconds() for one in owed), default=0.0)
+    if age > goals.max_age:
+        return [f"a copy to {url} is owed for {span(age)}"]
+    return []
+
+
+def _of_clock(count: int) -> list[str]:
+    if not count:
+        return []
+    are = "1 backup is" if count == 1 else f"{count} backups are"
+    return [f"{are} from the future: a clock is wrong, or was"]
+
+
+def _of_clusters(count: int) -> list[str]:
+    if not count:
+        return []
+    return [f"{count} clusters back it up to one place: let each have a BACKUP_DIR of its own"]
+
+
+def _of_drill(
+    last: manifest.Drill | None, green: datetime | None, goals: Goals, now: datetime
+) -> list[str]:
+    problems = []
+    if goals.drill_max_age is not None:
+        if green is None:
+            problems.append("no drill has succeeded")
+        elif (age := (now - green).total_seconds()) > goals.drill_max_age:
+            limit = span(goals.drill_max_age)
+            problems.append(
+                f"its last green drill was {span(age)} ago, BACKUP_DRILL_MAX_AGE is {limit}"
+            )
+    if last is not None and not last.green:
+        problems.append(f"its last drill was red ({last.findings} wrong)")
+    if goals.rto is not None:
+        if last is None or not last.green:
+            problems.append("no drill tells how long a recovery takes (BACKUP_RTO)")
+        elif (took := overview.recovery_seconds(last)) > goals.rto:
+            problems.append(f"its recovery took {span(took)}, BACKUP_RTO is {span(goals.rto)}")
+    return problems
+
+
+def _days(manifests: Iterable[Manifest], zone: tzinfo) -> dict[str, str]:
+    days: dict[str, str] = {}
+    for one in manifests:
+        day = one.taken.astimezone(zone).date().isoformat()
+        before = days.get(day, _HIGHEST[-1])
+        days[day] = min(before, str(one.type), key=_HIGHEST.index)
+    return dict(sorted(days.items()))
+
+
+def span(seconds: float) -> str:
+    """Return a time span in the two units that matter: 3 d 4 h, 26 h, 5 min, 12 s."""
+    if seconds >= 2 * 86400:
+        days, rest = divmod(seconds, 86400)
+        return f"{days:.0f} d {rest // 3600:.0f} h" if rest >= 3600 else f"{days:.0f} d"
+    if seconds >= 3600:
+        hours, rest = divmod(seconds, 3600)
+        return f"{hours:.0f} h {rest // 60:.0f} min" if rest >= 60 else f"{hours:.0f} h"
+    return f"{seconds // 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def calendar(days: Mapping[str, str], today: date, weeks: int = WEEKS) -> list[list[str | None]]:
+    """Return the last weeks, from Monday on, with each day's tier; the last one ends today."""
+    monday = today - timedelta(days=today.weekday() + 7 * (weeks - 1))
+    shown = [monday + timedelta(days=n) for n in range((today - monday).days + 1)]
+    tiers = [days.get(day.isoformat()) for day in shown]
+    return [tiers[start : start + 7] for start in range(0, len(tiers), 7)]
+
+
+def summary(databases: Sequence[Database]) -> str:
+    """Return one line: whether all is well, and if not, what is not."""
+    judged = [one for one in databases if one.expected]
+    if not judged:
+        return "not ok: there is no backup"
+    bad = [one for one in judged if one.problems]
+    if not bad:
+        noun = "database is" if len(judged) == 1 else "databases are"
+        return f"ok: {len(judged)} {noun} within the goals"
+    names = ", ".join(one.database for one in bad)
+    text = f"not ok: {len(bad)} of {len(judged)} databases: {names}"
+    return text if len(text) <= 80 else f"{text[:77]}..."

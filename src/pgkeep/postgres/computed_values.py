@@ -1,0 +1,162 @@
+"""Values that no dump holds: stored generated columns and the rows of materialized views.
+
+A restore computes them anew, perhaps with other results (trap G4.2). Both sides are read as COPY
+writes them; the BLAKE2 hashes of all rows are added up, so that their order does not matter.
+Backups need this without numpy, which sketch.py is made with.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from ..model.manifest import Computed
+from .connection import Connection
+from .snapshot import Table
+
+SIZE = 16  # bytes of a hash
+LOCK_MILLISECONDS = 1000  # a refresh that runs is not waited for
+
+_GENERATED = """
+SELECT a.attrelid, pg_catalog.convert_to(
+    pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum),
+    pg_catalog.getdatabaseencoding())
+FROM pg_catalog.pg_attribute a
+WHERE a.attgenerated = 's' AND NOT a.attisdropped AND a.attrelid = ANY (%s)
+GROUP BY a.attrelid
+"""
+_VIEWS = """
+SELECT c.oid, pg_catalog.convert_to(pg_catalog.format('%I.%I', n.nspname, c.relname),
+                                    pg_catalog.getdatabaseencoding())
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'm' AND c.relispopulated
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                    AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY c.oid
+"""
+# A refresh writes a new file, and its rows are visible to older snapshots too.
+_REFRESHED = (
+    "SELECT c.relfilenode <> pg_catalog.pg_relation_filenode(c.oid)"
+    " FROM pg_catalog.pg_class c WHERE c.oid = %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to read: generated columns of tables that count as one, or a materialized view."""
+
+    relation: bytes  # SQL in the database's own encoding, as the other fields
+    columns: bytes
+    parts: tuple[bytes, ...]  # tables; a partitioned table's rows may lie in other ones elsewhere
+    view: int | None  # OID of a materialized view
+
+    @property
+    def statements(self) -> Iterator[bytes]:
+        """Yield the statements that read the values."""
+        if self.view is not None:
+            yield b"COPY (TABLE %s) TO STDOUT" % self.relation
+        for part in self.parts:
+            yield b"COPY (SELECT %s FROM ONLY %s) TO STDOUT" % (self.columns, part)
+
+    def label(self, codec: str) -> str:
+        """Name it for messages."""
+        name = self.relation.decode(codec, "backslashreplace")
+        return f"materialized view {name}" if self.view is not None else f"table {name}"
+
+
+def targets(connection: Connection, tables: Sequence[Table]) -> list[Target]:
+    """List what a database has of such values; tables are those whose rows can be read."""
+    columns: dict[int, bytes] = dict(
+        connection.execute(_GENERATED, [[one.oid for one in tables]]).fetchall()
+    )
+    grouped: dict[tuple[bytes, bytes], list[bytes]] = {}
+    for table in tables:
+        if table.oid in columns:
+            grouped.setdefault((table.target, columns[table.oid]), []).append(table.sql)
+    return [
+        *(Target(relation, listed, tuple(parts), None)
+          for (relation, listed), parts in grouped.items()),
+        *(Target(relation, b"", (), oid) for oid, relation in connection.execute(_VIEWS)),
+    ]  # fmt: skip
+
+
+def readable(tables: Iterable[Table], *, in_recovery: bool) -> list[Table]:
+    """Return the tables that hold rows and are not an extension's own."""
+    return [
+        one
+        for one in tables
+        if one.kind == "r" and not one.extension and (one.logged or not in_recovery)
+    ]
+
+
+def read(
+    connection: Connection,
+    target: Target,
+    codec: str,
+    check: Callable[[], None] = lambda: None,
+) -> Computed | None:
+    """Hash the values of one target; None if they are not those of the transaction's snapshot.
+
+    The connection's encoding must be the database's.
+
+    Raises:
+        psycopg.Error: the server refuses; the transaction goes on as it was before.
+
+    """
+    rows = total = 0
+    with connection.transaction(), connection.cursor() as cursor:
+        for statement in target.statements:
+            with cursor.copy(statement) as copy:
+                for row in copy:  # the server sends each in a message of its own
+                    rows += 1
+                    total += int.from_bytes(hashlib.blake2b(row, digest_size=SIZE).digest())
+                    if not rows & 0xFFF:
+                        check()
+        if target.view is not None:
+            refreshed = cursor.execute(_REFRESHED, [target.view]).fetchone()
+            if refreshed is None or refreshed[0]:
+                return None
+    return Computed(
+        target.relation.decode(codec, "backslashreplace"),
+        target.columns.decode(codec, "backslashreplace"),
+        rows,
+        (total % (1 << 8 * SIZE)).to_bytes(SIZE).hex(),
+    )
+
+
+def read_all(
+    connection: Connection, listed: Sequence[Target], codec: str, check: Callable[[], None]
+) -> tuple[list[Computed], list[str]]:
+    """Hash all targets in the connection's transaction; return also why some are left out."""
+    found: list[Computed] = []
+    warnings: list[str] = []
+    connection.execute(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}".encode())
+    for target in listed:
+        check()
+        try:
+            values = read(connection, target, codec, check)
+            said = "it was refreshed meanwhile"
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
+            values, said = None, error.diag.message_primary or str(error)
+        if values is not None:
+            found.append(values)
+        else:
+            label = target.label(codec)
+            warnings.append(f"no hash of {label} is recorded, a drill will not compare it: {said}")
+    return found, warnings
+
+
+def begin(connection: Connection, snapshot: str, encoding: str) -> None:
+    """Begin a transaction that sees a snapshot and speaks the database's own encoding.
+
+    A materialized view cannot be locked. If its name is given to a view meanwhile, that view's
+    functions would run as the role that backs up; a server that cannot refuse views is not read.
+    """
+    connection.execute("SET restrict_nonsystem_relation_kind = 'view, foreign-table'")
+    connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))

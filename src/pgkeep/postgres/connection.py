@@ -1,0 +1,396 @@
+"""Connections to a PostgreSQL server, and what its programs need to make their own.
+
+libpq reads its own environment, passfile and service file; what we add is given as libpq keywords.
+A password never stands in an argument list: children find it in a passfile that only they can open.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo, PGconn
+
+from .. import errors as e
+from . import programs
+from .messages import one_line
+
+# The driver logs what it ignores, with names as they are; without a handler Python prints that to
+# standard error, beside the error that we report (trap G6.14).
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
+
+# As pg_dump sets up its session (pg_dump.c, setup_connection), so that values look the same
+# whatever the role's or the database's settings are (trap A5.25); and no timeout may end a
+# connection that only holds a snapshot (trap A6.1).
+SESSION = {
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "synchronize_seqscans": "off",
+    "row_security": "off",
+    "standard_conforming_strings": "on",
+    "default_transaction_read_only": "off",
+    "search_path": "",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+# Settings that came later, with the version that knows them. A killed client's query ends by itself
+# instead of holding its locks (trap A6.9).
+LATER_SETTINGS = {
+    "idle_session_timeout": ("0", 140000),
+    "client_connection_check_interval": ("2000", 140000),
+    "transaction_timeout": ("0", 170000),
+}
+# What only sessions that read for a dump have, where the server knows it. A table's owner may put
+# something else in its place: reading a view or planning a query may run the owner's code (trap
+# G2.2), and the other settings, which the database's owner may choose, change what is written.
+READING = {
+    "restrict_nonsystem_relation_kind": "view, foreign-table",
+    "constraint_exclusion": "off",
+    "quote_all_identifiers": "off",
+    "client_min_messages": "warning",
+}
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# What sessions start with, before the role's and the database's own settings, which are weaker. The
+# owner of a database may choose the role of everybody who connects to it, and libraries that are
+# loaded; what the user's own options say comes later and is stronger (trap G2.4).
+_STARTUP = "-c role=none -c local_preload_libraries="
+# By which a run tells its own sessions from those of other runs.
+APPLICATION_NAME = f"pgkeep {secrets.token_hex(4)}"
+# The server counts a session for a moment after its client has closed it: where there is room for
+# few, the next one may come too early (trap A6.10).
+CROWDED = 3.0  # seconds
+_CROWDED = re.compile(r"too many (clients|connections)|remaining connection slots are reserved")
+
+
+def session_settings(version: int) -> dict[str, str]:
+    """Return the settings of a session on a server of this version."""
+    later = {name: value for name, (value, since) in LATER_SETTINGS.items() if version >= since}
+    return {**SESSION, **later}
+
+
+def reading_settings(connection: Connection) -> dict[str, str]:
+    """Return the settings of a session that reads for a dump, on the connection's server."""
+    rows = connection.execute(
+        "SELECT name FROM pg_catalog.pg_settings WHERE name = ANY (%s)", [list(READING)]
+    )
+    known = {row[0] for row in rows}
+    return session_settings(connection.info.server_version) | {
+        name: value for name, value in READING.items() if name in known
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to reach a server: libpq keywords, on top of libpq's own environment."""
+
+    params: Mapping[str, str]
+
+    @classmethod
+    def from_dsn(cls, dsn: str) -> "Endpoint":
+        """Read a connection string or URI by libpq's own rules (trap A7.1)."""
+        invalid = e.UsageError(
+            "the connection string is not valid",
+            hint="Write postgresql://user:password@host:port/database with special characters"
+            " percent-encoded, or set POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD instead.",
+        )
+        if "://" in dsn and dsn.partition("?")[0].count("@") > 1:
+            # The end of the password would be taken for a host or a database, and be shown.
+            raise invalid
+        try:
+            return cls({key: str(value) for key, value in conninfo_to_dict(dsn).items()})
+        except psycopg.ProgrammingError as error:
+            # libpq's message may quote the string, and with it the password.
+            raise invalid from error.with_traceback(None)
+
+    def to(self, database: str) -> "Endpoint":
+        """Return the way to another database of the same server."""
+        return replace(self, params={**self.params, "dbname": database})
+
+    def connect(self, patience: float = CROWDED, /, **settings: str) -> Connection:
+        """Connect in autocommit mode, with the settings of a dump unless others are given.
+
+        The patience is for a server that has no room for another connection, in seconds.
+
+        Raises:
+            ConnectionFailed: for whatever reason.
+
+        """
+        with self._passfile() as passfile:
+            keywords: dict[str, Any] = {
+                "connect_timeout": "10",
+                "application_name": APPLICATION_NAME,
+                **self.params,
+                "client_encoding": "UTF8",
+                "options": self._options(),
+            }
+            if passfile is not None and "password" not in self.params:
+                keywords["passfile"] = passfile.path  # PGPASSWORD would be stronger
+            connection = self._open(make_conninfo("", **keywords), patience)
+        try:
+            _refuse_pooler(connection)
+            # First of all and alone, or a timeout of some milliseconds might end what follows.
+            connection.execute("SET statement_timeout = 0")
+            apply(connection, {**session_settings(connection.info.server_version), **settings})
+        except psycopg.Error as error:
+            connection.close()
+            raise _connection_failed(error, self.params) from error
+        except e.ConnectionFailed:
+            connection.close()
+            raise
+        return connection
+
+    def _options(self) -> str:
+        """Return the options of a session: ours, then those of the user, which are stronger."""
+        options = self.params.get("options")
+        if options is None and ("service" in self.params or "PGSERVICE" in os.environ):
+            options = _options_of_service(self.params.get("service"))
+        if options is None:
+            options = os.environ.get("PGOPTIONS", "")
+        return options if options.startswith(_STARTUP) else f"{_STARTUP} {options}".strip()
+
+    def _open(self, conninfo: str, patience: float) -> Connection:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return psycopg.connect(conninfo, autocommit=True)
+            except psycopg.Error as error:
+                if not _CROWDED.search(str(error)) or time.monotonic() > deadline:
+                    raise _connection_failed(error, self.params) from error
+            time.sleep(0.1)
+
+    def pinned(self, connection: Connection) -> "Endpoint":
+        """Return the way to the very server that a connection has reached.
+
+        A list of hosts or a name with several addresses might lead a child to another server, and
+        a service file, which is stronger than the environment, to another database: what libpq has
+        read there is ours from now on.
+        """
+        info = connection.info
+        known = {
+            one.keyword.decode(): one.val.decode()
+            for one in connection.pgconn.info
+            if one.val is not None and one.val != one.compiled
+        }
+        params = {**known, **self.params}
+        for keyword in ("service", "servicefile", "client_encoding"):
+            params.pop(keyword, None)
+        if "passfile" not in self.params:
+            params.pop("passfile", None)  # the one in the home directory, which may be missing
+        params |= {"host": info.host, "port": str(info.port), "user": info.user}
+        if info.hostaddr and not info.host.startswith("/"):
+            params["hostaddr"] = info.hostaddr
+        if info.password:
+            params["password"] = info.password
+        return replace(self, params={**params, "dbname": info.dbname})
+
+    @contextlib.contextmanager
+    def child(self, **settings: str) -> Iterator["ChildAccess"]:
+        """Give what a child process needs to connect without being told a secret.
+
+        Only of an endpoint that is pinned: a service is not looked up again.
+        """
+        secrets = {name: value for name, value in self.params.items() if name in _OTHER_SECRETS}
+        with self._passfile() as passfile, _service(secrets) as service:
+            variables = {
+                name: value
+                for name, value in os.environ.items()
+                if name.startswith("PG") and name not in _NOT_FOR_CHILDREN
+            }
+            extra: dict[str, str] = {}
+            for keyword, value in self.params.items():
+                if keyword in ("password", "passfile") or keyword in secrets:
+                    continue
+                variable = _VARIABLES.get(keyword)
+                if variable:
+                    variables[variable] = value
+                else:
+                    extra[keyword] = value
+            if service is not None:
+                variables |= {"PGSERVICEFILE": service.path, "PGSERVICE": "pgkeep"}
+            variables.setdefault("PGCONNECT_TIMEOUT", "10")
+            variables["PGAPPNAME"] = APPLICATION_NAME
+            options = [self._options()]
+            options += [f"-c {name}={_escape_option(value)}" for name, value in settings.items()]
+            variables["PGOPTIONS"] = " ".join(filter(None, options))
+            if passfile is not None:
+                variables["PGPASSFILE"] = passfile.path
+            elif "passfile" in self.params:
+                variables["PGPASSFILE"] = self.params["passfile"]
+            yield ChildAccess(
+                environment=programs.environment(variables),
+                arguments=["--dbname", make_conninfo("", **extra)] if extra else [],
+                descriptors=tuple(
+                    file.fd for file in (passfile, service) if file is not None and file.fd
+                ),
+            )
+
+    @contextlib.contextmanager
+    def _passfile(self) -> Iterator["_PrivateFile | None"]:
+        """Give a passfile that libpq accepts, if a password or another passfile is set."""
+        password = self.params.get("password") or os.environ.get("PGPASSWORD")
+        named = self.params.get("passfile") or os.environ.get("PGPASSFILE")
+        if password:
+            if "\n" in password:
+                raise e.UsageError("the password holds a newline, which no passfile can express")
+            quoted = re.sub(r"([\\:])", r"\\\1", password)
+            contents = os.fsencode(f"*:*:*:*:{quoted}\n")
+        elif named and _is_open_to_others(named):
+            # A mounted secret is often 0644; libpq would only warn and not use it (trap A7.4).
+            try:
+                with open(named, "rb") as file:  # noqa: PTH123 - a name from outside
+                    contents = file.read()
+            except OSError as error:
+                raise e.UsageError(
+                    f"could not read the passfile {named}: {error.strerror}"
+                ) from error
+        else:
+            yield None
+            return
+        with _private_file(contents) as passfile:
+            yield passfile
+
+
+@dataclass(frozen=True, slots=True)
+class ChildAccess:
+    """Environment, arguments and inherited descriptors for one of PostgreSQL's programs."""
+
+    environment: dict[str, str]
+    arguments: list[str]
+    descriptors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _PrivateFile:
+    path: str
+    fd: int | None
+
+
+# libpq's keyword -> its environment variable, as libpq itself tells.
+_VARIABLES = {
+    one.keyword.decode(): one.envvar.decode() for one in Conninfo.get_defaults() if one.envvar
+}
+# Secrets that neither a passfile nor a variable carries, such as sslpassword.
+_OTHER_SECRETS = frozenset(
+    one.keyword.decode()
+    for one in Conninfo.get_defaults()
+    if one.dispchar == b"*" and not one.envvar
+)
+# The password is in a file, the service is resolved; and a child's own PGDATESTYLE would be
+# stronger than the DateStyle that we set (trap A5.25).
+_NOT_FOR_CHILDREN = frozenset({"PGPASSWORD", "PGSERVICE", "PGSERVICEFILE", "PGDATESTYLE"})
+
+
+@contextlib.contextmanager
+def _service(settings: Mapping[str, str]) -> Iterator[_PrivateFile | None]:
+    """Give a service file with settings that must not be seen, if there are any."""
+    if not settings:
+        yield None
+        return
+    if any("\n" in value for value in settings.values()):
+        raise e.UsageError(f"newline in {', '.join(sorted(settings))}")
+    lines = "".join(f"{keyword}={value}\n" for keyword, value in settings.items())
+    with _private_file(os.fsencode(f"[pgkeep]\n{lines}")) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _private_file(contents: bytes) -> Iterator[_PrivateFile]:
+    """Hold a secret in anonymous memory where the system has that: no kill -9 leaves it behind."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("pgkeep")
+        try:
+            os.fchmod(fd, 0o600)
+            os.write(fd, contents)
+            yield _PrivateFile(f"/proc/self/fd/{fd}", fd)
+        finally:
+            os.close(fd)
+    else:
+        with tempfile.NamedTemporaryFile(prefix="pgkeep-") as file:
+            file.write(contents)
+            file.flush()
+            yield _PrivateFile(file.name, None)
+
+
+def _is_open_to_others(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO))  # noqa: PTH116
+    except OSError:
+        return False
+
+
+def _options_of_service(service: str | None) -> str | None:
+    """Return the options in libpq's service file, which only libpq itself knows to find."""
+    named = {} if service is None else {"service": service}
+    # Nothing can be reached there: a connection that has failed knows its keywords all the same.
+    nowhere = make_conninfo("", **named, host="/dev/null", hostaddr="")
+    attempt = PGconn.connect_start(nowhere.encode())
+    try:
+        return next(
+            (one.val.decode() for one in attempt.info if one.keyword == b"options" and one.val),
+            None,
+        )
+    finally:
+        attempt.finish()
+
+
+def _refuse_pooler(connection: Connection) -> None:
+    """Raise ConnectionFailed behind a pooler, before anything is set there (trap G2.3).
+
+    A pooler may give each statement another session of the server, and the next client one whose
+    settings are ours; it tells the client a process id of its own making.
+    """
+    pids = {connection.info.backend_pid}
+    for _ in range(2):
+        row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+        pids.add(row[0] if row is not None else 0)
+    if len(pids) > 1:
+        raise _behind_a_pooler()
+
+
+def _behind_a_pooler() -> e.ConnectionFailed:
+    return e.ConnectionFailed(
+        "the connection goes through a pooler such as PgBouncer",
+        hint="Connect to PostgreSQL itself: set its own host and port.",
+    )
+
+
+def _escape_option(value: str) -> str:
+    """Escape a value in PGOPTIONS (manual, section 19.1.4, "Parameter Interaction")."""
+    return re.sub(r"([\\ ])", r"\\\1", value)
+
+
+def apply(connection: Connection, settings: Mapping[str, str]) -> None:
+    """Set what the settings say, for the session."""
+    call = sql.SQL("SELECT ") + sql.SQL(", ").join(
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
+        for name, value in settings.items()
+    )
+    connection.execute(call)
+
+
+def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.ConnectionFailed:
+    said = re.sub(r"^connection (failed|is bad): ", "", one_line(error))
+    if "unsupported startup parameter" in said:  # PgBouncer's words; it knows few
+        return _behind_a_pooler()
+    password = params.get("password")
+    if password:
+        said = said.replace(password, "********")
+    hint = "Check POSTGRES_HOST, POSTGRES_PORT, POSTGRES_USER, POSTGRES_DB and the password."
+    if "local user with ID" in said:  # no passwd entry, as on OpenShift (trap A7.5)
+        hint = "Set POSTGRES_USER or PGUSER: this user id has no name that libpq could use."
+    elif _CROWDED.search(said):
+        hint = "Use fewer --jobs, or raise max_connections or the role's connection limit."
+    return e.ConnectionFailed(f"could not connect: {said}", hint=hint)

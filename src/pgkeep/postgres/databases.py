@@ -1,0 +1,422 @@
+"""Whole databases: create one like another, give it its settings, swap it in, drop it."""
+
+import contextlib
+import hashlib
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+
+import psycopg
+from psycopg import sql
+
+from .. import errors as e
+from .. import interrupts
+from ..model.manifest import DatabaseFacts
+from ..sql import portability
+from .connection import Connection, Endpoint
+from .facts import shared_rows
+from .messages import restore_error
+
+UNFINISHED = "__restore_"  # in the name of a database that is being loaded
+INCOMPLETE = "__incomplete_"  # in that of one that is kept, though objects of it failed
+COMPLETE = "pgkeep: complete restore"  # in the comment on one that could not be renamed
+NAME_LIMIT = 63  # bytes; longer names are cut by the server (manual, section 4.1.1)
+SWAP_TIME = 30.0  # seconds to get everybody out of the old database
+FORCE_SINCE = 130000
+PROVIDER_SINCE = 150000
+TRUSTED_SINCE = 130000  # extensions that a database's owner may create
+
+# Settings whose value is a list of quoted identifiers (guc.h, GUC_LIST_QUOTE).
+_LISTS = frozenset({
+    "local_preload_libraries", "search_path", "session_preload_libraries",
+    "shared_preload_libraries", "temp_tablespaces", "unix_socket_directories",
+})  # fmt: skip
+_LIST_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,"]*))\s*(?:,|$)')
+
+
+def create(
+    connection: Connection, name: str, facts: DatabaseFacts | None, encoding: str | None = None
+) -> None:
+    """Create an empty database with the encoding, locale and tablespace of another one.
+
+    From template0: template1 may hold objects of its own (trap A3.10), and only template0 can be
+    copied with another encoding. PUBLIC may not connect, from the first moment on (trap G3.5).
+    """
+    database = sql.Identifier(name)
+    try:
+        connection.execute(_creation(connection, name, facts, encoding))
+    except psycopg.Error as error:
+        hint = None
+        if "locale" in str(error) or "collation" in str(error):
+            hint = "Install the backup's locale on the server (locale -a lists what is there)."
+        raise e.RestoreFailed(
+            f"could not create a database: {error.diag.message_primary}", hint=hint
+        ) from error
+    try:
+        connection.execute(
+            sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(database)
+        )
+        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(database))
+    except BaseException:
+        with contextlib.suppress(psycopg.Error):
+            drop(connection, name)
+        raise
+
+
+def opening(name: str) -> sql.Composed:
+    """Return the statement that gives PUBLIC what it may do in a new database by default."""
+    return sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC").format(sql.Identifier(name))
+
+
+def _creation(
+    connection: Connection, name: str, facts: DatabaseFacts | None, encoding: str | None
+) -> sql.Composed:
+    parts: list[sql.Composable] = [
+        sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false").format(
+            sql.Identifier(name)
+        )
+    ]
+    if facts is None or not facts.collate:  # a plain dump does not say its locale
+        encoding = encoding if facts is None else facts.encoding
+        if encoding is not None:
+            parts.append(sql.SQL("ENCODING {}").format(encoding))
+            if encoding != _own_encoding(connection):
+                # The server's locale is made for its own encoding; C fits any.
+                parts.append(sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'"))
+        return sql.SQL(" ").join(parts)
+    parts.append(
+        sql.SQL("ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
+            facts.encoding, facts.collate, facts.ctype
+        )
+    )
+    if connection.info.server_version >= PROVIDER_SINCE:
+        parts += _provider(facts)
+    if facts.tablespace != "pg_default" and _has_tablespace(connection, facts.tablespace):
+        parts.append(sql.SQL("TABLESPACE {}").format(sql.Identifier(facts.tablespace)))
+    return sql.SQL(" ").join(parts)
+
+
+def _own_encoding(connection: Connection) -> str | None:
+    row = connection.execute(
+        "SELECT pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database"
+        " WHERE datname = 'template0'"
+    ).fetchone()
+    return row[0] if row else None
+
+
+def facts_statements(
+    database: sql.Identifier, facts: DatabaseFacts, *, owner: bool, privileges: bool
+) -> Iterator[sql.Composed]:
+    """Yield what makes a database the like of another: owner, limit, settings, privileges."""
+    if owner and facts.owner:
+        yield sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, sql.Identifier(facts.owner))
+    if facts.comment is not None:
+        yield sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, facts.comment)
+    if facts.connection_limit != -1:
+        limit = sql.Literal(facts.connection_limit)
+        yield sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, limit)
+    if facts.is_template:
+        yield sql.SQL("ALTER DATABASE {} IS_TEMPLATE true").format(database)
+    for setting in facts.settings:
+        if setting.role is not None and not privileges:
+            continue
+        subject = sql.SQL("DATABASE {}").format(database)
+        if setting.role is not None:
+            role = sql.Identifier(setting.role)
+            subject = sql.SQL("ROLE {} IN DATABASE {}").format(role, database)
+        name, _, value = setting.value.partition("=")
+        yield sql.SQL("ALTER {} SET {} TO {}").format(
+            subject, sql.Identifier(*name.split(".")), setting_value(name, value)
+        )
+    if privileges and facts.grants is not None:
+        yield sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database)
+        if owner:
+            own = sql.Identifier(facts.owner)
+            yield sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, own)
+        for grant in facts.grants:
+            grantee = sql.Identifier(grant.grantee) if grant.grantee else sql.SQL("PUBLIC")
+            yield sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                sql.SQL(grant.privilege), database, grantee,
+                sql.SQL(" WITH GRANT OPTION" if grant.grantable else ""),
+            )  # fmt: skip
+
+
+def setting_value(name: str, value: str) -> sql.Composable:
+    """Return a value of pg_db_role_setting as SET takes it; lists item by item, as pg_dump does."""
+    if name not in _LISTS:
+        return sql.Literal(value)
+    items = [
+        sql.Literal((match[1] or "").replace('""', '"') if match[1] is not None else match[2])
+        for match in _LIST_ITEM.finditer(value)
+        if match[1] is not None or match[2]
+    ]
+    return sql.SQL(", ").join(items) if items else sql.Literal("")
+
+
+def _provider(facts: DatabaseFacts) -> Iterator[sql.Composable]:
+    match facts.provider:
+        case "i":
+            yield sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(facts.locale)
+            if facts.icu_rules:
+                yield sql.SQL("ICU_RULES {}").format(facts.icu_rules)
+        case "b":
+            yield sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(facts.locale)
+        case _:
+            yield sql.SQL("LOCALE_PROVIDER libc")
+
+
+def swap(
+    connection: Connection,
+    helper: Connection,
+    target: str,
+    old: str | None,
+    temporary: str,
+    swapped: Callable[[], None],
+) -> None:
+    """Rename databases in one transaction while the helper ends the sessions in the way.
+
+    RENAME locks the database against new sessions, then waits five seconds for those that are
+    there; both renamings happen or neither does, whatever is killed when. Without an old one there
+    is only the new one to rename, which others may have entered too. A signal cancels the
+    transaction if that is still possible; it is raised when the outcome is known.
+    """
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def rename() -> None:
+        try:
+            with connection.transaction():
+                if old is not None:
+                    connection.execute(renaming(target, old))
+                connection.execute(renaming(temporary, target))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            failures.append(error)
+        finally:
+            done.set()
+
+    deadline = time.monotonic() + SWAP_TIME
+    while True:
+        failures.clear()
+        done.clear()
+        hindrance: BaseException | None = None
+        with interrupts.held():
+            thread = threading.Thread(target=rename, daemon=True)
+            thread.start()
+            try:
+                while not done.wait(0.1) and not interrupts.pending():
+                    if hindrance is None:
+                        hindrance = _terminate(helper, [target, temporary])
+            except Exception as error:  # noqa: BLE001 - reported below, if it was in time
+                hindrance = error
+            if not done.is_set():
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=5)
+            thread.join()
+            if not failures:
+                swapped()
+                return  # whatever came in between: the two are swapped
+        in_use = isinstance(failures[0], psycopg.errors.ObjectInUse)
+        if hindrance is not None or not in_use or time.monotonic() > deadline:
+            break
+    failure = hindrance or failures[0]
+    if isinstance(failure, psycopg.Error):
+        what = f"swapping {target}" if old is not None else f"renaming to {target}"
+        raise restore_error(failure, what) from failure
+    raise failure
+
+
+def _terminate(helper: Connection, databases: list[str]) -> e.RestoreFailed | None:
+    """End the sessions in databases, or tell why that cannot be done: they may still leave."""
+    try:
+        helper.execute(
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
+            " WHERE datname = ANY (%s) AND pid <> pg_catalog.pg_backend_pid()",
+            [databases],
+        )
+    except psycopg.errors.InsufficientPrivilege as error:
+        return e.RestoreFailed(
+            f"could not end the sessions in {databases[0]}: {error.diag.message_primary}",
+            hint="GRANT pg_signal_backend to the role, or end them yourself.",
+        )
+    return None
+
+
+def renaming(name: str, new: str) -> sql.Composed:
+    """Return the statement that renames a database."""
+    return sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+        sql.Identifier(name), sql.Identifier(new)
+    )
+
+
+def drop(connection: Connection, name: str) -> None:
+    """Drop a database if it is there, whoever uses it."""
+    force = " WITH (FORCE)" if connection.info.server_version >= FORCE_SINCE else ""
+    connection.execute(
+        sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)) + sql.SQL(force)
+    )
+
+
+def drop_unfinished(connection: Connection, name: str) -> None:
+    """Drop a database that was being restored, and may be a template already."""
+    with contextlib.suppress(psycopg.Error):  # it has never been there
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name))
+        )
+    drop(connection, name)
+
+
+def drop_subscriptions(endpoint: Endpoint) -> list[tuple[str, str | None]]:
+    """Drop the subscriptions that keep a database from being dropped, but not their slots.
+
+    Return what was dropped, with the slot that each had on its publisher.
+    """
+    dropped: list[tuple[str, str | None]] = []
+    with contextlib.suppress(psycopg.Error, e.ConnectionFailed), endpoint.connect() as connection:
+        rows = connection.execute(
+            "SELECT subname, subslotname FROM pg_catalog.pg_subscription WHERE subdbid ="
+            " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+        ).fetchall()
+        for name, slot in rows:
+            subscription = sql.Identifier(name)
+            for statement in (
+                "ALTER SUBSCRIPTION {} DISABLE",
+                "ALTER SUBSCRIPTION {} SET (slot_name = NONE)",
+                "DROP SUBSCRIPTION {}",
+            ):
+                connection.execute(sql.SQL(statement).format(subscription))
+            dropped.append((name, slot))
+    return dropped
+
+
+def derived(name: str, suffix: str) -> str:
+    """Return a name with a suffix that the server does not cut."""
+    room = NAME_LIMIT - len(suffix)
+    return name.encode()[:room].decode("utf-8", "ignore") + suffix
+
+
+def free_name(connection: Connection, name: str) -> str:
+    """Return a dated name for a database that is replaced; unique to the second, as it says."""
+    while True:
+        dated = derived(name, f"__old_{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        if not exists(connection, dated):
+            return dated
+        time.sleep(0.1)
+
+
+def claim(connection: Connection, target: str) -> str:
+    """Return a name for a database that is to be loaded, as long as the connection lives.
+
+    What a restore of the same target left that was killed is dropped: nobody has claimed it any
+    more, and nobody is connected to it.
+    """
+    name = derived(target, f"{UNFINISHED}{secrets.token_hex(4)}")
+    pattern = re.compile(re.escape(name[:-8]) + "[0-9a-f]{8}")
+    for left in abandoned(connection, pattern):
+        identifier = sql.Identifier(left)
+        with contextlib.suppress(psycopg.Error):  # somebody looks into it
+            connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(identifier))
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(identifier))
+    hold(connection, name)
+    return name
+
+
+def keep_incomplete(connection: Connection, temporary: str, target: str) -> str:
+    """Rename a database that is being loaded to what no later restore drops."""
+    name = derived(target, f"{INCOMPLETE}{secrets.token_hex(4)}")
+    connection.execute(renaming(temporary, name))
+    return name
+
+
+def hold(connection: Connection, name: str) -> None:
+    """Claim the name of a database that is not there yet, as long as the connection lives."""
+    connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", [_key(name)])
+
+
+def abandoned(
+    connection: Connection, pattern: re.Pattern[str], claimed: int | None = None
+) -> list[str]:
+    """Return the databases of such names that no session has claimed and no restore completed.
+
+    The whole name is claimed, or what it begins with. An advisory lock belongs to the database
+    that its session is connected to, which may be any: pg_locks has all of them.
+    """
+    rows = connection.execute(
+        """
+        SELECT (classid::pg_catalog.int8 << 32) | objid::pg_catalog.int8
+        FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 1
+        """
+    )
+    taken = {row[0] for row in rows}
+    return [
+        name
+        for name, comment in shared_rows(
+            connection,
+            "SELECT datname, pg_catalog.shobj_description(oid, 'pg_database')"
+            " FROM pg_catalog.pg_database",
+        )
+        if pattern.fullmatch(name)
+        and _key(name[:claimed]) not in taken
+        and not (comment or "").startswith(COMPLETE)
+    ]
+
+
+def keep(connection: Connection, name: str, target: str) -> None:
+    """Mark a database that is complete and could not be renamed: no other restore drops it."""
+    comment = f"{COMPLETE} of {target}, which could not be renamed"
+    connection.execute(
+        sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), comment)
+    )
+
+
+def _key(name: str) -> int:
+    """Return the key of the advisory lock that stands for a database which is being loaded."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
+
+
+def exists(connection: Connection, name: str) -> bool:
+    """Whether the server has a database of that name."""
+    query = "SELECT FROM pg_catalog.pg_database WHERE datname = %s"
+    return connection.execute(query, [name]).fetchone() is not None
+
+
+def missing_roles(connection: Connection, needed: Iterable[str]) -> list[str]:
+    """Return which of these roles the server does not have."""
+    rows = shared_rows(connection, "SELECT rolname FROM pg_catalog.pg_roles")
+    there = {row[0] for row in rows}
+    return [name for name in needed if name not in there]
+
+
+def portability_of(connection: Connection) -> portability.Target:
+    """Ask what the role may do on this server."""
+    row = connection.execute(
+        """
+        SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+               (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+        """
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
+    version, superuser = row
+    member_of = (
+        "SELECT rolname FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid, 'MEMBER')"
+    )
+    roles = shared_rows(connection, member_of)
+    trusted = "trusted" if version >= TRUSTED_SINCE else "false"
+    extensions = connection.execute(
+        f"SELECT DISTINCT name FROM pg_catalog.pg_available_extension_versions WHERE {trusted}"
+        .encode()
+    )  # fmt: skip
+    return portability.Target(
+        version_num=version,
+        superuser=superuser,
+        roles=frozenset(row[0] for row in roles),
+        extensions=frozenset(row[0] for row in extensions),
+    )
+
+
+def _has_tablespace(connection: Connection, name: str) -> bool:
+    query = "SELECT FROM pg_catalog.pg_tablespace WHERE spcname = %s"
+    return connection.execute(query, [name]).fetchone() is not None

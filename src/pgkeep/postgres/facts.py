@@ -1,0 +1,132 @@
+"""Facts about a server and a database that a backup records."""
+
+from typing import Any
+
+from ..model.manifest import DatabaseFacts, Extension, Grant, ServerFacts, Setting
+from ..sql.encodings import codec, shared_text
+from .connection import Connection
+
+
+def server_facts(connection: Connection) -> ServerFacts:
+    """Ask a server who it is."""
+    row = connection.execute(
+        """
+        SELECT pg_catalog.current_setting('server_version'),
+               pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+               (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()),
+               pg_catalog.pg_is_in_recovery()
+        """
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
+    return ServerFacts(row[0].split()[0], *row[1:])
+
+
+def database_facts(connection: Connection) -> DatabaseFacts:
+    """Ask what makes the connected database itself, apart from what lies in it."""
+    version = connection.info.server_version
+    # These columns came with 15, 16 and 17.
+    provider = "d.datlocprovider::pg_catalog.text" if version >= 150000 else "'c'"
+    collation = "d.datcollversion" if version >= 150000 else "NULL"
+    rules = "d.daticurules" if version >= 160000 else "NULL"
+    locale = "NULL"
+    if version >= 170000:
+        locale = "d.datlocale"
+    elif version >= 150000:
+        locale = "d.daticulocale"
+    (row,) = shared_rows(
+        connection,
+        f"""
+        SELECT d.datname, pg_catalog.pg_get_userbyid(d.datdba),
+               pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
+               {provider}, {locale}, {rules}, {collation}, t.spcname, d.datconnlimit,
+               d.datistemplate, pg_catalog.shobj_description(d.oid, 'pg_database'), d.oid,
+               d.datacl IS NULL OR
+               ARRAY(SELECT a::pg_catalog.text FROM pg_catalog.unnest(d.datacl) a ORDER BY 1) =
+               ARRAY(SELECT a::pg_catalog.text
+                     FROM pg_catalog.unnest(pg_catalog.acldefault('d', d.datdba)) a ORDER BY 1)
+        FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
+        WHERE d.datname = pg_catalog.current_database()
+        """,
+    )
+    *facts, oid, default_acl = row
+    settings = shared_rows(
+        connection,
+        """
+        SELECT CASE WHEN s.setrole <> 0 THEN pg_catalog.pg_get_userbyid(s.setrole) END, c.value
+        FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS c(value)
+        WHERE s.setdatabase = %s ORDER BY 1 NULLS FIRST, 2
+        """,
+        oid,
+    )
+    grants = shared_rows(
+        connection,
+        """
+        SELECT CASE WHEN a.grantee = 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee) END,
+               a.privilege_type, a.is_grantable
+        FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
+        WHERE d.oid = %s ORDER BY 1, 2
+        """,
+        oid,
+    )
+    return DatabaseFacts(
+        **dict(zip(_DATABASE_COLUMNS, facts, strict=True)),
+        settings=[Setting(*one) for one in settings],
+        grants=None if default_acl else [Grant(*one) for one in grants],
+    )
+
+
+def shared_rows(connection: Connection, query: str, *params: object) -> list[tuple[Any, ...]]:
+    """Read names that all databases of a cluster share, which may be in any encoding.
+
+    Text comes as bytes: psycopg decodes none while this is set.
+    """
+    encoding = connection.info.parameter_status("server_encoding") or ""
+    connection.execute("SET client_encoding = 'SQL_ASCII'")
+    rows = connection.execute(query.encode(), params or None).fetchall()
+    connection.execute("SET client_encoding = 'UTF8'")
+    return [
+        tuple(shared_text(one, codec(encoding)) if isinstance(one, bytes) else one for one in row)
+        for row in rows
+    ]
+
+
+_DATABASE_COLUMNS = (
+    "name", "owner", "encoding", "collate", "ctype", "provider", "locale", "icu_rules",
+    "collation_version", "tablespace", "connection_limit", "is_template", "comment",
+)  # fmt: skip
+
+
+def extensions(connection: Connection) -> list[Extension]:
+    """Return the extensions that the database has, plpgsql apart."""
+    rows = connection.execute(
+        "SELECT extname, extversion FROM pg_catalog.pg_extension"
+        " WHERE extname <> 'plpgsql' ORDER BY 1"
+    )
+    return [Extension(*row) for row in rows]
+
+
+def roles_in_use(connection: Connection) -> list[str]:
+    """Return the roles that own or may use something in the database, or the database itself.
+
+    The bootstrap superuser is pinned and has no rows in pg_shdepend (manual, section 51.49).
+    """
+    rows = shared_rows(
+        connection,
+        """
+        SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database
+        WHERE datname = pg_catalog.current_database()
+        UNION
+        SELECT pg_catalog.pg_get_userbyid(s.refobjid)
+        FROM pg_catalog.pg_database d JOIN pg_catalog.pg_shdepend s
+          ON s.dbid = d.oid
+          OR s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND s.objid = d.oid
+        WHERE d.datname = pg_catalog.current_database()
+          AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+        UNION
+        SELECT pg_catalog.pg_get_userbyid(s.setrole)
+        FROM pg_catalog.pg_database d JOIN pg_catalog.pg_db_role_setting s ON s.setdatabase = d.oid
+        WHERE d.datname = pg_catalog.current_database() AND s.setrole <> 0
+        ORDER BY 1
+        """,
+    )
+    return [row[0] for row in rows]

@@ -1,0 +1,42 @@
+"""Errors of the server and of the driver as errors of pgkeep."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import psycopg
+
+from .. import errors as e
+
+
+def one_line(error: Exception) -> str:
+    """Return what libpq says, which may be several lines, as one."""
+    return re.sub(r"\s*\n\s*", "; ", str(error).strip())
+
+
+def server_error(error: psycopg.Error, kind: type[e.PgkeepError] = e.DumpFailed) -> e.PgkeepError:
+    """Translate what nobody has expected of the server."""
+    # A deadlock, for one, is an OperationalError that has a code and leaves the connection whole;
+    # with 57P01 and the like the server says goodbye.
+    state = error.sqlstate or "57P"
+    if isinstance(error, psycopg.OperationalError) and state.startswith("57P"):
+        return kind(f"lost the connection to the server: {one_line(error)}")
+    return kind(f"the server refused: {error.diag.message_primary or error}")
+
+
+@contextlib.contextmanager
+def translated(kind: type[e.PgkeepError] = e.DumpFailed) -> Iterator[None]:
+    """Raise errors of the server as ours."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise server_error(error, kind) from error
+
+
+def restore_error(error: psycopg.Error, what: str) -> e.RestoreFailed:
+    """Translate the server's error; its DETAIL and CONTEXT may hold rows and are left out."""
+    message = error.diag.message_primary or one_line(error)
+    hint = error.diag.message_hint
+    if isinstance(error, psycopg.errors.OutOfMemory) and "shared memory" in message:
+        hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
+    return e.RestoreFailed(f"{what}: {message}", hint=hint)

@@ -1,0 +1,102 @@
+"""What a dump reads besides its snapshot: names, and functions; what of it has moved since.
+
+A lock on a table keeps others from renaming it, but nothing keeps them from renaming its schema:
+`schema.table` may be another relation while a dump reads it (trap G2.1). Each change of a catalog
+row makes a new version of it, with another xmin. So a row that has the same xmin at two moments has
+had the same name all the time between; that it has its name again at the end proves nothing.
+
+Arguments and SQL bodies of functions pg_dump has from the server's functions, which see the newest
+catalogs: of a function that was dropped it dumps a part, without an error (trap G2.6).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from .. import errors as e
+
+# From 18 on pg_dump reads sequences by their OIDs (pg_get_sequence_data).
+SEQUENCES_BY_OID_SINCE = 180000
+
+_VERSIONS = """
+SELECT 'schema', n.oid, n.xmin::pg_catalog.text,
+       pg_catalog.convert_to(pg_catalog.quote_ident(n.nspname), e.name)
+FROM pg_catalog.pg_namespace n CROSS JOIN pg_catalog.getdatabaseencoding() AS e(name)
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+UNION ALL
+SELECT 'function', p.oid, p.xmin::pg_catalog.text,
+       pg_catalog.convert_to(pg_catalog.format('%I.%I', n.nspname, p.proname), e.name)
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+CROSS JOIN pg_catalog.getdatabaseencoding() AS e(name)
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+"""
+# Nobody locks a sequence, so it may be renamed itself.
+_SEQUENCES = """
+UNION ALL
+SELECT 'sequence', c.oid, c.xmin::pg_catalog.text,
+       pg_catalog.convert_to(pg_catalog.format('%I.%I', n.nspname, c.relname), e.name)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN pg_catalog.getdatabaseencoding() AS e(name)
+WHERE c.relkind = 'S' AND c.relpersistence <> 't'
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+"""
+
+_HINT = "Run the backup when no migration is running, or raise --lock-timeout."
+
+
+class Moved(e.DumpFailed):
+    """A name did not mean the same relation all the time: what was read may be another one's."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, hint=_HINT)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The versions of the catalog rows that names are found by."""
+
+    versions: Mapping[tuple[str, int], tuple[str, str]]  # (kind, OID) -> (xmin, name)
+
+    def moved(self, now: "Names") -> list[str]:
+        """Return what does not have the row any more that it had.
+
+        A schema that has gone held no table of ours, for these are locked; a function or a sequence
+        in it has gone with it.
+        """
+        return [
+            f"{kind} {name}"
+            for (kind, oid), (xmin, name) in self.versions.items()
+            if now.versions.get((kind, oid), (xmin if kind == "schema" else None,))[0] != xmin
+        ]
+
+
+def read(connection: "psycopg.Connection[Any]", codec: str) -> Names:
+    """Read the versions as the connection's snapshot sees them."""
+    query = _VERSIONS
+    if connection.info.server_version < SEQUENCES_BY_OID_SINCE:
+        query += _SEQUENCES
+    rows = connection.execute(query.encode()).fetchall()
+    return Names(
+        {
+            (kind, oid): (xmin, name.decode(codec, "backslashreplace"))
+            for kind, oid, xmin, name in rows
+        }
+    )
+
+
+def check(names: Names, connection: "psycopg.Connection[Any]", codec: str) -> None:
+    """Raise Moved unless everything has had its name since; the snapshot must be a new one."""
+    moved = names.moved(read(connection, codec))
+    if moved:
+        raise Moved(_said(moved))
+
+
+def _said(moved: Sequence[str]) -> str:
+    more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+    verb = "was" if len(moved) == 1 else "were"
+    return (
+        f"{', '.join(moved[:3])}{more} {verb} renamed, replaced or altered while the backup read"
+        " by name"
+    )

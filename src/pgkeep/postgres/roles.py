@@ -1,0 +1,172 @@
+"""The roles of a cluster as SQL: dumped beside each backup, and repeatable elsewhere."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from .. import errors as e
+from ..sql.statements import quoted
+from ..task_group import Crew
+from . import programs
+from .connection import ChildAccess, Endpoint
+
+_GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n--"
+_NAME = rb'(?:"(?:[^"]|"")*"|[^";\s]+)'
+_REST = rb"(?:[^\n';]|'[^']*')*;"
+# What looks the same inside of a quoted name or a comment on a role is passed over.
+_STATEMENT = re.compile(
+    rb"^(?:(?P<create>CREATE ROLE (?P<role>%(name)b);"
+    rb"(?:\nALTER ROLE (?P=role) WITH %(rest)b)?)"
+    rb"|(?:ALTER|COMMENT ON) ROLE (?P<about>%(name)b) (?:SET|IS) %(rest)b"
+    rb"|GRANT (?P<group>%(name)b) TO (?P<member>%(name)b)(?:[^\n;'\"]|%(name)b)*;)$"
+    rb"""|--[^\n]*|'[^']*'|"[^"]*\"""" % {b"name": _NAME, b"rest": _REST},
+    re.MULTILINE,
+)
+
+
+class RolesDump(msgspec.Struct, frozen=True):
+    """The cluster's roles and tablespaces as SQL."""
+
+    sql: bytes
+    passwords: bool
+    warnings: list[str]
+
+
+class Roles:
+    """The dump of the cluster's roles, made once in a run."""
+
+    def __init__(self) -> None:
+        self._dump: RolesDump | None = None
+
+    def dump(
+        self,
+        endpoint: Endpoint,
+        client: programs.Installation,
+        settings: Mapping[str, str],
+        encoding: str,
+        needed: Iterable[str],
+    ) -> RolesDump:
+        """Return it, made when it is first asked for, and again where a role has come since."""
+        if self._dump is None or not all(_is_in(one, self._dump.sql) for one in needed):
+            self._dump = _dump_roles(endpoint, client, settings, encoding)
+        return self._dump
+
+
+def _is_in(role: str, script: bytes) -> bool:
+    created = (b"CREATE ROLE %b;" % name.encode() for name in (role, quoted(role)))
+    return role.startswith("pg_") or any(one in script for one in created)
+
+
+def _dump_roles(
+    endpoint: Endpoint,
+    client: programs.Installation,
+    settings: Mapping[str, str],
+    encoding: str,
+) -> RolesDump:
+    """Dump roles and tablespaces, through the database itself or through `postgres`.
+
+    Named, for `postgres` may be out of reach (trap A3.3). But the names of roles are shared by
+    databases of all encodings: one that is UTF-8 may be no text at all in this database, or other
+    characters (trap A3.14).
+    """
+    databases = [endpoint.params["dbname"]]
+    if encoding != "UTF8":
+        databases.insert(0, "postgres")
+    for database in databases:
+        try:
+            return _dump_roles_through(database, endpoint, client, settings)
+        except e.ProgramFailed as error:
+            failed = error
+    raise e.DumpFailed(f"could not dump the roles: {failed.message}") from failed
+
+
+def _dump_roles_through(
+    database: str,
+    endpoint: Endpoint,
+    client: programs.Installation,
+    settings: Mapping[str, str],
+) -> RolesDump:
+    """Dump roles and tablespaces; without password hashes where these may not be read.
+
+    pg_authid can be read by superusers only, and on managed services by nobody (trap A3.2).
+    """
+    with endpoint.child(**settings) as access:
+        for passwords in (True, False):
+            command = [
+                client.program("pg_dumpall"), "--globals-only", "--no-password",
+                "--database", "dbname=" + _conninfo_value(database), *access.arguments,
+            ]  # fmt: skip
+            if not passwords:
+                command.append("--no-role-passwords")
+            try:
+                data = _output(command, access)
+            except e.ProgramFailed as error:
+                if passwords and "pg_authid" in str(error):
+                    continue
+                raise
+            if _GLOBALS_END not in data:
+                raise e.DumpFailed("could not dump the roles: pg_dumpall's output is cut")
+            warnings = [] if passwords else ["the globals hold no passwords: no right to read them"]
+            return RolesDump(repeatable_roles(data), passwords, warnings)
+    raise AssertionError("unreachable")
+
+
+def _output(command: Sequence[str], access: ChildAccess) -> bytes:
+    """Run a program and return what it writes.
+
+    In a thread, for a signal comes to the main one, and might come just when the program has
+    started and nobody knows of it yet.
+    """
+    output: list[bytes] = []
+
+    def run() -> None:
+        with programs.Child(command, access.environment, access.descriptors) as child:
+            crew.on_stop(child.kill)
+            data = b"".join(iter(child.read, b""))
+            child.finish()
+            output.append(data)
+
+    with Crew() as crew:
+        crew.start(run, command[0])
+        crew.wait()
+    return output[0]
+
+
+def _conninfo_value(value: str) -> str:
+    return "'" + re.sub(r"([\\'])", r"\\\1", value) + "'"
+
+
+def repeatable_roles(script: bytes) -> bytes:
+    """Return pg_dumpall's SQL for roles, of which some may be there already (trap A3.4).
+
+    These keep what they have, their attributes, passwords, settings and comments, which may have
+    been changed since; nor are two of them made members of each other.
+    """
+    return _STATEMENT.sub(_only_if_missing, script)
+
+
+def _only_if_missing(match: re.Match[bytes]) -> bytes:
+    if match["create"] is not None:
+        body = b"%b PERFORM pg_catalog.set_config('%b', 'made', false);" % (
+            match.group(), _mark(match["role"]),
+        )  # fmt: skip
+        return _block(b"%b EXCEPTION WHEN duplicate_object THEN NULL;" % body)
+    names = [match[one] for one in ("about", "group", "member") if match[one] is not None]
+    if not names:
+        return match.group()
+    made = b", ".join(b"pg_catalog.current_setting('%b', true)" % _mark(one) for one in names)
+    return _block(b"IF 'made' IN (%b) THEN\n%b\nEND IF;" % (made, match.group()))
+
+
+def _mark(role: bytes) -> bytes:
+    """Return the setting that says, until the session ends, that the role was made in it."""
+    return b"pgkeep.role_" + hashlib.sha256(role).hexdigest()[:16].encode()
+
+
+def _block(body: bytes) -> bytes:
+    tag = b"$pgkeep$"
+    while tag in body:
+        tag = tag[:-1] + b"_$"
+    return b"DO %b BEGIN %b END %b;" % (tag, body, tag)

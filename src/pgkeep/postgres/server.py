@@ -1,0 +1,409 @@
+"""Run a throw-away PostgreSQL server on a socket of its own: for demo, drill and tests."""
+
+import contextlib
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from .. import errors as e
+from . import isolation, programs
+
+# Nothing needs to survive a crash of the machine. What was committed survives a crash of the
+# server all the same, for tests that cause one: synchronous_commit stays on, it costs no fsync.
+THROW_AWAY = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "jit": "off",
+    "listen_addresses": "",
+    "max_locks_per_transaction": "512",
+}
+
+# PostgreSQL refuses to be run by root; this user exists everywhere and owns nothing.
+UNPRIVILEGED = "nobody"
+
+# The kernel allows 107 bytes for the path of a socket, and PostgreSQL appends its name.
+SOCKET_PATH_BYTES = 107
+SOCKET_NAME = ".s.PGSQL.{port}"
+
+# The server must not outlive us even when we are killed with -9, and PR_SET_PDEATHSIG follows the
+# thread that started it, is forgotten at a change of user, and exists on Linux only. So a shell
+# waits for the end of a pipe that only we hold open, then does what __exit__ would have done.
+# Limit: a process forked from us without exec holds the pipe open too. The loop is bounded
+# because nobody may be there to reap the server (a container without an init).
+REAPER = """
+read -r _
+pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null
+n=0
+while [ -n "$pid" ] && [ "$n" -lt 100 ] && kill -0 "$pid" 2>/dev/null; do
+    sleep 0.1
+    n=$((n + 1))
+done
+rm -rf -- "$@"
+"""
+
+PROGRAMS = ("initdb", "postgres")
+
+# Of our environment nothing else is known to a server: its code may be of others.
+ENVIRONMENT = re.compile(r"PATH|LANG|LC_.*|TZ|LD_LIBRARY_PATH")
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The operating system's user that runs the server; None stands for ourselves."""
+
+    uid: int | None = None
+    gid: int | None = None
+
+    @classmethod
+    def choose(cls) -> Self:
+        """Return ourselves, or somebody without privileges when we are root."""
+        if os.geteuid() != 0:
+            return cls()
+        try:
+            entry = pwd.getpwnam(UNPRIVILEGED)
+        except KeyError:
+            raise e.PgkeepError(
+                f'cannot run PostgreSQL as root, and there is no user "{UNPRIVILEGED}"',
+                hint="Run pgkeep as an ordinary user.",
+            ) from None
+        return cls(uid=entry.pw_uid, gid=entry.pw_gid)
+
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a program as this user, apart from our terminal's signals."""
+        if self.uid is not None:
+            options |= {"user": self.uid, "group": self.gid, "extra_groups": []}
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,
+            **options,
+        )
+
+    def can(self, command: Sequence[str]) -> bool:
+        """Tell whether this user can run a program and the program succeeds."""
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
+        try:
+            with self.popen(command, **silent) as process:
+                return process.wait(START_SECONDS) == 0
+        except (OSError, subprocess.SubprocessError):
+            return False
+
+    def can_enter(self, folder: Path) -> bool:
+        """Tell whether this user can reach what lies in a folder."""
+        return self.can(["/bin/sh", "-c", 'test -x "$1"', "sh", str(folder)])
+
+    def own(self, root: Path) -> None:
+        """Give a folder and all below it to this user."""
+        if self.uid is None or self.gid is None:
+            return
+        if root.is_file():
+            os.chown(root, self.uid, self.gid, follow_symlinks=False)
+        for folder, _, files in os.walk(root):
+            for path in (folder, *(os.path.join(folder, name) for name in files)):  # noqa: PTH118
+                os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
+
+class Server:
+    """A PostgreSQL server for the time of a with block; its data is gone afterwards.
+
+    The directory is where its temporary folder is made, by default the system's. Settings go to
+    postgresql.conf and override the throw-away ones; initdb's arguments override ours. With a
+    password every role must give one. Isolated, it sees no other files and no network, where the
+    system allows that; `isolation` says what it has got.
+    """
+
+    host: str
+    log: Path
+    isolation: tuple[str, ...]
+
+    def __init__(
+        self,
+        bin_folder: Path,
+        *,
+        settings: Mapping[str, str] = {},
+        initdb: Sequence[str] = (),
+        directory: Path | None = None,
+        user: str = "postgres",
+        password: str | None = None,
+        isolated: bool = False,
+    ) -> None:
+        self.user = user
+        self._password = password
+        self._isolated = isolated
+        self._namespaces: isolation.Namespaces | None = None
+        self._bin = bin_folder.absolute()
+        self._settings = {**THROW_AWAY, **settings}
+        self._initdb = tuple(initdb)
+        self._directory = directory
+        self._account = Account()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._cleanup = contextlib.ExitStack()
+        self.port = int(self._settings.get("port", "5432"))
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._account = Account.choose()
+            folder = stack.enter_context(self._folder(self._places()))
+            self.host = str(self._socket_folder(folder, stack))
+            stack.enter_context(_reaper(folder, Path(self.host)))
+            self._data = folder / "data"
+            self.log = folder / "log"
+            self._programs = self._reachable(folder)
+            self._create()
+            self._isolate(folder)
+            stack.callback(self.stop)
+            self.start()
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._cleanup.close()
+
+    @property
+    def params(self) -> dict[str, str]:
+        """What libpq needs to connect as the superuser; the database is the caller's choice."""
+        password = {} if self._password is None else {"password": self._password}
+        return {"host": self.host, "port": str(self.port), "user": self.user, **password}
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        if self._process is None:
+            raise e.PgkeepError("the throw-away server is not running")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server on its data and wait until it accepts connections."""
+        if self._process is not None:
+            return
+        socket = '"' + self.host.replace('"', '""') + '"'
+        command = [str(self._programs / "postgres"), "-D", str(self._data), "-k", socket]
+        if self._namespaces is not None:
+            command = self._namespaces.command(command)
+        self._process = self._run(command)
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_ready(self._process.pid):
+            if self._process.poll() is not None:
+                self._process = None
+                raise self._failed("the throw-away server did not start")
+            if time.monotonic() > deadline:
+                self.stop(immediate=True)
+                raise self._failed(f"the throw-away server was not ready after {START_SECONDS} s")
+            time.sleep(0.02)
+
+    def stop(self, *, immediate: bool = False) -> None:
+        """Stop the server; its clients are cut off. Immediate means without a checkpoint."""
+        process = self._process
+        if process is None:
+            return
+        for number in (signal.SIGQUIT,) if immediate else (signal.SIGINT, signal.SIGQUIT):
+            process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+                self._process = None
+                return
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the server as a crash would, with all its backends; start() recovers the data."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        # An orphaned backend ends by itself as soon as it waits for something. One that computes
+        # would hold the shared memory, and with it the data directory, for as long as it likes.
+        while orphans := tuple(_working_in(self._data)):
+            for pid in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def _places(self) -> Iterator[Path]:
+        if self._directory is not None:
+            yield self._directory
+        else:
+            # TMPDIR may be our own private one, which the server's user cannot enter.
+            yield from (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))  # noqa: S108
+
+    @contextlib.contextmanager
+    def _folder(self, places: Iterable[Path]) -> Iterator[Path]:
+        usable = (place for place in places if self._account.can_enter(place))
+        place = next(usable, None)
+        if place is None:
+            raise e.PgkeepError(
+                f"the server cannot enter {self._directory or 'any temporary folder'}",
+                hint=f'Started by root, the server runs as the user "{UNPRIVILEGED}".',
+            )
+        folder = Path(tempfile.mkdtemp(prefix="pgkeep-", dir=place)).resolve()
+        try:
+            self._account.own(folder)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _socket_folder(self, folder: Path, stack: contextlib.ExitStack) -> Path:
+        path = folder / SOCKET_NAME.format(port=self.port)
+        # libpq takes a comma for the end of a host name.
+        if len(os.fsencode(path)) <= SOCKET_PATH_BYTES and "," not in str(folder):
+            return folder
+        return stack.enter_context(self._folder([Path("/tmp")]))  # noqa: S108
+
+    def _reachable(self, folder: Path) -> Path:
+        """Return where the server's user can run the programs: there, or in a copy."""
+        for name in PROGRAMS:
+            if not (self._bin / name).is_file():
+                raise e.PgkeepError(f"there is no server program {self._bin / name}")
+        if self._runs(self._bin):
+            return self._bin
+        # A virtual environment below /root, for instance.
+        copy = _copy_installation(self._bin, folder / "installation")
+        self._account.own(folder / "installation")
+        if not self._runs(copy):
+            raise e.PgkeepError(f"neither {self._bin / PROGRAMS[0]} nor a copy of it can be run")
+        return copy
+
+    def _runs(self, folder: Path) -> bool:
+        return all(self._account.can([str(folder / name), "--version"]) for name in PROGRAMS)
+
+    def _create(self) -> None:
+        # initdb takes the last of options that contradict each other.
+        options = ["--no-sync", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", *self._initdb]
+        with self._password_file() as arguments:
+            command = [str(self._programs / "initdb"), "-D", str(self._data), *options, *arguments]
+            process = self._run([*command, "-U", self.user])
+            if process.wait() != 0:
+                raise self._failed("initdb failed")
+        lines = [f"{name} = {_quoted(value)}\n" for name, value in self._settings.items()]
+        with (self._data / "postgresql.conf").open("a", encoding="utf-8") as conf:
+            conf.writelines(lines)
+
+    @contextlib.contextmanager
+    def _password_file(self) -> Iterator[list[str]]:
+        """Give initdb's arguments for the superuser's password, which no command line shows."""
+        if self._password is None:
+            yield []
+            return
+        path = self._data.with_name("password")
+        path.write_text(self._password)  # in a folder that nobody else can enter
+        try:
+            self._account.own(path)
+            yield ["-A", "scram-sha-256", f"--pwfile={path}"]
+        finally:
+            path.unlink()
+
+    def _isolate(self, folder: Path) -> None:
+        """Find out what the server can be kept from."""
+        self.isolation = ("user",) if self._account.uid is not None else ()
+        if not (self._isolated and isolation.is_installed()):
+            return
+        installation = self._programs.parent
+        named = {Path(part) for value in self._settings.values() for part in _paths(value)}
+        root = folder / "root"
+        root.mkdir()
+        self._account.own(root)
+        namespaces = isolation.Namespaces(
+            folder=folder,
+            own=[folder, Path(self.host)],
+            readable=[installation, _libraries(installation), *named],
+            uid=os.geteuid() if self._account.uid is None else self._account.uid,
+            gid=os.getegid() if self._account.gid is None else self._account.gid,
+        )
+        if self._account.can(namespaces.command([str(self._programs / "postgres"), "--version"])):
+            self._namespaces = namespaces
+            self.isolation += ("namespaces",)
+
+    def _run(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            try:
+                return self._account.popen(command, stdout=log, stderr=log, cwd=self.log.parent)
+            except (OSError, subprocess.SubprocessError) as error:
+                raise e.PgkeepError(f"cannot run {command[0]}: {error}") from error
+
+    def _is_ready(self, pid: int) -> bool:
+        # What pg_ctl --wait looks at too: pid in the first line, status in the eighth. Unlike
+        # pg_isready it costs no process, and the npm packages come without that program.
+        try:
+            lines = (self._data / "postmaster.pid").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+    def _failed(self, message: str) -> e.PgkeepError:
+        tail = self.log.read_text(errors="replace").splitlines()[-10:]
+        return e.PgkeepError(message, hint="Its log ends with:\n" + "\n".join(tail))
+
+
+def _copy_installation(bin_folder: Path, target: Path) -> Path:
+    """Copy all that the programs find relative to themselves; return the copy's bin folder."""
+    installation = bin_folder.parent
+    package = installation.parent
+    copy = target / package.name / installation.name
+    for name in ("bin", "lib", "share"):
+        shutil.copytree(installation / name, copy / name, symlinks=True)
+    libraries = _libraries(installation)
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True)
+    return copy / "bin"
+
+
+def _libraries(installation: Path) -> Path:
+    """Return where wheels keep the libraries that auditwheel renamed."""
+    package = installation.parent
+    return package.with_name(f"{package.name}.libs")
+
+
+def _environment() -> dict[str, str]:
+    kept = programs.environment({})
+    return {name: value for name, value in kept.items() if ENVIRONMENT.fullmatch(name)}
+
+
+def _paths(setting: str) -> list[str]:
+    """Return the absolute paths in a setting, such as extension_control_path."""
+    return [part for part in map(str.strip, re.split("[:,]", setting)) if part.startswith("/")]
+
+
+@contextlib.contextmanager
+def _reaper(*folders: Path) -> Iterator[None]:
+    command = ["/bin/sh", "-c", REAPER, "sh", *map(str, folders)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, start_new_session=True, cwd="/", env=_environment()
+    ) as process:
+        pipe: IO[bytes] | None = process.stdin
+        try:
+            yield
+        finally:
+            # The server is stopped: what is left for it to do is to remove the folders.
+            if pipe is not None:
+                pipe.close()
+
+
+def _working_in(folder: Path) -> Iterator[int]:
+    """Yield the processes whose working directory this is, as it is for every backend (Linux)."""
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if link.readlink() == folder:
+                yield int(link.parent.name)
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,0 +1,28 @@
+"""What in an artifact depends on the name of the database that it is loaded into."""
+
+import re
+
+from ..artifact.file import Artifact, Object
+
+_NAME = rb"(?:current_database\(\)|\bCURRENT_CATALOG\b)"
+_CHECK = re.compile(rb"\bCHECK \(.*%b" % _NAME)  # on one line, as pg_dump writes it
+# What is computed while it is loaded.
+_COMPUTED = {
+    "TABLE": _CHECK,
+    "DOMAIN": _CHECK,
+    "CONSTRAINT": _CHECK,
+    "CHECK CONSTRAINT": _CHECK,
+    "MATERIALIZED VIEW": re.compile(_NAME),
+}
+
+
+def dependent(artifact: Artifact) -> Object | None:
+    """Return the first object whose own text asks for the database's name while it is loaded."""
+    for number, objects in enumerate(artifact.index.objects_by_member()):
+        wanted = [one for one in objects if one.type in _COMPUTED]
+        if wanted:
+            data = artifact.read(number)
+            for one in wanted:
+                if _COMPUTED[one.type].search(data, one.start, one.start + one.length):
+                    return one
+    return None

@@ -1,0 +1,46 @@
+"""Objects that failed in a restore that goes on all the same (--keep-going)."""
+
+import threading
+
+from .. import errors as e
+from ..artifact.file import Object
+from ..sql.statements import Name
+
+_NOUN = {True: "object", False: "objects"}
+
+
+class Failures:
+    """What failed, in order, with the server's messages; filled by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages: list[str] = []
+        self._tables: set[Name] = set()  # whose rows are missing
+
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
+    def record(self, one: Object, error: e.RestoreFailed) -> None:
+        """Remember an object that the server refused."""
+        with self._lock:
+            self._messages.append(error.message)
+            if one.type in ("TABLE", "TABLE DATA"):
+                self._tables.add((one.schema, one.name))
+
+    def note(self, error: e.RestoreFailed) -> None:
+        """Remember what failed but is no object, such as a setting of the database."""
+        with self._lock:
+            self._messages.append(error.message)
+
+    def lacks(self, table: Name) -> bool:
+        """Tell whether a table could not be created, or its rows not loaded."""
+        return table in self._tables
+
+    def error(self, kept: str, statements: list[str]) -> e.RestoreFailed:
+        """Return the error that ends the restore; the statements finish it by hand."""
+        count = len(self._messages)
+        return e.RestoreFailed(
+            f"{count} {_NOUN[count == 1]} could not be restored, the database is kept as {kept}",
+            hint=f"To use it as it is: {' '.join(statements)}",
+            details=self._messages,
+        )

@@ -1,0 +1,187 @@
+"""What a database has where tables are brought back: questions to its catalogs."""
+
+from collections.abc import Sequence
+
+from ...postgres import databases
+from ...postgres.connection import Connection
+from ...sql.statements import Name
+
+# Of what a statement may need, these can be looked up by their names.
+_RELATIONS = frozenset({"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "SEQUENCE"})
+_ROUTINES = frozenset({"FUNCTION", "PROCEDURE", "AGGREGATE"})
+_TYPES = frozenset({"TYPE", "DOMAIN"})
+
+
+def relation(connection: Connection, name: Name) -> int | None:
+    """Return the identifier of a relation, none where it is not there."""
+    row = connection.execute(
+        "SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+        " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+        list(name),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def is_there(connection: Connection, kind: str, name: Name) -> bool:
+    """Tell whether what a statement may need is there; True where a name does not tell it."""
+    if kind in _RELATIONS:
+        return relation(connection, name) is not None
+    catalog, prefix = ("pg_proc", "pro") if kind in _ROUTINES else ("pg_type", "typ")
+    if kind not in _ROUTINES | _TYPES:
+        return True  # told by the server, if it is missing
+    query = (
+        f"SELECT FROM pg_catalog.{catalog} o JOIN pg_catalog.pg_namespace n"
+        f" ON n.oid = o.{prefix}namespace WHERE n.nspname = %s AND o.{prefix}name = %s LIMIT 1"
+    )
+    return connection.execute(query.encode(), list(name)).fetchone() is not None
+
+
+def columns(connection: Connection, oid: int) -> list[str]:
+    """Return the columns that can be filled."""
+    rows = connection.execute(
+        "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attnum > 0"
+        " AND NOT attisdropped AND attgenerated = ''",
+        [oid],
+    )
+    return [row[0] for row in rows]
+
+
+def primary_key(connection: Connection, oid: int) -> list[str]:
+    """Return the columns of the primary key, none where there is no such key."""
+    rows = connection.execute(
+        "SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a"
+        " ON a.attrelid = i.indrelid AND a.attnum = ANY"
+        " ((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts - 1])"  # not those that it only includes
+        " WHERE i.indrelid = %s AND i.indisprimary",
+        [oid],
+    )
+    return [row[0] for row in rows]
+
+
+def tells_conflicts(connection: Connection, oid: int) -> bool:
+    """Tell whether ON CONFLICT can find the rows that are there.
+
+    It needs a unique index, and refuses to work where any constraint is deferrable.
+    """
+    row = connection.execute(
+        "SELECT pg_catalog.bool_or(indisunique AND indpred IS NULL)"
+        " AND pg_catalog.bool_and(indimmediate)"
+        " FROM pg_catalog.pg_index WHERE indrelid = %s",
+        [oid],
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def is_deferrable(connection: Connection, oid: int) -> bool:
+    """Tell whether the primary key is checked later: by it ON CONFLICT finds no row."""
+    query = (
+        "SELECT FROM pg_catalog.pg_index WHERE indrelid = %s AND indisprimary AND NOT indimmediate"
+    )
+    return connection.execute(query, [oid]).fetchone() is not None
+
+
+def oids(connection: Connection, names: Sequence[Name]) -> list[int]:
+    """Return the identifiers of relations, of those that are there."""
+    found = (relation(connection, name) for name in names)
+    return [oid for oid in found if oid is not None]
+
+
+def belongings(connection: Connection, oid: int) -> set[str]:
+    """Return the names of a relation's constraints, policies and rules."""
+    rows = connection.execute(
+        "SELECT conname FROM pg_catalog.pg_constraint WHERE conrelid = %(oid)s"
+        " UNION ALL SELECT polname FROM pg_catalog.pg_policy WHERE polrelid = %(oid)s"
+        " UNION ALL SELECT rulename FROM pg_catalog.pg_rewrite WHERE ev_class = %(oid)s",
+        {"oid": oid},
+    )
+    return {row[0] for row in rows}
+
+
+def privileges_taken(connection: Connection, names: Sequence[Name]) -> list[str]:
+    """Return what gives relations the privileges that they have by nature: all to their owner."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %%s %%I.%%I FROM %%s', o.kind, n.nspname,
+                   c.relname, CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                   ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END),
+               pg_catalog.format('GRANT ALL ON %%s %%I.%%I TO %%I', o.kind, n.nspname,
+                   c.relname, pg_catalog.pg_get_userbyid(c.relowner))
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
+        CROSS JOIN LATERAL (VALUES (CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END))
+            AS o(kind)
+        WHERE c.oid = ANY (%s)
+        """,
+        [oids(connection, names)],
+    ).fetchall()
+    return [row[0] for row in rows] + sorted({row[1] for row in rows})
+
+
+def children(connection: Connection, names: Sequence[Name]) -> set[Name]:
+    """Return the partitions and the tables that inherit."""
+    rows = connection.execute(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_inherits i"
+        " JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE i.inhparent = ANY (%s)",
+        [oids(connection, names)],
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+def foreign_keys_from_elsewhere(
+    connection: Connection, names: Sequence[Name]
+) -> list[tuple[str, str]]:
+    """Return for each foreign key of another table what drops it, and what makes it again."""
+    rows = connection.execute(
+        """
+        SELECT a.sql || pg_catalog.format('DROP CONSTRAINT %%I', k.conname),
+               a.sql || pg_catalog.format('ADD CONSTRAINT %%I %%s', k.conname,
+                                          pg_catalog.pg_get_constraintdef(k.oid))
+        FROM pg_catalog.pg_constraint k
+        JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL pg_catalog.format('ALTER TABLE %%I.%%I ', n.nspname, c.relname) AS a(sql)
+        WHERE k.contype = 'f' AND k.conparentid = 0
+          AND k.confrelid = ANY (%(oids)s) AND k.conrelid <> ALL (%(oids)s)
+        """,
+        {"oids": oids(connection, names)},
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def in_schema(connection: Connection, schema: str) -> list[tuple[str, str]]:
+    """Return indexes, sequences and statistics of a schema; constraints follow their indexes."""
+    rows = connection.execute(
+        """
+        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'INDEX' END, c.relname
+        FROM pg_catalog.pg_class c WHERE c.relnamespace = %(schema)s::pg_catalog.regnamespace
+          AND c.relkind IN ('i', 'I', 'S')
+        UNION ALL
+        SELECT 'STATISTICS', stxname FROM pg_catalog.pg_statistic_ext
+        WHERE stxnamespace = %(schema)s::pg_catalog.regnamespace
+        """,
+        {"schema": schema},
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def free_name(connection: Connection, schema: str, name: str) -> str:
+    """Return a name that no relation and no statistics of a schema has."""
+    candidate = databases.derived(name, "")
+    number = 1
+    while (
+        connection.execute(
+            """
+        SELECT FROM pg_catalog.pg_class WHERE relname = %(name)s
+          AND relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s)
+        UNION ALL
+        SELECT FROM pg_catalog.pg_statistic_ext WHERE stxname = %(name)s
+          AND stxnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s)
+        """,
+            {"name": candidate, "schema": schema},
+        ).fetchone()
+        is not None
+    ):
+        number += 1
+        candidate = databases.derived(name, f"_{number}")
+    return candidate

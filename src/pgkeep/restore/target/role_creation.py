@@ -1,0 +1,47 @@
+"""Roles that a backup needs and the server does not have: --create-roles creates them."""
+
+import contextlib
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from ...postgres.connection import Connection
+from ...postgres.messages import restore_error
+
+
+def may_create(connection: Connection) -> bool:
+    """Tell whether the role may create others."""
+    row = connection.execute(
+        "SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def create(connection: Connection, names: Sequence[str]) -> None:
+    """Create all of them or none; whoever is no superuser becomes a member, to give them objects.
+
+    Raises:
+        RestoreFailed: the server refuses one of them.
+
+    """
+    row = connection.execute(
+        "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    superuser = row is not None and bool(row[0])
+    with connection.transaction():
+        for name in names:
+            role = sql.Identifier(name)
+            try:
+                connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+                if not superuser:
+                    connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
+            except psycopg.Error as error:
+                raise restore_error(error, f"creating role {name}") from error
+
+
+def drop(connection: Connection, names: Sequence[str]) -> None:
+    """Drop those that own nothing: what they were created for has failed."""
+    for name in names:
+        with contextlib.suppress(psycopg.Error):
+            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))

@@ -1,0 +1,33 @@
+"""PostgreSQL's server encodings, and names that were written in any of them."""
+
+import codecs
+
+# PostgreSQL's server encodings that Python knows by another name, and SQL_ASCII, which is none:
+# its bytes are most often UTF-8. What does not decode is shown as an escape, never lost: SQL text
+# stays bytes.
+_CODECS = {
+    "SQL_ASCII": "utf-8", "UTF8": "utf-8", "EUC_CN": "gb2312", "KOI8R": "koi8-r",
+    "KOI8U": "koi8-u", "LATIN5": "iso8859-9", "LATIN6": "iso8859-10", "LATIN7": "iso8859-13",
+    "LATIN8": "iso8859-14", "LATIN9": "iso8859-15", "LATIN10": "iso8859-16",
+}  # fmt: skip
+
+
+def codec(encoding: str) -> str:
+    """Return the Python codec that decodes names in a server encoding, ASCII where none does."""
+    name = _CODECS.get(encoding, encoding.replace("WIN", "cp").replace("_", "-").lower())
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return "ascii"
+
+
+def shared_text(value: bytes, codec_name: str) -> str:
+    """Return a name that all databases of a cluster share, such as a role's.
+
+    The server does not convert these: in a LATIN1 database a role made in a UTF8 one has a name of
+    other characters and of the same bytes. So UTF-8 goes first.
+    """
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode(codec_name, "backslashreplace")

@@ -1,0 +1,81 @@
+"""Which tables a pattern means, written as for pg_dump's --table (manual, psql, "Patterns")."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .. import errors as e
+
+_PART = re.compile(r'"(?:[^"]|"")*"|[^".]')
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """`schema.name`, each with * and ?; without a schema it is any."""
+
+    text: str
+    schema: re.Pattern[str] | None
+    name: re.Pattern[str]
+
+    def matches(self, schema: str, name: str) -> bool:
+        """Tell whether this is meant."""
+        if self.schema is not None and not self.schema.fullmatch(schema):
+            return False
+        return self.name.fullmatch(name) is not None
+
+
+def pattern(text: str) -> Pattern:
+    """Read a pattern: outside of double quotes letters are folded, * and ? stand for others.
+
+    Raises:
+        UsageError: it has more than one dot, or quotes that are not closed.
+
+    """
+    parts = _split(text, _expression)
+    if len(parts) > 2 or not all(parts):
+        raise e.UsageError(
+            f"pattern {text}: expected NAME or SCHEMA.NAME",
+            hint='A dot in a name needs double quotes: "a.b".',
+        )
+    *schema, name = (re.compile(part, re.DOTALL) for part in parts)
+    return Pattern(text, schema[0] if schema else None, name)
+
+
+def names(text: str) -> list[str]:
+    """Read a name, with a schema or without: outside of double quotes letters are folded.
+
+    Raises:
+        UsageError: it has more than one dot, or quotes that are not closed.
+
+    """
+    parts = _split(text, _literal)
+    if len(parts) > 2 or not all(parts):
+        raise e.UsageError(f"name {text}: expected NAME or SCHEMA.NAME")
+    return parts
+
+
+def _split(text: str, read: Callable[[str], str]) -> list[str]:
+    """Return what stands between the dots that are not in quotes, piece by piece as it is read."""
+    parts = [""]
+    position = 0
+    while position < len(text):
+        if text[position] == ".":
+            parts.append("")
+            position += 1
+            continue
+        match = _PART.match(text, position)
+        if match is None:
+            raise e.UsageError(f"{text}: a double quote is not closed")
+        parts[-1] += read(match.group())
+        position = match.end()
+    return parts
+
+
+def _literal(piece: str) -> str:
+    return piece[1:-1].replace('""', '"') if piece.startswith('"') else piece.lower()
+
+
+def _expression(piece: str) -> str:
+    if piece.startswith('"'):
+        return re.escape(_literal(piece))
+    return {"*": ".*", "?": "."}.get(piece, re.escape(piece.lower()))

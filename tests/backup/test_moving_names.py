@@ -1,0 +1,196 @@
+"""Names that mean something else while a backup reads by them (G2)."""
+
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgkeep.postgres.server import Server
+from tests.conftest import DatabaseFactory
+from tests.support import concurrency, invoke, servers
+from tests.support.attacker import ROWS, WHOLE, Attacker, attacker, attempt, contents
+
+
+def held(
+    server: Server, db: str, folder: Path, program: str
+) -> tuple[concurrency.Gate, "subprocess.Popen[str]"]:
+    """Start a backup that stops before it starts one of its programs."""
+    gate = concurrency.Gate(folder, server, program)
+    env = invoke.environment(server, db, BACKUP_DIR=str(folder / "b"), BACKUP_JOBS="2")
+    process = invoke.start("backup", "--verify", env=env | gate.environment)
+    gate.wait()
+    return gate, process
+
+
+def artifact(folder: Path) -> Path:
+    (path,) = [one for one in (folder / "b").glob("*.sql.gz") if "globals" not in one.name]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("server", "program", "kind"),
+    [
+        (15, "psql", "views"),
+        (15, "pg_dump", "views"),
+        (17, "psql", "tables"),
+        (18, "psql", "indexed"),
+        (18, "pg_dump", "tables"),
+    ],
+    ids=str,
+    indirect=["server"],
+)
+def test_names_that_move_and_stay(
+    server: Server, database: DatabaseFactory, tmp_path: Path, program: str, kind: str
+) -> None:
+    """G2.1, G2.2: another schema gets the name after the locks; all is dumped as of one moment."""
+    db, copy = database(server), database(server)
+    with attacker(server, db, copy) as one:
+        gate, process = held(server, db, tmp_path, program)
+        one.away(*{"tables": (), "views": one.views, "indexed": one.indexed}[kind])
+        gate.open()
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, out + err
+        assert not one.has_run_code()
+        servers.drop(server, copy)
+        invoke.restore(server, artifact(tmp_path), copy)
+        assert contents(server, copy, "hidden") == WHOLE
+
+
+def lock_on_impostor(one: Attacker) -> bool:
+    return concurrency.locks_of_backup(one.server, one.database, "mine.big") > 0
+
+
+@pytest.mark.parametrize(
+    ("server", "program"),
+    [(15, "pg_dump"), (18, "psql")],
+    ids=str,
+    indirect=["server"],
+)
+def test_names_that_move_and_come_back(
+    server: Server, database: DatabaseFactory, tmp_path: Path, program: str
+) -> None:
+    """G2.1: at the end every name means what it has meant in the beginning, and yet."""
+    db, copy = database(server), database(server)
+    with attacker(server, db, copy) as one:
+        gate, process = held(server, db, tmp_path, program)
+        one.away()
+        gate.open()
+        concurrency.until(lambda: process.poll() is not None or lock_on_impostor(one))
+        with servers.connect(server, db) as connection:
+            connection.execute("set lock_timeout = '20s'")
+            connection.execute("alter schema mine rename to impostor")
+            connection.execute("alter schema hidden rename to mine")
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, out + err
+        servers.drop(server, copy)
+        invoke.restore(server, artifact(tmp_path), copy)
+        names = {row[0] for row in servers.sql(server, copy, "select nspname from pg_namespace")}
+        real = "hidden" if "hidden" in names else "mine"
+        assert contents(server, copy, real) == WHOLE
+
+
+def test_queries_on_tables_of_others_are_not_planned(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """G2.2: the planner calls functions in expressions of indexes and of statistics, and checks."""
+    db, copy = database(pg17), database(pg17)
+    with attacker(pg17, db, copy) as one:
+        one.execute(
+            one.code,
+            "create index on mine.big (i) where mine.code(1) > 0",
+            "create statistics mine.s on (i + mine.code(1)), p from mine.big",
+            "alter table mine.big add check (i > 0 or mine.code(1) > 0)",
+            "create table mine.computed (i int, j int generated always as (i + 1) stored)",
+            "insert into mine.computed values (1)",
+            "create index on mine.computed (i) where mine.code(1) > 0",
+            "create materialized view mine.view as select 1 i",
+            "create index on mine.view (i) where mine.code(1) > 0",
+        )
+        servers.sql(pg17, db, f"alter database {db} set constraint_exclusion = on")
+        path = invoke.backup(pg17, db, tmp_path, "--jobs=2")
+        assert not one.has_run_code()
+        said = path.with_name(path.name.replace(".sql.gz", ".manifest.json")).read_text()
+        assert "no hash of 2 materialized views or tables with generated columns" in said
+        assert len(concurrency.parts(path, "big")) == 1
+        # Whoever owns it may have it read in pieces.
+        servers.sql(pg17, db, f"alter database {db} owner to {one.role}")
+        servers.sql(pg17, db, f"grant pg_read_all_data to {one.role}")
+        own = invoke.backup(pg17, db, tmp_path / "own", "--jobs=2", PGUSER=one.role)
+        assert len(concurrency.parts(own, "big")) == 2
+
+
+def test_functions_of_others_on_a_table_of_ours(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """G2.2: an index of ours may use a function that its owner replaces."""
+    db, copy = database(pg17), database(pg17)
+    with attacker(pg17, db, copy) as one:
+        servers.sql(
+            pg17,
+            db,
+            f"create table ours (i int, p text) {concurrency.SPARSE};"
+            f" insert into ours select g, repeat('x', 100) from generate_series(1, {ROWS}) g",
+        )
+        assert len(concurrency.parts(invoke.backup(pg17, db, tmp_path, "--jobs=2"), "ours")) == 2
+        one.execute("create function mine.f(int) returns int immutable language sql return $1")
+        servers.sql(pg17, db, "create index on public.ours (mine.f(i))")
+        path = invoke.backup(pg17, db, tmp_path / "then", "--jobs=2")
+        assert len(concurrency.parts(path, "ours")) == 1
+
+
+@pytest.mark.parametrize("kind", ["tables", "views"])
+def test_names_that_move_at_any_moment(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path, kind: str
+) -> None:
+    """G2.1: whenever it is, the backup is complete; one cycle of renaming is one attempt more."""
+    db, copy = database(pg17), database(pg17)
+    with attacker(pg17, db, copy) as one:
+        for number in range(2):
+            assert attempt(one, kind, copy, tmp_path / str(number), longest=1.5) == "complete"
+
+
+def test_functions_that_are_dropped_meanwhile(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """G2.6: pg_dump leaves out the arguments or the body of a function that has gone, silently."""
+    db = database(pg17)
+    servers.sql(
+        pg17,
+        db,
+        "create function body() returns int return 1;"
+        " create function arguments(a int) returns int language sql as 'select 1'",
+    )
+    for number, name in enumerate(("body", "arguments")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        gate, process = held(pg17, db, folder, "pg_dump")
+        servers.sql(pg17, db, f"drop function {name}")
+        gate.open()
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, out + err
+        text = invoke.run("cat", str(artifact(folder)), env=invoke.environment())
+        assert f"FUNCTION public.{name}" not in text
+
+
+def test_no_connection_to_check_names_by(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """G2.1: where the server has no room for one more, they are checked after the snapshot."""
+    db, copy = database(pg17), database(pg17)
+    with attacker(pg17, db, copy) as one:
+        servers.sql(pg17, db, f"alter role {one.role} connection limit 3")
+        gate = concurrency.Gate(tmp_path, pg17, "pg_dump")
+        env = invoke.environment(pg17, db, BACKUP_DIR=str(tmp_path / "b"), PGUSER=one.role)
+        process = invoke.start("backup", "--schema-only", "--jobs=1", env=env | gate.environment)
+        gate.wait()
+        one.away()
+        with psycopg.connect(make_conninfo("", **pg17.params | {"user": one.role}, dbname=db)):
+            gate.open()
+            out, err = process.communicate(timeout=60)
+        # It starts over; and the first look shows that there is still no room.
+        assert process.returncode == 4, out + err
+        assert err.count("checking") == 2
+        assert f"role {one.role} may open 3 connections, the backup needs 4" in err
+        assert invoke.left_over(tmp_path / "b") == []

@@ -1,0 +1,227 @@
+"""The alert rules: by promtool, each once where it must fire and once where it must not."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from pgkeep.monitor import metrics
+from tests.support import baking
+from tests.support.exposition import PROMTOOL
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "monitoring" / "alerts.yml"
+RUNBOOK = ROOT / "template/{{cookiecutter.project_slug}}/docs/operations/database-recovery.md"
+NAMES = set(metrics.HELP)
+HOUR, DAY = 3600, 86400
+SUCCESS = "backup_last_success_timestamp_seconds"
+OLDEST = "backup_oldest_timestamp_seconds"
+
+
+class Case(NamedTuple):
+    """Series (as promtool writes them), when the alert must be quiet and when fire, as what."""
+
+    alert: str
+    series: dict[str, str]
+    quiet: str | None  # none: in a test of its own
+    fires: str | None
+    labels: dict[str, str]
+    value: str = ""
+
+
+def series(name: str, kind: str | None = "daily", store: str = "/b") -> str:
+    tier = "" if kind is None else f',type="{kind}"'
+    return f'pgkeep_{name}{{database="app",store="{store}"{tier}}}'
+
+
+# Of these a value every ten minutes, of others every minute.
+SLOW = {"PgkeepWeeklyBackupTooOld", "PgkeepMonthlyBackupTooOld", "PgkeepDrillTooOld"}
+DATABASE = {"database": "app"}
+STORE = {"database": "app", "store": "/b"}
+SERIES = {"database": "app", "store": "/b", "type": "daily"}
+CASES = [
+    Case("PgkeepBackupTooOld",
+         {series(SUCCESS): f"{HOUR}x3000", series(SUCCESS, "weekly"): f"{2 * HOUR}x3000"},
+         "28h", "29h", STORE, "1d 3h 0m 0s"),
+    Case("PgkeepBackupTooOld", {series(SUCCESS): "0x3000"}, "40h", None, {}),  # never is another's
+    Case("PgkeepBackupNever", {series(SUCCESS): "0x3000", series(SUCCESS, "weekly"): "0x3000"},
+         "25h", "27h", STORE),
+    Case("PgkeepBackupNever", {series(SUCCESS): "0x3000", series(SUCCESS, "weekly"): "60x3000"},
+         "40h", None, {}),
+    Case("PgkeepWeeklyBackupTooOld",
+         {series(SUCCESS, "weekly"): f"{HOUR}x3000", series(SUCCESS): f"{9 * DAY}x3000",
+          series(OLDEST): "60x3000"},
+         "8d", "195h", STORE),
+    Case("PgkeepWeeklyBackupTooOld",  # a month's first one was also the week's
+         {series(SUCCESS, "weekly"): f"{HOUR}x3000", series(OLDEST): "60x3000",
+          series(SUCCESS, "monthly"): f"{3 * DAY}x3000"},
+         "10d", None, {}),
+    Case("PgkeepWeeklyBackupTooOld",  # the store is young
+         {series(SUCCESS, "weekly"): "0x3000", series(OLDEST): f"{5 * DAY}x3000"},
+         "10d", None, {}),
+    Case("PgkeepWeeklyBackupTooOld",  # no such tier is kept
+         {series(SUCCESS, "monthly"): "60x3000", series(OLDEST): "60x3000"}, "10d", None, {}),
+    Case("PgkeepMonthlyBackupTooOld",
+         {series(SUCCESS, "monthly"): f"{2 * HOUR}x6000", series(OLDEST): "60x6000"},
+         "769h", "780h", STORE),
+    Case("PgkeepBackupFailed",
+         {series("backup_last_exit_code"): "0x60 4x100",
+          series("backup_last_attempt_timestamp_seconds"): "60x60 3660x100",
+          series(SUCCESS): "30x1000"},
+         "1h", "90m", SERIES, "4"),
+    Case("PgkeepBackupFailed",  # of any type: one that has succeeded since
+         {series("backup_last_exit_code"): "4x100",
+          series("backup_last_attempt_timestamp_seconds"): "60x100",
+          series(SUCCESS, "manual"): "120x100", series(SUCCESS): "0x100"},
+         "1h", None, {}),
+    Case("PgkeepBackupNotVerified",
+         {series("backup_verified_backups"): "0x200", series("backup_verified_backups", "manual"):
+          "0x200", series("backup_newest_timestamp_seconds"): "60x200"},
+         "50m", "2h", STORE),
+    Case("PgkeepBackupNotVerified",
+         {series("backup_verified_backups"): "0x200", series("backup_verified_backups", "weekly"):
+          "1x200", series("backup_newest_timestamp_seconds"): "60x200"},
+         "2h", None, {}),
+    Case("PgkeepCopyOwed", {series("backup_pending_copies"): "1x3000",
+                            series("backup_pending_copies", "weekly"): "1x3000"},
+         "25h", "27h", STORE, "2"),
+    Case("PgkeepCopyOwed",  # told twice
+         {series("backup_pending_copies", store=f'/b",instance="{n}'): "1x3000" for n in (0, 1)},
+         "25h", "27h", STORE, "1"),
+    Case("PgkeepBackupDrifted", {series("backup_drift_warnings"): "0x60 2x60"}, "50m", "70m",
+         SERIES),
+    Case("PgkeepBackupShrank", {series("backup_size_bytes"): "1000x1000 400x100"}, "16h", "17h",
+         SERIES),
+    Case("PgkeepBackupShrank", {series("backup_size_bytes"): "1000x2000",
+                                series("backup_rows"): "1000x1000 499x100"}, "16h", "17h", SERIES),
+    Case("PgkeepBackupShrank", {series("backup_rows"): "1000x1000 600x100"}, "17h", None, {}),
+    Case("PgkeepDrillTooOld",
+         {series("drill_last_success_timestamp_seconds"): f"{HOUR}x6000",
+          series("drill_last_success_timestamp_seconds", "weekly"): "0x6000"},
+         "842h", "870h", DATABASE),
+    Case("PgkeepDrillRed", {series("drill_last_findings"): "0x60 3x60"}, "50m", "70m", SERIES, "3"),
+    Case("PgkeepRecoveryTooSlow", {series("drill_rto_seconds"): "3600x60 7200x60"}, "50m", "70m",
+         DATABASE, "2h 0m 0s"),
+    Case("PgkeepStoreFilling",  # 1 GB a minute
+         {'pgkeep_store_free_bytes{store="/b"}': f"{10**12}-{10**9}x300"}, "30m", "2h",
+         {"store": "/b"}),
+    Case("PgkeepStoreFilling",
+         {'pgkeep_store_free_bytes{store="/b"}': "1999x300", series("backup_size_bytes"): "900x300",
+          'pgkeep_backup_size_bytes{database="b",store="/b",type="daily"}': "100x300"},
+         "30m", "2h", {"store": "/b"}),
+    Case("PgkeepStoreFilling",
+         {'pgkeep_store_free_bytes{store="/b"}': "1999x300", series("backup_size_bytes"): "900x300",
+          series("backup_size_bytes", "weekly"): "890x300",
+          series("backup_size_bytes", store="s3"): "5000x300"},
+         "2h", None, {}),
+    Case("PgkeepStoreFilling",  # told twice, by two machines for instance
+         {f'pgkeep_{name}{{{labels},instance="{n}"}}': f"{value + n}x300" for n in (0, 1)
+          for name, labels, value in (("store_free_bytes", 'store="/b"', 1990),
+                                      ("backup_size_bytes", 'database="app",store="/b"', 1000))},
+         "30m", "2h", {"store": "/b"}),
+    Case("PgkeepMetricsMissing", {series(SUCCESS): "60x60 stale"}, "1h", "150m", {}),
+]  # fmt: skip
+
+
+def rules() -> dict[str, dict[str, Any]]:
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    return {one["alert"]: one for one in group["rules"]}
+
+
+def summary(rule: dict[str, Any], case: Case) -> str:
+    """Return the rule's summary with the values of a case."""
+    text = re.sub(r"{{ \$value[^}]*}}", case.value, rule["annotations"]["summary"])
+    return re.sub(r"{{ \$labels\.(\w+) }}", lambda found: case.labels[found[1]], text)
+
+
+def as_promtool(case: Case) -> dict[str, Any]:
+    rule = rules()[case.alert]
+    tests: list[dict[str, Any]] = []
+    if case.quiet is not None:
+        tests.append({"alertname": case.alert, "eval_time": case.quiet, "exp_alerts": []})
+    if case.fires is not None:
+        fired = {
+            "exp_labels": {**case.labels, **rule["labels"]},
+            "exp_annotations": {**rule["annotations"], "summary": summary(rule, case)},
+        }
+        tests.append({"alertname": case.alert, "eval_time": case.fires, "exp_alerts": [fired]})
+    return {
+        "interval": "10m" if case.alert in SLOW else "1m",
+        "input_series": [{"series": name, "values": text} for name, text in case.series.items()],
+        "alert_rule_test": tests,
+    }
+
+
+def promtool(*args: str) -> None:
+    done = subprocess.run([PROMTOOL, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", sorted({one.alert for one in CASES}))
+def test_an_alert_fires_when_it_must_and_not_before(alert: str, tmp_path: Path) -> None:
+    """F1, F2, F4, F5, F7, with what it tells."""
+    path = tmp_path / "test.yml"
+    tests = [as_promtool(case) for case in CASES if case.alert == alert]
+    interval = "1h" if alert in SLOW else "10m"
+    document = {"rule_files": [str(RULES)], "evaluation_interval": interval, "tests": tests}
+    path.write_text(yaml.safe_dump(document))
+    promtool("test", "rules", str(path))
+
+
+def test_every_alert_is_tried_both_ways() -> None:
+    assert {one.alert for one in CASES if one.fires} == rules().keys()
+    assert {one.alert for one in CASES if one.quiet} == rules().keys()
+
+
+def test_the_rules_are_rules() -> None:
+    promtool("check", "rules", str(RULES))
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("alert", sorted(rules()))
+def test_an_alert_says_what_to_do_and_where_it_is_described(alert: str) -> None:
+    """Its metrics are ours, and its link leads to a section of the recovery guide."""
+    rule = rules()[alert]
+    assert set(re.findall(r"pgkeep_[a-z_]+", rule["expr"])) <= NAMES
+    assert re.search(r"\. (Run|See|Read|Make|Compare)\b", rule["annotations"]["summary"])
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert page.endswith("docs/operations/database-recovery.md")
+    assert anchor in anchors(RUNBOOK)
+
+
+def test_the_template_has_the_same_rules(tmp_path: Path) -> None:
+    project = baking.bake(tmp_path)
+    assert (project / "deploy" / "monitoring" / "alerts.yml").read_text() == RULES.read_text()
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
+    """F10: every query is one for Prometheus."""
+    dashboard = json.loads((ROOT / "monitoring" / "dashboard.json").read_text())
+    queries = [one["expr"] for panel in dashboard["panels"] for one in panel["targets"]]
+    assert len(queries) >= len(dashboard["panels"]) > 0
+    asked = set(re.findall(r"pgkeep_[a-z_]+", " ".join(queries)))
+    assert asked <= NAMES
+    assert all("pgkeep_" in one for one in queries)
+    variables = {one["name"] for one in dashboard["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard))) - {"__all"} == variables
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    recorded = [
+        {"record": f"q{n}", "expr": one.replace("$database", ".*")} for n, one in enumerate(queries)
+    ]
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))
+    promtool("check", "rules", str(path))
+
+
+def test_every_metric_is_documented() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    documented = set(re.findall(r"`(pgkeep_[a-z_]+)`", text))
+    assert documented == NAMES

@@ -1,0 +1,414 @@
+"""What pgkeep tells of its backups, with the programs that hear it, and with those that fail."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pgkeep.postgres.server import Server
+from tests.support import faults, invoke, observers, planted, servers
+from tests.support.buckets import Buckets
+from tests.support.compare import assert_same_database
+from tests.support.disposable import Spare
+from tests.support.exposition import check, values
+from tests.support.faults import Run
+from tests.support.listeners import Listener, listening, never_ending, refusing
+from tests.support.observers import Program, settled
+from tests.support.servers import SETTINGS
+
+DASHBOARD = observers.ROOT / "monitoring" / "dashboard.json"
+DAILY = "--type=daily"
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+SUCCESS = "backup_last_success_timestamp_seconds"
+ATTEMPT = "backup_last_attempt_timestamp_seconds"
+# What only runs can tell; and what changes by itself.
+OF_RUNS = {f"pgkeep_{ATTEMPT}", "pgkeep_backup_last_exit_code", "pgkeep_backup_prune_removed"}
+FREE = "pgkeep_store_free_bytes"
+AGE = "pgkeep_backup_age_seconds"  # which is another one each time
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+Series = dict[frozenset[tuple[str, str]], float]
+
+
+@pytest.fixture
+def programs() -> Iterator[ExitStack]:
+    """Where programs are entered, to be ended with the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def spare() -> Iterator[Spare]:
+    with Spare() as made:
+        yield made
+
+
+# -- Prometheus
+
+
+def backup(env: dict[str, str]) -> dict[str, Any]:
+    """Back up the only database there is; return its manifest."""
+    (manifest,) = json.loads(invoke.run("backup", DAILY, "--json", env=env))["backups"]
+    return dict(manifest)
+
+
+def stamp(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def told(prometheus: Program) -> dict[str, Series]:
+    """Return what it knows, by job."""
+    found: dict[str, Series] = {}
+    for labels, value in prometheus.query('{__name__=~"pgkeep_.+"}'):
+        job = labels.pop("job")
+        labels.pop("instance", None)
+        found.setdefault(job, {})[frozenset(labels.items())] = value
+    return found
+
+
+def agreed(prometheus: Program, newest: float, store: str) -> Series:
+    """All three must tell of the newest backup, and the same; return what they tell.
+
+    From the directory pgkeep can serve less than a run knows: nothing of attempts and copies.
+    """
+    found = told(prometheus)
+    node, pushed, served = (found.get(job, {}) for job in ("node", "pgkeep", "listen"))
+    less = {
+        labels: value
+        for labels, value in node.items()
+        if ("store", store) in labels and dict(labels)["__name__"] not in {*OF_RUNS, FREE}
+    }
+    served = {
+        labels: one for labels, one in served.items() if dict(labels)["__name__"] not in (FREE, AGE)
+    }
+    assert newest in node.values()
+    assert not [*node.items() ^ pushed.items(), *less.items() ^ served.items()]
+    return node
+
+
+def dashboard(prometheus: Program) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Return what each panel shows; each of its queries must have an answer."""
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel["targets"]:
+            answer = prometheus.query(target["expr"].replace("$database", ".*"))
+            assert answer, target["expr"]
+            found.setdefault(panel["title"], []).extend(sorted(answer, key=str))
+    return found
+
+
+def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
+    pg17: Server, app: str, tmp_path: Path, buckets: Buckets, programs: ExitStack
+) -> None:
+    """F6, F8, F9, F10, F11, F16: textfile, Pushgateway and --listen, in a real Prometheus."""
+    textfiles, store = tmp_path / "textfiles", str(tmp_path / "b")
+    textfiles.mkdir()
+    start = programs.enter_context
+    gateway = start(observers.pushgateway(tmp_path / "gateway"))
+    node = start(observers.node_exporter(tmp_path / "node", textfiles))
+    bare = invoke.environment(pg17, app, BACKUP_DIR=store, BACKUP_DATABASES=app)
+    served = start(observers.listen(tmp_path / "listen", bare))
+    jobs = {"node": node, "pushgateway": gateway, "listen": served}
+    prometheus = start(observers.prometheus(tmp_path / "prometheus", jobs))
+    bucket = buckets.bucket()
+    env = bare | buckets.environment(bucket) | {
+        "BACKUP_METRICS_FILE": str(textfiles / "pgkeep.prom"), "BACKUP_PUSHGATEWAY": gateway.url,
+    }  # fmt: skip
+
+    first = backup(env)
+    before = settled(lambda: agreed(prometheus, stamp(first["snapshot"]), store))
+    drill = json.loads(invoke.run("drill", "--json", env=bare))
+    servers.sql(pg17, app, "insert into t select generate_series(1, 500)")
+    last = backup(env)
+    found = settled(lambda: agreed(prometheus, stamp(last["snapshot"]), store))
+
+    names = {name for labels in found for name, _ in labels} - {"__name__"}
+    assert names == {"database", "type", "store", "phase"}
+    new = {dict(labels)["__name__"] for labels in found.keys() ^ before.keys()}
+    assert {name.partition("_")[2].partition("_")[0] for name in new} == {"drill"}
+    for program in jobs.values():
+        lines = program.get("/metrics").splitlines(keepends=True)
+        check("".join(one for one in lines if re.match("(# (HELP|TYPE) )?pgkeep_", one)))
+    assert "\nnode_textfile_scrape_error 0\n" in node.get("/metrics")
+
+    def of(name: str, **labels: str) -> float:
+        everything = {"database": app, "type": "daily", "store": store, **labels}
+        return found[frozenset({"__name__": f"pgkeep_{name}", **everything}.items())]
+
+    sizes = [one["artifact"]["size"] for one in (first, last)]
+    taken, snapshot, finished = (
+        datetime.fromisoformat(last[name]) for name in ("taken", "snapshot", "finished")
+    )
+    assert of("backup_raw_bytes") == last["raw_bytes"]
+    assert (of("backup_size_bytes"), of("backup_store_bytes")) == (sizes[1], sum(sizes))
+    assert of("backup_snapshot_seconds") == (finished - snapshot).total_seconds()
+    assert of("backup_duration_seconds") == (finished - taken).total_seconds()
+    phases: dict[str, float] = drill["seconds"]
+    assert of("drill_duration_seconds", phase="load") == phases["load"]
+
+    # No rule stumbles over three that say the same, and the dashboard counts it once.
+    (group,) = prometheus.api("rules")["groups"]
+    assert [one["lastError"] for one in group["rules"] if one["health"] == "err"] == []
+    db, daily = {"database": app}, {"database": app, "type": "daily"}
+    here, there = {"store": store}, {"store": f"s3://{bucket}/backups"}
+    away = sum(phases[name] for name in phases.keys() - {"start", "check", "clean"})
+    shown = {
+        "Databases without any backup": [({}, 0)],
+        "Last exit code": [(daily, 0)],
+        "Recovery takes": [(db, pytest.approx(away))],
+        "Findings of the last drill": [(db, 0)],
+        "Calendar of backups by tier": [  # one since the first one
+            (daily, 1), (db | {"type": "monthly"}, 0), (db | {"type": "weekly"}, 0),
+        ],
+        "Size": [(daily, sizes[1])],
+        "Duration": [(daily, of("backup_duration_seconds"))],
+        "Rows": [(daily, 1501)],
+        "Phases of the last drill": [
+            (db | {"phase": name}, phases[name]) for name in sorted(phases)
+        ],
+        "Copies owed, backups verified": [(db | there, 0), (db | here, 2), (db | there, 2)],
+    }  # fmt: skip
+
+    def look() -> None:
+        panels = dashboard(prometheus)
+        for title in ("Newest restorable point", "Last green drill"):
+            ((labels, age),) = panels.pop(title)
+            assert labels == db
+            assert 0 < age < 600
+        *stores, (place, free) = panels.pop("Stores")
+        assert (stores, place) == ([(here, sum(sizes)), (there, sum(sizes))], here)
+        assert free > 0
+        assert panels == shown
+
+    settled(look)
+
+
+# -- Alertmanager
+
+
+def alerts(hook: Listener, name: str, status: str) -> list[dict[str, Any]]:
+    """Return what the webhook was told of one alert."""
+    sent = [alert for one in list(hook.requests) for alert in json.loads(one.body)["alerts"]]
+    return [one for one in sent if (one["labels"]["alertname"], one["status"]) == (name, status)]
+
+
+def test_an_alert_comes_when_backups_stop_and_ends_when_they_resume(
+    pg17: Server, app: str, tmp_path: Path, programs: ExitStack
+) -> None:
+    """F1: by the rules as they are, through a real Alertmanager."""
+    start = programs.enter_context
+    hook = start(listening())
+    alertmanager = start(observers.alertmanager(tmp_path / "alertmanager", hook.url))
+    directory = tmp_path / "b"
+    env = invoke.environment(pg17, app, BACKUP_DIR=str(directory))
+    served = start(observers.listen(tmp_path / "listen", env))
+    finished = datetime.now(UTC).replace(microsecond=0) - 26 * HOUR + timedelta(seconds=4)
+    planted.plant(
+        directory, planted.manifest(finished, database=app, cluster=planted.cluster_of(pg17))
+    )  # fmt: skip
+    start(observers.prometheus(tmp_path / "prometheus", {"listen": served}, alertmanager))
+
+    name = "PgkeepBackupTooOld"
+    faults.eventually(lambda: alerts(hook, name, "firing"), name, observers.PATIENCE)
+    firing = alerts(hook, name, "firing")[0]
+    assert datetime.fromisoformat(firing["startsAt"]) - finished > 26 * HOUR
+    (group,) = yaml.safe_load(observers.RULES.read_text())["groups"]
+    (rule,) = [one for one in group["rules"] if one["alert"] == name]
+    said = rule["annotations"]["summary"].replace("{{ $labels.database }}", app)
+    said = said.replace("{{ $labels.store }}", str(directory))
+    before, _, after = said.partition("{{ $value | humanizeDuration }}")
+    age = firing["annotations"]["summary"].removeprefix(before).removesuffix(after)
+    assert re.fullmatch("1d 2h [0-9]+m [0-9]+s", age), firing
+    assert firing["annotations"]["runbook_url"] == rule["annotations"]["runbook_url"]
+    assert firing["labels"]["severity"] == "critical"
+
+    resumed = datetime.now(UTC)
+    invoke.run("backup", DAILY, env=env)
+    end = faults.eventually(
+        lambda: [one for one in alerts(hook, name, "resolved")
+                 if datetime.fromisoformat(one["endsAt"]) > resumed],
+        f"the end of {name}", observers.PATIENCE,
+    )  # fmt: skip
+    assert end[0]["labels"] == firing["labels"]
+
+
+# -- whoever is told may fail
+
+# On a file system that is full, with the file of an earlier run.
+FULL = """
+mount -t tmpfs -o size=16k none "$1" && cd "$1" && echo earlier >pgkeep.prom || exit 99
+cat /dev/zero >filler 2>/dev/null
+"$2" backup --type=daily
+code=$?
+ls -A && cat pgkeep.prom && exit $code
+"""
+
+
+def test_a_backup_is_made_while_all_who_are_told_fail(
+    pg17: Server, app: str, tmp_path: Path, programs: ExitStack, spare: Spare
+) -> None:
+    """F11, F12, F13: a full disk, a gateway that is stopped, an answer without end, nobody."""
+    gateway = programs.enter_context(observers.pushgateway(tmp_path / "gateway"))
+    full = tmp_path / "full"
+    full.mkdir()
+    env = invoke.environment(
+        pg17, app, BACKUP_DIR=str(tmp_path / "b"), BACKUP_METRICS_FILE=str(full / "pgkeep.prom"),
+        BACKUP_PUSHGATEWAY=gateway.url, BACKUP_PING_URL=refusing(),
+        BACKUP_WEBHOOK=programs.enter_context(never_ending()),
+    )  # fmt: skip
+    os.kill(gateway.pid, signal.SIGSTOP)
+    # Root can mount as it is, and its servers, which are somebody else's, let only root in.
+    unshare = ["unshare"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
+    done = subprocess.run(
+        [*unshare, "--mount", "/bin/sh", "-c", FULL, "sh", str(full), invoke.PGKEEP],
+        env=env, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    left = done.stdout.partition("\ndone: 1 database")[2].splitlines()[1:]
+    assert left == ["filler", "pgkeep.prom", "earlier"]
+    warnings = re.findall(r"^warning: (\w+): .*?([^:]+)$", done.stderr, re.MULTILINE)
+    assert {name: reason.strip() for name, reason in warnings} == {
+        "BACKUP_METRICS_FILE": "No space left on device",
+        "BACKUP_PUSHGATEWAY": "no answer in time",
+        "BACKUP_PING_URL": "[Errno 111] Connection refused",
+        "BACKUP_WEBHOOK": "no answer in time",
+    }
+    (artifact,) = (
+        path for path in (tmp_path / "b").glob("*.sql.gz") if ".globals." not in path.name
+    )
+    target = spare.name(pg17)
+    invoke.restore(pg17, artifact, target)
+    assert_same_database(pg17, app, pg17, target)
+
+
+def test_a_gateway_that_refuses_changes_no_outcome(
+    pg17: Server, app: str, tmp_path: Path, programs: ExitStack
+) -> None:
+    """F12: neither a good one nor a bad one."""
+    gateway = programs.enter_context(observers.pushgateway(tmp_path / "gateway"))
+    other = b"# TYPE pgkeep_backup_last_exit_code counter\npgkeep_backup_last_exit_code 1\n"
+    url = f"{gateway.url}/metrics/job/other"
+    with urllib.request.urlopen(url, other, timeout=30) as answer:  # noqa: S310
+        assert answer.status == 200
+    env = invoke.environment(pg17, BACKUP_DIR=str(tmp_path / "b"), BACKUP_PUSHGATEWAY=gateway.url)
+    for name, code in ((app, 0), ("none", 3)):
+        process = invoke.start("backup", DAILY, env=env | {"PGDATABASE": name})
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == code, said
+        assert re.search("^warning: BACKUP_PUSHGATEWAY: .*HTTP Error 400", said, re.MULTILINE), said
+    assert len(faults.published(tmp_path / "b")) == 1
+
+
+# -- outcomes
+
+
+class Runs:
+    """Runs of one database, with those who are told of them."""
+
+    def __init__(self, env: dict[str, str], path: Path, hook: Listener) -> None:
+        self._path = path
+        self._hook = hook
+        self._env = env | {"BACKUP_METRICS_FILE": str(path), "BACKUP_WEBHOOK": hook.url}
+
+    def once(self, **extra: str) -> tuple[int, dict[str, float]]:
+        """Return the exit code, which everybody is told, and the metrics of the daily backups."""
+        process = invoke.start("--log-format=json", "backup", DAILY, env=self._env | extra)
+        _, said = process.communicate(timeout=60)
+        text = self._path.read_text()
+        check(text)
+        labels = (self._env["PGDATABASE"], self._env["BACKUP_DIR"], "daily")
+        found = {name: one for (name, *rest), one in values(text).items() if (*rest,) == labels}
+        assert [
+            json.loads(said.splitlines()[-1])["exit_code"],
+            json.loads(self._hook.requests[-1].body)["exit_code"],
+            found["backup_last_exit_code"],
+        ] == [process.returncode] * 3, said
+        return process.returncode, found
+
+
+def test_an_outcome_is_the_same_for_all_who_are_told(
+    pg17: Server, app: str, tmp_path: Path, programs: ExitStack
+) -> None:
+    """F3, F8, F14, F18: held up by a lock, retention that refuses; never like a success."""
+    gate, directory = tmp_path / "gate", tmp_path / "b"
+    env = invoke.environment(pg17, app, BACKUP_DIR=str(directory), BACKUP_DATABASES=app)
+    runs = Runs(env, tmp_path / "pgkeep.prom", programs.enter_context(listening()))
+
+    path = faults.path_with(tmp_path / "bin", pg17, {"pg_dump": faults.gate(gate)})
+    held = {"BACKUP_DIR": str(directory), "BACKUP_DATABASES": app, "PATH": path}
+    with Run(pg17, app, "backup", DAILY, env=held):
+        faults.eventually(lambda: faults.waiting_at(gate), "the dump of the other run")
+        code, skipped = runs.once()
+    assert (code, skipped[SUCCESS], "backup_rows" in skipped) == (10, 0, False)
+    faults.leaves_no_session(pg17, app)
+
+    code, well = runs.once()
+    assert (code, well["backup_rows"]) == (0, 1001)
+    assert 0 < skipped[ATTEMPT] < well[SUCCESS] < well[ATTEMPT]
+
+    cluster = planted.cluster_of(pg17)
+    for age in range(700, 706):
+        planted.plant(directory, planted.manifest(NOW - age * DAY, database=app, cluster=cluster))
+    code, kept = runs.once()
+    assert (code, kept["backup_verified_backups"], kept["backup_prune_removed"]) == (7, 8, 0)
+    assert kept["backup_store_bytes"] > well["backup_store_bytes"]
+    # The backup is there, and what failed came later: PgkeepBackupFailed fires.
+    assert well[SUCCESS] < kept[SUCCESS] < kept[ATTEMPT]
+
+    invoke.run("prune", "--force", env=env)
+    code, again = runs.once()
+    assert (code, again["backup_verified_backups"]) == (0, 3)
+    code, failed = runs.once(PGHOST="/nowhere")
+    assert (code, failed[SUCCESS]) == (3, again[SUCCESS])
+
+
+def test_a_database_that_is_skipped_has_no_success(tmp_path: Path) -> None:
+    """F3: its age goes on, and nothing says that it was tried."""
+    path, store = tmp_path / "pgkeep.prom", str(tmp_path / "b")
+    with Server(servers.bin_folder(17), settings=SETTINGS) as cluster:
+        servers.sql(cluster, "postgres", "create database app")
+        env = invoke.environment(cluster, "postgres", BACKUP_DIR=store, BACKUP_DATABASES="*",
+                               BACKUP_METRICS_FILE=str(path))  # fmt: skip
+        invoke.run("backup", DAILY, env=env)
+        before = values(path.read_text())
+        servers.sql(cluster, "postgres", "alter database app allow_connections false")
+        invoke.run("backup", DAILY, env=env)
+        after = values(path.read_text())
+    for name in (SUCCESS, ATTEMPT):
+        assert after[name, "app", store, "daily"] == before[name, "app", store, "daily"] > 0
+        assert after[name, "postgres", store, "daily"] > before[name, "postgres", store, "daily"]
+
+
+def test_the_log_of_a_failed_run_stays(pg17: Server, app: str, tmp_path: Path) -> None:
+    """F15, F17: even beside the backups, of which the run leaves none, and retention removes."""
+    directory = tmp_path / "b"
+    cluster = planted.cluster_of(pg17)
+    for age in (1, 2, 3, 400):
+        planted.plant(directory, planted.manifest(NOW - age * DAY, database=app, cluster=cluster))
+    env = invoke.environment(pg17, app, BACKUP_DIR=str(directory))
+    bad = faults.path_with(tmp_path / "bin", pg17, {"pg_dump": "echo sorry >&2; exit 1"})
+    log = directory / f"{app}.log"
+    for path, code in ((bad, 4), (env["PATH"], 0)):
+        with log.open("a") as out:
+            done = subprocess.run(
+                [invoke.PGKEEP, "--log-format=json", "backup", DAILY], env=env | {"PATH": path},
+                stdout=subprocess.DEVNULL, stderr=out, check=False, timeout=60,
+            )  # fmt: skip
+        assert done.returncode == code, log.read_text()
+    lines = [json.loads(one) for one in log.read_text().splitlines()]
+    ends = [one for one in lines if "exit_code" in one]
+    assert [one["exit_code"] for one in ends] == [4, 0]
+    assert "sorry" in ends[0]["message"]
+    assert [one for one in lines if one["message"].startswith("removed ")]
+    assert len([*directory.glob("*.manifest.json")]) == 4

@@ -1,0 +1,175 @@
+"""Every store keeps the same promises: local, in memory, in a bucket."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pgkeep import errors as e
+from pgkeep.stores.local import LocalStore
+from pgkeep.stores.memory import MemoryStore
+from pgkeep.stores.s3 import S3Store
+from pgkeep.stores.store import Item, Store, chunks, locked, read_all
+from tests.support.buckets import Buckets, bucket_store
+
+NAME = "app_daily_20261122T020000Z.sql.gz"
+Maker = Callable[[str], Store]
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def store(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    buckets: Buckets,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Store:
+    if request.param == "local":
+        return LocalStore(tmp_path / "new" / "backups")
+    if request.param == "memory":
+        return MemoryStore()
+    return bucket_store(buckets, monkeypatch)
+
+
+def put(store: Store, name: str, data: bytes) -> None:
+    with store.create(name, owner="1") as upload:
+        for start in range(0, len(data), 700_000):
+            upload.write(data[start : start + 700_000])
+        upload.seal()
+        assert name not in [item.name for item in store.items()]
+        upload.publish()
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 << 20, (11 << 20) + 3])
+def test_what_was_put_comes_back(store: Store, size: int) -> None:
+    """C7: nothing, a byte, exactly one part, two parts and a bit."""
+    data = os.urandom(size)
+    put(store, NAME, data)
+    assert list(store.items()) == [Item(NAME, size)]
+    assert store.exists(NAME)
+    with contextlib.closing(store.open(NAME)) as source:
+        assert source.size == size
+        assert read_all(source) == data
+        assert b"".join(chunks(source)) == data
+        if size:
+            assert source.read(size - 1, 1) == data[-1:]
+        with pytest.raises(e.StoreError, match=r"no byte|InvalidRange"):
+            source.read(size, 1)
+
+
+def test_a_file_is_replaced_whole(store: Store) -> None:
+    put(store, NAME, b"one")
+    with store.create(NAME) as upload:
+        upload.write(b"second")
+        upload.seal()
+        upload.publish()
+    with contextlib.closing(store.open(NAME)) as source:
+        assert read_all(source) == b"second"
+
+
+@pytest.mark.parametrize("size", [3, 11 << 20])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_is_not_published_is_not_there(store: Store, size: int, sealed: bool) -> None:
+    """C8, C9: not even parts of it."""
+    with store.create(NAME) as upload:
+        upload.write(os.urandom(size))
+        if sealed:
+            upload.seal()
+    assert list(store.items()) == []
+    assert not store.exists(NAME)
+    if isinstance(store, S3Store):
+        assert "Uploads" not in store.client.list_multipart_uploads(Bucket=store.settings.bucket)
+
+
+@pytest.mark.parametrize("size", [3, 11 << 20])
+def test_read_back_before_it_is_published(store: Store, size: int) -> None:
+    data = os.urandom(size)
+    with store.create(NAME) as upload:
+        upload.write(data)
+        upload.seal()
+        with contextlib.closing(upload.source()) as source:
+            assert read_all(source) == data
+    assert list(store.items()) == [], "it was not published, so it is taken back"
+    with store.create(NAME) as upload:
+        upload.write(data)
+        upload.seal()
+        upload.source().close()
+        upload.publish()
+    assert [item.name for item in store.items()] == [NAME]
+
+
+def test_delete_is_exact_and_repeatable(store: Store) -> None:
+    other = NAME.replace("app_", "app-2_")
+    put(store, NAME, b"1")
+    put(store, other, b"2")
+    store.delete(NAME)
+    store.delete(NAME)
+    assert [item.name for item in store.items()] == [other]
+
+
+def test_a_missing_file_is_named(store: Store) -> None:
+    assert list(store.items()) == []
+    with pytest.raises(e.StoreError, match=NAME):
+        store.open(NAME)
+
+
+def test_a_tier_is_a_folder_of_the_bucket(
+    buckets: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a lifecycle rule can name it; what lies elsewhere is not ours."""
+    store = bucket_store(buckets, monkeypatch, prefix="a/b/")
+    put(store, NAME, b"1")
+    client = store.client
+    for key in ("a/b/weekly/" + NAME, "a/" + NAME, "a/b/daily/x/" + NAME, "a/b/daily/"):
+        client.put_object(Bucket=store.settings.bucket, Key=key, Body=b"not ours")
+    assert list(store.items()) == [Item(NAME, 1)]
+    assert store.url_of(NAME) == f"s3://{store.settings.bucket}/a/b/daily/{NAME}"
+    found = client.head_object(Bucket=store.settings.bucket, Key=f"a/b/daily/{NAME}")
+    assert found["ContentLength"] == 1
+
+
+def test_more_objects_than_a_page_has(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C10: 2,500 objects."""
+    store = bucket_store(buckets, monkeypatch)
+    names = {f"app_daily_{2000 + n // 300}{1 + n // 25 % 12:02}{1 + n % 25:02}T020000Z.sql.gz"
+             for n in range(2500)}  # fmt: skip
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: store.client.put_object(
+            Bucket=store.settings.bucket, Key=store.key(name), Body=b"x"), names))  # fmt: skip
+    assert {item.name for item in store.items()} == names
+    assert len(names) == 2500
+
+
+def test_a_lock_is_waited_for_as_long_as_is_said(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with store.lock(".a.lock") as first:
+        assert first
+        with locked(store, ".a.lock", 0) as second:
+            assert not second
+    held, enough = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.lock(".a.lock"):
+            held.set()
+            enough.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    threading.Timer(0.2, enough.set).start()
+    with locked(store, ".a.lock", 60) as third:
+        assert third
+        assert enough.is_set()
+    thread.join()
+
+
+def test_a_lock_that_root_has_made_is_the_directorys_owners(tmp_path: Path) -> None:
+    """B11: one `pgkeep prune` by root must not stop the nightly run of another user."""
+    owner = os.geteuid() or 65534
+    os.chown(tmp_path, owner, -1)
+    with LocalStore(tmp_path).lock(".a.lock") as alone:
+        assert alone
+    assert (tmp_path / ".a.lock").stat().st_uid == owner

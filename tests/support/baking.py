@@ -1,0 +1,281 @@
+"""Bake the template, read its documents as a reader does, and run what they say."""
+
+import itertools
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from cookiecutter.main import cookiecutter
+from markdown_it import MarkdownIt
+
+from pgkeep.postgres.server import Server
+from tests.support import invoke, servers
+from tests.support.servers import SETTINGS
+
+TEMPLATE = Path(__file__).parents[2] / "template"
+OPTIONS = (
+    "include_kubernetes", "include_observability", "include_s3", "include_github_actions",
+)  # fmt: skip
+COMBINATIONS = [
+    dict(zip(OPTIONS, values, strict=True))
+    for values in itertools.product(("yes", "no"), repeat=len(OPTIONS))
+]
+# What the documents use as an example.
+EXAMPLE_TIME = "20261122T020000Z"
+TIMESTAMP = r"\d{8}T\d{6}Z"
+
+
+def bake(folder: Path, **values: str) -> Path:
+    """Let cookiecutter make a project, with nothing of the user's own configuration."""
+    settings = folder / "cookiecutter.yaml"
+    settings.write_text(f"cookiecutters_dir: {folder}/templates\nreplay_dir: {folder}/replay\n")
+    made = cookiecutter(
+        str(TEMPLATE),
+        no_input=True,
+        extra_context=values,
+        output_dir=str(folder),
+        config_file=str(settings),
+    )
+    return Path(made)
+
+
+def name_of(combination: Mapping[str, str]) -> str:
+    """Return a short name, such as `yes-no-yes-yes`."""
+    return "-".join(combination.values())
+
+
+def files(project: Path, pattern: str = "*") -> list[Path]:
+    return sorted(path for path in project.rglob(pattern) if path.is_file())
+
+
+def distinct(projects: list[Path], pattern: str, folder: Path) -> Path:
+    """Copy files of all projects into one folder, each text once: slow tools need no more."""
+    folder.mkdir()
+    seen: set[bytes] = set()
+    for project in projects:
+        for path in files(project, pattern):
+            contents = path.read_bytes()
+            if contents not in seen:
+                seen.add(contents)
+                target = folder / str(len(seen)) / path.relative_to(project)
+                target.parent.mkdir(parents=True)
+                shutil.copy(path, target)
+    assert seen
+    return folder
+
+
+def run(command: list[str], cwd: Path | None = None) -> str:
+    """Run a tool that must find nothing wrong."""
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+# -- documents
+
+
+@dataclass
+class Block:
+    """A piece of code in a document, and what one should see after it."""
+
+    section: str
+    language: str
+    text: str
+    expected: list[str] = field(default_factory=list)
+
+
+@cache
+def _parser() -> MarkdownIt:
+    return MarkdownIt("commonmark").enable("table")
+
+
+def blocks(document: Path) -> list[Block]:
+    """Return the code of a document; text that follows code is what its output should be."""
+    found: list[Block] = []
+    section, heading = "", False
+    for token in _parser().parse(document.read_text()):
+        if token.type == "heading_open":
+            heading = True
+        elif heading and token.type == "inline":
+            section, heading = token.content, False
+        elif token.type == "fence":
+            previous = found[-1] if found else None
+            if token.info == "text" and previous and previous.section == section:
+                assert previous.language == "sh", f"{section}: output of nothing that is run"
+                previous.expected = token.content.splitlines()
+            else:
+                found.append(Block(section, token.info, token.content))
+    return found
+
+
+def sections(document: Path) -> list[str]:
+    """Return the headings."""
+    tokens = _parser().parse(document.read_text())
+    return [
+        inline.content
+        for opening, inline in itertools.pairwise(tokens)
+        if opening.type == "heading_open"
+    ]
+
+
+def anchors(document: Path) -> set[str]:
+    """Return what a link can point to, as GitHub makes it of the headings."""
+    plain = (re.sub(r"[`*]", "", heading).lower() for heading in sections(document))
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+def links(document: Path) -> list[str]:
+    """Return the targets of all links."""
+    return [
+        str(child.attrs["href"])
+        for token in _parser().parse(document.read_text())
+        for child in token.children or []
+        if child.type == "link_open"
+    ]
+
+
+def section_text(document: Path, heading: str) -> str:
+    """Return what stands below a heading, up to the next one."""
+    rule = rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)"
+    (found,) = re.findall(rule, document.read_text(), re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def table(document: Path, heading: str) -> list[list[str]]:
+    """Return the cells of the first table below a heading, without its first row."""
+    found = re.search(r"(?:^\|.*\|\n)+", section_text(document, heading), re.MULTILINE)
+    assert found is not None, heading
+    rows = [line.strip("|") for line in found[0].splitlines()]
+    return [
+        [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", row)]
+        for row in rows[2:]
+    ]
+
+
+def pattern(line: str) -> str:
+    """Return what a line of a document stands for: times, sizes and ages differ."""
+    rules = [
+        (r"\d{4}-\d\d-\d\d \d\d:\d\d", r"\d{4}-\d\d-\d\d \d\d:\d\d"),
+        (TIMESTAMP, TIMESTAMP),
+        (r"[\d.]+ (?:B|kB|MB|GB)\b", r"[\d.]+ (?:B|kB|MB|GB)"),
+        (r"[\d.]+ s\b", r"[\d.]+ s"),
+        (r"\d+ h\b", r"(?:now|\d+ (?:min|h|d))"),
+        (r"\.\.\.", r".*"),
+        (r"\s+", r"\s+"),
+    ]
+    anything = re.compile("|".join(f"({found})" for found, _ in rules))
+    parts, end = [], 0
+    for match in anything.finditer(line):
+        parts.append(re.escape(line[end : match.start()]))
+        assert match.lastindex is not None
+        parts.append(rules[match.lastindex - 1][1])
+        end = match.end()
+    return "".join([*parts, re.escape(line[end:])])
+
+
+def assert_shown(expected: list[str], output: str) -> None:
+    """Every line that one should see is in the output, in this order."""
+    lines = iter(output.splitlines())
+    for wanted in expected:
+        rule = re.compile(pattern(wanted.strip()))
+        assert any(rule.fullmatch(line.strip()) for line in lines), f"{wanted!r} not in\n{output}"
+
+
+# -- a project at work
+
+ORDERS = """
+create table orders (
+    id int generated always as identity primary key, customer text not null,
+    total numeric not null, placed date not null
+);
+create index on orders (customer);
+create table items (order_id int references orders (id), what text);
+insert into orders (customer, total, placed)
+values ('a', 1, '2026-01-01'), ('b', 2, '2026-02-01'), ('c', 3, '2026-03-01'),
+       ('d', 4, '2026-04-01');
+insert into items values (3, 'x'), (3, 'y'), (4, 'z');
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def server(port: int) -> Server:
+    """A server as the documents know it: on localhost."""
+    settings = {**SETTINGS, "listen_addresses": "localhost", "port": str(port)}
+    return Server(servers.bin_folder(17), settings=settings)
+
+
+def with_roles(running: Server) -> None:
+    """Add the role of compose.yml, one that may read its tables, and one that may nothing."""
+    for role in ("app superuser", "reader", "stranger"):
+        servers.sql(running, "postgres", f"create role {role} login")
+
+
+def shell_environment(project: Path, **extra: str) -> dict[str, str]:
+    """What a person has in a shell: pgkeep and the client programs on PATH."""
+    folders = [Path(invoke.PGKEEP).parent, servers.bin_folder(17), "/usr/bin", "/bin"]
+    return {"PATH": os.pathsep.join(map(str, folders)), "HOME": str(project.parent), **extra}
+
+
+def shell(
+    project: Path, script: str, *, code: int = 0, env: Mapping[str, str] | None = None
+) -> str:
+    """Run a script in the project's folder; return all that it shows."""
+    done = subprocess.run(
+        ["sh", "-eu", "-c", script],
+        cwd=project,
+        env=dict(env) if env is not None else shell_environment(project),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, f"{script}\nexit {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def newest(project: Path, kind: str) -> str:
+    """Return the time in the name of the newest backup of a type."""
+    found = sorted((project / "backups").glob(f"app_{kind}_*Z.sql.gz"))
+    assert found, f"no {kind} backup"
+    match = re.search(TIMESTAMP, found[-1].name)
+    assert match is not None
+    return match[0]
+
+
+def as_here(project: Path, running: Server, text: str) -> str:
+    """Put the times of this project's backups, and of replaced databases, for the example's."""
+    for kind in set(re.findall(rf"app_([a-z]+)_{EXAMPLE_TIME}", text)):
+        text = text.replace(f"app_{kind}_{EXAMPLE_TIME}", f"app_{kind}_{newest(project, kind)}")
+    if f"__old_{EXAMPLE_TIME}" in text:
+        query = "select datname from pg_database where datname ~ '__old_'"
+        ((old,),) = servers.sql(running, "postgres", query)
+        text = text.replace(f"app__old_{EXAMPLE_TIME}", old)
+    return text
+
+
+def play(project: Path, running: Server, some: list[Block], before: str = "") -> Iterator[Block]:
+    """Run blocks one after the other; what one exports holds for the next. Yields before each."""
+    exports = before
+    for block in some:
+        yield block
+        script = as_here(project, running, block.text)
+        output = shell(project, f"{exports}\n{script}")
+        assert_shown(block.expected, output)
+        exports += "".join(
+            f"{line}\n" for line in block.text.splitlines() if re.match("export|unset ", line)
+        )

@@ -1,0 +1,28 @@
+"""Metrics in the text format of Prometheus: checked, and as values."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from pgkeep.monitor import metrics
+
+PROMTOOL = Path(__file__).parents[2] / "build/tools/prometheus/usr/bin/promtool"
+
+
+def values(text: str) -> dict[tuple[str, ...], float]:
+    """Return all values by the metric's short name and the labels' values in their order."""
+    return {
+        (one.name.removeprefix("pgkeep_"), *(value for _, value in sorted(one.labels))): one.value
+        for one in metrics.parse(text)
+    }
+
+
+def check(text: str) -> None:
+    done = subprocess.run([PROMTOOL, "check", "metrics"], input=text, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def steady(text: str) -> str:
+    """Return metrics without the values that are others at each moment."""
+    return re.sub("(?m)^pgkeep_(backup_age_seconds|store_free_bytes){.*", "", text)

@@ -1,0 +1,152 @@
+"""Run pgkeep as its users do: as a command, with an environment, in a process of its own."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pgkeep.postgres.server import Server
+from tests.support import servers
+
+PGKEEP = str(Path(sys.executable).parent / "pgkeep")
+
+
+def environment(
+    server: Server | None = None, database: str | None = None, **extra: str
+) -> dict[str, str]:
+    """Nothing of libpq's or pgkeep's but what is given; the server's own programs on PATH."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PG", "POSTGRES_", "BACKUP_", "DATABASE_URL", "AWS_"))
+    }
+    if server is not None:
+        kept |= {f"PG{name.upper()}": value for name, value in server.params.items()}
+    if database is not None:
+        kept["PGDATABASE"] = database
+    return kept | extra
+
+
+def start(*args: str, env: Mapping[str, str], **options: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [PGKEEP, *args],
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(*args: str, env: Mapping[str, str], code: int = 0, timeout: float = 120) -> str:
+    """Run a command that ends with this exit code; return its output, or its error message."""
+    process = start(*args, env=env)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"pgkeep {args} hangs:\n{out}\n{err}") from None
+    assert process.returncode == code, f"pgkeep {args}: exit {process.returncode}\n{out}\n{err}"
+    assert "Traceback" not in err, err
+    return out if code == 0 else err
+
+
+def backup(server: Server, database: str, directory: Path, *args: str, **extra: str) -> Path:
+    """Back up; return the artifact's path."""
+    env = environment(server, database, BACKUP_DIR=str(directory), **extra)
+    report = json.loads(run("backup", "--json", *args, env=env))
+    return directory / str(report["backups"][0]["artifact"]["name"])
+
+
+def restore(server: Server, artifact: Path, target: str, *args: str, **extra: str) -> str:
+    """Restore under a name; return what pgkeep said."""
+    env = environment(server, **extra)
+    return run("restore", f"--backup={artifact}", f"--target-db={target}", *args, env=env)
+
+
+def restore_by_hand(server: Server, artifact: Path, target: str) -> None:
+    """`zcat FILE | psql -X -v ON_ERROR_STOP=1 -d TARGET`, as the artifact itself says."""
+    zcat = subprocess.Popen(["zcat", str(artifact)], stdout=subprocess.PIPE)
+    psql = [servers.programs_for(servers.major_of(server)).program("psql"), "-X", "-q"]
+    done = subprocess.run(
+        [*psql, "-v", "ON_ERROR_STOP=1", "-o", os.devnull],
+        stdin=zcat.stdout,
+        env=environment(server, target),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert zcat.stdout is not None
+    zcat.stdout.close()
+    outcome = (done.returncode, "ERROR" in done.stderr, zcat.wait())
+    assert outcome == (0, False, 0), done.stderr
+
+
+def left_over(directory: Path) -> list[str]:
+    """Names of everything in a backup directory but its lock files."""
+    if not directory.exists():
+        return []
+    return sorted(path.name for path in directory.iterdir() if not path.name.endswith(".lock"))
+
+
+def on_terminal(
+    *args: str, env: Mapping[str, str], answers: Mapping[str, str] = {}
+) -> tuple[int, str]:
+    """Run with a terminal; type an answer when its question appears."""
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [PGKEEP, *args], env={**env, "TERM": "xterm", "COLUMNS": "120"},
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    shown, open_questions = "", dict(answers)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if not select.select([master], [], [], 1)[0]:
+            continue
+        try:
+            block = os.read(master, 65536)
+        except OSError:  # how Linux tells that nobody has the terminal open any more
+            break
+        shown += block.decode(errors="replace")
+        for question in [one for one in open_questions if one in shown]:
+            os.write(master, open_questions.pop(question).encode() + b"\n")
+    os.close(master)
+    if process.poll() is None and time.monotonic() >= deadline:
+        process.kill()
+    code = process.wait()
+    assert not open_questions, shown
+    return code, shown
+
+
+def run_python(
+    prelude: str, *args: str, env: Mapping[str, str]
+) -> "subprocess.CompletedProcess[str]":
+    """Run pgkeep after some Python that changes what it finds."""
+    main = f"{prelude}\nfrom pgkeep.cli import main\nmain()"
+    return subprocess.run(
+        [sys.executable, "-c", main, *args],
+        env=dict(env), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+def outputs(*args: str, env: dict[str, str], code: int = 0, seconds: float = 60) -> tuple[str, str]:
+    """Run pgkeep; return what it wrote to standard output and to standard error."""
+    process = start(*args, env=env)
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
+    assert "Traceback" not in err
+    return out, err
+
+
+def listed(env: dict[str, str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(outputs("list", "--json", env=env)[0])
+    return found

@@ -1,0 +1,610 @@
+"""Every combination of the template's options gives a project in which everything fits."""
+
+import json
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import pgkeep
+from pgkeep import config
+from pgkeep.cli.serve import PORT
+from tests.support.baking import (
+    COMBINATIONS,
+    OPTIONS,
+    TEMPLATE,
+    anchors,
+    bake,
+    blocks,
+    distinct,
+    files,
+    links,
+    name_of,
+    run,
+)
+from tests.support.exposition import PROMTOOL
+
+BIN = Path(sys.executable).parent
+KUBECTL = Path(__file__).parents[2] / "build" / "tools" / "kubectl"
+# The oldest that knows all of it, and one of today.
+KUBERNETES = ("1.31", "1.35")
+CONTEXT = json.loads((TEMPLATE / "cookiecutter.json").read_text())
+# Files with braces of their own.
+COPIED = {
+    name: (Path(__file__).parents[2] / "monitoring" / Path(name).name).read_bytes()
+    for name in CONTEXT["_copy_without_render"]
+}
+# What only a project with include_observability knows.
+WATCHED = re.compile(
+    r"BACKUP_(METRICS_FILE|PUSHGATEWAY|PING_URL|WEBHOOK|MAX_AGE|DRILL_MAX_AGE|RTO|SERVE_TOKEN)"
+    r"|METRICS_DIR|(?i:pushgateway|grafana|node.exporter|prometheus|dashboard|alertmanager)|9648"
+    r"|pgkeep(\.sh)? (status|metrics|serve)|-page"
+)
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A project for every combination."""
+    return {
+        name_of(one): bake(tmp_path_factory.mktemp(name_of(one)), **one) for one in COMBINATIONS
+    }
+
+
+@pytest.fixture(scope="module")
+def full(projects: dict[str, Path]) -> Path:
+    """The one with everything."""
+    return projects["yes-yes-yes-yes"]
+
+
+def test_nothing_of_the_template_is_left(projects: dict[str, Path]) -> None:
+    """Neither Jinja nor what was not asked for; and lines end as they should."""
+    assert len(projects) == 16
+    for options, project in projects.items():
+        kubernetes, observability, s3, actions = options.split("-")
+        assert (project / "k8s").exists() == (kubernetes == "yes")
+        assert (project / "deploy" / "monitoring").exists() == (observability == "yes")
+        assert (project / "k8s" / "page").exists() == (kubernetes == observability == "yes")
+        assert (project / ".github").exists() == (actions == "yes")
+        bucket = [one for one in files(project) if "BACKUP_S3_ENDPOINT" in one.read_text()]
+        assert bool(bucket) == (s3 == "yes"), bucket
+        watched = [one for one in files(project) if WATCHED.search(f"{one}\n{one.read_text()}")]
+        assert bool(watched) == (observability == "yes"), watched
+        for path in files(project):
+            if path.relative_to(project).as_posix() in COPIED:
+                continue
+            text = path.read_text()
+            assert not re.search(r"\{\{|\{%|\{#|cookiecutter", str(path) + text), path
+            assert not re.search(r"[ \t]$|\t|\n\n\n|@@", text, re.MULTILINE), path
+            assert text == "" or text.endswith("\n"), path
+            assert bool(path.stat().st_mode & stat.S_IXUSR) == (path.suffix == ".sh"), path
+
+
+def test_rules_and_dashboard_are_ours(full: Path) -> None:
+    """Byte by byte: nothing was rendered, nothing forgotten."""
+    assert [Path(name).name for name in COPIED] == ["alerts.yml", "dashboard.json"]
+    assert {name: (full / name).read_bytes() for name in COPIED} == COPIED
+
+
+def test_other_values_reach_every_file(tmp_path: Path) -> None:
+    """Nothing is called `app` or `my-project` because somebody forgot a variable."""
+    project = bake(
+        tmp_path, project_name="Ship Yard", postgres_version="18", postgres_db="hull",
+        postgres_user="crew", postgres_port="6543",
+    )  # fmt: skip
+    assert project.name == "ship-yard"
+    everything = "".join(path.read_text() for path in files(project))
+    assert not re.search(r"\bapp\b(?!\.kubernetes|-pgdump)|my-project|\b5432\b(?!\")", everything)
+    assert "PostgreSQL 18" in everything
+    assert "/var/lib/postgresql\n" in (project / "compose.yml").read_text()
+    assert (project / "deploy" / "systemd" / "ship-yard-backup.timer").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("project_slug", "Ship Yard"), ("project_slug", "x" * 33), ("postgres_db", "a-b"),
+        ("postgres_db", "a'; drop"), ("postgres_user", "Admin"), ("postgres_port", "0"),
+        ("postgres_port", "54x"),
+    ],
+)  # fmt: skip
+def test_values_that_would_break_files_are_refused(tmp_path: Path, name: str, value: str) -> None:
+    from cookiecutter.exceptions import FailedHookException  # noqa: PLC0415
+
+    with pytest.raises(FailedHookException):
+        bake(tmp_path, **{name: value})
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] in ([], ["replay"])
+
+
+def test_the_date_is_the_day_of_rendering(full: Path) -> None:
+    today = datetime.now(UTC)
+    days = {f"- **Date**: {day:%Y-%m-%d}" for day in (today, today - timedelta(days=1))}
+    for path in (full / "docs" / "adr").glob("0*.md"):
+        assert days & set(path.read_text().splitlines()), path
+
+
+def test_links_lead_somewhere(projects: dict[str, Path]) -> None:
+    for project in projects.values():
+        for document in files(project, "*.md"):
+            for link in links(document):
+                if link.startswith("https://"):
+                    continue
+                place, _, anchor = link.partition("#")
+                target = (document.parent / place).resolve() if place else document
+                assert target.is_file(), f"{document}: {link}"
+                assert target.is_relative_to(project.resolve())
+                if anchor:
+                    assert anchor in anchors(target), f"{document}: {link}"
+        index = project / "docs" / "adr" / "README.md"
+        records = {path.name for path in index.parent.glob("0*.md")}
+        assert set(links(index)) == records
+
+
+def test_markdown_is_clean(projects: dict[str, Path], tmp_path: Path) -> None:
+    """With the one rule left out that the project itself leaves out."""
+    folder = distinct([*projects.values()], "*.md", tmp_path / "markdown")
+    rules = yaml.safe_load((next(iter(projects.values())) / ".markdownlint.yaml").read_text())
+    assert rules == {"line-length": False}
+    run([str(BIN / "pymarkdown"), "-d", "line-length", "scan", "-r", str(folder)])
+
+
+def test_scripts_are_clean(projects: dict[str, Path], tmp_path: Path) -> None:
+    folder = distinct([*projects.values()], "*.sh", tmp_path / "scripts")
+    scripts = [str(path) for path in files(folder)]
+    run([str(BIN / "shellcheck"), "--shell=sh", "--enable=all", "--severity=style",
+           "--exclude=SC2249,SC2250,SC2310,SC2312", *scripts])  # fmt: skip
+
+
+def test_code_in_documents_and_workflows_is_clean(
+    projects: dict[str, Path], tmp_path: Path
+) -> None:
+    """shellcheck reads what people copy, too."""
+    texts = {
+        block.text
+        for project in projects.values()
+        for document in files(project, "*.md")
+        for block in blocks(document)
+        if block.language in ("sh", "shell")
+    }
+    for project in projects.values():
+        for path in files(project, "database-backup.yml"):
+            jobs = yaml.safe_load(path.read_text())["jobs"].values()
+            texts |= {step["run"] for job in jobs for step in job["steps"] if "run" in step}
+    paths = []
+    for number, text in enumerate(sorted(texts)):
+        paths.append(tmp_path / f"{number}.sh")
+        paths[-1].write_text(f"#!/bin/sh\nset -eu\n{text}")
+    assert len(paths) > 30
+    run([str(BIN / "shellcheck"), *map(str, paths)])
+
+
+def test_the_dockerfile_is_clean(full: Path, projects: dict[str, Path]) -> None:
+    """hadolint; versions of Debian's packages are left to the repository on purpose."""
+    run([str(BIN / "hadolint"), "--ignore=DL3008", str(full / "Dockerfile.backup")])
+    text = (full / "Dockerfile.backup").read_text()
+    assert re.search(r'^ARG POSTGRES_MAJORS="([\d ]+)"$', text, re.MULTILINE)
+    copied = re.findall(r"^COPY (\S+) ", text, re.MULTILINE)
+    assert [one for one in copied if not (full / one).is_file()] == []
+    allowed = (full / ".dockerignore").read_text().splitlines()
+    assert [f"!{one}" in allowed for one in copied] == [True]
+    assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE)
+    assert 'ENTRYPOINT ["pgkeep"]' in text  # no shell between PID 1 and pgkeep
+    for options, project in projects.items():
+        _, observability, s3, _ = (one == "yes" for one in options.split("-"))
+        extras = ["drill", *["metrics", "serve"] * observability, *["s3"] * s3]
+        lines = (project / "scripts" / "requirements.txt").read_text().splitlines()
+        assert lines[1:] == [f"pgkeep[{','.join(extras)}]=={pgkeep.__version__}"]
+
+
+def test_yaml_is_what_its_readers_expect(projects: dict[str, Path], tmp_path: Path) -> None:
+    """Compose and GitHub publish schemas of their files."""
+    for pattern in ("*.yml", "*.yaml"):
+        for project in projects.values():
+            for path in files(project, pattern):
+                assert next(iter(yaml.safe_load_all(path.read_text()))), path
+    check = str(BIN / "check-jsonschema")
+    compose = files(distinct([*projects.values()], "compose.yml", tmp_path / "compose"))
+    run([check, "--builtin-schema=vendor.compose-spec", *map(str, compose)])
+    workflows = distinct([*projects.values()], "database-backup.yml", tmp_path / "workflows")
+    schema = "--builtin-schema=vendor.github-workflows"
+    run([check, schema, *map(str, files(workflows))])
+
+
+def interpolated(text: str, environ: dict[str, str]) -> str:
+    """Put variables for ${NAME}, also with :-default, :?message or :+instead, as Compose does."""
+
+    def value(match: re.Match[str]) -> str:
+        found = environ.get(match["name"])
+        if match["kind"] == ":+":
+            return match["rest"] if found else ""
+        if match["kind"] == ":?":
+            assert found, match["rest"]
+        return found or match["rest"] or ""
+
+    rule = r"\$\{(?P<name>[A-Z_0-9]+)(?:(?P<kind>:[-?+])(?P<rest>[^}]*))?\}"
+    result = re.sub(rule, value, text)
+    assert "$" not in result
+    return result
+
+
+def test_compose_has_what_it_refers_to(projects: dict[str, Path]) -> None:
+    """With the variables of .env.example; the backup service can do one thing only."""
+    for project in projects.values():
+        lines = (project / ".env.example").read_text().splitlines()
+        environ = dict(one.split("=", 1) for one in lines if re.match("[A-Z]", one))
+        known = {one.lstrip("#").split("=")[0] for one in lines if re.match("#?[A-Z_0-9]+=", one)}
+        text = re.sub(" *# .*", "", (project / "compose.yml").read_text())
+        used = re.findall(r"\$\{([A-Z_0-9]+):", text)
+        compose = yaml.safe_load(interpolated(text, environ))
+        backup = compose["services"]["backup"]
+        assert {"POSTGRES_PASSWORD", "HOST_UID"} <= environ.keys()
+        assert set(used) <= known, "told in .env.example"
+        assert settings_unknown(backup["environment"]) == set()
+        assert (project / backup["build"]["dockerfile"]).is_file()
+        for volume in compose["services"]["db"]["volumes"]:
+            assert volume.split(":")[0] in compose["volumes"]
+        assert backup["user"] == "1000:1000"
+        assert backup["read_only"] is True
+        assert backup["cap_drop"] == ["ALL"]
+        volumes = {"./backups:/backups", "./backups:/metrics", "/tmp"}  # noqa: S108
+        assert "./backups:/backups" in backup["volumes"]
+        assert set(backup["volumes"]) <= volumes
+        assert not backup["environment"].get("BACKUP_METRICS_FILE")
+        assert backup["environment"]["BACKUP_DIR"] == "/backups"
+        assert backup["depends_on"]["db"]["condition"] == "service_healthy"
+        assert "healthcheck" in compose["services"]["db"]
+
+
+def test_compose_tells_and_shows_what_it_is_told_to(full: Path) -> None:
+    """F11, F12, F13: a directory for node_exporter, and a page that nobody has to have."""
+    text = re.sub(" *# .*", "", (full / "compose.yml").read_text())
+    token = "correct-horse-battery"
+    told = {
+        "POSTGRES_PASSWORD": "x", "HOST_METRICS_DIR": "/node", "BACKUP_PUSHGATEWAY": "http://gate",
+        "BACKUP_PING_URL": "http://ping", "BACKUP_WEBHOOK": "http://hook", "BACKUP_MAX_AGE": "2d",
+        "BACKUP_DRILL_MAX_AGE": "9w", "BACKUP_RTO": "2h", "BACKUP_SERVE_TOKEN": token,
+    }  # fmt: skip
+    services = yaml.safe_load(interpolated(text, told))["services"]
+    backup, page = services["backup"], services["backup-page"]
+    assert "/node:/metrics" in backup["volumes"]
+    (loaded,) = config.load(backup["environment"])
+    assert str(loaded.metrics_file) == "/metrics/my-project.prom"
+    assert (loaded.pushgateway, loaded.ping_url) == ("http://gate", "http://ping")
+    assert (loaded.webhook, loaded.max_age, loaded.rto) == ("http://hook", 172800, 7200)
+    (loaded,) = config.load(page["environment"])
+    assert (loaded.serve_token, loaded.drill_max_age) == (token, 63 * 86400)
+    assert "password" not in loaded.connection
+    assert page["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
+    assert page["command"] == ["serve", f"--listen=0.0.0.0:{PORT}"]
+    assert page["volumes"] == ["./backups:/backups:ro"]
+    for name in ("image", "build", "user", "read_only", "cap_drop", "security_opt"):
+        assert page[name] == backup[name]
+    # Compose asks for what is required by ${NAME:?} whatever the profile.
+    assert set(re.findall(r"\$\{([A-Z_0-9]+):\?", text)) == {"POSTGRES_PASSWORD"}
+    assert page["profiles"] == ["page"]
+
+
+def test_prometheus_takes_the_configuration(full: Path, tmp_path: Path) -> None:
+    """With the rules, and the three ways in which the metrics come."""
+    folder = tmp_path / "monitoring"
+    shutil.copytree(full / "deploy" / "monitoring", folder)
+    path = folder / "prometheus.yml"
+    written = yaml.safe_load(path.read_text())
+    node, gateway, page = written["scrape_configs"]
+    token = Path(page["authorization"]["credentials_file"])
+    path.write_text(path.read_text().replace(str(token), token.name))
+    failed = subprocess.run([PROMTOOL, "check", "config", path], capture_output=True, check=False)
+    assert failed.returncode == 1  # the token is missing
+    (folder / token.name).write_text("correct-horse-battery")
+    rules = (folder / "alerts.yml").read_text().count("- alert:")
+    assert f"SUCCESS: {rules} rules found" in run([str(PROMTOOL), "check", "config", str(path)])
+    assert gateway["honor_labels"] is True
+    targets = [one["static_configs"][0]["targets"] for one in (node, gateway, page)]
+    assert targets == [["localhost:9100"], ["localhost:9091"], [f"localhost:{PORT}"]]
+    adr = (full / "docs" / "adr" / "017-optional-observability-stack.md").read_text()
+    assert f" FILE {token}\n" in adr
+
+
+def settings_unknown(names: Iterator[str] | Any) -> set[str]:
+    """Return those that neither pgkeep nor the S3 client knows."""
+    known = {one.variable for one in config.SETTINGS}
+    plain = {name if name in known else name.removesuffix("_FILE") for name in names}
+    return {name for name in plain - known if not name.startswith("AWS_")}
+
+
+def test_settings_that_are_shipped_are_known(full: Path) -> None:
+    """No variable that pgkeep would pass over; also those that are commented out."""
+    text = (full / "scripts" / "backup-config.env.example").read_text()
+    assert settings_unknown(re.findall(r"^#?([A-Z_0-9]+)=", text, re.MULTILINE)) == set()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    (loaded,) = config.load(dict(line.split("=", 1) for line in lines))
+    assert (loaded.policy.daily, loaded.policy.weekly, loaded.policy.monthly) == (7, 4, 12)
+
+
+# -- Kubernetes
+
+
+def kustomized(folder: Path) -> list[dict[str, Any]]:
+    out = run([str(KUBECTL), "kustomize", str(folder)])
+    return [one for one in yaml.safe_load_all(out) if one]
+
+
+@pytest.fixture(scope="module")
+def objects(projects: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
+    """All objects of every overlay, by combination and overlay; equal ones are made once.
+
+    Where there is a page, staging has it.
+    """
+    made: dict[str, list[dict[str, Any]]] = {}
+    for options, project in projects.items():
+        kubernetes, observability, s3, actions = options.split("-")
+        if kubernetes == "yes" and actions == "yes":
+            restore = yaml.safe_load((project / "k8s" / "restore-pod.yaml").read_text())
+            for overlay in ("staging", "production"):
+                if observability == "yes" and overlay == "staging":
+                    add_page(project / "k8s" / "overlays" / overlay / "kustomization.yaml")
+                built = kustomized(project / "k8s" / "overlays" / overlay)
+                made[f"{observability}-{s3}-{overlay}"] = [*built, restore]
+    assert len(made) == 8
+    return made
+
+
+def add_page(path: Path) -> None:
+    """Do what the comment says."""
+    text = path.read_text()
+    commented = "#components:\n#  - ../../page\n"
+    assert text.endswith(f"see docs/adr/021-kubernetes-deployment.md.\n{commented}")
+    path.write_text(text.replace(commented, commented.replace("#", "")))
+
+
+def pod(one: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the pod that an object makes, or is."""
+    if one["kind"] == "CronJob":
+        return dict(one["spec"]["jobTemplate"]["spec"]["template"])
+    if one["kind"] == "Deployment":
+        return dict(one["spec"]["template"])
+    return one if one["kind"] == "Pod" else None
+
+
+def pod_spec(one: dict[str, Any]) -> dict[str, Any] | None:
+    found = pod(one)
+    return None if found is None else dict(found["spec"])
+
+
+def has_page(name: str) -> bool:
+    observability, _, overlay = name.split("-")
+    return (observability, overlay) == ("yes", "staging")
+
+
+def test_kubernetes_accepts_every_object(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """No unknown field, no wrong type."""
+    page = ["Deployment", "NetworkPolicy", "Service"]
+    for name, built in objects.items():
+        assert sorted(one["kind"] for one in built) == sorted([
+            "ConfigMap", "CronJob", "CronJob", "CronJob", "CronJob", "NetworkPolicy",
+            "PersistentVolumeClaim", "Pod", "ServiceAccount", *page * has_page(name),
+        ])  # fmt: skip
+        for one in built:
+            for version in KUBERNETES:
+                kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_pods_are_restricted(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """The Pod Security Standard "restricted", and a read-only root file system besides."""
+    for built in objects.values():
+        for spec in filter(None, map(pod_spec, built)):
+            assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
+            assert spec["automountServiceAccountToken"] is False
+            context = spec["securityContext"]
+            assert context["runAsNonRoot"] is True
+            assert context["runAsUser"] > 0
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+            for volume in spec["volumes"]:
+                assert len(volume) == 2
+                assert volume.keys() & {"persistentVolumeClaim", "secret", "emptyDir"}
+            for container in spec["containers"]:
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                }
+                assert ("ports" in container) == (container["name"] == "page")
+
+
+def test_what_pods_refer_to_is_there(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Names of objects; Secrets are made by hand, by the names in the documents."""
+    for built in objects.values():
+        there = {(one["kind"], one["metadata"]["name"]) for one in built}
+        policies = [one["spec"]["podSelector"]["matchLabels"].items()
+                    for one in built if one["kind"] == "NetworkPolicy"]  # fmt: skip
+        for one in filter(None, map(pod, built)):
+            spec = one["spec"]
+            assert ("ServiceAccount", spec["serviceAccountName"]) in there
+            claims = [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]
+                      if "persistentVolumeClaim" in v]  # fmt: skip
+            assert [("PersistentVolumeClaim", name) in there for name in claims] == [True]
+            (container,) = spec["containers"]
+            config_map = container["envFrom"][0]["configMapRef"]["name"]
+            assert ("ConfigMap", config_map) in there
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted == {volume["name"] for volume in spec["volumes"]}
+            labels = one["metadata"]["labels"].items()
+            assert [selected <= labels for selected in policies].count(True) == 1
+        for one in built:
+            if one["kind"] == "ConfigMap":
+                assert settings_unknown(one["data"]) == set()
+                (loaded,) = config.load(one["data"])
+                assert loaded.connection["dbname"] == "app"
+
+
+def test_secrets_that_pods_need_are_made_by_the_documents(
+    full: Path, objects: dict[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """By the commands of ADR-021 and the runbook, with the keys that the pods look for."""
+    (tmp_path / "password").write_text("any")
+    made: dict[str, set[str]] = {}
+    for document in files(full, "*.md"):
+        for block in blocks(document):
+            for line in re.findall("^kubectl .*create secret .*$", block.text, re.MULTILINE):
+                words = line.replace("FILE", str(tmp_path / "password")).split()[1:]
+                out = run([str(KUBECTL), *words, "--dry-run=client", "-o", "yaml"])
+                secret = yaml.safe_load(out)
+                made[secret["metadata"]["name"]] = set(secret["data"])
+    needed: dict[str, set[str]] = {}
+    for spec in filter(None, map(pod_spec, objects["yes-yes-staging"])):
+        (container,) = spec["containers"]
+        env = {one["name"]: one for one in container["env"]}
+        (name,) = [v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v]
+        (file,) = [Path(one["value"]) for name, one in env.items() if name.endswith("_FILE")]
+        assert str(file.parent) in {mount["mountPath"] for mount in container["volumeMounts"]}
+        needed[name] = {file.name}
+        if "POSTGRES_USER" in env:
+            reference = env["POSTGRES_USER"]["valueFrom"]["secretKeyRef"]
+            assert reference["name"] == name
+            needed[name].add(reference["key"])
+    assert made == needed
+
+
+def test_jobs_end_in_time_and_one_at_a_time(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """B11, B20, B22, B23: pgkeep's own limits come first, then Kubernetes', then the next run."""
+    own = {one.variable: float(one.default) for one in config.SETTINGS
+           if one.variable in ("BACKUP_LOCK_TIMEOUT", "BACKUP_S3_LIMIT")}  # fmt: skip
+    for built in objects.values():
+        jobs = {one["metadata"]["name"].split("-")[-1]: one["spec"] for one in built
+                if one["kind"] == "CronJob"}  # fmt: skip
+        assert {name: spec["schedule"] for name, spec in jobs.items()} == {
+            "daily": "0 2 * * *", "weekly": "0 3 * * 0", "monthly": "0 4 1 * *",
+            "drill": "0 6 2 * *",
+        }  # fmt: skip
+        for kind, spec in jobs.items():
+            assert spec["timeZone"] == "Etc/UTC"
+            assert spec["concurrencyPolicy"] == "Forbid"
+            assert 10 < spec["startingDeadlineSeconds"] <= 3600
+            job = spec["jobTemplate"]["spec"]
+            assert sum(own.values()) < job["activeDeadlineSeconds"] < 24 * 3600
+            assert job["backoffLimit"] in (0, 1)
+            (rule,) = job["podFailurePolicy"]["rules"]
+            assert rule["onExitCodes"]["values"] == [2, 7, 9, 10]
+            pod = job["template"]["spec"]
+            assert pod["restartPolicy"] == "Never"  # which podFailurePolicy demands
+            (container,) = pod["containers"]
+            assert rule["onExitCodes"]["containerName"] == container["name"]
+            words = ["drill"] if kind == "drill" else ["backup", f"--type={kind}"]
+            assert container["args"][-len(words) :] == words
+            assert "command" not in container
+
+
+def test_memory_is_what_was_measured(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Requests above the measured peak, the limit a few times as much."""
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    ours = [line for line in page.splitlines() if "`pgkeep " in line]
+    peak = max(int(mib) for line in ours for mib in re.findall(r"(\d+) MiB", line))
+    assert peak > 50
+    for built in objects.values():
+        for spec in filter(None, map(pod_spec, built)):
+            resources = spec["containers"][0]["resources"]
+            if spec["containers"][0].get("args", [])[-1:] == ["drill"]:
+                continue  # it has a server inside
+            if spec["containers"][0]["name"] == "page":
+                continue  # it makes no backup
+            request = int(resources["requests"]["memory"].removesuffix("Mi"))
+            limit = resources["limits"]["memory"].replace("1Gi", "1024Mi").removesuffix("Mi")
+            assert peak < request <= 3 * peak
+            assert int(limit) >= 4 * peak
+            assert "cpu" not in resources["limits"]  # a throttled backup holds its locks longer
+
+
+def test_jobs_get_out_to_whoever_is_told(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Name server, database, bucket, Pushgateway, ping and webhook; whose addresses are secrets."""
+    for name, built in objects.items():
+        observability, s3, _ = (one == "yes" for one in name.split("-"))
+        parts = {(one["kind"], one["metadata"]["name"]): one for one in built}
+        policy = parts["NetworkPolicy", "my-project-backup"]["spec"]
+        allowed = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+        assert allowed == {53, 5432, *[443] * (s3 or observability), *[9091] * observability}
+        assert "ingress" not in policy
+        settings = parts["ConfigMap", "my-project-backup"]["data"]
+        assert ("BACKUP_PUSHGATEWAY" in settings) == observability
+        assert not {"BACKUP_PING_URL", "BACKUP_WEBHOOK"} & settings.keys()
+        told = {"secretRef": {"name": "my-project-backup-notify", "optional": True}}
+        jobs = [spec for (kind, _), one in parts.items()
+                if kind == "CronJob" and (spec := pod_spec(one))]  # fmt: skip
+        for spec in jobs:
+            assert (told in spec["containers"][0]["envFrom"]) == observability
+
+
+def test_the_page_of_kubernetes(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Prometheus gets in and nobody else; no backup job waits for the volume that it holds."""
+    for name, built in objects.items():
+        (claim,) = [one for one in built if one["kind"] == "PersistentVolumeClaim"]
+        modes = ["ReadWriteMany"] if has_page(name) else ["ReadWriteOnce"]
+        assert claim["spec"]["accessModes"] == modes
+        if not has_page(name):
+            continue
+        page = {
+            one["kind"]: one["spec"] for one in built if one["metadata"]["name"].endswith("-page")
+        }
+        template = page["Deployment"]["template"]
+        labels = template["metadata"]["labels"]
+        assert page["Deployment"]["selector"]["matchLabels"] == labels
+        assert page["Service"]["selector"] == labels
+        (container,) = template["spec"]["containers"]
+        (port,) = container["ports"]
+        assert container["args"][-2:] == ["serve", f"--listen=0.0.0.0:{port['containerPort']}"]
+        (way,) = page["Service"]["ports"]
+        assert (way["port"], way["targetPort"]) == (PORT, port["name"])
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+        (rule,) = page["NetworkPolicy"]["ingress"]
+        assert [one["port"] for one in rule["ports"]] == [port["containerPort"]]
+        assert rule["from"]
+        assert page["NetworkPolicy"]["policyTypes"] == ["Ingress", "Egress"]
+        assert all(mount["readOnly"] for mount in container["volumeMounts"])
+        jobs = [one for one in built if one["kind"] == "CronJob"]
+        assert all(one["metadata"]["labels"] != labels for one in jobs)
+
+
+def test_overlays_differ_where_they_should(objects: dict[str, list[dict[str, Any]]]) -> None:
+    for name, built in objects.items():
+        overlay = name.split("-")[-1]
+        parts = {one["kind"]: one for one in built}
+        for one in built:
+            if one["kind"] != "Pod":
+                assert one["metadata"]["namespace"] == f"my-project-{overlay}"
+        image = parts["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+        assert image["image"] == f"registry.example.com/my-project-backup:{pgkeep.__version__}"
+        days = parts["ConfigMap"]["data"]["BACKUP_RETENTION_DAILY"]
+        assert days == ("3" if overlay == "staging" else "7")
+        size = parts["PersistentVolumeClaim"]["spec"]["resources"]["requests"]["storage"]
+        assert size == ("10Gi" if overlay == "staging" else "100Gi")
+
+
+def test_dumps_and_passwords_are_not_committed(full: Path, tmp_path: Path) -> None:
+    """Asked of git itself."""
+    subprocess.run(["git", "init", "-q", str(full)], check=True)
+    names = [
+        "backups/app_daily_20261122T020000Z.sql.gz", "scripts/backup-config.env", ".env",
+        "backups/.gitkeep", "scripts/backup-config.env.example", ".env.example",
+    ]  # fmt: skip
+    done = subprocess.run(
+        ["git", "check-ignore", *names], cwd=full, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == names[:3]
+    (full / ".git").rename(tmp_path / "git")
+
+
+def test_json_of_the_template_has_the_promised_variables() -> None:
+    assert [name for name in CONTEXT if not name.startswith("_")] == [
+        "project_name", "project_slug", "postgres_version", "postgres_db", "postgres_user",
+        "postgres_port", *OPTIONS,
+    ]  # fmt: skip
+    assert {tuple(sorted(CONTEXT[name])) for name in OPTIONS} == {("no", "yes")}
+    assert "_creation_date" in CONTEXT
