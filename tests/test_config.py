@@ -462,9 +462,9 @@ def test_every_command_and_option_is_documented(name: str) -> None:
 
 def exit_codes() -> list[int]:
     found = [
-        one.exit_code
-        for one in vars(errors).values()
-        if isinstance(one, type) and issubclass(one, errors.PgkeepError)
+        var.exit_code
+        for var in vars(errors).values()
+        if isinstance(var, type) and issubclass(var, errors.PgkeepError)
     ]
     return sorted({0, *found})
 

@@ -116,7 +116,7 @@ def test_crontab(machine: Machine) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), log
         assert "\ndone: 3 databases, 20 rows, " in log
         assert [f"{name}_{kind}" for name in DATABASES] == [
-            one for one in machine.backups() if one.endswith(kind)
+            backup for backup in machine.backups() if backup.endswith(kind)
         ]
     for manifest in (machine.root / "backups").glob("*.manifest.json"):
         assert json.loads(manifest.read_bytes())["verified"]

@@ -93,7 +93,7 @@ def test_names_on_a_terminal(pg17: Server, evil: str, tmp_path: Path) -> None:
     said = on_a_terminal("backup", "--database", evil, env=env)
     assert "done: 1 database" in said
     assert_harmless(said)
-    (artifact,) = (str(one) for one in tmp_path.glob("*.sql.gz") if "globals" not in one.name)
+    (artifact,) = (str(path) for path in tmp_path.glob("*.sql.gz") if "globals" not in path.name)
     for args in (
         ["list"], ["status"], ["prune", "--dry-run"], ["doctor"],
         ["show", artifact], ["show", artifact, "--tree"], ["cat", artifact],

@@ -504,7 +504,9 @@ def _file(
         problems.append(f"{CONFIG_FILE}: could not read {name}: {error}")
         return {}, {}
     tables = contents.pop("targets", {})
-    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
+    if not isinstance(tables, dict) or not all(
+        isinstance(table, dict) for table in tables.values()
+    ):
         problems.append(f"{name}: targets: expected tables such as [targets.app]")
         return {}, {}
     top = _table(contents, name, problems)

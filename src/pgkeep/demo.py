@@ -112,7 +112,11 @@ def run(
 
 def _server_programs() -> programs.Installation:
     """Return the newest installation that has a server too."""
-    having = [one for one in programs.installations() if (one.bin / "postgres").exists()]
+    having = [
+        installation
+        for installation in programs.installations()
+        if (installation.bin / "postgres").exists()
+    ]
     if not having:
         raise e.UsageError(
             "no PostgreSQL server is installed to try things on",

@@ -36,7 +36,7 @@ def template() -> Path:
     """Return the folder of the template: inside the package, or beside it in a working copy."""
     here = Path(__file__).parent
     places = (here / "template", here.parents[1] / "template")
-    return next((one for one in places if (one / "cookiecutter.json").is_file()), places[0])
+    return next((place for place in places if (place / "cookiecutter.json").is_file()), places[0])
 
 
 def render(values: Mapping[str, str], today: date) -> list[File]:
@@ -96,12 +96,12 @@ def compare(files: Iterable[File], project: Path) -> list[File]:
         UsageError: a directory stands where a file should be, or the other way round.
 
     """
-    return [replace(one, state=_state(one, project)) for one in files]
+    return [replace(file, state=_state(file, project)) for file in files]
 
 
 def _state(file: File, project: Path) -> State:
     path = project / file.path
-    for folder in (project, *(project / one for one in Path(file.path).parents)):
+    for folder in (project, *(project / parent for parent in Path(file.path).parents)):
         if folder.exists() and not folder.is_dir():
             raise e.UsageError(f"{folder} is not a directory")
     if path.is_dir():

@@ -132,7 +132,9 @@ class Parts:
 
     def __init__(self, data: bytes) -> None:
         index = Artifact(MemorySource("FILE", data)).index
-        self.members = [data[one.offset : one.offset + one.length] for one in index.members]
+        self.members = [
+            data[member.offset : member.offset + member.length] for member in index.members
+        ]
         end = sum(map(len, self.members))
         self.sql = data[:end]
         self.index = data[end:-MARKER_SIZE]

@@ -66,7 +66,11 @@ def test_shows_what_is_inside(shop: tuple[str, Path]) -> None:
     assert found["types"]["TABLE"] == found["types"]["TABLE DATA"] == 5
     assert "objects" not in found
     wide = next(one for one in found["tables"] if one["name"] == "wide")
-    data = [one for one in Artifact(LocalSource(artifact)).index.members if one.section == "data"]
+    data = [
+        member
+        for member in Artifact(LocalSource(artifact)).index.members
+        if member.section == "data"
+    ]
     assert 0.9 < wide["bytes"] / sum(one.length for one in data) <= 1
 
 
@@ -157,7 +161,7 @@ def test_closed_pipe_ends_without_a_word(shop: tuple[str, Path]) -> None:
 def test_damage_is_told(shop: tuple[str, Path], tmp_path: Path) -> None:
     """Of what is damaged nothing is written; what needs it not, is."""
     artifact = Artifact(LocalSource(shop[1]))
-    wide = next(one for one in artifact.index.objects if one.name == "wide" and one.rows)
+    wide = next(entry for entry in artifact.index.objects if entry.name == "wide" and entry.rows)
     member = artifact.index.members[wide.member]
     data = bytearray(shop[1].read_bytes())
     data[member.offset + member.length // 2] ^= 1

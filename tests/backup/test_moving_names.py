@@ -25,7 +25,7 @@ def held(
 
 
 def artifact(folder: Path) -> Path:
-    (path,) = [one for one in (folder / "b").glob("*.sql.gz") if "globals" not in one.name]
+    (path,) = [path for path in (folder / "b").glob("*.sql.gz") if "globals" not in path.name]
     return path
 
 

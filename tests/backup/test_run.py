@@ -485,7 +485,9 @@ def test_the_log_is_json_and_ends_with_the_outcome(
         cluster, app, BACKUP_DIR=str(directory), PGPASSWORD="s3cret",
         **{name: value.format(**places) for name, value in extra.items()},
     )  # fmt: skip
-    process = invoke.start("--log-format=json", *(one.format(**places) for one in args), env=env)
+    process = invoke.start(
+        "--log-format=json", *(argument.format(**places) for argument in args), env=env
+    )
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, out + err
     records = [json.loads(line) for line in err.splitlines()]
@@ -495,7 +497,7 @@ def test_the_log_is_json_and_ends_with_the_outcome(
     last = records[-1]
     assert last["exit_code"] == code
     assert last["level"] == ("error" if code else "info")
-    assert [one for one in records if "exit_code" in one] == [last]
+    assert [record for record in records if "exit_code" in record] == [last]
     for secret in ("s3cret", ROW, ROW.replace("'", "")):
         assert secret not in out + err
     if "--json" in args:

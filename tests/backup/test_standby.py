@@ -80,4 +80,4 @@ def test_a_backup_is_as_old_as_what_the_standby_has_replayed(
 
 def listed(directory: Path) -> list[dict[str, dict[str, float]]]:
     env = invoke.environment(BACKUP_DIR=str(directory))
-    return [one["manifest"] for one in json.loads(invoke.run("list", "--json", env=env))]
+    return [load["manifest"] for load in json.loads(invoke.run("list", "--json", env=env))]

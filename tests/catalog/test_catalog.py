@@ -136,7 +136,7 @@ def test_what_cannot_be_read_stops_nothing(tmp_path: Path, kind: str) -> None:
     spoil(tmp_path / "backups", new, kind)
     env = invoke.environment(BACKUP_DIR=str(tmp_path / "backups"), BACKUP_MAX_AGE="9d")
     out, err = both("list", "--json", env=env)
-    assert [one["manifest"]["taken"] for one in json.loads(out)] == [json_time(old)]
+    assert [load["manifest"]["taken"] for load in json.loads(out)] == [json_time(old)]
     assert err.startswith("warning: "), err
     assert "cannot be read" in both("status", env=env, code=5)[0]
     both("prune", env=env)
@@ -200,7 +200,7 @@ def test_other_entries_that_cannot_be_looked_at(tmp_path: Path) -> None:
 
 
 def choose(*stores: Store, unread: tuple[str, ...] = ()) -> Manifest:
-    found = [Catalog(one).read() for one in stores]
+    found = [Catalog(store).read() for store in stores]
     return catalog.latest(found, "app", NOW, unread=unread)[1]
 
 
@@ -328,7 +328,7 @@ def dripping_manifests(line: str) -> Iterator[bytes]:
         return iter([b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n"])
     if "list-type" in line:
         stems = [f"app_daily_20260101T0000{n:02}Z" for n in range(60)]
-        return answer(page({f"backups/daily/{one}.manifest.json": 1000 for one in stems}))
+        return answer(page({f"backups/daily/{stem}.manifest.json": 1000 for stem in stems}))
     return drip(b" " * 1000)
 
 
@@ -481,8 +481,8 @@ def test_damaged_roles_are_noticed_before_a_restore(
     pg17: Server, whole: Path, tmp_path: Path
 ) -> None:
     """G5.5: not when they are needed."""
-    for one in whole.parent.iterdir():
-        (tmp_path / one.name).write_bytes(one.read_bytes())
+    for path in whole.parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
     artifact = tmp_path / whole.name
     roles = tmp_path / whole.name.replace(".sql.gz", ".globals.sql.gz")
     roles.write_bytes(roles.read_bytes()[:-1] + b"x")

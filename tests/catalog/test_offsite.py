@@ -287,7 +287,7 @@ def test_what_another_is_just_sending_is_left_alone(
     with proxy(buckets.port, Fault("stall", "partNumber=2", times=99, after=1000)) as slow:
 
         def second_part() -> bool:
-            return any("partNumber=2" in one for one in slow.requests)
+            return any("partNumber=2" in request for request in slow.requests)
 
         held = extra | {"BACKUP_S3_ENDPOINT": slow.endpoint}
         with Run(pg17, large, "backup", env=held):
@@ -453,7 +453,8 @@ def test_kill_9_leaves_nothing_after_the_next_run(
         slow = extra | {"BACKUP_S3_ENDPOINT": held.endpoint}
         with Run(pg17, large, "backup", env=slow) as killed:
             faults.eventually(
-                lambda: any("partNumber=2" in one for one in held.requests), "the second part"
+                lambda: any("partNumber=2" in request for request in held.requests),
+                "the second part",
             )
             killed.kill()
     assert keys(client, bucket) == []
@@ -477,7 +478,9 @@ def test_a_signal_ends_an_upload_at_once(
         cloud["BACKUP_S3_ENDPOINT"] = slow.endpoint
         extra = {"BACKUP_DIR": f"s3://{bucket}/backups", **cloud}
         with Run(pg17, larger, "backup", env=extra) as run_:
-            faults.eventually(lambda: any(unanswered in one for one in slow.requests), "the call")
+            faults.eventually(
+                lambda: any(unanswered in request for request in slow.requests), "the call"
+            )
             faults.eventually(
                 lambda: (
                     faults.sessions(pg17, larger, "wait_event = 'ClientWrite'")
@@ -570,10 +573,10 @@ def test_a_locked_backup_is_retained_not_a_failure(
     assert f"backups/daily/{old.name.manifest}" in keys(client, bucket)
 
 
-def _plant(client: Any, bucket: str, one: Manifest) -> None:
-    for file in one.name.files:
-        body = encode(one) if file == one.name.manifest else b"x"
-        client.put_object(Bucket=bucket, Key=f"backups/{one.type}/{file}", Body=body)
+def _plant(client: Any, bucket: str, manifest: Manifest) -> None:
+    for file in manifest.name.files:
+        body = encode(manifest) if file == manifest.name.manifest else b"x"
+        client.put_object(Bucket=bucket, Key=f"backups/{manifest.type}/{file}", Body=body)
 
 
 def test_odd_names_and_every_database(
@@ -636,14 +639,14 @@ def test_settings_of_the_bucket_reach_it(
         assert {key.rpartition("/")[0] for key in keys(buckets.client(), bucket)} == {
             "some/where/manual"
         }
-        parts = [one for one in seen.heads if one.startswith("PUT ") and "partNumber" in one]
-        lengths = sorted(int(one.lower().partition("content-length: ")[2].split()[0])
-                         for one in parts)  # fmt: skip
+        parts = [head for head in seen.heads if head.startswith("PUT ") and "partNumber" in head]
+        lengths = sorted(int(part.lower().partition("content-length: ")[2].split()[0])
+                         for part in parts)  # fmt: skip
         assert len(lengths) > 2
         assert lengths[1:] == [5 << 20] * (len(lengths) - 1), "all but the last are equal"
-        assert all("/eu-central-1/s3/aws4_request" in one for one in seen.heads)
+        assert all("/eu-central-1/s3/aws4_request" in head for head in seen.heads)
         seen.heads.clear()
         time.sleep(1.1)
         del env["BACKUP_S3_PART_SIZE"]
         outputs("backup", env=env | {"BACKUP_S3_MAX_PARTS": "10"})
-        assert 2 <= sum("partNumber" in one.partition("\r")[0] for one in seen.heads) <= 10
+        assert 2 <= sum("partNumber" in head.partition("\r")[0] for head in seen.heads) <= 10

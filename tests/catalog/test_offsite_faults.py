@@ -201,7 +201,7 @@ def test_a_server_that_is_killed_and_comes_back(pg17: Server, fat: str, tmp_path
         )  # fmt: skip
         with proxy(own.port, Fault("stall", "partNumber", after=1000)) as held:
             process = invoke.start("backup", env=env | {"BACKUP_S3_ENDPOINT": held.endpoint})
-            while not any("partNumber" in one for one in held.requests):
+            while not any("partNumber" in request for request in held.requests):
                 time.sleep(0.01)
             own.stop(signal.SIGKILL)
             out, err = process.communicate(timeout=60)
@@ -321,6 +321,6 @@ def test_an_upload_keeps_within_a_limit_of_parts(
                 digest.update(block)
             upload.seal()
             upload.publish()
-    assert len([one for one in counted.requests if "partNumber" in one]) <= 10
+    assert len([request for request in counted.requests if "partNumber" in request]) <= 10
     with contextlib.closing(store.open(NAME)) as source:
         assert hashlib.sha256(read_all(source)).hexdigest() == digest.hexdigest()

@@ -460,7 +460,7 @@ def test_lines_elsewhere(pg17: Server, spare: Spare, tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines), lines
     steps = list(dict.fromkeys(line[9:] for line in lines))
-    assert [one for one in steps if one in ("locking tables", "dumping", "verifying")] == [
+    assert [step for step in steps if step in ("locking tables", "dumping", "verifying")] == [
         "locking tables", "dumping", "verifying",
     ]  # fmt: skip
     assert any(re.search(r"dumping, \d+% of \d+.* left", line) for line in steps), lines

@@ -112,7 +112,7 @@ def test_other_values_are_red_and_old_ones_are_not(pair: tuple[Server, str, Path
                 side_files.read(store, artifact.name).manifest,
                 jobs=2, timeout=10, progress=Silent(),
             )  # fmt: skip
-            findings = [one.partition(" are not ")[0] for one in found.findings]
+            findings = [finding.partition(" are not ")[0] for finding in found.findings]
             assert (
                 findings
                 == [
@@ -120,9 +120,9 @@ def test_other_values_are_red_and_old_ones_are_not(pair: tuple[Server, str, Path
                     "materialized view app.by_path: its 1 rows",
                 ][:expected]
             )
-            warned = [one.partition(":")[0] for one in found.warnings]
+            warned = [warning.partition(":")[0] for warning in found.warnings]
             assert warned == ["materialized view app.old", "materialized view app.restless"]
-            ((check,),) = ([one for one in found.checks if one.name == "computed values"],)
+            ((check,),) = ([check for check in found.checks if check.name == "computed values"],)
             assert check.checked == 8
             # Nothing was refreshed for good.
             query = "select ann::text, count from app.by_path"
@@ -154,7 +154,7 @@ def test_what_may_not_be_read_is_a_warning(
         assert recorded(artifact).keys() == {"public.t", "public.other"}
         manifest = side_files.read(LocalStore(tmp_path), artifact.name).manifest
         assert manifest is not None
-        (said,) = (one for one in manifest.warnings if "hash" in one)
+        (said,) = (warning for warning in manifest.warnings if "hash" in warning)
         assert said.startswith("no hash of materialized view public.mv is recorded")
         assert "permission denied" in said
     finally:
@@ -177,6 +177,6 @@ def test_a_refresh_is_not_waited_for(pg17: Server, database: DatabaseFactory) ->
             found, warnings = computed_values.read_all(reader, targets, "utf-8", lambda: None)
             other.execute("rollback")
         assert [one.relation for one in found] == ["public.quick"]
-        assert [one.partition(": ")[2] for one in warnings] == [
+        assert [warning.partition(": ")[2] for warning in warnings] == [
             "it was refreshed meanwhile", "canceling statement due to lock timeout",
         ]  # fmt: skip

@@ -147,7 +147,7 @@ def test_insert_dump_restores(
     dump.write_bytes(gzip.compress(script, 1))
     artifact = index(dump, tmp_path / "catalog", "--database=app")
     objects = Artifact(LocalSource(artifact)).index.objects
-    assert len([one for one in objects if one.type == "TABLE DATA"]) > 2
+    assert len([entry for entry in objects if entry.type == "TABLE DATA"]) > 2
     (manifest,) = (tmp_path / "catalog").glob("*.manifest.json")
     assert "INSERT statements, which are not counted" in manifest.read_text()
     target = spare.name(pg17)
@@ -173,7 +173,7 @@ def test_sql_stays_as_it_is(plain: bytes, tmp_path: Path) -> None:
     assert beginning + rest.replace(again, b"") == plain
     assert dump.read_bytes() == plain
     assert b"Two\nlines" in plain
-    names = {one.name for one in Artifact(LocalSource(artifact)).index.table_rows()}
+    names = {row.name for row in Artifact(LocalSource(artifact)).index.table_rows()}
     assert names == {"orders", "Two\nlines"}
     table = ["cat", str(artifact), '--table="Two\nlines"']
     rows = invoke.run(*table, env=invoke.environment())  # a little of a member that is large
@@ -449,7 +449,8 @@ def test_names_tell_database_tier_and_time(
 ) -> None:
     database, kind, *times = expected
     begin, end = (
-        None if one is None else datetime.fromisoformat(one).replace(tzinfo=BERLIN) for one in times
+        None if time is None else datetime.fromisoformat(time).replace(tzinfo=BERLIN)
+        for time in times
     )
     assert guess(name, folder, BERLIN) == Guess(database, kind, begin, end)
 
@@ -494,8 +495,8 @@ def test_folder_of_dumps_is_adopted(pg17: Server, app: str, spare: Spare, tmp_pa
     assert "1 dump indexed, 2 damaged" in said
     assert "app-202420.sql.gz" in said
     ((artifact, database),) = [
-        (one["manifest"]["artifact"]["name"], one["manifest"]["database"]["name"])
-        for one in json.loads(invoke.run("list", "--json", env=env))
+        (load["manifest"]["artifact"]["name"], load["manifest"]["database"]["name"])
+        for load in json.loads(invoke.run("list", "--json", env=env))
     ]
     assert (artifact, database) == ("app_weekly_20240506T000000Z.sql.gz", "app")
     target = spare.name(pg17)
@@ -504,7 +505,7 @@ def test_folder_of_dumps_is_adopted(pg17: Server, app: str, spare: Spare, tmp_pa
     (weekly / "app-202420.sql.gz").unlink()
     (weekly / "app-202421.sql.gz").unlink()
     outcomes = json.loads(invoke.run("adopt", str(weekly), "--json", env=env))
-    assert {one["file"]: one["state"] for one in outcomes} == {
+    assert {outcome["file"]: outcome["state"] for outcome in outcomes} == {
         "README": "other", "app-202419.sql.gz": "there", "app-latest.sql.gz": "link",
     }  # fmt: skip
     assert sorted(path.name for path in weekly.iterdir()) == [

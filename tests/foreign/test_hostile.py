@@ -484,7 +484,7 @@ class Change:
 
 
 def first(index: Index, kind: str) -> Object:
-    return next(one for one in index.objects if one.type == kind)
+    return next(entry for entry in index.objects if entry.type == kind)
 
 
 def replace_text(index: Index, members: list[bytes], kind: str, text: bytes) -> None:
@@ -506,7 +506,7 @@ def other_settings(index: Index, members: list[bytes]) -> None:
 
 
 def removed(index: Index, members: list[bytes]) -> None:
-    index.objects.remove(next(one for one in index.objects if one.rows is not None))
+    index.objects.remove(next(entry for entry in index.objects if entry.rows is not None))
 
 
 def renamed(index: Index, members: list[bytes]) -> None:
@@ -534,12 +534,12 @@ def negative(index: Index, members: list[bytes]) -> None:
 
 
 def behind_rows(index: Index, members: list[bytes]) -> None:
-    one = next(one for one in index.objects if one.rows is not None)
+    one = next(entry for entry in index.objects if entry.rows is not None)
     members[one.member] += b"DROP TABLE t;\n"
 
 
 def among_rows(index: Index, members: list[bytes]) -> None:
-    one = next(one for one in index.objects if one.rows is not None)
+    one = next(entry for entry in index.objects if entry.rows is not None)
     members[one.member] += b"DROP TABLE t;\n"
     one.length += len(b"DROP TABLE t;\n")
 

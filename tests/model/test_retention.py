@@ -104,7 +104,9 @@ def is_within(one: Manifest, policy: Policy, newest: datetime) -> bool:
 
 
 def told(decisions: Sequence[retention.Decision]) -> list[tuple[object, ...]]:
-    return sorted((id(one.manifest), one.keep, one.reasons) for one in decisions)
+    return sorted(
+        (id(decision.manifest), decision.keep, decision.reasons) for decision in decisions
+    )
 
 
 @given(histories(), policies, st.randoms(use_true_random=False))
@@ -115,9 +117,13 @@ def test_what_the_policy_keeps_stays_and_nothing_else(
     """B5, B6, B9, C26: and never does one database decide about another's backups."""
     now = max((one.taken for one in history), default=START)
     decisions = decide(history, policy, now, largest_share=1.0)
-    assert Counter(map(id, history)) == Counter(id(one.manifest) for one in decisions)
-    kept = {one.manifest.name.stem + owner(one.manifest)[0] for one in decisions if one.keep}
-    assert all(one.reasons for one in decisions)
+    assert Counter(map(id, history)) == Counter(id(decision.manifest) for decision in decisions)
+    kept = {
+        decision.manifest.name.stem + owner(decision.manifest)[0]
+        for decision in decisions
+        if decision.keep
+    }
+    assert all(decision.reasons for decision in decisions)
     alone: list[retention.Decision] = []
     for group in by_owner(history).values():
         newest = good(group)
@@ -203,7 +209,7 @@ def test_prune_touches_only_the_files_of_what_may_go(
     before = catalog.backups()
     manifests = [one.manifest for one in before]
     decisions = decide(manifests, policy, START + 99_999 * DAY, largest_share=1.0)
-    going = [one.manifest.name for one in decisions if not one.keep]
+    going = [decision.manifest.name for decision in decisions if not decision.keep]
     files = set(store.files)
     assert files == set(FOREIGN) | {file for one in before for file in one.manifest.name.files}
     store.patience = patience
@@ -235,7 +241,7 @@ class Nights:
 
     def run(self, now: datetime, *, verified: bool = True) -> None:
         now = now.replace(microsecond=0)
-        while any(one.taken == now for one in self.backups):
+        while any(backup.taken == now for backup in self.backups):
             now += timedelta(seconds=1)
         kind = choose_type(self.backups, now, self.zone, self.policy)
         self.backups.append(manifest(now, kind, verified=verified, policy=self.policy))
@@ -248,7 +254,7 @@ class Nights:
         except e.RetentionFailed as error:
             self.refused = error.message
         else:
-            self.backups = [one.manifest for one in decisions if one.keep]
+            self.backups = [decision.manifest for decision in decisions if decision.keep]
 
 
 @given(policies, st.lists(st.tuples(gaps, st.booleans()), min_size=1, max_size=30), policies)
@@ -263,7 +269,7 @@ def test_it_heals_by_itself(
         now += timedelta(hours=hours)
         nights.run(now, verified=verified)
     nights.policy = policy
-    last = max(one.taken for one in nights.backups)
+    last = max(backup.taken for backup in nights.backups)
     count = 45 + max(0, (last - now) // DAY)
     right: list[int] = []
     for n in range(count):
@@ -272,7 +278,7 @@ def test_it_heals_by_itself(
         if not nights.refused:
             right.append(n)
             assert_tiers_are_right(nights)
-        ahead = max(one.taken for one in nights.backups) - now
+        ahead = max(backup.taken for backup in nights.backups) - now
         assert ahead < timedelta(hours=1) or "from the future" in nights.refused
     # Of the two or three that a small policy keeps, more than half may be due in one regular night.
     # Then that is refused, for a week at most.
@@ -282,9 +288,9 @@ def test_it_heals_by_itself(
 
 def assert_tiers_are_right(nights: Nights) -> None:
     newest = good(nights.backups)
-    for one in nights.backups:
-        untouchable = not newest or one in newest[: nights.policy.min_keep]
-        assert untouchable or is_within(one, nights.policy, newest[0].taken)
+    for backup in nights.backups:
+        untouchable = not newest or backup in newest[: nights.policy.min_keep]
+        assert untouchable or is_within(backup, nights.policy, newest[0].taken)
 
 
 def years_old(count: int = 23) -> list[Manifest]:
@@ -302,7 +308,7 @@ def test_an_outage_of_years_is_refused_for_a_week_only() -> None:
         # What is backed up by hand neither hastens it nor holds it up.
         nights.backups.append(manifest(START + n * DAY + timedelta(hours=3), "manual"))
     assert outcomes == [True] * 6 + [False] * 8
-    assert min(one.taken for one in nights.backups) >= START
+    assert min(backup.taken for backup in nights.backups) >= START
 
 
 def test_one_night_with_a_wrong_clock_removes_nothing() -> None:
@@ -350,7 +356,7 @@ def test_seven_bad_nights_take_nothing_away(daily: int) -> None:
     history = [manifest(START + n * DAY) for n in range(daily)]
     bad = [manifest(START + (daily + n) * DAY, verified=False) for n in range(70)]
     decisions = decide(history + bad, policy, START + 100 * DAY)
-    assert all(one.keep for one in decisions)
+    assert all(decision.keep for decision in decisions)
 
 
 def test_no_number_is_too_large() -> None:
@@ -370,16 +376,18 @@ def test_a_tier_of_no_length_is_not_made(policy: Policy) -> None:
     nights = Nights(policy)
     for n in range(60):
         nights.run(START + n * DAY)
-    dates = {one.taken.date() for one in nights.backups}
+    dates = {backup.taken.date() for backup in nights.backups}
     assert {(START + n * DAY).date() for n in range(60 - policy.daily, 60)} <= dates
-    kinds = {one.type.value for one in nights.backups}
+    kinds = {backup.type.value for backup in nights.backups}
     assert "weekly" not in kinds or policy.weekly
     assert "monthly" not in kinds or policy.monthly
 
 
 def calendar(backups: Sequence[Manifest], zone: tzinfo, now: datetime) -> str:
     """A line for each month: Monthly, Weekly, Daily, a dot for a day of which none is left."""
-    marks = {one.taken.astimezone(zone).date(): one.type.value[0].upper() for one in backups}
+    marks = {
+        backup.taken.astimezone(zone).date(): backup.type.value[0].upper() for backup in backups
+    }
     lines = []
     day = min(marks).replace(day=1)
     for _, month in itertools.groupby(days(day, now.astimezone(zone).date()),
@@ -418,9 +426,9 @@ def test_three_years_of_nights() -> None:
         else:
             nights.run(now)
             assert not nights.refused
-            put(store, max(nights.backups, key=lambda one: one.taken))
+            put(store, max(nights.backups, key=lambda backup: backup.taken))
             prune.prune(catalog, decide(catalog.of("1", "app"), policy, now))
-            assert {one.name.stem for one in nights.backups} == {
+            assert {backup.name.stem for backup in nights.backups} == {
                 one.name.stem for one in catalog.of("1", "app")
             }
             taken.append(day)
@@ -444,7 +452,7 @@ def test_three_years_of_nights() -> None:
         "2025-04  .........M...W......W..DDDDWDD",
     ]
     # The failed ones: 1 November, so that the 2nd's is monthly; 28 December, a Monday; New Year.
-    assert [line[:10] for line in at_the_end[:-3]] == [f"{one}  M" for one in months[-12:-3]]
+    assert [line[:10] for line in at_the_end[:-3]] == [f"{month}  M" for month in months[-12:-3]]
     assert at_the_end[-3:] == [
         "2026-11  .M............................",
         "2026-12  M............W......W.......WDD",
@@ -525,8 +533,13 @@ def test_both_passes_of_the_hour_are_one_day() -> None:
     nights = Nights(Policy(), BERLIN)
     for text in ("2026-10-01 00:30", "2026-10-19 00:30", "2026-10-25 00:30", "2026-10-25 01:30"):
         nights.run(moment(text))
-    assert [one.type.value for one in nights.backups] == ["daily", "daily", "weekly", "monthly"]
-    assert len({one.name.stem for one in nights.backups}) == 4
+    assert [backup.type.value for backup in nights.backups] == [
+        "daily",
+        "daily",
+        "weekly",
+        "monthly",
+    ]
+    assert len({backup.name.stem for backup in nights.backups}) == 4
 
 
 def test_the_zone_decides_not_the_machine() -> None:
@@ -587,7 +600,7 @@ def test_what_no_manifest_can_be_read_of_is_left_alone() -> None:
     shop = manifest(old[3].taken, database="shop")
     put(store, shop)
     before = dict(store.files)
-    found = [one.manifest for one in catalog.backups()]
+    found = [backup.manifest for backup in catalog.backups()]
     assert found == sorted([*old[4:], shop], key=lambda one: one.taken)
     assert len(catalog.unreadable) == 4
     prune.prune(catalog, decide(found, Policy(), START + 20 * DAY, largest_share=1.0))

@@ -156,8 +156,8 @@ def test_metrics_are_pushed_by_database_type_and_store(
         env["BACKUP_PUSHGATEWAY"] = gateway.url
         invoke.run("backup", "--type=daily", env=env)
         invoke.run("backup", "--type=daily", env=env | {"PGDATABASE": "none"}, code=3)
-    assert {one.method for one in gateway.requests} == {"POST"}
-    assert all(one.path.startswith("/metrics/job/pgkeep/") for one in gateway.requests)
+    assert {request.method for request in gateway.requests} == {"POST"}
+    assert all(request.path.startswith("/metrics/job/pgkeep/") for request in gateway.requests)
     pushed: dict[tuple[str, ...], float] = {}
     for one in gateway.requests:
         if f"/database/{app}/" in one.path and one.path.endswith("/type/daily"):
@@ -233,13 +233,13 @@ def test_a_mistake_in_the_address(tmp_path: Path) -> None:
 
 def store_with(tmp_path: Path, *manifests: Manifest) -> LocalStore:
     store = LocalStore(tmp_path / "b")
-    for one in manifests:
-        planted.plant(store.directory, one)
+    for manifest in manifests:
+        planted.plant(store.directory, manifest)
     return store
 
 
 def of_target(target: overview.Target) -> dict[tuple[str, ...], float]:
-    contents = {one.url: Catalog(one).backups() for one in target.stores}
+    contents = {store.url: Catalog(store).backups() for store in target.stores}
     found = metrics.of_target(target, contents, overview.expected(target, contents), NOW + 9 * DAY)
     return values(metrics.render(found).decode())
 
@@ -368,7 +368,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     for one in writers:
         one.start()
     reads = 0
-    while any(one.is_alive() for one in writers) or reads == 0:
+    while any(writer.is_alive() for writer in writers) or reads == 0:
         assert path.read_text() == whole
         reads += 1
     assert os.listdir(tmp_path) == ["x.prom"]  # noqa: PTH208

@@ -183,7 +183,7 @@ def test_the_rules_are_rules() -> None:
 
 def anchors(path: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
-    return {re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in headings}
+    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("alert", sorted(rules()))
@@ -209,7 +209,7 @@ def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
     assert len(queries) >= len(dashboard["panels"]) > 0
     asked = set(re.findall(r"pgkeep_[a-z_]+", " ".join(queries)))
     assert asked <= NAMES
-    assert all("pgkeep_" in one for one in queries)
+    assert all("pgkeep_" in query for query in queries)
     variables = {one["name"] for one in dashboard["templating"]["list"]}
     assert set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard))) - {"__all"} == variables
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

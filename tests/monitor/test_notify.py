@@ -36,7 +36,7 @@ def app(pg17: Server, database: DatabaseFactory) -> str:
 
 def pings(listener: Listener) -> list[str]:
     """Return the paths, after the token, of what has come; all are of one run."""
-    found = [urlsplit(one.path) for one in listener.requests]
+    found = [urlsplit(request.path) for request in listener.requests]
     assert len({parse_qs(one.query)["rid"][0] for one in found}) == 1
     assert all(parse_qs(one.query)["create"] == ["1"] for one in found)
     return [one.path.removeprefix("/token") for one in found]
@@ -112,8 +112,8 @@ def test_the_webhook_gets_the_outcome(
     invoke.run("backup", "--type=daily", env=env)
     invoke.run("backup", "--type=daily", env=env | {"BACKUP_DATABASES": f"{app},{KEY}"}, code=11)
     invoke.run("backup", env=env | {"PGHOST": "/nowhere"}, code=3)
-    well, partly, badly = (json.loads(one.body) for one in listener.requests)
-    assert {one.path for one in listener.requests} == {"/hook"}
+    well, partly, badly = (json.loads(request.body) for request in listener.requests)
+    assert {request.path for request in listener.requests} == {"/hook"}
     assert (well["event"], well["type"], well["ok"], well["exit_code"]) == (
         "backup", "daily", True, 0,
     )  # fmt: skip
@@ -137,8 +137,11 @@ def test_of_several_targets_each_has_its_own_switch(pg17: Server, app: str, tmp_
         )
         env = invoke.environment(pg17, PGKEEP_CONFIG=str(tmp_path / "pgkeep.toml"))
         invoke.run("backup", env=env, code=11)
-    assert [urlsplit(one.path).path for one in good.requests] == ["/token/start", "/token"]
-    assert [urlsplit(one.path).path for one in bad.requests] == ["/token/start", "/token/fail"]
+    assert [urlsplit(request.path).path for request in good.requests] == ["/token/start", "/token"]
+    assert [urlsplit(request.path).path for request in bad.requests] == [
+        "/token/start",
+        "/token/fail",
+    ]
     assert bad.requests[-1].body.startswith("exit code 3\n")
 
 

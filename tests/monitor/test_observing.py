@@ -139,7 +139,7 @@ def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
     assert {name.partition("_")[2].partition("_")[0] for name in new} == {"drill"}
     for program in jobs.values():
         lines = program.get("/metrics").splitlines(keepends=True)
-        check("".join(one for one in lines if re.match("(# (HELP|TYPE) )?pgkeep_", one)))
+        check("".join(line for line in lines if re.match("(# (HELP|TYPE) )?pgkeep_", line)))
     assert "\nnode_textfile_scrape_error 0\n" in node.get("/metrics")
 
     def of(name: str, **labels: str) -> float:
@@ -199,7 +199,9 @@ def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
 
 def alerts(hook: Listener, name: str, status: str) -> list[dict[str, Any]]:
     """Return what the webhook was told of one alert."""
-    sent = [alert for one in list(hook.requests) for alert in json.loads(one.body)["alerts"]]
+    sent = [
+        alert for request in list(hook.requests) for alert in json.loads(request.body)["alerts"]
+    ]
     return [one for one in sent if (one["labels"]["alertname"], one["status"]) == (name, status)]
 
 
@@ -236,8 +238,8 @@ def test_an_alert_comes_when_backups_stop_and_ends_when_they_resume(
     resumed = datetime.now(UTC)
     invoke.run("backup", DAILY, env=env)
     end = faults.eventually(
-        lambda: [one for one in alerts(hook, name, "resolved")
-                 if datetime.fromisoformat(one["endsAt"]) > resumed],
+        lambda: [alert for alert in alerts(hook, name, "resolved")
+                 if datetime.fromisoformat(alert["endsAt"]) > resumed],
         f"the end of {name}", observers.PATIENCE,
     )  # fmt: skip
     assert end[0]["labels"] == firing["labels"]
@@ -406,9 +408,9 @@ def test_the_log_of_a_failed_run_stays(pg17: Server, app: str, tmp_path: Path) -
                 stdout=subprocess.DEVNULL, stderr=out, check=False, timeout=60,
             )  # fmt: skip
         assert done.returncode == code, log.read_text()
-    lines = [json.loads(one) for one in log.read_text().splitlines()]
-    ends = [one for one in lines if "exit_code" in one]
-    assert [one["exit_code"] for one in ends] == [4, 0]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    ends = [line for line in lines if "exit_code" in line]
+    assert [end["exit_code"] for end in ends] == [4, 0]
     assert "sorry" in ends[0]["message"]
-    assert [one for one in lines if one["message"].startswith("removed ")]
+    assert [line for line in lines if line["message"].startswith("removed ")]
     assert len([*directory.glob("*.manifest.json")]) == 4

@@ -194,9 +194,9 @@ def test_clients_that_never_finish_a_request_are_let_go(tmp_path: Path) -> None:
 
             def drip() -> None:
                 while not stop.wait(1):
-                    for one in clients:
+                    for client in clients:
                         with contextlib.suppress(OSError):
-                            one.sendall(b"X: y\r\n")
+                            client.sendall(b"X: y\r\n")
 
             thread = threading.Thread(target=drip)
             thread.start()
@@ -330,7 +330,7 @@ def test_the_policy_is_kept(browser: Browser, tmp_path: Path) -> None:
 
 def state(*manifests: Manifest, missing: bool = False) -> status.State:
     target = overview.Target(store=MemoryStore(), copy=MemoryStore())
-    contents = {target.store.url: [Backup(one, missing) for one in manifests]}
+    contents = {target.store.url: [Backup(manifest, missing) for manifest in manifests]}
     databases = status.judge(target, contents, status.Goals(max_age=93600), NOW, UTC)
     place = status.Place(name=None, target=target, zone=UTC, readable=True, databases=databases)
     return status.State(now=NOW, places=[place], contents=contents, problems=[])

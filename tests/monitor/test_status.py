@@ -29,7 +29,7 @@ def judge(
     *manifests: Manifest, goals: Goals = GOALS, missing: bool = False, **target: Any
 ) -> dict[str, status.Database]:
     place = overview.Target(store=MemoryStore(), **target)
-    contents = {place.store.url: [Backup(one, missing) for one in manifests]}
+    contents = {place.store.url: [Backup(manifest, missing) for manifest in manifests]}
     judged = status.judge(place, contents, goals, NOW, UTC)
     return {one.database: one for one in judged}
 
@@ -199,8 +199,8 @@ def test_a_standby_that_was_behind_makes_old_backups() -> None:
 
 
 def store_with(directory: Path, *manifests: Manifest) -> dict[str, str]:
-    for one in manifests:
-        planted.plant(directory, one)
+    for manifest in manifests:
+        planted.plant(directory, manifest)
     return invoke.environment(BACKUP_DIR=str(directory))
 
 

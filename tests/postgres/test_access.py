@@ -702,7 +702,7 @@ def test_a_service_does_not_lead_elsewhere(guarded: Server, spare: Spare, tmp_pa
     for number, (args, database) in enumerate(ways):
         directory = tmp_path / str(number)
         invoke.run("backup", f"--dir={directory}", *args, env=env)
-        (artifact,) = (one for one in directory.glob("*.sql.gz") if "globals" not in one.name)
+        (artifact,) = (path for path in directory.glob("*.sql.gz") if "globals" not in path.name)
         target = spare.name(guarded)
         invoke.run("restore", f"--backup={artifact}", f"--target-db={target}", env=env)
         assert_same_database(guarded, database, guarded, target)

@@ -51,9 +51,12 @@ def _run(lab: Lab, tests: str, options: argparse.Namespace) -> int:
         steps.append(step)
         print(report.line(step), flush=True)
         known = set() if options.all else set(step.differences) - set(report.unexplained(step))
-        for one in step.differences:
-            if one not in known:
-                print(f"    {one}: {one.before[:400]!r} -> {one.after[:600]!r}", flush=True)
+        for difference in step.differences:
+            if difference not in known:
+                print(
+                    f"    {difference}: {difference.before[:400]!r} -> {difference.after[:600]!r}",
+                    flush=True,
+                )
     open_ = sum(len([*report.unexplained(step)]) for step in steps)
     if not only:
         report.write(tests, steps, counts, facts.counts(lab.server, "restored"))

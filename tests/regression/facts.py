@@ -128,7 +128,7 @@ def counts(server: Server, database: str) -> dict[str, int]:
             query = f"SELECT count(*) FROM {catalog} WHERE {own} {condition}"
             found[name] = int(compare._one(connection, query)[0])
         rows = _rows(connection).values()
-        found["rows"] = sum(int(one.split()[0]) for one in rows if one[0].isdigit())
+        found["rows"] = sum(int(row.split()[0]) for row in rows if row[0].isdigit())
     return {name: count for name, count in found.items() if count}
 
 

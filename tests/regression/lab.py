@@ -40,7 +40,7 @@ class Step:
     @property
     def has_failed(self) -> bool:
         """Whether a command had an unexpected exit code."""
-        return any(one.kind == "exit code" for one in self.differences)
+        return any(difference.kind == "exit code" for difference in self.differences)
 
     def add(self, kind: str, name: str, before: str, after: str) -> None:
         """Note a difference."""
@@ -82,7 +82,7 @@ class Lab:
         command = self._tidy(" ".join(["pgkeep", *args]))
         if shown:
             step.commands.append(command)
-        said = [self._tidy(one) for one in done.stderr.decode(errors="replace").splitlines()]
+        said = [self._tidy(line) for line in done.stderr.decode(errors="replace").splitlines()]
         for line in said:
             if line.startswith("warning: ") and not line.startswith("warning: left out: "):
                 step.add("warning", line.removeprefix("warning: "), "", "")

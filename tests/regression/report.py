@@ -63,7 +63,7 @@ These are restored one by one, next to the existing table and in its place:
 
 def line(step: Step) -> str:
     """Return a step's outcome in one line."""
-    plain = sum(one in step.plain for one in step.differences)
+    plain = sum(difference in step.plain for difference in step.differences)
     open_ = len([*unexplained(step)])
     return (
         f"{step.name:<48} {step.seconds:6.1f} s  {len(step.differences):3} differences,"
@@ -73,14 +73,14 @@ def line(step: Step) -> str:
 
 def unexplained(step: Step) -> Iterator[Difference]:
     """Yield the differences that no reason explains."""
-    for one in step.differences:
-        if _reason(step, one) is None:
-            yield one
+    for difference in step.differences:
+        if _reason(step, difference) is None:
+            yield difference
 
 
 def unused(steps: Sequence[Step]) -> list[reasons.Reason]:
     """Return the reasons that explain nothing."""
-    used = {_reason(step, one) for step in steps for one in step.differences}
+    used = {_reason(step, difference) for step in steps for difference in step.differences}
     return [one for one in reasons.REASONS if one not in used]
 
 
@@ -90,7 +90,7 @@ def write(
     """Write the document."""
     date = datetime.now(UTC).date().isoformat()
     text = INTRODUCTION.format(major=source.MAJOR, date=date, version=source.version(), tests=tests)
-    text += "".join(_step(one) for one in steps)
+    text += "".join(_step(step) for step in steps)
     text += REASONS + "\n".join(_reasons(steps))
     text += COUNTS + "".join(
         f"| {kind} | {before.get(kind, 0):,} | {after.get(kind, 0):,} |\n"
@@ -108,8 +108,8 @@ def _reason(step: Step, one: Difference) -> reasons.Reason | None:
 
 
 def _step(step: Step) -> str:
-    plain = sum(one in step.plain for one in step.differences)
-    commands = "<br>".join(f"`{_cell(one)}`" for one in step.commands)
+    plain = sum(difference in step.plain for difference in step.differences)
+    commands = "<br>".join(f"`{_cell(command)}`" for command in step.commands)
     count = len(step.differences)
     return f"| {_cell(step.name)} | {commands} | {step.seconds:.1f} | {count} | {plain} |\n"
 
@@ -117,7 +117,14 @@ def _step(step: Step) -> str:
 def _reasons(steps: Sequence[Step]) -> Iterator[str]:
     for reason in (*reasons.REASONS, reasons.SERVER_LACKS, None):
         found = [
-            (step, [one for one in step.differences if _reason(step, one) == reason])
+            (
+                step,
+                [
+                    difference
+                    for difference in step.differences
+                    if _reason(step, difference) == reason
+                ],
+            )
             for step in steps
         ]
         if not any(differences for _, differences in found):

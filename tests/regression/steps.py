@@ -257,7 +257,7 @@ def _index(lab: Lab, options: list[str]) -> Step:
     output = lab.folder / name
     arguments = [] if "--create" in options else [f"--database={DATABASE}"]
     lab.pgkeep(step, "index", str(dump), f"--output={output}", *arguments)
-    (made,) = [one for one in output.glob("*.sql.gz") if ".globals." not in one.name] or [dump]
+    (made,) = [path for path in output.glob("*.sql.gz") if ".globals." not in path.name] or [dump]
     lab.pgkeep(step, "verify", str(made))
     lab.pgkeep(step, "restore", f"--backup={made}", f"--target-db={name}")
     if not servers.sql(

@@ -34,7 +34,7 @@ def shop(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 def where(pg17: Server, shop: tuple[str, Path], condition: str, *args: str, code: int = 0) -> str:
     name, artifact = shop
     restore = ["restore", f"--backup={artifact}", f"--target-db={name}", "--yes"]
-    table = [] if any(one.startswith("--table") for one in args) else ["--table=app.t"]
+    table = [] if any(argument.startswith("--table") for argument in args) else ["--table=app.t"]
     env = invoke.environment(pg17)
     return invoke.run(*restore, *table, f"--where={condition}", *args, env=env, code=code)
 

@@ -165,4 +165,4 @@ def test_tables_and_the_schema_that_is_made_for_them(
             server, artifact, target, "--table=public.t", "--no-privileges", "--dry-run", "--json"
         )
     )["warnings"]
-    assert any("UPDATE on tables in schema public to pg_monitor" in one for one in warnings)
+    assert any("UPDATE on tables in schema public to pg_monitor" in warning for warning in warnings)

@@ -192,7 +192,7 @@ def parts(artifact: Path, table: str) -> list[Object]:
         index = Artifact(source).index
     finally:
         source.close()
-    return [one for one in index.objects if one.type == "TABLE DATA" and one.name == table]
+    return [entry for entry in index.objects if entry.type == "TABLE DATA" and entry.name == table]
 
 
 def children(pid: int) -> set[int]:
@@ -215,10 +215,10 @@ def children(pid: int) -> set[int]:
 def resident(pid: int) -> Mapping[str, int]:
     """Proportional memory of a process and all below it, in MiB, by program."""
     found: dict[str, int] = {}
-    for one in children(pid):
+    for child in children(pid):
         with contextlib.suppress(OSError):
-            name = Path(f"/proc/{one}/comm").read_text().strip()
-            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+            name = Path(f"/proc/{child}/comm").read_text().strip()
+            for line in Path(f"/proc/{child}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     found[name] = found.get(name, 0) + int(line.split()[1]) // 1024
     return found

@@ -117,7 +117,7 @@ def on_terminal(
         except OSError:  # how Linux tells that nobody has the terminal open any more
             break
         shown += block.decode(errors="replace")
-        for question in [one for one in open_questions if one in shown]:
+        for question in [question for question in open_questions if question in shown]:
             os.write(master, open_questions.pop(question).encode() + b"\n")
     os.close(master)
     if process.poll() is None and time.monotonic() >= deadline:

@@ -89,16 +89,16 @@ class Proxy:
             line = lines[0].decode()
             self.requests.append(line)
             self.heads.append(head.decode("latin-1"))
-            fault = next((one for one in self.faults if one.takes(line)), None)
+            fault = next((fault for fault in self.faults if fault.takes(line)), None)
             headers = {
                 name.strip().lower(): value.strip()
-                for name, _, value in (one.partition(b":") for one in lines[1:])
+                for name, _, value in (line.partition(b":") for line in lines[1:])
             }
             length = int(headers.get(b"content-length", b"0"))
             if fault is not None and fault.kind == "status":
                 _answer(client, headers, rest, length, fault)
                 return
-            kept = [one for one in lines if not one.lower().startswith(b"connection:")]
+            kept = [line for line in lines if not line.lower().startswith(b"connection:")]
             kept.append(b"Connection: close")
             with socket.create_connection(self._target) as server:
                 server.sendall(b"\r\n".join(kept) + b"\r\n\r\n")

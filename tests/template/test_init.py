@@ -101,7 +101,7 @@ def on_terminal(*args: str, answers: dict[str, str]) -> tuple[int, str]:
             shown += os.read(master, 65536).decode()
         except OSError:  # nobody has the terminal open any more
             break
-        for question in [one for one in answers if one in shown]:
+        for question in [answer for answer in answers if answer in shown]:
             os.write(master, f"{answers.pop(question)}\n".encode())
     os.close(master)
     assert answers == {}, shown

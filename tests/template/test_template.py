@@ -74,9 +74,9 @@ def test_nothing_of_the_template_is_left(projects: dict[str, Path]) -> None:
         assert (project / "deploy" / "monitoring").exists() == (observability == "yes")
         assert (project / "k8s" / "page").exists() == (kubernetes == observability == "yes")
         assert (project / ".github").exists() == (actions == "yes")
-        bucket = [one for one in files(project) if "BACKUP_S3_ENDPOINT" in one.read_text()]
+        bucket = [file for file in files(project) if "BACKUP_S3_ENDPOINT" in file.read_text()]
         assert bool(bucket) == (s3 == "yes"), bucket
-        watched = [one for one in files(project) if WATCHED.search(f"{one}\n{one.read_text()}")]
+        watched = [file for file in files(project) if WATCHED.search(f"{file}\n{file.read_text()}")]
         assert bool(watched) == (observability == "yes"), watched
         for path in files(project):
             if path.relative_to(project).as_posix() in COPIED:
@@ -198,7 +198,7 @@ def test_the_dockerfile_is_clean(full: Path, projects: dict[str, Path]) -> None:
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE)
     assert 'ENTRYPOINT ["pgkeep"]' in text  # no shell between PID 1 and pgkeep
     for options, project in projects.items():
-        _, observability, s3, _ = (one == "yes" for one in options.split("-"))
+        _, observability, s3, _ = (part == "yes" for part in options.split("-"))
         extras = ["drill", *["metrics", "serve"] * observability, *["s3"] * s3]
         lines = (project / "scripts" / "requirements.txt").read_text().splitlines()
         assert lines[1:] == [f"pgkeep[{','.join(extras)}]=={pgkeep.__version__}"]
@@ -239,8 +239,10 @@ def test_compose_has_what_it_refers_to(projects: dict[str, Path]) -> None:
     """With the variables of .env.example; the backup service can do one thing only."""
     for project in projects.values():
         lines = (project / ".env.example").read_text().splitlines()
-        environ = dict(one.split("=", 1) for one in lines if re.match("[A-Z]", one))
-        known = {one.lstrip("#").split("=")[0] for one in lines if re.match("#?[A-Z_0-9]+=", one)}
+        environ = dict(line.split("=", 1) for line in lines if re.match("[A-Z]", line))
+        known = {
+            line.lstrip("#").split("=")[0] for line in lines if re.match("#?[A-Z_0-9]+=", line)
+        }
         text = re.sub(" *# .*", "", (project / "compose.yml").read_text())
         used = re.findall(r"\$\{([A-Z_0-9]+):", text)
         compose = yaml.safe_load(interpolated(text, environ))
@@ -525,7 +527,7 @@ def test_memory_is_what_was_measured(objects: dict[str, list[dict[str, Any]]]) -
 def test_jobs_get_out_to_whoever_is_told(objects: dict[str, list[dict[str, Any]]]) -> None:
     """Name server, database, bucket, Pushgateway, ping and webhook; whose addresses are secrets."""
     for name, built in objects.items():
-        observability, s3, _ = (one == "yes" for one in name.split("-"))
+        observability, s3, _ = (part == "yes" for part in name.split("-"))
         parts = {(one["kind"], one["metadata"]["name"]): one for one in built}
         policy = parts["NetworkPolicy", "my-project-backup"]["spec"]
         allowed = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
@@ -569,7 +571,7 @@ def test_the_page_of_kubernetes(objects: dict[str, list[dict[str, Any]]]) -> Non
         assert page["NetworkPolicy"]["policyTypes"] == ["Ingress", "Egress"]
         assert all(mount["readOnly"] for mount in container["volumeMounts"])
         jobs = [one for one in built if one["kind"] == "CronJob"]
-        assert all(one["metadata"]["labels"] != labels for one in jobs)
+        assert all(job["metadata"]["labels"] != labels for job in jobs)
 
 
 def test_overlays_differ_where_they_should(objects: dict[str, list[dict[str, Any]]]) -> None:

@@ -89,9 +89,9 @@ class Place:
 
     def play(self, document: str, section: str, before: str = "") -> Iterator[Block]:
         found = [
-            one
-            for one in baking.blocks(self.project / document)
-            if one.section == section and one.language == "sh"
+            block
+            for block in baking.blocks(self.project / document)
+            if block.section == section and block.language == "sh"
         ]
         assert found, section
         return baking.play(self.project, self.server, found, before)
@@ -130,7 +130,7 @@ def variables(place: Place) -> str:
 def test_interface_of_the_adr(place: Place, variables: str) -> None:
     """Each command of the interface block does what the decision says."""
     before = set((place.project / "backups").iterdir())
-    blocks = [one for one in baking.blocks(place.project / ADR) if one.section == "Interface"]
+    blocks = [block for block in baking.blocks(place.project / ADR) if block.section == "Interface"]
     lines = [line.split("#")[0].strip() for line in blocks[0].text.splitlines()]
     made = []
     for line in lines:
@@ -238,9 +238,9 @@ def test_exit_codes_of_the_fail_open_section(the_place: Place) -> None:
 
 def exit_codes() -> set[int]:
     return {0} | {
-        one.exit_code
-        for one in vars(errors).values()
-        if isinstance(one, type) and issubclass(one, errors.PgkeepError)
+        var.exit_code
+        for var in vars(errors).values()
+        if isinstance(var, type) and issubclass(var, errors.PgkeepError)
     }
 
 
@@ -273,7 +273,9 @@ def test_tables_of_the_adr_agree_with_the_code(the_place: Place) -> None:
 def test_file_structure_of_the_adr(the_place: Place) -> None:
     """Everything that it names is there, and nothing that is there is left out."""
     (block,) = [
-        one for one in baking.blocks(the_place.project / ADR) if one.section == "File structure"
+        block
+        for block in baking.blocks(the_place.project / ADR)
+        if block.section == "File structure"
     ]
     named = {
         name.rstrip(",")
@@ -286,7 +288,7 @@ def test_file_structure_of_the_adr(the_place: Place) -> None:
         inside = path.relative_to(the_place.project)
         if inside.name in ("README.md", ".gitignore", ".markdownlint.yaml", "backup-config.env"):
             continue
-        known = [inside.as_posix(), *(f"{one.as_posix()}/" for one in inside.parents)]
+        known = [inside.as_posix(), *(f"{parent.as_posix()}/" for parent in inside.parents)]
         assert set(known) & named or inside.parts[:2] == ("docs", "adr"), inside
 
 
@@ -332,7 +334,7 @@ def test_figures_are_those_of_the_benchmarks(the_place: Place) -> None:
         for row in rows:
             figures = re.findall(r"[\d.]+ (?:s|MiB|GB)\b", " ".join(row))
             assert len(figures) >= 3, row
-            assert [one for one in figures if one not in measured] == [], row
+            assert [figure for figure in figures if figure not in measured] == [], row
         text = baking.section_text(the_place.project / document, section)
         rate = re.search(r"an hour restores (\d+) GB", text)
         assert rate is not None
@@ -360,7 +362,9 @@ def peak(page: str) -> int:
 
 def test_links_of_alerts_lead_into_the_runbook(the_place: Place) -> None:
     """After the command that puts in where the repository can be read."""
-    (block,) = [one for one in baking.blocks(the_place.project / WATCHING) if one.language == "sh"]
+    (block,) = [
+        block for block in baking.blocks(the_place.project / WATCHING) if block.language == "sh"
+    ]
     the_place.shell(block.text)
     base = "https://github.com/example/my-project/blob/main/"
     assert f"|{base[:-1]}|" in block.text
@@ -481,7 +485,7 @@ def type_into(place: Place, script: str, answers: dict[str, str]) -> str:
             shown += os.read(terminal, 65536).decode()
         except OSError:  # nobody has the terminal open any more
             break
-        for question in [one for one in questions if one in shown]:
+        for question in [question for question in questions if question in shown]:
             os.write(terminal, f"{questions.pop(question)}\n".encode())
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
@@ -492,8 +496,8 @@ def type_into(place: Place, script: str, answers: dict[str, str]) -> str:
 
 @scene("Lost credentials")
 def lost_credentials(place: Place, variables: str) -> None:
-    blocks = [one for one in baking.blocks(place.project / RUNBOOK)
-              if (one.section, one.language) == ("Lost credentials", "sh")]  # fmt: skip
+    blocks = [block for block in baking.blocks(place.project / RUNBOOK)
+              if (block.section, block.language) == ("Lost credentials", "sh")]  # fmt: skip
     hashes = "select rolpassword from pg_authid where rolname = 'app'"
     before = servers.sql(place.server, "postgres", hashes)
     questions = dict.fromkeys((line.strip() for line in blocks[0].expected), "n3w secret")
@@ -557,7 +561,8 @@ def constants() -> list[str]:
                 found.append(node.value)
             elif isinstance(node, ast.JoinedStr):
                 parts = [
-                    one.value if isinstance(one, ast.Constant) else "\0" for one in node.values
+                    value.value if isinstance(value, ast.Constant) else "\0"
+                    for value in node.values
                 ]
                 found.append("".join(map(str, parts)))
     return found
@@ -571,9 +576,9 @@ def test_messages_of_the_troubleshooting_are_those_of_the_code(the_place: Place)
         message = row[0].strip("`")
         if message == os.strerror(28):  # ENOSPC, in the system's words
             continue
-        parts = [re.escape(one) for one in message.split("...")]
+        parts = [re.escape(part) for part in message.split("...")]
         rule = re.compile("[^\\n]*".join(parts))
-        assert any(rule.search(one) for one in sources), message
+        assert any(rule.search(source) for source in sources), message
 
 
 def test_the_server_is_that_of_the_documents(the_place: Place) -> None:

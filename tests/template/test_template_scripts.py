@@ -231,8 +231,8 @@ def test_crontab(live: Path, cluster: Server, tmp_path: Path) -> None:
     variables = dict(line.split("=", 1) for line in lines[:-2])
     assert variables["MAILTO"] == "root"
     words = [line.split(None, 5) for line in lines[-2:]]
-    assert [" ".join(one[:5]) for one in words] == ["30 2 * * *", "0 6 2 * *"]
-    backup, drill = (one[5] for one in words)
+    assert [" ".join(word[:5]) for word in words] == ["30 2 * * *", "0 6 2 * *"]
+    backup, drill = (word[5] for word in words)
     assert "%" not in backup + drill  # would be a newline
 
     def run(command: str) -> "subprocess.CompletedProcess[str]":
@@ -383,7 +383,7 @@ class Pod:
 
     def __init__(self, project: Path, volume: Path, kind: str, **extra: str) -> None:
         documents = yaml.safe_load_all((project / "k8s" / "base" / "cronjobs.yaml").read_text())
-        (job,) = [one for one in documents if one["metadata"]["name"].endswith(kind)]
+        (job,) = [document for document in documents if document["metadata"]["name"].endswith(kind)]
         spec = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         (self.container,) = spec["containers"]
         self.grace = spec["terminationGracePeriodSeconds"]

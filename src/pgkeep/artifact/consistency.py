@@ -41,7 +41,7 @@ class MemberCheck:
     def __init__(self, artifact: Artifact, number: int, objects: Sequence[Object]) -> None:
         self._artifact = artifact
         self._number = number
-        self._objects = {one.start: one for one in objects}
+        self._objects = {entry.start: entry for entry in objects}
         self._codec = codec(artifact.index.meta.database.encoding)
         self._announced: set[int] = set()
         self.offset = 0
@@ -106,28 +106,32 @@ class MemberCheck:
 def _schemas(artifact: Artifact) -> frozenset[bytes]:
     """Return the schemas that comments may name, as they stand there."""
     codec_name = codec(artifact.index.meta.database.encoding)
-    names = {re.sub(r"[\r\n]", " ", one.schema) for one in artifact.index.objects}
+    names = {re.sub(r"[\r\n]", " ", entry.schema) for entry in artifact.index.objects}
     return frozenset(name.encode(codec_name, "backslashreplace") for name in names)
 
 
-def _name(one: Object) -> str:
-    return f"{one.type} {one.schema}.{one.name}" if one.schema else f"{one.type} {one.name}"
+def _name(entry: Object) -> str:
+    return (
+        f"{entry.type} {entry.schema}.{entry.name}"
+        if entry.schema
+        else f"{entry.type} {entry.name}"
+    )
 
 
-def _same(one: Object, found: Object, codec_name: str) -> bool:
-    mine, theirs = (_identity(it, codec_name) for it in (one, found))
-    return mine == theirs and (not found.oid or found.oid == one.oid)
+def _same(entry: Object, found: Object, codec_name: str) -> bool:
+    mine, theirs = (_identity(it, codec_name) for it in (entry, found))
+    return mine == theirs and (not found.oid or found.oid == entry.oid)
 
 
-def _identity(one: Object, codec_name: str) -> tuple[str, ...]:
+def _identity(entry: Object, codec_name: str) -> tuple[str, ...]:
     """Return what a comment can say of an object: blanks for line ends, and only its encoding."""
     return (
-        one.type,
+        entry.type,
         *(
             re.sub(r"\s", " ", name)
             .encode(codec_name, "backslashreplace")
             .decode(codec_name, "backslashreplace")
-            for name in (one.schema, one.name, one.owner)
+            for name in (entry.schema, entry.name, entry.owner)
         ),
     )
 
@@ -219,9 +223,9 @@ class TextCheck:
 
     def _check_settings(self, check: MemberCheck, objects: Sequence[Object]) -> None:
         settings = b"".join(self._settings.values()).decode(self._codec, "replace")
-        for one in objects:
-            if one.start == check.offset and one.settings != settings:
-                raise check.wrong(f"{_name(one)} has other settings")
+        for entry in objects:
+            if entry.start == check.offset and entry.settings != settings:
+                raise check.wrong(f"{_name(entry)} has other settings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +263,7 @@ def check_rows(artifact: Artifact, number: int, objects: Sequence[Object]) -> Ro
                 text.append(piece.data)
             case script.Meta() | script.Setting() | script.Begin() | script.Complete():
                 raise check.wrong(f"there is {dialect.shown(piece.data)} among rows")
-    expected = [one.rows for one in objects]
+    expected = [entry.rows for entry in objects]
     if counts != expected:
         raise e.VerificationFailed(
             f"{artifact.describe(number)}: rows per COPY are {counts[:5]}, the index says"
@@ -268,7 +272,7 @@ def check_rows(artifact: Artifact, number: int, objects: Sequence[Object]) -> Ro
     if _BLANK.fullmatch(b"".join(text)) is None:
         raise check.wrong(f"there is {dialect.shown(dialect.bare(b''.join(text)))} among rows")
     parts = {_part(one) for one in check.continued()}
-    return RowsFound(parts, {_part(one) for one in objects} - parts, roots)
+    return RowsFound(parts, {_part(entry) for entry in objects} - parts, roots)
 
 
 def check_roots(artifact: Artifact, found: Iterable[RowsFound], partitioned: set[Table]) -> None:
@@ -288,16 +292,16 @@ def check_roots(artifact: Artifact, found: Iterable[RowsFound], partitioned: set
         )
 
 
-def _part(one: Object) -> tuple[str, ...]:
-    return (one.type, one.schema, one.name, one.owner, str(one.oid))
+def _part(entry: Object) -> tuple[str, ...]:
+    return (entry.type, entry.schema, entry.name, entry.owner, str(entry.oid))
 
 
-def _other_target(statement: bytes, one: Object, artifact: Artifact) -> set[Table]:
+def _other_target(statement: bytes, entry: Object, artifact: Artifact) -> set[Table]:
     """Return the table that a COPY names if it is not the object's own."""
     match = _COPY_TARGET.match(statement)
     if match is None:
         return set()  # a very old dump, without schemas
     name = statements.name_of(match, codec(artifact.index.meta.database.encoding))
     flat = tuple(re.sub(r"\s", " ", it) for it in name)
-    own = tuple(re.sub(r"\s", " ", it) for it in (one.schema, one.name))
+    own = tuple(re.sub(r"\s", " ", it) for it in (entry.schema, entry.name))
     return set() if flat == own else {(match["schema"], match["name"])}

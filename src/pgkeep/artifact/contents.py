@@ -40,9 +40,9 @@ class Contents:
         defined = {_flat(name) for name in self.tables}
         extended = any(one.type == "EXTENSION" for one, _ in read)
         self.without_definition = [
-            (one.schema, one.name)
-            for one in artifact.index.table_rows()
-            if extended and _flat((one.schema, one.name)) not in defined
+            (row.schema, row.name)
+            for row in artifact.index.table_rows()
+            if extended and _flat((row.schema, row.name)) not in defined
         ]
         self.sequences = self._sequences(read)
         self.indexes = self._indexes(read)
@@ -84,12 +84,12 @@ class Contents:
             VerificationFailed: there is none, or it cannot be told which are meant.
 
         """
-        parts = [one for one in self.artifact.index.objects if one.rows is not None]
-        found = [one for one in parts if (one.schema, one.name) == table]
+        parts = [entry for entry in self.artifact.index.objects if entry.rows is not None]
+        found = [part for part in parts if (part.schema, part.name) == table]
         if not found:
             # Of a foreign dump only the comments are known, which have blanks for line ends.
             same = [name for name in self.tables if _flat(name) == _flat(table)]
-            found = [one for one in parts if (one.schema, one.name) == _flat(table)]
+            found = [part for part in parts if (part.schema, part.name) == _flat(table)]
             if len(same) > 1:
                 found = []
         if not found and not self._is_partitioned(table):
@@ -101,9 +101,9 @@ class Contents:
     def inserted(self, tables: Iterable[Name]) -> list[Name]:
         """Return those whose rows are INSERT statements, which a dump of others may have."""
         found = {
-            (one.schema, one.name)
-            for one in self.artifact.index.objects
-            if one.type == "TABLE DATA" and one.rows is None
+            (entry.schema, entry.name)
+            for entry in self.artifact.index.objects
+            if entry.type == "TABLE DATA" and entry.rows is None
         }
         return [name for name in tables if _flat(name) in found]
 
@@ -125,7 +125,7 @@ class Contents:
 
     def _read(self) -> Iterable[tuple[Object, bytes]]:
         for number, objects in enumerate(self._by_member):
-            wanted = [one for one in objects if one.type not in _NO_DEFINITIONS]
+            wanted = [entry for entry in objects if entry.type not in _NO_DEFINITIONS]
             if wanted:
                 data = self.artifact.read(number)
                 for one in wanted:
@@ -160,23 +160,23 @@ class Contents:
                 found[child] = statements.name_of(parent, self.codec)
         return found
 
-    def _table(self, one: Object, text: bytes) -> Name | None:
-        if one.type == "TABLE":
-            return self._name(one, text)
-        if one.type in _SEQUENCES:
-            return self.sequences.get(self._name(one, text))
-        subject = statements.subject(one.type, text, self.codec)
+    def _table(self, entry: Object, text: bytes) -> Name | None:
+        if entry.type == "TABLE":
+            return self._name(entry, text)
+        if entry.type in _SEQUENCES:
+            return self.sequences.get(self._name(entry, text))
+        subject = statements.subject(entry.type, text, self.codec)
         if subject is None:
             return None
-        if one.type in _ABOUT_ANYTHING and _OF_STATISTICS.search(text):
+        if entry.type in _ABOUT_ANYTHING and _OF_STATISTICS.search(text):
             return self.statistics.get(subject)  # whose names are not those of relations
-        if one.type == "INDEX ATTACH" or one.type in _ABOUT_ANYTHING:
+        if entry.type == "INDEX ATTACH" or entry.type in _ABOUT_ANYTHING:
             subject = self.indexes.get(subject, self.sequences.get(subject, subject))
         return subject
 
-    def _name(self, one: Object, text: bytes) -> Name:
-        found = statements.own_name(one.type, text, self.codec)
-        return (one.schema, one.name) if found is None else found
+    def _name(self, entry: Object, text: bytes) -> Name:
+        found = statements.own_name(entry.type, text, self.codec)
+        return (entry.schema, entry.name) if found is None else found
 
 
 def _flat(name: Name) -> Name:

@@ -64,9 +64,9 @@ def inventory(artifact: Artifact, *, objects: bool = False) -> Inventory:
     """Tell what an artifact holds."""
     index = artifact.index
     meta = index.meta
-    roles = {*meta.roles, meta.database.owner, *(one.owner for one in index.objects)}
-    entries = Counter({one.type: 0 for one in index.objects})
-    entries.update(one.type for one in index.objects if one.type != "TABLE DATA")
+    roles = {*meta.roles, meta.database.owner, *(entry.owner for entry in index.objects)}
+    entries = Counter({entry.type: 0 for entry in index.objects})
+    entries.update(entry.type for entry in index.objects if entry.type != "TABLE DATA")
     tables = _tables(artifact)
     entries["TABLE DATA"] = len(tables)
     return Inventory(
@@ -89,13 +89,13 @@ def inventory(artifact: Artifact, *, objects: bool = False) -> Inventory:
 
 def _tables(artifact: Artifact) -> list[TableFacts]:
     found: dict[tuple[str, str], tuple[int | None, int, float]] = {}
-    for one in artifact.index.objects:
-        if one.type == "TABLE DATA":
-            member = artifact.index.members[one.member]
-            rows, raw, size = found.get((one.schema, one.name), (0, 0, 0.0))
-            count = None if rows is None or one.rows is None else rows + one.rows
-            share = member.length * one.length / member.raw
-            found[one.schema, one.name] = count, raw + one.length, size + share
+    for entry in artifact.index.objects:
+        if entry.type == "TABLE DATA":
+            member = artifact.index.members[entry.member]
+            rows, raw, size = found.get((entry.schema, entry.name), (0, 0, 0.0))
+            count = None if rows is None or entry.rows is None else rows + entry.rows
+            share = member.length * entry.length / member.raw
+            found[entry.schema, entry.name] = count, raw + entry.length, size + share
     return [
         TableFacts(schema, name, rows, raw, round(size))
         for (schema, name), (rows, raw, size) in found.items()
@@ -106,10 +106,11 @@ def _objects(artifact: Artifact) -> list[ObjectFacts]:
     members = artifact.index.members
     return [
         ObjectFacts(
-            members[one.member].section, one.type, one.schema, one.name, one.owner, one.rows,
-            one.length,
+            members[entry.member].section, entry.type, entry.schema, entry.name,
+            entry.owner, entry.rows,
+            entry.length,
         )
-        for one in artifact.index.objects
+        for entry in artifact.index.objects
     ]  # fmt: skip
 
 
@@ -130,10 +131,10 @@ def sql(artifact: Artifact, *, schema_only: bool = False) -> Iterator[bytes]:
 def _definitions(artifact: Artifact, number: int) -> list[tuple[int, int]]:
     """Return what of a member fills no materialized view, as starts and lengths."""
     found, position = [], 0
-    for one in artifact.index.objects:
-        if one.member == number and one.type == "MATERIALIZED VIEW DATA":
-            found.append((position, one.start - position))
-            position = one.start + one.length
+    for entry in artifact.index.objects:
+        if entry.member == number and entry.type == "MATERIALIZED VIEW DATA":
+            found.append((position, entry.start - position))
+            position = entry.start + entry.length
     return [*found, (position, artifact.index.members[number].raw - position)]
 
 
@@ -229,14 +230,14 @@ def _first(data: bytes, count: int) -> tuple[bytes, int]:
 def _columns(statement: bytes, codec_name: str) -> bytes:
     match = _COLUMNS.match(statement)
     names = [
-        statements.unquoted(one, codec_name) for one in _COLUMN.findall(match["columns"])
+        statements.unquoted(text, codec_name) for text in _COLUMN.findall(match["columns"])
     ] if match else []  # fmt: skip
     escaped = ["".join(_ESCAPES.get(one, one) for one in name) for name in names]
     return "\t".join(escaped).encode(codec_name, "backslashreplace") + b"\n"
 
 
 def _chosen(artifact: Artifact, patterns: Sequence[Pattern]) -> list[Object]:
-    data = [one for one in artifact.index.objects if one.type == "TABLE DATA"]
+    data = [entry for entry in artifact.index.objects if entry.type == "TABLE DATA"]
     for pattern in patterns:
         if not any(pattern.matches(one.schema, one.name) for one in data):
             raise e.UsageError(

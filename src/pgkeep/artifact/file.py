@@ -106,17 +106,17 @@ class Index(msgspec.Struct):
     def table_rows(self) -> list[TableRows]:
         """Return how many rows of each table the artifact holds, in the order of the file."""
         rows: dict[tuple[str, str], int] = {}
-        for one in self.objects:
-            if one.rows is not None:
-                key = (one.schema, one.name)
-                rows[key] = rows.get(key, 0) + one.rows
+        for entry in self.objects:
+            if entry.rows is not None:
+                key = (entry.schema, entry.name)
+                rows[key] = rows.get(key, 0) + entry.rows
         return [TableRows(schema, name, count) for (schema, name), count in rows.items()]
 
     def objects_by_member(self) -> list[list[Object]]:
         """Return what lies in each member, in its order."""
         found: list[list[Object]] = [[] for _ in self.members]
-        for one in self.objects:
-            found[one.member].append(one)
+        for entry in self.objects:
+            found[entry.member].append(entry)
         return found
 
 
@@ -142,11 +142,11 @@ class MemberBuilder:
         self.raw += len(data)
         self._keep(self._compressor.compress(data))
 
-    def begin(self, one: Object) -> None:
+    def begin(self, entry: Object) -> None:
         """Note that an object begins here; the one before it ends."""
         self.end()
-        one.start = self.raw
-        self.objects.append(one)
+        entry.start = self.raw
+        self.objects.append(entry)
 
     def end(self) -> None:
         """Note that the last object ends here."""
@@ -184,8 +184,8 @@ class ArtifactWriter:
         digest = hashlib.sha256(data).hexdigest()
         with self._lock:
             number = len(self._members)
-            for one in builder.objects:
-                one.member = number
+            for entry in builder.objects:
+                entry.member = number
             self._objects += builder.objects
             self._members.append(Member(builder.section, self.size, len(data), builder.raw, digest))
             self.raw += builder.raw
@@ -245,10 +245,10 @@ class Artifact:
             raise e.VerificationFailed(
                 f"{self.source.name}: members end at byte {expected}, the index begins at {end}"
             )
-        for one in self.index.objects:
-            if not 0 <= one.member < len(self.index.members):
+        for entry in self.index.objects:
+            if not 0 <= entry.member < len(self.index.members):
                 raise e.VerificationFailed(
-                    f"{self.source.name}: {one.type} {one.name} lies in member {one.member},"
+                    f"{self.source.name}: {entry.type} {entry.name} lies in member {entry.member},"
                     f" which does not exist"
                 )
 
@@ -307,7 +307,9 @@ class Artifact:
     def describe(self, number: int) -> str:
         """Name a member for messages: file, number, place, and the table it holds."""
         member = self.index.members[number]
-        names = {f"{one.schema}.{one.name}" for one in self.index.objects if one.member == number}
+        names = {
+            f"{entry.schema}.{entry.name}" for entry in self.index.objects if entry.member == number
+        }
         of = f" ({min(names)})" if len(names) == 1 else f" ({len(names)} objects)" if names else ""
         return f"{self.source.name}: member {number}{of} at byte {member.offset}"
 

@@ -21,11 +21,11 @@ class Packer:
         self._member: MemberBuilder | None = None
         self._copy: tuple[Object, bytes] | None = None
 
-    def begin(self, one: Object) -> None:
+    def begin(self, entry: Object) -> None:
         """Begin an object; the member is cut before it when it is large enough."""
         if self._member is not None and self._member.raw >= TEXT_SIZE:
             self.flush()
-        self._open().begin(one)
+        self._open().begin(entry)
 
     def write(self, data: bytes) -> None:
         """Append SQL to the object that has begun."""
@@ -99,10 +99,10 @@ class Packer:
         return self._member
 
 
-def _next_part(one: Object) -> Object:
+def _next_part(entry: Object) -> Object:
     return Object(
-        type=one.type, schema=one.schema, name=one.name, owner=one.owner, member=0, start=0,
-        oid=one.oid, settings=one.settings,
+        type=entry.type, schema=entry.schema, name=entry.name, owner=entry.owner, member=0, start=0,
+        oid=entry.oid, settings=entry.settings,
     )  # fmt: skip
 
 

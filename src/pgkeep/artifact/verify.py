@@ -41,7 +41,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def edited(report: Report) -> e.VerificationFailed:
     """Say that a file of pgkeep lost its index, and what pg_dump has not written in it."""
-    unknown = "".join(f"\n  {one}" for one in report.statements)
+    unknown = "".join(f"\n  {statement}" for statement in report.statements)
     added = f"; statements that pg_dump does not write:{unknown}" if unknown else ""
     return e.VerificationFailed(
         f"{report.file}: made by pgkeep, but without its end marker: edited or compressed anew"
@@ -180,13 +180,13 @@ def _verify_artifact(
         _compare(source.name, tables, manifest.tables)
     return Report(
         file=source.name, kind="pgkeep", size=source.size, raw_bytes=index.raw_bytes,
-        entries=len(index.objects), tables=len(tables), rows=sum(one.rows for one in tables),
+        entries=len(index.objects), tables=len(tables), rows=sum(table.rows for table in tables),
         checked=[],
     )  # fmt: skip
 
 
 def _is_rows(objects: list[Object]) -> bool:
-    return bool(objects) and all(one.rows is not None for one in objects)
+    return bool(objects) and all(entry.rows is not None for entry in objects)
 
 
 def _compare(name: str, found: list[TableRows], expected: list[TableRows]) -> None:

@@ -86,7 +86,7 @@ class Assembler:
     ) -> None:
         self._codec = codec
         self._rows_are_read = rows_are_read  # called when pg_dump has read all that it reads
-        self._tables = {one.oid: one for one in tables}
+        self._tables = {table.oid: table for table in tables}
         self._order = order
         self._section = "pre"
         self._packer = Packer("pre", order.write)

@@ -155,7 +155,7 @@ class _Dump:
         findings += preflight.emptiness(
             self.connection, tables, chosen=self.options.chosen, named=self.options.named
         )
-        self.warnings += [one.message for one in findings]
+        self.warnings += [finding.message for finding in findings]
 
     def _attempt(self) -> DumpResult:
         held: Snapshot | None = None
@@ -195,8 +195,8 @@ class _Dump:
         tables = computed_values.readable(held.tables, in_recovery=self.server.in_recovery)
         found = computed_values.targets(self.connection, tables)
         views = [one.view for one in found if one.view is not None]
-        safe = may_be_queried(self.connection, [*(one.oid for one in tables), *views])
-        unsafe = {one.sql for one in tables if one.oid not in safe}
+        safe = may_be_queried(self.connection, [*(table.oid for table in tables), *views])
+        unsafe = {table.sql for table in tables if table.oid not in safe}
         kept = [
             one
             for one in found
@@ -217,12 +217,12 @@ class _Dump:
         row = self.connection.execute("SHOW block_size").fetchone()
         assert row is not None  # noqa: S101 - SHOW gives a row
         candidates = [
-            one
-            for one in held.tables
-            if one.kind == "r"
-            and not one.extension
-            and one.columns
-            and (one.logged or not self.server.in_recovery)
+            table
+            for table in held.tables
+            if table.kind == "r"
+            and not table.extension
+            and table.columns
+            and (table.logged or not self.server.in_recovery)
         ]
         slices = self.server.version_num >= SLICES_SINCE
         return plan_tasks(
@@ -230,7 +230,7 @@ class _Dump:
             sizes,
             self.options.jobs,
             int(row[0]) if slices else None,
-            may_be_queried(self.connection, [one.oid for one in candidates]),
+            may_be_queried(self.connection, [candidate.oid for candidate in candidates]),
         )
 
     def _meta(self, held: Snapshot, values: list[Computed]) -> Meta:
@@ -428,15 +428,15 @@ class _Run:
         twice = by_pg_dump & self._copied_by_workers.keys()
         covered = by_pg_dump | self._copied_by_workers.keys()
         missing = [
-            one
-            for one in self.held.tables
-            if one.kind == "r"
-            and not one.extension
-            and one.oid not in covered
-            and (one.logged or not self.dump.server.in_recovery)
+            table
+            for table in self.held.tables
+            if table.kind == "r"
+            and not table.extension
+            and table.oid not in covered
+            and (table.logged or not self.dump.server.in_recovery)
         ]
         for wrong, how in (
-            ([one for one in self.held.tables if one.oid in twice], "twice"),
+            ([table for table in self.held.tables if table.oid in twice], "twice"),
             (missing, "not at all"),
         ):
             if wrong:

@@ -71,12 +71,12 @@ def emptiness(
 
 def refuse(findings: Sequence[Finding]) -> None:
     """Raise DumpFailed when a finding is an error; it names all of them."""
-    errors = [one for one in findings if one.level == "error"]
+    errors = [finding for finding in findings if finding.level == "error"]
     if not errors:
         return
-    remedies = [one.remedy for one in errors if one.remedy]
+    remedies = [error.remedy for error in errors if error.remedy]
     raise e.DumpFailed(
-        "; ".join(one.message for one in errors),
+        "; ".join(error.message for error in errors),
         hint="\n".join(["Mend this first:", *remedies]) if remedies else None,
     )
 
@@ -124,7 +124,7 @@ def _privileges(connection: Connection, tables: Sequence[Table]) -> Iterator[Fin
                        ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END)
         ORDER BY 1
         """,
-        [one.oid for one in tables],
+        [table.oid for table in tables],
     )
     if not rows:
         return
@@ -156,7 +156,7 @@ def _row_security(connection: Connection, tables: Sequence[Table]) -> Iterator[F
         WHERE c.oid = ANY (%s) AND c.relrowsecurity AND pg_catalog.row_security_active(c.oid)
         ORDER BY 1
         """,
-        [one.oid for one in tables],
+        [table.oid for table in tables],
     )
     if rows:
         yield Finding(
@@ -265,7 +265,7 @@ def _oddities(
             f"invalid index {_listed(invalid)}: it is not dumped, what it should guarantee is lost",
             f"REINDEX INDEX CONCURRENTLY {invalid[0]};",
         )
-    unlogged = [f"{one.schema}.{one.name}" for one in tables if not one.logged]
+    unlogged = [f"{table.schema}.{table.name}" for table in tables if not table.logged]
     if server.in_recovery and unlogged:
         yield Finding(
             "warning", f"a standby has no rows of unlogged tables: {_listed(unlogged)} not dumped"

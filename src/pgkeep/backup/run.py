@@ -237,7 +237,7 @@ class _Run:
         debts = copies.owed(Catalog(self._store).of(identifier, name), copy)
         if debts:
             self._progress.step(f"copying {len(debts)} earlier backups to {copy.url}")
-            self._progress.total(sum(one.artifact.size for one in debts))
+            self._progress.total(sum(debt.artifact.size for debt in debts))
         for one, error in copies.pay(self._store, copy, debts, self._progress.advance):
             if error is None:
                 self.report.copied.append(one.name.stem)
@@ -300,9 +300,9 @@ def _dropped(connection: Connection, store: Store) -> list[str]:
     except e.AccessDenied:
         return []  # an identity that may only write does not know what was there before
     known = {
-        one.manifest.database.name
-        for one in backups
-        if one.manifest.server.system_identifier == identifier
+        backup.manifest.database.name
+        for backup in backups
+        if backup.manifest.server.system_identifier == identifier
     }
     return sorted(known - _databases(connection).keys())
 

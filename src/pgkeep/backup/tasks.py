@@ -34,7 +34,7 @@ def plan_tasks(
     Without a block size tables are not cut into slices; otherwise those are not that may not be
     queried, and by default all may.
     """
-    ranked = sorted(tables, key=lambda one: sizes.get(one.oid, (0, 0))[1], reverse=True)
+    ranked = sorted(tables, key=lambda table: sizes.get(table.oid, (0, 0))[1], reverse=True)
     rest = sum(sizes.get(one.oid, (0, 0))[1] for one in ranked)
     enough = max(rest // (4 * jobs), 16 * MIB)
     arguments = 0

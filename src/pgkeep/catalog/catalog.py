@@ -78,7 +78,7 @@ class Catalog:
 
     def whole(self) -> list[Manifest]:
         """Return all whole backups, oldest first."""
-        return [one.manifest for one in self.backups() if not one.missing]
+        return [backup.manifest for backup in self.backups() if not backup.missing]
 
     def of(self, system_identifier: str, database: str) -> list[Manifest]:
         """Return the whole backups of one cluster's database, oldest first."""
@@ -110,7 +110,7 @@ class Catalog:
             elif one is not None:
                 self.doubtful.append(one)
         errors = [one.error for one in self.doubtful]
-        if not found and errors and all(isinstance(one, e.AccessDenied) for one in errors):
+        if not found and errors and all(isinstance(error, e.AccessDenied) for error in errors):
             raise errors[0]  # an identity that may read nothing here
 
     def _try(self, name: str) -> Manifest | Unreadable | None:
@@ -132,7 +132,9 @@ class Catalog:
         """Return how often the store has failed, for whatever is not the manifest's fault."""
         errors = [one.error for one in self.doubtful]
         known = (e.AccessDenied, e.Missing)
-        return sum(isinstance(one, e.StoreError) and not isinstance(one, known) for one in errors)
+        return sum(
+            isinstance(error, e.StoreError) and not isinstance(error, known) for error in errors
+        )
 
     def _manifest(self, file: str, name: naming.BackupName) -> Manifest:
         manifest = read_manifest(self.store, file)
@@ -201,7 +203,9 @@ def mixed(manifests: Iterable[Manifest]) -> int:
 
     A cluster that another one has replaced, as after an upgrade, does not come back.
     """
-    own = sorted((one for one in manifests if not one.indexed), key=lambda one: one.taken)
+    own = sorted(
+        (manifest for manifest in manifests if not manifest.indexed), key=lambda one: one.taken
+    )
     lately = [one for one in own if one.taken > own[-1].taken - TURNS]
     turns = [cluster for cluster, _ in groupby(one.server.system_identifier for one in lately)]
     clusters = len(set(turns))
@@ -228,11 +232,11 @@ def latest(
 
     """
     whole = [
-        (found.store, one.manifest)
+        (found.store, backup.manifest)
         for found in catalogs
-        for one in found.backups()
-        if not one.missing and one.manifest.full
-        if one.manifest.verified is not None or not verified
+        for backup in found.backups()
+        if not backup.missing and backup.manifest.full
+        if backup.manifest.verified is not None or not verified
     ]
     where = " and ".join(found.store.url for found in catalogs)
     databases = sorted({manifest.database.name for _, manifest in whole})
@@ -261,11 +265,11 @@ def latest(
 def passed_over(catalogs: Sequence[Catalog], chosen: Manifest) -> Iterator[str]:
     """Yield what is newer than the chosen backup of the same database, but incomplete."""
     for found in catalogs:
-        for one in found.backups():
-            newer = one.missing and one.manifest.full and one.manifest.taken > chosen.taken
-            if newer and one.manifest.database.name == chosen.database.name:
+        for backup in found.backups():
+            newer = backup.missing and backup.manifest.full and backup.manifest.taken > chosen.taken
+            if newer and backup.manifest.database.name == chosen.database.name:
                 yield (
-                    f"{one.manifest.name.stem} is newer than {chosen.name.stem}, but its file is"
+                    f"{backup.manifest.name.stem} is newer than {chosen.name.stem}, but its file is"
                     f" missing or incomplete in {found.store.url}"
                 )
         for name in found.lost:
@@ -346,7 +350,7 @@ class Entry(NamedTuple):
 
 def together(catalogs: Sequence[Catalog]) -> list[Entry]:
     """Return the backups of several stores, oldest first, each once."""
-    return merge((one.store.url, one.backups()) for one in catalogs)
+    return merge((catalog.store.url, catalog.backups()) for catalog in catalogs)
 
 
 def merge(contents: Iterable[tuple[str, Sequence[Backup]]]) -> list[Entry]:

@@ -292,16 +292,16 @@ def amend(
 def settle(store: Store, manifest: Manifest, target: Store) -> Manifest:
     """Note in a manifest that its copy is no longer owed; return it."""
 
-    def settled(one: Manifest) -> Manifest:
-        pending = [url for url in one.pending if url != target.url]
-        return msgspec.structs.replace(one, pending=pending)
+    def settled(manifest: Manifest) -> Manifest:
+        pending = [url for url in manifest.pending if url != target.url]
+        return msgspec.structs.replace(manifest, pending=pending)
 
     return amend(store, manifest, settled) or settled(manifest)
 
 
 def owed(manifests: Sequence[Manifest], target: Store) -> list[Manifest]:
     """Return those, of whole backups, whose copy is owed to a store, newest first."""
-    return [one for one in reversed(manifests) if target.url in one.pending]
+    return [manifest for manifest in reversed(manifests) if target.url in manifest.pending]
 
 
 def _is_there(store: Store, manifest: Manifest) -> bool:
@@ -324,7 +324,7 @@ def _is_there(store: Store, manifest: Manifest) -> bool:
 def lacking(catalog: Catalog, other: Catalog, debts: list[Manifest]) -> list[Manifest]:
     """Return the whole backups that another store has not whole, or is owed, newest first."""
     there = {one.artifact.name for one in other.whole()}
-    there -= {one.artifact.name for one in debts}
+    there -= {debt.artifact.name for debt in debts}
     return [one for one in reversed(catalog.whole()) if one.artifact.name not in there]
 
 
@@ -340,7 +340,7 @@ def pay(
     What somebody else may be sending is left to them.
     """
     with contextlib.ExitStack() as stack:
-        databases = {one.database.name for one in debts}
+        databases = {debt.database.name for debt in debts}
         ours = {name for name in databases if _claim(stack, source, name)}
         for manifest in debts:
             if manifest.database.name not in ours:

@@ -97,9 +97,9 @@ def _folder(
     if as_json:
         print_json(outcomes)
     else:
-        output.show([line for one in outcomes for line in _lines(one)] or ["no files"])
-    failed = [one for one in outcomes if one.state in ("damaged", "refused")]
-    made = sum(one.state == "indexed" for one in outcomes)
+        output.show([line for outcome in outcomes for line in _lines(outcome)] or ["no files"])
+    failed = [outcome for outcome in outcomes if outcome.state in ("damaged", "refused")]
+    made = sum(outcome.state == "indexed" for outcome in outcomes)
     if failed:
         damaged = [one for one in failed if one.state == "damaged"]
         message = (

@@ -46,7 +46,7 @@ def command(
     if tables and schema_only:
         raise click.UsageError("--table and --schema-only exclude each other")
     config = load_config(target=target, directory=directory)
-    patterns = [selection.pattern(one) for one in tables]
+    patterns = [selection.pattern(table) for table in tables]
     with pipe(), open_artifact(file, config) as artifact:
         blocks = (
             extract.table_sql(artifact, patterns)

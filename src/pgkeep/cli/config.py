@@ -32,7 +32,7 @@ def command(*, target: str | None, directory: str | None, jobs: str | None, as_j
     """Show the effective settings and where each comes from; secrets are hidden."""
     configs = load_configs(target=target, directory=directory, jobs=jobs)
     if as_json:
-        print_json([{"target": one.target, "settings": _settings(one)} for one in configs])
+        print_json([{"target": config.target, "settings": _settings(config)} for config in configs])
         return
     for one in configs:
         if one.target is not None:

@@ -62,7 +62,7 @@ def command(
         print_json(report)
     else:
         _print(report)
-    errors = sum(one.level == "error" for one in report.findings)
+    errors = sum(finding.level == "error" for finding in report.findings)
     if errors:
         which = f" of {', '.join(report.databases)}" if len(report.databases) == 1 else ""
         raise e.DumpFailed(f"a backup{which} would fail: {plural(errors, 'finding')} above")
@@ -75,9 +75,9 @@ def _print(report: Report) -> None:
     output.say(f"programs   {report.client}")
     for url, state in report.stores.items():
         output.say(f"store      {url}, {state}")
-    for one in report.findings:
-        output.say(f"{one.level}: {one.message}")
-        for line in (one.remedy or "").splitlines():
+    for finding in report.findings:
+        output.say(f"{finding.level}: {finding.message}")
+        for line in (finding.remedy or "").splitlines():
             output.say(f"    {line}")
     if not report.findings:
         output.say("nothing to mend")

@@ -58,12 +58,12 @@ def command(
         files = _decided(files, keep=keep, overwrite=overwrite, may_ask=not as_json)
         scaffold.write(files, project)
     if as_json:
-        shown = [{"path": one.path, "state": one.state} for one in files]
+        shown = [{"path": file.path, "state": file.state} for file in files]
         print_json({"directory": directory, "files": shown})
         return
     for one in files:
         output.say(f"{one.state:10} {one.path}")
-    counts = Counter(one.state for one in files)
+    counts = Counter(file.state for file in files)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     done = "nothing written" if dry_run else directory
     output.current().done(f"{done}: {plural(len(files), 'file')}: {told}")
@@ -83,7 +83,7 @@ def _values(given: tuple[str, ...], project: Path) -> dict[str, str]:
 
 def _decided(files: list[File], *, keep: bool, overwrite: bool, may_ask: bool) -> list[File]:
     """Settle what becomes of files that are there with other contents."""
-    there = [one.path for one in files if one.state == State.DIFFERENT]
+    there = [file.path for file in files if file.state == State.DIFFERENT]
     asks = may_ask and sys.stdin.isatty()
     if there and not (keep or overwrite or asks):
         raise e.Refused(
@@ -97,4 +97,4 @@ def _decided(files: list[File], *, keep: bool, overwrite: bool, may_ask: bool) -
         replaced = overwrite or (not keep and output.ask(f"Overwrite {one.path}?"))
         return replace(one, state=State.REPLACED if replaced else State.KEPT)
 
-    return [settle(one) for one in files]
+    return [settle(file) for file in files]

@@ -69,8 +69,8 @@ def command(
     if as_json:
         print_json(
             [
-                {"missing": one.missing, "stores": one.stores, "manifest": one.manifest}
-                for one in backups
+                {"missing": backup.missing, "stores": backup.stores, "manifest": backup.manifest}
+                for backup in backups
             ]
         )
         return
@@ -88,7 +88,7 @@ def command(
     title = f"{'TAKEN (UTC)':16}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>15}  "
     lines = [f"{title}{'WHERE ' if where else ''}STATE"]
     before = None
-    for one in sorted(backups, key=lambda one: one.manifest.database.name):
+    for one in sorted(backups, key=lambda backup: backup.manifest.database.name):
         manifest = one.manifest
         if manifest.database.name != before:
             before = manifest.database.name
@@ -109,10 +109,10 @@ def age(seconds: float) -> str:
     return "now"
 
 
-def _where(one: catalog.Entry, urls: list[str]) -> str:
+def _where(entry: catalog.Entry, urls: list[str]) -> str:
     """Return which of two stores has it whole."""
-    first, copy = (url in one.stores and not one.stores[url] for url in urls)
-    if urls[1] in one.manifest.pending:
+    first, copy = (url in entry.stores and not entry.stores[url] for url in urls)
+    if urls[1] in entry.manifest.pending:
         return "owed"
     return {(True, True): "both", (True, False): "dir", (False, True): "copy"}.get(
         (first, copy), "-"

@@ -35,7 +35,7 @@ def style(text: str, **how: Any) -> Styled:
 
 def say(*parts: str, err: bool = False) -> None:
     """Print one line."""
-    texts = (one if isinstance(one, Styled) else printable(one) for one in parts)
+    texts = (part if isinstance(part, Styled) else printable(part) for part in parts)
     click.echo("".join(texts), err=err)
 
 

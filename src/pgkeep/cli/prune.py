@@ -54,9 +54,9 @@ def command(
     # All is decided before anything goes.
     for found in catalogs(config):
         manifests = [
-            one.manifest
-            for one in found.backups()
-            if not one.missing and database in (None, one.manifest.database.name)
+            backup.manifest
+            for backup in found.backups()
+            if not backup.missing and database in (None, backup.manifest.database.name)
         ]
         decisions = retention.decide(manifests, config.policy, datetime.now(UTC), share)
         decided.append((found, decisions))
@@ -65,7 +65,7 @@ def command(
         if not as_json:
             _print(found.store.url if len(decided) > 1 else None, decisions)
         if dry_run:
-            count += sum(not one.keep for one in decisions)
+            count += sum(not decision.keep for decision in decisions)
             continue
         pruned = prune.prune(found, decisions)
         count += len(pruned.removed)
@@ -75,14 +75,14 @@ def command(
         print_json(
             [
                 {
-                    "backup": one.manifest.name.stem,
-                    "database": one.manifest.database.name,
+                    "backup": decision.manifest.name.stem,
+                    "database": decision.manifest.database.name,
                     "store": found.store.url,
-                    "keep": one.keep,
-                    "reasons": one.reasons,
+                    "keep": decision.keep,
+                    "reasons": decision.reasons,
                 }
                 for found, decisions in decided
-                for one in decisions
+                for decision in decisions
             ]
         )
     total = sum(len(decisions) for _, decisions in decided)
@@ -94,14 +94,14 @@ def _print(url: str | None, decisions: list[retention.Decision]) -> None:
     if url is not None:
         output.say(url)
     before = None
-    for one in decisions:
-        manifest = one.manifest
+    for decision in decisions:
+        manifest = decision.manifest
         if manifest.database.name != before:
             before = manifest.database.name
             output.say(f"database {before}")
         line = (
             f"  {manifest.taken:%Y-%m-%d %H:%M} {manifest.type:8}"
-            f"{'keep' if one.keep else 'REMOVE':7} "
+            f"{'keep' if decision.keep else 'REMOVE':7} "
         )
-        for number, reason in enumerate(one.reasons or [""]):
+        for number, reason in enumerate(decision.reasons or [""]):
             output.say(f"{' ' * len(line) if number else line}{reason}")

@@ -343,9 +343,9 @@ def _print_tables(plan: tables_module.Plan) -> None:
     output.say(f"restore  {plan.file}")
     output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
     output.say(f"into     {plan.target}")
-    for one in plan.tables:
-        name = printable(f"{one.schema}.{one.name}")
-        output.say(f"    {name:40} {one.rows:>14,} rows {progress.size(one.bytes):>10} to read")
+    for table in plan.tables:
+        name = printable(f"{table.schema}.{table.name}")
+        output.say(f"    {name:40} {table.rows:>14,} rows {progress.size(table.bytes):>10} to read")
     for number, step in enumerate(plan.steps, 1):
         output.say(f"{number:5}. {step}")
     for warning in plan.warnings:

@@ -48,7 +48,7 @@ def command(*, listen: Address, target: str | None, directory: str | None) -> No
     from .application import application  # noqa: PLC0415 - an extra
 
     configs = load_configs(target=target, directory=directory)
-    tokens = {one.serve_token for one in configs}
+    tokens = {config.serve_token for config in configs}
     if len(tokens) > 1:
         raise e.UsageError(f"{TOKEN} is not the same for all targets")
     (token,) = tokens
@@ -65,5 +65,5 @@ def command(*, listen: Address, target: str | None, directory: str | None) -> No
         warned.warn(state.problems + state.unreadable)
         return state
 
-    fresh = Fresh(read, kept(target_of(one) for one in configs))
+    fresh = Fresh(read, kept(target_of(config) for config in configs))
     serve(application(fresh, token, listen.host), listen, "/", out)

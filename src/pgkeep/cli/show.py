@@ -95,9 +95,11 @@ def _facts(found: extract.Inventory) -> list[str]:
         "as it was": found.snapshot + (", definitions only" if found.schema_only else ""),
         "server": f"PostgreSQL {server.version or '(unknown)'}, pg_dump"
         f" {found.client_version or '(unknown)'}, pgkeep {found.pgkeep}",
-        "extensions": ", ".join(f"{one.name} {one.version}".strip() for one in found.extensions)
+        "extensions": ", ".join(
+            f"{extension.name} {extension.version}".strip() for extension in found.extensions
+        )
         or "none",
-        "roles": ", ".join(printable(one) for one in found.roles) or "none",
+        "roles": ", ".join(printable(role) for role in found.roles) or "none",
         "SQL": progress.size(found.raw_bytes),
         "objects": ", ".join(types) or "none",
     }
@@ -124,7 +126,7 @@ def _tables(found: extract.Inventory) -> list[str]:
         numbers = f"{rows:>16}{progress.size(one.raw_bytes):>10}{progress.size(one.bytes):>10}"
         # A long name gets a line of its own: cut, it might be taken for another.
         lines += [f"{name:{room}}{numbers}"] if len(name) < room else [name, " " * room + numbers]
-    total = plural(sum(one.rows or 0 for one in found.tables), "row")
+    total = plural(sum(table.rows or 0 for table in found.tables), "row")
     return [*lines, f"{plural(len(found.tables), 'table')}, {total}"]
 
 
@@ -133,7 +135,7 @@ def _print_tree(found: extract.Inventory) -> None:
     from rich.text import Text  # noqa: PLC0415
     from rich.tree import Tree  # noqa: PLC0415
 
-    rows = {(one.schema, one.name): one.rows for one in found.tables}
+    rows = {(table.schema, table.name): table.rows for table in found.tables}
     names: dict[str, dict[str, dict[str, None]]] = {}
     for one in found.objects or []:
         if one.type != "TABLE DATA":
@@ -154,11 +156,11 @@ def _print_tree(found: extract.Inventory) -> None:
 def _objects(found: extract.Inventory) -> list[str]:
     lines: list[str] = []
     section = None
-    for one in found.objects or []:
-        if one.section != section:
-            section = one.section
+    for entry in found.objects or []:
+        if entry.section != section:
+            section = entry.section
             lines.append(SECTIONS[section])
-        name = printable(f"{one.schema}.{one.name}" if one.schema else one.name)
-        rows = "" if one.rows is None else f", {plural(one.rows, 'row')}"
-        lines.append(f"  {one.type.lower()} {name}{rows}")
+        name = printable(f"{entry.schema}.{entry.name}" if entry.schema else entry.name)
+        rows = "" if entry.rows is None else f", {plural(entry.rows, 'row')}"
+        lines.append(f"  {entry.type.lower()} {name}{rows}")
     return lines

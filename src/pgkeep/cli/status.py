@@ -86,12 +86,12 @@ def _print(state: status.State) -> None:
     for place in state.places:
         if len(state.places) > 1:
             output.show(["", f"target {place.name}"])
-        for one in place.databases:
+        for database in place.databases:
             output.say()
-            output.say(*_head(one))
-            for line in _facts(one, state.now):
+            output.say(*_head(database))
+            for line in _facts(database, state.now):
                 output.say("  ", line)
-            weeks = status.calendar(one.days, state.now.astimezone(place.zone).date())
+            weeks = status.calendar(database.days, state.now.astimezone(place.zone).date())
             output.say(" ", *(mark for week in weeks for mark in (" ", *map(_mark, week))))
     if state.databases:
         output.say()

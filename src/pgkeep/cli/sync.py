@@ -31,8 +31,8 @@ def command(*, everything: bool, target: str | None, directory: str | None, as_j
     results = []
     failure: e.PgkeepError | None = None
     with output.current().progress(silent=as_json) as bar:
-        for one in configs:
-            store, copy = one.store(), one.copy()
+        for config in configs:
+            store, copy = config.store(), config.copy()
             if copy is None:
                 if len(configs) == 1:
                     raise e.UsageError(

@@ -90,11 +90,13 @@ def contents_of(targets: Iterable[overview.Target]) -> Read:
     """Read all stores, all at once."""
     found: dict[str, Sequence[catalog.Backup]] = {}
     unreadable: list[str] = []
-    stores = {one.url: one for target in targets for one in target.stores}
+    stores = {store.url: store for target in targets for store in target.stores}
     tasks = [Task(url, partial(_read, store, found, unreadable)) for url, store in stores.items()]
     deadline = time.monotonic() + READING
-    problems = [one.problem(deadline) for one in tasks]
-    return Read(dict(found), [one for one in problems if one is not None], list(unreadable))
+    problems = [task.problem(deadline) for task in tasks]
+    return Read(
+        dict(found), [problem for problem in problems if problem is not None], list(unreadable)
+    )
 
 
 def _read(store: Store, found: dict[str, Sequence[catalog.Backup]], unreadable: list[str]) -> None:
@@ -216,10 +218,10 @@ class Watch:
 
     def _message(self, url: str, error: e.PgkeepError | None) -> notify.Message:
         databases = [
-            one
+            database
             for ran in self._ran
             if ran.config.webhook == url
-            for one in self._databases(ran.config.target, ran.report)
+            for database in self._databases(ran.config.target, ran.report)
         ]
         return notify.Message(
             event="backup",
@@ -237,18 +239,18 @@ class Watch:
     def _databases(self, target: str | None, report: run.Report) -> list[notify.Ended]:
         made = [
             notify.Ended(
-                database=one.database.name,
+                database=backup.database.name,
                 target=target,
                 ok=True,
                 exit_code=0,
-                backup=one.name.stem,
-                size=one.artifact.size,
-                rows=one.rows,
-                verified=one.verified is not None,
-                copy_owed=bool(one.pending),
-                warnings=[self._redacted(text) for text in (*one.warnings, *one.drift)],
+                backup=backup.name.stem,
+                size=backup.artifact.size,
+                rows=backup.rows,
+                verified=backup.verified is not None,
+                copy_owed=bool(backup.pending),
+                warnings=[self._redacted(text) for text in (*backup.warnings, *backup.drift)],
             )
-            for one in report.backups
+            for backup in report.backups
         ]
         failed = [
             notify.Ended(

@@ -96,7 +96,7 @@ class Once:
 
 def kept(targets: Iterable[overview.Target]) -> float:
     """Return for how many seconds what these stores hold need not be read again."""
-    return KEPT if any(store.remote for one in targets for store in one.stores) else 0.0
+    return KEPT if any(store.remote for target in targets for store in target.stores) else 0.0
 
 
 def is_ours(asked: str, listening: str) -> bool:

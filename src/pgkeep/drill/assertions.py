@@ -104,12 +104,12 @@ def check(endpoint: Endpoint, assertions: Sequence[Assertion], timeout: float) -
 
     """
     findings = []
-    for one in assertions:
+    for assertion in assertions:
         # A connection each: what one sets, or breaks, is nothing to the next.
         with endpoint.connect() as connection:
-            problem = _ask(connection, one.statement, timeout)
+            problem = _ask(connection, assertion.statement, timeout)
         if problem is not None:
-            findings.append(f"assertion {one.name}: {problem}")
+            findings.append(f"assertion {assertion.name}: {problem}")
     return Check(name="assertions", checked=len(assertions), findings=findings)
 
 

@@ -227,18 +227,18 @@ class Confinement:
             row = self._connection.execute(query, [value]).fetchone()
         return row is not None and bool(row[0])
 
-    def note(self, one: Object, reason: str) -> None:
+    def note(self, entry: Object, reason: str) -> None:
         """Remember that an object is not proved."""
         with self._lock:
-            self.unproved.append(Unproved(one.type, one.schema, one.name, reason))
+            self.unproved.append(Unproved(entry.type, entry.schema, entry.name, reason))
 
-    def depends(self, one: Object, text: bytes) -> bool:
+    def depends(self, entry: Object, text: bytes) -> bool:
         """Whether an object names one that was left out."""
         names = statements.mentioned(text, self.codec)
         with self._lock:
             return any(
                 (left.schema, left.name.partition("(")[0]) in names
-                or f"{left.type} {left.name}" == one.name  # of a COMMENT or an ACL
+                or f"{left.type} {left.name}" == entry.name  # of a COMMENT or an ACL
                 for left in self.unproved
             )
 
@@ -276,45 +276,45 @@ class ConfinedSession(load.Session):
         for one, text in objects:
             self.execute_one(one, text)
 
-    def _comes_first(self, one: Object, text: bytes) -> bool:
+    def _comes_first(self, entry: Object, text: bytes) -> bool:
         """Whether this is an extension, or a schema for one, and nothing else."""
-        form = {"EXTENSION": _CREATE_EXTENSION, "SCHEMA": _SCHEMA}.get(one.type)
-        return form is not None and all(map(form.fullmatch, self._split(one, text)))
+        form = {"EXTENSION": _CREATE_EXTENSION, "SCHEMA": _SCHEMA}.get(entry.type)
+        return form is not None and all(map(form.fullmatch, self._split(entry, text)))
 
-    def execute_one(self, one: Object, text: bytes, attempts: int = load.RETRIES) -> None:
+    def execute_one(self, entry: Object, text: bytes, attempts: int = load.RETRIES) -> None:
         """Execute one object, or note that only a superuser could."""
         try:
-            if one.type in script.LARGE_OBJECT_TYPES:
-                super().execute_one(one, text, attempts)
+            if entry.type in script.LARGE_OBJECT_TYPES:
+                super().execute_one(entry, text, attempts)
                 return
-            for statement in self._statements(one, text):
-                self._route(one, statement, attempts)
+            for statement in self._statements(entry, text):
+                self._route(entry, statement, attempts)
         except e.RestoreFailed as error:
             self._settings = ""
             if self.connection.info.transaction_status == TransactionStatus.IDLE:
                 self.connection.execute("RESET ROLE")
-            self._excuse(one, text, error)
+            self._excuse(entry, text, error)
 
-    def _route(self, one: Object, statement: bytes, attempts: int) -> None:
+    def _route(self, entry: Object, statement: bytes, attempts: int) -> None:
         """Have a statement executed by whom it takes."""
         if match := _ALTER_OWNER.fullmatch(statement):
-            self._give(one, match)
+            self._give(entry, match)
         elif statement.startswith(b"ALTER EVENT TRIGGER "):
             pass  # they stay disabled
         else:
-            self._try(one, _as_role(statement), attempts)
+            self._try(entry, _as_role(statement), attempts)
 
-    def _try(self, one: Object, statement: bytes, attempts: int) -> None:
+    def _try(self, entry: Object, statement: bytes, attempts: int) -> None:
         self._refused.clear()
         try:
-            self._retried(one, [statement], attempts)
+            self._retried(entry, [statement], attempts)
         except e.RestoreFailed as error:
             harmless = isinstance(error.__cause__, _OF_SUPERUSERS) and self._is_harmless(statement)
             if not harmless:
                 raise
-            self._as_superuser(one, statement)
+            self._as_superuser(entry, statement)
         if self._refused:
-            self._confinement.note(one, self._refused[0])
+            self._confinement.note(entry, self._refused[0])
 
     def _is_harmless(self, statement: bytes) -> bool:
         function = _Function.of(statement)
@@ -324,7 +324,7 @@ class ConfinedSession(load.Session):
             or (function is not None and self._confinement.may_create(function))
         )
 
-    def _as_superuser(self, one: Object, statement: bytes) -> None:
+    def _as_superuser(self, entry: Object, statement: bytes) -> None:
         confinement = self._confinement
         try:
             if match := _EVENT_TRIGGER.fullmatch(statement):
@@ -334,40 +334,40 @@ class ConfinedSession(load.Session):
             if statement.startswith(b"CREATE FOREIGN DATA WRAPPER "):
                 confinement.open_extensions()
         except psycopg.Error as error:
-            raise restore_error(error, load.describe(one)) from error
+            raise restore_error(error, load.describe(entry)) from error
 
-    def _give(self, one: Object, match: re.Match[bytes]) -> None:
+    def _give(self, entry: Object, match: re.Match[bytes]) -> None:
         owner = statements.unquoted(match["owner"], self._confinement.codec)
         try:
             self._confinement.give(match.group(), owner)
         except psycopg.errors.InsufficientPrivilege as error:
-            self._confinement.note(one, error.diag.message_primary or str(error))
+            self._confinement.note(entry, error.diag.message_primary or str(error))
         except psycopg.Error as error:
-            raise restore_error(error, load.describe(one)) from error
+            raise restore_error(error, load.describe(entry)) from error
 
-    def _excuse(self, one: Object, text: bytes, error: e.RestoreFailed) -> None:
+    def _excuse(self, entry: Object, text: bytes, error: e.RestoreFailed) -> None:
         """Note that an object is not proved, where the reason is only that; else raise."""
         cause = error.__cause__
         message = error.message.partition(": ")[2] or error.message
         if isinstance(cause, pe.InsufficientPrivilege):
             said = cause.diag.message_primary or str(cause)
             if self._confinement.is_of_superusers(cause):
-                self._confinement.note(one, said)
+                self._confinement.note(entry, said)
                 return
-        elif isinstance(cause, _MISSING) and self._confinement.depends(one, text):
-            self._confinement.note(one, message)
+        elif isinstance(cause, _MISSING) and self._confinement.depends(entry, text):
+            self._confinement.note(entry, message)
             return
         raise error
 
-    def copy(self, one: Object, header: bytes, blocks: Iterator[bytes]) -> int:
+    def copy(self, entry: Object, header: bytes, blocks: Iterator[bytes]) -> int:
         """Send rows; of a table that only a superuser could load they count as taken."""
         try:
-            return super().copy(one, header, blocks)
+            return super().copy(entry, header, blocks)
         except e.RestoreFailed as error:
-            self._excuse(one, header, error)
+            self._excuse(entry, header, error)
             for _ in blocks:
                 pass
-            return one.rows or 0
+            return entry.rows or 0
 
 
 def is_harmless(statement: bytes) -> bool:

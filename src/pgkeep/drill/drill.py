@@ -282,7 +282,7 @@ class _Drill:
             downloaded=original.size if original.remote else 0,
             raw_bytes=index.raw_bytes if index is not None else 0,
             tables=len(tables),
-            rows=sum(one.rows for one in tables),
+            rows=sum(table.rows for table in tables),
             checks=self.checks,
             findings=findings,
             unproved=[str(one) for one in self._unproved],
@@ -386,8 +386,8 @@ def record(store: Store, manifest: Manifest, outcome: Outcome) -> str | None:
         findings=len(outcome.findings),
     )
 
-    def noted(one: Manifest) -> Manifest:
-        return msgspec.structs.replace(one, drills=[*one.drills, drill][-KEPT:])
+    def noted(manifest: Manifest) -> Manifest:
+        return msgspec.structs.replace(manifest, drills=[*manifest.drills, drill][-KEPT:])
 
     url = store.url_of(manifest.name.manifest)
     try:

@@ -126,13 +126,15 @@ class _Dump:
 
     def __init__(self, artifact: Artifact, unproved: Set[tuple[str, str, str]]) -> None:
         self._unproved = unproved
-        self.objects = [one for one in artifact.index.objects if self._is_expected(one)]
+        self.objects = [entry for entry in artifact.index.objects if self._is_expected(entry)]
         self.constraints: dict[Key, bool] = {}  # whether valid
         self.sequences: dict[Key, tuple[int, bool]] = {}  # as setval has it
         self.schema_only = artifact.index.meta.schema_only
         by_member = artifact.index.objects_by_member()
         for number, objects in enumerate(by_member):
-            wanted = [one for one in objects if one.type in _WITH_TEXT and self._is_expected(one)]
+            wanted = [
+                entry for entry in objects if entry.type in _WITH_TEXT and self._is_expected(entry)
+            ]
             if wanted:
                 data = artifact.read(number)
                 for one in wanted:
@@ -140,14 +142,14 @@ class _Dump:
 
     def names(self, *types: str) -> set[Key]:
         """Return which objects of some types there are."""
-        return {(one.schema, one.name) for one in self.objects if one.type in types}
+        return {(entry.schema, entry.name) for entry in self.objects if entry.type in types}
 
-    def _is_expected(self, one: Object) -> bool:
-        return (one.type, one.schema, one.name) not in self._unproved
+    def _is_expected(self, entry: Object) -> bool:
+        return (entry.type, entry.schema, entry.name) not in self._unproved
 
-    def _take(self, one: Object, text: bytes) -> None:
-        key = (one.schema, one.name)
-        if one.type in _CONSTRAINTS:
+    def _take(self, entry: Object, text: bytes) -> None:
+        key = (entry.schema, entry.name)
+        if entry.type in _CONSTRAINTS:
             self.constraints[key] = not _NOT_VALID.search(text)
         elif match := _SETVAL.search(text):
             self.sequences[key] = (int(match[1]), match[2] == b"true")
@@ -200,8 +202,8 @@ def _dotted(key: Key) -> str:
 
 
 def _check_manifest(artifact: Artifact, manifest: Manifest) -> Check:
-    mine = {(one.schema, one.name): one.rows for one in artifact.index.table_rows()}
-    theirs = {(one.schema, one.name): one.rows for one in manifest.tables}
+    mine = {(row.schema, row.name): row.rows for row in artifact.index.table_rows()}
+    theirs = {(table.schema, table.name): table.rows for table in manifest.tables}
     return Check(
         name="manifest",
         checked=len(theirs),
@@ -343,24 +345,27 @@ def _check_sequences(dump: _Dump, database: _Database, warnings: list[str]) -> C
     findings: list[str] = []
     there = set()
     sequences = [_Sequence(*row) for row in database.ask(_SEQUENCES, "nnvvnvss")]
-    for one in sequences:
-        there.add(one.key)
-        last, called = database.row(b"SELECT last_value, is_called FROM " + one.sql)
-        expected = dump.sequences.get(one.key)
+    for sequence in sequences:
+        there.add(sequence.key)
+        last, called = database.row(b"SELECT last_value, is_called FROM " + sequence.sql)
+        expected = dump.sequences.get(sequence.key)
         differs = expected is not None and expected != (last, called)
         behind = None
-        if one.extreme is not None and not one.cycles and not dump.schema_only:
-            (extreme,) = database.row(one.extreme)
-            if extreme is not None and one.is_behind(last, called, extreme):
-                behind = f"sequence {one.schema}.{one.name} is behind {one.column}: at {last}, the"
-                behind += f" column is at {extreme}"
+        if sequence.extreme is not None and not sequence.cycles and not dump.schema_only:
+            (extreme,) = database.row(sequence.extreme)
+            if extreme is not None and sequence.is_behind(last, called, extreme):
+                behind = (
+                    f"sequence {sequence.schema}.{sequence.name} is behind {sequence.column}:"
+                    f" at {last}, the column is at {extreme}"
+                )
         if behind is not None and not differs:
             behind += "; so it is in the backup"
         if behind is not None:
-            (findings if differs or one.unique else warnings).append(behind)
+            (findings if differs or sequence.unique else warnings).append(behind)
         elif differs and expected is not None:
             findings.append(
-                f"sequence {one.schema}.{one.name} is at {last}, the backup has {expected[0]}"
+                f"sequence {sequence.schema}.{sequence.name} is at {last},"
+                f" the backup has {expected[0]}"
             )
     findings += [f"sequence {_dotted(key)} is missing" for key in dump.sequences.keys() - there]
     return Check(name="sequences", checked=len(sequences), findings=findings)
@@ -419,7 +424,7 @@ def _check_extensions(
 def _check_roles(artifact: Artifact, database: _Database) -> Check:
     rows = database.ask("SELECT rolname FROM pg_catalog.pg_roles", "s")
     there = {shared_text(name, database.codec) for (name,) in rows}
-    needed = {one.owner for one in artifact.index.objects if one.owner}
+    needed = {entry.owner for entry in artifact.index.objects if entry.owner}
     needed.update(artifact.index.meta.roles)
     return Check(
         name="roles",

@@ -94,7 +94,7 @@ def of_artifact(artifact: Artifact) -> Sums:
 def _statements(artifact: Artifact) -> Iterator[re.Match[bytes]]:
     """Yield them in their order; one object's may lie in several members."""
     for number, objects in enumerate(artifact.index.objects_by_member()):
-        wanted = [one for one in objects if one.type in TYPES]
+        wanted = [entry for entry in objects if entry.type in TYPES]
         if wanted:
             data = artifact.read(number)
             for one in wanted:

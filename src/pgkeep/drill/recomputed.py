@@ -69,8 +69,8 @@ class _Values:
             snapshot.tables(connection, self._codec), in_recovery=in_recovery
         )
         self._targets = {
-            one.relation.decode(self._codec, "backslashreplace"): one
-            for one in computed_values.targets(connection, tables)
+            target.relation.decode(self._codec, "backslashreplace"): target
+            for target in computed_values.targets(connection, tables)
         }
         connection.execute(f"SET client_encoding = '{encoding}'".encode())
 

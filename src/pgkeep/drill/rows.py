@@ -100,7 +100,9 @@ def compare(
         ConnectionFailed, DumpFailed: the database cannot be read.
 
     """
-    progress.total(2 * sum(one.raw for one in artifact.index.members if one.section == "data"))
+    progress.total(
+        2 * sum(member.raw for member in artifact.index.members if member.section == "data")
+    )
     groups = _expected(artifact, jobs, progress)
     with endpoint.connect() as connection:
         database = _Database(connection, endpoint.pinned(connection), zone, jobs)
@@ -124,10 +126,10 @@ def compare(
 def uncounted(artifact: Artifact) -> set[Key]:
     """Return the tables whose rows are INSERT statements, which cannot be compared."""
     return {
-        (one.schema, one.name)
+        (entry.schema, entry.name)
         for objects in artifact.index.objects_by_member()
-        for one in objects
-        if one.type == "TABLE DATA" and one.rows is None
+        for entry in objects
+        if entry.type == "TABLE DATA" and entry.rows is None
     }
 
 
@@ -281,7 +283,9 @@ class _Database:
             self._endpoint.child(**settings) as granted,
         ):
             access = _in_zone(granted, self._zone)
-            tables = {(one.schema, one.name): one for one in held.tables if one.kind == "r"}
+            tables = {
+                (table.schema, table.name): table for table in held.tables if table.kind == "r"
+            }
             tasks = iter(self._tasks(groups, tables))
 
             def work(crew: Crew) -> None:
@@ -318,13 +322,13 @@ class _Database:
         slices = int(row[0]) if self._server.version_num >= SLICES_SINCE else None
         large = [one for one in listed if one.columns and not one.extension]
         tasks = plan_tasks(large, sizes, self._jobs, slices)
-        planned = {one.table.oid for one in tasks}
+        planned = {task.table.oid for task in tasks}
         tasks += [
             Task(one, sizes.get(one.oid, (0, 0))[1]) for one in listed if one.oid not in planned
         ]
         self._conditions = extension_tables.conditions(self._connection)
-        tasks.sort(key=lambda one: one.size, reverse=True)
-        return [(one, wanted[one.table.oid][1]) for one in tasks]
+        tasks.sort(key=lambda task: task.size, reverse=True)
+        return [(task, wanted[task.table.oid][1]) for task in tasks]
 
     def _next(self, tasks: Iterator[tuple[Task, _Group]]) -> tuple[Task, _Group] | None:
         with self._lock:

@@ -271,7 +271,7 @@ def _remove(place: Place) -> None:
 
 def needed_roles(index: Index) -> set[str]:
     """Return the roles that own something in an artifact, or may use it."""
-    owners = {one.owner for one in index.objects if one.owner}
+    owners = {entry.owner for entry in index.objects if entry.owner}
     # The database's own is not known where a plain dump was indexed.
     return (owners | {index.meta.database.owner, *index.meta.roles}) - {""}
 
@@ -292,7 +292,7 @@ def _make_roles(
     superusers = {role for role, has in attributes.items() if "SUPERUSER" in has}
     others = connection.info.server_version >= SUBSCRIPTIONS_OF_OTHERS_SINCE
     kinds = _OF_SUPERUSERS if others else _ONCE_OF_SUPERUSERS
-    superusers |= {one.owner for one in index.objects if one.type in kinds}
+    superusers |= {entry.owner for entry in index.objects if entry.type in kinds}
     there = {row[0] for row in shared_rows(connection, "SELECT rolname FROM pg_catalog.pg_roles")}
     made = frozenset(needed_roles(index) - there)
     exempt = superusers | {role for role, has in attributes.items() if "BYPASSRLS" in has}
@@ -334,7 +334,7 @@ def _make_tablespaces(connection: Connection, index: Index) -> None:
     """Create the tablespaces that tables and indexes lie in, inside of the data directory."""
     named = {
         _unquoted(match["name"])
-        for settings in {one.settings for one in index.objects}
+        for settings in {entry.settings for entry in index.objects}
         for match in _TABLESPACE.finditer(settings)
     }
     for name in sorted(named - {"''", "pg_default"}):

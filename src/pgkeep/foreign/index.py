@@ -328,7 +328,7 @@ class _Index:
         """Write all files, then give them their names."""
         name = self.name
         roles = repeatable_roles(self.found.roles) if self.found.cluster else None
-        files = [one for one in name.files if one != name.globals or roles is not None]
+        files = [file for file in name.files if file != name.globals or roles is not None]
         with ExitStack() as stack:
             uploads = {file: stack.enter_context(self.store.create(file)) for file in files}
             artifact = uploads[name.artifact]
@@ -413,7 +413,7 @@ class _Index:
             client_version=plain.client_version(part.head),
             snapshot=self.moment.time.astimezone(UTC).isoformat(),
             schema_only=self.name.schema_only,
-            extensions=[Extension(one, "") for one in written.extensions],
+            extensions=[Extension(extension, "") for extension in written.extensions],
             roles=sorted(written.owners | part.grantees),
         )
 

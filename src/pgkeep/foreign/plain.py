@@ -211,8 +211,8 @@ class _Reading:
             part.unknown.append(statement.text)
         entry = self._entry
         if entry is not None and entry.type in _PRIVILEGES and not is_of_database(entry):
-            roles = {one["role"] for one in _GRANTEE.finditer(statement.text)} - {b"PUBLIC"}
-            part.grantees |= {shared_text(_unquoted(one), part.codec) for one in roles}
+            roles = {match["role"] for match in _GRANTEE.finditer(statement.text)} - {b"PUBLIC"}
+            part.grantees |= {shared_text(_unquoted(role), part.codec) for role in roles}
 
     @property
     def _may_connect(self) -> bool:

@@ -23,9 +23,9 @@ def _drift(before: Manifest, after: Manifest, share: float) -> Iterator[str]:
         )
     if _fell(len(before.tables), len(after.tables), share):
         yield f"tables fell from {len(before.tables)} to {len(after.tables)} {since}"
-    rows = {(one.schema, one.name): one.rows for one in after.tables}
+    rows = {(table.schema, table.name): table.rows for table in after.tables}
     # Partitions come and go: events_2026_01 is not missed where events_2026_02 is.
-    shapes = {(one.schema, _shape(one.name)) for one in after.tables}
+    shapes = {(table.schema, _shape(table.name)) for table in after.tables}
     for table in before.tables:
         now = rows.get((table.schema, table.name))
         if table.rows < SMALLEST:

@@ -247,7 +247,7 @@ def decode(data: bytes, file_name: str) -> Manifest:
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         raise e.VerificationFailed(f"{file_name} is not a manifest of pgkeep: {error}") from error
     times = [manifest.taken, manifest.snapshot, manifest.finished, manifest.verified]
-    times += [one.when for one in manifest.drills]
+    times += [drill.when for drill in manifest.drills]
     for one in times:
         # Others cannot be converted to every zone, nor subtracted from.
         if one is not None and not EARLIEST <= one.year <= LATEST:

@@ -61,7 +61,9 @@ def decide(
     """
     # By name too, for two of one second must not depend on the order in which a store lists them.
     ordered = sorted(
-        manifests, key=lambda one: (*_owner(one), one.taken, one.artifact.name), reverse=True
+        manifests,
+        key=lambda manifest: (*_owner(manifest), manifest.taken, manifest.artifact.name),
+        reverse=True,
     )
     decisions: list[Decision] = []
     for _, group in groupby(ordered, key=_owner):
@@ -80,7 +82,7 @@ def _owner(manifest: Manifest) -> tuple[str, str]:
 
 def _decide(backups: Sequence[Manifest], policy: Policy) -> Iterator[Decision]:
     """Decide about one database's backups, which come newest first."""
-    good = [one for one in backups if one.verified is not None and one.full]
+    good = [backup for backup in backups if backup.verified is not None and backup.full]
     if not good:
         for one in backups:
             yield Decision(one, True, ("the database has no verified full backup",))
@@ -96,11 +98,11 @@ def _decide(backups: Sequence[Manifest], policy: Policy) -> Iterator[Decision]:
             yield Decision(one, False, (f"{one.type}: older than {_span(one.type, policy)}",))
 
 
-def _reasons_to_keep(one: Manifest, policy: Policy, newest: datetime) -> Iterator[str]:
-    if one.type == BackupType.MANUAL:
+def _reasons_to_keep(manifest: Manifest, policy: Policy, newest: datetime) -> Iterator[str]:
+    if manifest.type == BackupType.MANUAL:
         yield "manual backups are removed by hand"
-    elif one.taken > _oldest(one.type, policy, newest):
-        yield f"{one.type}: within {_span(one.type, policy)}"
+    elif manifest.taken > _oldest(manifest.type, policy, newest):
+        yield f"{manifest.type}: within {_span(manifest.type, policy)}"
 
 
 def _oldest(kind: BackupType, policy: Policy, newest: datetime) -> datetime:
@@ -146,7 +148,9 @@ def _check_clock(backups: Sequence[Manifest], now: datetime) -> None:
 
 
 def _check_share(decisions: Sequence[Decision], policy: Policy, largest: float) -> None:
-    verified = [one for one in decisions if one.manifest.verified and one.manifest.full]
+    verified = [
+        decision for decision in decisions if decision.manifest.verified and decision.manifest.full
+    ]
     going = [one.manifest for one in verified if not one.keep]
     then = _refused_since(verified, policy)
     sudden = [one for one in going if then is None or any(_reasons_to_keep(one, policy, then))]
@@ -188,11 +192,11 @@ def choose_type(
     local = now.astimezone(zone)
     monthly, weekly = policy.monthly == 0, policy.weekly == 0
     tiers = (BackupType.MONTHLY, BackupType.WEEKLY)
-    for one in manifests:
-        if one.type not in tiers or one.schema_only != schema_only:
+    for manifest in manifests:
+        if manifest.type not in tiers or manifest.schema_only != schema_only:
             continue
-        taken = one.taken.astimezone(zone)
-        if one.type == BackupType.MONTHLY and (taken.year, taken.month) == (
+        taken = manifest.taken.astimezone(zone)
+        if manifest.type == BackupType.MONTHLY and (taken.year, taken.month) == (
             local.year,
             local.month,
         ):

@@ -108,7 +108,7 @@ def _of_store(
     now: datetime,
 ) -> Iterator[Sample]:
     found = _by_series(backups, wanted, tiers)
-    full = (one for manifests in found.values() for one in manifests if one.full)
+    full = (manifest for manifests in found.values() for manifest in manifests if manifest.full)
     counting = defaultdict(list)
     for one in counted(full, now):
         counting[one.database.name, str(one.type)].append(one)
@@ -118,7 +118,7 @@ def _of_store(
             "verified_backups": sum(one.verified is not None for one in good),
             "oldest_timestamp_seconds": good[0].as_of.timestamp() if good else 0,
             "newest_timestamp_seconds": good[-1].as_of.timestamp() if good else 0,
-            "store_bytes": sum(one.artifact.size for one in manifests),
+            "store_bytes": sum(manifest.artifact.size for manifest in manifests),
             **(_newest(good[-1]) if good else {}),
         }
         if database in wanted:
@@ -136,7 +136,7 @@ def _of_store(
 def _drills(
     manifests: Sequence[Manifest], labels: tuple[str, str, str], *, wanted: bool
 ) -> Iterator[Sample]:
-    green = [drill.when for one in manifests for drill in one.drills if drill.green]
+    green = [drill.when for manifest in manifests for drill in manifest.drills if drill.green]
     if wanted or green:
         when = max(green).timestamp() if green else 0
         yield _sample("pgkeep_drill_last_success_timestamp_seconds", labels, when)
@@ -150,15 +150,15 @@ def _drills(
             yield one._replace(labels=tuple(sorted((*one.labels, ("phase", phase)))))
 
 
-def _newest(one: Manifest) -> dict[str, float]:
+def _newest(manifest: Manifest) -> dict[str, float]:
     return {
-        "duration_seconds": (one.finished - one.taken).total_seconds(),
-        "size_bytes": one.artifact.size,
-        "raw_bytes": one.raw_bytes,
-        "rows": one.rows,
-        "tables": len(one.tables),
-        "snapshot_seconds": (one.finished - one.snapshot).total_seconds(),
-        "drift_warnings": len(one.drift),
+        "duration_seconds": (manifest.finished - manifest.taken).total_seconds(),
+        "size_bytes": manifest.artifact.size,
+        "raw_bytes": manifest.raw_bytes,
+        "rows": manifest.rows,
+        "tables": len(manifest.tables),
+        "snapshot_seconds": (manifest.finished - manifest.snapshot).total_seconds(),
+        "drift_warnings": len(manifest.drift),
     }
 
 
@@ -169,11 +169,11 @@ def _by_series(
     found: dict[tuple[str, str], list[Manifest]] = {
         (database, kind): [] for database in wanted for kind in tiers
     }
-    for one in backups:
-        key = (one.manifest.database.name, str(one.manifest.type))
+    for backup in backups:
+        key = (backup.manifest.database.name, str(backup.manifest.type))
         series = found.setdefault(key, [])
-        if not one.missing:
-            series.append(one.manifest)
+        if not backup.missing:
+            series.append(backup.manifest)
     return found
 
 
@@ -181,7 +181,7 @@ def _owed(
     url: str, backups: Sequence[Backup], wanted: Sequence[str], tiers: Sequence[str]
 ) -> Iterator[Sample]:
     for (database, kind), manifests in _by_series(backups, wanted, tiers).items():
-        count = sum(url in one.pending for one in manifests)
+        count = sum(url in manifest.pending for manifest in manifests)
         yield sample("pending_copies", database, kind, url, count)
 
 
@@ -214,16 +214,16 @@ def _exit_codes(
     outcome: Outcome, backups: Sequence[Backup], wanted: Sequence[str]
 ) -> dict[str, int]:
     report = outcome.report
-    codes = {one.database.name: 0 for one in report.backups}
+    codes = {backup.database.name: 0 for backup in report.backups}
     codes |= {one.database: one.exit_code for one in report.failed}
     later = [*report.retention, *report.copies_missed]
     codes |= {one.database: one.exit_code for one in later}
     if outcome.error is not None:
         # A run that was ended did what it did before; of a run that did nothing all have failed.
         done = {
-            one.manifest.database.name
-            for one in backups
-            if one.manifest.finished >= outcome.started
+            backup.manifest.database.name
+            for backup in backups
+            if backup.manifest.finished >= outcome.started
         }
         for database in wanted:
             codes.setdefault(database, 0 if database in done else outcome.error.exit_code)

@@ -55,7 +55,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """Return a text without these secrets, and without what looks like a password."""
-    for secret in sorted({one for one in secrets if one}, key=len, reverse=True):
+    for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
     return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{_HIDDEN}", text)
 

@@ -43,7 +43,7 @@ def expected(target: Target, contents: Contents, report: "Report | None" = None)
     tried: set[str] = set()
     dropped: set[str] = set()
     if report is not None:
-        tried = {one.database.name for one in report.backups}
+        tried = {backup.database.name for backup in report.backups}
         tried |= {one.database for one in report.failed}
         dropped = set(report.dropped)
     if target.named:
@@ -77,16 +77,18 @@ def past(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:
     """
     latest = now + FUTURE_TOLERANCE
     return [
-        msgspec.structs.replace(one, drills=[each for each in one.drills if each.when <= latest])
-        for one in manifests
-        if max(one.taken, one.snapshot, one.finished) <= latest
+        msgspec.structs.replace(
+            manifest, drills=[each for each in manifest.drills if each.when <= latest]
+        )
+        for manifest in manifests
+        if max(manifest.taken, manifest.snapshot, manifest.finished) <= latest
     ]
 
 
 def last_drill(manifests: Iterable[Manifest]) -> Drill | None:
     """Return the newest drill of any of these backups."""
-    drills = [drill for one in manifests for drill in one.drills]
-    return max(drills, key=lambda one: one.when, default=None)
+    drills = [drill for manifest in manifests for drill in manifest.drills]
+    return max(drills, key=lambda drill: drill.when, default=None)
 
 
 def recovery_seconds(drill: Drill) -> float:

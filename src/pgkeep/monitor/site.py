@@ -94,9 +94,9 @@ def overview_page(state: status.State) -> bytes:
 def database_page(state: status.State, key: str, target: str | None) -> bytes | None:
     """Return what is known of the database that the last part of a link means, if it is known."""
     for place in state.places:
-        for one in place.databases:
-            if place.name == target and encode_database(one.database) == key:
-                return _database_page(one, place, state)
+        for database in place.databases:
+            if place.name == target and encode_database(database.database) == key:
+                return _database_page(database, place, state)
     return None
 
 
@@ -107,7 +107,9 @@ def link(database: str, target: str | None) -> str:
 
 
 def _section(place: status.Place, state: status.State) -> Section:
-    worst_first = sorted(place.databases, key=lambda one: (not one.expected, not one.problems))
+    worst_first = sorted(
+        place.databases, key=lambda database: (not database.expected, not database.problems)
+    )
     entries = _entries(place, state)
     cards = [_card(one, place, state, entries[one.database]) for one in worst_first]
     return Section(place.name, place.readable, cards)
@@ -147,7 +149,7 @@ def _restorable(entry: Entry) -> bool:
 def _holdings(state: status.State) -> Iterator[Holding]:
     for store in _stores(state):
         backups = state.contents.get(store.url)
-        whole = [one.manifest.artifact.size for one in backups or () if not one.missing]
+        whole = [backup.manifest.artifact.size for backup in backups or () if not backup.missing]
         yield Holding(
             url=store.url,
             backups=None if backups is None else len(whole),
@@ -196,15 +198,15 @@ def _database_page(one: status.Database, place: status.Place, state: status.Stat
     )
 
 
-def _point(one: Manifest, what: str) -> charts.Point:
-    took = (one.finished - one.taken).total_seconds()
+def _point(manifest: Manifest, what: str) -> charts.Point:
+    took = (manifest.finished - manifest.taken).total_seconds()
     value, text = (
-        (one.artifact.size, progress.size(one.artifact.size))
+        (manifest.artifact.size, progress.size(manifest.artifact.size))
         if what == "size"
         else (took, progress.duration(took))
     )
-    title = f"{rendering.moment(one.as_of)}, {one.type}: {text}"
-    return charts.Point(one.as_of, value, str(one.type), title)
+    title = f"{rendering.moment(manifest.as_of)}, {manifest.type}: {text}"
+    return charts.Point(manifest.as_of, value, str(manifest.type), title)
 
 
 def _drills(entries: Sequence[Entry]) -> list[Drilled]:

@@ -79,7 +79,7 @@ class State:
     @property
     def databases(self) -> list[Database]:
         """The databases of all targets."""
-        return [one for place in self.places for one in place.databases]
+        return [database for place in self.places for database in place.databases]
 
     @property
     def readable(self) -> bool:
@@ -94,9 +94,9 @@ class State:
         return [
             *(f"{'' if one is None else f'target {one}: '}{_BARE}" for one in self._bare),
             *(
-                f"{one.database}: {'; '.join(one.problems)}"
-                for one in self.databases
-                if one.problems
+                f"{database.database}: {'; '.join(database.problems)}"
+                for database in self.databases
+                if database.problems
             ),
             *self.unreadable,
         ]
@@ -105,7 +105,9 @@ class State:
     def _bare(self) -> list[str | None]:
         """The targets that have no backup, and of which none is asked for by name."""
         return [
-            place.name for place in self.places if not any(one.expected for one in place.databases)
+            place.name
+            for place in self.places
+            if not any(database.expected for database in place.databases)
         ]
 
     @property
@@ -118,7 +120,7 @@ class State:
         """One line for people and for Nagios."""
         if not self.readable:
             return "not ok: no store of a target can be read"
-        if self.ok or any(one.problems for one in self.databases) or self._bare == [None]:
+        if self.ok or any(database.problems for database in self.databases) or self._bare == [None]:
             return summary(self.databases)
         if self._bare:
             return f"not ok: there is no backup of target {', '.join(map(str, self._bare))}"
@@ -162,9 +164,11 @@ def _judge(
     whole = overview.past(everything, now)
     counted = overview.counted(everything, now)
     newest = max(counted, key=lambda one: one.as_of, default=None)
-    drills = overview.past((one.manifest for one in copies), now)
+    drills = overview.past((copy.manifest for copy in copies), now)
     last = overview.last_drill(drills)
-    green = max((one.when for each in drills for one in each.drills if one.green), default=None)
+    green = max(
+        (drill.when for each in drills for drill in each.drills if drill.green), default=None
+    )
     age = None if newest is None else (now - newest.as_of).total_seconds()
     problems = [
         *_of_backup(age, goals),
@@ -198,9 +202,9 @@ def _judge(
 def _whole(copies: Iterable[Backup]) -> list[Manifest]:
     """Return the backups that can be restored from some store, each once."""
     found = {
-        one.manifest.artifact.name: one.manifest
-        for one in copies
-        if not one.missing and one.manifest.full
+        copy.manifest.artifact.name: copy.manifest
+        for copy in copies
+        if not copy.missing and copy.manifest.full
     }
     return list(found.values())
 
@@ -224,7 +228,7 @@ def _of_copies(
 ) -> list[str]:
     """A copy that is owed for longer than a backup may be old is no hiccup any more."""
     url = "" if target.copy is None else target.copy.url
-    owed = [one.manifest.finished for one in copies if url in one.manifest.pending]
+    owed = [copy.manifest.finished for copy in copies if url in copy.manifest.pending]
     age = max(((now - one).total_seconds() for one in owed), default=0.0)
     if age > goals.max_age:
         return [f"a copy to {url} is owed for {span(age)}"]
@@ -296,7 +300,7 @@ def calendar(days: Mapping[str, str], today: date, weeks: int = WEEKS) -> list[l
 
 def summary(databases: Sequence[Database]) -> str:
     """Return one line: whether all is well, and if not, what is not."""
-    judged = [one for one in databases if one.expected]
+    judged = [database for database in databases if database.expected]
     if not judged:
         return "not ok: there is no backup"
     bad = [one for one in judged if one.problems]

@@ -71,7 +71,7 @@ class Target:
 def targets(connection: Connection, tables: Sequence[Table]) -> list[Target]:
     """List what a database has of such values; tables are those whose rows can be read."""
     columns: dict[int, bytes] = dict(
-        connection.execute(_GENERATED, [[one.oid for one in tables]]).fetchall()
+        connection.execute(_GENERATED, [[table.oid for table in tables]]).fetchall()
     )
     grouped: dict[tuple[bytes, bytes], list[bytes]] = {}
     for table in tables:
@@ -87,9 +87,9 @@ def targets(connection: Connection, tables: Sequence[Table]) -> list[Target]:
 def readable(tables: Iterable[Table], *, in_recovery: bool) -> list[Table]:
     """Return the tables that hold rows and are not an extension's own."""
     return [
-        one
-        for one in tables
-        if one.kind == "r" and not one.extension and (one.logged or not in_recovery)
+        table
+        for table in tables
+        if table.kind == "r" and not table.extension and (table.logged or not in_recovery)
     ]
 
 

@@ -280,13 +280,15 @@ class _PrivateFile:
 
 # libpq's keyword -> its environment variable, as libpq itself tells.
 _VARIABLES = {
-    one.keyword.decode(): one.envvar.decode() for one in Conninfo.get_defaults() if one.envvar
+    option.keyword.decode(): option.envvar.decode()
+    for option in Conninfo.get_defaults()
+    if option.envvar
 }
 # Secrets that neither a passfile nor a variable carries, such as sslpassword.
 _OTHER_SECRETS = frozenset(
-    one.keyword.decode()
-    for one in Conninfo.get_defaults()
-    if one.dispchar == b"*" and not one.envvar
+    option.keyword.decode()
+    for option in Conninfo.get_defaults()
+    if option.dispchar == b"*" and not option.envvar
 )
 # The password is in a file, the service is resolved; and a child's own PGDATESTYLE would be
 # stronger than the DateStyle that we set (trap A5.25).

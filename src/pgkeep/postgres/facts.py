@@ -70,8 +70,8 @@ def database_facts(connection: Connection) -> DatabaseFacts:
     )
     return DatabaseFacts(
         **dict(zip(_DATABASE_COLUMNS, facts, strict=True)),
-        settings=[Setting(*one) for one in settings],
-        grants=None if default_acl else [Grant(*one) for one in grants],
+        settings=[Setting(*setting) for setting in settings],
+        grants=None if default_acl else [Grant(*grant) for grant in grants],
     )
 
 

@@ -118,7 +118,7 @@ def resolved(connection: Connection, names: Iterable[str]) -> dict[str, Resoluti
         return {}
     query = f"SELECT q.classid, q.objid, q.name FROM ({_expressions(connection)}) q WHERE %s"
     keys = {(row[0], row[1]): row[2] for row in shared_rows(connection, query, True)}
-    there = {one: Resolution(one, []) for one in keys.values() if one in wanted}
+    there = {key: Resolution(key, []) for key in keys.values() if key in wanted}
     found = _resolutions(connection, [key for key, name in keys.items() if name in wanted])
     return there | {one.object: one for one in found if one.object in wanted}
 

@@ -156,7 +156,7 @@ def _only_if_missing(match: re.Match[bytes]) -> bytes:
     names = [match[one] for one in ("about", "group", "member") if match[one] is not None]
     if not names:
         return match.group()
-    made = b", ".join(b"pg_catalog.current_setting('%b', true)" % _mark(one) for one in names)
+    made = b", ".join(b"pg_catalog.current_setting('%b', true)" % _mark(name) for name in names)
     return _block(b"IF 'made' IN (%b) THEN\n%b\nEND IF;" % (made, match.group()))
 
 

@@ -94,7 +94,7 @@ class Choice:
         self._omitted.add(chosen)
 
     def _named_roles(self) -> list[tuple[Object, list[str]]]:
-        if not any(one.type in named_roles.TYPES for one in self._artifact.index.objects):
+        if not any(entry.type in named_roles.TYPES for entry in self._artifact.index.objects):
             return []
         return [
             (one, named_roles.named(one.type, text, self._codec))
@@ -116,7 +116,9 @@ class Choice:
         )
 
     def _owners(self) -> set[str]:
-        owners = {one.owner for one in self._artifact.index.objects if not self.leaves_out(one)}
+        owners = {
+            entry.owner for entry in self._artifact.index.objects if not self.leaves_out(entry)
+        }
         owners.add(self._artifact.index.meta.database.owner)
         return owners - {""}  # a plain dump does not name its own
 
@@ -170,7 +172,10 @@ class Choice:
             )
 
     def _foreign_owners(self) -> list[str]:
-        return [f"what belongs to {one} (not a member of it)" for one in sorted(self._strangers)]
+        return [
+            f"what belongs to {stranger} (not a member of it)"
+            for stranger in sorted(self._strangers)
+        ]
 
     def lines(self) -> list[str]:
         """Say what is left out, and why."""
@@ -188,38 +193,38 @@ class Choice:
             lines.append(f"policies and user mappings leave out missing roles: {roles}")
         return lines
 
-    def leaves_out(self, one: Object) -> bool:
+    def leaves_out(self, entry: Object) -> bool:
         """Tell whether an object, or the rows of a table, are left out."""
-        return self._omitted is not None and one in self._omitted
+        return self._omitted is not None and entry in self._omitted
 
     def leaves_out_rows(self, table: Name) -> bool:
         """Tell whether a table, or only its rows, are left out."""
         return self._omitted is not None and self._omitted.leaves_out_rows(table)
 
-    def adapt(self, one: Object, text: bytes) -> bytes | None:
+    def adapt(self, entry: Object, text: bytes) -> bytes | None:
         """Return the SQL to execute for an object, None if it is left out."""
-        if self.leaves_out(one):
+        if self.leaves_out(entry):
             return None
-        if self._roleless and one.type in named_roles.TYPES:
-            roles = named_roles.named(one.type, text, self._codec)
+        if self._roleless and entry.type in named_roles.TYPES:
+            roles = named_roles.named(entry.type, text, self._codec)
             if self._roleless.intersection(roles):
-                return named_roles.without(one.type, text, self._roleless, self._codec)
-        return load.without_owner(text) if one.owner in self.strangers else text
+                return named_roles.without(entry.type, text, self._roleless, self._codec)
+        return load.without_owner(text) if entry.owner in self.strangers else text
 
-    def tolerates(self, one: Object, text: bytes, error: e.RestoreFailed) -> bool:
+    def tolerates(self, entry: Object, text: bytes, error: e.RestoreFailed) -> bool:
         """Tell whether an object failed only because --portable has left out an extension."""
         if not (self._options.portable and self._shared):
             return False
         with self._lock:
-            if self.leaves_out(one):
+            if self.leaves_out(entry):
                 return True  # by now: what it needs has failed
-            if not (isinstance(error.__cause__, _ABSENT) and self._may_need(one, text)):
+            if not (isinstance(error.__cause__, _ABSENT) and self._may_need(entry, text)):
                 return False
-            self._leave_out([(one, error.message.partition(": ")[2])])
+            self._leave_out([(entry, error.message.partition(": ")[2])])
             return True
 
-    def _may_need(self, one: Object, text: bytes) -> bool:
+    def _may_need(self, entry: Object, text: bytes) -> bool:
         """Tell whether an object mentions the schema of an extension that was left out."""
-        names = {(one.schema, "")} if one.type == "TABLE DATA" else set()
+        names = {(entry.schema, "")} if entry.type == "TABLE DATA" else set()
         names |= statements.mentioned(text, self._codec)
         return any(schema in self._shared for schema, _ in names)

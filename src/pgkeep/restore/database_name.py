@@ -19,7 +19,7 @@ _COMPUTED = {
 def dependent(artifact: Artifact) -> Object | None:
     """Return the first object whose own text asks for the database's name while it is loaded."""
     for number, objects in enumerate(artifact.index.objects_by_member()):
-        wanted = [one for one in objects if one.type in _COMPUTED]
+        wanted = [entry for entry in objects if entry.type in _COMPUTED]
         if wanted:
             data = artifact.read(number)
             for one in wanted:

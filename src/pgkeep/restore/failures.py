@@ -20,12 +20,12 @@ class Failures:
     def __bool__(self) -> bool:
         return bool(self._messages)
 
-    def record(self, one: Object, error: e.RestoreFailed) -> None:
+    def record(self, entry: Object, error: e.RestoreFailed) -> None:
         """Remember an object that the server refused."""
         with self._lock:
             self._messages.append(error.message)
-            if one.type in ("TABLE", "TABLE DATA"):
-                self._tables.add((one.schema, one.name))
+            if entry.type in ("TABLE", "TABLE DATA"):
+                self._tables.add((entry.schema, entry.name))
 
     def note(self, error: e.RestoreFailed) -> None:
         """Remember what failed but is no object, such as a setting of the database."""

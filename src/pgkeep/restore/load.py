@@ -160,7 +160,7 @@ class Session:
     def _batch(self, batch: Sequence[tuple[Object, bytes]]) -> None:
         if len(batch) > 1 and self.connection.info.transaction_status == 0:
             try:
-                self.send([one for pair in batch for one in self._statements(*pair)])
+                self.send([statement for pair in batch for statement in self._statements(*pair)])
                 return
             except psycopg.Error:
                 if self.connection.closed:
@@ -170,26 +170,26 @@ class Session:
         for one, text in batch:
             self.try_one(one, text)
 
-    def try_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
+    def try_one(self, entry: Object, text: bytes, attempts: int = RETRIES) -> None:
         """Execute one object, whose failure may be tolerated."""
         if self.tolerates is None:
-            self.execute_one(one, text, attempts)
+            self.execute_one(entry, text, attempts)
             return
         try:
             with self.savepoint():
-                self.execute_one(one, text, attempts)
+                self.execute_one(entry, text, attempts)
         except e.RestoreFailed as error:
             again = attempts == 1 and _is_deadlock(error.__cause__)
-            if again or not self.is_tolerated(one, text, error):
+            if again or not self.is_tolerated(entry, text, error):
                 raise
             if self.connection.info.transaction_status == TransactionStatus.INERROR:
                 self.connection.execute("ROLLBACK")  # of a BEGIN in the text
 
-    def is_tolerated(self, one: Object, text: bytes, error: e.RestoreFailed) -> bool:
+    def is_tolerated(self, entry: Object, text: bytes, error: e.RestoreFailed) -> bool:
         """Tell whether the restore may go on: only what the server says of one object."""
         if self.tolerates is None or self.connection.closed:
             return False
-        return isinstance(error.__cause__, psycopg.Error) and self.tolerates(one, text, error)
+        return isinstance(error.__cause__, psycopg.Error) and self.tolerates(entry, text, error)
 
     def savepoint(self) -> contextlib.AbstractContextManager[object]:
         """Within a transaction, keep what was done before where something fails."""
@@ -197,7 +197,7 @@ class Session:
             return contextlib.nullcontext()
         return self.connection.transaction()
 
-    def execute_one(self, one: Object, text: bytes, attempts: int = RETRIES) -> None:
+    def execute_one(self, entry: Object, text: bytes, attempts: int = RETRIES) -> None:
         """Execute one object; where that ends in a deadlock, so many times.
 
         Raises:
@@ -205,18 +205,18 @@ class Session:
             VerificationFailed: pg_dump does not write such a statement.
 
         """
-        self._retried(one, text, attempts)
+        self._retried(entry, text, attempts)
 
-    def _retried(self, one: Object, text: bytes | list[bytes], attempts: int) -> None:
+    def _retried(self, entry: Object, text: bytes | list[bytes], attempts: int) -> None:
         for left in reversed(range(attempts)):
             try:
-                self.send(self._statements(one, text) if isinstance(text, bytes) else text)
+                self.send(self._statements(entry, text) if isinstance(text, bytes) else text)
                 return
             except psycopg.Error as error:
                 self._settings = ""  # what SET did is gone with the statement
                 again = _is_deadlock(error) and self.connection.info.transaction_status == 0
                 if not again or not left:
-                    raise restore_error(error, describe(one)) from error
+                    raise restore_error(error, describe(entry)) from error
 
     def send(self, statements: Sequence[bytes]) -> None:
         """Execute statements in one transaction, each by itself."""
@@ -232,7 +232,7 @@ class Session:
                 " would be read differently"
             )
 
-    def _statements(self, one: Object, text: bytes) -> list[bytes]:
+    def _statements(self, entry: Object, text: bytes) -> list[bytes]:
         """Return the statements of an object, after the settings that it needs.
 
         Raises:
@@ -240,24 +240,24 @@ class Session:
 
         """
         found: list[bytes] = []
-        if one.settings != self._settings:
-            found += self._split(one, one.settings.encode())
+        if entry.settings != self._settings:
+            found += self._split(entry, entry.settings.encode())
             if not all(dialect.is_setting(statement) for statement in found):
-                raise e.VerificationFailed(f"{describe(one)}: unexpected settings in the index")
-            self._settings = one.settings
-        return found + self._split(one, text)
+                raise e.VerificationFailed(f"{describe(entry)}: unexpected settings in the index")
+            self._settings = entry.settings
+        return found + self._split(entry, text)
 
-    def _split(self, one: Object, text: bytes) -> list[bytes]:
+    def _split(self, entry: Object, text: bytes) -> list[bytes]:
         try:
             backslash_strings = self.strings == "off"
             found = list(dialect.statements_of(text, backslash_strings=backslash_strings))
         except e.VerificationFailed as error:
-            raise e.VerificationFailed(f"{describe(one)}: {error.message}") from error
+            raise e.VerificationFailed(f"{describe(entry)}: {error.message}") from error
         for statement in found:
-            dialect.check(statement, describe(one))
+            dialect.check(statement, describe(entry))
         return found
 
-    def copy(self, one: Object, header: bytes, blocks: Iterator[bytes]) -> int:
+    def copy(self, entry: Object, header: bytes, blocks: Iterator[bytes]) -> int:
         """Send rows; return how many the server took."""
         with self.connection.cursor() as cursor:
             try:
@@ -265,7 +265,7 @@ class Session:
                     for block in blocks:
                         copy.write(block)
             except psycopg.Error as error:
-                raise restore_error(error, f"rows of {one.schema}.{one.name}") from error
+                raise restore_error(error, f"rows of {entry.schema}.{entry.name}") from error
             return cursor.rowcount
 
 
@@ -329,7 +329,9 @@ class _Load:
             self._main.execute(list(self._texts("pre")))
         if options.data:
             self._progress.step("loading rows")
-            raw = sum(one.raw for one in self._artifact.index.members if one.section == "data")
+            raw = sum(
+                member.raw for member in self._artifact.index.members if member.section == "data"
+            )
             self._progress.total(raw)
             self._load_data()
         if options.schema:
@@ -507,18 +509,18 @@ class _Load:
                     self._rows[key] = self._rows.get(key, 0) + loaded
 
     def _copy(
-        self, session: Session, one: Object, header: bytes, blocks: Iterator[bytes]
+        self, session: Session, entry: Object, header: bytes, blocks: Iterator[bytes]
     ) -> int | None:
         """Copy rows; return None where they are left out, or their failure is tolerated."""
-        if self._options.leaves_out(one):
+        if self._options.leaves_out(entry):
             return None
         if self._options.tolerates is None:
-            return session.copy(one, header, blocks)
+            return session.copy(entry, header, blocks)
         try:
             with session.savepoint():
-                return session.copy(one, header, blocks)
+                return session.copy(entry, header, blocks)
         except e.RestoreFailed as error:
-            if not session.is_tolerated(one, header, error):
+            if not session.is_tolerated(entry, header, error):
                 raise
         return None
 
@@ -710,16 +712,16 @@ def without_owner(text: bytes) -> bytes:
     return _OWNER.sub(b"", _LARGE_OBJECT_OWNER.sub(b"", text))
 
 
-def _is_large_object(one: Object) -> bool:
+def _is_large_object(entry: Object) -> bool:
     """Whether this is a large object, or says something about one: they count as rows."""
-    return one.type in script.LARGE_OBJECT_TYPES or (
-        one.type in script.FOLLOWING_TYPES and one.name.startswith("LARGE OBJECT")
+    return entry.type in script.LARGE_OBJECT_TYPES or (
+        entry.type in script.FOLLOWING_TYPES and entry.name.startswith("LARGE OBJECT")
     )
 
 
-def _is_refresh(one: Object) -> bool:
+def _is_refresh(entry: Object) -> bool:
     """Whether this fills a materialized view, whose rows are computed from others."""
-    return one.type == "MATERIALIZED VIEW DATA"
+    return entry.type == "MATERIALIZED VIEW DATA"
 
 
 def _lines(text: bytes) -> Iterator[bytes]:
@@ -732,10 +734,10 @@ def _lines(text: bytes) -> Iterator[bytes]:
         start = end
 
 
-def describe(one: Object) -> str:
+def describe(entry: Object) -> str:
     """Name an object for messages."""
-    name = f"{one.schema}.{one.name}" if one.schema else one.name
-    return f"{one.type.lower()} {name}"
+    name = f"{entry.schema}.{entry.name}" if entry.schema else entry.name
+    return f"{entry.type.lower()} {name}"
 
 
 def rows_of(pieces: Iterator[script.Piece]) -> Iterator[bytes]:
@@ -761,28 +763,28 @@ def known_settings(connection: Connection, artifact: Artifact) -> list[bytes]:
     ]
 
 
-def _kind(one: Object) -> str:
+def _kind(entry: Object) -> str:
     """Foreign keys need the keys that they refer to: they make runs of their own."""
-    return "foreign" if one.type == "FK CONSTRAINT" else "index"
+    return "foreign" if entry.type == "FK CONSTRAINT" else "index"
 
 
-def _job(one: Object, text: bytes) -> _Job | None:
+def _job(entry: Object, text: bytes) -> _Job | None:
     """Return what locks a statement takes; None if that cannot be told."""
-    if one.type not in PARALLEL_TYPES:
+    if entry.type not in PARALLEL_TYPES:
         return None
-    match = (statements.INDEX_ON if one.type == "INDEX" else statements.ALTER_TABLE).search(text)
+    match = (statements.INDEX_ON if entry.type == "INDEX" else statements.ALTER_TABLE).search(text)
     if match is None:
         return None
     table = (match["schema"], match["name"])
-    if one.type == "INDEX" and not statements.ALTER_TABLE.search(text):
-        return _Job(one, text, frozenset(), frozenset({table}))
+    if entry.type == "INDEX" and not statements.ALTER_TABLE.search(text):
+        return _Job(entry, text, frozenset(), frozenset({table}))
     tables = {table}
-    if one.type == "FK CONSTRAINT":
+    if entry.type == "FK CONSTRAINT":
         referenced = statements.REFERENCES.search(text, match.end())
         if referenced is None:
             return None
         tables.add((referenced["schema"], referenced["name"]))
-    return _Job(one, text, frozenset(tables), frozenset())
+    return _Job(entry, text, frozenset(tables), frozenset())
 
 
 def _executed(session: Session, job: _Job) -> bool:

@@ -90,7 +90,7 @@ class _Server:
         self.codec = codec(meta.database.encoding)
         self._connection = connection
         self._same_major = target.version_num // 10000 == meta.server.major
-        self._schemas = {one.schema for one in artifact.index.objects if one.schema}
+        self._schemas = {entry.schema for entry in artifact.index.objects if entry.schema}
         rows = connection.execute(
             "SELECT collname::pg_catalog.text FROM pg_catalog.pg_collation"
             " WHERE collnamespace = 'pg_catalog'::pg_catalog.regnamespace"
@@ -101,9 +101,9 @@ class _Server:
         rows = connection.execute("SELECT name FROM pg_catalog.pg_available_extensions")
         self._extensions = {row[0] for row in rows}
 
-    def reason(self, one: Object, text: bytes) -> str | None:
+    def reason(self, entry: Object, text: bytes) -> str | None:
         """Say why the server cannot have an object; None if nothing is known against it."""
-        match = _EXTENSION.search(text) if one.type == "EXTENSION" else None
+        match = _EXTENSION.search(text) if entry.type == "EXTENSION" else None
         if match is not None:
             name = statements.unquoted(match[1], self.codec)
             self._schemas.add(statements.unquoted(match[2], self.codec))
@@ -114,15 +114,15 @@ class _Server:
             name = statements.unquoted(match[1], self.codec)
             if name not in self._collations:
                 return f"the server has no collation {name}"
-        return self._view_reason(one, text) if one.type in _VIEWS else None
+        return self._view_reason(entry, text) if entry.type in _VIEWS else None
 
-    def _view_reason(self, one: Object, text: bytes) -> str | None:
+    def _view_reason(self, entry: Object, text: bytes) -> str | None:
         match = _VIEW.search(text)
         if match is None:
             return None
         own = b"%b.%b" % (match["schema"], match["name"])
         itself = re.compile(rb"\b(?:FROM|JOIN) (?:ONLY |\()*%b[\s;)]" % re.escape(own))
-        if one.type != "RULE" and itself.search(match["query"] + b";"):
+        if entry.type != "RULE" and itself.search(match["query"] + b";"):
             return "the view refers to itself"
         mentioned = statements.mentioned(match["query"], self.codec)
         if self._same_major or any(schema in self._schemas for schema, _ in mentioned):

@@ -85,11 +85,11 @@ class Omitted:
             if item.entry.one.type in script.FOLLOWING_TYPES and about.matches(item)
         }
 
-    def __contains__(self, one: Object) -> bool:
-        key = key_of(one)
+    def __contains__(self, entry: Object) -> bool:
+        key = key_of(entry)
         if key in self._reasons or key in self._following:
             return True
-        return one.type == "TABLE DATA" and self.leaves_out_rows((one.schema, one.name))
+        return entry.type == "TABLE DATA" and self.leaves_out_rows((entry.schema, entry.name))
 
     def leaves_out_rows(self, table: Name) -> bool:
         """Tell whether a table, or only its rows, are left out."""
@@ -99,14 +99,14 @@ class Omitted:
         """Name what is left out, each with its reason; comments and privileges are not listed."""
         return [f"{self._described[key]} ({reason})" for key, reason in self._reasons.items()]
 
-    def _leave_out(self, one: Object, reason: str) -> None:
-        key = key_of(one)
+    def _leave_out(self, entry: Object, reason: str) -> None:
+        key = key_of(entry)
         if key in self._reasons:
             return
         self._reasons[key] = reason
-        self._described[key] = describe(one)
-        if one.type in _RELATIONS or one.type == "TABLE DATA":
-            self._tables.add((one.schema, one.name))
+        self._described[key] = describe(entry)
+        if entry.type in _RELATIONS or entry.type == "TABLE DATA":
+            self._tables.add((entry.schema, entry.name))
 
     def _divided(self) -> tuple[list[_Item], list[_Item]]:
         gone = [item for item in self._items if item.key in self._reasons]
@@ -237,9 +237,9 @@ def select(artifact: Artifact, specifications: Iterable[str]) -> list[Object]:
 
     """
     known: dict[str, list[Object]] = {}
-    for one in artifact.index.objects:
-        if one.type not in script.LARGE_OBJECT_TYPES:
-            known.setdefault(_specification(one), []).append(one)
+    for entry in artifact.index.objects:
+        if entry.type not in script.LARGE_OBJECT_TYPES:
+            known.setdefault(_specification(entry), []).append(entry)
     found: list[Object] = []
     for text in specifications:
         kind, colon, name = text.partition(":")
@@ -265,19 +265,23 @@ def _similar(wanted: str, known: Iterable[str]) -> str:
     return f"Similar objects: {', '.join(found)}."
 
 
-def _specification(one: Object) -> str:
-    return f"{one.type}:{one.schema}.{one.name}" if one.schema else f"{one.type}:{one.name}"
+def _specification(entry: Object) -> str:
+    return (
+        f"{entry.type}:{entry.schema}.{entry.name}"
+        if entry.schema
+        else f"{entry.type}:{entry.name}"
+    )
 
 
-def key_of(one: Object) -> Key:
+def key_of(entry: Object) -> Key:
     """Return what tells objects of a backup apart."""
-    return one.type, one.schema, one.name
+    return entry.type, entry.schema, entry.name
 
 
-def describe(one: Object) -> str:
+def describe(entry: Object) -> str:
     """Name an object for messages."""
-    name = f"{one.schema}.{one.name}" if one.schema else one.name
-    return f"{one.type.lower()} {name}"
+    name = f"{entry.schema}.{entry.name}" if entry.schema else entry.name
+    return f"{entry.type.lower()} {name}"
 
 
 def _only_in(gone: Iterable[_Item], rest: Iterable[_Item]) -> dict[Name, _Item]:

@@ -245,7 +245,7 @@ class Restore:
             warnings=[*self._left_out(), *warnings],
             raw_bytes=index.raw_bytes if index else None,
             tables=len(tables) if tables is not None else None,
-            rows=sum(one.rows for one in tables) if tables is not None else None,
+            rows=sum(table.rows for table in tables) if tables is not None else None,
         )
 
     def execute(self, plan: Plan, progress: Progress) -> Result:
@@ -296,7 +296,7 @@ class Restore:
             if mode == Mode.SWAP:
                 old = databases.free_name(connection, self.target)
                 renamings.insert(0, databases.renaming(self.target, old))
-            return [f"{one.as_string(connection)};" for one in renamings]
+            return [f"{renaming.as_string(connection)};" for renaming in renamings]
 
     @contextlib.contextmanager
     def _created_roles(self) -> Iterator[None]:
@@ -398,7 +398,7 @@ class Restore:
     def _tables(self) -> list[TableRows]:
         """Return the tables whose rows are restored."""
         rows = self._artifact.index.table_rows() if self._artifact is not None else []
-        return [one for one in rows if not self._leaves_out_rows((one.schema, one.name))]
+        return [row for row in rows if not self._leaves_out_rows((row.schema, row.name))]
 
     def _depends_on_name(self, mode: Mode) -> str | None:
         """Say what would be wrong, or fail, in a database that has a temporary name."""
@@ -416,7 +416,7 @@ class Restore:
     def _ambiguous(self) -> Iterator[str]:
         """Warn of what an empty search path would change (trap G4.1)."""
         if self._meta is not None and self._options.search_path == SearchPath.EMPTY:
-            names = [one.object for one in self._meta.resolutions]
+            names = [resolution.object for resolution in self._meta.resolutions]
             if names:
                 yield search_path.warning(names)
 
@@ -432,7 +432,7 @@ class Restore:
         assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
         index = self._artifact.index
         there = foreign_keys.tables(connection, codec(index.meta.database.encoding))
-        oids = {there.get((one.schema, one.name), 0) for one in self._tables() if one.rows}
+        oids = {there.get((table.schema, table.name), 0) for table in self._tables() if table.rows}
         return triggers.firing(
             connection, oids, triggers.Event.INSERT, replica=self._options.disable_triggers
         )
@@ -440,7 +440,7 @@ class Restore:
     def _check_counts(self, connection: Connection) -> None:
         """Compare the tables with the backup before the commit; COPY counts only its own rows."""
         assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
-        rows = {(one.schema, one.name): one.rows for one in self._tables()}
+        rows = {(table.schema, table.name): table.rows for table in self._tables()}
         with search_path.empty(connection):
             if self._triggers(connection):
                 triggers.compare(connection, rows)
@@ -450,11 +450,11 @@ class Restore:
             return True
         return self._failures is not None and self._failures.lacks(table)
 
-    def _tolerates(self, one: Object, text: bytes, error: e.RestoreFailed) -> bool:
-        if self._choice is not None and self._choice.tolerates(one, text, error):
+    def _tolerates(self, entry: Object, text: bytes, error: e.RestoreFailed) -> bool:
+        if self._choice is not None and self._choice.tolerates(entry, text, error):
             return True
         if self._failures is not None:
-            self._failures.record(one, error)
+            self._failures.record(entry, error)
         return self._failures is not None
 
     def _unvalidated(self) -> list[str]:
@@ -462,7 +462,7 @@ class Restore:
         assert self._meta is not None  # noqa: S101 - plain dumps are refused before
         with self._endpoint.to(self.target).connect() as inside:
             there = foreign_keys.tables(inside, codec(self._meta.database.encoding))
-            keys = [(one.schema, one.name) for one in self._tables()]
+            keys = [(table.schema, table.name) for table in self._tables()]
             oids = [there[key] for key in keys if key in there]
             return unvalidated.warnings(unvalidated.find(inside, oids))
 

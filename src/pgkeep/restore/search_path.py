@@ -28,9 +28,9 @@ def loading(meta: Meta) -> sql.Composed:
     """Return the statement for a database that is made of a backup: the backup's own setting."""
     prefix = "search_path="
     own = [
-        one.value.removeprefix(prefix)
-        for one in meta.database.settings
-        if one.role is None and one.value.startswith(prefix)
+        setting.value.removeprefix(prefix)
+        for setting in meta.database.settings
+        if setting.role is None and setting.value.startswith(prefix)
     ]
     return _statement(sql.Literal(own[0]) if own else None, _schemas(meta))
 
@@ -71,7 +71,10 @@ def empty(connection: Connection) -> Iterator[None]:
 def _schemas(meta: Meta) -> list[str]:
     """Return where the operators lie that SQL cannot name: whoever used them had these in reach."""
     return sorted({
-        schema for one in meta.resolutions for use in one.uses for schema in use.schemas
+        schema
+        for resolution in meta.resolutions
+        for use in resolution.uses
+        for schema in use.schemas
     } - {"pg_catalog"})  # fmt: skip
 
 

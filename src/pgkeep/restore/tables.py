@@ -245,8 +245,8 @@ class TablesRestore:
     def _facts(self, name: Name) -> TableFacts:
         parts = self._contents.rows(name)
         members = self._artifact.index.members
-        size = sum(members[number].length for number in {one.member for one in parts})
-        return TableFacts(*name, sum(one.rows or 0 for one in parts), size)
+        size = sum(members[number].length for number in {part.member for part in parts})
+        return TableFacts(*name, sum(part.rows or 0 for part in parts), size)
 
     def _steps(self) -> Iterator[str]:
         names = _list(self._tables)
@@ -288,8 +288,10 @@ class TablesRestore:
             )
         if self._options.replace:
             problems += [
-                f"{one} depends on a table that would be dropped"
-                for one in dependencies.dependents(connection, relations.oids(connection, there))
+                f"{dependent} depends on a table that would be dropped"
+                for dependent in dependencies.dependents(
+                    connection, relations.oids(connection, there)
+                )
             ]
             problems += [
                 f"{_dotted(child)} is a part of a table that would be dropped"
@@ -336,14 +338,22 @@ class TablesRestore:
         """Name what an empty search path would change (trap G4.1)."""
         if self._options.search_path != SearchPath.EMPTY:
             return
-        names = {_dotted(one) for table in self._tables for one in self._contents.relations(table)}
-        found = [one.object for one in self._meta.resolutions if search_path.concerns(one, names)]
+        names = {
+            _dotted(relation)
+            for table in self._tables
+            for relation in self._contents.relations(table)
+        }
+        found = [
+            resolution.object
+            for resolution in self._meta.resolutions
+            if search_path.concerns(resolution, names)
+        ]
         if found:
             self._warnings.append(search_path.warning(found))
 
     def _missing(self, connection: Connection, entries: Sequence[Entry]) -> list[str]:
         """Return what the statements mention, the backup defines, and the database has not."""
-        own = {one for table in self._tables for one in self._contents.relations(table)}
+        own = {relation for table in self._tables for relation in self._contents.relations(table)}
         named = {
             name
             for entry in entries
@@ -423,15 +433,15 @@ class TablesRestore:
 
     def _columns(self) -> list[str]:
         for table in self._tables:
-            for one in self._contents.rows(table):
-                match = _COPY.match(self._header(one))
+            for row in self._contents.rows(table):
+                match = _COPY.match(self._header(row))
                 if match is not None and match["columns"] is not None:
                     names = re.findall(statements.IDENTIFIER, match["columns"])
                     return [statements.unquoted(name, self._contents.codec) for name in names]
         return []
 
-    def _header(self, one: Object) -> bytes:
-        for piece in self._pieces(one):
+    def _header(self, entry: Object) -> bytes:
+        for piece in self._pieces(entry):
             if isinstance(piece, script.CopyBegin):
                 return piece.data.rstrip(b";\n")
         return b""
@@ -487,7 +497,7 @@ class TablesRestore:
         return [self._new_name] if self._options.new_name else self._tables
 
     def _raw(self, table: Name) -> int:
-        return sum(one.length for one in self._contents.rows(table))
+        return sum(row.length for row in self._contents.rows(table))
 
     def _bring_tables(self, session: Session, progress: Progress) -> int:
         connection = session.connection
@@ -534,7 +544,7 @@ class TablesRestore:
 
     def _take_default_privileges(self, connection: Connection, schemas: Mapping[Name, str]) -> None:
         """Take what ALTER DEFAULT PRIVILEGES gives to new tables: the backup's grants follow."""
-        made = {one for table in self._created for one in self._contents.relations(table)}
+        made = {relation for table in self._created for relation in self._contents.relations(table)}
         names = [(schemas.get(name, name[0]), name[1]) for name in made]
         for statement in relations.privileges_taken(connection, names):
             connection.execute(statement.encode())
@@ -610,13 +620,13 @@ class TablesRestore:
         """Load a table's rows by its own name: its partitioned root may not be there."""
         target = sql.Identifier(schemas.get(table, table[0]), table[1]).as_bytes(session.connection)
         total = 0
-        for one in self._contents.rows(table):
-            total += self._copy(session, one, target, progress)
+        for row in self._contents.rows(table):
+            total += self._copy(session, row, target, progress)
         return total
 
-    def _copy(self, session: Session, one: Object, target: bytes, progress: Progress) -> int:
+    def _copy(self, session: Session, entry: Object, target: bytes, progress: Progress) -> int:
         loaded = 0
-        pieces = self._pieces(one)
+        pieces = self._pieces(entry)
         for piece in pieces:
             if isinstance(piece, script.CopyBegin):
                 match = _COPY.match(piece.data.rstrip(b";\n"))
@@ -625,24 +635,24 @@ class TablesRestore:
                 columns = match["columns"]  # none of a table without any
                 listed = b"" if columns is None else b"(%b) " % columns
                 header = b"COPY %b %bFROM stdin" % (target, listed)
-                loaded += session.copy(one, header, load.rows_of(pieces))
-        if loaded != one.rows:
+                loaded += session.copy(entry, header, load.rows_of(pieces))
+        if loaded != entry.rows:
             raise e.RestoreFailed(
-                f"{one.schema}.{one.name}: the server took {loaded} rows of {one.rows}"
+                f"{entry.schema}.{entry.name}: the server took {loaded} rows of {entry.rows}"
             )
-        progress.advance(one.length)
+        progress.advance(entry.length)
         return loaded
 
-    def _pieces(self, one: Object) -> Iterator[script.Piece]:
+    def _pieces(self, entry: Object) -> Iterator[script.Piece]:
         """Yield what an object's part of its member holds, without reading on behind it."""
         scanner = script.Scanner()
         position = 0
-        for block in self._artifact.blocks(one.member):
-            begin = max(one.start - position, 0)
-            piece = block[begin : max(one.start + one.length - position, 0)]
+        for block in self._artifact.blocks(entry.member):
+            begin = max(entry.start - position, 0)
+            piece = block[begin : max(entry.start + entry.length - position, 0)]
             position += len(block)
             yield from scanner.feed(piece)
-            if position >= one.start + one.length:
+            if position >= entry.start + entry.length:
                 break
         yield from scanner.close()
 
@@ -703,8 +713,8 @@ class TablesRestore:
             condition.check(connection, aliased, self._options.where)
         target = scratch.as_bytes(connection)
         for table in self._tables:
-            for one in self._contents.rows(table):
-                self._copy(session, one, target, progress)
+            for row in self._contents.rows(table):
+                self._copy(session, row, target, progress)
         chosen = sql.SQL("FROM pg_temp.{} AS {} WHERE {}").format(
             sql.Identifier(ROWS), alias, condition.embedded(self._options.where)
         )
@@ -750,9 +760,9 @@ class TablesRestore:
                 ).format(sql.SQL("" if len(self._tables) > 1 else "ONLY"), root, mine, theirs)
             case _:
                 sets = [
-                    sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(one))
-                    for one in columns
-                    if one not in key
+                    sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(column))
+                    for column in columns
+                    if column not in key
                 ]
                 names = sql.SQL(", ").join(map(sql.Identifier, key))
                 if not sets:

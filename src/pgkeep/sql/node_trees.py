@@ -96,7 +96,7 @@ def unnamed(found: Sequence[Use], schemas: Mapping[int, str]) -> list[Use]:
     return [
         use
         for use in found
-        if (names := {schemas.get(one, CATALOG) for one in use.operators}) != {CATALOG}
+        if (names := {schemas.get(operator, CATALOG) for operator in use.operators}) != {CATALOG}
         and (len(use.operators) == 1 or len(names) > 1)
     ]
 

@@ -73,7 +73,7 @@ def _arguments(types: str) -> str:
     if types == ")":
         return r"\((?:OUT .*)?\)"
     inputs = ", ".join(
-        f"(?:OUT [^,]*, )*(?!OUT )(?:[^,]* )?{re.escape(one)}" for one in types[:-1].split(", ")
+        f"(?:OUT [^,]*, )*(?!OUT )(?:[^,]* )?{re.escape(part)}" for part in types[:-1].split(", ")
     )
     return rf"\({inputs}(?:, OUT .*)?\)"
 

@@ -479,7 +479,7 @@ def without_marks(text: bytes) -> bytes:
 
     def keep(match: re.Match[bytes]) -> bytes:
         options = match["all"].split(b", ")
-        kept = [one for one in options if not one.startswith(_MARK)]
+        kept = [option for option in options if not option.startswith(_MARK)]
         if len(kept) == len(options):
             return match.group()
         begin, end = (place - match.start() for place in match.span("all"))
@@ -562,7 +562,9 @@ def _entry(match: re.Match[bytes], schemas: Container[bytes] | None) -> Entry:
     if len(readings) > 1:
         as_data = match["data"] is not None
         readings = [
-            one for one in readings if _is_likely(one, catalog, schemas, as_data=as_data)
+            reading
+            for reading in readings
+            if _is_likely(reading, catalog, schemas, as_data=as_data)
         ] or readings
     names = readings[-1]
     return Entry(
@@ -770,6 +772,8 @@ class Outline:
 
     def _ending(self, text: bytes) -> None:
         """After the ending only comments may follow, or another database of pg_dumpall."""
-        line = next((one for one in text.split(b"\n") if one and not one.startswith(b"--")), None)
+        line = next(
+            (part for part in text.split(b"\n") if part and not part.startswith(b"--")), None
+        )
         if line is not None and self._after_ending is None:
             self._after_ending = line

@@ -78,7 +78,11 @@ def suspend(connection: Connection, *, kinds: str | None = None) -> list[Differe
 
     The caller has a transaction open, in which it calls `resume`: no other session notices it.
     """
-    found = [one for one in differences(connection) if kinds is None or one.kind in kinds]
+    found = [
+        difference
+        for difference in differences(connection)
+        if kinds is None or difference.kind in kinds
+    ]
     # A privilege that is revoked takes its grant option along: first revoke, then grant.
     for one in sorted(found, key=lambda one: not one.added):
         connection.execute(one.apply(added=not one.added).encode())
@@ -93,7 +97,11 @@ def resume(connection: Connection, suspended: list[Difference]) -> None:
 
 def warnings(connection: Connection, target: str, kinds: str | None = None) -> list[str]:
     """Say which default privileges apply where a restore leaves privileges out."""
-    found = [str(one) for one in differences(connection) if kinds is None or one.kind in kinds]
+    found = [
+        str(difference)
+        for difference in differences(connection)
+        if kinds is None or difference.kind in kinds
+    ]
     if not found:
         return []
     more = f" and {len(found) - 7} more" if len(found) > 7 else ""

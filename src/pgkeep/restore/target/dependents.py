@@ -44,14 +44,14 @@ def gone(connection: Connection, contents: Contents, tables: Iterable[Name]) -> 
     found: list[_Dependent] = []
     while True:
         # Whoever drops a partition drops the foreign keys that refer to all of the table.
-        roots = around | {one for name in around for one in _ancestors(name, contents)}
+        roots = around | {ancestor for name in around for ancestor in _ancestors(name, contents)}
         more = [
-            one
-            for one in candidates
-            if one not in found
-            and one.needs & (roots if one.kind == "FK CONSTRAINT" else around)
-            and not _is_there(connection, one)
-            and _others_are_there(connection, contents, one.needs - roots - {one.name})
+            candidate
+            for candidate in candidates
+            if candidate not in found
+            and candidate.needs & (roots if candidate.kind == "FK CONSTRAINT" else around)
+            and not _is_there(connection, candidate)
+            and _others_are_there(connection, contents, candidate.needs - roots - {candidate.name})
         ]
         if not more:
             return list(dict.fromkeys(map(str, found)))

@@ -79,7 +79,7 @@ def compare(connection: Connection, rows: Mapping[tuple[str, str], int]) -> None
     found: dict[str, int] = {}
     encoding = codec(connection.info.parameter_status("server_encoding") or "UTF8")
     for *names, root, statement in connection.execute(_TABLES).fetchall():
-        schema, name = (one.decode(encoding, "backslashreplace") for one in names)
+        schema, name = (name.decode(encoding, "backslashreplace") for name in names)
         if (schema, name) in rows:
             row = connection.execute(statement).fetchone()
             expected[root] = expected.get(root, 0) + rows[schema, name]
