@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pgkeep.postgres.server import Server
 
-# A throw-away server is tuned not to survive a crash: here everything is back to the default,
+# A temporary server is tuned not to survive a crash: here everything is back to the default,
 # but for a memory and a WAL as an administrator would set them.
 SETTINGS = {
     "fsync": "on",

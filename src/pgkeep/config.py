@@ -197,7 +197,7 @@ SETTINGS = (
     ),
     Setting(
         "BACKUP_S3_REQUIRED", "false", _flag,
-        "false: a copy that fails is owed and made by the next run; true: it is exit code 6",
+        "false: a failed copy is pending and uploaded by the next run; true: it is exit code 6",
     ),
     Setting(
         "BACKUP_S3_TIMEOUT", "60", _seconds, "seconds after which a call without an answer fails"

@@ -1,4 +1,4 @@
-"""The main job on a throw-away server: back up, destroy, restore, prove that nothing is missing."""
+"""The main job on a temporary server: back up, destroy, restore, prove that nothing is missing."""
 
 import subprocess
 import time
@@ -63,7 +63,7 @@ def run(
     """
     installation = _server_programs()
     seconds: dict[str, float] = {}
-    tell(f"starting a throw-away PostgreSQL {installation.version[0]}.{installation.version[1]}")
+    tell(f"starting a temporary PostgreSQL {installation.version[0]}.{installation.version[1]}")
     with Server(installation.bin) as server:
         endpoint = Endpoint({**server.params, "dbname": "postgres"})
         with endpoint.connect() as connection:

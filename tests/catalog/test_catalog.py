@@ -98,7 +98,7 @@ ABSURD: dict[str, Callable[[dict[str, object]], None]] = {
     "size": lambda one: one["artifact"].update(size=10**400),  # type: ignore[attr-defined]
     "negative": lambda one: one.update(raw_bytes=-1),
     "seconds": lambda one: one.update(
-        drills=[{"when": "2026-01-01T00:00:00Z", "green": True, "seconds": {"a": 1e300},
+        drills=[{"when": "2026-01-01T00:00:00Z", "passed": True, "seconds": {"a": 1e300},
                  "findings": 0}]
     ),
     "year": lambda one: one.update(finished="9999-12-31T23:59:59Z"),
@@ -401,10 +401,10 @@ def test_a_copy_that_cannot_be_looked_at_is_not_put_at_risk(
             bucket="bucket", endpoint=extra["BACKUP_S3_ENDPOINT"], timeout=1, attempts=1
         )
         target = S3Store(settings)
-        debt = msgspec.structs.replace(planted.manifest(NOW), pending=[target.url])
-        planted.plant(store.directory, debt)
-        ((paid, error),) = copies.pay(store, target, [debt])
-    assert paid == debt
+        backup = msgspec.structs.replace(planted.manifest(NOW), pending=[target.url])
+        planted.plant(store.directory, backup)
+        ((copied, error),) = copies.upload_pending(store, target, [backup])
+    assert copied == backup
     assert isinstance(error, e.StoreError)
     assert not [line for line in lines if line.startswith(("PUT", "POST", "DELETE"))], lines
 

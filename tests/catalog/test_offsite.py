@@ -1,4 +1,4 @@
-"""Copies in a bucket, and backups that are only there: made, owed, paid, pruned, restored."""
+"""Copies in a bucket, and backups that are only there: uploaded, pending, pruned, restored."""
 
 import hashlib
 import json
@@ -148,18 +148,18 @@ def test_to_a_bucket_only(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_copy_that_fails_is_owed_and_paid(
+def test_a_failed_copy_is_pending_and_uploaded_later(
     pg17: Server, small: str, buckets: Buckets, bucket: str, tmp_path: Path
 ) -> None:
-    """Fail-open: the backup is whole, says what is owed; the next run pays, or sync."""
+    """Fail-open: the backup is whole, lists the pending copy; the next run or sync uploads it."""
     directory = tmp_path / "here"
     good = invoke.environment(pg17, small, BACKUP_DIR=str(directory), **buckets.environment(bucket))
     dead = good | {"BACKUP_S3_ENDPOINT": f"http://127.0.0.1:{free_ports(1)[0]}"}
     out, err = outputs("backup", env=dead)
-    assert "its copy is owed" in out
+    assert "its copy is pending" in out
     assert "warning: " in err
     assert manifest_in(directory).pending == [f"s3://{bucket}/backups"]
-    assert " owed " in outputs("list", env=good)[0]
+    assert " pending " in outputs("list", env=good)[0]
     target = f"back_{os.getpid()}"
     try:
         # What cannot be reached may have a newer one: it must be named.
@@ -175,7 +175,7 @@ def test_a_copy_that_fails_is_owed_and_paid(
     out, err = outputs("backup", env=dead | {"BACKUP_S3_REQUIRED": "true"}, code=6)
     assert "hint: Check BACKUP_S3_ENDPOINT" in err
     assert len(listed(good)) == 2, "it is a backup all the same"
-    assert "error: copies are still owed" in outputs("sync", env=dead, code=6)[1]
+    assert "error: copies are still pending" in outputs("sync", env=dead, code=6)[1]
 
     time.sleep(1.1)
     document = json.loads(outputs("backup", "--json", env=good)[0])
@@ -198,7 +198,7 @@ UNFORESEEN = {
 
 
 @pytest.mark.parametrize("what", UNFORESEEN)
-def test_whatever_a_bucket_raises_is_a_copy_that_is_owed(
+def test_any_error_of_a_bucket_leaves_the_copy_pending(
     pg17: Server, small: str, app: str, buckets: Buckets, tmp_path: Path, what: str
 ) -> None:
     """Fail-open: every database is backed up."""
@@ -208,7 +208,7 @@ def test_whatever_a_bucket_raises_is_a_copy_that_is_owed(
     process = invoke.start("backup", env=env | {"BACKUP_DATABASES": f"{small},{app}"}, cwd=tmp_path)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert out.count("its copy is owed") == 2
+    assert out.count("its copy is pending") == 2
     assert err.count("warning: ") >= 2
     assert "Traceback" not in err
     assert len([*(tmp_path / "here").glob("*.manifest.json")]) == 2
@@ -223,7 +223,7 @@ def test_a_bucket_out_of_reach_does_not_hide_what_is_here(buckets: Buckets, tmp_
     assert "Invalid endpoint: http://minio_server:9000" in err
 
 
-def test_what_was_verified_is_read_back_when_its_copy_was_owed(
+def test_a_pending_copy_of_a_verified_backup_is_read_back(
     pg17: Server, small: str, buckets: Buckets, bucket: str, tmp_path: Path
 ) -> None:
     artifact = invoke.backup(pg17, small, tmp_path, "--verify")
@@ -241,25 +241,25 @@ def test_what_was_verified_is_read_back_when_its_copy_was_owed(
 def test_a_manifest_may_change_while_its_backup_is_copied(tmp_path: Path, gone: bool) -> None:
     """A drill that was noted meanwhile stays; a backup that was pruned does not come back."""
     store, target = LocalStore(tmp_path / "here"), LocalStore(tmp_path / "there")
-    debt = planted.manifest(NOW)
-    facts = FileFacts(debt.artifact.name, 1, hashlib.sha256(b"x").hexdigest())
-    debt = msgspec.structs.replace(debt, artifact=facts, pending=[target.url])
-    planted.plant(store.directory, debt)
-    drill = Drill(when=NOW, green=True, seconds={}, findings=0)
+    backup = planted.manifest(NOW)
+    facts = FileFacts(backup.artifact.name, 1, hashlib.sha256(b"x").hexdigest())
+    backup = msgspec.structs.replace(backup, artifact=facts, pending=[target.url])
+    planted.plant(store.directory, backup)
+    drill = Drill(when=NOW, passed=True, seconds={}, findings=0)
 
     def meanwhile(_: int) -> None:
         if gone:
-            prune.prune(Catalog(store), [Decision(debt, keep=False, reasons=())])
+            prune.prune(Catalog(store), [Decision(backup, keep=False, reasons=())])
         else:
-            planted.plant(store.directory, msgspec.structs.replace(debt, drills=[drill]))
+            planted.plant(store.directory, msgspec.structs.replace(backup, drills=[drill]))
 
-    (paid,) = copies.pay(store, target, [debt], meanwhile)
-    assert paid == (debt, None)
+    (copied,) = copies.upload_pending(store, target, [backup], meanwhile)
+    assert copied == (backup, None)
     if gone:
         assert invoke.left_over(store.directory) == []
-        assert list(copies.pay(store, target, [debt])) == []
+        assert list(copies.upload_pending(store, target, [backup])) == []
     else:
-        expected = msgspec.structs.replace(debt, pending=[], drills=[drill])
+        expected = msgspec.structs.replace(backup, pending=[], drills=[drill])
         assert manifest_in(store.directory) == expected
 
 
@@ -271,7 +271,7 @@ def test_a_manifest_is_changed_or_removed_by_one_at_a_time(
     monkeypatch.setattr(copies, "LOCK_SECONDS", 0)
     with copies.manifests_locked(store):
         with pytest.raises(e.StoreError, match="is locked"):
-            copies.settle(store, one, LocalStore(tmp_path / "there"))
+            copies.mark_copied(store, one, LocalStore(tmp_path / "there"))
         with pytest.raises(e.RetentionFailed, match="is locked"):
             prune.prune(Catalog(store), [Decision(one, keep=False, reasons=())])
     assert manifest_in(store.directory) == one
@@ -380,7 +380,7 @@ def test_an_identity_that_may_only_write(
         del cloud["BACKUP_S3_BUCKET"]
     env = invoke.environment(pg17, small, BACKUP_DIR=place, **cloud)
     out, err = outputs("backup", "--type=daily", *(["--no-verify"] if only else []), env=env)
-    assert "owed" not in out + err
+    assert "pending" not in out + err
     if only:
         err = outputs("backup", "--type=auto", env=env, code=6)[1]
         assert "cannot tell which tier is due" in err

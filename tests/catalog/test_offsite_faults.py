@@ -167,7 +167,7 @@ def fat(pg17: Server, database: DatabaseFactory) -> str:
 def test_the_local_backup_is_whole_whatever_the_bucket_does(
     pg17: Server, fat: str, buckets: Buckets, tmp_path: Path, name: str
 ) -> None:
-    """B2, C8, C9, C21: exit code 0, a warning, a debt; and the next run pays it."""
+    """B2, C8, C9, C21: exit code 0, a warning, a pending copy; the next run uploads it."""
     fault = FAULTS[name]
     fault.seen = 0
     bucket = buckets.bucket()
@@ -176,7 +176,7 @@ def test_the_local_backup_is_whole_whatever_the_bucket_does(
         broken_env = env | {"BACKUP_S3_ENDPOINT": broken.endpoint, "BACKUP_S3_TIMEOUT": "1"}
         out, err = outputs("backup", env=broken_env, seconds=60)
     assert fault.seen, broken.requests
-    assert "its copy is owed" in out
+    assert "its copy is pending" in out
     assert "warning: " in err
     (entry,) = listed(env)
     assert entry["manifest"]["pending"] == [f"s3://{bucket}/backups"]
@@ -190,7 +190,7 @@ def test_the_local_backup_is_whole_whatever_the_bucket_does(
 
 
 def test_a_server_that_is_killed_and_comes_back(pg17: Server, fat: str, tmp_path: Path) -> None:
-    """A copy that was begun fails with its server; when it is back the debt is paid."""
+    """A copy that was begun fails with its server; when it is back the copy is uploaded."""
     own = Buckets(tmp_path)
     own.start()
     try:
@@ -206,7 +206,7 @@ def test_a_server_that_is_killed_and_comes_back(pg17: Server, fat: str, tmp_path
             own.stop(signal.SIGKILL)
             out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        assert "its copy is owed" in out
+        assert "its copy is pending" in out
         own.start()
         outputs("sync", env=env)
         (entry,) = listed(env)
@@ -234,7 +234,7 @@ def test_a_slow_upload_has_a_limit(
         began = time.monotonic()
         out, err = outputs("backup", env=env | {"BACKUP_S3_ENDPOINT": slow.endpoint})
         assert time.monotonic() - began < 30
-    assert "its copy is owed" in out
+    assert "its copy is pending" in out
     assert "it lags behind by more than 2 s" in err
 
 

@@ -1,4 +1,4 @@
-"""Drills: green for what is there, red with the right sentence for what is not; no trace left."""
+"""Drills pass for an equal restore, name every difference, and leave nothing behind."""
 
 import dataclasses
 import json
@@ -295,9 +295,9 @@ def noted(artifact: Path) -> list[Drill]:
 
 
 def drilled_by_command(artifact: Path, place: Path, *options: str) -> dict[str, Any]:
-    """Run a drill that must be green and leave nothing; return what it says."""
+    """Run a drill that must pass and leave nothing; return what it says."""
     found = json.loads(invoke.run("drill", "--json", *options, env=environment(artifact, place)))
-    assert (found["findings"], found["green"]) == ([], True)
+    assert (found["findings"], found["passed"]) == ([], True)
     assert found["tables"] == next(
         check["checked"] for check in found["checks"] if check["name"] == "rows"
     )
@@ -306,7 +306,7 @@ def drilled_by_command(artifact: Path, place: Path, *options: str) -> dict[str, 
     ]  # fmt: skip
     assert processes(place) == []
     (drilled,) = noted(artifact)
-    assert (drilled.green, drilled.findings, drilled.seconds) == (True, 0, found["seconds"])
+    assert (drilled.passed, drilled.findings, drilled.seconds) == (True, 0, found["seconds"])
     return dict(found)
 
 
@@ -317,7 +317,7 @@ def test_one_of_everything_is_green(
     artifact = invoke.backup(server, objects, tmp_path, "--verify")
     dsn = make_conninfo("", **server.params)
     found = drilled_by_command(artifact, place, f"--server={dsn}")
-    assert not found["throw_away"]
+    assert not found["temporary"]
     assert scratch_databases(server) == []
 
 
@@ -328,7 +328,7 @@ def test_one_of_everything_is_green_on_a_server_of_its_own(
     artifact = invoke.backup(pg18, servers.objects(18), tmp_path, "--verify")
     path = f"$system:{servers.extension()}"
     found = drilled_by_command(artifact, place, f"--setting=extension_control_path={path}")
-    assert found["throw_away"]
+    assert found["temporary"]
 
 
 def test_an_extension_that_must_be_preloaded(
@@ -366,7 +366,7 @@ def test_money_and_subscriptions_on_a_server_of_its_own(
         path = invoke.backup(pg15, name, tmp_path, PGOPTIONS="-c lc_monetary=POSIX")
         artifact = Artifact(LocalStore(tmp_path).open(path.name))
         assert artifact.index.meta.lc_monetary == "POSIX"
-        with scratch.throw_away(artifact.index, None) as there:
+        with scratch.temporary_server(artifact.index, None) as there:
             drill.restore(artifact.source, verify.SideFiles(), there, 2, Silent())
             with there.scratch.connect() as connection:
                 found = connection.execute("select price::text, version() from public.prices")
@@ -397,9 +397,9 @@ def test_the_newest_verified_backup_is_drilled(shop: Path, place: Path, tmp_path
     said = invoke.run("drill", env=environment(artifact, place))
     assert f"{artifact}\n" in said
     assert re.search(r"^    ok +rows +7$", said, re.MULTILINE)
-    assert f"done: drill of {artifact}: green" in said
+    assert f"done: drill of {artifact}: passed" in said
     assert max(len(line) for line in said.splitlines() if str(tmp_path) not in line) <= 80
-    assert [one.green for one in noted(artifact)] == [*(one.green for one in noted(shop)), True]
+    assert [one.passed for one in noted(artifact)] == [*(one.passed for one in noted(shop)), True]
     artifact.with_name(path.name).unlink()
     said = invoke.run("drill", env=environment(artifact, place), code=9)
     assert "no verified backup in" in said
@@ -428,7 +428,7 @@ def test_assertions_are_asked(shop: Path, place: Path, tmp_path: Path, pg17: Ser
     )  # fmt: skip
     outcome = json.loads(report.with_suffix(".json").read_text())
     (check,) = [one for one in outcome["checks"] if one["name"] == "assertions"]
-    assert (check["checked"], outcome["green"], len(outcome["findings"])) == (12, False, 10)
+    assert (check["checked"], outcome["passed"], len(outcome["findings"])) == (12, False, 10)
     problems = [finding.rpartition("): ")[2] for finding in check["findings"]]
     assert problems == [
         "it is false", "1 rows of 2 columns, expected one true value",
@@ -446,7 +446,7 @@ def test_assertions_are_asked(shop: Path, place: Path, tmp_path: Path, pg17: Ser
     assert str(markupsafe.escape("it''s; <b>false</b>")) in page
     assert not re.search(r"(src|href)=(?!\"data:,\")|url\(|@import|https?:", page)
     assert page.count("<rect") == len(outcome["seconds"]) == 7
-    assert not noted(shop)[-1].green
+    assert not noted(shop)[-1].passed
 
 
 def test_a_drill_of_a_copy_in_a_bucket(
@@ -462,12 +462,12 @@ def test_a_drill_of_a_copy_in_a_bucket(
     env = invoke.environment(pg17, name, **extra)
     invoke.run("backup", "--verify", env=env)
     outcome = json.loads(invoke.run("drill", "--json", env=env))
-    assert outcome["green"]
+    assert outcome["passed"]
     assert outcome["downloaded"] == outcome["size"] > 0
     assert next(iter(outcome["seconds"])) == "download"
     (listed,) = json.loads(invoke.run("list", "--json", env=env))
     (drilled,) = listed["manifest"]["drills"]
-    assert drilled["green"]
+    assert drilled["passed"]
     assert drilled["seconds"] == outcome["seconds"]
 
 
@@ -513,7 +513,7 @@ def test_a_damaged_backup_is_red(shop: Path, place: Path, tmp_path: Path) -> Non
     (finding,) = json.loads(out)["findings"]
     assert "SHA-256" in finding
     *_, drilled = noted(artifact)
-    assert (drilled.green, drilled.findings) == (False, 1)
+    assert (drilled.passed, drilled.findings) == (False, 1)
 
 
 def test_metrics_have_its_result_at_once(shop: Path, place: Path, tmp_path: Path) -> None:
@@ -557,7 +557,7 @@ def test_the_last_results_are_kept(shop: Path, tmp_path: Path) -> None:
     manifest = decode(path.read_bytes(), path.name)
     for number in range(12):
         outcome = drill.Outcome(
-            green=True, backup="", database=None, taken=None, server=None, throw_away=True,
+            passed=True, backup="", database=None, taken=None, server=None, temporary=True,
             began=datetime(2026, 1, 1 + number, tzinfo=UTC), pgkeep="", seconds={}, size=0,
             downloaded=0, raw_bytes=0, tables=0, rows=0, checks=[], findings=[],
         )  # fmt: skip

@@ -127,7 +127,7 @@ def test_no_code_of_the_dump_runs_as_superuser(attack: Path) -> None:
     artifact = Artifact(store.open(attack.name))
     roles = side_files.read_globals(store, attack.name, side)
     asked = assertions.Assertion(file="a.sql", number=1, statement="select a from evil.asked")
-    with scratch.throw_away(artifact.index, roles) as there:
+    with scratch.temporary_server(artifact.index, roles) as there:
         drill.restore(artifact.source, side, there, 2, Silent())
         found = examine.examine(
             there.scratch, artifact, side.manifest, [asked], jobs=2, timeout=60, progress=Silent()
@@ -175,7 +175,7 @@ def test_what_only_a_superuser_can_restore_is_not_proved(
     finally:
         drop(pg17, name)
         sql(pg17, "postgres", f"drop role {role}")
-    assert outcome["green"], outcome
+    assert outcome["passed"], outcome
     denied = "permission denied for function pg_ls_dir"
     violated = 'insert or update on table "refers" violates foreign key constraint "refers_a_fkey"'
     assert outcome["unproved"] == [

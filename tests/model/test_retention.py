@@ -327,7 +327,7 @@ def test_one_night_with_a_wrong_clock_removes_nothing() -> None:
 
 
 def test_a_changed_policy_is_refused_for_a_week() -> None:
-    """A typing error that a year's backups would pay for is told seven times."""
+    """A typing error that a year's backups would be lost by is reported seven times."""
     nights = Nights(Policy())
     for n in range(400):
         nights.run(START + n * DAY)

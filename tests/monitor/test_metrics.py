@@ -244,7 +244,7 @@ def of_target(target: overview.Target) -> dict[tuple[str, ...], float]:
     return values(metrics.render(found).decode())
 
 
-def test_copies_that_are_owed_drills_and_drift(tmp_path: Path) -> None:
+def test_pending_copies_drills_and_drift(tmp_path: Path) -> None:
     """F7: a database's whole history in numbers."""
     copy = MemoryStore()
     drills = [

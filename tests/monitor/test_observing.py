@@ -177,12 +177,12 @@ def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
         "Phases of the last drill": [
             (db | {"phase": name}, phases[name]) for name in sorted(phases)
         ],
-        "Copies owed, backups verified": [(db | there, 0), (db | here, 2), (db | there, 2)],
+        "Pending copies, verified backups": [(db | there, 0), (db | here, 2), (db | there, 2)],
     }  # fmt: skip
 
     def look() -> None:
         panels = dashboard(prometheus)
-        for title in ("Newest restorable point", "Last green drill"):
+        for title in ("Newest restorable point", "Last passed drill"):
             ((labels, age),) = panels.pop(title)
             assert labels == db
             assert 0 < age < 600

@@ -346,10 +346,10 @@ def test_debts_notes_and_drills_are_shown() -> None:
     )  # fmt: skip
     place = shown.places[0]
     assert place.target.copy is not None
-    owed = msgspec.structs.replace(
+    pending = msgspec.structs.replace(
         shown.contents[place.target.store.url][0].manifest, pending=[place.target.copy.url]
     )
-    shown.contents[place.target.store.url][0] = Backup(owed, False)  # type: ignore[index]
+    shown.contents[place.target.store.url][0] = Backup(pending, False)  # type: ignore[index]
     page = site.overview_page(shown).decode()
     assert one.name.stem in page
     assert place.target.copy.url in page

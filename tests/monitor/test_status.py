@@ -64,18 +64,18 @@ def test_drills_are_judged_only_where_a_goal_is_set() -> None:
     red = Drill(NOW - DAY, False, {"load": 1}, 3)
     assert judge(drilled(green), goals=goals)["app"].problems == []
     assert judge(drilled(old), goals=goals)["app"].problems == [
-        "its last green drill was 8 d ago, BACKUP_DRILL_MAX_AGE is 7 d",
+        "its last passed drill was 8 d ago, BACKUP_DRILL_MAX_AGE is 7 d",
         "its recovery took 1 min, BACKUP_RTO is 1 min",
     ]
     assert judge(drilled(green, red), goals=goals)["app"].problems == [
-        "its last drill was red (3 wrong)",
+        "its last drill failed (3 wrong)",
         "no drill tells how long a recovery takes (BACKUP_RTO)",
     ]
     assert judge(drilled(), goals=goals)["app"].problems == [
         "no drill has succeeded",
         "no drill tells how long a recovery takes (BACKUP_RTO)",
     ]
-    assert judge(drilled(old, red))["app"].problems == ["its last drill was red (3 wrong)"]
+    assert judge(drilled(old, red))["app"].problems == ["its last drill failed (3 wrong)"]
     assert judge(drilled(red, green))["app"].problems != []
     assert judge(drilled(old))["app"].problems == []
     quick = Goals(max_age=26 * 3600, rto=60)
@@ -134,17 +134,17 @@ def test_databases_that_should_be_there_are_judged() -> None:
     assert judge(connected="first")["first"].problems == ["no backup"]
 
 
-def test_copies_that_are_owed_are_counted_once() -> None:
+def test_pending_copies_are_counted_once() -> None:
     place = overview.Target(store=MemoryStore(), copy=MemoryStore())
     assert place.copy is not None
     one = msgspec.structs.replace(planted.manifest(NOW), pending=[place.copy.url])
     contents = {place.store.url: [Backup(one, False), Backup(planted.manifest(NOW - DAY), False)]}
     (judged,) = status.judge(place, contents, GOALS, NOW, UTC)
-    assert (judged.owed, judged.backups, judged.problems) == (1, 2, [])
+    assert (judged.pending_copies, judged.backups, judged.problems) == (1, 2, [])
     later = NOW + 27 * HOUR
     contents[place.store.url].append(Backup(planted.manifest(later), False))
     (judged,) = status.judge(place, contents, GOALS, later, UTC)
-    assert judged.problems == [f"a copy to {place.copy.url} is owed for 27 h"]
+    assert judged.problems == [f"the copy to {place.copy.url} has been pending for 27 h"]
 
 
 def test_the_calendar_has_the_highest_tier_of_each_day() -> None:

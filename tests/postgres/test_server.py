@@ -1,4 +1,4 @@
-"""A throw-away server starts, answers, restarts, and leaves nothing behind however it ends."""
+"""A temporary server starts, answers, restarts, and leaves nothing behind however it ends."""
 
 import contextlib
 import os

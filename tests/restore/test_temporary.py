@@ -199,7 +199,7 @@ def test_an_extension_of_one_database(named: tuple[Server, str, Path], servers: 
     assert "It cannot be created in database other" in said
     setting = f"--setting=extension_control_path=$system:{servers.extension()}"
     drill = ["drill", f"--backup={artifact}", "--json", setting]
-    assert json.loads(invoke.run(*drill, env=invoke.environment()))["green"]
+    assert json.loads(invoke.run(*drill, env=invoke.environment()))["passed"]
     assert not sql(server, "postgres", "select from pg_database where datname ~ '^other'")
 
 
@@ -228,7 +228,7 @@ def test_what_depends_on_the_name(
     found = json.loads(
         invoke.run("drill", f"--backup={artifact}", "--json", env=invoke.environment())
     )
-    assert found["green"], found
+    assert found["passed"], found
 
 
 def test_what_a_killed_drill_leaves(pg17: Server, app: str, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_what_a_killed_drill_leaves(pg17: Server, app: str, tmp_path: Path) -> N
         (name,) = scratch_databases(pg17)
         with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
             psycopg.connect(make_conninfo("", **{**pg17.params, "user": outsider, "dbname": name}))
-        assert json.loads(invoke.run(*command[:3], "--json", env=invoke.environment()))["green"]
+        assert json.loads(invoke.run(*command[:3], "--json", env=invoke.environment()))["passed"]
         assert scratch_databases(pg17) == [name]
         process.send_signal(signal.SIGKILL)
     finally:

@@ -197,7 +197,7 @@ def test_fail_open_of_the_adr(place: Place, case: str, cause: str, published: in
     made = [*{*backups.glob("*.manifest.json")} - before]
     assert len(made) == published
     if case.startswith("the bucket"):
-        assert " owed " in place.shell(f"{cause} ./scripts/pgkeep.sh list")
+        assert " pending " in place.shell(f"{cause} ./scripts/pgkeep.sh list")
     assert [*backups.glob("*.partial-*")] == []
     for manifest in made:
         name = manifest.name.replace(".manifest.json", ".sql.gz")

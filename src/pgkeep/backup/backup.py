@@ -39,7 +39,7 @@ GLANCE = 0.5  # seconds for which others hold a run's lock only to see whether t
 
 
 class Made(NamedTuple):
-    """What was published, and why its copy is owed, if it is."""
+    """What was published, and why its copy is pending, if it is."""
 
     manifest: Manifest
     uncopied: e.PgkeepError | None
@@ -85,7 +85,7 @@ def backup(
     """Back up the database that the endpoint leads to; return what was published.
 
     Several backups of one run may share the dump of the cluster's roles. The policy that retention
-    follows afterwards, if it does, is noted in the manifest. A copy that fails is owed; it never
+    follows afterwards, if it does, is noted in the manifest. A copy that fails is pending; it never
     fails the backup.
 
     Raises:
@@ -227,7 +227,7 @@ class _Backup:
         return copies.Follower(artifact, copy, self.name.artifact, self.identifier, sweep)
 
     def _copy(self, manifest: Manifest, follower: copies.Follower | None) -> Made:
-        """Finish the copy of a backup that is published; what fails now is only owed."""
+        """Finish the copy of a backup that is published; what fails now is only pending."""
         if self.copy is None or follower is None:
             return Made(manifest, None)
         self.progress.step(f"copying to {self.copy.url}")
@@ -240,7 +240,7 @@ class _Backup:
                 artifact=follower.copy(manifest.artifact.sha256, self.progress.advance),
                 read_back=self.options.verify,
             )
-            return Made(copies.settle(self.store, manifest, self.copy), None)
+            return Made(copies.mark_copied(self.store, manifest, self.copy), None)
         except Exception as error:  # noqa: BLE001 - of whatever kind, the backup is there
             return Made(manifest, copies.as_failure(error))
 

@@ -75,7 +75,7 @@ class Report(msgspec.Struct, kw_only=True):
     removed: list[str] = []  # backups that retention let go
     retention: list[Failure] = []  # where retention refused or failed
     unreadable: list[str] = []  # manifests here that cannot be read, and why
-    copied: list[str] = []  # backups whose copy was owed and has been made
+    copied: list[str] = []  # backups whose pending copy was uploaded
     copies: list[Failure] = []  # what went wrong with the copies
     copies_missed: list[Failure] = []  # of these what its target had required
     copies_removed: list[str] = []
@@ -232,13 +232,13 @@ class _Run:
             self.report.copies_missed.append(failure)
 
     def _pay(self, copy: Store, manifest: Manifest) -> None:
-        """Make the copies of this database's earlier backups that are owed, oldest last."""
+        """Upload pending copies of this database's earlier backups, oldest last."""
         name, identifier = manifest.database.name, manifest.server.system_identifier
-        debts = copies.owed(Catalog(self._store).of(identifier, name), copy)
-        if debts:
-            self._progress.step(f"copying {len(debts)} earlier backups to {copy.url}")
-            self._progress.total(sum(debt.artifact.size for debt in debts))
-        for one, error in copies.pay(self._store, copy, debts, self._progress.advance):
+        pending = copies.pending(Catalog(self._store).of(identifier, name), copy)
+        if pending:
+            self._progress.step(f"copying {len(pending)} earlier backups to {copy.url}")
+            self._progress.total(sum(manifest.artifact.size for manifest in pending))
+        for one, error in copies.upload_pending(self._store, copy, pending, self._progress.advance):
             if error is None:
                 self.report.copied.append(one.name.stem)
             else:

@@ -1,7 +1,7 @@
-"""The second copy of a backup: sent while the backup is made, or later, when it is owed.
+"""The second copy of a backup: uploaded while the backup is made, or later, when it is pending.
 
 A copy never holds up the dump, and nothing here can spoil the backup that it is of: it reads what
-is on the disk. What could not be copied is owed, and the manifest says so.
+is on the disk. The manifest lists copies that failed as pending.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def backup_lock(database: str) -> str:
 
 
 def copies_lock(database: str) -> str:
-    """Return the lock of whoever makes copies that are owed: what is being sent is not swept."""
+    """Return the lock of whoever uploads pending copies: unfinished uploads are not swept then."""
     return f".{naming.encode_database(database)}~copies.lock"
 
 
@@ -289,18 +289,18 @@ def amend(
         return amended
 
 
-def settle(store: Store, manifest: Manifest, target: Store) -> Manifest:
-    """Note in a manifest that its copy is no longer owed; return it."""
+def mark_copied(store: Store, manifest: Manifest, target: Store) -> Manifest:
+    """Note in a manifest that its copy is no longer pending; return it."""
 
-    def settled(manifest: Manifest) -> Manifest:
+    def copied(manifest: Manifest) -> Manifest:
         pending = [url for url in manifest.pending if url != target.url]
         return msgspec.structs.replace(manifest, pending=pending)
 
-    return amend(store, manifest, settled) or settled(manifest)
+    return amend(store, manifest, copied) or copied(manifest)
 
 
-def owed(manifests: Sequence[Manifest], target: Store) -> list[Manifest]:
-    """Return those, of whole backups, whose copy is owed to a store, newest first."""
+def pending(manifests: Sequence[Manifest], target: Store) -> list[Manifest]:
+    """Return the backups whose copy to a store is pending, newest first."""
     return [manifest for manifest in reversed(manifests) if target.url in manifest.pending]
 
 
@@ -321,35 +321,35 @@ def _is_there(store: Store, manifest: Manifest) -> bool:
         return False
 
 
-def lacking(catalog: Catalog, other: Catalog, debts: list[Manifest]) -> list[Manifest]:
-    """Return the whole backups that another store has not whole, or is owed, newest first."""
+def missing(catalog: Catalog, other: Catalog, backups: list[Manifest]) -> list[Manifest]:
+    """Return the complete backups whose copy is missing, incomplete or pending, newest first."""
     there = {one.artifact.name for one in other.whole()}
-    there -= {debt.artifact.name for debt in debts}
+    there -= {manifest.artifact.name for manifest in backups}
     return [one for one in reversed(catalog.whole()) if one.artifact.name not in there]
 
 
-def pay(
+def upload_pending(
     source: Store,
     target: Store,
-    debts: list[Manifest],
+    backups: list[Manifest],
     progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[Manifest, e.PgkeepError | None]]:
-    """Copy what is owed, one after the other; yield each with what went wrong.
+    """Upload pending copies, one after the other; yield each with its error, if any.
 
     A store that fails for one backup is not asked for the others: it would take as long each time.
     What somebody else may be sending is left to them.
     """
     with contextlib.ExitStack() as stack:
-        databases = {debt.database.name for debt in debts}
+        databases = {manifest.database.name for manifest in backups}
         ours = {name for name in databases if _claim(stack, source, name)}
-        for manifest in debts:
+        for manifest in backups:
             if manifest.database.name not in ours:
                 yield manifest, _is_busy(manifest.database.name)
                 continue
             if not source.exists(manifest.name.manifest):
                 continue  # removed since we looked
             try:
-                _pay(source, target, manifest, progress)
+                _upload(source, target, manifest, progress)
             except e.VerificationFailed as error:
                 yield manifest, error
             except Exception as error:  # noqa: BLE001 - of whatever kind, a copy is all that failed
@@ -359,18 +359,20 @@ def pay(
                 yield manifest, None
 
 
-def _pay(source: Store, target: Store, manifest: Manifest, progress: Callable[[int], None]) -> None:
+def _upload(
+    source: Store, target: Store, manifest: Manifest, progress: Callable[[int], None]
+) -> None:
     # A run that was killed just before it noted the copy must not put it at risk again.
     if not _is_there(target, manifest):
         checked = manifest.verified is not None
         transfer(source, target, manifest, read_back=checked, progress=progress)
-    settle(source, manifest, target)
+    mark_copied(source, manifest, target)
 
 
 def _claim(stack: contextlib.ExitStack, store: Store, database: str) -> bool:
     """Hold the lock of those who copy a database's backups, unless one is being made and copied.
 
-    A backup that begins afterwards is not among those that are known to be owed.
+    A backup that begins afterwards is not among those that are known to be pending.
     """
     with store.lock(backup_lock(database)) as idle:
         if not idle:

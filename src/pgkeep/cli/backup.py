@@ -202,7 +202,7 @@ def _print(
             out.warning(f"{manifest.database.name}: {warning}")
         state = ", verified" if manifest.verified else ""
         if copy is not None:
-            state += ", its copy is owed" if manifest.pending else f", copied to {copy.url}"
+            state += ", its copy is pending" if manifest.pending else f", copied to {copy.url}"
         with _noting(unwritten):
             output.say(store.url_of(manifest.artifact.name))
             output.say(
@@ -216,7 +216,7 @@ def _print(
     ]
     notes = [
         *(f"removed {stem}" for stem in report.removed),
-        *(f"copied {stem}, which was owed" for stem in report.copied),
+        *(f"uploaded {stem}, which was pending" for stem in report.copied),
         *(f"removed the copy of {stem}" for stem in report.copies_removed),
         *report.retained,
     ]

@@ -35,7 +35,7 @@ Examples:
 @jobs_option
 @json_option
 def command(*, scale: int, directory: str, jobs: str | None, as_json: bool) -> None:
-    """Back up and restore a throw-away database, and prove that nothing is missing.
+    """Back up and restore a temporary database, and prove that nothing is missing.
 
     Starts a PostgreSQL of its own, fills it, backs it up beside pg_dump | gzip, drops the database,
     restores it and compares every table. Needs no set-up; no other server is touched, nor the

@@ -158,7 +158,7 @@ def command(
             f" the first: {printable(outcome.findings[0])}"
         )
     output.current().done(
-        f"drill of {outcome.backup}: green, {progress.duration(sum(outcome.seconds.values()))}",
+        f"drill of {outcome.backup}: passed, {progress.duration(sum(outcome.seconds.values()))}",
         as_json=as_json,
     )
 
@@ -203,12 +203,12 @@ def _print(outcome: "Outcome", report: Path | None) -> None:
 
     output.say(printable(outcome.backup))
     if outcome.server is not None:
-        where = "a temporary server" if outcome.throw_away else "the given server"
+        where = "a temporary server" if outcome.temporary else "the given server"
         output.say(
             f"    {plural(outcome.tables, 'table')}, {plural(outcome.rows, 'row')},"
             f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
         )
-    if outcome.throw_away:
+    if outcome.temporary:
         output.say(f"    isolation: {drill.isolation_of(outcome)}")
     for check in outcome.checks:
         count = f"{check.checked:,}"

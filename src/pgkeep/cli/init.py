@@ -82,7 +82,7 @@ def _values(given: tuple[str, ...], project: Path) -> dict[str, str]:
 
 
 def _decided(files: list[File], *, keep: bool, overwrite: bool, may_ask: bool) -> list[File]:
-    """Settle what becomes of files that are there with other contents."""
+    """Decide what becomes of existing files with other contents."""
     there = [file.path for file in files if file.state == State.DIFFERENT]
     asks = may_ask and sys.stdin.isatty()
     if there and not (keep or overwrite or asks):
@@ -91,10 +91,10 @@ def _decided(files: list[File], *, keep: bool, overwrite: bool, may_ask: bool) -
             hint="Say --keep to leave them as they are, or --overwrite to replace them.",
         )
 
-    def settle(one: File) -> File:
+    def decided(one: File) -> File:
         if one.state != State.DIFFERENT:
             return one
         replaced = overwrite or (not keep and output.ask(f"Overwrite {one.path}?"))
         return replace(one, state=State.REPLACED if replaced else State.KEPT)
 
-    return [settle(file) for file in files]
+    return [decided(file) for file in files]

@@ -50,7 +50,7 @@ def command(
 
     A backup is what has a manifest. One whose file is gone or has another length is marked
     "missing". With BACKUP_S3_BUCKET, WHERE says who has it: "both" the directory and the bucket,
-    "dir" or "copy" only one of them, "owed" one whose copy could not be made yet. "indexed" is a
+    "dir" or "copy" only one of them, "pending" one that is not copied yet. "indexed" is a
     dump of others, which may hold less than a database.
     """
     if names and as_json:
@@ -113,7 +113,7 @@ def _where(entry: catalog.Entry, urls: list[str]) -> str:
     """Return which of two stores has it whole."""
     first, copy = (url in entry.stores and not entry.stores[url] for url in urls)
     if urls[1] in entry.manifest.pending:
-        return "owed"
+        return "pending"
     return {(True, True): "both", (True, False): "dir", (False, True): "copy"}.get(
         (first, copy), "-"
     )

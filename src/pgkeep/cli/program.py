@@ -24,7 +24,7 @@ COMMANDS = {
     "show": "show what is inside a backup, or a table's first rows",
     "cat": "write a backup, or a table of it, as plain SQL",
     "prune": "remove old backups as retention decides",
-    "sync": "make the copies that are owed to a bucket",
+    "sync": "upload pending copies",
     "status": "say whether every database has what its owners want",
     "serve": "show all that on a web page",
     "metrics": "print or serve metrics for Prometheus",
@@ -32,7 +32,7 @@ COMMANDS = {
     "index": "make a backup of any plain dump of pg_dump",
     "adopt": "make a file, or a folder of dumps, backups",
     "doctor": "say what would spoil a backup, and what mends it",
-    "demo": "back up and restore a throw-away database",
+    "demo": "back up and restore a temporary database",
     "init": "add scripts, schedule and runbook to a project",
 }
 

@@ -37,9 +37,9 @@ Examples:
 def command(*, listen: Address, target: str | None, directory: str | None) -> None:
     """Show on a web page what `pgkeep status` and `pgkeep list` know; until ended.
 
-    Databases, from when and how fast each can be restored, calendar, timeline, drills, copies that
-    are owed; /metrics for Prometheus, /status.json for monitors (503 where pgkeep status would not
-    be 0), /healthz. Nothing can be changed or downloaded there.
+    Databases, from when and how fast each can be restored, calendar, timeline, drills, pending
+    copies; /metrics for Prometheus, /status.json for monitors (503 where pgkeep status would not be
+    0), /healthz. Nothing can be changed or downloaded there.
 
     Only this machine can reach it unless --listen says otherwise, which needs BACKUP_SERVE_TOKEN:
     browsers ask for it as a password (any user name), programs send it as a bearer token.

@@ -34,7 +34,7 @@ def command(*, target: str | None, directory: str | None, as_json: bool) -> None
     """Say whether every database has what its owners want; exit code 0 only then, else 5.
 
     Judged are the databases of BACKUP_DATABASES, or all that have backups: the age of the newest
-    whole backup (BACKUP_MAX_AGE), and, where they are set, that of the last green drill
+    whole backup (BACKUP_MAX_AGE), and, where they are set, that of the last passed drill
     (BACKUP_DRILL_MAX_AGE) and how long the last one took until the database was back (BACKUP_RTO).
     The first line is the summary, for Nagios and the like.
     """
@@ -120,13 +120,15 @@ def _facts(one: status.Database, now: datetime) -> list[str]:
             f" {progress.size(one.size or 0)}, {state}"
         )
     noun = "backup" if one.backups == 1 else "backups"
-    owed = f", {one.owed} of them not copied yet" if one.owed else ""
+    pending = f", {one.pending_copies} of them not copied yet" if one.pending_copies else ""
     if one.backups:
-        lines.append(f"{one.backups} {noun}{owed}")
+        lines.append(f"{one.backups} {noun}{pending}")
     if one.drill is not None:
         ago = status.span(max(0.0, (now - one.drill.when).total_seconds()))
         took = status.span(one.drill.recovery_seconds)
-        result = f"green, {ago} ago, recovery in {took}" if one.drill.green else f"red, {ago} ago"
+        result = (
+            f"passed {ago} ago, recovery in {took}" if one.drill.passed else f"failed {ago} ago"
+        )
         lines.append(f"last drill: {result}")
     return lines
 

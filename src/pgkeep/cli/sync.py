@@ -21,11 +21,11 @@ Examples:
 @dir_option
 @json_option
 def command(*, everything: bool, target: str | None, directory: str | None, as_json: bool) -> None:
-    """Make the copies in BACKUP_S3_BUCKET that are owed, the newest first.
+    """Upload pending copies to BACKUP_S3_BUCKET, the newest first.
 
-    A backup whose copy could not be made says so in its manifest. The next run pays for its own
-    database; this command pays everything, but for databases that a backup or another sync is
-    at. Exit code 6 if something is still owed afterwards.
+    The manifest of a backup lists the copies that failed. The next backup uploads those of its own
+    database; this command uploads all, except for databases that a running backup or another sync
+    works on. Exit code 6 if copies are still pending afterwards.
     """
     configs = load_configs(target=target, directory=directory)
     results = []
@@ -40,13 +40,13 @@ def command(*, everything: bool, target: str | None, directory: str | None, as_j
                     )
                 continue
             found = catalog.Catalog(store)
-            debts = copies.owed(found.whole(), copy)
+            pending = copies.pending(found.whole(), copy)
             if everything:
-                debts = copies.lacking(found, catalog.Catalog(copy), debts)
-            if debts:
-                bar.step(f"copying {plural(len(debts), 'backup')} to {copy.url}")
-                bar.total(sum(manifest.artifact.size for manifest in debts))
-            for manifest, error in copies.pay(store, copy, debts, bar.advance):
+                pending = copies.missing(found, catalog.Catalog(copy), pending)
+            if pending:
+                bar.step(f"copying {plural(len(pending), 'backup')} to {copy.url}")
+                bar.total(sum(manifest.artifact.size for manifest in pending))
+            for manifest, error in copies.upload_pending(store, copy, pending, bar.advance):
                 failure = failure or error
                 said = None if error is None else error.message
                 results.append({"backup": manifest.name.stem, "store": copy.url, "error": said})
@@ -55,5 +55,5 @@ def command(*, everything: bool, target: str | None, directory: str | None, as_j
     if as_json:
         print_json(results)
     if failure is not None:
-        raise e.StoreError(f"copies are still owed: {failure.message}", hint=failure.hint)
+        raise e.StoreError(f"copies are still pending: {failure.message}", hint=failure.hint)
     output.current().done(f"copied {plural(len(results), 'backup')}", as_json=as_json)

@@ -247,7 +247,7 @@ class Watch:
                 size=backup.artifact.size,
                 rows=backup.rows,
                 verified=backup.verified is not None,
-                copy_owed=bool(backup.pending),
+                copy_pending=bool(backup.pending),
                 warnings=[self._redacted(text) for text in (*backup.warnings, *backup.drift)],
             )
             for backup in report.backups

@@ -80,13 +80,13 @@ class DrillOptions:
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a drill has shown."""
 
-    green: bool
+    passed: bool
     backup: str
     database: str | None
     taken: datetime | None
     began: datetime
     server: str | None  # version of the one that it was restored into
-    throw_away: bool  # whether that was one of our own
+    temporary: bool  # whether that was one of our own
     pgkeep: str
     seconds: dict[str, float]  # by phase, in their order
     size: int  # bytes of the artifact
@@ -226,7 +226,7 @@ class _Drill:
         if self._options.server is not None:
             return scratch.on(self._options.server)
         roles = side_files.read_globals(self._store, self._name, self._side)
-        return scratch.throw_away(artifact.index, roles, self._options.settings)
+        return scratch.temporary_server(artifact.index, roles, self._options.settings)
 
     def _prove(self, source: Source, artifact: Artifact, place: scratch.Place) -> None:
         try:
@@ -269,13 +269,13 @@ class _Drill:
         findings = [finding for check in self.checks for finding in check.findings]
         manifest = self._side.manifest
         return Outcome(
-            green=not findings,
+            passed=not findings,
             backup=original.name,
             database=index.meta.database.name if index is not None else None,
             taken=manifest.taken if manifest is not None else None,
             began=began,
             server=self._version,
-            throw_away=self._options.server is None,
+            temporary=self._options.server is None,
             pgkeep=__version__,
             seconds=self._clock.seconds(),
             size=original.size,
@@ -316,7 +316,7 @@ def restore(
         restore = Restore(place.endpoint, source, options, side)
         with contextlib.closing(confinement):
             result = restore.execute(restore.plan(), progress)
-    scratch.settle(place)
+    scratch.admit(place)
     return result.warnings
 
 
@@ -381,7 +381,7 @@ def record(store: Store, manifest: Manifest, outcome: Outcome) -> str | None:
     """Note the result in a manifest, as it is now; return why that could not be done."""
     drill = Drill(
         when=outcome.began,
-        green=outcome.green,
+        passed=outcome.passed,
         seconds=outcome.seconds,
         findings=len(outcome.findings),
     )

@@ -57,7 +57,7 @@ class Place:
     endpoint: Endpoint  # to a database that is there already
     database: str  # that is to be made; it and all that is derived from it goes in the end
     version: str
-    throw_away: bool
+    temporary: bool
     warnings: Sequence[str] = ()
     isolation: Sequence[str] = ()  # of the server's process, as Server has it
     confinement: confined.Confinement | None = None  # where no code may run as superuser
@@ -91,7 +91,7 @@ def server_programs(major: int, among: Sequence[programs.Installation]) -> progr
 
 
 @contextlib.contextmanager
-def throw_away(
+def temporary_server(
     index: Index, roles: bytes | None, settings: Mapping[str, str] = {}
 ) -> Iterator[Place]:
     """Start a server for an artifact, with the roles and tablespaces that it needs.
@@ -131,7 +131,7 @@ def throw_away(
             if not server.isolation:
                 warnings.append(NOT_ISOLATED)
         yield Place(
-            endpoint=endpoint, database=database, version=version, throw_away=True,
+            endpoint=endpoint, database=database, version=version, temporary=True,
             warnings=warnings, isolation=server.isolation,
             confinement=confined.Confinement(
                 endpoint, Endpoint({**endpoint.params, **login}), made | {"pg_database_owner"}
@@ -165,7 +165,7 @@ def on(endpoint: Endpoint) -> Iterator[Place]:
         endpoint = _quiet(connection, endpoint.pinned(connection))
     with endpoint.connect() as claims:
         place = Place(
-            endpoint=endpoint, database=_name(), version=version, throw_away=False,
+            endpoint=endpoint, database=_name(), version=version, temporary=False,
             warnings=[_dropped(endpoint, name) for name in left_over(claims)],
         )  # fmt: skip
         databases.hold(claims, place.database)
@@ -208,7 +208,7 @@ def _dropping(place: Place) -> Iterator[Place]:
         ) from error
 
 
-def settle(place: Place) -> None:
+def admit(place: Place) -> None:
     """Let our sessions into a restored database, whatever limit and privileges it has."""
     name = sql.Identifier(place.database)
     with place.endpoint.connect() as connection:

@@ -125,7 +125,7 @@ class Drill(msgspec.Struct, frozen=True):
     """What a drill of the backup has shown."""
 
     when: Moment  # UTC
-    green: bool
+    passed: bool
     seconds: dict[str, Seconds]  # by phase
     findings: Count
 
@@ -159,7 +159,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warnings: list[str] = []
     drift: list[str] = []  # what has shrunk since the last verified backup
     verified: Moment | None = None  # when the artifact was last read back and found whole
-    pending: list[str] = []  # stores to which a copy is owed
+    pending: list[str] = []  # URLs of stores to which the copy is pending
     policy: str | None = None  # the one that retention was to follow after this backup
     drills: list[Drill] = []  # the last ones, the newest last
 
@@ -194,9 +194,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return sum(table.rows for table in self.tables)
 
 
-_DECODER = msgspec.json.Decoder(Manifest)
-
-
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as JSON for people and programs, with its hash."""
     fields = msgspec.json.decode(msgspec.json.encode(manifest))
@@ -213,8 +210,21 @@ def _digest(fields: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(others, order="sorted")).hexdigest()
 
 
-def _check_digest(data: bytes, file_name: str) -> None:
-    fields = msgspec.json.decode(data)
+def _with_new_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a manifest, those renamed that had another name before 0.2."""
+    drills = fields.get("drills")
+    if not isinstance(drills, list):
+        return fields
+    renamed = [
+        {"passed": drill["green"], **drill}
+        if isinstance(drill, dict) and "green" in drill
+        else drill
+        for drill in drills
+    ]
+    return {**fields, "drills": renamed}
+
+
+def _check_digest(fields: dict[str, Any], file_name: str) -> None:
     if _HASH in fields and fields[_HASH] != (found := _digest(fields)):
         raise e.VerificationFailed(
             f"{file_name} is damaged: its SHA-256 is {found}, it says {fields[_HASH]}",
@@ -231,19 +241,15 @@ def decode(data: bytes, file_name: str) -> Manifest:
     """
     check_size(len(data), file_name)
     try:
-        try:
-            manifest = _DECODER.decode(data)
-            found = manifest.format
-        except msgspec.DecodeError:
-            found = msgspec.json.decode(data, type=_Format).format
-            if found <= FORMAT:
-                raise
+        fields = msgspec.json.decode(data, type=dict[str, Any])
+        found = msgspec.convert(fields, _Format).format
         if found > FORMAT:
             raise e.VerificationFailed(
                 f"{file_name} has format {found}, this pgkeep reads up to {FORMAT}",
                 hint="Use the version of pgkeep that made it, or a newer one.",
             )
-        _check_digest(data, file_name)
+        manifest = msgspec.convert(_with_new_names(fields), Manifest)
+        _check_digest(fields, file_name)
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         raise e.VerificationFailed(f"{file_name} is not a manifest of pgkeep: {error}") from error
     times = [manifest.taken, manifest.snapshot, manifest.finished, manifest.verified]

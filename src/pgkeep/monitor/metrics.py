@@ -49,7 +49,7 @@ _BACKUP = {
     "oldest_timestamp_seconds": "The earliest moment that can be restored, 0 for none.",
     "newest_timestamp_seconds": "The latest moment that can be restored, 0 for none.",
     "store_bytes": "Size of all backups.",
-    "pending_copies": "Backups whose copy to the store is owed.",
+    "pending_copies": "Backups whose copy to the store is pending.",
     "prune_removed": "Backups that retention has removed after the last attempt.",
     "drift_warnings": "What had shrunk in the newest backup since the one before it.",
 }
@@ -97,7 +97,9 @@ def of_target(
         if store.url in contents:
             yield from _of_store(store, contents[store.url], wanted, target.tiers, now)
     if target.copy is not None and target.store.url in contents:
-        yield from _owed(target.copy.url, contents[target.store.url], wanted, target.tiers)
+        yield from _pending_copies(
+            target.copy.url, contents[target.store.url], wanted, target.tiers
+        )
 
 
 def _of_store(
@@ -136,13 +138,13 @@ def _of_store(
 def _drills(
     manifests: Sequence[Manifest], labels: tuple[str, str, str], *, wanted: bool
 ) -> Iterator[Sample]:
-    green = [drill.when for manifest in manifests for drill in manifest.drills if drill.green]
-    if wanted or green:
-        when = max(green).timestamp() if green else 0
+    passed = [drill.when for manifest in manifests for drill in manifest.drills if drill.passed]
+    if wanted or passed:
+        when = max(passed).timestamp() if passed else 0
         yield _sample("pgkeep_drill_last_success_timestamp_seconds", labels, when)
     last = last_drill(manifests)
     if last is not None:
-        findings = max(last.findings, 0 if last.green else 1)
+        findings = max(last.findings, 0 if last.passed else 1)
         yield _sample("pgkeep_drill_last_findings", labels, findings)
         yield _sample("pgkeep_drill_rto_seconds", labels, recovery_seconds(last))
         for phase, seconds in last.seconds.items():
@@ -177,7 +179,7 @@ def _by_series(
     return found
 
 
-def _owed(
+def _pending_copies(
     url: str, backups: Sequence[Backup], wanted: Sequence[str], tiers: Sequence[str]
 ) -> Iterator[Sample]:
     for (database, kind), manifests in _by_series(backups, wanted, tiers).items():

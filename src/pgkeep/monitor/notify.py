@@ -34,7 +34,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None = None
     rows: int | None = None
     verified: bool | None = None
-    copy_owed: bool | None = None
+    copy_pending: bool | None = None
     warnings: list[str] = []
 
 

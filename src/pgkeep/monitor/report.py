@@ -36,9 +36,9 @@ def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "Taken", rendering.moment(outcome.taken)
     yield "Drill", rendering.moment(outcome.began)
     if outcome.server:
-        where = "started for it" if outcome.throw_away else "that was given"
+        where = "started for it" if outcome.temporary else "that was given"
         yield "Server", f"PostgreSQL {outcome.server}, {where}"
-        if outcome.throw_away:
+        if outcome.temporary:
             yield "Isolation", isolation_of(outcome)
     yield "Size", f"{progress.size(outcome.size)}, {progress.size(outcome.raw_bytes)} of SQL"
     yield "Contents", f"{outcome.tables:,} tables, {outcome.rows:,} rows"

@@ -49,8 +49,8 @@ class Holding(NamedTuple):
     free: int | None
 
 
-class Debt(NamedTuple):
-    """A copy that is owed."""
+class PendingCopy(NamedTuple):
+    """A copy that failed and is still pending."""
 
     backup: str
     store: str
@@ -61,7 +61,7 @@ class Drilled(NamedTuple):
     """One drill of a database."""
 
     when: datetime
-    green: bool
+    passed: bool
     findings: int
     recovery: float
     backup: str
@@ -87,7 +87,7 @@ def overview_page(state: status.State) -> bytes:
         problems=state.problems + state.unreadable,
         places=[_section(place, state) for place in state.places],
         stores=list(_holdings(state)),
-        owed=list(_debts(state)),
+        pending_copies=list(_pending_copies(state)),
     )
 
 
@@ -171,15 +171,15 @@ def _free(store: Store) -> int | None:
     return None
 
 
-def _debts(state: status.State) -> Iterator[Debt]:
+def _pending_copies(state: status.State) -> Iterator[PendingCopy]:
     seen = set()
     for place in state.places:
         copy = place.target.copy
         for one in () if copy is None else state.contents.get(place.target.store.url, ()):
-            debt = (one.manifest.name.stem, copy.url if copy is not None else "")
-            if debt[1] in one.manifest.pending and debt not in seen:
-                seen.add(debt)
-                yield Debt(*debt, one.manifest.finished)
+            copy_ = (one.manifest.name.stem, copy.url if copy is not None else "")
+            if copy_[1] in one.manifest.pending and copy_ not in seen:
+                seen.add(copy_)
+                yield PendingCopy(*copy_, one.manifest.finished)
 
 
 def _database_page(one: status.Database, place: status.Place, state: status.State) -> bytes:
@@ -220,8 +220,8 @@ def _drills(entries: Sequence[Entry]) -> list[Drilled]:
     return [
         Drilled(
             when=drill.when,
-            green=drill.green,
-            findings=max(drill.findings, 0 if drill.green else 1),
+            passed=drill.passed,
+            findings=max(drill.findings, 0 if drill.passed else 1),
             recovery=overview.recovery_seconds(drill),
             backup=backup,
             bars=charts.bars(drill.seconds, longest),

@@ -29,7 +29,7 @@ class Drill(msgspec.Struct, frozen=True):
     """A database's last drill."""
 
     when: datetime
-    green: bool
+    passed: bool
     findings: int
     recovery_seconds: float
 
@@ -48,9 +48,9 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None
     rows: int | None
     backups: int
-    owed: int  # copies
+    pending_copies: int
     drill: Drill | None
-    last_green_drill: datetime | None
+    last_passed_drill: datetime | None
     problems: list[str]  # goals that it misses
     days: dict[str, str]  # the highest tier of each day that has a backup
 
@@ -166,8 +166,8 @@ def _judge(
     newest = max(counted, key=lambda one: one.as_of, default=None)
     drills = overview.past((copy.manifest for copy in copies), now)
     last = overview.last_drill(drills)
-    green = max(
-        (drill.when for each in drills for drill in each.drills if drill.green), default=None
+    passed = max(
+        (drill.when for each in drills for drill in each.drills if drill.passed), default=None
     )
     age = None if newest is None else (now - newest.as_of).total_seconds()
     problems = [
@@ -175,7 +175,7 @@ def _judge(
         *_of_clock(len(everything) - len(whole)),
         *_of_clusters(mixed(whole)),
         *_of_copies(target, copies, goals, now),
-        *_of_drill(last, green, goals, now),
+        *_of_drill(last, passed, goals, now),
     ]
     return Database(
         database=database,
@@ -189,11 +189,11 @@ def _judge(
         size=None if newest is None else newest.artifact.size,
         rows=None if newest is None else newest.rows,
         backups=len(whole),
-        owed=_owed(target, copies),
+        pending_copies=_pending_copies(target, copies),
         drill=None
         if last is None
-        else Drill(last.when, last.green, last.findings, overview.recovery_seconds(last)),
-        last_green_drill=green,
+        else Drill(last.when, last.passed, last.findings, overview.recovery_seconds(last)),
+        last_passed_drill=passed,
         problems=problems if expected else [],
         days=_days(whole, zone),
     )
@@ -209,7 +209,7 @@ def _whole(copies: Iterable[Backup]) -> list[Manifest]:
     return list(found.values())
 
 
-def _owed(target: overview.Target, copies: Iterable[Backup]) -> int:
+def _pending_copies(target: overview.Target, copies: Iterable[Backup]) -> int:
     if target.copy is None:
         return 0
     return len({b.manifest.artifact.name for b in copies if target.copy.url in b.manifest.pending})
@@ -226,12 +226,12 @@ def _of_backup(age: float | None, goals: Goals) -> list[str]:
 def _of_copies(
     target: overview.Target, copies: Iterable[Backup], goals: Goals, now: datetime
 ) -> list[str]:
-    """A copy that is owed for longer than a backup may be old is no hiccup any more."""
+    """A copy that is pending for longer than a backup may be old is a problem."""
     url = "" if target.copy is None else target.copy.url
-    owed = [copy.manifest.finished for copy in copies if url in copy.manifest.pending]
-    age = max(((now - one).total_seconds() for one in owed), default=0.0)
+    pending = [copy.manifest.finished for copy in copies if url in copy.manifest.pending]
+    age = max(((now - one).total_seconds() for one in pending), default=0.0)
     if age > goals.max_age:
-        return [f"a copy to {url} is owed for {span(age)}"]
+        return [f"the copy to {url} has been pending for {span(age)}"]
     return []
 
 
@@ -249,21 +249,21 @@ def _of_clusters(count: int) -> list[str]:
 
 
 def _of_drill(
-    last: manifest.Drill | None, green: datetime | None, goals: Goals, now: datetime
+    last: manifest.Drill | None, passed: datetime | None, goals: Goals, now: datetime
 ) -> list[str]:
     problems = []
     if goals.drill_max_age is not None:
-        if green is None:
+        if passed is None:
             problems.append("no drill has succeeded")
-        elif (age := (now - green).total_seconds()) > goals.drill_max_age:
+        elif (age := (now - passed).total_seconds()) > goals.drill_max_age:
             limit = span(goals.drill_max_age)
             problems.append(
-                f"its last green drill was {span(age)} ago, BACKUP_DRILL_MAX_AGE is {limit}"
+                f"its last passed drill was {span(age)} ago, BACKUP_DRILL_MAX_AGE is {limit}"
             )
-    if last is not None and not last.green:
-        problems.append(f"its last drill was red ({last.findings} wrong)")
+    if last is not None and not last.passed:
+        problems.append(f"its last drill failed ({last.findings} wrong)")
     if goals.rto is not None:
-        if last is None or not last.green:
+        if last is None or not last.passed:
             problems.append("no drill tells how long a recovery takes (BACKUP_RTO)")
         elif (took := overview.recovery_seconds(last)) > goals.rto:
             problems.append(f"its recovery took {span(took)}, BACKUP_RTO is {span(goals.rto)}")

@@ -1,4 +1,4 @@
-"""Run a throw-away PostgreSQL server on a socket of its own: for demo, drill and tests."""
+"""Run a temporary PostgreSQL server on a socket of its own: for demo, drill and tests."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from . import isolation, programs
 
 # Nothing needs to survive a crash of the machine. What was committed survives a crash of the
 # server all the same, for tests that cause one: synchronous_commit stays on, it costs no fsync.
-THROW_AWAY = {
+TEMPORARY_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "jit": "off",
@@ -121,7 +121,7 @@ class Server:
     """A PostgreSQL server for the time of a with block; its data is gone afterwards.
 
     The directory is where its temporary folder is made, by default the system's. Settings go to
-    postgresql.conf and override the throw-away ones; initdb's arguments override ours. With a
+    postgresql.conf and override the temporary ones; initdb's arguments override ours. With a
     password every role must give one. Isolated, it sees no other files and no network, where the
     system allows that; `isolation` says what it has got.
     """
@@ -146,7 +146,7 @@ class Server:
         self._isolated = isolated
         self._namespaces: isolation.Namespaces | None = None
         self._bin = bin_folder.absolute()
-        self._settings = {**THROW_AWAY, **settings}
+        self._settings = {**TEMPORARY_SETTINGS, **settings}
         self._initdb = tuple(initdb)
         self._directory = directory
         self._account = Account()
@@ -188,7 +188,7 @@ class Server:
     def pid(self) -> int:
         """The process id of the running server."""
         if self._process is None:
-            raise e.PgkeepError("the throw-away server is not running")
+            raise e.PgkeepError("the temporary server is not running")
         return self._process.pid
 
     def start(self) -> None:
@@ -204,10 +204,10 @@ class Server:
         while not self._is_ready(self._process.pid):
             if self._process.poll() is not None:
                 self._process = None
-                raise self._failed("the throw-away server did not start")
+                raise self._failed("the temporary server did not start")
             if time.monotonic() > deadline:
                 self.stop(immediate=True)
-                raise self._failed(f"the throw-away server was not ready after {START_SECONDS} s")
+                raise self._failed(f"the temporary server was not ready after {START_SECONDS} s")
             time.sleep(0.02)
 
     def stop(self, *, immediate: bool = False) -> None:

@@ -225,7 +225,7 @@ class S3Store:
             self.abort(one, upload_id)
 
     def abort(self, name: str, upload_id: str) -> None:
-        """Throw away the parts of an upload; it is no error when there is no such upload."""
+        """Remove the parts of an upload; it is no error when there is no such upload."""
         with contextlib.suppress(_Absent), _translated("abort the upload of", self.url_of(name)):
             self.client.abort_multipart_upload(
                 Bucket=self.settings.bucket, Key=self._upload_key(name), UploadId=upload_id
