@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from psycopg import sql
@@ -17,7 +17,7 @@ from .model import naming
 from .postgres import databases, programs
 from .postgres.connection import Connection, Endpoint
 from .postgres.server import Server
-from .restore import restore as restore_module
+from .progress import Progress
 from .restore.restore import Restore, RestoreOptions
 from .stores.local import LocalStore
 
@@ -29,10 +29,6 @@ _FINGERPRINT = (
 )
 
 Fingerprints = dict[tuple[str, str], tuple[int, int]]
-
-
-class Progress(backup.Progress, restore_module.Progress, Protocol):
-    """What backup and restore tell while they work."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

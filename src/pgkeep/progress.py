@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from .terminal import printable
 
@@ -32,26 +32,42 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-class Silent:
-    """Tells nothing; for --json and for libraries."""
+Advance = Callable[[int], None]  # takes the number of bytes that have been processed
 
-    def total(self, size: int) -> None:
-        """Take the size of the step, in bytes."""
 
-    def advance(self, size: int) -> None:
-        """Count what is done."""
+class Progress(Protocol):
+    """What long work reports while it runs: steps, each with bytes of a total.
 
-    def wrote(self, raw: int, compressed: int) -> None:
-        """Take how much has been written."""
+    Workers call it from several threads.
+    """
 
     def step(self, text: str) -> None:
-        """Begin a step."""
+        """Begin a step; it has no total until `total` is called."""
 
-    def verifying(self, size: int) -> None:
-        """Begin reading back."""
+    def total(self, size: int) -> None:
+        """Set the number of bytes that the step will process."""
 
-    def verified(self, size: int) -> None:
-        """Count what is read back."""
+    def advance(self, size: int) -> None:
+        """Add the number of bytes that have been processed."""
+
+    def wrote(self, raw: int, compressed: int) -> None:
+        """Set how many bytes the step has written, before and after compression."""
+
+
+class Silent:
+    """Print nothing: for --json, for --quiet and for libraries."""
+
+    def step(self, text: str) -> None:
+        """Ignore the step."""
+
+    def total(self, size: int) -> None:
+        """Ignore the total."""
+
+    def advance(self, size: int) -> None:
+        """Ignore the bytes."""
+
+    def wrote(self, raw: int, compressed: int) -> None:
+        """Ignore the bytes."""
 
     def __enter__(self) -> Self:
         return self
@@ -95,14 +111,6 @@ class Lines(Silent):
         """Take how much has been written; called often enough to be the clock."""
         self._written = (raw, compressed)
         self._tell()
-
-    def verifying(self, size: int) -> None:
-        """Begin reading back."""
-        self.total(size)
-
-    def verified(self, size: int) -> None:
-        """Count what is read back."""
-        self.advance(size)
 
     def _tell(self) -> None:
         now = time.monotonic()
@@ -151,14 +159,6 @@ class Bar(Silent):
     def advance(self, size: int) -> None:
         """Count what is done."""
         self._bars.advance(self._task, size)
-
-    def verifying(self, size: int) -> None:
-        """Begin reading back."""
-        self.total(size)
-
-    def verified(self, size: int) -> None:
-        """Count what is read back."""
-        self.advance(size)
 
 
 def create(say: Callable[[str], None], stream: TextIO) -> Silent:

@@ -341,7 +341,7 @@ def test_a_changed_file_is_not_loaded(dump: bytes, pg17: Server, database: Datab
     )
 
 
-class Late:
+class Late(Silent):
     """Change a file when loading begins."""
 
     def __init__(self, source: Changing) -> None:
@@ -351,11 +351,6 @@ class Late:
     def step(self, text: str) -> None:
         self.steps.append(text)
         self._source.changed = text == "loading"
-
-    def total(self, size: int) -> None: ...
-    def advance(self, size: int) -> None: ...
-    def verifying(self, size: int) -> None: ...
-    def verified(self, size: int) -> None: ...
 
 
 STATEMENTS = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from .. import errors as e
+from ..progress import Advance
 from ..sql import dialect, script
 from ..stores.store import Source, chunks
 from .file import MultiMemberInflater
@@ -17,7 +18,6 @@ HEAD = 64 << 10  # bytes of SQL in which a dump says that it is one
 LISTED = 50  # statements of forms that pg_dump does not write
 _FORM = 1 << 20  # bytes that are kept of a statement to tell its form
 
-Progress = Callable[[int], None]
 
 # What a file is that is no plain dump, and what makes one of it.
 _FORMATS = (
@@ -50,7 +50,7 @@ def check_format(head: bytes) -> None:
 
 def plain_blocks(
     source: Source,
-    progress: Progress = lambda _: None,
+    progress: Advance = lambda _: None,
     digest: Callable[[bytes], object] = lambda _: None,
 ) -> Iterator[bytes]:
     """Yield the SQL of a dump, compressed by gzip or zstd or not; all of it, not one byte more.
@@ -138,7 +138,7 @@ class PlainReading:
     def __init__(
         self,
         source: Source,
-        progress: Progress = lambda _: None,
+        progress: Advance = lambda _: None,
         schemas: set[bytes] | None = None,
         *,
         statements: bool = True,

@@ -5,7 +5,6 @@ SQL. Any other plain dump of pg_dump, gzipped or not: the structure.
 """
 
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -13,13 +12,12 @@ import msgspec
 from .. import errors as e
 from ..model import naming
 from ..model.manifest import Manifest, TableRows
+from ..progress import Advance
 from ..sql import script
 from ..stores.store import Source, chunks
 from . import consistency
 from .file import Artifact, Object, is_artifact
 from .plain_reader import GZIP, PlainReading
-
-Progress = Callable[[int], None]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +61,7 @@ def verify_source(
     source: Source,
     *,
     jobs: int,
-    progress: Progress,
+    progress: Advance,
     side: SideFiles | None = None,
     accept_edited: bool = False,
 ) -> Report:
@@ -142,7 +140,7 @@ def check_names(artifact: Artifact, manifest: Manifest | None) -> None:
 
 
 def _verify_artifact(
-    artifact: Artifact, manifest: Manifest | None, jobs: int, progress: Progress
+    artifact: Artifact, manifest: Manifest | None, jobs: int, progress: Advance
 ) -> Report:
     source = artifact.source
     index = artifact.index
@@ -200,7 +198,7 @@ def _compare(name: str, found: list[TableRows], expected: list[TableRows]) -> No
             )
 
 
-def _verify_plain(source: Source, progress: Progress) -> Report:
+def _verify_plain(source: Source, progress: Advance) -> Report:
     reading = PlainReading(source, progress)
     try:
         for _ in reading.pieces():

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +24,7 @@ from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..postgres.messages import translated
 from ..postgres.roles import Roles
+from ..progress import Progress
 from ..stores.local import LocalUpload
 from ..stores.store import Store, Upload, all_or_none, locked
 from . import dump, space
@@ -43,16 +44,6 @@ class Made(NamedTuple):
 
     manifest: Manifest
     uncopied: e.PgkeepError | None
-
-
-class Progress(dump.Progress, Protocol):
-    """What a backup tells while it works."""
-
-    def verifying(self, size: int) -> None:
-        """Say that reading back begins, of so many bytes."""
-
-    def verified(self, size: int) -> None:
-        """Say that so many of them are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,8 +288,8 @@ def read_back(upload: Upload, side: verify.SideFiles, jobs: int, progress: Progr
     progress.step("verifying")
     source = upload.source()
     try:
-        progress.verifying(source.size)
-        verify.verify_source(source, jobs=jobs, progress=progress.verified, side=side)
+        progress.total(source.size)
+        verify.verify_source(source, jobs=jobs, progress=progress.advance, side=side)
     finally:
         source.close()
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 import msgspec
 import psycopg
@@ -29,6 +28,7 @@ from ..postgres.connection import ChildAccess, Connection, Endpoint, apply, read
 from ..postgres.facts import database_facts, extensions, roles_in_use, server_facts
 from ..postgres.messages import one_line, translated
 from ..postgres.snapshot import Snapshot, Table
+from ..progress import Progress
 from ..sql import script
 from ..sql.encodings import codec
 from ..task_group import Crew
@@ -45,22 +45,6 @@ SLICES_SINCE = 140000  # TID range scans came with PostgreSQL 14 (trap D11)
 PG_DUMP_LOCK_WAIT = 2_000  # ms
 BEHIND = 60.0  # seconds of a standby that are worth a warning
 MIN_ATTEMPTS = 5
-
-
-class Progress(Protocol):
-    """What a dump tells while it works."""
-
-    def total(self, size: int) -> None:
-        """Say how many bytes of tables are to be copied, as they lie on the server's disk."""
-
-    def advance(self, size: int) -> None:
-        """Say that so many of them are copied."""
-
-    def wrote(self, raw: int, compressed: int) -> None:
-        """Say how much SQL has been written so far."""
-
-    def step(self, text: str) -> None:
-        """Say what is being done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

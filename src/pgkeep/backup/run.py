@@ -26,9 +26,10 @@ from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts, shared_rows
 from ..postgres.messages import translated
 from ..postgres.roles import Roles
+from ..progress import Progress
 from ..stores.store import Store
 from . import backup as backup_module
-from .backup import BackupOptions, Made, Progress
+from .backup import BackupOptions, Made
 
 EVERY = "*"
 # Databases that pgkeep has made itself, and why they are left out.

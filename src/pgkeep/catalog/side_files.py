@@ -8,13 +8,14 @@ import msgspec
 
 from .. import errors as e
 from ..artifact.plain_reader import plain_blocks
-from ..artifact.verify import Progress, Report, SideFiles, verify_source
+from ..artifact.verify import Report, SideFiles, verify_source
 from ..model import naming
+from ..progress import Advance
 from ..stores.store import Store, read_all
 from .catalog import read_manifest
 
 
-def verify(store: Store, name: str, *, jobs: int, progress: Progress) -> Report:
+def verify(store: Store, name: str, *, jobs: int, progress: Advance) -> Report:
     """Check a file of a store and the side files that lie there.
 
     Raises:

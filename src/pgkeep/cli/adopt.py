@@ -73,7 +73,7 @@ def command(
     with output.current().progress(silent=as_json) as bar:
         bar.step("verifying")
         copy = config.copy() if store.url == config.store().url else None
-        manifest = adopt.adopt(store, name, jobs=config.jobs, progress=bar.verified, copy=copy)
+        manifest = adopt.adopt(store, name, jobs=config.jobs, progress=bar.advance, copy=copy)
     if as_json:
         print_json(manifest)
     output.current().done(

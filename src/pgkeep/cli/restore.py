@@ -222,7 +222,7 @@ def command(
         name = manifest.artifact.name
     if verify_only:
         with output.current().progress(silent=as_json) as bar:
-            report = side_files.verify(store, name, jobs=config.jobs, progress=bar.verified)
+            report = side_files.verify(store, name, jobs=config.jobs, progress=bar.advance)
         print_json(report) if as_json else output.say(f"ok: {report.file} is whole")
         return
     source = store.open(name)

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import psycopg
@@ -29,7 +28,7 @@ from ..model.manifest import Drill, Manifest
 from ..postgres import isolation
 from ..postgres.connection import Endpoint
 from ..postgres.messages import restore_error
-from ..restore import restore as restore_module
+from ..progress import Progress
 from ..restore.restore import Restore, RestoreOptions
 from ..restore.search_path import SearchPath
 from ..stores.local import LocalSource
@@ -59,10 +58,6 @@ PHASES = {
     "asking assertions": "check",
     "cleaning up": "clean",
 }
-
-
-class Progress(restore_module.Progress, examine.Progress, Protocol):
-    """What a drill tells while it works."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,13 +142,9 @@ class Clock:
         """Count what is done."""
         self._progress.advance(size)
 
-    def verifying(self, size: int) -> None:
-        """Begin to read the file."""
-        self._progress.verifying(size)
-
-    def verified(self, size: int) -> None:
-        """Count what is read of it."""
-        self._progress.verified(size)
+    def wrote(self, raw: int, compressed: int) -> None:
+        """Take how much has been written."""
+        self._progress.wrote(raw, compressed)
 
 
 def run(store: Store, name: str, options: DrillOptions, progress: Progress) -> Outcome:
@@ -296,7 +287,7 @@ def restore(
     side: verify.SideFiles,
     place: scratch.Place,
     jobs: int,
-    progress: restore_module.Progress,
+    progress: Progress,
     search_path: SearchPath = SearchPath.EMPTY,
 ) -> list[str]:
     """Restore an artifact in a place for it; return warnings.

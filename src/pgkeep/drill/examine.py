@@ -8,17 +8,17 @@ encoding, decoded as those of the artifact are.
 
 import re
 from collections.abc import Sequence, Set
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..artifact.file import Artifact, Object
 from ..model.manifest import Extension, Manifest
 from ..postgres.connection import Connection, Endpoint
+from ..progress import Progress
 from ..sql.encodings import codec, shared_text
 from . import assertions as assertions_module
 from . import large_objects, recomputed
-from . import rows as rows_module
 from .assertions import Assertion
 from .rows import Check, Key, compare, uncounted
 
@@ -35,13 +35,6 @@ ACTING = frozenset({
     "bdr", "citus", "pg_cron", "pg_net", "pg_partman", "pg_partman_bgw", "pg_squeeze", "pg_task",
     "pgagent", "pglogical", "timescaledb",
 })  # fmt: skip
-
-
-class Progress(rows_module.Progress, Protocol):
-    """What an examination tells while it works."""
-
-    def step(self, text: str) -> None:
-        """Say what is being done."""
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):

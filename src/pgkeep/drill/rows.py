@@ -10,7 +10,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import msgspec
 import psycopg
@@ -23,6 +22,7 @@ from ..postgres import programs, snapshot
 from ..postgres.connection import ChildAccess, Connection, Endpoint, session_settings
 from ..postgres.facts import server_facts
 from ..postgres.snapshot import Table
+from ..progress import Progress, Silent
 from ..restore.target import extension_tables
 from ..sql import script
 from ..sql.encodings import codec
@@ -49,16 +49,6 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     checked: int
     findings: list[str] = []
-
-
-class Progress(Protocol):
-    """What reading rows tells while it works."""
-
-    def total(self, size: int) -> None:
-        """Say how many bytes of rows are to be read."""
-
-    def advance(self, size: int) -> None:
-        """Say that so many of them are read."""
 
 
 @dataclass(slots=True)
@@ -227,7 +217,7 @@ def _rewritten(endpoint: Endpoint, artifact: Artifact, group: _Group) -> Sketch:
             % (group.columns, group.relation)
         )
         for number, held in objects.items():
-            for one, _, blocks in _copies(artifact, number, held, _Unheard()):
+            for one, _, blocks in _copies(artifact, number, held, Silent()):
                 if (one.schema, one.name) in group.tables:
                     with cursor.copy(b"COPY %s %s FROM STDIN" % (table, columns)) as copy:
                         for block in blocks:
@@ -247,16 +237,6 @@ def _gathered(rows: Iterable[bytes]) -> Iterator[bytes]:
             yield b"".join(held)
             held, size = [], 0
     yield b"".join(held)
-
-
-class _Unheard:
-    """Progress that nobody wants."""
-
-    def total(self, size: int) -> None:
-        """Take it."""
-
-    def advance(self, size: int) -> None:
-        """Take it."""
 
 
 class _Database:

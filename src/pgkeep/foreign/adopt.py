@@ -13,10 +13,10 @@ import msgspec
 from .. import errors as e
 from ..artifact import plain_reader
 from ..artifact.file import Artifact, is_artifact
-from ..backup import backup
 from ..catalog import copies, side_files
 from ..model import naming
 from ..model.manifest import FileFacts, Manifest, encode
+from ..progress import Advance, Progress
 from ..stores.local import LocalStore
 from ..stores.store import Source, Store, chunks, read_all
 from . import index, plain
@@ -30,7 +30,7 @@ def adopt(
     name: str,
     *,
     jobs: int,
-    progress: plain_reader.Progress,
+    progress: Advance,
     copy: Store | None = None,
 ) -> Manifest:
     """Verify an artifact to its end and write the manifest that it lacks.
@@ -124,7 +124,7 @@ def adopt_folder(
     folder: Path,
     store: Store,
     options: index.IndexOptions,
-    progress: backup.Progress,
+    progress: Progress,
     *,
     copy: Store | None = None,
 ) -> Iterator[Outcome]:
@@ -168,7 +168,7 @@ def _index(
     name: str,
     store: Store,
     options: index.IndexOptions,
-    progress: backup.Progress,
+    progress: Progress,
     copy: Store | None,
 ) -> Outcome:
     if is_artifact(source):

@@ -26,6 +26,7 @@ from ..catalog import copies
 from ..model import naming
 from ..model.manifest import Extension, FileFacts, Manifest, encode
 from ..postgres.roles import repeatable_roles
+from ..progress import Progress
 from ..sql import dialect, script, statements
 from ..stores.store import Source, Store, locked
 from ..task_group import Crew
@@ -83,7 +84,7 @@ def index(
     source: Source,
     store: Store,
     options: IndexOptions,
-    progress: backup.Progress,
+    progress: Progress,
     *,
     copy: Store | None = None,
 ) -> Manifest:
@@ -101,8 +102,8 @@ def index(
             hint="If its manifest is lost: pgkeep adopt FILE.",
         )
     progress.step("checking the file")
-    progress.verifying(source.size)
-    found = plain.survey(source, progress.verified)
+    progress.total(source.size)
+    found = plain.survey(source, progress.advance)
     number = plain.choose_part(found, options.database, source.name)
     part = found.parts[number]
     _refuse_unreadable(part, source.name)
@@ -313,7 +314,7 @@ class _Index:
     source: Source
     store: Store
     options: IndexOptions
-    progress: backup.Progress
+    progress: Progress
     found: plain.Survey
     number: int
     name: naming.BackupName

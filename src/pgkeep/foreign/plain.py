@@ -8,6 +8,7 @@ from typing import NamedTuple
 from .. import errors as e
 from ..artifact import plain_reader
 from ..model.manifest import UNKNOWN_CLUSTER, DatabaseFacts, ServerFacts
+from ..progress import Advance
 from ..sql import dialect, script, statements
 from ..sql.encodings import codec, shared_text
 from ..stores.store import Source
@@ -90,7 +91,7 @@ def is_dump(source: Source) -> bool:
     return True
 
 
-def survey(source: Source, progress: plain_reader.Progress = lambda _: None) -> Survey:
+def survey(source: Source, progress: Advance = lambda _: None) -> Survey:
     """Read a dump to its end; tell what it holds.
 
     Raises:

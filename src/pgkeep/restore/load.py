@@ -15,7 +15,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import psycopg
 from psycopg import sql
@@ -27,6 +26,7 @@ from ..artifact import consistency
 from ..artifact.file import Artifact, Object
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.messages import restore_error
+from ..progress import Progress
 from ..sql import dialect, script, statements
 from ..sql.encodings import codec
 from ..task_group import Crew
@@ -52,19 +52,6 @@ _LARGE_OBJECT_OWNER = re.compile(
 )
 _TRANSACTION = re.compile(rb"^(?:BEGIN|COMMIT);\n", re.MULTILINE)
 _CLOSED = re.compile(rb"^REVOKE ALL ON (?:FUNCTION|PROCEDURE) .* FROM PUBLIC;$", re.MULTILINE)
-
-
-class Progress(Protocol):
-    """What a load tells while it works."""
-
-    def total(self, size: int) -> None:
-        """Say how many bytes of SQL are to be loaded."""
-
-    def advance(self, size: int) -> None:
-        """Say that so many of them are loaded."""
-
-    def step(self, text: str) -> None:
-        """Say what is being done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

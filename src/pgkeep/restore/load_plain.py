@@ -15,10 +15,11 @@ from ..artifact.packer import object_of_entry
 from ..artifact.plain_reader import PlainReading
 from ..postgres.connection import Endpoint
 from ..postgres.messages import restore_error
+from ..progress import Progress
 from ..sql import dialect, script
 from ..sql.encodings import codec
 from ..stores.store import Source
-from .load import BATCH_BYTES, Progress, Session, describe, rows_of
+from .load import BATCH_BYTES, Session, describe, rows_of
 
 BATCH_STATEMENTS = 100
 _STRINGS = re.compile(rb"SET standard_conforming_strings = (?P<value>on|off);")

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import msgspec
 import psycopg
@@ -26,6 +25,7 @@ from ..postgres import databases
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..postgres.messages import restore_error
+from ..progress import Progress
 from ..sql.encodings import codec
 from ..sql.statements import Name
 from ..stores.store import Source
@@ -110,16 +110,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     old_database: str | None = None  # where the former one is kept
     warnings: list[str] = []
-
-
-class Progress(load.Progress, Protocol):
-    """What a restore tells while it works."""
-
-    def verifying(self, size: int) -> None:
-        """Say that reading the file begins, of so many bytes."""
-
-    def verified(self, size: int) -> None:
-        """Say that so many of them are read."""
 
 
 class _NotRenamed(e.RestoreFailed):
@@ -534,9 +524,9 @@ class Restore:
             verify.check_names(self._artifact, self._side.manifest if self._side else None)
         if self._source.remote and self._artifact is not None:
             return
-        progress.verifying(self._source.size)
+        progress.total(self._source.size)
         if self._artifact is not None:
-            self._artifact.check_hashes(progress.verified)
+            self._artifact.check_hashes(progress.advance)
             return
         self._check_plain(progress)
 
@@ -544,7 +534,7 @@ class Restore:
         report = verify.verify_source(
             self._source,
             jobs=self._options.jobs,
-            progress=progress.verified,
+            progress=progress.advance,
             accept_edited=self._options.allow_statements,
         )
         if report.connects:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import msgspec
 import psycopg
@@ -24,6 +23,7 @@ from ..postgres import databases
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..postgres.messages import restore_error
+from ..progress import Progress
 from ..sql import script, selection, statements
 from ..sql.statements import Name
 from ..stores.store import Source
@@ -111,10 +111,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     written: int  # with a condition: inserted or updated; else the same
     seconds: float
     warnings: list[str] = []
-
-
-class Progress(load.Progress, Protocol):
-    """What a restore of tables tells while it works."""
 
 
 Confirm = Callable[[int, int], bool]
