@@ -333,7 +333,8 @@ class Config:
 
 def _s3_store(settings: Mapping[str, Any], *, tiers: bool = True) -> "Store":
     try:
-        from .stores.s3 import S3Settings, S3Store  # noqa: PLC0415 - half a second that few need
+        from .stores.s3.client import S3Settings  # noqa: PLC0415 - half a second that few need
+        from .stores.s3.store import S3Store  # noqa: PLC0415 - half a second that few need
     except ModuleNotFoundError as error:
         raise e.UsageError(
             f"buckets need another package: {error.name}", hint="pip install 'pgkeep[s3]'"

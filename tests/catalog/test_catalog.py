@@ -25,7 +25,8 @@ from pgkeep.model import manifest
 from pgkeep.model.manifest import FileFacts, Manifest
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore
-from pgkeep.stores.s3 import S3Settings, S3Store
+from pgkeep.stores.s3.client import S3Settings
+from pgkeep.stores.s3.store import S3Store
 from pgkeep.stores.store import Store
 from tests.support import invoke, planted
 

@@ -18,7 +18,9 @@ from pgkeep import errors as e
 from pgkeep.catalog import side_files
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore
-from pgkeep.stores.s3 import LARGEST_OBJECT, LARGEST_PART, S3Settings, S3Store, part_size
+from pgkeep.stores.s3.client import S3Settings
+from pgkeep.stores.s3.store import S3Store
+from pgkeep.stores.s3.upload import LARGEST_OBJECT, LARGEST_PART, part_size
 from pgkeep.stores.store import read_all
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
@@ -110,7 +112,7 @@ def broken_upload(clean: S3Store, port: int, size: int, fault: Fault) -> bool:
     assert there or not done, fault
     clean.delete(NAME)
     clean.sweep(lambda name: name == NAME, "7")
-    assert unfinished(clean.client, clean.settings.bucket) == [], fault
+    assert unfinished(clean.bucket.client, clean.settings.bucket) == [], fault
     return done
 
 
@@ -284,7 +286,7 @@ def test_an_endpoint_with_a_ca_of_its_own(
         del env["BACKUP_S3_BUCKET"]
         err = outputs("backup", env=env, code=6, seconds=15)[1]
         assert "certificate verify failed" in err
-        assert "hint: If the server has a certificate of your own, name its CA" in err
+        assert "hint: If the server has a private certificate, name its CA file" in err
         for variable in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
             outputs("backup", env=env | {variable: str(certificate)})
             time.sleep(1.1)

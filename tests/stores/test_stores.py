@@ -12,7 +12,7 @@ import pytest
 from pgkeep import errors as e
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemoryStore
-from pgkeep.stores.s3 import S3Store
+from pgkeep.stores.s3.store import S3Store
 from pgkeep.stores.store import Item, Store, chunks, locked, read_all
 from tests.support.buckets import Buckets, bucket_store
 
@@ -81,7 +81,9 @@ def test_what_is_not_published_is_not_there(store: Store, size: int, sealed: boo
     assert list(store.items()) == []
     assert not store.exists(NAME)
     if isinstance(store, S3Store):
-        assert "Uploads" not in store.client.list_multipart_uploads(Bucket=store.settings.bucket)
+        assert "Uploads" not in store.bucket.client.list_multipart_uploads(
+            Bucket=store.settings.bucket
+        )
 
 
 @pytest.mark.parametrize("size", [3, 11 << 20])
@@ -122,7 +124,7 @@ def test_a_tier_is_a_folder_of_the_bucket(
     """So that a lifecycle rule can name it; what lies elsewhere is not ours."""
     store = bucket_store(buckets, monkeypatch, prefix="a/b/")
     put(store, NAME, b"1")
-    client = store.client
+    client = store.bucket.client
     for key in ("a/b/weekly/" + NAME, "a/" + NAME, "a/b/daily/x/" + NAME, "a/b/daily/"):
         client.put_object(Bucket=store.settings.bucket, Key=key, Body=b"not ours")
     assert list(store.items()) == [Item(NAME, 1)]
@@ -134,11 +136,12 @@ def test_a_tier_is_a_folder_of_the_bucket(
 def test_more_objects_than_a_page_has(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
     """C10: 2,500 objects."""
     store = bucket_store(buckets, monkeypatch)
+    bucket = store.bucket
     names = {f"app_daily_{2000 + n // 300}{1 + n // 25 % 12:02}{1 + n % 25:02}T020000Z.sql.gz"
              for n in range(2500)}  # fmt: skip
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: store.client.put_object(
-            Bucket=store.settings.bucket, Key=store.key(name), Body=b"x"), names))  # fmt: skip
+        list(pool.map(lambda name: bucket.client.put_object(
+            Bucket=bucket.settings.bucket, Key=bucket.key(name), Body=b"x"), names))  # fmt: skip
     assert {item.name for item in store.items()} == names
     assert len(names) == 2500
 

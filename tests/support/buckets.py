@@ -17,7 +17,8 @@ import botocore.exceptions
 import botocore.session
 import pytest
 
-from pgkeep.stores.s3 import S3Settings, S3Store
+from pgkeep.stores.s3.client import S3Settings
+from pgkeep.stores.s3.store import S3Store
 
 WEED = Path(sys.executable).parent / "weed"
 # Name: what it may do.
