@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from pgkeep import errors as e
-from pgkeep.catalog import catalog, copies, side_files
+from pgkeep.catalog import catalog, copies, manifests, side_files
 from pgkeep.catalog.catalog import Catalog
 from pgkeep.model import manifest
 from pgkeep.model.manifest import FileFacts, Manifest
@@ -89,7 +89,7 @@ def test_a_manifest_of_an_older_version_has_no_hash(tmp_path: Path) -> None:
     (one,) = plant(tmp_path, 1)
     (tmp_path / one.name.manifest).write_bytes(msgspec.json.encode(one))
     assert Catalog(store).whole() == [one]
-    copies.amend(store, one, lambda old: old)
+    manifests.change(store, one, lambda old: old)
     assert "manifest_sha256" in json.loads((tmp_path / one.name.manifest).read_text())
     assert Catalog(store).whole() == [one]
 

@@ -17,6 +17,7 @@ import pytest
 from pgkeep import errors as e
 from pgkeep.catalog import copies, prune
 from pgkeep.catalog.catalog import Catalog
+from pgkeep.catalog.locks import manifests_locked
 from pgkeep.model.manifest import Drill, FileFacts, Manifest, decode, encode
 from pgkeep.model.retention import Decision
 from pgkeep.postgres.server import Server
@@ -269,7 +270,7 @@ def test_a_manifest_is_changed_or_removed_by_one_at_a_time(
     store = LocalStore(tmp_path / "here")
     one = planted.plant(store.directory, planted.manifest(NOW))
     monkeypatch.setattr(copies, "LOCK_SECONDS", 0)
-    with copies.manifests_locked(store):
+    with manifests_locked(store):
         with pytest.raises(e.StoreError, match="is locked"):
             copies.mark_copied(store, one, LocalStore(tmp_path / "there"))
         with pytest.raises(e.RetentionFailed, match="is locked"):

@@ -4,7 +4,6 @@ Ours: end marker, index, every member's hash, CRC, length and row counts, and th
 SQL. Any other plain dump of pg_dump, gzipped or not: the structure.
 """
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -14,7 +13,7 @@ from ..model import naming
 from ..model.manifest import Manifest, TableRows
 from ..progress import Advance
 from ..sql import script
-from ..stores.store import Source, chunks
+from ..stores.store import Source, sha256_of
 from . import consistency
 from .file import Artifact, Object, is_artifact
 from .plain_reader import GZIP, PlainReading
@@ -101,10 +100,7 @@ def check_digest(source: Source, artifact: Artifact | None, side: SideFiles) -> 
                 f" says {side.index_sha256}"
             )
         return
-    digest = hashlib.sha256()
-    for chunk in chunks(source):
-        digest.update(chunk)
-    found = digest.hexdigest()
+    found = sha256_of(source)
     if side.sha256 is not None and side.sha256 != found:
         raise e.VerificationFailed(
             f"{source.name}: SHA-256 is {found}, its .sha256 file says {side.sha256}"

@@ -1,32 +1,33 @@
 """Make one backup: lock, dump, check, publish. Nothing has a final name before all is well."""
 
-import contextlib
-import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
 
 import msgspec
 
-from .. import __version__, interrupts
 from .. import errors as e
 from ..artifact import verify
 from ..artifact.file import ArtifactWriter, compress
 from ..catalog import copies
 from ..catalog.catalog import Catalog, mixed
+from ..catalog.live_copy import CopiedUpload, LiveCopy
+from ..catalog.locks import GLANCE, backup_lock, copies_lock
+from ..catalog.publication import manifest_of, publication
 from ..model import drift, naming, retention
-from ..model.manifest import FileFacts, Manifest, encode
-from ..postgres import moved_names
+from ..model.manifest import FileFacts, Manifest
+from ..postgres import advisory_locks, moved_names
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..postgres.messages import translated
 from ..postgres.roles import Roles
 from ..progress import Progress
 from ..stores.local import LocalUpload
-from ..stores.store import Store, Upload, all_or_none, locked
+from ..stores.store import Store, Upload, locked
 from . import dump, space
 from .dump import MIN_ATTEMPTS, DumpOptions, DumpResult
 
@@ -36,7 +37,6 @@ ADVISORY_LOCK = int.from_bytes(b"pgkeep")
 # Seconds until the server has noticed that a run was killed, and lets go of its lock: more than
 # client_connection_check_interval.
 LOCK_PATIENCE = 5.0
-GLANCE = 0.5  # seconds for which others hold a run's lock only to see whether there is a run
 
 
 class Made(NamedTuple):
@@ -148,15 +148,11 @@ class _Backup:
     def make(self) -> Made:
         """Write all files, then give them their names."""
         name = self.name
-        with contextlib.ExitStack() as stack:
-            uploads = {
-                file: stack.enter_context(self.store.create(file, owner=self.identifier))
-                for file in name.files
-            }
-            artifact = uploads[name.artifact]
-            follower = self._follow(artifact)
-            if follower is not None:
-                artifact = stack.enter_context(follower)
+        with publication(self.store, name, owner=self.identifier) as files, ExitStack() as stack:
+            copy = self._live_copy(stack, files.artifact)
+            artifact = files.artifact
+            if copy is not None and isinstance(artifact, LocalUpload):
+                artifact = CopiedUpload(artifact, copy)
             writer = ArtifactWriter(artifact)
             result = self._dump(writer)
             self.progress.step("writing to disk")
@@ -166,60 +162,43 @@ class _Backup:
                 self.endpoint, result.client, result.settings, meta.database.encoding,
                 needed=meta.roles,
             )  # fmt: skip
-            facts = put(uploads[name.globals], name.globals, compress(roles.sql))
-            digest = writer.sha256
-            put(uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode())
+            facts = files.write(name.globals, compress(roles.sql))
             verified = None
             if self.options.verify:
-                side = verify.SideFiles(sha256=digest, index_sha256=writer.index_sha256)
-                read_back(artifact, side, self.options.jobs, self.progress)
-                verified = datetime.now(UTC)
-            manifest = Manifest(
-                pgkeep=__version__,
-                database=result.index.meta.database,
-                server=result.index.meta.server,
-                client_version=result.index.meta.client_version,
-                type=name.type,
-                schema_only=name.schema_only,
-                taken=name.taken,
-                snapshot=result.snapshot,
-                finished=datetime.now(UTC),
-                artifact=FileFacts(name.artifact, writer.size, digest),
-                raw_bytes=result.index.raw_bytes,
-                index_sha256=writer.index_sha256,
+                side = verify.SideFiles(sha256=writer.sha256, index_sha256=writer.index_sha256)
+                verified = files.read_back(side, self.options.jobs, self.progress)
+            found = FileFacts(name.artifact, writer.size, writer.sha256)
+            manifest = msgspec.structs.replace(
+                manifest_of(name, found, result.index, writer.index_sha256),
                 globals=facts,
                 role_passwords=roles.passwords,
-                tables=result.index.table_rows(),
-                extensions=result.index.meta.extensions,
-                roles=result.index.meta.roles,
                 warnings=self.warnings + result.warnings + roles.warnings,
                 verified=verified,
                 pending=[self.copy.url] if self.copy is not None else [],
                 policy=None if self.follows is None else str(self.follows),
             )
             manifest = self._compared(manifest)
-            put(uploads[name.manifest], name.manifest, encode(manifest))
-            # Everything is on the disk by now, so that only four renames are left; the manifest's
-            # is the last, and makes the others a backup.
-            publish(self.store, uploads, name)
-            return self._copy(manifest, follower)
+            files.publish(manifest)
+            return self._finish_copy(manifest, copy)
 
-    def _follow(self, artifact: Upload) -> copies.Follower | None:
-        copy = self.copy
-        if copy is None or not isinstance(artifact, LocalUpload):
+    def _live_copy(self, stack: ExitStack, artifact: Upload) -> LiveCopy | None:
+        """Start to copy the artifact, if it is a local file and a copy is asked for."""
+        target = self.copy
+        if target is None or not isinstance(artifact, LocalUpload):
             return None
         database = self.name.database
 
         def sweep() -> None:
-            with self.store.lock(copies.copies_lock(database)) as idle:
-                if idle:  # else there is an upload that somebody is at
-                    copy.sweep(lambda name: _is_of(database, name), self.identifier)
+            with self.store.lock(copies_lock(database)) as idle:
+                if idle:  # else another process is uploading
+                    target.sweep(lambda name: _is_of(database, name), self.identifier)
 
-        return copies.Follower(artifact, copy, self.name.artifact, self.identifier, sweep)
+        copy = LiveCopy(artifact, target, self.name.artifact, self.identifier, sweep)
+        return stack.enter_context(copy)
 
-    def _copy(self, manifest: Manifest, follower: copies.Follower | None) -> Made:
-        """Finish the copy of a backup that is published; what fails now is only pending."""
-        if self.copy is None or follower is None:
+    def _finish_copy(self, manifest: Manifest, copy: LiveCopy | None) -> Made:
+        """Finish the copy of a backup that is published; if that fails it is only pending."""
+        if self.copy is None or copy is None:
             return Made(manifest, None)
         self.progress.step(f"copying to {self.copy.url}")
         self.progress.total(manifest.artifact.size)
@@ -228,11 +207,11 @@ class _Backup:
                 self.store,
                 self.copy,
                 manifest,
-                artifact=follower.copy(manifest.artifact.sha256, self.progress.advance),
+                artifact=copy.upload(manifest.artifact.sha256, self.progress.advance),
                 read_back=self.options.verify,
             )
             return Made(copies.mark_copied(self.store, manifest, self.copy), None)
-        except Exception as error:  # noqa: BLE001 - of whatever kind, the backup is there
+        except Exception as error:  # noqa: BLE001 - of whatever kind, the backup is published
             return Made(manifest, copies.as_failure(error))
 
     def _dump(self, writer: ArtifactWriter) -> DumpResult:
@@ -259,79 +238,24 @@ class _Backup:
         return msgspec.structs.replace(manifest, warnings=warnings, drift=found)
 
 
-def put(upload: Upload, name: str, data: bytes) -> FileFacts:
-    """Write a small file, which is not published yet; return what the manifest says of it."""
-    upload.write(data)
-    upload.seal()
-    return FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
-
-
-def publish(store: Store, uploads: Mapping[str, Upload], name: naming.BackupName) -> None:
-    """Give all files their names, the manifest last, or none.
-
-    A signal waits for renamings; it does not wait for a bucket, which may not answer.
-    """
-    with contextlib.nullcontext() if store.remote else interrupts.held():
-        with all_or_none(store, list(uploads)):
-            for file in uploads:
-                uploads[file].publish()
-        interrupts.completed(f"backup {name.stem} is published")
-
-
-def read_back(upload: Upload, side: verify.SideFiles, jobs: int, progress: Progress) -> None:
-    """Read an artifact to its end before it is published.
-
-    Raises:
-        VerificationFailed: it does not read back as it was written.
-
-    """
-    progress.step("verifying")
-    source = upload.source()
-    try:
-        progress.total(source.size)
-        verify.verify_source(source, jobs=jobs, progress=progress.advance, side=side)
-    finally:
-        source.close()
-
-
-@contextlib.contextmanager
+@contextmanager
 def _alone(connection: Connection, store: Store, database: str) -> Iterator[None]:
     """Hold the locks of a run; both die with their holder.
 
     The file guards the store's partial files from a second run here, the advisory lock the database
     from runs elsewhere.
     """
-    with locked(store, copies.backup_lock(database), GLANCE) as alone:
+    with locked(store, backup_lock(database), GLANCE) as alone:
         if not alone:
             raise _already_running(database, store.url)
         deadline = time.monotonic() + LOCK_PATIENCE
-        while not _try_advisory_lock(connection):
-            if time.monotonic() > deadline or _holder_waits_for_its_client(connection):
+        while not advisory_locks.try_acquire(connection, ADVISORY_LOCK):
+            if time.monotonic() > deadline or advisory_locks.holder_is_idle(
+                connection, ADVISORY_LOCK
+            ):
                 raise _already_running(database, "another host or directory")
             time.sleep(0.1)
         yield
-
-
-def _try_advisory_lock(connection: Connection) -> bool:
-    row = connection.execute(
-        "SELECT pg_catalog.pg_try_advisory_lock(%s)", [ADVISORY_LOCK]
-    ).fetchone()
-    return row is not None and row[0]
-
-
-def _holder_waits_for_its_client(connection: Connection) -> bool:
-    """Whether the lock's holder is idle: the death of its client it would have noticed at once."""
-    row = connection.execute(
-        """
-        SELECT a.state LIKE 'idle%%' FROM pg_catalog.pg_locks l
-        JOIN pg_catalog.pg_stat_activity a USING (pid)
-        WHERE l.locktype = 'advisory' AND l.granted AND a.datname = pg_catalog.current_database()
-          AND l.database = a.datid AND l.objsubid = 1
-          AND (l.classid::pg_catalog.int8 << 32 | l.objid::pg_catalog.int8) = %s
-        """,
-        [ADVISORY_LOCK],
-    ).fetchone()
-    return row is not None and bool(row[0])
 
 
 def _already_running(database: str, where: str) -> e.AlreadyRunning:

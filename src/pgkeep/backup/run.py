@@ -6,7 +6,6 @@ published, and is told by the exit code.
 """
 
 import contextlib
-import hashlib
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from ..catalog import copies, prune
 from ..catalog.catalog import Catalog
 from ..model import retention
 from ..model.manifest import Manifest
+from ..postgres import advisory_locks
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts, shared_rows
 from ..postgres.messages import translated
@@ -142,11 +142,9 @@ def _alone(endpoint: Endpoint, wanted: Sequence[str]) -> Iterator[Connection]:
 
     A backup locks its database only: of two runs over the same ones each would get a part.
     """
-    digest = hashlib.sha256(",".join(["pgkeep", *wanted]).encode()).digest()
-    key = int.from_bytes(digest[:8], signed=True)
+    key = advisory_locks.key_of("pgkeep", *wanted)
     with endpoint.connect() as connection:
-        row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [key]).fetchone()
-        if row is None or not row[0]:
+        if not advisory_locks.try_acquire(connection, key):
             raise e.AlreadyRunning(
                 "a backup of several databases of this server is already running",
                 hint="Wait for it to end; a run that was killed holds no lock.",

@@ -3,16 +3,17 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import NamedTuple, Self
 
 from .. import errors as e
 from ..model import naming
-from ..model.manifest import Manifest, check_size, decode
+from ..model.manifest import Manifest
 from ..model.retention import FUTURE_TOLERANCE
-from ..stores.store import Item, Store, read_all
+from ..stores.store import Item, Store
+from . import manifests
 
 AT_ONCE = 16  # manifests that are fetched from a remote store
 PATIENCE = 2 * AT_ONCE  # manifests that a remote store fails to deliver before the rest is given up
@@ -137,7 +138,7 @@ class Catalog:
         )
 
     def _manifest(self, file: str, name: naming.BackupName) -> Manifest:
-        manifest = read_manifest(self.store, file)
+        manifest = manifests.read(self.store, file)
         # By what it says of itself its files are found and, one day, removed.
         if manifest.name != name:
             raise e.VerificationFailed(f"{file} is the manifest of {manifest.name.stem}")
@@ -146,19 +147,6 @@ class Catalog:
             if facts is not None and facts.name not in expected:
                 raise e.VerificationFailed(f"{file} names a file of another backup: {facts.name}")
         return manifest
-
-
-def read_manifest(store: Store, file: str) -> Manifest:
-    """Read a manifest of a store.
-
-    Raises:
-        StoreError: the file cannot be read.
-        VerificationFailed: it is no manifest, or a damaged one.
-
-    """
-    with closing(store.open(file)) as source:
-        check_size(source.size, file)
-        return decode(read_all(source), file)
 
 
 def _in_threads(

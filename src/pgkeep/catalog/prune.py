@@ -7,8 +7,8 @@ from typing import NamedTuple
 from .. import errors as e
 from .. import interrupts
 from ..model.retention import Decision
-from . import copies
 from .catalog import Catalog
+from .locks import manifests_locked
 
 
 class Pruned(NamedTuple):
@@ -37,7 +37,7 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
         try:
             # A bucket may not answer: what has no manifest there is no backup, as anywhere.
             held = contextlib.nullcontext() if catalog.store.remote else interrupts.held()
-            with copies.manifests_locked(catalog.store), held:
+            with manifests_locked(catalog.store), held:
                 for file in reversed(name.files):
                     catalog.store.delete(file)
         except e.Retained as error:

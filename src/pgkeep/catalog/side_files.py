@@ -12,7 +12,7 @@ from ..artifact.verify import Report, SideFiles, verify_source
 from ..model import naming
 from ..progress import Advance
 from ..stores.store import Store, read_all
-from .catalog import read_manifest
+from . import manifests
 
 
 def verify(store: Store, name: str, *, jobs: int, progress: Advance) -> Report:
@@ -43,7 +43,7 @@ def read(store: Store, name: str) -> SideFiles:
     if store.exists(stem + naming.CHECKSUM):
         digest = _digest_of(_head(store, stem + naming.CHECKSUM), name, stem + naming.CHECKSUM)
     if store.exists(stem + naming.MANIFEST):
-        manifest = read_manifest(store, stem + naming.MANIFEST)
+        manifest = manifests.read(store, stem + naming.MANIFEST)
     return SideFiles(digest, manifest, manifest.index_sha256 if manifest else None)
 
 

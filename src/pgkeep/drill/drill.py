@@ -23,7 +23,7 @@ from .. import __version__
 from .. import errors as e
 from ..artifact import file, verify
 from ..artifact.file import Artifact
-from ..catalog import copies, side_files
+from ..catalog import manifests, side_files
 from ..model.manifest import Drill, Manifest
 from ..postgres import isolation
 from ..postgres.connection import Endpoint
@@ -382,7 +382,7 @@ def record(store: Store, manifest: Manifest, outcome: Outcome) -> str | None:
 
     url = store.url_of(manifest.name.manifest)
     try:
-        if copies.amend(store, manifest, noted) is None:
+        if manifests.change(store, manifest, noted) is None:
             return f"the result is not noted: {url} is gone"
     except (e.StoreError, e.VerificationFailed) as error:
         return f"the result is not noted in {url}: {error.message}"

@@ -13,12 +13,14 @@ import msgspec
 from .. import errors as e
 from ..artifact import plain_reader
 from ..artifact.file import Artifact, is_artifact
-from ..catalog import copies, side_files
+from ..catalog import side_files
+from ..catalog.locks import manifests_locked
+from ..catalog.publication import manifest_of
 from ..model import naming
 from ..model.manifest import FileFacts, Manifest, encode
 from ..progress import Advance, Progress
 from ..stores.local import LocalStore
-from ..stores.store import Source, Store, chunks, read_all
+from ..stores.store import Source, Store, read_all, sha256_of, write_file
 from . import index, plain
 from .names import guess
 
@@ -53,49 +55,29 @@ def adopt(
     if parsed.manifest in there:
         raise e.Refused(f"{name} has a manifest already")
     side_files.verify(store, name, jobs=jobs, progress=progress)
-    source = store.open(name)
-    try:
-        digest = hashlib.sha256()
-        for chunk in chunks(source):
-            digest.update(chunk)
+    with closing(store.open(name)) as source:
         artifact = Artifact(source)
-        index = artifact.index
-        size = source.size
-    finally:
-        source.close()
-    facts, passwords = _roles(store, parsed)
-    meta = index.meta
+        found = FileFacts(name, source.size, sha256_of(source))
+    meta = artifact.index.meta
     if meta.database.name != parsed.database:
         raise e.Refused(f"{name} holds database {meta.database.name}, not {parsed.database}")
     if meta.schema_only != parsed.schema_only:
         holds = "definitions only" if meta.schema_only else "rows too"
         raise e.Refused(f"{name} holds {holds}, its name says otherwise")
-    manifest = Manifest(
-        pgkeep=meta.pgkeep,
-        database=meta.database,
-        server=meta.server,
-        client_version=meta.client_version,
-        type=parsed.type,
-        schema_only=meta.schema_only,
-        taken=parsed.taken,
-        snapshot=datetime.fromisoformat(meta.snapshot),
-        finished=datetime.now(UTC),
-        artifact=FileFacts(name, size, digest.hexdigest()),
-        raw_bytes=index.raw_bytes,
-        index_sha256=artifact.index_sha256,
+    facts, passwords = _roles(store, parsed)
+    manifest = msgspec.structs.replace(
+        manifest_of(parsed, found, artifact.index, artifact.index_sha256),
         globals=facts,
         role_passwords=passwords,
-        tables=index.table_rows(),
-        extensions=meta.extensions,
-        roles=meta.roles,
-        warnings=["the manifest was lost and has been made anew"],
+        warnings=["the manifest was lost and has been recreated"],
         verified=datetime.now(UTC),
         pending=[copy.url] if copy is not None else [],
     )
-    with copies.manifests_locked(store):
+    with manifests_locked(store):
         if store.exists(parsed.manifest):
             raise e.Refused(f"{name} has a manifest already")
-        copies.put(store, parsed.manifest, encode(manifest), meta.server.system_identifier)
+        owner = meta.server.system_identifier
+        write_file(store, parsed.manifest, encode(manifest), owner=owner)
     return manifest
 
 

@@ -10,21 +10,22 @@ the database itself) is left out, for it would lead a restore elsewhere; roles g
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
+
+import msgspec
 
 from .. import __version__
 from .. import errors as e
 from ..artifact import plain_reader, verify
 from ..artifact.file import DROPS, ArtifactWriter, Meta, Object, compress, is_artifact
 from ..artifact.packer import TEXT_SIZE
-from ..backup import backup
 from ..backup.assembly import Assembler, Order
-from ..catalog import copies
+from ..catalog.locks import GLANCE, backup_lock
+from ..catalog.publication import manifest_of, publication
 from ..model import naming
-from ..model.manifest import Extension, FileFacts, Manifest, encode
+from ..model.manifest import Extension, FileFacts, Manifest
 from ..postgres.roles import repeatable_roles
 from ..progress import Progress
 from ..sql import dialect, script, statements
@@ -120,7 +121,7 @@ def index(
         taken=moment.time.astimezone(UTC).replace(microsecond=0),
         schema_only=part.tables > 0 and part.data == 0,
     )
-    with locked(store, copies.backup_lock(name.database), backup.GLANCE) as alone:
+    with locked(store, backup_lock(name.database), GLANCE) as alone:
         if not alone:
             raise e.AlreadyRunning(
                 f"a backup of database {name.database} is already running in {store.url}",
@@ -329,47 +330,24 @@ class _Index:
         """Write all files, then give them their names."""
         name = self.name
         roles = repeatable_roles(self.found.roles) if self.found.cluster else None
-        files = [file for file in name.files if file != name.globals or roles is not None]
-        with ExitStack() as stack:
-            uploads = {file: stack.enter_context(self.store.create(file)) for file in files}
-            artifact = uploads[name.artifact]
-            writer = ArtifactWriter(artifact)
-            contents = writer.finish(self._meta(self._write(writer)))
-            artifact.seal()
-            facts = None
-            if roles is not None:
-                facts = backup.put(uploads[name.globals], name.globals, compress(roles))
-            digest = writer.sha256
-            backup.put(
-                uploads[name.checksum], name.checksum, f"{digest}  {name.artifact}\n".encode()
-            )
-            side = verify.SideFiles(sha256=digest, index_sha256=writer.index_sha256)
-            backup.read_back(artifact, side, self.options.jobs, self.progress)
-            manifest = Manifest(
-                pgkeep=__version__,
-                database=contents.meta.database,
-                server=contents.meta.server,
-                client_version=contents.meta.client_version,
-                type=name.type,
-                schema_only=name.schema_only,
+        with publication(self.store, name, roles=roles is not None) as files:
+            writer = ArtifactWriter(files.artifact)
+            index = writer.finish(self._meta(self._write(writer)))
+            files.artifact.seal()
+            facts = files.write(name.globals, compress(roles)) if roles is not None else None
+            side = verify.SideFiles(sha256=writer.sha256, index_sha256=writer.index_sha256)
+            verified = files.read_back(side, self.options.jobs, self.progress)
+            artifact = FileFacts(name.artifact, writer.size, writer.sha256)
+            manifest = msgspec.structs.replace(
+                manifest_of(name, artifact, index, writer.index_sha256),
                 data_only=self.part.data > 0 and not self.part.tables,
-                taken=name.taken,
-                snapshot=self.moment.time.astimezone(UTC),
-                finished=datetime.now(UTC),
-                artifact=FileFacts(name.artifact, writer.size, digest),
-                raw_bytes=contents.raw_bytes,
-                index_sha256=writer.index_sha256,
                 globals=facts,
                 role_passwords=roles is not None and b" PASSWORD '" in roles,
-                tables=contents.table_rows(),
-                extensions=contents.meta.extensions,
-                roles=contents.meta.roles,
                 warnings=self._warnings(),
-                verified=datetime.now(UTC),
+                verified=verified,
                 pending=[self.copy.url] if self.copy is not None else [],
             )
-            backup.put(uploads[name.manifest], name.manifest, encode(manifest))
-            backup.publish(self.store, uploads, name)
+            files.publish(manifest)
             return manifest
 
     def _write(self, writer: ArtifactWriter) -> _Assembler:

@@ -1,7 +1,6 @@
 """Whole databases: create one like another, give it its settings, swap it in, drop it."""
 
 import contextlib
-import hashlib
 import re
 import secrets
 import threading
@@ -16,6 +15,7 @@ from .. import errors as e
 from .. import interrupts
 from ..model.manifest import DatabaseFacts
 from ..sql import portability
+from . import advisory_locks
 from .connection import Connection, Endpoint
 from .facts import shared_rows
 from .messages import restore_error
@@ -332,7 +332,7 @@ def keep_incomplete(connection: Connection, temporary: str, target: str) -> str:
 
 def hold(connection: Connection, name: str) -> None:
     """Claim the name of a database that is not there yet, as long as the connection lives."""
-    connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", [_key(name)])
+    advisory_locks.acquire(connection, advisory_locks.key_of(name))
 
 
 def abandoned(
@@ -343,13 +343,7 @@ def abandoned(
     The whole name is claimed, or what it begins with. An advisory lock belongs to the database
     that its session is connected to, which may be any: pg_locks has all of them.
     """
-    rows = connection.execute(
-        """
-        SELECT (classid::pg_catalog.int8 << 32) | objid::pg_catalog.int8
-        FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 1
-        """
-    )
-    taken = {row[0] for row in rows}
+    taken = advisory_locks.held(connection)
     return [
         name
         for name, comment in shared_rows(
@@ -358,7 +352,7 @@ def abandoned(
             " FROM pg_catalog.pg_database",
         )
         if pattern.fullmatch(name)
-        and _key(name[:claimed]) not in taken
+        and advisory_locks.key_of(name[:claimed]) not in taken
         and not (comment or "").startswith(COMPLETE)
     ]
 
@@ -369,12 +363,6 @@ def keep(connection: Connection, name: str, target: str) -> None:
     connection.execute(
         sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), comment)
     )
-
-
-def _key(name: str) -> int:
-    """Return the key of the advisory lock that stands for a database which is being loaded."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return int.from_bytes(digest[:8], signed=True)
 
 
 def exists(connection: Connection, name: str) -> bool:

@@ -1,0 +1,163 @@
+"""Copy a file to another store while it is being written."""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from types import TracebackType
+from typing import Self
+
+from .. import errors as e
+from .. import interrupts
+from ..stores.local import LocalSource, LocalUpload
+from ..stores.store import Store, Upload
+
+BLOCK = 1 << 20
+PATIENCE = 2.0  # seconds for a copy to notice that it is not needed any more
+
+
+class LiveCopy:
+    """A thread that sends the bytes of a growing local file to a store.
+
+    It never delays whoever writes the file: it reads what is on the disk, when it can.
+    """
+
+    def __init__(
+        self,
+        original: LocalUpload,
+        store: Store,
+        name: str,
+        owner: str,
+        prepare: Callable[[], None],
+    ) -> None:
+        """Take the file, the store, and what the thread does first."""
+        self._original = original
+        self._store = store
+        self._name = name
+        self._owner = owner
+        self._prepare = prepare
+        self._changed = threading.Condition()
+        self._written = 0
+        self._sent = 0
+        self._complete = False
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._upload: Upload | None = None
+        self._hash = hashlib.sha256()
+        # A daemon: a server that does not answer must not delay the end of a run.
+        self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
+
+    def grown(self, length: int) -> None:
+        """Tell the thread of bytes that were written."""
+        with interrupts.held(), self._changed:
+            self._written += length
+            self._changed.notify()
+
+    def completed(self) -> None:
+        """Tell the thread that no more bytes follow."""
+        with interrupts.held(), self._changed:
+            self._complete = True
+            self._changed.notify()
+
+    def upload(self, sha256: str, progress: Callable[[int], None] = lambda _: None) -> Upload:
+        """Wait until everything is sent; return the upload, which is sealed.
+
+        Raises:
+            StoreError: it could not be sent, or the file was read with other bytes.
+
+        """
+        reported = 0
+        while self._thread.is_alive():
+            with interrupts.held():
+                self._thread.join(0.5)
+            progress(self._sent - reported)
+            reported = self._sent
+        if self._error is not None:
+            raise self._error
+        if self._upload is None or self._hash.hexdigest() != sha256:
+            raise e.StoreError(f"{self._name} was read with other bytes for its copy")
+        return self._upload
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with interrupts.held():
+            with self._changed:
+                self._stopped = True
+                self._changed.notify()
+            self._thread.join(PATIENCE)
+            if self._upload is not None:
+                self._upload.__exit__(kind, error, trace)
+
+    def _run(self) -> None:
+        try:
+            self._prepare()
+            self._upload = self._store.create(self._name, owner=self._owner)
+            with closing(self._original.source()) as source:
+                while length := self._wait():
+                    data = source.read(self._sent, length)
+                    self._upload.write(data)
+                    self._hash.update(data)
+                    self._sent += length
+            if not self._stopped:
+                self._upload.seal()
+        except BaseException as error:  # noqa: BLE001 - raised for whoever asks for the upload
+            self._error = error
+
+    def _wait(self) -> int:
+        """Wait for more bytes; return how many to take, 0 at the end."""
+        with self._changed:
+            while not self._stopped:
+                if self._written > self._sent:
+                    return min(BLOCK, self._written - self._sent)
+                if self._complete:
+                    break
+                self._changed.wait()
+        return 0
+
+
+class CopiedUpload:
+    """A local file that is written, and whose growth a live copy is told of."""
+
+    def __init__(self, original: LocalUpload, copy: LiveCopy) -> None:
+        self._original = original
+        self._copy = copy
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        self._original.write(data)
+        self._copy.grown(len(data))
+
+    def seal(self) -> None:
+        """Make the file durable."""
+        self._original.seal()
+        self._copy.completed()
+
+    def stop(self) -> None:
+        """Do nothing: writing a local file waits for nobody."""
+
+    def source(self) -> LocalSource:
+        """Open the file."""
+        return self._original.source()
+
+    def publish(self) -> None:
+        """Give the file its name."""
+        self._original.publish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Do nothing: the file and the copy are closed by whoever opened them."""

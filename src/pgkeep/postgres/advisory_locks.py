@@ -1,0 +1,54 @@
+"""Advisory locks, by which pgkeep's sessions know of each other (manual, 13.3.5).
+
+Such a lock is the server's own and ends with its session, so it holds between hosts too.
+"""
+
+import hashlib
+
+from .connection import Connection
+
+
+def key_of(*parts: str) -> int:
+    """Return the key of a lock that stands for these names together."""
+    digest = hashlib.sha256(",".join(parts).encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
+
+
+def acquire(connection: Connection, key: int) -> None:
+    """Wait for a lock; it is held as long as the session lives."""
+    connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", [key])
+
+
+def try_acquire(connection: Connection, key: int) -> bool:
+    """Return whether the lock was free; it is held now as long as the session lives."""
+    row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [key]).fetchone()
+    return row is not None and bool(row[0])
+
+
+def held(connection: Connection) -> set[int]:
+    """Return the keys of all locks on the server, in whatever databases their sessions are."""
+    rows = connection.execute(
+        """
+        SELECT (classid::pg_catalog.int8 << 32) | objid::pg_catalog.int8
+        FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 1
+        """
+    )
+    return {row[0] for row in rows}
+
+
+def holder_is_idle(connection: Connection, key: int) -> bool:
+    """Return whether the session that holds a lock of this database waits for its client.
+
+    The server notices the death of such a client at once, so its client is alive.
+    """
+    row = connection.execute(
+        """
+        SELECT a.state LIKE 'idle%%' FROM pg_catalog.pg_locks l
+        JOIN pg_catalog.pg_stat_activity a USING (pid)
+        WHERE l.locktype = 'advisory' AND l.granted AND a.datname = pg_catalog.current_database()
+          AND l.database = a.datid AND l.objsubid = 1
+          AND (l.classid::pg_catalog.int8 << 32 | l.objid::pg_catalog.int8) = %s
+        """,
+        [key],
+    ).fetchone()
+    return row is not None and bool(row[0])
