@@ -25,18 +25,26 @@ from collections.abc import Sequence
 class PgkeepError(Exception):
     """Base of everything that pgkeep raises on purpose.
 
-    The hint says what to do about it. Details are printed below the message, one a line.
+    The hint says what to do about it. Details are printed below the message, one a line. The exit
+    code is that of the class; an error that repeats a recorded failure is given its code.
     """
 
     exit_code = 1
 
     def __init__(
-        self, message: str, *, hint: str | None = None, details: Sequence[str] = ()
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        details: Sequence[str] = (),
+        exit_code: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.details = tuple(details)
+        if exit_code is not None:
+            self.exit_code = exit_code
 
 
 class UsageError(PgkeepError):

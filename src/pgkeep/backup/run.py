@@ -1,8 +1,8 @@
-"""One run of the nightly work: every database backed up, then retention where that went well.
+"""One run: back up every database, then apply retention to those that have a new backup.
 
-Here, and only here, is decided what a failure means (fail-open): whatever makes a backup doubtful
-fails its database and leaves the others alone; whatever comes after a published backup leaves it
-published, and is told by the exit code.
+Only this module decides what a failure means: an error before a backup is published fails its
+database and leaves the others alone; an error afterwards leaves the backup published, and the exit
+code reports it.
 """
 
 import contextlib
@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-
-import msgspec
 
 from .. import errors as e
 from .. import interrupts
@@ -30,6 +28,7 @@ from ..progress import Progress
 from ..stores.store import Store
 from . import backup as backup_module
 from .backup import BackupOptions, Made
+from .run_report import DatabaseOutcome, Failure, RunReport, Skipped
 
 EVERY = "*"
 # Databases that pgkeep has made itself, and why they are left out.
@@ -50,90 +49,27 @@ class RunOptions:
     require_copy: bool = False  # whether a copy that fails is the run's failure
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """A database that could not be backed up."""
-
-    database: str
-    error: str
-    hint: str | None
-    exit_code: int
-
-
-class Skipped(msgspec.Struct, frozen=True):
-    """A database that was left out, and why."""
-
-    database: str
-    reason: str
-
-
-class Report(msgspec.Struct, kw_only=True):
-    """What a run has done."""
-
-    backups: list[Manifest] = []
-    failed: list[Failure] = []
-    skipped: list[Skipped] = []
-    dropped: list[str] = []  # databases that have backups here and are gone from the server
-    removed: list[str] = []  # backups that retention let go
-    retention: list[Failure] = []  # where retention refused or failed
-    unreadable: list[str] = []  # manifests here that cannot be read, and why
-    copied: list[str] = []  # backups whose pending copy was uploaded
-    copies: list[Failure] = []  # what went wrong with the copies
-    copies_missed: list[Failure] = []  # of these what its target had required
-    copies_removed: list[str] = []
-    retained: list[str] = []  # backups that a store keeps longer than retention asks for
-
-    def add(self, other: "Report") -> None:
-        """Add what another run has done."""
-        for field in self.__struct_fields__:
-            getattr(self, field).extend(getattr(other, field))
-
-    def raise_if_failed(self) -> None:
-        """Raise the error that tells the outcome, if it is not a success."""
-        if len(self.failed) == 1 and not self.backups:
-            raise _again(self.failed[0])
-        if self.failed:
-            names = ", ".join(one.database for one in self.failed)
-            raise e.SomeFailed(
-                f"{len(self.failed)} of {len(self.failed) + len(self.backups)} databases failed:"
-                f" {names}",
-                hint=self.failed[0].hint,
-            )
-        if self.copies_missed:
-            raise _again(self.copies_missed[0])
-        if self.retention:
-            raise _again(self.retention[0])
-
-
-def _again(failure: Failure) -> e.PgkeepError:
-    """Return an error with the message and the exit code of a failure that was noted."""
-    error = e.PgkeepError(failure.error, hint=failure.hint)
-    error.exit_code = failure.exit_code
-    return error
-
-
 def run(
     endpoint: Endpoint,
     store: Store,
     options: RunOptions,
     progress: Progress,
     copy: Store | None = None,
-) -> Report:
+) -> RunReport:
     """Back up every database that is asked for; one that fails does not stop the others.
 
     Raises:
-        AlreadyRunning, ConnectionFailed, UsageError: before anything was begun.
+        AlreadyRunning, ConnectionFailed, UsageError: before any backup was started.
 
     """
     work = _Run(endpoint, store, copy, options, progress)
     if not options.databases:
-        work.backup([None])
-        return work.report
+        return RunReport(outcomes=[work.back_up(None)])
     with translated(e.ConnectionFailed), _alone(endpoint, options.databases) as connection:
-        chosen, work.report.skipped = choose(connection, options.databases)
-        if EVERY in options.databases:
-            work.report.dropped = _dropped(connection, store)
-        work.backup(chosen)
-    return work.report
+        chosen, skipped = choose(connection, options.databases)
+        dropped = _dropped(connection, store) if EVERY in options.databases else []
+        outcomes = [work.back_up(database) for database in chosen]
+    return RunReport(outcomes=outcomes, skipped=skipped, dropped=dropped)
 
 
 @contextlib.contextmanager
@@ -163,7 +99,6 @@ class _Run:
         options: RunOptions,
         progress: Progress,
     ) -> None:
-        self.report = Report()
         self._endpoint = endpoint
         self._store = store
         self._copy = copy
@@ -171,108 +106,102 @@ class _Run:
         self._progress = progress
         self._roles = Roles()
 
-    def backup(self, databases: Sequence[str | None]) -> None:
-        """Back up one after the other, each with all that follows."""
-        for database in databases:
-            interrupts.check()
-            way = self._endpoint
-            options = self._options.backup
-            if database is not None:
-                way = way.to(database)
-                options = replace(options, chosen=True)
-                self._progress.step(f"backing up {database}")
-            try:
-                made = backup_module.backup(
-                    way,
-                    self._store,
-                    options,
-                    self._progress,
-                    roles=self._roles,
-                    follows=self._options.policy,
-                    copy=self._copy,
-                )
-            except Exception as error:  # noqa: BLE001 - of whatever kind, the others go on
-                name = database or way.params.get("dbname", "(the default)")
-                self.report.failed.append(_failure(name, _known(error)))
-                continue
-            self.report.backups.append(made.manifest)
-            self._follow_up(made)
-
-    def _follow_up(self, made: Made) -> None:
-        """Do what follows a backup; nothing of it takes the backup back."""
+    def back_up(self, database: str | None) -> DatabaseOutcome:
+        """Back up one database, with everything that follows; None is the connected one."""
         interrupts.check()
-        manifest = made.manifest
-        name = manifest.database.name
+        endpoint = self._endpoint
+        options = self._options.backup
+        if database is not None:
+            endpoint = endpoint.to(database)
+            options = replace(options, chosen=True)
+            self._progress.step(f"backing up {database}")
+        try:
+            made = backup_module.backup(
+                endpoint,
+                self._store,
+                options,
+                self._progress,
+                roles=self._roles,
+                follows=self._options.policy,
+                copy=self._copy,
+            )
+        except Exception as error:  # noqa: BLE001 - of whatever kind, the others go on
+            name = database or endpoint.params.get("dbname", "(the default)")
+            return DatabaseOutcome(database=name, failed=Failure.of(name, _known(error)))
+        outcome = DatabaseOutcome(
+            database=made.manifest.database.name,
+            backup=made.manifest,
+            copies_required=self._options.require_copy,
+        )
+        self._follow_up(made, outcome)
+        return outcome
+
+    def _follow_up(self, made: Made, outcome: DatabaseOutcome) -> None:
+        """Do what follows a backup; no failure of it removes the backup."""
+        interrupts.check()
         if made.uncopied is not None:
-            self._not_copied(name, made.uncopied)
+            outcome.copies.append(Failure.of(outcome.database, made.uncopied))
         elif self._copy is not None:
-            try:
-                self._pay(self._copy, manifest)
-            except Exception as error:  # noqa: BLE001
-                self._not_copied(name, _known(error))
+            with self._copy_failures(outcome):
+                self._upload_pending(self._copy, made.manifest, outcome)
         if self._options.policy is None:
             return
         try:
-            self.report.removed += self._retain(self._store, manifest, self._options.policy)
-        except Exception as error:  # noqa: BLE001
-            self.report.retention.append(_failure(name, _known(error)))
+            outcome.removed += self._retain(self._store, made.manifest, outcome)
+        except Exception as error:  # noqa: BLE001 - the backup is published
+            outcome.retention = Failure.of(outcome.database, _known(error))
         if self._copy is not None and made.uncopied is None:
-            try:
-                self.report.copies_removed += self._retain(
-                    self._copy, manifest, self._options.policy
-                )
-            except Exception as error:  # noqa: BLE001
-                self._not_copied(name, _known(error))
+            with self._copy_failures(outcome):
+                outcome.copies_removed += self._retain(self._copy, made.manifest, outcome)
 
-    def _not_copied(self, name: str, error: e.PgkeepError) -> None:
-        failure = _failure(name, error)
-        self.report.copies.append(failure)
-        if self._options.require_copy:
-            self.report.copies_missed.append(failure)
+    @contextlib.contextmanager
+    def _copy_failures(self, outcome: DatabaseOutcome) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the backup is published
+            outcome.copies.append(Failure.of(outcome.database, _known(error)))
 
-    def _pay(self, copy: Store, manifest: Manifest) -> None:
-        """Upload pending copies of this database's earlier backups, oldest last."""
+    def _upload_pending(self, copy: Store, manifest: Manifest, outcome: DatabaseOutcome) -> None:
+        """Upload pending copies of this database's earlier backups, newest first."""
         name, identifier = manifest.database.name, manifest.server.system_identifier
         pending = copies.pending(Catalog(self._store).of(identifier, name), copy)
         if pending:
             self._progress.step(f"copying {len(pending)} earlier backups to {copy.url}")
-            self._progress.total(sum(manifest.artifact.size for manifest in pending))
-        for one, error in copies.upload_pending(self._store, copy, pending, self._progress.advance):
+            self._progress.total(sum(backup.artifact.size for backup in pending))
+        uploads = copies.upload_pending(self._store, copy, pending, self._progress.advance)
+        for backup, error in uploads:
             if error is None:
-                self.report.copied.append(one.name.stem)
+                outcome.copied.append(backup.name.stem)
             else:
-                self._not_copied(name, error)
+                outcome.copies.append(Failure.of(name, error))
 
-    def _retain(self, store: Store, manifest: Manifest, policy: retention.Policy) -> list[str]:
-        """Apply retention to the database that was just backed up, and to no other."""
+    def _retain(self, store: Store, manifest: Manifest, outcome: DatabaseOutcome) -> list[str]:
+        """Apply retention to the database that was just backed up; return what was removed."""
+        assert self._options.policy is not None  # noqa: S101 - the caller has looked
         catalog = Catalog(store)
         try:
             backups = catalog.of(manifest.server.system_identifier, manifest.database.name)
-            decisions = retention.decide(backups, policy, datetime.now(UTC))
+            decisions = retention.decide(backups, self._options.policy, datetime.now(UTC))
             pruned = prune.prune(catalog, decisions)
         except e.AccessDenied:
-            # As it should be, where the server must not be able to destroy its backups.
-            self.report.retained.append(f"{store.url} is not pruned: this identity may not do it")
+            # As it should be where the server must not be able to destroy its backups.
+            outcome.retained.append(f"{store.url} is not pruned: this identity may not do it")
             return []
         finally:
-            self.report.unreadable += catalog.unreadable
-        self.report.retained += pruned.retained
-        return [one.manifest.name.stem for one in pruned.removed]
+            outcome.unreadable += catalog.unreadable
+        outcome.retained += pruned.retained
+        return [decision.manifest.name.stem for decision in pruned.removed]
 
 
 def _known(error: Exception) -> e.PgkeepError:
-    """Return an error that nobody has foreseen as one that can be told, with its place."""
+    """Return an unexpected error as one that can be reported, with its place."""
     if isinstance(error, e.PgkeepError):
         return error
     place = traceback.extract_tb(error.__traceback__)[-1]
     return e.PgkeepError(
         f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})",
-        hint="This is a mistake of pgkeep's own: please report it.",
+        hint="This is a bug in pgkeep: please report it.",
     )
-
-
-def _failure(database: str, error: e.PgkeepError) -> Failure:
-    return Failure(database, error.message, error.hint, error.exit_code)
 
 
 def choose(connection: Connection, wanted: Sequence[str]) -> tuple[list[str], list[Skipped]]:

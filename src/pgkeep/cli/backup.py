@@ -10,7 +10,8 @@ from .. import config, progress
 from .. import errors as e
 from ..backup import run
 from ..backup.backup import BackupOptions
-from ..backup.run import Failure, Report, RunOptions
+from ..backup.run import RunOptions
+from ..backup.run_report import Failure, RunReport
 from ..model import naming
 from ..stores.store import Store
 from . import output
@@ -98,7 +99,7 @@ def command(
     )
     out = output.current()
     started = time.monotonic()
-    total = Report()
+    reports: list[RunReport] = []
     unwritten: list[OSError] = []
     with Watch(configs, kind, out, partial=target is not None) as watch:
         for one in configs:
@@ -126,11 +127,13 @@ def command(
                 report = _run(one, database, options, bar, watch)
             if not as_json:
                 _print(one, report, out, unwritten, alone=len(configs) == 1)
-            total.add(report)
+            reports.append(report)
+        total = RunReport.combined(reports)
         if as_json:
             with _noting(unwritten):
-                print_json(total)
-        total.raise_if_failed()
+                print_json(total.document())
+        if (failure := total.failure()) is not None:
+            raise failure
         if unwritten:
             raise e.PgkeepError(f"could not write: {unwritten[0]}")
     rows = sum(manifest.rows for manifest in total.backups)
@@ -149,17 +152,16 @@ def _run(
     options: RunOptions,
     bar: progress.Silent,
     watch: Watch,
-) -> Report:
+) -> RunReport:
     """Run one target; of several, one that cannot be reached does not stop the others."""
     watch.begin(one)
     try:
         report = run.run(one.endpoint(database), _store(one), options, bar, one.copy())
     except e.PgkeepError as error:
-        watch.end(Report(), error)
+        watch.end(RunReport(), error)
         if one.target is None:
             raise
-        failure = Failure(one.target, error.message, error.hint, error.exit_code)
-        return Report(failed=[failure])
+        return RunReport.of_failure(Failure.of(one.target, error))
     watch.end(report)
     return report
 
@@ -190,7 +192,7 @@ def _noting(unwritten: list[OSError]) -> Iterator[None]:
 
 def _print(
     one: config.Config,
-    report: Report,
+    report: RunReport,
     out: output.Output,
     unwritten: list[OSError],
     *,

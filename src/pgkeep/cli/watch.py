@@ -20,6 +20,7 @@ from typing import NamedTuple, Self
 from .. import config
 from .. import errors as e
 from ..backup import run
+from ..backup.run_report import RunReport
 from ..catalog import catalog
 from ..monitor import metrics, notify, overview
 from ..stores.store import Store
@@ -112,7 +113,7 @@ class Ran(NamedTuple):
     config: config.Config
     started: datetime
     finished: datetime
-    report: run.Report
+    report: RunReport
     error: e.PgkeepError | None  # what ended it before it could report
 
 
@@ -137,7 +138,7 @@ class Watch:
         """Note that a target's turn has come."""
         self._begun = one, datetime.now(UTC)
 
-    def end(self, report: run.Report, error: e.PgkeepError | None = None) -> None:
+    def end(self, report: RunReport, error: e.PgkeepError | None = None) -> None:
         """Note how its run has ended."""
         if self._begun is not None:
             self._ran.append(Ran(*self._begun, datetime.now(UTC), report, error))
@@ -158,7 +159,7 @@ class Watch:
     ) -> None:
         ending = _ending(error)
         if ending is not None:
-            self.end(run.Report(), ending)
+            self.end(RunReport(), ending)
         tasks = self._metrics()
         tasks += [
             Task(
@@ -189,18 +190,14 @@ class Watch:
         told = [one for one in self._configs if getattr(one, setting) == url]
         if len(told) == len(self._configs):
             return ending
-        report = run.Report()
+        reports: list[RunReport] = []
         for ran in (self._ran_of(one) for one in told):
             if ran is None:
                 return ending
             if ran.error is not None:
                 return ran.error
-            report.add(ran.report)
-        try:
-            report.raise_if_failed()
-        except e.PgkeepError as error:
-            return error
-        return None
+            reports.append(ran.report)
+        return RunReport.combined(reports).failure()
 
     def _ran_of(self, one: config.Config) -> Ran | None:
         return next((ran for ran in self._ran if ran.config is one), None)
@@ -236,7 +233,7 @@ class Watch:
             databases=databases,
         )
 
-    def _databases(self, target: str | None, report: run.Report) -> list[notify.Ended]:
+    def _databases(self, target: str | None, report: RunReport) -> list[notify.Ended]:
         made = [
             notify.Ended(
                 database=backup.database.name,

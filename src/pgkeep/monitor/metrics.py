@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors as e
-from ..backup.run import Report
+from ..backup.run_report import RunReport
 from ..catalog.catalog import Backup
 from ..model import naming
 from ..model.manifest import Manifest
@@ -85,7 +85,7 @@ class Outcome:
     kind: str  # the type that was asked for
     started: datetime
     finished: datetime
-    report: Report
+    report: RunReport
     error: e.PgkeepError | None = None  # what ended the run before it could report
 
 

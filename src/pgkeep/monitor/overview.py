@@ -13,7 +13,7 @@ from ..model.retention import FUTURE_TOLERANCE
 from ..stores.store import Store
 
 if TYPE_CHECKING:
-    from ..backup.run import Report
+    from ..backup.run_report import RunReport
 
 # What a recovery has to wait for; the other phases are the drill's own.
 NOT_RECOVERY = frozenset({"start", "check", "clean"})
@@ -38,7 +38,7 @@ class Target:
 Contents = Mapping[str, Sequence[Backup]]  # by the store's URL; a store that was not read is absent
 
 
-def expected(target: Target, contents: Contents, report: "Report | None" = None) -> list[str]:
+def expected(target: Target, contents: Contents, report: "RunReport | None" = None) -> list[str]:
     """Return the databases that should have backups."""
     tried: set[str] = set()
     dropped: set[str] = set()
