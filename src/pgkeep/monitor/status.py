@@ -139,64 +139,71 @@ def judge(
     """Return how every database stands that should have backups, and those that have some."""
     wanted = overview.expected(target, contents)
     everybody = sorted({*wanted, *overview.databases(target, contents)})
-    return [
-        _judge(one, target, contents, goals, now, zone, (one in wanted, name)) for one in everybody
-    ]
+    judgement = _Judgement(target, contents, goals, now, zone, name)
+    return [judgement.of(database, expected=database in wanted) for database in everybody]
 
 
-def _judge(
-    database: str,
-    target: overview.Target,
-    contents: overview.Contents,
-    goals: Goals,
-    now: datetime,
-    zone: tzinfo,
-    known: tuple[bool, str | None],
-) -> Database:
-    expected, name = known
-    copies = [
-        one
-        for store in target.stores
-        for one in contents.get(store.url, ())
-        if one.manifest.database.name == database
-    ]
-    everything = _whole(copies)
-    whole = overview.past(everything, now)
-    counted = overview.counted(everything, now)
-    newest = max(counted, key=lambda one: one.as_of, default=None)
-    drills = overview.past((copy.manifest for copy in copies), now)
-    last = overview.last_drill(drills)
-    passed = max(
-        (drill.when for each in drills for drill in each.drills if drill.passed), default=None
-    )
-    age = None if newest is None else (now - newest.as_of).total_seconds()
-    problems = [
-        *_of_backup(age, goals),
-        *_of_clock(len(everything) - len(whole)),
-        *_of_clusters(mixed(whole)),
-        *_of_copies(target, copies, goals, now),
-        *_of_drill(last, passed, goals, now),
-    ]
-    return Database(
-        database=database,
-        target=name,
-        expected=expected,
-        newest=None if newest is None else newest.name.stem,
-        snapshot=None if newest is None else newest.as_of,
-        age_seconds=age,
-        type=None if newest is None else str(newest.type),
-        verified=newest is not None and newest.verified is not None,
-        size=None if newest is None else newest.artifact.size,
-        rows=None if newest is None else newest.rows,
-        backups=len(whole),
-        pending_copies=_pending_copies(target, copies),
-        drill=None
-        if last is None
-        else Drill(last.when, last.passed, last.findings, overview.recovery_seconds(last)),
-        last_passed_drill=passed,
-        problems=problems if expected else [],
-        days=_days(whole, zone),
-    )
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    """How the databases of one target are judged."""
+
+    target: overview.Target
+    contents: overview.Contents
+    goals: Goals
+    now: datetime
+    zone: tzinfo
+    name: str | None  # of the target
+
+    def of(self, database: str, *, expected: bool) -> Database:
+        """Judge one database; problems count only where backups of it are expected."""
+        copies = [
+            copy
+            for store in self.target.stores
+            for copy in self.contents.get(store.url, ())
+            if copy.manifest.database.name == database
+        ]
+        everything = _whole(copies)
+        whole = overview.past(everything, self.now)
+        newest = max(
+            overview.counted(everything, self.now),
+            key=lambda manifest: manifest.as_of,
+            default=None,
+        )
+        drills = overview.past((copy.manifest for copy in copies), self.now)
+        last = overview.last_drill(drills)
+        passed = max(
+            (drill.when for each in drills for drill in each.drills if drill.passed), default=None
+        )
+        age = None if newest is None else (self.now - newest.as_of).total_seconds()
+        problems = [
+            *_of_backup(age, self.goals),
+            *_of_clock(len(everything) - len(whole)),
+            *_of_clusters(mixed(whole)),
+            *_of_copies(self.target, copies, self.goals, self.now),
+            *_of_drill(last, passed, self.goals, self.now),
+        ]
+        return Database(
+            database=database,
+            target=self.name,
+            expected=expected,
+            newest=None if newest is None else newest.name.stem,
+            snapshot=None if newest is None else newest.as_of,
+            age_seconds=age,
+            type=None if newest is None else str(newest.type),
+            verified=newest is not None and newest.verified is not None,
+            size=None if newest is None else newest.artifact.size,
+            rows=None if newest is None else newest.rows,
+            backups=len(whole),
+            pending_copies=_pending_copies(self.target, copies),
+            drill=None if last is None else _shown(last),
+            last_passed_drill=passed,
+            problems=problems if expected else [],
+            days=_days(whole, self.zone),
+        )
+
+
+def _shown(drill: manifest.Drill) -> Drill:
+    return Drill(drill.when, drill.passed, drill.findings, overview.recovery_seconds(drill))
 
 
 def _whole(copies: Iterable[Backup]) -> list[Manifest]:

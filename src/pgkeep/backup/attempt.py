@@ -1,0 +1,354 @@
+"""One attempt to dump a database: pg_dump and the workers, on one snapshot."""
+
+import queue
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from .. import __version__
+from .. import errors as e
+from ..artifact.file import BLOCK, ArtifactWriter
+from ..artifact.packer import Packer
+from ..model.manifest import Computed, DatabaseFacts, ServerFacts
+from ..postgres import computed_values, moved_names, programs, snapshot
+from ..postgres.connection import ChildAccess, Connection, Endpoint
+from ..postgres.messages import one_line
+from ..postgres.snapshot import Snapshot, Table
+from ..progress import Progress
+from ..sql import script
+from ..task_group import Crew
+from .assembly import Assembler, Order, announcement, object_of
+from .copy_session import CopySession, copy_statement
+from .tasks import Task, exclusion
+
+# The coordinator already holds every lock that pg_dump asks for. If pg_dump must wait, then for a
+# session that waits for the coordinator; it is started again after that session had its turn. All
+# sessions that want the table wait meanwhile, so this time is short.
+PG_DUMP_LOCK_WAIT = 2_000  # ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpSource:
+    """The database that is dumped, and how its sessions and programs reach it."""
+
+    connection: Connection  # of the coordinator, which holds the locks and the snapshot
+    endpoint: Endpoint
+    access: ChildAccess
+    client: programs.Installation
+    server: ServerFacts
+    database: DatabaseFacts
+    codec: str
+    settings: Mapping[str, str]  # of every session that reads
+    workers: int
+    schema_only: bool
+    lock_timeout: float  # seconds
+
+
+class RefusedError(Exception):
+    """The server refused pg_dump before it had written anything; another attempt may do.
+
+    Somebody is queued for a lock between the coordinator's and pg_dump's, or something that no
+    lock can hold, such as a view or a function, was dropped while pg_dump read about it (trap D5).
+    """
+
+    def __init__(self, error: e.ProgramFailed) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+    @property
+    def queued(self) -> bool:
+        """Tell whether a lock was not to be had; the coordinator had it, so it is a queue's."""
+        said = " ".join(self.error.said)
+        return "LOCK TABLE" in said and "out of shared memory" not in said
+
+
+class Attempt:
+    """pg_dump and the workers, at work on one snapshot."""
+
+    def __init__(
+        self,
+        source: DumpSource,
+        writer: ArtifactWriter,
+        held: Snapshot,
+        tasks: Sequence[Task],
+        targets: Sequence[computed_values.Target],
+        progress: Progress,
+    ) -> None:
+        self._source = source
+        self._writer = writer
+        self._held = held
+        self._progress = progress
+        self.warnings: list[str] = []
+        self.names_are_checked = True
+        self._schemas: frozenset[bytes] = frozenset()
+        self.computed: list[Computed] = []
+        self._targets = targets
+        self._crew = Crew()
+        # First, for whoever waits for the store may hold what the others have to take.
+        self._crew.on_stop(writer.stop)
+        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        for task in tasks:
+            self._tasks.put(task)
+        self._copied_by_workers = {task.table.oid: task.table for task in tasks}
+        self._size = sum(task.size for task in tasks)
+        self._workers = min(source.workers, len(tasks))
+        self._order = Order(writer, self._crew, self._workers)
+        self._coordinator = threading.Lock()
+        self._waiting: dict[int, float] = {}  # process id of a child -> since when
+
+    def execute(self) -> None:
+        """Do it all; raise the first failure when every child has gone."""
+        self._progress.step("dumping")
+        # By nobody who works at the same time: a worker that has the coordinator's connection may
+        # wait for pg_dump (trap G2.5).
+        self._schemas = self._read_schemas()
+        if self._size:
+            self._progress.total(self._size)
+        with self._crew:
+            self._crew.start(self._run_pg_dump, "pg_dump")
+            for number in range(self._workers):
+                self._crew.start(self._run_worker, f"worker-{number}")
+            if self._targets:
+                self._crew.start(self._hash, "hashes")
+            try:
+                self._crew.wait(self._tick)
+            except e.ProgramFailed as error:
+                raise program_error(error, self._source.database.name) from error
+
+    def _tick(self) -> None:
+        """See that the snapshot is still held, and tell how far we are."""
+        self._progress.wrote(self._writer.raw, self._writer.size)
+        if self._coordinator.acquire(blocking=False):
+            try:
+                self._look_for_waits()
+            except psycopg.Error as error:
+                raise e.DumpFailed(
+                    f"lost the connection that holds the snapshot: {one_line(error)}"
+                ) from error
+            finally:
+                self._coordinator.release()
+
+    def _look_for_waits(self) -> None:
+        """Give up when a child waits for a lock on what is no table: pg_dump would for ever."""
+        now = time.monotonic()
+        limit = max(self._source.lock_timeout, 2 * PG_DUMP_LOCK_WAIT / 1000)
+        waiting = snapshot.waiting(self._source.connection)
+        self._waiting = {pid: self._waiting.get(pid, now) for pid in waiting}
+        for pid, since in self._waiting.items():
+            if now - since >= limit:
+                error = snapshot.waits_too_long(self._source.connection, pid, limit)
+                if error is not None:
+                    raise error
+
+    def _run_pg_dump(self) -> None:
+        command: list[str | bytes] = [
+            self._source.client.program("pg_dump"), "--format=plain", "--verbose", "--no-password",
+            f"--snapshot={self._held.id}", f"--lock-wait-timeout={PG_DUMP_LOCK_WAIT}",
+            f"--encoding={self._source.database.encoding}", *self._source.access.arguments,
+        ]  # fmt: skip
+        if self._source.schema_only:
+            command.append("--schema-only")
+        command += [exclusion(table) for table in self._copied_by_workers.values()]
+        assembler = Assembler(
+            _header(self._source, self._held),
+            self._source.codec,
+            self._held.tables,
+            self._order,
+            rows_are_read=self._check_names,
+        )
+        access = self._source.access
+        with programs.Child(command, access.environment, access.descriptors) as child:
+            self._crew.on_stop(child.kill)
+            try:
+                scanner = script.Scanner(self._schemas)
+                while block := child.read():
+                    self._crew.check()
+                    for piece in scanner.feed(block):
+                        assembler.add(piece)
+                child.finish()
+                for piece in scanner.close():
+                    assembler.add(piece)
+            except e.ProgramFailed as error:
+                if "query failed" in " ".join(error.said) and not assembler.begun:
+                    raise RefusedError(error) from error
+                raise
+            except e.VerificationFailed as error:  # exit status 0, and yet not all of it
+                raise e.DumpFailed(f"pg_dump's output is not whole: {error.message}") from error
+            self.warnings += child.warnings
+        assembler.finish()
+        self._check_coverage(assembler.tables)
+
+    def _check_names(self) -> None:
+        """See that the names by which something was read have meant the same since the snapshot.
+
+        By a connection of its own, for ours sees nothing newer than its snapshot. If there is none
+        to be had, that is done when the snapshot has been let go.
+        """
+        try:
+            with self._source.endpoint.connect(0) as observer:
+                moved_names.check(self._held.names, observer, self._source.codec)
+        except e.ConnectionFailed:
+            self.names_are_checked = False
+
+    def _read_schemas(self) -> frozenset[bytes]:
+        """Return the names of all schemas as pg_dump writes them into its comments."""
+        rows = self._source.connection.execute(
+            "SELECT pg_catalog.convert_to(nspname, pg_catalog.getdatabaseencoding())"
+            " FROM pg_catalog.pg_namespace"
+        ).fetchall()
+        return frozenset(re.sub(rb"[\r\n]", b" ", row[0]) for row in rows)
+
+    def _check_coverage(self, by_pg_dump: set[int]) -> None:
+        """Every table that we locked has its rows in the artifact exactly once."""
+        if self._source.schema_only:
+            return
+        twice = by_pg_dump & self._copied_by_workers.keys()
+        covered = by_pg_dump | self._copied_by_workers.keys()
+        missing = [
+            table
+            for table in self._held.tables
+            if table.kind == "r"
+            and not table.extension
+            and table.oid not in covered
+            and (table.logged or not self._source.server.in_recovery)
+        ]
+        for wrong, how in (
+            ([table for table in self._held.tables if table.oid in twice], "twice"),
+            (missing, "not at all"),
+        ):
+            if wrong:
+                names = ", ".join(f"{one.schema}.{one.name}" for one in wrong[:5])
+                raise e.DumpFailed(f"{len(wrong)} tables dumped {how}, such as {names}")
+
+    def _run_worker(self) -> None:
+        session = CopySession(
+            self._source.client, self._source.access, self._source.database.encoding, self._held.id
+        )
+        try:
+            self._crew.on_stop(session.kill)
+            packer = Packer("data", self._order.write_rows)
+            while (task := self._next_task()) is not None:
+                self._crew.check()
+                if session.lock(task.table):
+                    blocks = session.copy(task.table, task.first, task.last)
+                else:
+                    blocks = self._copy_by_coordinator(task)
+                try:
+                    self._pack(packer, task, blocks)
+                except e.ProgramFailed as error:
+                    raise program_error(error, self._source.database.name, task.table) from error
+                self._progress.advance(task.size)
+            packer.flush()
+            session.finish()
+        finally:
+            session.close()
+        self._order.worker_is_done()
+
+    def _hash(self) -> None:
+        """Hash what a restore will compute; as only drills need that, failures are warnings."""
+        try:
+            with self._source.endpoint.connect(**self._source.settings) as connection:
+                self._crew.on_stop(lambda: _cancel(connection))
+                computed_values.begin(connection, self._held.id, self._source.database.encoding)
+                self.computed, warnings = computed_values.read_all(
+                    connection, self._targets, self._source.codec, self._crew.check
+                )
+                connection.execute("ROLLBACK")
+                moved_names.check(self._held.names, connection, self._source.codec)
+                self.warnings += warnings
+        except (psycopg.Error, e.ConnectionFailed, moved_names.Moved) as error:
+            self._crew.check()
+            self.computed = []
+            said = str(error).strip().partition("\n")[0]
+            self.warnings.append(
+                "no hashes of generated columns and materialized views are recorded, a drill will"
+                f" not compare them: {said}"
+            )
+
+    def _next_task(self) -> Task | None:
+        try:
+            return self._tasks.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _copy_by_coordinator(self, task: Task) -> Iterator[bytes]:
+        """Copy on the connection that holds the lock already (trap D4)."""
+        connection = self._source.connection
+        with self._coordinator:
+            encoding = sql.SQL("SET LOCAL client_encoding = {}")
+            connection.execute(encoding.format(self._source.database.encoding))
+            statement = copy_statement(task.table, task.first, task.last)
+            with connection.cursor() as cursor, cursor.copy(statement) as copy:
+                # The driver gives a row at a time; a row may be large.
+                block = bytearray()
+                for row in copy:
+                    block += row
+                    if len(block) >= BLOCK:
+                        yield bytes(block)
+                        block.clear()
+                yield bytes(block)
+            connection.execute("SET LOCAL client_encoding = 'UTF8'")
+        self._check_names()
+
+    def _pack(self, packer: Packer, task: Task, blocks: Iterator[bytes]) -> None:
+        table = task.table
+        packer.begin(object_of(table))
+        packer.write(announcement(table, self._source.codec))
+        packer.begin_copy(b"COPY %s (%s) FROM stdin;\n" % (table.target, table.columns))
+        for block in blocks:
+            self._crew.check()
+            packer.rows(block)
+        packer.end_copy()
+        packer.write(b"\n\n")
+
+
+def _cancel(connection: Connection) -> None:
+    """End what a session is doing, from another thread."""
+    try:
+        connection.cancel_safe(timeout=5)
+    except psycopg.Error:
+        connection.close()
+
+
+def _header(source: DumpSource, held: Snapshot) -> bytes:
+    """Return the first lines of the SQL: what this is, and how to restore it by hand."""
+    database = source.database
+    name = database.name.encode("ascii", "backslashreplace").decode()
+    name = re.sub(r"\s", " ", name)
+    locale = f"--lc-collate={database.collate} --lc-ctype={database.ctype}"
+    return f"""\
+--
+-- Backup of database {name} as it was at {held.taken:%Y-%m-%d %H:%M:%S} UTC
+-- Server {source.server.version}, made by pgkeep {__version__}
+--
+-- To restore it:          pgkeep restore --backup=FILE
+-- Without pgkeep, roles first, into a new and empty database:
+--   sha256sum -c FILE.sha256
+--   zcat NAME.globals.sql.gz | psql -X -d postgres
+--   createdb -T template0 -E {database.encoding} {locale} NEWDB
+--   zcat FILE | psql -X -v ON_ERROR_STOP=1 -d NEWDB && psql -c ANALYZE NEWDB
+-- A whole file ends with the index of its contents, in comments such as this one.
+--
+
+""".encode()
+
+
+def program_error(
+    error: e.ProgramFailed, database: str, table: Table | None = None
+) -> e.DumpFailed:
+    """Return the failure of a program as that of the dump, with a hint for what is known."""
+    said = " ".join(error.said)
+    hint = None
+    if "invalid memory alloc request size" in said or "Cannot enlarge string buffer" in said:
+        hint = "A row is larger than 1 GB as text, which COPY cannot express; shorten it."
+    elif "out of shared memory" in said:
+        hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
+    elif "conflict with recovery" in said:
+        hint = "Raise max_standby_streaming_delay on the standby, or back up the primary."
+    of = f", table {table.schema}.{table.name}" if table is not None else ""
+    return e.DumpFailed(f"database {database}{of}: {error.message}", hint=hint)
