@@ -516,13 +516,21 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str]] = {
     "unknown option": (["backup", "--frobnicate"], {}, "--frobnicate"),
     "type": (["backup", "--type=hourly"], {}, "daily"),
     "extra argument": (["backup", "app"], {}, "unexpected extra argument"),
-    "no backup": (["restore"], {}, "--backup=FILE or --latest"),
-    "two backups": (["restore", "--backup=x", "--latest"], {}, "--backup=FILE or --latest"),
-    "discard": (["restore", "--latest", "--discard-old"], {}, "needs --drop-existing"),
-    "triggers": (["restore", "--latest", "--disable-triggers"], {}, "needs --data-only"),
-    "both": (["restore", "--latest", "--schema-only", "--data-only"], {}, "exclude each other"),
-    "where": (["restore", "--latest", "--in-place", "--drop-existing"], {}, "exclude each other"),
-    "which": (["restore", "--backup=x", "--database=y"], {}, "--target-db names the database"),
+    "no backup": (["restore"], {}, "either --backup or --latest"),
+    "two backups": (["restore", "--backup=x", "--latest"], {}, "either --backup or --latest"),
+    "discard": (["restore", "--latest", "--discard-old"], {}, "requires --drop-existing"),
+    "triggers": (["restore", "--latest", "--disable-triggers"], {}, "requires --data-only"),
+    "both": (
+        ["restore", "--latest", "--schema-only", "--data-only"],
+        {},
+        "cannot be used together",
+    ),
+    "where": (
+        ["restore", "--latest", "--in-place", "--drop-existing"],
+        {},
+        "cannot be used together",
+    ),
+    "which": (["restore", "--backup=x", "--database=y"], {}, "--target-db is the name"),
     "no file": (["verify"], {}, "missing argument 'FILE...'"),
     "jobs": (["backup"], {"BACKUP_JOBS": "zero"}, "BACKUP_JOBS: expected a whole number"),
     "no jobs": (["backup", "--jobs=0"], {}, "got '0' from the command line"),
@@ -624,7 +632,7 @@ def test_files_may_be_named_as_reports_do_and_several_at_once(
     stem = artifact.name.removesuffix(".sql.gz")
     assert invoke.run("list", "--names", env=env) == f"{stem}\n"
     assert invoke.run("list", "--names", "--database=x", env=env) == ""
-    assert "exclude each other" in invoke.run("list", "--names", "--json", env=env, code=2)
+    assert "cannot be used together" in invoke.run("list", "--names", "--json", env=env, code=2)
     assert "ok: " in invoke.run("verify", stem, env=env)
     everything = sorted(map(str, tmp_path.glob("*.sql.gz")))
     assert len(everything) == 2

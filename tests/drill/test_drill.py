@@ -582,8 +582,8 @@ def test_what_a_drill_needs_is_named(shop: Path, place: Path, tmp_path: Path, pg
         (["--report=/nonexistent/x.html"], "there is no directory /nonexistent"),
         ([f"--report={tmp_path}/x.json"], "would be overwritten by the JSON"),
         (["--setting=fsync"], "is not NAME=VALUE"),
-        (["--setting=a=b", "--server=x"], "exclude each other"),
-        (["--backup=x", "--database=y"], "exclude each other"),
+        (["--setting=a=b", "--server=x"], "cannot be used together"),
+        (["--backup=x", "--database=y"], "cannot be used together"),
     ]:
         assert sentence in invoke.run("drill", *options, env=env, code=2)
     found = [programs.Installation((16, 1), Path("/nonexistent"))]

@@ -281,7 +281,7 @@ def test_replaced_in_one_transaction(shop17: Shop) -> None:
         "update app.orders set note = 'wrong'; alter table app.orders drop column total cascade"
     )
     said = shop17.restore("--table=app.orders", "--drop-existing", code=9)
-    assert "Say --yes" in said
+    assert "Use --yes" in said
     shop17.restore("--table=app.orders", "--drop-existing", "--yes")
     assert shop17.definition("app.*") == before
     shop17.sql("insert into app.orders (id) values (9000); insert into app.lines values (9000)")
@@ -425,9 +425,9 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "middle": (["--table=app.deep_1", "--as=x"], 2, "app.deep_1 has 1 partition:"),
     "leaves": (["--table=app.events_*", "--as=x"], 2, "are for one table, 2 are meant"),
     "as": (["--table=app.orders", "--as=a.b.c"], 2, "expected NAME or SCHEMA.NAME"),
-    "alone": (["--where=true"], 2, "--where needs --table"),
-    "both": (["--table=app.orders", "--as=x", "--where=true"], 2, "exclude each other"),
-    "skip": (["--table=app.orders", "--skip=table:app.u"], 2, "exclude each other"),
+    "alone": (["--where=true"], 2, "--where requires --table"),
+    "both": (["--table=app.orders", "--as=x", "--where=true"], 2, "cannot be used together"),
+    "skip": (["--table=app.orders", "--skip=table:app.u"], 2, "cannot be used together"),
     "condition": (["--table=app.orders", "--where=nonsense > 1", "--yes"], 2, "does not exist"),
     "key": (["--table=app.parent", "--where=true", "--on-conflict=update"], 9, "no primary key"),
     "database": (["--table=app.orders", "--target-db=none"], 3, '"none" does not exist'),

@@ -127,7 +127,7 @@ MISTAKES = [
     (["--set=postgres_version=9"], "postgres_version"),
     (["--set=postgres_port=x"], "the template refuses these values"),
     (["--set", "postgres_db"], "--set: expected NAME=VALUE, got 'postgres_db'"),
-    (["--keep", "--overwrite"], "--keep and --overwrite exclude each other"),
+    (["--keep", "--overwrite"], "--keep and --overwrite cannot be used together"),
 ]
 
 

@@ -11,6 +11,7 @@ from ..foreign.adopt import Outcome
 from ..model import naming
 from ..terminal import printable
 from . import output
+from .command import pgkeep_command
 from .common import (
     dir_option,
     jobs_option,
@@ -23,14 +24,13 @@ from .common import (
 )
 
 
-@click.command(
+@pgkeep_command(
     "adopt",
-    epilog="""\b
-Examples:
-  pgkeep adopt backups/app_daily_20261122T020000Z.sql.gz
-  pgkeep adopt /var/old_dumps --database=app --type=daily
-  pgkeep adopt /backups/weekly --dir=/srv/pgkeep
-""",
+    examples=(
+        "pgkeep adopt backups/app_daily_20261122T020000Z.sql.gz",
+        "pgkeep adopt /var/old_dumps --database=app --type=daily",
+        "pgkeep adopt /backups/weekly --dir=/srv/pgkeep",
+    ),
 )
 @click.argument("file")
 @click.option("--database", metavar="NAME", help="The database of a folder's dumps.")

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 
@@ -15,6 +16,7 @@ from ..backup.run_report import Failure, RunReport
 from ..model import naming
 from ..stores.store import Store
 from . import output
+from .command import pgkeep_command
 from .common import (
     connection_options,
     dir_option,
@@ -31,16 +33,14 @@ AUTO = "auto"
 MANUAL = "manual"
 
 
-@click.command(
+@pgkeep_command(
     "backup",
-    epilog="""\b
-Examples:
-  pgkeep backup
-  pgkeep backup --type=auto                    for cron: tier and clean-up by themselves
-  BACKUP_DATABASES=* pgkeep backup --type=auto
-  POSTGRES_HOST=db POSTGRES_USER=backup POSTGRES_PASSWORD_FILE=/run/secrets/pw \\
-      pgkeep backup --database=app --dir=/backups
-""",
+    examples=(
+        "pgkeep backup",
+        "pgkeep backup --type=auto     # for cron: chooses the tier, removes expired backups",
+        "BACKUP_DATABASES='*' pgkeep backup --type=auto",
+        "POSTGRES_HOST=db POSTGRES_USER=backup pgkeep backup --database=app --dir=/backups",
+    ),
 )
 @click.option(
     "--type",
@@ -97,6 +97,14 @@ def command(
     configs = load_configs(
         target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout
     )
+    asked = _Asked(
+        kind=kind,
+        verify=kind != MANUAL if verify is None else verify,
+        schema_only=schema_only,
+        prune=not no_prune and kind != MANUAL,
+        computed=not no_computed_values,
+        database=database,
+    )
     out = output.current()
     started = time.monotonic()
     reports: list[RunReport] = []
@@ -105,26 +113,8 @@ def command(
         for one in configs:
             if one.target is not None:
                 out.info(f"target {one.target}")
-            options = RunOptions(
-                backup=BackupOptions(
-                    type=None if kind == AUTO else naming.BackupType(kind),
-                    jobs=one.jobs,
-                    zone=one.zone,
-                    policy=one.policy,
-                    drift=one.drift,
-                    schema_only=schema_only,
-                    verify=kind != MANUAL if verify is None else verify,
-                    chosen=database is not None,
-                    named=one.connected() is not None,
-                    lock_timeout=one.lock_timeout,
-                    computed=one.computed and not no_computed_values,
-                ),
-                databases=() if database is not None else one.databases,
-                policy=None if no_prune or kind == MANUAL else one.policy,
-                require_copy=one.require_copy,
-            )
             with out.progress(silent=as_json) as bar:
-                report = _run(one, database, options, bar, watch)
+                report = _run(one, asked, bar, watch)
             if not as_json:
                 _print(one, report, out, unwritten, alone=len(configs) == 1)
             reports.append(report)
@@ -136,45 +126,77 @@ def command(
             raise failure
         if unwritten:
             raise e.PgkeepError(f"could not write: {unwritten[0]}")
+    out.done(_summary(total, time.monotonic() - started), as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the command line asks of every target."""
+
+    kind: str
+    verify: bool
+    schema_only: bool
+    prune: bool
+    computed: bool
+    database: str | None
+
+    def of(self, target: config.Config) -> RunOptions:
+        """Return what a run does for one target."""
+        return RunOptions(
+            backup=BackupOptions(
+                type=None if self.kind == AUTO else naming.BackupType(self.kind),
+                jobs=target.jobs,
+                zone=target.zone,
+                policy=target.policy,
+                drift=target.drift,
+                schema_only=self.schema_only,
+                verify=self.verify,
+                chosen=self.database is not None,
+                named=target.connected() is not None,
+                lock_timeout=target.lock_timeout,
+                computed=target.computed and self.computed,
+            ),
+            databases=() if self.database is not None else target.databases,
+            policy=target.policy if self.prune else None,
+            require_copy=target.require_copy,
+        )
+
+
+def _summary(total: RunReport, seconds: float) -> str:
     rows = sum(manifest.rows for manifest in total.backups)
     size = sum(manifest.artifact.size for manifest in total.backups)
     raw = sum(manifest.raw_bytes for manifest in total.backups)
-    out.done(
+    return (
         f"{plural(len(total.backups), 'database')}, {plural(rows, 'row')}, {progress.size(raw)} of"
-        f" SQL in {progress.size(size)}, {progress.duration(time.monotonic() - started)}",
-        as_json=as_json,
+        f" SQL in {progress.size(size)}, {progress.duration(seconds)}"
     )
 
 
-def _run(
-    one: config.Config,
-    database: str | None,
-    options: RunOptions,
-    bar: progress.Silent,
-    watch: Watch,
-) -> RunReport:
+def _run(target: config.Config, asked: _Asked, bar: progress.Silent, watch: Watch) -> RunReport:
     """Run one target; of several, one that cannot be reached does not stop the others."""
-    watch.begin(one)
+    watch.begin(target)
     try:
-        report = run.run(one.endpoint(database), _store(one), options, bar, one.copy())
+        endpoint = target.endpoint(asked.database)
+        report = run.run(endpoint, _store(target), asked.of(target), bar, target.copy())
     except e.PgkeepError as error:
         watch.end(RunReport(), error)
-        if one.target is None:
+        if target.target is None:
             raise
-        return RunReport.of_failure(Failure.of(one.target, error))
+        return RunReport.of_failure(Failure.of(target.target, error))
     watch.end(report)
     return report
 
 
-def _store(one: config.Config) -> Store:
-    """Return the store; one that cannot be written to is told before any work."""
-    store = one.store()
+def _store(target: config.Config) -> Store:
+    """Return the store; report one that cannot be written to before any work."""
+    store = target.store()
     try:
         store.check_writable()
     except e.StoreError as error:
         if store.remote:
             raise
-        origin = one.values["BACKUP_DIR"].origin if "BACKUP_DIR" in one.values else "the default"
+        given = target.values.get("BACKUP_DIR")
+        origin = "the default" if given is None else given.origin
         raise e.UsageError(
             f"BACKUP_DIR, from {origin}: {error.message}", hint=error.hint
         ) from error

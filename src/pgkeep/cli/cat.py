@@ -7,17 +7,19 @@ import click
 from ..artifact import extract
 from ..sql import selection
 from . import output
+from .command import pgkeep_command
 from .common import dir_option, load_config, open_artifact, pipe, target_option
+from .rules import AtMostOne
 
 
-@click.command(
+@pgkeep_command(
     "cat",
-    epilog="""\b
-Examples:
-  pgkeep cat FILE --schema-only | less
-  pgkeep cat FILE --table=app.orders | psql -X -v ON_ERROR_STOP=1 -d scratch
-  pgkeep cat s3://bucket/backups/daily/FILE --table='app.order*' > rows.sql
-""",
+    examples=(
+        "pgkeep cat FILE --schema-only | less",
+        "pgkeep cat FILE --table=app.orders | psql -X -v ON_ERROR_STOP=1 -d scratch",
+        "pgkeep cat s3://bucket/backups/daily/FILE --table='app.order*' > rows.sql",
+    ),
+    rules=(AtMostOne(("--table", "--schema-only")),),
 )
 @click.argument("file")
 @click.option(
@@ -43,8 +45,6 @@ def command(
     Each member is checked when it is read, before any of it is written: of a damaged file comes
     what is whole, then exit code 5. With --table only the members of these tables are read.
     """
-    if tables and schema_only:
-        raise click.UsageError("--table and --schema-only exclude each other")
     config = load_config(target=target, directory=directory)
     patterns = [selection.pattern(table) for table in tables]
     with pipe(), open_artifact(file, config) as artifact:

@@ -167,9 +167,11 @@ def locate(file: str, one: config.Config) -> tuple[Store, str]:
     """Return store and name of a file given as a path, a URL, or a name in one of the stores.
 
     Raises:
-        UsageError: a URL that has no key.
+        UsageError: the name is empty, or a URL that has no key.
 
     """
+    if not file:
+        raise e.UsageError("the name of the backup file is empty")
     if file.startswith(config.BUCKET):
         place, _, name = file.rpartition("/")
         if not name or not place.startswith(config.BUCKET) or place == config.BUCKET:

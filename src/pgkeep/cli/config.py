@@ -2,10 +2,9 @@
 
 import textwrap
 
-import click
-
 from ..config import SECRETS, SETTINGS, Config, Value
 from . import output
+from .command import pgkeep_command
 from .common import dir_option, jobs_option, json_option, load_configs, print_json, target_option
 
 _VARIABLES = "\n".join(
@@ -16,8 +15,9 @@ _VARIABLES = "\n".join(
 )
 
 
-@click.command(
+@pgkeep_command(
     "config",
+    examples=("pgkeep config", "pgkeep config --target=shop --json"),
     epilog=f"""\b
 Variables, each also as NAME_FILE (a file that holds the value), and in lower case
 as keys of the pgkeep.toml that PGKEEP_CONFIG names, at its top or in [targets.NAME]:

@@ -8,18 +8,18 @@ from .. import demo, progress
 from .. import errors as e
 from ..config import BUCKET
 from . import output
+from .command import pgkeep_command
 from .common import jobs_option, json_option, load_config, print_json
 
 DIRECTORY = "pgkeep-demo"  # never that of real backups: status would ask for the next one
 
 
-@click.command(
+@pgkeep_command(
     "demo",
-    epilog="""\b
-Examples:
-  pgkeep demo
-  pgkeep demo --scale=3 --dir=/tmp/demo
-""",
+    examples=(
+        "pgkeep demo",
+        "pgkeep demo --scale=3 --dir=/tmp/demo",
+    ),
 )
 @click.option(
     "--scale", type=click.IntRange(1, 100), default=1, show_default=True, help="1 is 330 MB."

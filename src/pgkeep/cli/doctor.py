@@ -1,12 +1,11 @@
 """pgkeep doctor."""
 
-import click
-
 from .. import doctor
 from .. import errors as e
 from ..doctor import Report
 from ..terminal import printable
 from . import output
+from .command import pgkeep_command
 from .common import (
     connection_options,
     dir_option,
@@ -20,13 +19,12 @@ from .common import (
 )
 
 
-@click.command(
+@pgkeep_command(
     "doctor",
-    epilog="""\b
-Examples:
-  pgkeep doctor
-  pgkeep doctor --dsn=postgresql://backup@db.example/app --json
-""",
+    examples=(
+        "pgkeep doctor",
+        "pgkeep doctor --dsn=postgresql://backup@db.example/app --json",
+    ),
 )
 @connection_options
 @target_option

@@ -15,6 +15,7 @@ from ..postgres.connection import Endpoint
 from ..restore.search_path import SearchPath
 from ..terminal import printable
 from . import output
+from .command import pgkeep_command
 from .common import (
     check_extra,
     dir_option,
@@ -27,6 +28,7 @@ from .common import (
     print_json,
     target_option,
 )
+from .rules import AtMostOne
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -35,15 +37,15 @@ if TYPE_CHECKING:
 SHOWN = 10  # findings of one kind; --json and the report have all
 
 
-@click.command(
+@pgkeep_command(
     "drill",
-    epilog="""\b
-Examples:
-  pgkeep drill
-  pgkeep drill --check=asserts.sql --report=drill.html
-  pgkeep drill --backup=backups/app_daily_20261122T020000Z.sql.gz --json
-  pgkeep drill --server=postgresql://drill@staging/postgres
-""",
+    examples=(
+        "pgkeep drill",
+        "pgkeep drill --check=asserts.sql --report=drill.html",
+        "pgkeep drill --backup=backups/app_daily_20261122T020000Z.sql.gz --json",
+        "pgkeep drill --server=postgresql://drill@staging/postgres",
+    ),
+    rules=(AtMostOne(("--backup", "--database")), AtMostOne(("--server", "--setting"))),
 )
 @click.option("--backup", "file", metavar="FILE", help="This one, not the newest verified.")
 @click.option("--database", metavar="NAME", help="The newest backup of this database.")
@@ -117,10 +119,6 @@ def command(
     against what is there. Exit code 5 if anything is wrong. The result is noted in the backup's
     manifest.
     """
-    if file is not None and database is not None:
-        raise click.UsageError("--backup and --database exclude each other")
-    if server is not None and settings:
-        raise click.UsageError("--server and --setting exclude each other")
     check_extra("drill", "numpy", "jinja2")
     from ..drill import assertions, drill  # noqa: PLC0415 - after what says that numpy is missing
 
@@ -146,6 +144,16 @@ def command(
     Watch([config], "drill", output.current(), partial=True).tell_stores()
     if report is not None:
         _write_report(report, outcome)
+    _conclude(outcome, report, as_json=as_json)
+
+
+def _conclude(outcome: "Outcome", report: Path | None, *, as_json: bool) -> None:
+    """Print the outcome.
+
+    Raises:
+        VerificationFailed: the drill failed.
+
+    """
     if as_json:
         print_json(outcome)
     else:

@@ -13,6 +13,7 @@ from ..foreign.names import guess
 from ..model import naming
 from ..model.manifest import Manifest
 from . import output
+from .command import pgkeep_command
 from .common import (
     dir_option,
     jobs_option,
@@ -25,14 +26,13 @@ from .common import (
 )
 
 
-@click.command(
+@pgkeep_command(
     "index",
-    epilog="""\b
-Examples:
-  pgkeep index old_cron_dump.sql.gz --database=app
-  pgkeep index app-20260506.sql.gz --database=app --type=daily --output=backups
-  pgkeep index cluster.sql.zst --database=app
-""",
+    examples=(
+        "pgkeep index old_cron_dump.sql.gz --database=app",
+        "pgkeep index app-20260506.sql.gz --database=app --type=daily --output=backups",
+        "pgkeep index cluster.sql.zst --database=app",
+    ),
 )
 @click.argument("file")
 @click.option("--database", metavar="NAME", help="Its database; which one, if it holds several.")

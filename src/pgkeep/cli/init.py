@@ -13,16 +13,19 @@ from .. import errors as e
 from .. import scaffold
 from ..scaffold import File, State
 from . import output
+from .command import pgkeep_command
 from .common import json_option, plural, print_json
+from .rules import AtMostOne
 
 
-@click.command(
+@pgkeep_command(
     "init",
+    examples=(
+        "pgkeep init .",
+        "pgkeep init . --set postgres_db=shop --set include_kubernetes=no --dry-run",
+    ),
+    rules=(AtMostOne(("--keep", "--overwrite")),),
     epilog="""\b
-Examples:
-  pgkeep init .
-  pgkeep init . --set postgres_db=shop --set include_kubernetes=no --dry-run
-
 Values: project_name (default: the directory's), project_slug, postgres_version,
 postgres_db, postgres_user, postgres_port, include_kubernetes,
 include_observability, include_s3, include_github_actions (yes or no).
@@ -49,8 +52,6 @@ def command(
     not touched: on a terminal each is asked about; elsewhere nothing is written unless --keep or
     --overwrite is said. Needs the extra pgkeep[init].
     """
-    if keep and overwrite:
-        raise click.UsageError("--keep and --overwrite exclude each other")
     project = Path(directory)
     rendered = scaffold.render(_values(values, project), datetime.now(UTC).date())
     files = scaffold.compare(rendered, project)

@@ -1,5 +1,6 @@
 """pgkeep list."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
@@ -8,6 +9,7 @@ from .. import progress
 from ..catalog import catalog
 from ..terminal import printable
 from . import output
+from .command import pgkeep_command
 from .common import (
     catalogs,
     dir_option,
@@ -17,17 +19,18 @@ from .common import (
     stores,
     target_option,
 )
+from .rules import AtMostOne
 
 
-@click.command(
+@pgkeep_command(
     "list",
-    epilog="""\b
-Examples:
-  pgkeep list
-  pgkeep list --database=app --json
-  pgkeep list --names
-  pgkeep restore --backup="$(pgkeep list --names --database=app | tail -n 1)"
-""",
+    examples=(
+        "pgkeep list",
+        "pgkeep list --database=app --json",
+        "pgkeep list --names",
+        'pgkeep restore --backup="$(pgkeep list --names --database=app | tail -n 1)"',
+    ),
+    rules=(AtMostOne(("--names", "--json")),),
 )
 @click.option("--database", metavar="NAME", help="Only backups of this database.")
 @click.option(
@@ -53,8 +56,6 @@ def command(
     "dir" or "copy" only one of them, "pending" one that is not copied yet. "indexed" is a
     dump of others, which may hold less than a database.
     """
-    if names and as_json:
-        raise click.UsageError("--names and --json exclude each other")
     config = load_config(target=target, directory=directory)
     found = catalogs(config)
     lost = [name for each in found for name in each.lost]
@@ -64,7 +65,9 @@ def command(
             f"{lost[0]} has no manifest{more}: pgkeep adopt FILE writes it anew"
         )
     backups = [
-        one for one in catalog.together(found) if database in (None, one.manifest.database.name)
+        backup
+        for backup in catalog.together(found)
+        if database in (None, backup.manifest.database.name)
     ]
     if as_json:
         print_json(
@@ -75,30 +78,35 @@ def command(
         )
         return
     if names:
-        for one in backups:
-            if not one.missing and one.manifest.full:
-                output.say(one.manifest.name.stem)
+        for backup in backups:
+            if not backup.missing and backup.manifest.full:
+                output.say(backup.manifest.name.stem)
         return
     urls = [store.url for store in stores(config)]
-    if not backups:
+    if backups:
+        output.show(_table(backups, urls))
+    else:
         output.say(f"no backups in {' or '.join(urls)}")
-        return
+
+
+def _table(backups: Sequence[catalog.Entry], urls: Sequence[str]) -> list[str]:
+    """Return a line for each backup, below the name of its database."""
     now = datetime.now(UTC)
     where = len(urls) > 1
     title = f"{'TAKEN (UTC)':16}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>15}  "
     lines = [f"{title}{'WHERE ' if where else ''}STATE"]
     before = None
-    for one in sorted(backups, key=lambda backup: backup.manifest.database.name):
-        manifest = one.manifest
+    for backup in sorted(backups, key=lambda backup: backup.manifest.database.name):
+        manifest = backup.manifest
         if manifest.database.name != before:
             before = manifest.database.name
             lines.append(f"database {printable(before)}")
         lines.append(
             f"{manifest.taken:%Y-%m-%d %H:%M}{age((now - manifest.taken).total_seconds()):>7}"
             f" {manifest.type:7}{progress.size(manifest.artifact.size):>9}{manifest.rows:>15,}"
-            f"  {f'{_where(one, urls):6}' if where else ''}{one.state}"
+            f"  {f'{_where(backup, urls):6}' if where else ''}{backup.state}"
         )
-    output.show(lines)
+    return lines
 
 
 def age(seconds: float) -> str:
@@ -109,7 +117,7 @@ def age(seconds: float) -> str:
     return "now"
 
 
-def _where(entry: catalog.Entry, urls: list[str]) -> str:
+def _where(entry: catalog.Entry, urls: Sequence[str]) -> str:
     """Return which of two stores has it whole."""
     first, copy = (url in entry.stores and not entry.stores[url] for url in urls)
     if urls[1] in entry.manifest.pending:

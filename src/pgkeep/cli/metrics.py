@@ -10,6 +10,7 @@ from .. import config
 from .. import errors as e
 from ..monitor import metrics, overview
 from . import output
+from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
 from .watch import contents_of, target_of
 from .web import LOOPBACK, Address, Fresh, Once, is_ours, kept, parse_address, serve
@@ -23,14 +24,13 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNREADABLE = "503 Service Unavailable", b"none of the stores can be read\n"
 
 
-@click.command(
+@pgkeep_command(
     "metrics",
-    epilog="""\b
-Examples:
-  pgkeep metrics
-  pgkeep metrics --listen                      on 127.0.0.1:9647
-  pgkeep metrics --listen=0.0.0.0:9647 --dir=/backups
-""",
+    examples=(
+        "pgkeep metrics",
+        "pgkeep metrics --listen                      on 127.0.0.1:9647",
+        "pgkeep metrics --listen=0.0.0.0:9647 --dir=/backups",
+    ),
 )
 @click.option(
     "--listen",

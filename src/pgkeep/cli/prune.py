@@ -7,6 +7,7 @@ import click
 from ..catalog import prune
 from ..model import retention
 from . import output
+from .command import pgkeep_command
 from .common import (
     catalogs,
     dir_option,
@@ -18,13 +19,12 @@ from .common import (
 )
 
 
-@click.command(
+@pgkeep_command(
     "prune",
-    epilog="""\b
-Examples:
-  pgkeep prune --dry-run
-  BACKUP_RETENTION_DAILY=14 pgkeep prune --dry-run --json
-""",
+    examples=(
+        "pgkeep prune --dry-run",
+        "BACKUP_RETENTION_DAILY=14 pgkeep prune --dry-run --json",
+    ),
 )
 @click.option("--dry-run", is_flag=True, help="Show every decision with its reasons; remove none.")
 @click.option(

@@ -1,281 +1,156 @@
 """pgkeep restore."""
 
 import sys
-from collections.abc import Callable, Iterable
-
-import click
+from collections.abc import Iterable
+from typing import Any
 
 from .. import errors as e
 from .. import progress
 from ..catalog import side_files
+from ..config import Config
 from ..restore import tables as tables_module
 from ..restore.restore import Mode, Plan, Restore, RestoreOptions
 from ..restore.search_path import SearchPath
 from ..restore.tables import Conflict, TablesOptions, TablesRestore
+from ..stores.store import Store
 from ..terminal import printable
 from . import output
+from .command import pgkeep_command
 from .common import (
     connection_options,
     dir_option,
     jobs_option,
     json_option,
+    latest,
     load_config,
     locate,
     plural,
     print_json,
     target_option,
 )
-from .common import latest as newest
+from .restore_options import (
+    RULES,
+    CommonOptions,
+    DatabaseOptions,
+    RowOptions,
+    TableOptions,
+    group,
+    restore_options,
+)
 
 
-@click.command(
+@pgkeep_command(
     "restore",
-    epilog="""\b
-Examples:
-  pgkeep restore --latest --target-db=app_copy
-  pgkeep restore --backup=backups/app_daily_20261122T020000Z.sql.gz --dry-run
-  pgkeep restore --latest --drop-existing --yes
-  pgkeep restore --latest --table=app.orders --as=app.orders_yesterday
-  pgkeep restore --latest --table=app.orders --where="id in (1, 2, 3)"
-  pgkeep restore --backup=old_cron_dump.sql.gz --target-db=app_2019
-""",
+    examples=(
+        "pgkeep restore --latest --target-db=app_copy",
+        "pgkeep restore --backup=backups/app_daily_20261122T020000Z.sql.gz --dry-run",
+        "pgkeep restore --latest --drop-existing --yes",
+        "pgkeep restore --latest --table=app.orders --as=app.orders_yesterday",
+        'pgkeep restore --latest --table=app.orders --where="id in (1, 2, 3)"',
+        "pgkeep restore --backup=old_cron_dump.sql.gz --target-db=app_2019",
+    ),
+    rules=RULES,
 )
-@click.option("--backup", "file", metavar="FILE", help="The backup, or any plain dump of pg_dump.")
-@click.option("--latest", is_flag=True, help="The newest whole backup (of --database).")
-@click.option("--target-db", metavar="NAME", help="Restore under this name.")
-@click.option(
-    "--drop-existing",
-    is_flag=True,
-    help="Replace an existing database: restore beside it, then swap the two by renaming.",
-)
-@click.option("--discard-old", is_flag=True, help="Drop the replaced database after the swap.")
-@click.option("--in-place", is_flag=True, help="Into an existing, empty database.")
-@click.option("--schema-only", is_flag=True, help="Definitions without rows.")
-@click.option("--data-only", is_flag=True, help="Rows only, into existing, empty tables.")
-@click.option(
-    "--disable-triggers",
-    is_flag=True,
-    help="With --data-only or --where: no triggers, no foreign key checks.",
-)
-@click.option("--no-owner", is_flag=True, help="Everything belongs to the restoring role.")
-@click.option("--no-privileges", is_flag=True, help="Leave out GRANT and REVOKE.")
-@click.option("--no-analyze", is_flag=True, help="Do not collect statistics afterwards.")
-@click.option(
-    "--portable",
-    is_flag=True,
-    help="Leave out, and list, what the server or the role cannot have; an older server may do.",
-)
-@click.option(
-    "--skip",
-    metavar="TYPE:NAME",
-    multiple=True,
-    help="Leave out this object, as pgkeep show --objects names it, and what needs it. May be"
-    " repeated.",
-)
-@click.option(
-    "--keep-going",
-    is_flag=True,
-    help="Continue when objects fail, list them at the end, and keep the database under another"
-    " name.",
-)
-@click.option("--create-roles", is_flag=True, help="Create roles that are missing, without login.")
-@click.option(
-    "--search-path",
-    type=click.Choice([one.value for one in SearchPath]),
-    default=SearchPath.EMPTY.value,
-    show_default=True,
-    help="database: create objects with the database's own search_path, for operators of extensions"
-    " that SQL cannot name.",
-)
-@click.option(
-    "--table",
-    "tables",
-    metavar="PATTERN",
-    multiple=True,
-    help="Only this table, with all that belongs to it, into a database that is there; SCHEMA.NAME"
-    " with * and ? as for pg_dump. May be repeated.",
-)
-@click.option(
-    "--as", "new_name", metavar="NAME", help="With --table: beside the one that is there."
-)
-@click.option(
-    "--where",
-    metavar="CONDITION",
-    help="With --table: only these rows, into the table that is there.",
-)
-@click.option(
-    "--on-conflict",
-    type=click.Choice([one.value for one in Conflict]),
-    help="With --where, for rows that are there: leave them (default), update them by their"
-    " primary key, or undo everything.",
-)
-@click.option(
-    "--allow-statements",
-    is_flag=True,
-    help="Execute also statements of a plain dump that pg_dump does not write.",
-)
-@click.option("--verify-only", is_flag=True, help="Only check the backup, as pgkeep verify does.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--yes", is_flag=True, help="Do not ask before an existing database is changed.")
+@restore_options
 @connection_options
 @target_option
 @dir_option
 @jobs_option
 @json_option
-def command(
-    *,
-    file: str | None,
-    latest: bool,
-    target_db: str | None,
-    drop_existing: bool,
-    discard_old: bool,
-    in_place: bool,
-    schema_only: bool,
-    data_only: bool,
-    disable_triggers: bool,
-    no_owner: bool,
-    no_privileges: bool,
-    no_analyze: bool,
-    portable: bool,
-    skip: tuple[str, ...],
-    keep_going: bool,
-    create_roles: bool,
-    allow_statements: bool,
-    search_path: str,
-    tables: tuple[str, ...],
-    new_name: str | None,
-    where: str | None,
-    on_conflict: str | None,
-    verify_only: bool,
-    dry_run: bool,
-    yes: bool,
-    dsn: str | None,
-    database: str | None,
-    target: str | None,
-    directory: str | None,
-    jobs: str | None,
-    as_json: bool,
-) -> None:
-    """Bring a backup back, into a new database unless told otherwise.
+def command(**given: Any) -> None:
+    """Restore a backup, by default into a new database.
 
-    The file is checked to its end before the server is touched. The database is loaded under a
-    temporary name and renamed when it is complete; whatever fails on the way, an existing database
-    stays as it was. With --table, only a table or rows of it are brought back into a database that
-    is there, in one transaction.
+    The file is checked to its end before the server is changed. The database is loaded under a
+    temporary name and renamed when it is complete. If anything fails, an existing database stays as
+    it was.
+
+    With --table, only tables or rows are restored, into an existing database, in one transaction.
     """
-    _check_usage(
-        [("--backup", file), ("--latest", latest)],
-        {
-            "--discard-old": (discard_old, "--drop-existing", drop_existing),
-            "--disable-triggers": (
-                disable_triggers,
-                "--data-only or --where",
-                data_only or where is not None,
-            ),
-            "--as": (new_name is not None, "--table", bool(tables)),
-            "--where": (where is not None, "--table", bool(tables)),
-            "--on-conflict": (on_conflict is not None, "--where", where is not None),
-        },
-        {
-            "--in-place": in_place,
-            "--drop-existing": drop_existing,
-            "--data-only": data_only,
-        },
-        {"--schema-only": schema_only, "--data-only": data_only},
-        *(
-            {"--keep-going": keep_going, name: given}
-            for name, given in {
-                "--in-place": in_place,
-                "--data-only": data_only,
-                "--table": bool(tables),
-            }.items()
-        ),
-        *(
-            {"--table": bool(tables), name: given}
-            for name, given in {
-                "--schema-only": schema_only,
-                "--data-only": data_only,
-                "--in-place": in_place,
-                "--portable": portable,
-                "--allow-statements": allow_statements,
-                "--discard-old": discard_old,
-                "--create-roles": create_roles,
-                "--skip": bool(skip),
-            }.items()
-        ),
-        {
-            "--as": new_name is not None,
-            "--where": where is not None,
-            "--drop-existing": drop_existing,
-        },
+    common = group(CommonOptions, given)
+    config = load_config(
+        target=common.target, dsn=common.dsn, directory=common.directory, jobs=common.jobs
     )
-    if file is not None and database is not None:
-        raise click.UsageError(
-            "--backup and --database exclude each other: --target-db names the database to"
-            " restore into"
-        )
-    config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
-    if file is not None:
-        store, name = locate(file, config)
+    if common.file is not None:
+        store, name = locate(common.file, config)
     else:
-        store, manifest = newest(config, database)
+        store, manifest = latest(config, common.database)
         name = manifest.artifact.name
-    if verify_only:
-        with output.current().progress(silent=as_json) as bar:
-            report = side_files.verify(store, name, jobs=config.jobs, progress=bar.advance)
-        print_json(report) if as_json else output.say(f"ok: {report.file} is whole")
+    if common.verify_only:
+        _verify(store, name, config, as_json=common.as_json)
         return
     source = store.open(name)
     side = side_files.read(store, name)
-    side_files.read_globals(
-        store, name, side
-    )  # damaged roles would be noticed when they are needed
-    if tables:
-        _restore_tables(
-            TablesRestore(
-                config.endpoint(),
-                source,
-                TablesOptions(
-                    patterns=tables, target=target_db, new_name=new_name, replace=drop_existing,
-                    where=where, conflict=Conflict(on_conflict or Conflict.SKIP),
-                    owner=not no_owner, privileges=not no_privileges, analyze=not no_analyze,
-                    search_path=SearchPath(search_path), disable_triggers=disable_triggers,
-                ),
-            ),
-            dry_run=dry_run, yes=yes, as_json=as_json,
-        )  # fmt: skip
-        return
-    options = RestoreOptions(
-        jobs=config.jobs, target=target_db, drop_existing=drop_existing, discard_old=discard_old,
-        in_place=in_place, schema_only=schema_only, data_only=data_only,
-        disable_triggers=disable_triggers, owner=not no_owner, privileges=not no_privileges,
-        analyze=not no_analyze, portable=portable, skip=skip, keep_going=keep_going,
-        create_roles=create_roles,
-        allow_statements=allow_statements,
-        search_path=SearchPath(search_path),
-    )  # fmt: skip
-    restore = Restore(config.endpoint(), source, options, side)
-    plan = restore.plan()
-    if dry_run:
-        print_json(plan) if as_json else _print_plan(plan)
-        if plan.problems:
-            raise e.Refused(f"this restore would be refused: {'; '.join(plan.problems)}")
-        return
-    if (
-        (drop_existing or in_place or data_only)
-        and plan.mode != Mode.NEW
-        and not (
-            yes or plan.problems  # which are told by execute
-        )
-    ):
-        _ask(plan.target, lambda: _print_plan(plan), as_json=as_json)
-    told = _warn_before(plan, as_json=as_json)
+    # Damaged roles would only be noticed when they are needed.
+    side_files.read_globals(store, name, side)
+    tables = group(TableOptions, given)
+    if tables.tables:
+        options = _tables_options(common, tables, group(RowOptions, given))
+        _restore_tables(TablesRestore(config.endpoint(), source, options), common)
+    else:
+        whole = group(DatabaseOptions, given)
+        options_of_all = _restore_options(common, whole, config.jobs)
+        _restore_database(Restore(config.endpoint(), source, options_of_all, side), common, whole)
+
+
+def _verify(store: Store, name: str, config: Config, *, as_json: bool) -> None:
     with output.current().progress(silent=as_json) as bar:
+        report = side_files.verify(store, name, jobs=config.jobs, progress=bar.advance)
+    print_json(report) if as_json else output.say(f"ok: {report.file} is complete")
+
+
+def _tables_options(common: CommonOptions, tables: TableOptions, rows: RowOptions) -> TablesOptions:
+    return TablesOptions(
+        patterns=tables.tables,
+        new_name=tables.new_name,
+        where=rows.where,
+        conflict=Conflict(rows.on_conflict or Conflict.SKIP),
+        target=common.target_db,
+        replace=common.drop_existing,
+        owner=not common.no_owner,
+        privileges=not common.no_privileges,
+        analyze=not common.no_analyze,
+        search_path=SearchPath(common.search_path),
+        disable_triggers=common.disable_triggers,
+    )
+
+
+def _restore_options(common: CommonOptions, whole: DatabaseOptions, jobs: int) -> RestoreOptions:
+    return RestoreOptions(
+        jobs=jobs,
+        target=common.target_db,
+        drop_existing=common.drop_existing,
+        discard_old=whole.discard_old,
+        in_place=whole.in_place,
+        schema_only=whole.schema_only,
+        data_only=whole.data_only,
+        disable_triggers=common.disable_triggers,
+        owner=not common.no_owner,
+        privileges=not common.no_privileges,
+        analyze=not common.no_analyze,
+        portable=whole.portable,
+        skip=whole.skip,
+        keep_going=whole.keep_going,
+        create_roles=whole.create_roles,
+        allow_statements=whole.allow_statements,
+        search_path=SearchPath(common.search_path),
+    )
+
+
+def _restore_database(restore: Restore, common: CommonOptions, whole: DatabaseOptions) -> None:
+    plan = restore.plan()
+    if common.dry_run:
+        _show(plan, as_json=common.as_json)
+        return
+    changes = common.drop_existing or whole.in_place or whole.data_only
+    if changes and plan.mode != Mode.NEW:
+        _ask(plan, common)
+    warned = _warn_before(plan, as_json=common.as_json)
+    with output.current().progress(silent=common.as_json) as bar:
         result = restore.execute(plan, bar)
-    if as_json:
+    if common.as_json:
         print_json(result)
         return
-    _warn_after(result.warnings, told)
+    _warn_after(result.warnings, warned)
     if result.old_database:
         output.say(f"the former database is kept as {result.old_database}")
     rows = (
@@ -286,41 +161,71 @@ def command(
     output.current().done(f"database {result.database}: {rows}{progress.duration(result.seconds)}")
 
 
-def _restore_tables(restore: TablesRestore, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+def _restore_tables(restore: TablesRestore, common: CommonOptions) -> None:
     plan = restore.plan()
-    if dry_run:
-        print_json(plan) if as_json else _print_tables(plan)
-        if plan.problems:
-            raise e.Refused(f"this restore would be refused: {'; '.join(plan.problems)}")
+    if common.dry_run:
+        _show(plan, as_json=common.as_json)
         return
-    if restore.replaces and not (yes or plan.problems):
-        _ask(plan.target, lambda: _print_tables(plan), as_json=as_json)
+    if restore.replaces:
+        _ask(plan, common)
 
     def confirm(found: int, written: int) -> bool:
-        said = (
+        changes = (
             f"{plural(found, 'row')} of the backup {'matches' if found == 1 else 'match'}, of which"
             f" {written:,} {'is' if written == 1 else 'are'} written"
         )
-        output.current().info(said)
-        if yes:
+        output.current().info(changes)
+        if common.yes:
             return True
-        if as_json or not sys.stdin.isatty():
+        if common.as_json or not sys.stdin.isatty():
             raise e.Refused(
-                f"{said}: nothing is changed without consent", hint="Say --yes to commit it."
+                f"{changes}: nothing is changed without confirmation",
+                hint="Use --yes to skip the confirmation.",
             )
         return output.ask("Commit?")
 
-    told = _warn_before(plan, as_json=as_json)
-    with output.current().progress(silent=as_json) as bar:
+    warned = _warn_before(plan, as_json=common.as_json)
+    with output.current().progress(silent=common.as_json) as bar:
         result = restore.execute(plan, bar, confirm)
-    if as_json:
+    if common.as_json:
         print_json(result)
         return
-    _warn_after(result.warnings, told)
+    _warn_after(result.warnings, warned)
     output.current().done(
         f"database {result.database}: {', '.join(map(printable, result.tables))},"
         f" {plural(result.written, 'row')}, {progress.duration(result.seconds)}"
     )
+
+
+def _show(plan: Plan | tables_module.Plan, *, as_json: bool) -> None:
+    """Print the plan of --dry-run.
+
+    Raises:
+        Refused: the restore would be refused.
+
+    """
+    print_json(plan) if as_json else _print_plan(plan)
+    if plan.problems:
+        raise e.Refused(f"this restore would be refused: {'; '.join(plan.problems)}")
+
+
+def _ask(plan: Plan | tables_module.Plan, common: CommonOptions) -> None:
+    """Ask before an existing database is changed.
+
+    Raises:
+        Refused: the answer is no, or nobody can be asked.
+
+    """
+    if common.yes or plan.problems:  # `execute` reports the problems
+        return
+    if common.as_json or not sys.stdin.isatty():
+        raise e.Refused(
+            f"database {plan.target} exists and would be changed",
+            hint="Use --yes to skip the confirmation.",
+        )
+    _print_plan(plan)
+    if not output.ask(f"Change database {plan.target}?"):
+        raise e.Refused("cancelled")
 
 
 def _warn_before(plan: Plan | tables_module.Plan, *, as_json: bool) -> frozenset[str]:
@@ -332,52 +237,22 @@ def _warn_before(plan: Plan | tables_module.Plan, *, as_json: bool) -> frozenset
     return frozenset(plan.warnings)
 
 
-def _warn_after(warnings: Iterable[str], told: frozenset[str]) -> None:
-    """Print what has turned out since the plan."""
+def _warn_after(warnings: Iterable[str], printed: frozenset[str]) -> None:
+    """Print the warnings that are new since the plan."""
     for warning in warnings:
-        if warning not in told:
+        if warning not in printed:
             output.current().warning(warning)
 
 
-def _print_tables(plan: tables_module.Plan) -> None:
-    output.say(f"restore  {plan.file}")
-    output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
-    output.say(f"into     {plan.target}")
-    for table in plan.tables:
-        name = printable(f"{table.schema}.{table.name}")
-        output.say(f"    {name:40} {table.rows:>14,} rows {progress.size(table.bytes):>10} to read")
-    for number, step in enumerate(plan.steps, 1):
-        output.say(f"{number:5}. {step}")
-    for warning in plan.warnings:
-        output.say(f"warning: {warning}")
-    for problem in plan.problems:
-        output.say(f"problem: {problem}")
-    for remedy in plan.remedies:
-        output.say(f"hint: {remedy}")
-
-
-def _check_usage(
-    choices: list[tuple[str, object]],
-    needs: dict[str, tuple[bool, str, bool]],
-    *exclusive: dict[str, bool],
-) -> None:
-    given = [name for name, value in choices if value]
-    if len(given) != 1:
-        raise click.UsageError("give either --backup=FILE or --latest")
-    for name, (used, needed, there) in needs.items():
-        if used and not there:
-            raise click.UsageError(f"{name} needs {needed}")
-    for group in exclusive:
-        used_names = [name for name, used in group.items() if used]
-        if len(used_names) > 1:
-            raise click.UsageError(f"{' and '.join(used_names)} exclude each other")
-
-
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan | tables_module.Plan) -> None:
     output.say(f"restore  {plan.file}")
     if plan.source:
         output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
-    output.say(f"into     {plan.target} ({plan.mode})")
+    if isinstance(plan, Plan):
+        output.say(f"into     {plan.target} ({plan.mode})")
+    else:
+        output.say(f"into     {plan.target}")
+        _print_tables(plan)
     for number, step in enumerate(plan.steps, 1):
         output.say(f"{number:5}. {step}")
     for warning in plan.warnings:
@@ -388,12 +263,7 @@ def _print_plan(plan: Plan) -> None:
         output.say(f"hint: {remedy}")
 
 
-def _ask(target: str, show: Callable[[], None], *, as_json: bool) -> None:
-    if as_json or not sys.stdin.isatty():
-        raise e.Refused(
-            f"database {target} exists and would be changed",
-            hint="Say --yes to do it without being asked.",
-        )
-    show()
-    if not output.ask(f"Change database {target}?"):
-        raise e.Refused("cancelled")
+def _print_tables(plan: tables_module.Plan) -> None:
+    for table in plan.tables:
+        name = printable(f"{table.schema}.{table.name}")
+        output.say(f"    {name:40} {table.rows:>14,} rows {progress.size(table.bytes):>10} to read")

@@ -5,6 +5,7 @@ import click
 from .. import errors as e
 from ..monitor import status
 from . import output
+from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
 from .status import state_of
 from .watch import target_of
@@ -14,15 +15,14 @@ PORT = 9648
 TOKEN = "BACKUP_SERVE_TOKEN"  # noqa: S105 - the variable
 
 
-@click.command(
+@pgkeep_command(
     "serve",
-    epilog="""\b
-Examples:
-  pgkeep serve                                  on 127.0.0.1:9648
-  ssh -L 9648:127.0.0.1:9648 backup-host        to look at it from elsewhere
-  export BACKUP_SERVE_TOKEN=$(openssl rand -hex 16)
-  pgkeep serve --listen=0.0.0.0:9648
-""",
+    examples=(
+        "pgkeep serve                                  on 127.0.0.1:9648",
+        "ssh -L 9648:127.0.0.1:9648 backup-host        to look at it from elsewhere",
+        "export BACKUP_SERVE_TOKEN=$(openssl rand -hex 16)",
+        "pgkeep serve --listen=0.0.0.0:9648",
+    ),
 )
 @click.option(
     "--listen",

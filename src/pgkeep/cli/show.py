@@ -10,6 +10,7 @@ from ..artifact import extract
 from ..sql import selection
 from ..terminal import printable
 from . import output
+from .command import pgkeep_command
 from .common import (
     dir_option,
     json_option,
@@ -20,20 +21,26 @@ from .common import (
     print_json,
     target_option,
 )
+from .rules import AtMostOne, Requires, each_with
 
 WIDTH = 80
 SECTIONS = {"pre": "before the rows", "data": "rows", "post": "after the rows"}
 
 
-@click.command(
+@pgkeep_command(
     "show",
-    epilog="""\b
-Examples:
-  pgkeep show backups/app_daily_20261122T020000Z.sql.gz
-  pgkeep show app_daily_20261122T020000Z.sql.gz --tree
-  pgkeep show s3://bucket/backups/daily/app_daily_20261122T020000Z.sql.gz
-  pgkeep show FILE --table=app.orders --head=10
-""",
+    examples=(
+        "pgkeep show backups/app_daily_20261122T020000Z.sql.gz",
+        "pgkeep show app_daily_20261122T020000Z.sql.gz --tree",
+        "pgkeep show s3://bucket/backups/daily/app_daily_20261122T020000Z.sql.gz",
+        "pgkeep show FILE --table=app.orders --head=10",
+    ),
+    rules=(
+        Requires("--table", ("--head",)),
+        Requires("--head", ("--table",)),
+        AtMostOne(("--head", "--json", "--tree")),
+        *each_with("--objects", ("--head", "--tree")),
+    ),
 )
 @click.argument("file")
 @click.option("--objects", is_flag=True, help="List every object, by section.")
@@ -62,10 +69,6 @@ def command(
     first rows as COPY writes them, after a line with the names of the columns; only the members
     that hold them are read, and each is checked.
     """
-    if (table is None) != (head is None):
-        raise click.UsageError("--table and --head need each other")
-    if sum((head is not None, as_json, tree)) > 1 or (objects and (head is not None or tree)):
-        raise click.UsageError("--head, --json, --tree and --objects exclude each other")
     config = load_config(target=target, directory=directory)
     with pipe(), open_artifact(file, config) as artifact:
         if table is not None and head is not None:

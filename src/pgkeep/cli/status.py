@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import click
-
 from .. import config, progress
 from .. import errors as e
 from ..monitor import status
 from ..terminal import printable
 from . import output
+from .command import pgkeep_command
 from .common import dir_option, json_option, load_configs, print_json, target_option
 from .watch import contents_of, target_of
 
@@ -18,14 +17,13 @@ _MARKS = {"monthly": "M", "weekly": "W", "daily": "d", "manual": "m", None: "."}
 _COLOURS = {"monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "yellow"}
 
 
-@click.command(
+@pgkeep_command(
     "status",
-    epilog="""\b
-Examples:
-  pgkeep status
-  BACKUP_MAX_AGE=2d BACKUP_RTO=30min pgkeep status
-  pgkeep status >/dev/null || echo "backups need somebody"
-""",
+    examples=(
+        "pgkeep status",
+        "BACKUP_MAX_AGE=2d BACKUP_RTO=30min pgkeep status",
+        'pgkeep status >/dev/null || echo "backups need somebody"',
+    ),
 )
 @target_option
 @dir_option

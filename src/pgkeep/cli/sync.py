@@ -5,16 +5,16 @@ import click
 from .. import errors as e
 from ..catalog import catalog, copies
 from . import output
+from .command import pgkeep_command
 from .common import dir_option, json_option, load_configs, plural, print_json, target_option
 
 
-@click.command(
+@pgkeep_command(
     "sync",
-    epilog="""\b
-Examples:
-  pgkeep sync
-  pgkeep sync --all        the bucket is new, or something in it is gone
-""",
+    examples=(
+        "pgkeep sync",
+        "pgkeep sync --all        the bucket is new, or something in it is gone",
+    ),
 )
 @click.option("--all", "everything", is_flag=True, help="Every backup that the bucket lacks.")
 @target_option

@@ -8,6 +8,7 @@ from ..artifact.verify import Report
 from ..catalog import side_files
 from ..config import Config
 from . import output
+from .command import pgkeep_command
 from .common import (
     dir_option,
     jobs_option,
@@ -20,15 +21,14 @@ from .common import (
 )
 
 
-@click.command(
+@pgkeep_command(
     "verify",
-    epilog="""\b
-Examples:
-  pgkeep verify backups/app_daily_20261122T020000Z.sql.gz
-  pgkeep verify backups/*.sql.gz
-  pgkeep verify old_cron_dump.sql.gz
-  zcat artifact.sql.gz > plain.sql && pgkeep verify plain.sql
-""",
+    examples=(
+        "pgkeep verify backups/app_daily_20261122T020000Z.sql.gz",
+        "pgkeep verify backups/*.sql.gz",
+        "pgkeep verify old_cron_dump.sql.gz",
+        "zcat artifact.sql.gz > plain.sql && pgkeep verify plain.sql",
+    ),
 )
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @target_option

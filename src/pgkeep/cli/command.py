@@ -1,0 +1,72 @@
+"""A command: its options in sections, rules between them, its examples."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from .rules import Rule, given_options, problem
+
+SECTION = "Options"
+
+
+class Option(click.Option):
+    """An option that the help lists in a section of its own."""
+
+    def __init__(self, *args: Any, section: str = SECTION, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command of pgkeep."""
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[str] = (),
+        rules: Sequence[Rule] = (),
+        **settings: Any,
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.examples = examples
+        self.rules = rules
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Check the rules between the options before anything is done."""
+        if (found := problem(self.rules, given_options(ctx))) is not None:
+            raise click.UsageError(found, ctx)
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options by section; those without one come last, as the common ones."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                section = getattr(parameter, "section", SECTION)
+                sections.setdefault(section, []).append(record)
+        common = sections.pop(SECTION, [])
+        for title, records in [*sections.items(), (SECTION, common)]:
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the examples, then the epilog."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+        super().format_epilog(ctx, formatter)
+
+
+def pgkeep_command(
+    name: str,
+    *,
+    examples: Sequence[str],
+    rules: Sequence[Rule] = (),
+    epilog: str | None = None,
+) -> Callable[[Callable[..., Any]], Command]:
+    """Return the decorator that makes a command of a function."""
+    return click.command(name, cls=Command, examples=examples, rules=rules, epilog=epilog)
