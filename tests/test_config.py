@@ -17,53 +17,54 @@ from pgkeep import config, errors
 from pgkeep import errors as e
 from pgkeep.cli.program import COMMANDS, group
 from pgkeep.postgres.server import Server
+from pgkeep.settings import SETTINGS, Settings
 from tests.conftest import DatabaseFactory
-from tests.support import faults, invoke
+from tests.support import faults, invoke, setting_rows
 
 # Of each variable a value that is not its default, what a library user would see of it, and values
 # that it must not have.
-VALUES: dict[str, tuple[str, Callable[[config.Config], object], object, list[str]]] = {
-    "BACKUP_DIR": ("/b", lambda c: c.directory, "/b", ["  "]),
-    "BACKUP_DATABASES": ("a, b,", lambda c: c.databases, ("a", "b"), [",", " , "]),
-    "BACKUP_RETENTION_DAILY": ("0", lambda c: c.policy.daily, 0, ["seven", "-1", "7.5", "=7", " "]),
-    "BACKUP_RETENTION_WEEKLY": ("52", lambda c: c.policy.weekly, 52, ["=seven", "-1", "4 w", "٤"]),
-    "BACKUP_RETENTION_MONTHLY": ("9", lambda c: c.policy.monthly, 9, ["+1", "1e3", "twelve"]),
-    "BACKUP_MIN_KEEP": ("3", lambda c: c.policy.min_keep, 3, ["0", "-1", "all"]),
-    "BACKUP_TIMEZONE": ("Europe/Berlin", lambda c: c.zone.key, "Europe/Berlin",
+VALUES: dict[str, tuple[str, Callable[[Settings], object], object, list[str]]] = {
+    "BACKUP_DIR": ("/b", lambda s: s.directory, "/b", ["  "]),
+    "BACKUP_DATABASES": ("a, b,", lambda s: s.databases, ("a", "b"), [",", " , "]),
+    "BACKUP_RETENTION_DAILY": ("0", lambda s: s.daily, 0, ["seven", "-1", "7.5", "=7", " "]),
+    "BACKUP_RETENTION_WEEKLY": ("52", lambda s: s.weekly, 52, ["=seven", "-1", "4 w", "٤"]),
+    "BACKUP_RETENTION_MONTHLY": ("9", lambda s: s.monthly, 9, ["+1", "1e3", "twelve"]),
+    "BACKUP_MIN_KEEP": ("3", lambda s: s.min_keep, 3, ["0", "-1", "all"]),
+    "BACKUP_TIMEZONE": ("Europe/Berlin", lambda s: s.zone.key, "Europe/Berlin",
                         ["Berlin", "+01:00", "../UTC", "/etc/passwd", "Europe", "Mars/Phobos"]),
-    "BACKUP_JOBS": ("12", lambda c: c.jobs, 12, ["0", "two", "4.0"]),
-    "BACKUP_DRIFT": ("25", lambda c: c.drift, 0.25, ["0", "101", "50%", "0.5"]),
-    "BACKUP_LOCK_TIMEOUT": ("0.5", lambda c: c.lock_timeout, 0.5,
+    "BACKUP_JOBS": ("12", lambda s: s.jobs, 12, ["0", "two", "4.0"]),
+    "BACKUP_DRIFT": ("25", lambda s: s.drift, 0.25, ["0", "101", "50%", "0.5"]),
+    "BACKUP_LOCK_TIMEOUT": ("0.5", lambda s: s.lock_timeout, 0.5,
                             ["0", "-1", "1 min", "inf", "2147484", "9" * 400]),
-    "BACKUP_COMPUTED_VALUES": ("no", lambda c: c.computed, False, ["perhaps", "2"]),
-    "BACKUP_S3_BUCKET": ("b-1", lambda c: c.s3["bucket"], "b-1", ["b/c", "-b", "b c"]),
-    "BACKUP_S3_PREFIX": ("/a/b", lambda c: c.s3["prefix"], "a/b/", []),
-    "BACKUP_S3_ENDPOINT": ("https://s3:9000/", lambda c: c.s3["endpoint"], "https://s3:9000",
+    "BACKUP_COMPUTED_VALUES": ("no", lambda s: s.computed, False, ["perhaps", "2"]),
+    "BACKUP_S3_BUCKET": ("b-1", lambda s: s.s3_bucket, "b-1", ["b/c", "-b", "b c"]),
+    "BACKUP_S3_PREFIX": ("/a/b", lambda s: s.s3_prefix, "a/b/", []),
+    "BACKUP_S3_ENDPOINT": ("https://s3:9000/", lambda s: s.s3_endpoint, "https://s3:9000",
                            ["s3:9000", "ftp://s3", "https://s3/bucket"]),
-    "BACKUP_S3_REGION": ("eu-central-1", lambda c: c.s3["region"], "eu-central-1", []),
-    "BACKUP_S3_REQUIRED": ("true", lambda c: c.require_copy, True, ["perhaps", "2"]),
-    "BACKUP_S3_TIMEOUT": ("5", lambda c: c.s3["timeout"], 5.0, ["0", "-1", "1 min"]),
-    "BACKUP_S3_LIMIT": ("60", lambda c: c.s3["limit"], 60.0, ["0", "never", "9" * 400]),
-    "BACKUP_S3_MAX_PARTS": ("1000", lambda c: c.s3["max_parts"], 1000, ["9", "10001", "many"]),
-    "BACKUP_S3_PART_SIZE": ("64", lambda c: c.s3["part_size"], 64 << 20, ["4", "5121", "64M"]),
-    "BACKUP_METRICS_FILE": ("/m/x.prom", lambda c: str(c.metrics_file), "/m/x.prom",
+    "BACKUP_S3_REGION": ("eu-central-1", lambda s: s.s3_region, "eu-central-1", []),
+    "BACKUP_S3_REQUIRED": ("true", lambda s: s.require_copy, True, ["perhaps", "2"]),
+    "BACKUP_S3_TIMEOUT": ("5", lambda s: s.s3_timeout, 5.0, ["0", "-1", "1 min"]),
+    "BACKUP_S3_LIMIT": ("60", lambda s: s.s3_limit, 60.0, ["0", "never", "9" * 400]),
+    "BACKUP_S3_MAX_PARTS": ("1000", lambda s: s.s3_max_parts, 1000, ["9", "10001", "many"]),
+    "BACKUP_S3_PART_SIZE": ("64", lambda s: s.s3_part_size, 64 << 20, ["4", "5121", "64M"]),
+    "BACKUP_METRICS_FILE": ("/m/x.prom", lambda s: str(s.metrics_file), "/m/x.prom",
                             ["/m/x.txt", "x"]),
-    "BACKUP_PUSHGATEWAY": ("http://push:9091/", lambda c: c.pushgateway, "http://push:9091",
+    "BACKUP_PUSHGATEWAY": ("http://push:9091/", lambda s: s.pushgateway, "http://push:9091",
                            ["push:9091", "http://push/path"]),
-    "BACKUP_MAX_AGE": ("2d", lambda c: c.max_age, 2 * 86400.0, ["0h", "26", "1 d", "-1h", "1y"]),
-    "BACKUP_DRILL_MAX_AGE": ("5w", lambda c: c.drill_max_age, 35 * 86400.0, ["5", "0d", "weekly"]),
-    "BACKUP_RTO": ("90min", lambda c: c.rto, 5400.0, ["90m", "1h30", "0s"]),
-    "BACKUP_PING_URL": ("https://hc/u?create=1", lambda c: c.ping_url, "https://hc/u?create=1", []),
-    "BACKUP_WEBHOOK": ("http://h:1/x", lambda c: c.webhook, "http://h:1/x", []),
-    "BACKUP_SERVE_TOKEN": ("x" * 16, lambda c: c.serve_token, "x" * 16, []),
-    "DATABASE_URL": ("postgresql://u@h/d", lambda c: c.dsn, "postgresql://u@h/d", []),
-    "POSTGRES_HOST": ("db", lambda c: c.connection["host"], "db", []),
-    "POSTGRES_PORT": ("5433", lambda c: c.connection["port"], "5433", []),
-    "POSTGRES_DB": ("app", lambda c: c.connection["dbname"], "app", []),
-    "POSTGRES_USER": ("backup", lambda c: c.connection["user"], "backup", []),
-    "POSTGRES_PASSWORD": ("s3cret", lambda c: c.connection["password"], "s3cret", []),
+    "BACKUP_MAX_AGE": ("2d", lambda s: s.max_age, 2 * 86400.0, ["0h", "26", "1 d", "-1h", "1y"]),
+    "BACKUP_DRILL_MAX_AGE": ("5w", lambda s: s.drill_max_age, 35 * 86400.0, ["5", "0d", "weekly"]),
+    "BACKUP_RTO": ("90min", lambda s: s.rto, 5400.0, ["90m", "1h30", "0s"]),
+    "BACKUP_PING_URL": ("https://hc/u?create=1", lambda s: s.ping_url, "https://hc/u?create=1", []),
+    "BACKUP_WEBHOOK": ("http://h:1/x", lambda s: s.webhook, "http://h:1/x", []),
+    "BACKUP_SERVE_TOKEN": ("x" * 16, lambda s: s.serve_token, "x" * 16, []),
+    "DATABASE_URL": ("postgresql://u@h/d", lambda s: s.dsn, "postgresql://u@h/d", []),
+    "POSTGRES_HOST": ("db", lambda s: s.postgres_host, "db", []),
+    "POSTGRES_PORT": ("5433", lambda s: s.postgres_port, "5433", []),
+    "POSTGRES_DB": ("app", lambda s: s.postgres_db, "app", []),
+    "POSTGRES_USER": ("backup", lambda s: s.postgres_user, "backup", []),
+    "POSTGRES_PASSWORD": ("s3cret", lambda s: s.postgres_password, "s3cret", []),
 }  # fmt: skip
-VARIABLES = [one.variable for one in config.SETTINGS]
+VARIABLES = [one.variable for one in SETTINGS]
 SECRET = "s3cret and long"
 
 
@@ -116,10 +117,10 @@ def test_a_setting_comes_from_everywhere(variable: str, tmp_path: Path) -> None:
     ]  # fmt: skip
     for environ, target, origin in found:
         one = load(environ, target)
-        assert read(one) == expected
+        assert read(one.settings) == expected
         assert one.values[variable] == (text, origin)
     one = load({variable: weaker}, **{variable: text})
-    assert (read(one), one.values[variable].origin) == (expected, "the command line")
+    assert (read(one.settings), one.values[variable].origin) == (expected, "the command line")
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
@@ -253,10 +254,14 @@ def test_targets(tmp_path: Path) -> None:
         "[targets.one]\npostgres_port = 5433\n[targets.two]\nbackup_dir = '/two'\n",
     )
     one, two = config.load(environ)
-    assert (one.target, one.directory, one.databases) == ("one", "/all", ("a", "b"))
-    assert (two.target, two.directory, two.connection) == ("two", "/two", {})
+    assert (one.target, one.settings.directory, one.settings.databases) == (
+        "one",
+        "/all",
+        ("a", "b"),
+    )
+    assert (two.target, two.settings.directory, two.connection) == ("two", "/two", {})
     assert load(environ, "two") == two
-    assert load(environ, "one", BACKUP_DIR="/here").directory == "/here"
+    assert load(environ, "one", BACKUP_DIR="/here").settings.directory == "/here"
     assert "no target three in the configuration (there: one, two)" in problems(environ, "three")
     assert "no target one in the configuration (there: none)" in problems({}, "one")
 
@@ -438,16 +443,12 @@ def section(heading: str) -> str:
     return str(found[0])
 
 
-@pytest.mark.parametrize("variable", [*VARIABLES, config.CONFIG_FILE])
-def test_every_variable_is_documented(variable: str) -> None:
-    """With its default, where it has one that is the same everywhere."""
-    rows = re.findall(rf"^\| `{variable}` \|([^|]*)\|([^|]*)\|$", documentation(), re.MULTILINE)
-    assert len(rows) == 1
-    ((default, meaning),) = rows
-    assert meaning.strip()
-    if variable not in ("BACKUP_JOBS", "BACKUP_DATABASES", config.CONFIG_FILE):
-        setting = next(one for one in config.SETTINGS if one.variable == variable)
-        assert default.strip() == setting.default
+def test_the_table_of_settings_follows_the_declarations() -> None:
+    """`python -m tests.support.setting_rows` writes it."""
+    rows = [line for line in section("Variables").splitlines() if line.startswith("| `")]
+    expected = [setting_rows.row(setting) for setting in SETTINGS]
+    assert rows[: len(expected)] == expected
+    assert [row.split("`")[1] for row in rows[len(expected) :]] == [config.CONFIG_FILE]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

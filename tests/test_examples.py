@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pgkeep import config
+from pgkeep import config, settings
 from pgkeep.model.retention import Policy
 from pgkeep.postgres.server import Server
 from tests.support import faults, invoke, servers
@@ -181,12 +181,11 @@ def test_systemd_timer_and_service_are_valid(machine: Machine, tmp_path: Path) -
 
 def test_settings_are_known(machine: Machine) -> None:
     """No variable that pgkeep would pass over."""
-    settings = settings_of(machine.read("backup.env"))
-    assert {name.removesuffix("_FILE") for name in settings} <= {
-        one.variable for one in config.SETTINGS
-    }
-    (loaded,) = config.load(settings)
-    assert loaded.databases == ("*",)
+    variables = settings_of(machine.read("backup.env"))
+    known = {setting.variable for setting in settings.SETTINGS}
+    assert {name.removesuffix("_FILE") for name in variables} <= known
+    (loaded,) = config.load(variables)
+    assert loaded.settings.databases == ("*",)
     assert loaded.policy == Policy(min_keep=2)
     assert loaded.connection["password"] == "any"
 
@@ -196,10 +195,11 @@ def test_targets_of_the_file(machine: Machine) -> None:
     path = machine.root / "etc" / "pgkeep.toml"
     path.write_text(machine.read("pgkeep.toml"))
     shop, analytics = config.load({"PGKEEP_CONFIG": str(path)})
-    assert (shop.target, shop.databases, shop.policy) == ("shop", ("*",), Policy(min_keep=2))
-    assert analytics.databases == ("events", "reports")
+    assert (shop.target, shop.settings.databases) == ("shop", ("*",))
+    assert shop.policy == Policy(min_keep=2)
+    assert analytics.settings.databases == ("events", "reports")
     assert analytics.policy == Policy(daily=3, min_keep=2)
-    assert (shop.drift, analytics.drift) == (0.5, 0.8)
+    assert (shop.settings.drift, analytics.settings.drift) == (0.5, 0.8)
     env = {"PATH": "/usr/bin:/bin", "PGKEEP_CONFIG": str(path)}
     invoke.run("backup", "--type=auto", env=env)
     assert machine.backups("shop") == [f"{name}_monthly" for name in DATABASES]

@@ -18,6 +18,7 @@ import yaml
 import pgkeep
 from pgkeep import config
 from pgkeep.cli.serve import PORT
+from pgkeep.settings import SETTINGS
 from tests.support.baking import (
     COMBINATIONS,
     OPTIONS,
@@ -278,11 +279,12 @@ def test_compose_tells_and_shows_what_it_is_told_to(full: Path) -> None:
     backup, page = services["backup"], services["backup-page"]
     assert "/node:/metrics" in backup["volumes"]
     (loaded,) = config.load(backup["environment"])
-    assert str(loaded.metrics_file) == "/metrics/my-project.prom"
-    assert (loaded.pushgateway, loaded.ping_url) == ("http://gate", "http://ping")
-    assert (loaded.webhook, loaded.max_age, loaded.rto) == ("http://hook", 172800, 7200)
+    settings = loaded.settings
+    assert str(settings.metrics_file) == "/metrics/my-project.prom"
+    assert (settings.pushgateway, settings.ping_url) == ("http://gate", "http://ping")
+    assert (settings.webhook, settings.max_age, settings.rto) == ("http://hook", 172800, 7200)
     (loaded,) = config.load(page["environment"])
-    assert (loaded.serve_token, loaded.drill_max_age) == (token, 63 * 86400)
+    assert (loaded.settings.serve_token, loaded.settings.drill_max_age) == (token, 63 * 86400)
     assert "password" not in loaded.connection
     assert page["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
     assert page["command"] == ["serve", f"--listen=0.0.0.0:{PORT}"]
@@ -317,7 +319,7 @@ def test_prometheus_takes_the_configuration(full: Path, tmp_path: Path) -> None:
 
 def settings_unknown(names: Iterator[str] | Any) -> set[str]:
     """Return those that neither pgkeep nor the S3 client knows."""
-    known = {one.variable for one in config.SETTINGS}
+    known = {one.variable for one in SETTINGS}
     plain = {name if name in known else name.removesuffix("_FILE") for name in names}
     return {name for name in plain - known if not name.startswith("AWS_")}
 
@@ -477,7 +479,7 @@ def test_secrets_that_pods_need_are_made_by_the_documents(
 
 def test_jobs_end_in_time_and_one_at_a_time(objects: dict[str, list[dict[str, Any]]]) -> None:
     """B11, B20, B22, B23: pgkeep's own limits come first, then Kubernetes', then the next run."""
-    own = {one.variable: float(one.default) for one in config.SETTINGS
+    own = {one.variable: float(one.default) for one in SETTINGS
            if one.variable in ("BACKUP_LOCK_TIMEOUT", "BACKUP_S3_LIMIT")}  # fmt: skip
     for built in objects.values():
         jobs = {one["metadata"]["name"].split("-")[-1]: one["spec"] for one in built

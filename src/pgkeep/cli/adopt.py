@@ -73,7 +73,9 @@ def command(
     with output.current().progress(silent=as_json) as bar:
         bar.step("verifying")
         copy = config.copy() if store.url == config.store().url else None
-        manifest = adopt.adopt(store, name, jobs=config.jobs, progress=bar.advance, copy=copy)
+        manifest = adopt.adopt(
+            store, name, jobs=config.settings.jobs, progress=bar.advance, copy=copy
+        )
     if as_json:
         print_json(manifest)
     output.current().done(
@@ -85,10 +87,10 @@ def _folder(
     folder: Path, config: Config, database: str | None, kind: str | None, *, as_json: bool
 ) -> None:
     options = index.IndexOptions(
-        jobs=config.jobs,
+        jobs=config.settings.jobs,
         database=database,
         type=naming.BackupType(kind) if kind else None,
-        zone=config.zone,
+        zone=config.settings.zone,
     )
     store = config.store()
     copy = None if store.remote else config.copy()

@@ -25,6 +25,7 @@ from .common import (
     load_configs,
     plural,
     print_json,
+    setting_help,
     target_option,
 )
 from .watch import Watch
@@ -58,13 +59,15 @@ MANUAL = "manual"
 )
 @click.option("--schema-only", is_flag=True, help="Definitions without rows.")
 @click.option("--no-prune", is_flag=True, help="Do not remove old backups afterwards.")
-@click.option(
-    "--lock-timeout", metavar="SECONDS", help="Wait so long for locked tables (default 300)."
-)
+@click.option("--lock-timeout", metavar="SECONDS", help=setting_help("--lock-timeout"))
 @click.option(
     "--no-computed-values",
+    "computed",
     is_flag=True,
-    help="Do not hash materialized views and generated columns for drills to compare.",
+    flag_value="false",
+    default=None,
+    help="Do not record hashes of materialized views and generated columns"
+    " (BACKUP_COMPUTED_VALUES).",
 )
 @connection_options
 @target_option
@@ -78,7 +81,7 @@ def command(
     schema_only: bool,
     no_prune: bool,
     lock_timeout: str | None,
-    no_computed_values: bool,
+    computed: str | None,
     dsn: str | None,
     database: str | None,
     target: str | None,
@@ -95,14 +98,14 @@ def command(
     manual run removes nothing.
     """
     configs = load_configs(
-        target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout
-    )
+        target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout,
+        computed=computed,
+    )  # fmt: skip
     asked = _Asked(
         kind=kind,
         verify=kind != MANUAL if verify is None else verify,
         schema_only=schema_only,
         prune=not no_prune and kind != MANUAL,
-        computed=not no_computed_values,
         database=database,
     )
     out = output.current()
@@ -137,7 +140,6 @@ class _Asked:
     verify: bool
     schema_only: bool
     prune: bool
-    computed: bool
     database: str | None
 
     def of(self, target: config.Config) -> RunOptions:
@@ -145,20 +147,20 @@ class _Asked:
         return RunOptions(
             backup=BackupOptions(
                 type=None if self.kind == AUTO else naming.BackupType(self.kind),
-                jobs=target.jobs,
-                zone=target.zone,
+                jobs=target.settings.jobs,
+                zone=target.settings.zone,
                 policy=target.policy,
-                drift=target.drift,
+                drift=target.settings.drift,
                 schema_only=self.schema_only,
                 verify=self.verify,
                 chosen=self.database is not None,
                 named=target.connected() is not None,
-                lock_timeout=target.lock_timeout,
-                computed=target.computed and self.computed,
+                lock_timeout=target.settings.lock_timeout,
+                computed=target.settings.computed,
             ),
-            databases=() if self.database is not None else target.databases,
+            databases=() if self.database is not None else target.settings.databases,
             policy=target.policy if self.prune else None,
-            require_copy=target.require_copy,
+            require_copy=target.settings.require_copy,
         )
 
 

@@ -1,6 +1,6 @@
 """A command: its options in sections, rules between them, its examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -26,11 +26,13 @@ class Command(click.Command):
         *args: Any,
         examples: Sequence[str] = (),
         rules: Sequence[Rule] = (),
+        lists: Mapping[str, Sequence[tuple[str, str]]] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
         self.examples = examples
         self.rules = rules
+        self.lists = lists or {}  # by title, of names with their meanings
 
     def invoke(self, ctx: click.Context) -> Any:
         """Check the rules between the options before anything is done."""
@@ -53,12 +55,15 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Print the examples, then the epilog."""
+        """Print the examples, the epilog, then the lists."""
         if self.examples:
             with formatter.section("Examples"):
                 for example in self.examples:
                     formatter.write(f"{'':{formatter.current_indent}}{example}\n")
         super().format_epilog(ctx, formatter)
+        for title, records in self.lists.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 def pgkeep_command(
@@ -67,6 +72,9 @@ def pgkeep_command(
     examples: Sequence[str],
     rules: Sequence[Rule] = (),
     epilog: str | None = None,
+    lists: Mapping[str, Sequence[tuple[str, str]]] | None = None,
 ) -> Callable[[Callable[..., Any]], Command]:
     """Return the decorator that makes a command of a function."""
-    return click.command(name, cls=Command, examples=examples, rules=rules, epilog=epilog)
+    return click.command(
+        name, cls=Command, examples=examples, rules=rules, epilog=epilog, lists=lists
+    )

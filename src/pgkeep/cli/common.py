@@ -17,6 +17,7 @@ from .. import config
 from .. import errors as e
 from ..catalog import catalog
 from ..model import naming
+from ..settings import BUCKET, SETTINGS
 from ..stores.local import LocalStore
 from ..stores.store import Store
 from . import output
@@ -27,28 +28,33 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 
+_SETTING_OF = {setting.option: setting for setting in SETTINGS if setting.option is not None}
+
+
+def setting_help(option: str) -> str:
+    """Return the help of an option that sets a setting."""
+    setting = _SETTING_OF[option]
+    return f"{setting.help} ({setting.variable})"
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-jobs_option = click.option("--jobs", metavar="N", help="Connections used at once (BACKUP_JOBS).")
-dir_option = click.option(
-    "--dir", "directory", metavar="DIR", help="Where backups lie (BACKUP_DIR)."
-)
-
-
+jobs_option = click.option("--jobs", metavar="N", help=setting_help("--jobs"))
+dir_option = click.option("--dir", "directory", metavar="DIR", help=setting_help("--dir"))
 target_option = click.option(
-    "--target", metavar="NAME", help="The target in pgkeep.toml (PGKEEP_CONFIG)."
+    "--target", metavar="NAME", help="Use this target of the configuration file (PGKEEP_CONFIG)."
 )
 
 
 def connection_options(function: Function) -> Function:
     """Add the options that say which server and database."""
     function = click.option(
-        "--database", metavar="NAME", help="Which database (POSTGRES_DB or PGDATABASE)."
+        "--database", metavar="NAME", help="Name of the database (POSTGRES_DB or PGDATABASE)."
     )(function)
     return click.option(
         "--dsn",
         metavar="DSN",
-        help="Connection string or URI (DATABASE_URL). Keep passwords out of it: arguments can be"
-        " seen by everybody on the machine.",
+        help=f"{setting_help('--dsn')} Do not put a password here: every user of this machine can"
+        " see the arguments of a process.",
     )(function)
 
 
@@ -59,15 +65,18 @@ def load_configs(
     directory: str | None = None,
     jobs: str | None = None,
     lock_timeout: str | None = None,
+    computed: str | None = None,
 ) -> list[config.Config]:
     """Read the environment, pgkeep.toml and these options: one configuration for each target."""
     options = {
-        "DATABASE_URL": dsn,
-        "BACKUP_DIR": directory,
-        "BACKUP_JOBS": jobs,
-        "BACKUP_LOCK_TIMEOUT": lock_timeout,
+        "--dsn": dsn,
+        "--dir": directory,
+        "--jobs": jobs,
+        "--lock-timeout": lock_timeout,
+        "--no-computed-values": computed,
     }
-    return config.load(os.environ, options, target)
+    settings = {_SETTING_OF[option].variable: text for option, text in options.items()}
+    return config.load(os.environ, settings, target)
 
 
 def load_config(
@@ -172,9 +181,9 @@ def locate(file: str, one: config.Config) -> tuple[Store, str]:
     """
     if not file:
         raise e.UsageError("the name of the backup file is empty")
-    if file.startswith(config.BUCKET):
+    if file.startswith(BUCKET):
         place, _, name = file.rpartition("/")
-        if not name or not place.startswith(config.BUCKET) or place == config.BUCKET:
+        if not name or not place.startswith(BUCKET) or place == BUCKET:
             raise e.UsageError(
                 f"{file} names no file: expected s3://BUCKET/KEY",
                 hint="pgkeep list --dir=s3://BUCKET/PREFIX shows which there are.",

@@ -6,7 +6,7 @@ import click
 
 from .. import demo, progress
 from .. import errors as e
-from ..config import BUCKET
+from ..settings import BUCKET
 from . import output
 from .command import pgkeep_command
 from .common import jobs_option, json_option, load_config, print_json
@@ -41,16 +41,15 @@ def command(*, scale: int, directory: str, jobs: str | None, as_json: bool) -> N
     restores it and compares every table. Needs no set-up; no other server is touched, nor the
     backups that there are.
     """
-    config = load_config(directory=directory, jobs=jobs)
-
-    if config.directory.startswith(BUCKET):
+    settings = load_config(directory=directory, jobs=jobs).settings
+    if settings.directory.startswith(BUCKET):
         raise e.UsageError("the demo writes to a directory, not to a bucket", hint="Say --dir=DIR.")
 
     def tell(text: str) -> None:
         output.say(text, err=as_json)
 
-    tell(f"the backup goes to {config.directory}, and stays there")
-    outcome = demo.run(Path(config.directory), scale, config.jobs, progress.Silent(), tell)
+    tell(f"the backup goes to {settings.directory}, and stays there")
+    outcome = demo.run(Path(settings.directory), scale, settings.jobs, progress.Silent(), tell)
     if as_json:
         print_json(outcome)
         return

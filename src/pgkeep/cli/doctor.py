@@ -47,11 +47,11 @@ def command(
     would fail.
     """
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
-    wanted = () if database is not None else config.databases
+    wanted = () if database is not None else config.settings.databases
     report = doctor.examine(
         config.endpoint(database),
         stores(config),
-        config.jobs,
+        config.settings.jobs,
         wanted,
         chosen=database is not None,
         named=config.connected() is not None,

@@ -132,7 +132,7 @@ def command(
         store, manifest = latest(config, database, verified=True)
         name = manifest.artifact.name
     options = drill.DrillOptions(
-        jobs=config.jobs,
+        jobs=config.settings.jobs,
         server=Endpoint.from_dsn(server) if server is not None else None,
         assertions=asked,
         timeout=timeout,

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from .. import progress
-from ..config import BUCKET
 from ..foreign import index
 from ..foreign.names import guess
 from ..model import naming
 from ..model.manifest import Manifest
+from ..settings import BUCKET
 from . import output
 from .command import pgkeep_command
 from .common import (
@@ -72,12 +72,12 @@ def command(
     path = None if file.startswith(BUCKET) else Path(store.url_of(name))
     with closing(store.open(name)) as source, output.current().progress(silent=as_json) as bar:
         options = index.IndexOptions(
-            jobs=config.jobs,
+            jobs=config.settings.jobs,
             database=database,
             type=naming.BackupType(kind) if kind else None,
-            guess=guess(name, _folder(path, file), config.zone),
+            guess=guess(name, _folder(path, file), config.settings.zone),
             modified=_modified(path),
-            zone=config.zone,
+            zone=config.settings.zone,
         )
         copy = config.copy() if not config.store().remote else None
         manifest = index.index(source, config.store(), options, bar, copy=copy)

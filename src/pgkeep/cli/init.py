@@ -25,11 +25,9 @@ from .rules import AtMostOne
         "pgkeep init . --set postgres_db=shop --set include_kubernetes=no --dry-run",
     ),
     rules=(AtMostOne(("--keep", "--overwrite")),),
-    epilog="""\b
-Values: project_name (default: the directory's), project_slug, postgres_version,
-postgres_db, postgres_user, postgres_port, include_kubernetes,
-include_observability, include_s3, include_github_actions (yes or no).
-""",
+    epilog="Values for --set: project_name (default: the name of the directory), project_slug,"
+    " postgres_version, postgres_db, postgres_user, postgres_port, include_kubernetes,"
+    " include_observability, include_s3, include_github_actions (yes or no).",
 )
 @click.argument("directory", metavar="DIR")
 @click.option("--set", "values", metavar="NAME=VALUE", multiple=True, help="A template value.")

@@ -88,13 +88,13 @@ def command(**given: Any) -> None:
         _restore_tables(TablesRestore(config.endpoint(), source, options), common)
     else:
         whole = group(DatabaseOptions, given)
-        options_of_all = _restore_options(common, whole, config.jobs)
+        options_of_all = _restore_options(common, whole, config.settings.jobs)
         _restore_database(Restore(config.endpoint(), source, options_of_all, side), common, whole)
 
 
 def _verify(store: Store, name: str, config: Config, *, as_json: bool) -> None:
     with output.current().progress(silent=as_json) as bar:
-        report = side_files.verify(store, name, jobs=config.jobs, progress=bar.advance)
+        report = side_files.verify(store, name, jobs=config.settings.jobs, progress=bar.advance)
     print_json(report) if as_json else output.say(f"ok: {report.file} is complete")
 
 

@@ -48,7 +48,7 @@ def command(*, listen: Address, target: str | None, directory: str | None) -> No
     from .application import application  # noqa: PLC0415 - an extra
 
     configs = load_configs(target=target, directory=directory)
-    tokens = {config.serve_token for config in configs}
+    tokens = {config.settings.serve_token for config in configs}
     if len(tokens) > 1:
         raise e.UsageError(f"{TOKEN} is not the same for all targets")
     (token,) = tokens

@@ -58,14 +58,20 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
     contents, problems, unreadable = contents_of(target for _, target in targets)
     places = []
     for one, target in targets:
-        goals = status.Goals(max_age=one.max_age, drill_max_age=one.drill_max_age, rto=one.rto)
+        goals = status.Goals(
+            max_age=one.settings.max_age,
+            drill_max_age=one.settings.drill_max_age,
+            rto=one.settings.rto,
+        )
         readable = not contents.keys().isdisjoint(store.url for store in target.stores)
         databases = (
-            status.judge(target, contents, goals, now, one.zone, one.target) if readable else []
+            status.judge(target, contents, goals, now, one.settings.zone, one.target)
+            if readable
+            else []
         )
         places.append(
             status.Place(
-                name=one.target, target=target, zone=one.zone, readable=readable,
+                name=one.target, target=target, zone=one.settings.zone, readable=readable,
                 databases=databases,
             )
         )  # fmt: skip

@@ -83,4 +83,4 @@ def _verify(file: str, config: Config, *, silent: bool) -> Report:
     store, name = locate(file, config)
     with output.current().progress(silent=silent) as bar:
         bar.step("verifying")
-        return side_files.verify(store, name, jobs=config.jobs, progress=bar.advance)
+        return side_files.verify(store, name, jobs=config.settings.jobs, progress=bar.advance)

@@ -23,6 +23,7 @@ from ..backup import run
 from ..backup.run_report import RunReport
 from ..catalog import catalog
 from ..monitor import metrics, notify, overview
+from ..settings import SECRETS
 from ..stores.store import Store
 from . import output
 
@@ -69,12 +70,12 @@ def target_of(one: config.Config) -> overview.Target:
     """Return where a configuration's backups lie, and which there should be."""
     policy = one.policy
     kept = {"daily": policy.daily, "weekly": policy.weekly, "monthly": policy.monthly}
-    every = run.EVERY in one.databases
+    every = run.EVERY in one.settings.databases
     return overview.Target(
         store=one.store(),
         copy=one.copy(),
-        named=() if every else one.databases,
-        connected=None if one.databases else one.connected(),
+        named=() if every else one.settings.databases,
+        connected=None if one.settings.databases else one.connected(),
         tiers=[tier for tier, length in kept.items() if length],
     )
 
@@ -145,7 +146,7 @@ class Watch:
         self._begun = None
 
     def __enter__(self) -> Self:
-        for url in dict.fromkeys(one.ping_url for one in self._configs):
+        for url in dict.fromkeys(one.settings.ping_url for one in self._configs):
             if url is not None:
                 ping = partial(notify.ping, url, "start", self._id, TELLING)
                 self._pings[url] = Task("BACKUP_PING_URL", ping)
@@ -167,7 +168,7 @@ class Watch:
             )
             for url in self._pings
         ]
-        for url in dict.fromkeys(one.webhook for one in self._configs):
+        for url in dict.fromkeys(one.settings.webhook for one in self._configs):
             if url is not None:
                 message = self._message(url, self._outcome("webhook", url, ending))
                 tasks.append(Task("BACKUP_WEBHOOK", partial(notify.post, url, message, TELLING)))
@@ -217,7 +218,7 @@ class Watch:
         databases = [
             database
             for ran in self._ran
-            if ran.config.webhook == url
+            if ran.config.settings.webhook == url
             for database in self._databases(ran.config.target, ran.report)
         ]
         return notify.Message(
@@ -273,7 +274,9 @@ class Watch:
             return []
 
     def _begin_metrics(self) -> list[Task]:
-        told = [one for one in self._configs if one.metrics_file or one.pushgateway]
+        told = [
+            one for one in self._configs if one.settings.metrics_file or one.settings.pushgateway
+        ]
         if not told:
             return []
         targets = {one.target: target_of(one) for one in told}
@@ -288,15 +291,25 @@ class Watch:
             if store.url not in contents
         ]
         tasks = []
-        for path in dict.fromkeys(one.metrics_file for one in told):
+        for path in dict.fromkeys(one.settings.metrics_file for one in told):
             if path is not None:
-                of_it = [s for one in told if one.metrics_file == path for s in samples[one.target]]
+                of_it = [
+                    s
+                    for one in told
+                    if one.settings.metrics_file == path
+                    for s in samples[one.target]
+                ]
                 now = datetime.now(UTC)
                 write = partial(_write, path, of_it, unread, now, others=self._partial)
                 tasks.append(Task("BACKUP_METRICS_FILE", write))
-        for url in dict.fromkeys(one.pushgateway for one in told):
+        for url in dict.fromkeys(one.settings.pushgateway for one in told):
             if url is not None:
-                of_it = [s for one in told if one.pushgateway == url for s in samples[one.target]]
+                of_it = [
+                    s
+                    for one in told
+                    if one.settings.pushgateway == url
+                    for s in samples[one.target]
+                ]
                 tasks.append(Task("BACKUP_PUSHGATEWAY", partial(metrics.push, url, of_it, TELLING)))
         return tasks
 
@@ -336,7 +349,7 @@ def _secrets(configs: Iterable[config.Config]) -> set[str]:
     """Return what must not be in anything that is sent."""
     found = {os.environ.get(name, "") for name in _SECRET_VARIABLES}
     for one in configs:
-        found |= {value.text for name, value in one.values.items() if name in config.SECRETS}
+        found |= {value.text for name, value in one.values.items() if name in SECRETS}
         with contextlib.suppress(e.UsageError):  # which the run itself will tell
             found.add(one.endpoint().params.get("password", ""))
     return found | {urllib.parse.quote(one, safe="") for one in found}
