@@ -1,4 +1,4 @@
-"""Tell people how far a run is: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of long work: a bar on a terminal, a line every few seconds elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -83,9 +83,12 @@ class Silent:
 class Lines(Silent):
     """A line for each step, and one every few seconds with share, rate and time left."""
 
-    def __init__(self, say: Callable[[str], None], every: float = EVERY) -> None:
+    def __init__(
+        self, say: Callable[[str], None], every: float = EVERY, *, with_times: bool = False
+    ) -> None:
         self._say = say
         self._every = every
+        self._with_times = with_times  # also a line with its duration when a step ends
         self._text = ""
         self._total = self._done = 0
         self._written = (0, 0)
@@ -93,24 +96,39 @@ class Lines(Silent):
 
     def step(self, text: str) -> None:
         """Begin a step."""
+        self._end_step()
         self._text = text
         self._total = self._done = 0
+        self._written = (0, 0)
         self._began = self._told = time.monotonic()
         self._say(text)
 
     def total(self, size: int) -> None:
-        """Take the size of the step."""
+        """Set the size of the step."""
         self._total = size
 
     def advance(self, size: int) -> None:
-        """Count what is done; called from several threads, an exact sum is not needed."""
+        """Add bytes. Called from several threads: the sum need not be exact."""
         self._done += size
         self._tell()
 
     def wrote(self, raw: int, compressed: int) -> None:
-        """Take how much has been written; called often enough to be the clock."""
+        """Set how much has been written. Called often enough to be the clock."""
         self._written = (raw, compressed)
         self._tell()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end_step()
+
+    def _end_step(self) -> None:
+        if self._with_times and self._text:
+            self._say(f"{self._text}: {duration(time.monotonic() - self._began)}")
+        self._text = ""
 
     def _tell(self) -> None:
         now = time.monotonic()
@@ -153,19 +171,43 @@ class Bar(Silent):
         self._bars.reset(self._task, total=None, description=printable(text))
 
     def total(self, size: int) -> None:
-        """Take the size of the step."""
+        """Set the size of the step."""
         self._bars.update(self._task, total=size)
 
     def advance(self, size: int) -> None:
-        """Count what is done."""
+        """Add bytes."""
         self._bars.advance(self._task, size)
 
 
+class Named:
+    """The progress of one of several databases: each step begins with its name."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._name = name
+
+    def step(self, text: str) -> None:
+        """Begin a step."""
+        self._progress.step(f"{self._name}: {text}")
+
+    def total(self, size: int) -> None:
+        """Pass on the total."""
+        self._progress.total(size)
+
+    def advance(self, size: int) -> None:
+        """Pass on the bytes."""
+        self._progress.advance(size)
+
+    def wrote(self, raw: int, compressed: int) -> None:
+        """Pass on the bytes."""
+        self._progress.wrote(raw, compressed)
+
+
 def create(say: Callable[[str], None], stream: TextIO) -> Silent:
-    """Return what fits the stream; nothing is imported for a bar that nobody sees."""
+    """Return the display that fits the stream; import nothing for a bar that nobody sees."""
     if not stream.isatty():
         return Lines(say)
-    from rich.console import Console  # noqa: PLC0415 - 50 ms that other commands need not pay
+    from rich.console import Console  # noqa: PLC0415 - 50 ms that other commands save
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         DownloadColumn,

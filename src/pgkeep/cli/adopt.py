@@ -99,7 +99,8 @@ def _folder(
     if as_json:
         print_json(outcomes)
     else:
-        output.show([line for outcome in outcomes for line in _lines(outcome)] or ["no files"])
+        for line in [line for outcome in outcomes for line in _lines(outcome)] or ["no files"]:
+            output.note(line)
     failed = [outcome for outcome in outcomes if outcome.state in ("damaged", "refused")]
     made = sum(outcome.state == "indexed" for outcome in outcomes)
     if failed:

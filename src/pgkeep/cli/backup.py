@@ -230,8 +230,8 @@ def _print(
         if copy is not None:
             state += ", its copy is pending" if manifest.pending else f", copied to {copy.url}"
         with _noting(unwritten):
-            output.say(store.url_of(manifest.artifact.name))
-            output.say(
+            output.note(store.url_of(manifest.artifact.name))
+            output.note(
                 f"    {plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
                 f" {progress.size(manifest.artifact.size)}{state}"
             )

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from .output import Output, Verbosity
 from .rules import Rule, given_options, problem
 
 SECTION = "Options"
@@ -16,6 +17,40 @@ class Option(click.Option):
     def __init__(self, *args: Any, section: str = SECTION, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.section = section
+
+
+def verbosity_options() -> list[click.Parameter]:
+    """Return --quiet and --verbose; they take effect at once, also for errors of other options."""
+    return [
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_choose_verbosity(Verbosity.QUIET),
+            help="Print only warnings, errors, and the output that was asked for.",
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            is_flag=True,
+            expose_value=False,
+            callback=_choose_verbosity(Verbosity.VERBOSE),
+            help="Print also connections, programs, and the time of each step.",
+        ),
+    ]
+
+
+def _choose_verbosity(chosen: Verbosity) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def choose(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        out = context.find_object(Output)
+        if not value or out is None:
+            return
+        if out.verbosity not in (Verbosity.NORMAL, chosen):
+            raise click.UsageError("--quiet and --verbose cannot be used together", context)
+        if chosen == Verbosity.VERBOSE and out.verbosity != chosen:
+            out.log()
+        out.verbosity = chosen
+
+    return choose
 
 
 class Command(click.Command):
@@ -30,6 +65,7 @@ class Command(click.Command):
         **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
+        self.params += verbosity_options()
         self.examples = examples
         self.rules = rules
         self.lists = lists or {}  # by title, of names with their meanings

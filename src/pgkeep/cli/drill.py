@@ -209,31 +209,31 @@ def _write_report(path: Path, outcome: "Outcome") -> None:
 def _print(outcome: "Outcome", report: Path | None) -> None:
     from ..drill import drill  # noqa: PLC0415 - needs numpy
 
-    output.say(printable(outcome.backup))
+    output.note(printable(outcome.backup))
     if outcome.server is not None:
         where = "a temporary server" if outcome.temporary else "the given server"
-        output.say(
+        output.note(
             f"    {plural(outcome.tables, 'table')}, {plural(outcome.rows, 'row')},"
             f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
         )
     if outcome.temporary:
-        output.say(f"    isolation: {drill.isolation_of(outcome)}")
+        output.note(f"    isolation: {drill.isolation_of(outcome)}")
     for check in outcome.checks:
         count = f"{check.checked:,}"
-        output.say(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
+        output.note(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
         for finding in check.findings[:SHOWN]:
-            output.say(f"         {printable(finding)}")
+            output.note(f"         {printable(finding)}")
         if len(check.findings) > SHOWN:
-            output.say(f"         and {len(check.findings) - SHOWN} more")
+            output.note(f"         and {len(check.findings) - SHOWN} more")
     if outcome.unproved:
-        output.say(f"    --   {'not proved':20} {len(outcome.unproved):>12,}")
+        output.note(f"    --   {'not proved':20} {len(outcome.unproved):>12,}")
         for one in outcome.unproved[:SHOWN]:
             for line in textwrap.wrap(printable(one), 70, subsequent_indent="  "):
-                output.say(f"         {line}")
+                output.note(f"         {line}")
         if len(outcome.unproved) > SHOWN:
-            output.say(f"         and {len(outcome.unproved) - SHOWN} more")
+            output.note(f"         and {len(outcome.unproved) - SHOWN} more")
     times = [f"{phase} {progress.duration(value)}" for phase, value in outcome.seconds.items()]
     for line in textwrap.wrap(", ".join(times), 74, break_on_hyphens=False):
-        output.say(f"    {line}")
+        output.note(f"    {line}")
     if report is not None:
-        output.say(f"    report: {report}")
+        output.note(f"    report: {report}")

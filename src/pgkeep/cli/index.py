@@ -84,7 +84,7 @@ def command(
     if as_json:
         print_json(manifest)
     else:
-        output.say(config.store().url_of(manifest.artifact.name))
+        output.note(config.store().url_of(manifest.artifact.name))
     for warning in manifest.warnings:
         output.current().info(warning)
     output.current().done(told(manifest), as_json=as_json)

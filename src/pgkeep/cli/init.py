@@ -60,8 +60,9 @@ def command(
         shown = [{"path": file.path, "state": file.state} for file in files]
         print_json({"directory": directory, "files": shown})
         return
-    for one in files:
-        output.say(f"{one.state:10} {one.path}")
+    for file in files:
+        line = f"{file.state:10} {file.path}"
+        output.say(line) if dry_run else output.note(line)
     counts = Counter(file.state for file in files)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     done = "nothing written" if dry_run else directory

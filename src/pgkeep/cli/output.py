@@ -1,8 +1,8 @@
 """What people and machines read: results, and what happens meanwhile, as text or as JSON.
 
-Results go to standard output (`say`, `show`, `sql`), what happens to standard error. Everything is
-printed here, for names and messages of others may hold what a terminal obeys: it is escaped, and
-each text is a line. JSON has an escape of its own.
+Results go to standard output (`say`, `show`, `note`, `sql`), everything else to standard error.
+Everything is printed here: names and messages of others can contain what a terminal obeys, so they
+are escaped, and each text is one line. JSON has its own escapes.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, Literal
 
 import click
@@ -20,6 +21,14 @@ from ..terminal import harmless, printable
 
 Level = Literal["info", "warning", "error"]
 REMEMBERED = 100  # lines
+
+
+class Verbosity(Enum):
+    """How much a command prints about its work."""
+
+    QUIET = "quiet"  # warnings, errors, and the output that was asked for
+    NORMAL = "normal"
+    VERBOSE = "verbose"  # also programs and connections, and the time of each step
 
 
 class Styled(str):
@@ -39,6 +48,12 @@ def say(*parts: str, err: bool = False) -> None:
     click.echo("".join(texts), err=err)
 
 
+def note(*parts: str, err: bool = False) -> None:
+    """Print one line about what was done, unless --quiet is given."""
+    if current().verbosity != Verbosity.QUIET:
+        say(*parts, err=err)
+
+
 def show(lines: Iterable[str]) -> None:
     """Print several lines at once: each call writes through."""
     click.echo("\n".join(map(printable, lines)))
@@ -55,23 +70,36 @@ def ask(question: str) -> bool:
 
 
 class Output:
-    """Where a command tells what happens."""
+    """Where a command prints what happens."""
 
     def __init__(self, style: str = "text") -> None:
         self.style = style
+        self.verbosity = Verbosity.NORMAL
         self.printed = False  # whether standard output has its one JSON document
-        self.tail: deque[str] = deque(maxlen=REMEMBERED)  # of what was told
+        self.tail: deque[str] = deque(maxlen=REMEMBERED)  # the last lines
 
     def info(self, text: str) -> None:
-        """Tell what is being done."""
+        """Print what is being done, unless --quiet is given."""
         self._line("info", text)
 
     def warning(self, text: str) -> None:
-        """Tell what one should know."""
+        """Print a warning."""
         self._line("warning", text)
 
+    def log(self) -> None:
+        """Print the debug messages of the library as well, for --verbose."""
+        import logging  # noqa: PLC0415 - few ask for it
+
+        class Handler(logging.Handler):
+            def emit(handler, record: logging.LogRecord) -> None:  # noqa: N805
+                self.info(record.getMessage())
+
+        logger = logging.getLogger("pgkeep")
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(Handler())
+
     def failed(self, error: e.PgkeepError) -> None:
-        """Tell, as the last thing of all, why the command failed."""
+        """Print, as the last line, why the command failed."""
         if self.style == "json":
             details = {"details": error.details} if error.details else {}
             self._json(
@@ -85,25 +113,30 @@ class Output:
             _tell(f"{'      ' if number else 'hint: '}{line}")
 
     def done(self, text: str, *, as_json: bool = False) -> None:
-        """Tell, as the last thing of all, that the command has done its work.
+        """Print, as the last line, that the command succeeded, unless --quiet is given.
 
-        With --json, standard output holds one document and nothing else.
+        With --json, standard output contains one document and nothing else.
         """
+        if self.verbosity == Verbosity.QUIET:
+            return
         if self.style == "json":
             self._json("info", text, hint=None, exit_code=0)
         else:
             say(f"done: {text}", err=as_json)
 
     def progress(self, *, silent: bool) -> progress.Silent:
-        """Return what tells how far a command is."""
-        if silent:
+        """Return the progress display of a command."""
+        if silent or self.verbosity == Verbosity.QUIET:
             return progress.Silent()
-        if self.style == "json":
-            return progress.Lines(self.info)  # a bar is no JSON, on a terminal either
+        verbose = self.verbosity == Verbosity.VERBOSE
+        if verbose or self.style == "json":  # a bar is no JSON, even on a terminal
+            return progress.Lines(self.info, with_times=verbose)
         return progress.create(self.info, sys.stderr)
 
     def _line(self, level: Level, text: str) -> None:
         self.tail.append(f"{datetime.now().astimezone():%H:%M:%S} {level}: {printable(text)}")
+        if level == "info" and self.verbosity == Verbosity.QUIET:
+            return
         if self.style == "json":
             self._json(level, text)
         elif level == "info":
@@ -119,7 +152,7 @@ class Output:
 
 
 def _tell(text: str) -> None:
-    """Write a line to standard error; that nobody reads it is no reason to end a backup."""
+    """Write a line to standard error. If nobody reads it, that is no reason to end a backup."""
     with contextlib.suppress(OSError):
         click.echo(printable(text), err=True)
 

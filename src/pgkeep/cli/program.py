@@ -9,32 +9,48 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from .. import __version__, interrupts
 from .. import errors as e
 from ..interrupts import Interrupted
+from .command import verbosity_options
 from .output import Output, say
 
-COMMANDS = {
-    "backup": "back up a database into one .sql.gz",
-    "restore": "bring a backup back",
-    "verify": "check that a backup or any plain dump is whole",
-    "drill": "prove that a backup can be restored, and time it",
-    "list": "show the backups that there are",
-    "show": "show what is inside a backup, or a table's first rows",
-    "cat": "write a backup, or a table of it, as plain SQL",
-    "prune": "remove old backups as retention decides",
-    "sync": "upload pending copies",
-    "status": "say whether every database has what its owners want",
-    "serve": "show all that on a web page",
-    "metrics": "print or serve metrics for Prometheus",
-    "config": "show the settings and where they come from",
-    "index": "make a backup of any plain dump of pg_dump",
-    "adopt": "make a file, or a folder of dumps, backups",
-    "doctor": "say what would spoil a backup, and what mends it",
-    "demo": "back up and restore a temporary database",
-    "init": "add scripts, schedule and runbook to a project",
+SECTIONS = {
+    "Back up and restore": {
+        "backup": "back up databases, each into one .sql.gz",
+        "restore": "restore a backup",
+    },
+    "Prove": {
+        "verify": "check that a backup, or any plain dump, is complete",
+        "drill": "restore a backup into a temporary server and compare every row",
+    },
+    "Look into backups": {
+        "list": "list backups",
+        "show": "show the contents of a backup, or the first rows of a table",
+        "cat": "print a backup, or a table of it, as plain SQL",
+    },
+    "Monitor": {
+        "status": "check every database against its backup goals",
+        "serve": "show the status on a web page",
+        "metrics": "print or serve metrics for Prometheus",
+    },
+    "Maintain": {
+        "prune": "remove expired backups",
+        "sync": "upload pending copies",
+        "index": "make a backup from any plain dump of pg_dump",
+        "adopt": "register existing dump files as backups",
+    },
+    "Set up": {
+        "doctor": "find problems that would make a backup fail, and how to fix them",
+        "config": "print the settings and where they come from",
+        "init": "add scripts, a schedule and a runbook to a project",
+        "completion": "print the script that completes commands in a shell",
+        "demo": "back up and restore a temporary database",
+    },
 }
+COMMANDS = {name: text for section in SECTIONS.values() for name, text in section.items()}
 
 
 _output = Output()  # outlives the click context, so that the last line can be written
@@ -44,7 +60,7 @@ class Commands(click.Group):
     """A group that imports a command only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order in which people need them."""
+        """Return the names, by section."""
         del ctx
         return list(COMMANDS)
 
@@ -57,7 +73,7 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Tell of an interruption ourselves: click writes an empty line, and forgets the signal."""
+        """Report an interruption ourselves: click writes an empty line, and forgets the signal."""
         try:
             return super().invoke(ctx)
         except Interrupted as error:
@@ -68,23 +84,35 @@ class Commands(click.Group):
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing any."""
+        """List the commands by section, without importing any."""
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", text) for name, text in commands.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of commands without importing any."""
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return options + [
+            CompletionItem(name, help=text)
+            for name, text in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
 
 
 def _choose_format(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
     del ctx, parameter
-    _output.style = value  # at once, so that what is wrong with the other arguments is told so
+    _output.style = value  # at once, so that errors in the other arguments have this format too
 
 
 @click.command(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-    epilog="pgkeep COMMAND --help shows options and examples. Exit codes: 0 done, 1 unexpected,"
-    " 2 usage, 3 no connection, 4 dump failed, 5 verification failed, 6 store failed, 7 retention"
-    " failed, 8 restore failed, 9 refused, 10 already running, 11 some databases failed.",
+    epilog="pgkeep COMMAND --help prints the options of a command, with examples. Exit codes: 0"
+    " success, 1 unexpected error, 2 usage, 3 no connection, 4 dump failed, 5 verification failed,"
+    " 6 store failed, 7 retention failed, 8 restore failed, 9 refused, 10 already running, 11 some"
+    " databases failed.",
 )
 @click.option(
     "--log-format",
@@ -93,23 +121,26 @@ def _choose_format(ctx: click.Context, parameter: click.Parameter, value: str) -
     show_default=True,
     expose_value=False,
     callback=_choose_format,
-    help="How to write what happens to standard error.",
+    help="Format of the messages on standard error.",
 )
-@click.version_option(__version__, prog_name="pgkeep", message="%(prog)s %(version)s")
-@click.pass_context
-def group(ctx: click.Context) -> None:
-    """Keep PostgreSQL databases restorable.
+@click.version_option(
+    __version__, "-V", "--version", prog_name="pgkeep", message="%(prog)s %(version)s"
+)
+def group() -> None:
+    """Back up PostgreSQL databases so that they can be restored.
 
-    A backup is one plain .sql.gz that zcat and psql can restore, made and brought back by several
-    connections at once, and able to prove that it is whole.
+    A backup is one plain .sql.gz that zcat and psql can restore. pgkeep writes and restores it with
+    several connections, and can prove that it is complete.
 
     \b
     pgkeep backup                        back up the database that DATABASE_URL,
                                          POSTGRES_... or PG... name, to BACKUP_DIR
-    pgkeep verify backups/app_*.sql.gz   are they whole?
+    pgkeep verify backups/app_*.sql.gz   check that the files are complete
     pgkeep restore --latest --target-db=app_copy
     """  # noqa: D301 - click wants the character, not a backslash and a b
-    ctx.obj = _output
+
+
+group.params += verbosity_options()
 
 
 def run() -> NoReturn:
@@ -162,7 +193,7 @@ def _drop_unwritten() -> None:
 
 def _run() -> int:  # noqa: PLR0911 - one for each way to end
     try:
-        code = group.main(standalone_mode=False)
+        code = group.main(standalone_mode=False, prog_name="pgkeep", obj=_output)
     except e.PgkeepError as error:
         return _failed(_cause(error))
     except click.exceptions.NoArgsIsHelpError as error:

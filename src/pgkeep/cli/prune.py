@@ -62,7 +62,7 @@ def command(
         decided.append((found, decisions))
     count = 0
     for found, decisions in decided:
-        if not as_json:
+        if not as_json and (dry_run or output.current().verbosity != output.Verbosity.QUIET):
             _print(found.store.url if len(decided) > 1 else None, decisions)
         if dry_run:
             count += sum(not decision.keep for decision in decisions)

@@ -95,7 +95,7 @@ def command(**given: Any) -> None:
 def _verify(store: Store, name: str, config: Config, *, as_json: bool) -> None:
     with output.current().progress(silent=as_json) as bar:
         report = side_files.verify(store, name, jobs=config.settings.jobs, progress=bar.advance)
-    print_json(report) if as_json else output.say(f"ok: {report.file} is complete")
+    print_json(report) if as_json else output.note(f"ok: {report.file} is complete")
 
 
 def _tables_options(common: CommonOptions, tables: TableOptions, rows: RowOptions) -> TablesOptions:
@@ -152,7 +152,7 @@ def _restore_database(restore: Restore, common: CommonOptions, whole: DatabaseOp
         return
     _warn_after(result.warnings, warned)
     if result.old_database:
-        output.say(f"the former database is kept as {result.old_database}")
+        output.note(f"the former database is kept as {result.old_database}")
     rows = (
         f"{plural(result.tables or 0, 'table')}, {plural(result.rows or 0, 'row')}, "
         if result.rows is not None

@@ -63,7 +63,7 @@ def command(
             output.current().warning(error.message)
         else:
             if not as_json:
-                output.say(_line(reports[-1]))
+                output.note(_line(reports[-1]))
     if failed:
         damaged = [one for one in failed if isinstance(one, e.VerificationFailed)]
         first = (damaged or failed)[0]
