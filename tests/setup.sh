@@ -74,7 +74,7 @@ install_postgresql() {
 
 packages() {
     [ "$(uname -s)" = Linux ] || return 0
-    for program in git openssl pigz; do
+    for program in git openssl pigz zsh fish; do
         command -v "$program" >/dev/null || install "$program"
     done
     command -v chromium-headless-shell >/dev/null || install chromium-headless-shell fonts-dejavu-core

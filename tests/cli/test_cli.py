@@ -669,7 +669,8 @@ def test_an_empty_maintenance_database_is_told(tmp_path: Path) -> None:
             process = invoke.start("backup", env=env | {"BACKUP_DATABASES": name})
             _, err = process.communicate(timeout=60)
             assert (process.returncode, "warning" in err) == (0, False), err
-            assert " backing up postgres\n" in err
+            assert " postgres: checking\n" in err
+            assert " postgres: finished, 0 tables, 0 rows, " in err
 
 
 def test_every_trap_that_is_named_can_be_looked_up() -> None:

@@ -8,7 +8,7 @@ code reports it.
 import contextlib
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts, shared_rows
 from ..postgres.messages import translated
 from ..postgres.roles import Roles
-from ..progress import Progress
+from ..progress import Named, Progress
 from ..stores.store import Store
 from . import backup as backup_module
 from .backup import BackupOptions, Made
@@ -55,8 +55,11 @@ def run(
     options: RunOptions,
     progress: Progress,
     copy: Store | None = None,
+    finished: Callable[[DatabaseOutcome], None] = lambda _: None,
 ) -> RunReport:
     """Back up every database that is asked for; one that fails does not stop the others.
+
+    Of several databases, each outcome is passed to `finished` at once.
 
     Raises:
         AlreadyRunning, ConnectionFailed, UsageError: before any backup was started.
@@ -68,7 +71,10 @@ def run(
     with translated(e.ConnectionFailed), _alone(endpoint, options.databases) as connection:
         chosen, skipped = choose(connection, options.databases)
         dropped = _dropped(connection, store) if EVERY in options.databases else []
-        outcomes = [work.back_up(database) for database in chosen]
+        outcomes = []
+        for database in chosen:
+            outcomes.append(work.back_up(database))
+            finished(outcomes[-1])
     return RunReport(outcomes=outcomes, skipped=skipped, dropped=dropped)
 
 
@@ -109,18 +115,18 @@ class _Run:
     def back_up(self, database: str | None) -> DatabaseOutcome:
         """Back up one database, with everything that follows; None is the connected one."""
         interrupts.check()
-        endpoint = self._endpoint
+        endpoint, progress = self._endpoint, self._progress
         options = self._options.backup
         if database is not None:
             endpoint = endpoint.to(database)
             options = replace(options, chosen=True)
-            self._progress.step(f"backing up {database}")
+            progress = Named(progress, database)
         try:
             made = backup_module.backup(
                 endpoint,
                 self._store,
                 options,
-                self._progress,
+                progress,
                 roles=self._roles,
                 follows=self._options.policy,
                 copy=self._copy,

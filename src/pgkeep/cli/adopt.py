@@ -13,6 +13,7 @@ from ..terminal import printable
 from . import output
 from .command import pgkeep_command
 from .common import (
+    complete_files,
     dir_option,
     jobs_option,
     json_option,
@@ -32,7 +33,7 @@ from .common import (
         "pgkeep adopt /backups/weekly --dir=/srv/pgkeep",
     ),
 )
-@click.argument("file")
+@click.argument("file", shell_complete=complete_files)
 @click.option("--database", metavar="NAME", help="The database of a folder's dumps.")
 @click.option(
     "--type",

@@ -12,7 +12,7 @@ from .. import errors as e
 from ..backup import run
 from ..backup.backup import BackupOptions
 from ..backup.run import RunOptions
-from ..backup.run_report import Failure, RunReport
+from ..backup.run_report import DatabaseOutcome, Failure, RunReport
 from ..model import naming
 from ..stores.store import Store
 from . import output
@@ -179,7 +179,8 @@ def _run(target: config.Config, asked: _Asked, bar: progress.Silent, watch: Watc
     watch.begin(target)
     try:
         endpoint = target.endpoint(asked.database)
-        report = run.run(endpoint, _store(target), asked.of(target), bar, target.copy())
+        store, copy = _store(target), target.copy()
+        report = run.run(endpoint, store, asked.of(target), bar, copy, _announce)
     except e.PgkeepError as error:
         watch.end(RunReport(), error)
         if target.target is None:
@@ -187,6 +188,18 @@ def _run(target: config.Config, asked: _Asked, bar: progress.Silent, watch: Watc
         return RunReport.of_failure(Failure.of(target.target, error))
     watch.end(report)
     return report
+
+
+def _announce(outcome: DatabaseOutcome) -> None:
+    """Print a line when one of several databases is finished."""
+    out = output.current()
+    if outcome.failed is not None:
+        out.info(f"{outcome.database}: failed: {outcome.failed.error}")
+    elif (backup := outcome.backup) is not None:
+        out.info(
+            f"{outcome.database}: finished, {plural(len(backup.tables), 'table')},"
+            f" {plural(backup.rows, 'row')}, {progress.size(backup.artifact.size)}"
+        )
 
 
 def _store(target: config.Config) -> Store:

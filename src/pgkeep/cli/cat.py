@@ -8,7 +8,7 @@ from ..artifact import extract
 from ..sql import selection
 from . import output
 from .command import pgkeep_command
-from .common import dir_option, load_config, open_artifact, pipe, target_option
+from .common import complete_files, dir_option, load_config, open_artifact, pipe, target_option
 from .rules import AtMostOne
 
 
@@ -21,7 +21,7 @@ from .rules import AtMostOne
     ),
     rules=(AtMostOne(("--table", "--schema-only")),),
 )
-@click.argument("file")
+@click.argument("file", shell_complete=complete_files)
 @click.option(
     "--table",
     "tables",

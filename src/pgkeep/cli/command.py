@@ -72,9 +72,18 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Check the rules between the options before anything is done."""
-        if (found := problem(self.rules, given_options(ctx))) is not None:
-            raise click.UsageError(found, ctx)
+        self.check_rules(ctx)
         return super().invoke(ctx)
+
+    def check_rules(self, context: click.Context) -> None:
+        """Refuse options that the rules do not allow.
+
+        Raises:
+            UsageError: of click, with the first problem.
+
+        """
+        if (found := problem(self.rules, given_options(context))) is not None:
+            raise click.UsageError(found, context)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the options by section; those without one come last, as the common ones."""

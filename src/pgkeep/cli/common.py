@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
 from .. import config
 from .. import errors as e
 from ..catalog import catalog
 from ..model import naming
-from ..settings import BUCKET, SETTINGS
+from ..settings import BUCKET, SECRETS, SETTINGS
 from ..stores.local import LocalStore
 from ..stores.store import Store
 from . import output
@@ -27,6 +28,23 @@ if TYPE_CHECKING:
     from ..model.manifest import Manifest
 
 Function = Callable[..., Any]
+
+
+def complete_files(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Let the shell complete the name of a file."""
+    del context, parameter
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_directories(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Let the shell complete the name of a directory."""
+    del context, parameter
+    return [CompletionItem(incomplete, type="dir")]
+
 
 _SETTING_OF = {setting.option: setting for setting in SETTINGS if setting.option is not None}
 
@@ -39,7 +57,13 @@ def setting_help(option: str) -> str:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 jobs_option = click.option("--jobs", metavar="N", help=setting_help("--jobs"))
-dir_option = click.option("--dir", "directory", metavar="DIR", help=setting_help("--dir"))
+dir_option = click.option(
+    "--dir",
+    "directory",
+    metavar="DIR",
+    shell_complete=complete_directories,
+    help=setting_help("--dir"),
+)
 target_option = click.option(
     "--target", metavar="NAME", help="Use this target of the configuration file (PGKEEP_CONFIG)."
 )
@@ -75,8 +99,15 @@ def load_configs(
         "--lock-timeout": lock_timeout,
         "--no-computed-values": computed,
     }
-    settings = {_SETTING_OF[option].variable: text for option, text in options.items()}
-    return config.load(os.environ, settings, target)
+    given = {_SETTING_OF[option].variable: text for option, text in options.items()}
+    configs = config.load(os.environ, given, target)
+    out = output.current()
+    if out.verbosity == output.Verbosity.VERBOSE:
+        for found in configs:
+            for variable, (text, origin) in found.values.items():
+                shown = "********" if variable in SECRETS else text
+                out.info(f"{variable} is {shown}, from {origin}")
+    return configs
 
 
 def load_config(

@@ -18,6 +18,7 @@ from . import output
 from .command import pgkeep_command
 from .common import (
     check_extra,
+    complete_files,
     dir_option,
     jobs_option,
     json_option,
@@ -47,7 +48,13 @@ SHOWN = 10  # findings of one kind; --json and the report have all
     ),
     rules=(AtMostOne(("--backup", "--database")), AtMostOne(("--server", "--setting"))),
 )
-@click.option("--backup", "file", metavar="FILE", help="This one, not the newest verified.")
+@click.option(
+    "--backup",
+    "file",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="This one, not the newest verified.",
+)
 @click.option("--database", metavar="NAME", help="The newest backup of this database.")
 @click.option(
     "--server",

@@ -15,6 +15,7 @@ from ..settings import BUCKET
 from . import output
 from .command import pgkeep_command
 from .common import (
+    complete_files,
     dir_option,
     jobs_option,
     json_option,
@@ -34,7 +35,7 @@ from .common import (
         "pgkeep index cluster.sql.zst --database=app",
     ),
 )
-@click.argument("file")
+@click.argument("file", shell_complete=complete_files)
 @click.option("--database", metavar="NAME", help="Its database; which one, if it holds several.")
 @click.option(
     "--type",

@@ -14,7 +14,7 @@ from .. import scaffold
 from ..scaffold import File, State
 from . import output
 from .command import pgkeep_command
-from .common import json_option, plural, print_json
+from .common import complete_directories, json_option, plural, print_json
 from .rules import AtMostOne
 
 
@@ -29,7 +29,7 @@ from .rules import AtMostOne
     " postgres_version, postgres_db, postgres_user, postgres_port, include_kubernetes,"
     " include_observability, include_s3, include_github_actions (yes or no).",
 )
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR", shell_complete=complete_directories)
 @click.option("--set", "values", metavar="NAME=VALUE", multiple=True, help="A template value.")
 @click.option("--keep", is_flag=True, help="Leave files that exist as they are.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist, without asking.")

@@ -28,7 +28,7 @@ UNREADABLE = "503 Service Unavailable", b"none of the stores can be read\n"
     "metrics",
     examples=(
         "pgkeep metrics",
-        "pgkeep metrics --listen                      on 127.0.0.1:9647",
+        "pgkeep metrics --listen                   # on 127.0.0.1:9647",
         "pgkeep metrics --listen=0.0.0.0:9647 --dir=/backups",
     ),
 )

@@ -10,6 +10,7 @@ import click
 from ..restore.search_path import SearchPath
 from ..restore.tables import Conflict
 from .command import Option
+from .common import complete_files
 from .rules import AtMostOne, OneOf, Requires, Rule, each_with
 
 RULES: tuple[Rule, ...] = (
@@ -101,7 +102,11 @@ _how = partial(click.option, cls=Option, section="How to restore")
 
 _DECORATORS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     _source(
-        "--backup", "file", metavar="FILE", help="This backup, or any plain dump made by pg_dump."
+        "--backup",
+        "file",
+        metavar="FILE",
+        shell_complete=complete_files,
+        help="This backup, or any plain dump made by pg_dump.",
     ),
     _source("--latest", is_flag=True, help="The newest complete backup (of --database)."),
     _whole("--target-db", metavar="NAME", help="Restore under this name."),

@@ -18,8 +18,8 @@ TOKEN = "BACKUP_SERVE_TOKEN"  # noqa: S105 - the variable
 @pgkeep_command(
     "serve",
     examples=(
-        "pgkeep serve                                  on 127.0.0.1:9648",
-        "ssh -L 9648:127.0.0.1:9648 backup-host        to look at it from elsewhere",
+        "pgkeep serve                              # on 127.0.0.1:9648",
+        "ssh -L 9648:127.0.0.1:9648 backup-host    # to view it from another machine",
         "export BACKUP_SERVE_TOKEN=$(openssl rand -hex 16)",
         "pgkeep serve --listen=0.0.0.0:9648",
     ),

@@ -12,6 +12,7 @@ from ..terminal import printable
 from . import output
 from .command import pgkeep_command
 from .common import (
+    complete_files,
     dir_option,
     json_option,
     load_config,
@@ -42,7 +43,7 @@ SECTIONS = {"pre": "before the rows", "data": "rows", "post": "after the rows"}
         *each_with("--objects", ("--head", "--tree")),
     ),
 )
-@click.argument("file")
+@click.argument("file", shell_complete=complete_files)
 @click.option("--objects", is_flag=True, help="List every object, by section.")
 @click.option("--tree", is_flag=True, help="Draw the objects as a tree, by schema and type.")
 @click.option("--table", metavar="PATTERN", help="The table of --head, written as for pg_dump.")

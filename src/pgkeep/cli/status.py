@@ -22,7 +22,7 @@ _COLOURS = {"monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "ye
     examples=(
         "pgkeep status",
         "BACKUP_MAX_AGE=2d BACKUP_RTO=30min pgkeep status",
-        'pgkeep status >/dev/null || echo "backups need somebody"',
+        'pgkeep status >/dev/null || echo "check the backups"',
     ),
 )
 @target_option

@@ -13,10 +13,12 @@ from .common import dir_option, json_option, load_configs, plural, print_json, t
     "sync",
     examples=(
         "pgkeep sync",
-        "pgkeep sync --all        the bucket is new, or something in it is gone",
+        "pgkeep sync --all    # if the bucket is new, or has lost files",
     ),
 )
-@click.option("--all", "everything", is_flag=True, help="Every backup that the bucket lacks.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Upload every backup that is missing in the bucket."
+)
 @target_option
 @dir_option
 @json_option

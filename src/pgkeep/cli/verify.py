@@ -10,6 +10,7 @@ from ..config import Config
 from . import output
 from .command import pgkeep_command
 from .common import (
+    complete_files,
     dir_option,
     jobs_option,
     json_option,
@@ -30,7 +31,7 @@ from .common import (
         "zcat artifact.sql.gz > plain.sql && pgkeep verify plain.sql",
     ),
 )
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, shell_complete=complete_files)
 @target_option
 @dir_option
 @jobs_option

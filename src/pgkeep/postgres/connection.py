@@ -25,6 +25,8 @@ from .. import errors as e
 from . import programs
 from .messages import one_line
 
+_log = logging.getLogger(__name__)
+
 # The driver logs what it ignores, with names as they are; without a handler Python prints that to
 # standard error, beside the error that we report (trap G6.14).
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
@@ -150,6 +152,11 @@ class Endpoint:
         except e.ConnectionFailed:
             connection.close()
             raise
+        info = connection.info
+        _log.debug(
+            "connected to %s:%s, database %s, role %s, server process %d",
+            info.host, info.port, info.dbname, info.user, info.backend_pid,
+        )  # fmt: skip
         return connection
 
     def _options(self) -> str:

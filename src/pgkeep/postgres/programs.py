@@ -7,11 +7,13 @@ import fcntl
 import functools
 import importlib.util
 import io
+import logging
 import os
 import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Self
 
 from .. import errors as e
 from .. import interrupts
+
+_log = logging.getLogger(__name__)
 
 # Where packages put the programs, newest major first where the pattern has one: Debian and
 # Ubuntu (also PGDG's apt), PGDG's yum, Homebrew on both of its prefixes, Postgres.app, and the
@@ -178,6 +182,8 @@ class Child:
                 bufsize=0,
             )
             _alive.add(self._process)
+        self._since = time.monotonic()
+        _log.debug("started %s, process %d", self.name, self._process.pid)
         assert self._process.stdout is not None  # noqa: S101
         self.output = self._process.stdout.fileno()
         if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -206,9 +212,14 @@ class Child:
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-        if self._process.wait() != 0:
+        status = self._process.wait()
+        _log.debug("%s ended with status %d after %.1f s", self.name, status, self._age())
+        if status != 0:
             raise self.failure()
         self._listener.join()
+
+    def _age(self) -> float:
+        return time.monotonic() - self._since
 
     def failure(self) -> e.ProgramFailed:
         """Return the error that tells how the program ended and what it said."""
