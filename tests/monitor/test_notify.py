@@ -73,7 +73,7 @@ def test_a_failure_is_told_with_exit_code_and_log(
     body = listener.requests[-1].body
     assert body.splitlines()[0] == "exit code 11"
     assert "\nerror: 1 of 2 databases failed: " in body
-    assert "info: dumping" in body
+    assert "info: postgres: dumping" in body
     assert SECRET not in body
     assert "********" in body
 

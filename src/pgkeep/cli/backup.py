@@ -28,7 +28,7 @@ from .common import (
     setting_help,
     target_option,
 )
-from .watch import Watch
+from .notifier import RunNotifier
 
 AUTO = "auto"
 MANUAL = "manual"
@@ -112,12 +112,12 @@ def command(
     started = time.monotonic()
     reports: list[RunReport] = []
     unwritten: list[OSError] = []
-    with Watch(configs, kind, out, partial=target is not None) as watch:
+    with RunNotifier(configs, kind, out, partial=target is not None) as notifier:
         for one in configs:
             if one.target is not None:
                 out.info(f"target {one.target}")
             with out.progress(silent=as_json) as bar:
-                report = _run(one, asked, bar, watch)
+                report = _run(one, asked, bar, notifier)
             if not as_json:
                 _print(one, report, out, unwritten, alone=len(configs) == 1)
             reports.append(report)
@@ -174,19 +174,21 @@ def _summary(total: RunReport, seconds: float) -> str:
     )
 
 
-def _run(target: config.Config, asked: _Asked, bar: progress.Silent, watch: Watch) -> RunReport:
+def _run(
+    target: config.Config, asked: _Asked, bar: progress.Silent, notifier: RunNotifier
+) -> RunReport:
     """Run one target; of several, one that cannot be reached does not stop the others."""
-    watch.begin(target)
+    notifier.begin(target)
     try:
         endpoint = target.endpoint(asked.database)
         store, copy = _store(target), target.copy()
         report = run.run(endpoint, store, asked.of(target), bar, copy, _announce)
     except e.PgkeepError as error:
-        watch.end(RunReport(), error)
+        notifier.end(RunReport(), error)
         if target.target is None:
             raise
         return RunReport.of_failure(Failure.of(target.target, error))
-    watch.end(report)
+    notifier.end(report)
     return report
 
 

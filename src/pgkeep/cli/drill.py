@@ -29,8 +29,8 @@ from .common import (
     print_json,
     target_option,
 )
+from .notifier import RunNotifier
 from .rules import AtMostOne
-from .watch import Watch
 
 if TYPE_CHECKING:
     from ..drill.drill import Outcome
@@ -148,7 +148,7 @@ def command(
     )
     with output.current().progress(silent=as_json) as bar:
         outcome = drill.run(store, name, options, bar)
-    Watch([config], "drill", output.current(), partial=True).tell_stores()
+    RunNotifier([config], "drill", output.current(), partial=True).update_metrics()
     if report is not None:
         _write_report(report, outcome)
     _conclude(outcome, report, as_json=as_json)

@@ -12,7 +12,7 @@ from ..monitor import metrics, overview
 from . import output
 from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
-from .watch import contents_of, target_of
+from .contents import contents_of, target_of
 from .web import LOOPBACK, Address, Fresh, Once, is_ours, kept, parse_address, serve
 
 if TYPE_CHECKING:

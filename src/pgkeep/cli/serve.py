@@ -7,8 +7,8 @@ from ..monitor import status
 from . import output
 from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
+from .contents import target_of
 from .status import state_of
-from .watch import target_of
 from .web import LOOPBACK, Address, Fresh, Once, kept, parse_address, serve
 
 PORT = 9648

@@ -11,7 +11,7 @@ from ..terminal import printable
 from . import output
 from .command import pgkeep_command
 from .common import dir_option, json_option, load_configs, print_json, target_option
-from .watch import contents_of, target_of
+from .contents import contents_of, target_of
 
 _MARKS = {"monthly": "M", "weekly": "W", "daily": "d", "manual": "m", None: "."}
 _COLOURS = {"monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "yellow"}

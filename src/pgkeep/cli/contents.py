@@ -1,0 +1,60 @@
+"""The backups of all stores, for commands that report on them."""
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from ..backup import run
+from ..catalog import catalog
+from ..config import Config
+from ..monitor import overview
+from ..stores.store import Store
+from .background import BackgroundTask
+
+READING = 30.0  # seconds for the stores
+
+
+def target_of(config: Config) -> overview.Target:
+    """Return the stores of a configuration, and the backups that should exist there."""
+    policy = config.policy
+    kept = {"daily": policy.daily, "weekly": policy.weekly, "monthly": policy.monthly}
+    every = run.EVERY in config.settings.databases
+    return overview.Target(
+        store=config.store(),
+        copy=config.copy(),
+        named=() if every else config.settings.databases,
+        connected=None if config.settings.databases else config.connected(),
+        tiers=[tier for tier, length in kept.items() if length],
+    )
+
+
+class StoreContents(NamedTuple):
+    """The backups of all stores, and what could not be read."""
+
+    contents: overview.Contents
+    problems: list[str]  # stores
+    unreadable: list[str]  # manifests
+
+
+def contents_of(targets: Iterable[overview.Target]) -> StoreContents:
+    """Read all stores in parallel."""
+    found: dict[str, Sequence[catalog.Backup]] = {}
+    unreadable: list[str] = []
+    stores = {store.url: store for target in targets for store in target.stores}
+    tasks = [
+        BackgroundTask(url, partial(_read, store, found, unreadable))
+        for url, store in stores.items()
+    ]
+    deadline = time.monotonic() + READING
+    problems = [task.problem(deadline) for task in tasks]
+    return StoreContents(
+        dict(found), [problem for problem in problems if problem is not None], list(unreadable)
+    )
+
+
+def _read(store: Store, found: dict[str, Sequence[catalog.Backup]], unreadable: list[str]) -> None:
+    read = catalog.Catalog(store)
+    backups = read.backups()
+    unreadable += [f"{store.url}: {problem}" for problem in read.unreadable]
+    found[store.url] = backups

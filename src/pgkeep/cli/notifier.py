@@ -1,0 +1,282 @@
+"""Notifications about a run: metrics, ping, webhook.
+
+They fail open: a failure is a warning, nobody is waited for longer than some seconds, and the exit
+code stays that of the run.
+"""
+
+import contextlib
+import os
+import time
+import urllib.parse
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from .. import errors as e
+from ..backup.run_report import RunReport
+from ..config import Config
+from ..monitor import metrics, notify, overview
+from ..settings import SECRETS
+from . import output
+from .background import BackgroundTask
+from .contents import contents_of, target_of
+
+_SECRET_VARIABLES = ("PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+NOTIFYING = 8.0  # seconds for all notifications together
+
+
+class TargetRun(NamedTuple):
+    """How the run of one target ended."""
+
+    config: Config
+    started: datetime
+    finished: datetime
+    report: RunReport
+    error: e.PgkeepError | None  # what ended it before it could report
+
+
+class RunNotifier:
+    """Sends notifications when a run of the command starts and ends, whatever its outcome."""
+
+    def __init__(
+        self, configs: Sequence[Config], kind: str, out: output.Output, *, partial: bool
+    ) -> None:
+        self._configs = configs
+        self._kind = kind
+        self._out = out
+        self._partial = partial  # whether the configuration has other targets
+        self._runs: list[TargetRun] = []
+        self._begun: tuple[Config, datetime] | None = None
+        self._started = datetime.now(UTC)
+        self._id = str(uuid.uuid4())
+        self._secrets = _secrets(configs)
+        self._pings: dict[str, BackgroundTask] = {}
+
+    def begin(self, config: Config) -> None:
+        """Note that the run of a target starts."""
+        self._begun = config, datetime.now(UTC)
+
+    def end(self, report: RunReport, error: e.PgkeepError | None = None) -> None:
+        """Note how the run of the target ended."""
+        if self._begun is not None:
+            self._runs.append(TargetRun(*self._begun, datetime.now(UTC), report, error))
+        self._begun = None
+
+    def __enter__(self) -> Self:
+        for url in dict.fromkeys(config.settings.ping_url for config in self._configs):
+            if url is not None:
+                ping = partial(notify.ping, url, "start", self._id, NOTIFYING)
+                self._pings[url] = BackgroundTask("BACKUP_PING_URL", ping)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        ending = _ending(error)
+        if ending is not None:
+            self.end(RunReport(), ending)
+        tasks = self._metrics()
+        for url in self._pings:
+            configs = [config for config in self._configs if config.settings.ping_url == url]
+            ping = partial(self._ping, url, self._error_of(configs, ending))
+            tasks.append(BackgroundTask("BACKUP_PING_URL", ping))
+        for webhook in dict.fromkeys(config.settings.webhook for config in self._configs):
+            if webhook is not None:
+                configs = [config for config in self._configs if config.settings.webhook == webhook]
+                message = self._message(webhook, self._error_of(configs, ending))
+                post = partial(notify.post, webhook, message, NOTIFYING)
+                tasks.append(BackgroundTask("BACKUP_WEBHOOK", post))
+        self._wait_for([*self._pings.values(), *tasks])
+
+    def update_metrics(self) -> None:
+        """Write and push the metrics of the stores, after something other than a backup."""
+        self._wait_for(self._metrics())
+
+    def _wait_for(self, tasks: Sequence[BackgroundTask]) -> None:
+        deadline = time.monotonic() + NOTIFYING
+        problems = [task.problem(deadline) for task in tasks]
+        for problem in dict.fromkeys(filter(None, problems)):
+            self._out.warning(notify.redact(problem, self._secrets))
+
+    def _error_of(
+        self, configs: Sequence[Config], ending: e.PgkeepError | None
+    ) -> e.PgkeepError | None:
+        """Return the error with which the run of some targets ended, if any."""
+        if len(configs) == len(self._configs):
+            return ending
+        reports: list[RunReport] = []
+        for run in map(self._run_of, configs):
+            if run is None:
+                return ending
+            if run.error is not None:
+                return run.error
+            reports.append(run.report)
+        return RunReport.combined(reports).failure()
+
+    def _run_of(self, config: Config) -> TargetRun | None:
+        return next((run for run in self._runs if run.config is config), None)
+
+    def _ping(self, url: str, error: e.PgkeepError | None) -> None:
+        """Ping the end after the start, or it would be taken for the end of the next run."""
+        self._pings[url].problem(time.monotonic() + NOTIFYING)
+        if error is None:
+            notify.ping(url, "", self._id, NOTIFYING)
+            return
+        lines = [*self._out.tail, f"error: {error.message}"]
+        lines += [f"hint: {error.hint}"] if error.hint else []
+        log = notify.redact("\n".join(lines), self._secrets)[-notify.LONGEST + 100 :]
+        notify.ping(url, "fail", self._id, NOTIFYING, f"exit code {error.exit_code}\n{log}\n")
+
+    def _message(self, url: str, error: e.PgkeepError | None) -> notify.Message:
+        databases = [
+            database
+            for run in self._runs
+            if run.config.settings.webhook == url
+            for database in self._databases(run.config.target, run.report)
+        ]
+        return notify.Message(
+            event="backup",
+            run=self._id,
+            type=self._kind,
+            ok=error is None,
+            exit_code=0 if error is None else error.exit_code,
+            error=None if error is None else self._redacted(error.message),
+            hint=None if error is None or error.hint is None else self._redacted(error.hint),
+            started=self._started,
+            finished=datetime.now(UTC),
+            databases=databases,
+        )
+
+    def _databases(self, target: str | None, report: RunReport) -> list[notify.Ended]:
+        made = [
+            notify.Ended(
+                database=backup.database.name,
+                target=target,
+                ok=True,
+                exit_code=0,
+                backup=backup.name.stem,
+                size=backup.artifact.size,
+                rows=backup.rows,
+                verified=backup.verified is not None,
+                copy_pending=bool(backup.pending),
+                warnings=[self._redacted(text) for text in (*backup.warnings, *backup.drift)],
+            )
+            for backup in report.backups
+        ]
+        failed = [
+            notify.Ended(
+                database=failure.database,
+                target=target,
+                ok=False,
+                exit_code=failure.exit_code,
+                error=self._redacted(failure.error),
+            )
+            for failure in report.failed
+        ]
+        return made + failed
+
+    def _redacted(self, text: str) -> str:
+        return notify.redact(text, self._secrets)
+
+    def _metrics(self) -> list[BackgroundTask]:
+        """Start to write and push the metrics of the stores and of the run."""
+        try:
+            return self._begin_metrics()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
+            self._out.warning(f"metrics: {type(error).__name__}: {error}")
+            return []
+
+    def _begin_metrics(self) -> list[BackgroundTask]:
+        configs = [
+            config
+            for config in self._configs
+            if config.settings.metrics_file or config.settings.pushgateway
+        ]
+        if not configs:
+            return []
+        targets = {config.target: target_of(config) for config in configs}
+        contents, problems, unreadable = contents_of(targets.values())
+        for problem in (*problems, *unreadable):
+            self._out.warning(problem)
+        unread = [
+            store.url
+            for target in targets.values()
+            for store in target.stores
+            if store.url not in contents
+        ]
+        files: dict[Path, list[metrics.Sample]] = {}
+        gateways: dict[str, list[metrics.Sample]] = {}
+        for config in configs:
+            samples = self._samples(config, targets[config.target], contents)
+            if (path := config.settings.metrics_file) is not None:
+                files.setdefault(path, []).extend(samples)
+            if (url := config.settings.pushgateway) is not None:
+                gateways.setdefault(url, []).extend(samples)
+        now = datetime.now(UTC)
+        writes = (
+            partial(_write, path, samples, unread, now, others=self._partial)
+            for path, samples in files.items()
+        )
+        pushes = (
+            partial(metrics.push, url, samples, NOTIFYING) for url, samples in gateways.items()
+        )
+        return [
+            *(BackgroundTask("BACKUP_METRICS_FILE", write) for write in writes),
+            *(BackgroundTask("BACKUP_PUSHGATEWAY", push) for push in pushes),
+        ]
+
+    def _samples(
+        self, config: Config, target: overview.Target, contents: overview.Contents
+    ) -> list[metrics.Sample]:
+        run = self._run_of(config)
+        expected = overview.expected(target, contents, None if run is None else run.report)
+        samples = list(metrics.of_target(target, contents, expected, datetime.now(UTC)))
+        if run is not None:
+            outcome = metrics.Outcome(
+                target=target, kind=self._kind, started=run.started, finished=run.finished,
+                report=run.report, error=run.error,
+            )  # fmt: skip
+            samples += metrics.of_run(outcome, contents, expected)
+        return samples
+
+
+def _write(
+    path: Path,
+    samples: Sequence[metrics.Sample],
+    unread: Sequence[str],
+    now: datetime,
+    *,
+    others: bool,
+) -> str | None:
+    left_out = metrics.write(path, samples, unread, now, others=others)
+    if not left_out:
+        return None
+    return (
+        f"{path} had metrics of {' and '.join(left_out)}, which are left out now: another"
+        " configuration requires a file of its own"
+    )
+
+
+def _secrets(configs: Iterable[Config]) -> set[str]:
+    """Return the secrets that no notification may contain."""
+    found = {os.environ.get(name, "") for name in _SECRET_VARIABLES}
+    for config in configs:
+        found |= {value.text for name, value in config.values.items() if name in SECRETS}
+        with contextlib.suppress(e.UsageError):  # the run itself reports it
+            found.add(config.endpoint().params.get("password", ""))
+    return found | {urllib.parse.quote(secret, safe="") for secret in found}
+
+
+def _ending(error: BaseException | None) -> e.PgkeepError | None:
+    """Return the error that the command will report."""
+    if error is None or isinstance(error, e.PgkeepError):
+        return error
+    ended = getattr(error, "ended", None)  # of Interrupted
+    return e.PgkeepError(type(error).__name__) if ended is None else ended()
