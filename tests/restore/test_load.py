@@ -8,7 +8,10 @@ from pgkeep.artifact.file import Artifact
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
-from pgkeep.restore import load
+from pgkeep.restore.load import rows
+from pgkeep.restore.load.load import load
+from pgkeep.restore.load.options import LoadOptions
+from pgkeep.restore.load.session import BATCH_BYTES
 from pgkeep.stores.local import LocalStore
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
@@ -139,7 +142,7 @@ def test_event_triggers_may_lock_what_they_like(
     path = backup_of(pg17, source, tmp_path)
     artifact = Artifact(LocalStore(path.parent).open(path.name))
     there = Endpoint({**pg17.params, "dbname": target})
-    load.load(there, artifact, load.LoadOptions(jobs=4), Silent())
+    load(there, artifact, LoadOptions(jobs=4), Silent())
     servers.psql(pg17, target, input="drop event trigger watch; drop schema watch cascade")
     assert_same_database(pg17, source, pg17, target, ignore_database=True)
 
@@ -179,9 +182,9 @@ def test_every_table_is_analyzed_once(
 def test_large_objects_go_in_messages_of_whole_statements() -> None:
     """The client keeps all results of a message: of 100,000 statements they are a gigabyte."""
     text = b"SELECT pg_catalog.lo_close(0);\n" * 9000
-    parts = [*load._lines(text)]
+    parts = [*rows._lines(text)]
     assert b"".join(parts) == text
     assert all(part.endswith(b";\n") for part in parts)
-    assert max(map(len, parts)) < load.BATCH_BYTES + 100
-    assert [*load._lines(text[:-1])][-1] == parts[-1][:-1]
-    assert [*load._lines(b"")] == []
+    assert max(map(len, parts)) < BATCH_BYTES + 100
+    assert [*rows._lines(text[:-1])][-1] == parts[-1][:-1]
+    assert [*rows._lines(b"")] == []

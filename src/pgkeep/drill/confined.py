@@ -24,7 +24,7 @@ from .. import errors as e
 from ..artifact.file import Object
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.messages import restore_error
-from ..restore import load
+from ..restore.load.session import RETRIES, Session, Statement, describe
 from ..sql import script, statements
 from ..sql.encodings import codec
 
@@ -124,7 +124,7 @@ class Confinement:
         """The role that loads and reads."""
         return self._login.params["user"]
 
-    def session(self, endpoint: Endpoint, header: Sequence[load.Statement]) -> "ConfinedSession":
+    def session(self, endpoint: Endpoint, header: Sequence[Statement]) -> "ConfinedSession":
         """Open a session for a load."""
         database = endpoint.params["dbname"]
         with self._lock:
@@ -143,7 +143,7 @@ class Confinement:
             self._connection.close()
             self._connection = None
 
-    def _open(self, database: str, header: Sequence[load.Statement]) -> Connection:
+    def _open(self, database: str, header: Sequence[Statement]) -> Connection:
         connection = self._admin.to(database).connect(check_function_bodies="off")
         role = sql.Identifier(self.role)
         # As its owner the login may create schemas, and what lies in the one that is there.
@@ -243,11 +243,11 @@ class Confinement:
             )
 
 
-class ConfinedSession(load.Session):
+class ConfinedSession(Session):
     """A session that loads without being the superuser's, and says what cannot be loaded so."""
 
     def __init__(
-        self, connection: Connection, header: Sequence[load.Statement], confinement: Confinement
+        self, connection: Connection, header: Sequence[Statement], confinement: Confinement
     ) -> None:
         super().__init__(connection, header)
         self._confinement = confinement
@@ -281,7 +281,7 @@ class ConfinedSession(load.Session):
         form = {"EXTENSION": _CREATE_EXTENSION, "SCHEMA": _SCHEMA}.get(entry.type)
         return form is not None and all(map(form.fullmatch, self._split(entry, text)))
 
-    def execute_one(self, entry: Object, text: bytes, attempts: int = load.RETRIES) -> None:
+    def execute_one(self, entry: Object, text: bytes, attempts: int = RETRIES) -> None:
         """Execute one object, or note that only a superuser could."""
         try:
             if entry.type in script.LARGE_OBJECT_TYPES:
@@ -334,7 +334,7 @@ class ConfinedSession(load.Session):
             if statement.startswith(b"CREATE FOREIGN DATA WRAPPER "):
                 confinement.open_extensions()
         except psycopg.Error as error:
-            raise restore_error(error, load.describe(entry)) from error
+            raise restore_error(error, describe(entry)) from error
 
     def _give(self, entry: Object, match: re.Match[bytes]) -> None:
         owner = statements.unquoted(match["owner"], self._confinement.codec)
@@ -343,7 +343,7 @@ class ConfinedSession(load.Session):
         except psycopg.errors.InsufficientPrivilege as error:
             self._confinement.note(entry, error.diag.message_primary or str(error))
         except psycopg.Error as error:
-            raise restore_error(error, load.describe(entry)) from error
+            raise restore_error(error, describe(entry)) from error
 
     def _excuse(self, entry: Object, text: bytes, error: e.RestoreFailed) -> None:
         """Note that an object is not proved, where the reason is only that; else raise."""

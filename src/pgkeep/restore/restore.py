@@ -29,17 +29,19 @@ from ..progress import Progress
 from ..sql.encodings import codec
 from ..sql.statements import Name
 from ..stores.store import Source
-from . import choice, database_name, failures, load, load_plain, search_path
-from .load import Loaded, LoadOptions, Session, Statement
+from . import database_name_use, failed_objects, object_selection, search_path
+from .load import load, plain
+from .load.options import Loaded, LoadOptions
+from .load.session import Session, Statement, describe
 from .search_path import SearchPath
 from .target import (
     default_privileges,
     extension_tables,
     foreign_keys,
+    not_valid_constraints,
     relations,
     role_creation,
     triggers,
-    unvalidated,
 )
 
 _ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
@@ -153,7 +155,7 @@ class Restore:
             )
         self._endpoint = endpoint
         self._choice = self._choose()
-        self._failures = failures.Failures() if options.keep_going else None
+        self._failures = failed_objects.Failures() if options.keep_going else None
         self._warnings: list[str] = []
         self._at_once = options.at_once
         self._checked: str | None = None  # the SHA-256 of a plain dump that was read to its end
@@ -176,16 +178,16 @@ class Restore:
             hint="Name the database to restore into: --target-db=NAME.",
         )
 
-    def _choose(self) -> choice.Choice | None:
+    def _choose(self) -> object_selection.Choice | None:
         options = self._options
         if self._artifact is None:
             return None
-        wanted = choice.ChoiceOptions(
+        wanted = object_selection.ChoiceOptions(
             skip=options.skip, owner=options.owner, privileges=options.privileges,
             portable=options.portable, create_roles=options.create_roles,
             rows_only=options.data_only,
         )  # fmt: skip
-        return choice.Choice(self._artifact, wanted)
+        return object_selection.Choice(self._artifact, wanted)
 
     def plan(self) -> Plan:
         """Look at file and server; nothing is changed."""
@@ -394,8 +396,8 @@ class Restore:
         """Say what would be wrong, or fail, in a database that has a temporary name."""
         if self._artifact is None or self._at_once or mode not in (Mode.NEW, Mode.SWAP):
             return None
-        one = database_name.dependent(self._artifact)
-        return None if one is None else f"{load.describe(one)} depends on the name of the database"
+        one = database_name_use.dependent(self._artifact)
+        return None if one is None else f"{describe(one)} depends on the name of the database"
 
     def _in_place_instead(self) -> str:
         return (
@@ -454,7 +456,7 @@ class Restore:
             there = foreign_keys.tables(inside, codec(self._meta.database.encoding))
             keys = [(table.schema, table.name) for table in self._tables()]
             oids = [there[key] for key in keys if key in there]
-            return unvalidated.warnings(unvalidated.find(inside, oids))
+            return not_valid_constraints.warnings(not_valid_constraints.find(inside, oids))
 
     def _data_obstacles(self) -> list[str]:
         assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
@@ -698,7 +700,7 @@ class Restore:
             disable_triggers=self._options.disable_triggers,
             analyze=self._options.analyze and not self._options.schema_only,
             adapt=self._choice.adapt,
-            leaves_out=lambda one: self._leaves_out_rows((one.schema, one.name)),
+            skips_rows=lambda one: self._leaves_out_rows((one.schema, one.name)),
             tolerates=self._tolerates if tolerant else None,
             settings=self._path(),
             check=self._check_counts if self._options.data_only else lambda _: None,
@@ -729,7 +731,7 @@ class Restore:
                 )
 
     def _load_plain(self, endpoint: Endpoint, progress: Progress) -> int:
-        return load_plain.load(
+        return plain.load(
             endpoint,
             self._source,
             self._encoding() or "SQL_ASCII",

@@ -18,23 +18,25 @@ from psycopg import sql
 from .. import errors as e
 from .. import interrupts
 from ..artifact.contents import Contents, Entry
+from ..artifact.copy_statements import COPY, blocks_of, copies, scan
 from ..artifact.file import Artifact, Object, is_artifact
 from ..postgres import databases
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..postgres.messages import restore_error
 from ..progress import Progress
-from ..sql import script, selection, statements
+from ..sql import selection, statements
 from ..sql.statements import Name
 from ..stores.store import Source
-from . import condition, load, search_path
-from .load import PRIVILEGE_TYPES, Session, Statement
+from . import search_path, where_condition
+from .load.entries import PRIVILEGE_TYPES, without_owner
+from .load.session import Session, Statement, describe, known_settings
 from .search_path import SearchPath
 from .target import (
     default_privileges,
-    dependencies,
-    dependents,
+    drop_blockers,
     extension_tables,
+    missing_dependents,
     relations,
     triggers,
 )
@@ -48,9 +50,6 @@ _SWITCH = re.compile(
 )
 _GRANTEE = re.compile(rb"^GRANT .* TO (%b)(?: WITH GRANT OPTION)?;$" % statements.IDENTIFIER, re.M)
 _PUBLICATION = re.compile(rb"^ALTER PUBLICATION (%b) " % statements.IDENTIFIER, re.MULTILINE)
-_COPY = re.compile(
-    rb"^COPY %b (?:\((?P<columns>.*)\) | )FROM stdin$" % statements.QUALIFIED, re.DOTALL
-)
 ROWS = "pgkeep_rows"
 
 
@@ -204,7 +203,7 @@ class TablesRestore:
             if options.new_name and (kind in _TIES or _SWITCH.search(text)):
                 continue
             if not options.owner:
-                text = load.without_owner(text)
+                text = without_owner(text)
             found.append(Entry(entry.one, text, entry.table))
         return found
 
@@ -285,9 +284,7 @@ class TablesRestore:
         if self._options.replace:
             problems += [
                 f"{dependent} depends on a table that would be dropped"
-                for dependent in dependencies.dependents(
-                    connection, relations.oids(connection, there)
-                )
+                for dependent in drop_blockers.find(connection, relations.oids(connection, there))
             ]
             problems += [
                 f"{_dotted(child)} is a part of a table that would be dropped"
@@ -324,7 +321,7 @@ class TablesRestore:
                 remedies.append("Replace them with --drop-existing, or add rows with --where.")
 
     def _warn_of_dependents(self, connection: Connection) -> None:
-        if gone := dependents.gone(connection, self._contents, self._tables):
+        if gone := missing_dependents.find(connection, self._contents, self._tables):
             self._warnings.append(
                 f"missing too, and not brought back with {_list(self._tables)}:"
                 f" {', '.join(gone)} (pgkeep cat FILE --schema-only has the definitions)"
@@ -418,7 +415,7 @@ class TablesRestore:
         columns = sql.SQL(", ").join(map(sql.Identifier, self._columns()))
         root = sql.Identifier(*self._root)
         subquery = sql.SQL("(SELECT {} FROM {}) AS {}")
-        condition.check(
+        where_condition.check(
             connection, subquery.format(columns, root, sql.Identifier(self._root[1])), where
         )
 
@@ -430,17 +427,17 @@ class TablesRestore:
     def _columns(self) -> list[str]:
         for table in self._tables:
             for row in self._contents.rows(table):
-                match = _COPY.match(self._header(row))
+                match = COPY.fullmatch(self._header(row))
                 if match is not None and match["columns"] is not None:
                     names = re.findall(statements.IDENTIFIER, match["columns"])
                     return [statements.unquoted(name, self._contents.codec) for name in names]
         return []
 
     def _header(self, entry: Object) -> bytes:
-        for piece in self._pieces(entry):
-            if isinstance(piece, script.CopyBegin):
-                return piece.data.rstrip(b";\n")
-        return b""
+        return next((header for header, _ in self._copies(entry)), b"")
+
+    def _copies(self, entry: Object) -> Iterator[tuple[bytes, Iterator[bytes]]]:
+        return copies(scan(blocks_of(self._artifact, entry)))
 
     # -- what is done --
 
@@ -484,7 +481,7 @@ class TablesRestore:
         )
 
     def _header_statements(self, connection: Connection) -> list[Statement]:
-        header: list[Statement] = [*load.known_settings(connection, self._artifact)]
+        header: list[Statement] = [*known_settings(connection, self._artifact)]
         if self._options.search_path != SearchPath.EMPTY:
             header.append(search_path.existing(self._meta))
         return header
@@ -569,7 +566,7 @@ class TablesRestore:
                 raise
             session.execute_one(entry.one, text.rstrip().removesuffix(b";") + b" NOT VALID;\n")
             self._warnings.append(
-                f"{load.describe(entry.one)} is NOT VALID: rows refer to others that are gone"
+                f"{describe(entry.one)} is NOT VALID: rows refer to others that are gone"
             )
 
     def _is_wanted(self, connection: Connection, entry: Entry) -> bool:
@@ -622,35 +619,19 @@ class TablesRestore:
 
     def _copy(self, session: Session, entry: Object, target: bytes, progress: Progress) -> int:
         loaded = 0
-        pieces = self._pieces(entry)
-        for piece in pieces:
-            if isinstance(piece, script.CopyBegin):
-                match = _COPY.match(piece.data.rstrip(b";\n"))
-                if match is None:
-                    raise e.VerificationFailed(f"unexpected {piece.data[:60]!r}")
-                columns = match["columns"]  # none of a table without any
-                listed = b"" if columns is None else b"(%b) " % columns
-                header = b"COPY %b %bFROM stdin" % (target, listed)
-                loaded += session.copy(entry, header, load.rows_of(pieces))
+        for header, rows in self._copies(entry):
+            match = COPY.fullmatch(header)
+            if match is None:
+                raise e.VerificationFailed(f"unexpected {header[:60]!r}")
+            columns = match["columns"]  # none of a table without any
+            listed = b"" if columns is None else b"(%b) " % columns
+            loaded += session.copy(entry, b"COPY %b %bFROM stdin" % (target, listed), rows)
         if loaded != entry.rows:
             raise e.RestoreFailed(
                 f"{entry.schema}.{entry.name}: the server took {loaded} rows of {entry.rows}"
             )
         progress.advance(entry.length)
         return loaded
-
-    def _pieces(self, entry: Object) -> Iterator[script.Piece]:
-        """Yield what an object's part of its member holds, without reading on behind it."""
-        scanner = script.Scanner()
-        position = 0
-        for block in self._artifact.blocks(entry.member):
-            begin = max(entry.start - position, 0)
-            piece = block[begin : max(entry.start + entry.length - position, 0)]
-            position += len(block)
-            yield from scanner.feed(piece)
-            if position >= entry.start + entry.length:
-                break
-        yield from scanner.close()
 
     def _move_out(self, connection: Connection, scratch: str) -> None:
         """Give the table and what hangs on it free names, and move all of it to its schema."""
@@ -706,13 +687,13 @@ class TablesRestore:
         scratch = sql.Identifier("pg_temp", ROWS)
         if self._options.where is not None:
             aliased = sql.SQL("{} AS {}").format(scratch, alias)
-            condition.check(connection, aliased, self._options.where)
+            where_condition.check(connection, aliased, self._options.where)
         target = scratch.as_bytes(connection)
         for table in self._tables:
             for row in self._contents.rows(table):
                 self._copy(session, row, target, progress)
         chosen = sql.SQL("FROM pg_temp.{} AS {} WHERE {}").format(
-            sql.Identifier(ROWS), alias, condition.embedded(self._options.where)
+            sql.Identifier(ROWS), alias, where_condition.embedded(self._options.where)
         )
         progress.step("inserting rows")
         query = sql.SQL("SELECT pg_catalog.count(*) {}").format(chosen)

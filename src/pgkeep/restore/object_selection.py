@@ -15,7 +15,10 @@ from ..postgres.connection import Connection
 from ..sql import named_roles, statements
 from ..sql.encodings import codec
 from ..sql.statements import Name
-from . import load, obstacles, omitted
+from . import skipped_objects
+from .load.entries import without_owner
+from .load.session import describe
+from .target import unsupported_objects
 
 SHOWN = 7  # in one message
 DATABASE_OWNER_SINCE = 140000
@@ -47,8 +50,8 @@ class Choice:
         self._artifact = artifact
         self._options = options
         self._codec = codec(artifact.index.meta.database.encoding)
-        self._skipped = omitted.select(artifact, options.skip)
-        self._omitted: omitted.Omitted | None = None  # where anything is left out
+        self._skipped = skipped_objects.select(artifact, options.skip)
+        self._omitted: skipped_objects.Omitted | None = None  # where anything is left out
         self._refused: list[tuple[Object, str]] = []
         self._roleless: frozenset[str] = frozenset()  # missing roles of policies, user mappings
         self._strangers: set[str] = set()
@@ -75,13 +78,13 @@ class Choice:
         if owns and target.version_num >= DATABASE_OWNER_SINCE:
             roles = target.roles | {"pg_database_owner"}  # whose member a database's owner is
             target = dataclasses.replace(target, roles=roles)
-        found = obstacles.find(connection, self._artifact, target)
+        found = unsupported_objects.find(connection, self._artifact, target)
         self._refused = [pair for pair in found if not self.leaves_out(pair[0])]
         if self._options.portable:
             self._leave_out(self._refused)
         if self._options.owner and not target.superuser:
             self._strangers = self._owners() - target.roles
-        self._shared = obstacles.shared_schemas(
+        self._shared = unsupported_objects.shared_schemas(
             self._artifact, {one.name for one, _ in self._refused if one.type == "EXTENSION"}
         )
 
@@ -90,7 +93,7 @@ class Choice:
         if not chosen:
             return
         if self._omitted is None:
-            self._omitted = omitted.Omitted(Contents(self._artifact))
+            self._omitted = skipped_objects.Omitted(Contents(self._artifact))
         self._omitted.add(chosen)
 
     def _named_roles(self) -> list[tuple[Object, list[str]]]:
@@ -98,7 +101,7 @@ class Choice:
             return []
         return [
             (one, named_roles.named(one.type, text, self._codec))
-            for one, text in obstacles.definitions(self._artifact)
+            for one, text in unsupported_objects.definitions(self._artifact)
             if one.type in named_roles.TYPES
         ]
 
@@ -146,9 +149,9 @@ class Choice:
         if self._options.portable:
             return
         refused = [
-            f"{load.describe(one)} ({reason})"
+            f"{describe(one)} ({reason})"
             for one, reason in self._refused
-            if one.type != "EXTENSION" or reason != obstacles.NOT_INSTALLED
+            if one.type != "EXTENSION" or reason != unsupported_objects.NOT_INSTALLED
         ]
         refused += self._foreign_owners()
         if refused:
@@ -160,7 +163,7 @@ class Choice:
                 else "Leave them out with --skip=TYPE:NAME, or all of them with --portable.",
             )
         extensions = [
-            one.name for one, reason in self._refused if reason == obstacles.NOT_INSTALLED
+            one.name for one, reason in self._refused if reason == unsupported_objects.NOT_INSTALLED
         ]
         if extensions:
             yield (
@@ -209,7 +212,7 @@ class Choice:
             roles = named_roles.named(entry.type, text, self._codec)
             if self._roleless.intersection(roles):
                 return named_roles.without(entry.type, text, self._roleless, self._codec)
-        return load.without_owner(text) if entry.owner in self.strangers else text
+        return without_owner(text) if entry.owner in self.strangers else text
 
     def tolerates(self, entry: Object, text: bytes, error: e.RestoreFailed) -> bool:
         """Tell whether an object failed only because --portable has left out an extension."""
