@@ -8,10 +8,13 @@ import click
 from .. import errors as e
 from .. import progress
 from ..catalog import side_files
-from ..restore import tables as tables_module
-from ..restore.restore import Mode, Plan, Restore, RestoreOptions
+from ..restore.plan import Mode, PlanSummary, RestoreOptions
+from ..restore.planning import make_plan
+from ..restore.restore import execute
 from ..restore.search_path import SearchPath
-from ..restore.tables import Conflict, TablesOptions, TablesRestore
+from ..restore.tables import planning as tables_planning
+from ..restore.tables import restore as tables_restore
+from ..restore.tables.plan import Conflict, TablesOptions, TablesPlan, TablesSummary
 from ..terminal import printable
 from . import output
 from .common import (
@@ -232,7 +235,7 @@ def command(
     )  # damaged roles would be noticed when they are needed
     if tables:
         _restore_tables(
-            TablesRestore(
+            tables_planning.make_plan(
                 config.endpoint(),
                 source,
                 TablesOptions(
@@ -254,8 +257,8 @@ def command(
         allow_statements=allow_statements,
         search_path=SearchPath(search_path),
     )  # fmt: skip
-    restore = Restore(config.endpoint(), source, options, side)
-    plan = restore.plan()
+    full_plan = make_plan(config.endpoint(), source, options, side)
+    plan = full_plan.summary
     if dry_run:
         print_json(plan) if as_json else _print_plan(plan)
         if plan.problems:
@@ -271,7 +274,7 @@ def command(
         _ask(plan.target, lambda: _print_plan(plan), as_json=as_json)
     told = _warn_before(plan, as_json=as_json)
     with output.current().progress(silent=as_json) as bar:
-        result = restore.execute(plan, bar)
+        result = execute(full_plan, bar)
     if as_json:
         print_json(result)
         return
@@ -286,14 +289,14 @@ def command(
     output.current().done(f"database {result.database}: {rows}{progress.duration(result.seconds)}")
 
 
-def _restore_tables(restore: TablesRestore, *, dry_run: bool, yes: bool, as_json: bool) -> None:
-    plan = restore.plan()
+def _restore_tables(full_plan: TablesPlan, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    plan = full_plan.summary
     if dry_run:
         print_json(plan) if as_json else _print_tables(plan)
         if plan.problems:
             raise e.Refused(f"this restore would be refused: {'; '.join(plan.problems)}")
         return
-    if restore.replaces and not (yes or plan.problems):
+    if full_plan.replaces and not (yes or plan.problems):
         _ask(plan.target, lambda: _print_tables(plan), as_json=as_json)
 
     def confirm(found: int, written: int) -> bool:
@@ -312,7 +315,7 @@ def _restore_tables(restore: TablesRestore, *, dry_run: bool, yes: bool, as_json
 
     told = _warn_before(plan, as_json=as_json)
     with output.current().progress(silent=as_json) as bar:
-        result = restore.execute(plan, bar, confirm)
+        result = tables_restore.execute(full_plan, bar, confirm)
     if as_json:
         print_json(result)
         return
@@ -323,7 +326,7 @@ def _restore_tables(restore: TablesRestore, *, dry_run: bool, yes: bool, as_json
     )
 
 
-def _warn_before(plan: Plan | tables_module.Plan, *, as_json: bool) -> frozenset[str]:
+def _warn_before(plan: PlanSummary | TablesSummary, *, as_json: bool) -> frozenset[str]:
     """Print the warnings of a plan, which may explain a failure that follows; return them."""
     if as_json or plan.problems:
         return frozenset()
@@ -339,7 +342,7 @@ def _warn_after(warnings: Iterable[str], told: frozenset[str]) -> None:
             output.current().warning(warning)
 
 
-def _print_tables(plan: tables_module.Plan) -> None:
+def _print_tables(plan: TablesSummary) -> None:
     output.say(f"restore  {plan.file}")
     output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
     output.say(f"into     {plan.target}")
@@ -373,7 +376,7 @@ def _check_usage(
             raise click.UsageError(f"{' and '.join(used_names)} exclude each other")
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: PlanSummary) -> None:
     output.say(f"restore  {plan.file}")
     if plan.source:
         output.say(f"of       database {plan.source} as it was at {plan.snapshot}")

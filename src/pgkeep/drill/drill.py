@@ -29,7 +29,9 @@ from ..postgres import isolation
 from ..postgres.connection import Endpoint
 from ..postgres.messages import restore_error
 from ..progress import Progress
-from ..restore.restore import Restore, RestoreOptions
+from ..restore.plan import RestoreOptions
+from ..restore.planning import make_plan
+from ..restore.restore import execute
 from ..restore.search_path import SearchPath
 from ..stores.local import LocalSource
 from ..stores.store import Source, Store
@@ -300,13 +302,11 @@ def restore(
     confinement = place.confinement
     if confinement is None:
         options = dataclasses.replace(options, closed=True)
-        restore = Restore(place.endpoint, source, options, side)
-        result = restore.execute(restore.plan(), progress)
+        result = execute(make_plan(place.endpoint, source, options, side), progress)
     else:
         options = dataclasses.replace(options, at_once=True, session=confinement.session)
-        restore = Restore(place.endpoint, source, options, side)
         with contextlib.closing(confinement):
-            result = restore.execute(restore.plan(), progress)
+            result = execute(make_plan(place.endpoint, source, options, side), progress)
     scratch.admit(place)
     return result.warnings
 

@@ -7,6 +7,7 @@ from ...artifact import consistency
 from ...artifact.file import Artifact, Object
 from ...sql import script
 from .options import LoadOptions
+from .session import EntryText
 
 PRIVILEGE_TYPES = frozenset({"ACL", "DEFAULT ACL"})
 
@@ -20,8 +21,6 @@ _LARGE_OBJECT_OWNER = re.compile(
 )
 _TRANSACTION = re.compile(rb"^(?:BEGIN|COMMIT);\n", re.MULTILINE)
 _CLOSED = re.compile(rb"^REVOKE ALL ON (?:FUNCTION|PROCEDURE) .* FROM PUBLIC;$", re.MULTILINE)
-
-EntryText = tuple[Object, bytes]
 
 
 class EntryReader:
@@ -49,12 +48,12 @@ class EntryReader:
         data = self._artifact.read(number)
         consistency.check_entries(self._artifact, number, self.objects[number], data)
         for entry in self.objects[number]:
-            text = self._text(entry, data[entry.start : entry.start + entry.length])
-            if text is not None:
-                yield entry, text
+            adapted = self._adapted(entry, data[entry.start : entry.start + entry.length])
+            if adapted is not None:
+                yield adapted
 
-    def _text(self, entry: Object, text: bytes) -> bytes | None:
-        """Return what is executed for an object, None if it is left out."""
+    def _adapted(self, entry: Object, text: bytes) -> EntryText | None:
+        """Return what is executed for an object, None if it is skipped."""
         options = self._options
         if not options.data and is_large_object(entry):
             return None  # pg_dump of 16 and older creates them in the pre-data
@@ -66,7 +65,7 @@ class EntryReader:
             text = without_owner(text)
         adapted = options.adapt(entry, text)
         if adapted is not None and entry.type == "BLOBS" and options.one_transaction:
-            return _TRANSACTION.sub(b"", adapted)
+            return entry, _TRANSACTION.sub(b"", adapted[1])
         return adapted
 
     def warnings(self) -> Iterator[str]:

@@ -7,7 +7,7 @@ from ... import errors as e
 from ...artifact.file import Object
 from ...postgres.connection import Connection, Endpoint
 from ...sql.statements import Name
-from .session import Session, Statement
+from .session import EntryText, Session, Statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class LoadOptions:
     one_transaction: bool = False  # by one session: all or nothing, at the price of time
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
-    adapt: Callable[[Object, bytes], bytes | None] = lambda _, text: text  # None: skip the object
+    adapt: Callable[[Object, bytes], EntryText | None] = lambda entry, text: (entry, text)
     skips_rows: Callable[[Object], bool] = lambda _: False  # of a table
     tolerates: Callable[[Object, bytes, e.RestoreFailed], bool] | None = None  # what has failed
     session: Callable[[Endpoint, Sequence[Statement]], Session] = lambda endpoint, header: Session(

@@ -9,9 +9,9 @@ from ...artifact.file import Object
 from ...sql import statements
 from ...sql.statements import Name
 from ...task_group import Crew, for_each
-from .entries import EntryReader, EntryText
+from .entries import EntryReader
 from .options import LoadOptions
-from .session import RETRIES, Session, is_deadlock
+from .session import RETRIES, EntryText, Session, is_deadlock
 
 # These can be made side by side once the rows are there; everything else keeps pg_dump's order.
 PARALLEL_TYPES = frozenset({"INDEX", "CONSTRAINT", "FK CONSTRAINT"})

@@ -18,9 +18,9 @@ from ...sql.encodings import codec
 from ...sql.statements import Name
 from ...task_group import Crew, for_each
 from ..target import foreign_keys, not_valid_constraints
-from .entries import EntryReader, EntryText, is_large_object
+from .entries import EntryReader, is_large_object
 from .options import LoadOptions
-from .session import BATCH_BYTES, Session
+from .session import BATCH_BYTES, EntryText, Session
 
 
 class RowLoader:

@@ -18,6 +18,7 @@ from ...postgres.messages import restore_error
 from ...sql import dialect, statements
 
 Statement = bytes | sql.Composed
+EntryText = tuple[Object, bytes]  # an object of a backup and its SQL
 
 BATCH_BYTES = 64 << 10
 BATCH_OBJECTS = 100  # more would hold too many locks in one transaction
@@ -48,9 +49,9 @@ class Session:
     def _parameter_strings(self) -> str | None:
         return self.connection.info.parameter_status("standard_conforming_strings")
 
-    def execute(self, objects: Sequence[tuple[Object, bytes]]) -> None:
+    def execute(self, objects: Sequence[EntryText]) -> None:
         """Execute objects, several in one message; on an error find the one that is to blame."""
-        batch: list[tuple[Object, bytes]] = []
+        batch: list[EntryText] = []
         for pair in objects:
             batch.append(pair)
             if len(batch) >= BATCH_OBJECTS or sum(len(text) for _, text in batch) > BATCH_BYTES:
@@ -58,7 +59,7 @@ class Session:
                 batch = []
         self._batch(batch)
 
-    def _batch(self, batch: Sequence[tuple[Object, bytes]]) -> None:
+    def _batch(self, batch: Sequence[EntryText]) -> None:
         if len(batch) > 1 and self.connection.info.transaction_status == 0:
             try:
                 self.send([statement for pair in batch for statement in self._statements(*pair)])
