@@ -30,7 +30,7 @@ from .common import (
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from ..drill.drill import Outcome
+    from ..drill.result import DrillResult
 
 SHOWN = 10  # findings of one kind; --json and the report have all
 
@@ -180,7 +180,7 @@ def _check_report(path: Path) -> None:
         raise e.UsageError(f"nothing can be written to {path.parent}")
 
 
-def _write_report(path: Path, outcome: "Outcome") -> None:
+def _write_report(path: Path, outcome: "DrillResult") -> None:
     from ..monitor import report  # noqa: PLC0415 - few ask for it
 
     page = report.page(outcome)
@@ -198,8 +198,8 @@ def _write_report(path: Path, outcome: "Outcome") -> None:
             raise e.PgkeepError(f"could not write {target}: {error.strerror}") from error
 
 
-def _print(outcome: "Outcome", report: Path | None) -> None:
-    from ..drill import drill  # noqa: PLC0415 - needs numpy
+def _print(outcome: "DrillResult", report: Path | None) -> None:
+    from ..drill.result import isolation_of  # noqa: PLC0415
 
     output.say(printable(outcome.backup))
     if outcome.server is not None:
@@ -209,7 +209,7 @@ def _print(outcome: "Outcome", report: Path | None) -> None:
             f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
         )
     if outcome.temporary:
-        output.say(f"    isolation: {drill.isolation_of(outcome)}")
+        output.say(f"    isolation: {isolation_of(outcome)}")
     for check in outcome.checks:
         count = f"{check.checked:,}"
         output.say(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-import msgspec
 import psycopg
 
 from .. import errors as e
@@ -27,6 +26,7 @@ from ..progress import Progress, Silent
 from ..restore.target import extension_tables
 from ..sql.encodings import codec
 from ..task_group import Crew, for_each
+from .checks import DrillCheck
 from .sketch import Sketch, Sketcher
 
 SLICES_SINCE = 140000  # TID range scans (trap D11)
@@ -34,14 +34,6 @@ LOCK_SECONDS = 60.0
 BLOCK = 1 << 20
 
 Key = tuple[str, str]  # schema and name
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of proof: how many objects were looked at, and what was wrong with them."""
-
-    name: str
-    checked: int
-    findings: list[str] = []
 
 
 @dataclass(slots=True)
@@ -71,7 +63,7 @@ def compare(
     jobs: int,
     progress: Progress,
     unproved: Set[Key] = frozenset(),
-) -> Check:
+) -> DrillCheck:
     """Compare every table of a database with the artifact that it was restored from.
 
     The zone is the one that the artifact's time stamps are written in. Where it is not known, a
@@ -103,7 +95,9 @@ def compare(
         if unproved.isdisjoint(group.tables)
         for finding in (*group.findings, *_differences(group))
     ]
-    return Check(name="rows", checked=len(artifact.index.table_rows()), findings=findings + extra)
+    return DrillCheck(
+        name="rows", checked=len(artifact.index.table_rows()), findings=findings + extra
+    )
 
 
 def uncounted(artifact: Artifact) -> set[Key]:
