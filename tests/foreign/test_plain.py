@@ -52,7 +52,7 @@ def test_no_part(parts: list[plain.Part], database: str | None, message: str) ->
     ("head", "server", "client"),
     [
         (
-            b"-- Dumped from database version 17.2 (Debian 17.2-1)\n-- Dumped by pg_dump version 18.0\n",
+            b"-- Dumped from database version 17.2\n-- Dumped by pg_dump version 18.0\n",
             ServerFacts("17.2", 170002, UNKNOWN_CLUSTER),
             "18.0",
         ),

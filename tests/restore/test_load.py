@@ -4,11 +4,14 @@ import itertools
 import json
 from pathlib import Path
 
+import pytest
+
 from pgkeep.artifact.file import Artifact
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
 from pgkeep.restore.load import rows
+from pgkeep.restore.load.entries import without_owner
 from pgkeep.restore.load.load import load
 from pgkeep.restore.load.options import LoadOptions
 from pgkeep.restore.load.session import BATCH_BYTES
@@ -188,3 +191,20 @@ def test_large_objects_go_in_messages_of_whole_statements() -> None:
     assert max(map(len, parts)) < BATCH_BYTES + 100
     assert [*rows._lines(text[:-1])][-1] == parts[-1][:-1]
     assert [*rows._lines(b"")] == []
+
+
+OWNER = b"ALTER TABLE app.t OWNER TO ann;\n"
+METHOD = b'ALTER TABLE ONLY app.t SET ACCESS METHOD "heap 2";\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (b"A;\n\n\n" + OWNER + b"\n", b"A;\n\n\n"),
+        (b'A;\nALTER TYPE app."x;" OWNER TO "the ""owner";\n', b"A;\n"),
+        (b"A;\n" + OWNER + b"\n" + METHOD, b"A;\n" + METHOD),
+        (b"$$\n" + OWNER + b"$$;\n", b"$$\n" + OWNER + b"$$;\n"),  # of a function's body
+    ],
+)
+def test_without_owner(text: bytes, left: bytes) -> None:
+    assert without_owner(text) == left

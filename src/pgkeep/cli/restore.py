@@ -1,7 +1,8 @@
 """pgkeep restore."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import click
 
@@ -273,7 +274,7 @@ def command(
     ):
         _ask(plan.target, lambda: _print_plan(plan), as_json=as_json)
     told = _warn_before(plan, as_json=as_json)
-    with output.current().progress(silent=as_json) as bar:
+    with output.current().progress(silent=as_json) as bar, _explained(plan):
         result = execute(full_plan, bar)
     if as_json:
         print_json(result)
@@ -314,7 +315,7 @@ def _restore_tables(full_plan: TablesPlan, *, dry_run: bool, yes: bool, as_json:
         return output.ask("Commit?")
 
     told = _warn_before(plan, as_json=as_json)
-    with output.current().progress(silent=as_json) as bar:
+    with output.current().progress(silent=as_json) as bar, _explained(plan):
         result = tables_restore.execute(full_plan, bar, confirm)
     if as_json:
         print_json(result)
@@ -324,6 +325,16 @@ def _restore_tables(full_plan: TablesPlan, *, dry_run: bool, yes: bool, as_json:
         f"database {result.database}: {', '.join(map(printable, result.tables))},"
         f" {plural(result.written, 'row')}, {progress.duration(result.seconds)}"
     )
+
+
+@contextlib.contextmanager
+def _explained(plan: PlanSummary | TablesSummary) -> Iterator[None]:
+    """Add the warnings of a plan to the failure that they may explain, for --json."""
+    try:
+        yield
+    except e.PgkeepError as error:
+        error.warnings = plan.warnings
+        raise
 
 
 def _warn_before(plan: PlanSummary | TablesSummary, *, as_json: bool) -> frozenset[str]:

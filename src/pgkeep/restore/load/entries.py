@@ -5,15 +5,18 @@ from collections.abc import Iterator
 
 from ...artifact import consistency
 from ...artifact.file import Artifact, Object
-from ...sql import script
+from ...sql import script, statements
 from .options import LoadOptions
 from .session import EntryText
 
 PRIVILEGE_TYPES = frozenset({"ACL", "DEFAULT ACL"})
 
-# pg_dump ends an entry with this where the object has an owner.
+# pg_dump ends an entry with this where the object has an owner. Only the access method of a
+# partitioned table follows (PostgreSQL 17).
 _OWNER = re.compile(
-    rb'^ALTER [A-Z ]+ (?:"(?:[^"]|"")*"|[^";])+? OWNER TO (?:"(?:[^"]|"")*"|[^";\s]+);\n+\Z',
+    rb'^ALTER [A-Z ]+ (?:"(?:[^"]|"")*"|[^";])+? OWNER TO (?:"(?:[^"]|"")*"|[^";\s]+);\n+'
+    rb"(?=(?:ALTER TABLE (?:ONLY )?%b\.%b SET ACCESS METHOD %b;\n+)?\Z)"
+    % (statements.IDENTIFIER, statements.IDENTIFIER, statements.IDENTIFIER),
     re.MULTILINE,
 )
 _LARGE_OBJECT_OWNER = re.compile(
