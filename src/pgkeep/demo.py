@@ -18,7 +18,9 @@ from .postgres import databases, programs
 from .postgres.connection import Connection, Endpoint
 from .postgres.server import Server
 from .progress import Progress
-from .restore.restore import Restore, RestoreOptions
+from .restore.plan import RestoreOptions
+from .restore.planning import make_plan
+from .restore.restore import execute
 from .stores.local import LocalStore
 
 DATABASE = "shop"
@@ -88,8 +90,8 @@ def run(
             databases.drop(connection, DATABASE)
         tell("restoring it")
         source = store.open(manifest.artifact.name)
-        restore = Restore(endpoint, source, RestoreOptions(jobs=jobs))
-        result = restore.execute(restore.plan(), progress)
+        plan = make_plan(endpoint, source, RestoreOptions(jobs=jobs))
+        result = execute(plan, progress)
         seconds["pgkeep restore"] = result.seconds
         tell(f"    {result.seconds:.1f} s")
         after = _fingerprints(shop)

@@ -43,6 +43,7 @@ class PgkeepError(Exception):
         self.message = message
         self.hint = hint
         self.details = tuple(details)
+        self.warnings: Sequence[str] = ()  # of a plan, which may explain the failure
         if exit_code is not None:
             self.exit_code = exit_code
 

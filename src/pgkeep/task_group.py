@@ -9,12 +9,16 @@ signals while it joins threads (which would take a running one for ended).
 """
 
 import contextlib
+import functools
 import queue
 import threading
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Self, TypeVar
 
 from . import interrupts
+
+Item = TypeVar("Item")
+Worker = TypeVar("Worker")
 
 
 class Stopped(Exception):
@@ -120,6 +124,40 @@ class Crew:
             elif self._error is None and not self.stopped:
                 self._error = error
         self._changes.put(None)
+
+
+def for_each(
+    items: Iterable[Item],
+    workers: Sequence[Worker],
+    work: Callable[[Item, Worker, Crew], None],
+    *,
+    name: str,
+    cancel: Callable[[Worker], None] = lambda _: None,
+) -> None:
+    """Let workers, each in a thread of its own, take the items in their order until none is left.
+
+    `cancel` ends what a worker is doing when another one has failed; the first failure is raised.
+    """
+    waiting = list(items)
+    remaining = iter(waiting)
+    lock = threading.Lock()
+    crew = Crew()
+
+    def run(worker: Worker) -> None:
+        while True:
+            crew.check()
+            with lock:
+                try:
+                    item = next(remaining)
+                except StopIteration:
+                    return
+            work(item, worker, crew)
+
+    with crew:
+        for number, worker in enumerate(workers[: len(waiting)]):
+            crew.on_stop(functools.partial(cancel, worker))
+            crew.start(functools.partial(run, worker), f"{name}-{number}")
+        crew.wait()
 
 
 def _try(action: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ from pgkeep.artifact import verify
 from pgkeep.artifact.file import Artifact
 from pgkeep.catalog import side_files
 from pgkeep.drill import assertions, drill, examine, scratch
+from pgkeep.drill.result import DrillResult
 from pgkeep.drill.rows import compare
 from pgkeep.model import naming
 from pgkeep.model.manifest import Drill, decode, encode
@@ -556,7 +557,7 @@ def test_the_last_results_are_kept(shop: Path, tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.manifest.json")
     manifest = decode(path.read_bytes(), path.name)
     for number in range(12):
-        outcome = drill.Outcome(
+        outcome = DrillResult(
             passed=True, backup="", database=None, taken=None, server=None, temporary=True,
             began=datetime(2026, 1, 1 + number, tzinfo=UTC), pgkeep="", seconds={}, size=0,
             downloaded=0, raw_bytes=0, tables=0, rows=0, checks=[], findings=[],

@@ -14,7 +14,7 @@ import pytest
 
 from pgkeep.artifact.file import Artifact
 from pgkeep.catalog import side_files
-from pgkeep.drill import assertions, confined, drill, examine, scratch
+from pgkeep.drill import assertions, drill, examine, scratch, statement_kinds
 from pgkeep.postgres import isolation
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
@@ -237,7 +237,7 @@ def _dumpable() -> int:
     ],
 )  # fmt: skip
 def test_what_a_superuser_may_execute(statement: bytes) -> None:
-    assert confined.is_harmless(statement)
+    assert statement_kinds.is_harmless(statement)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +256,6 @@ def test_what_a_superuser_may_execute(statement: bytes) -> None:
 )  # fmt: skip
 def test_what_a_superuser_must_not_execute(statement: bytes) -> None:
     """G3.1, G3.2: literals are read, and constant calls computed, where they are defined."""
-    assert not confined.is_harmless(statement)
-    assert confined._ALTER_OWNER.fullmatch(statement) is None
-    assert confined._Function.of(statement) is None
+    assert not statement_kinds.is_harmless(statement)
+    assert statement_kinds.ALTER_OWNER.fullmatch(statement) is None
+    assert statement_kinds.Function.of(statement) is None

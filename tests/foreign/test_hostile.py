@@ -39,7 +39,9 @@ from pgkeep.postgres import programs
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
-from pgkeep.restore.restore import Restore, RestoreOptions
+from pgkeep.restore.plan import RestoreOptions
+from pgkeep.restore.planning import make_plan
+from pgkeep.restore.restore import execute
 from pgkeep.sql import dialect, script
 from pgkeep.stores.memory import MemorySource, MemoryStore
 from tests.conftest import DatabaseFactory
@@ -327,11 +329,10 @@ def test_a_changed_file_is_not_loaded(dump: bytes, pg17: Server, database: Datab
     target = database(pg17)
     drop(pg17, target)
     source = Changing("x", dump)
-    restore = Restore(Endpoint(pg17.params), source, RestoreOptions(jobs=1, target=target))
-    plan = restore.plan()
+    plan = make_plan(Endpoint(pg17.params), source, RestoreOptions(jobs=1, target=target))
     progress = Late(source)
     with pytest.raises(e.VerificationFailed, match="x has changed since it was checked"):
-        restore.execute(plan, progress)
+        execute(plan, progress)
     assert progress.steps == ["checking the file", "loading"]
     assert (
         servers_module.sql(

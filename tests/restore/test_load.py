@@ -4,11 +4,17 @@ import itertools
 import json
 from pathlib import Path
 
+import pytest
+
 from pgkeep.artifact.file import Artifact
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
-from pgkeep.restore import load
+from pgkeep.restore.load import rows
+from pgkeep.restore.load.entries import without_owner
+from pgkeep.restore.load.load import load
+from pgkeep.restore.load.options import LoadOptions
+from pgkeep.restore.load.session import BATCH_BYTES
 from pgkeep.stores.local import LocalStore
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
@@ -139,7 +145,7 @@ def test_event_triggers_may_lock_what_they_like(
     path = backup_of(pg17, source, tmp_path)
     artifact = Artifact(LocalStore(path.parent).open(path.name))
     there = Endpoint({**pg17.params, "dbname": target})
-    load.load(there, artifact, load.LoadOptions(jobs=4), Silent())
+    load(there, artifact, LoadOptions(jobs=4), Silent())
     servers.psql(pg17, target, input="drop event trigger watch; drop schema watch cascade")
     assert_same_database(pg17, source, pg17, target, ignore_database=True)
 
@@ -179,9 +185,26 @@ def test_every_table_is_analyzed_once(
 def test_large_objects_go_in_messages_of_whole_statements() -> None:
     """The client keeps all results of a message: of 100,000 statements they are a gigabyte."""
     text = b"SELECT pg_catalog.lo_close(0);\n" * 9000
-    parts = [*load._lines(text)]
+    parts = [*rows._lines(text)]
     assert b"".join(parts) == text
     assert all(part.endswith(b";\n") for part in parts)
-    assert max(map(len, parts)) < load.BATCH_BYTES + 100
-    assert [*load._lines(text[:-1])][-1] == parts[-1][:-1]
-    assert [*load._lines(b"")] == []
+    assert max(map(len, parts)) < BATCH_BYTES + 100
+    assert [*rows._lines(text[:-1])][-1] == parts[-1][:-1]
+    assert [*rows._lines(b"")] == []
+
+
+OWNER = b"ALTER TABLE app.t OWNER TO ann;\n"
+METHOD = b'ALTER TABLE ONLY app.t SET ACCESS METHOD "heap 2";\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (b"A;\n\n\n" + OWNER + b"\n", b"A;\n\n\n"),
+        (b'A;\nALTER TYPE app."x;" OWNER TO "the ""owner";\n', b"A;\n"),
+        (b"A;\n" + OWNER + b"\n" + METHOD, b"A;\n" + METHOD),
+        (b"$$\n" + OWNER + b"$$;\n", b"$$\n" + OWNER + b"$$;\n"),  # of a function's body
+    ],
+)
+def test_without_owner(text: bytes, left: bytes) -> None:
+    assert without_owner(text) == left

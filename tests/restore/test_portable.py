@@ -73,7 +73,7 @@ def test_what_an_ordinary_role_cannot_have(
         )
         assert left_out[0] in err
         assert " and more" in err
-        assert "leave them out with --portable" in err
+        assert "skip them with --portable" in err
         plan = json.loads(outputs(*restore, "--portable", "--dry-run", "--json", env=env)[0])
         assert all(any(one in warning for warning in plan["warnings"]) for one in left_out)
         err = outputs(*restore, "--portable", env=env)[1]
@@ -255,3 +255,35 @@ def test_what_needs_what(kind: str, text: bytes, reason: str | None) -> None:
     assert (found is None) if reason is None else (found is not None and reason in found)
     mighty = Target(version_num=180000, superuser=True)
     assert portability.obstacle(kind, text, mighty, "utf-8") is None
+
+
+def test_tables_of_an_access_method_that_is_left_out(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A5.24: their rows do not depend on it."""
+    with Spare() as spare:
+        role, name = spare.role(pg17), database(pg17)
+        servers.sql(pg17, "postgres", f"alter role {role} createdb")
+        servers.psql(pg17, name, input="""
+            create access method "heap 2" type table handler heap_tableam_handler;
+            create table stored (a int) using "heap 2";
+            insert into stored select generate_series(1, 10);
+            create table parted (a int) partition by list (a) using "heap 2";
+            create table part partition of parted for values in (1);
+            insert into parted values (1);
+            create materialized view viewed using "heap 2" as select * from stored;
+            create table plain (a int);
+        """)  # fmt: skip
+        artifact = invoke.backup(pg17, name, tmp_path)
+        target = spare.name(pg17)
+        command = (
+            "restore", f"--backup={artifact}", f"--target-db={target}", "--portable", "--no-owner",
+            "--no-privileges", "--json",
+        )  # fmt: skip
+        out, _ = outputs(*command, env=invoke.environment(pg17, "postgres", PGUSER=role))
+        assert json.loads(out)["warnings"] == [
+            "left out: access method heap 2 (only a superuser may create it)",
+            "tables of access method heap 2 are created with heap",
+        ]
+        query = "select (select count(*) from stored), (select count(*) from viewed), a from parted"
+        assert servers.sql(pg17, target, query) == [(10, 10, 1)]

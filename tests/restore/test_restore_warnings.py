@@ -1,5 +1,6 @@
 """Warnings of a plan come before anything is done: they often explain why it fails."""
 
+import json
 from pathlib import Path
 
 from pgkeep.postgres.server import Server
@@ -27,6 +28,9 @@ def test_warnings_come_before_the_failure_that_they_explain(
     said = invoke.run(*command, env=env, code=8)
     assert said.count(FIRE) == 1
     assert said.index(FIRE) < said.index("error: rows of public.t: not now")
+    failure = json.loads(invoke.outputs(*command, "--json", env=env, code=8)[0])
+    assert failure["error"] == "rows of public.t: not now"
+    assert failure["warnings"] == [FIRE.removeprefix("warning: ")]
     servers.sql(pg17, target, "drop trigger checks on t; drop function refuse")
     servers.sql(pg17, target, REFUSING.format(limit=5_000))
     process = invoke.start(*command, env=env)

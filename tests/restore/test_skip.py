@@ -295,3 +295,27 @@ def test_extensions_that_are_not_installed(
         again = spare.name(pg17)
         artifact = invoke.backup(pg15, name, tmp_path)
         assert "function public.f(" in fails(pg17, artifact, again, "--portable")
+
+
+def test_a_table_with_a_line_end_in_its_name_is_listed_once(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """G6.3: its rows are not loaded where it could not be created, and are no second failure."""
+    source = database(pg17)
+    servers.psql(pg17, source, input="""
+        create extension ltree;
+        create table "line
+        end" (a int, b bool default 'a'::ltree is distinct from 'b'::ltree);
+        insert into "line
+        end" select generate_series(1, 3);
+        create table "line         end" (a int);
+        insert into "line         end" values (1);
+    """)  # fmt: skip
+    artifact = invoke.backup(pg17, source, tmp_path)
+    with Spare() as spare:
+        err = fails(pg17, artifact, spare.name(pg17), "--keep-going")
+        kept = re.search(r"kept as (\S+)", err)
+        assert kept is not None
+        spare.name(pg17, kept[1])
+        assert "1 object could not be restored" in err
+        assert servers.sql(pg17, kept[1], 'select a from "line         end"') == [(1,)]

@@ -126,7 +126,7 @@ def test_what_has_gone_with_a_table_is_told(
         out = "".join(
             outputs("restore", "--latest", f"--table={table}", "--dry-run", *args, env=env)
         )
-        found = re.search(r"missing too, and not brought back with \S+: (.*) \(pgkeep cat ", out)
+        found = re.search(r"missing too, and not restored with \S+: (.*) \(pgkeep cat ", out)
         return set() if found is None else set(found[1].split(", "))
 
     assert told("--as=copy") == set()
@@ -419,11 +419,11 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "unknown": (["--table=app.absent"], 9, "no table of"),
     "dots": (["--table=a.b.c"], 2, "expected NAME or SCHEMA.NAME"),
     "quote": (['--table="a'], 2, "a double quote is not closed"),
-    "there": (["--table=app.orders"], 9, "app.orders is there already"),
+    "there": (["--table=app.orders"], 9, "app.orders exists"),
     "several": (["--table=app.o*", "--table=app.lines", "--as=x"], 2, "are for one table"),
     "partitions": (["--table=app.events", "--as=x"], 2, "has 2 partitions"),
     "middle": (["--table=app.deep_1", "--as=x"], 2, "app.deep_1 has 1 partition:"),
-    "leaves": (["--table=app.events_*", "--as=x"], 2, "are for one table, 2 are meant"),
+    "leaves": (["--table=app.events_*", "--as=x"], 2, "are for one table, 2 are selected"),
     "as": (["--table=app.orders", "--as=a.b.c"], 2, "expected NAME or SCHEMA.NAME"),
     "alone": (["--where=true"], 2, "--where requires --table"),
     "both": (["--table=app.orders", "--as=x", "--where=true"], 2, "cannot be used together"),
@@ -455,7 +455,7 @@ def test_no_table_of_a_dump_of_inserts(
     artifact = tmp_path / index["artifact"]["name"]
     for args in (["--table=t", "--as=x"], ["--table=t", "--where=true"], ["--table=new*"]):
         said = invoke.run("restore", f"--backup={artifact}", *args, env=env, code=9)
-        assert " are INSERT statements: no table can be brought back alone" in said
+        assert " are INSERT statements: no table can be restored alone" in said
         assert "hint: Restore the whole database under another name" in said
     types = {entry.one.type for entry in Contents(Artifact(LocalSource(artifact))).entries}
     assert "TABLE" in types
@@ -477,7 +477,7 @@ def test_the_plan_says_what_is_read(shop17: Shop) -> None:
     args = ("restore", "--latest", "--table=app.o*", "--dry-run")
     said = outputs(*args, env=shop17.environment, code=9)[0]
     assert re.search(r"app.orders +5,000 rows +\d+", said)
-    assert "problem: app.orders is there already" in said or "are there already" in said
+    assert "problem: app.orders exists" in said or " exist\n" in said
     document = json.loads(outputs(*args, "--json", env=shop17.environment, code=9)[0])
     assert [one["name"] for one in document["tables"]] == ["one", "orders"]
 

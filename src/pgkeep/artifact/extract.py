@@ -8,13 +8,13 @@ import msgspec
 
 from .. import errors as e
 from ..model.manifest import DatabaseFacts, Extension, ServerFacts
-from ..sql import script, statements
+from ..sql import statements
 from ..sql.encodings import codec
 from ..sql.selection import Pattern
 from ..sql.statements import SETTING
+from .copy_statements import COPY, copies, scan
 from .file import Artifact, Object
 
-_COLUMNS = re.compile(rb"COPY %b \((?P<columns>.*)\) FROM stdin;\n" % statements.QUALIFIED, re.S)
 _COLUMN = re.compile(rb"\s*(%b),?" % statements.IDENTIFIER)
 _ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}  # as COPY writes text
 
@@ -195,25 +195,18 @@ def head(artifact: Artifact, pattern: Pattern, count: int) -> Iterator[bytes]:
     told = False
     for one in chosen:
         blocks = _ranges(artifact.blocks(one.member), [(one.start, one.length)])
-        for piece in _pieces(blocks):
-            if isinstance(piece, script.CopyBegin) and not told:
+        for header, data in copies(scan(blocks)):
+            if not told:
                 told = True
-                yield _columns(piece.data, codec_name)
-                if not count:
-                    return
-            elif isinstance(piece, script.Rows):
-                rows, ended = _first(piece.data, count)
+                yield _columns(header, codec_name)
+            if not count:
+                return
+            for block in data:
+                rows, ended = _first(block, count)
                 yield rows
                 count -= ended
                 if not count:
                     return
-
-
-def _pieces(blocks: Iterator[bytes]) -> Iterator[script.Piece]:
-    scanner = script.Scanner()
-    for block in blocks:
-        yield from scanner.feed(block)
-    yield from scanner.close()
 
 
 def _first(data: bytes, count: int) -> tuple[bytes, int]:
@@ -228,10 +221,10 @@ def _first(data: bytes, count: int) -> tuple[bytes, int]:
 
 
 def _columns(statement: bytes, codec_name: str) -> bytes:
-    match = _COLUMNS.match(statement)
+    match = COPY.fullmatch(statement)
     names = [
         statements.unquoted(text, codec_name) for text in _COLUMN.findall(match["columns"])
-    ] if match else []  # fmt: skip
+    ] if match and match["columns"] else []  # fmt: skip
     escaped = ["".join(_ESCAPES.get(one, one) for one in name) for name in names]
     return "\t".join(escaped).encode(codec_name, "backslashreplace") + b"\n"
 

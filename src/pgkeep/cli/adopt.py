@@ -7,7 +7,7 @@ import click
 from .. import errors as e
 from ..config import Config
 from ..foreign import adopt, index
-from ..foreign.adopt import Outcome
+from ..foreign.adopt import AdoptedFile
 from ..model import naming
 from ..terminal import printable
 from . import output
@@ -114,7 +114,7 @@ def _folder(
     output.current().done(f"{plural(made, 'dump')} indexed", as_json=as_json)
 
 
-def _lines(one: Outcome) -> list[str]:
+def _lines(one: AdoptedFile) -> list[str]:
     """Return a file's line, and one for what was made of it or what is wrong with it."""
     said = one.backup or one.message
     lines = [f"{one.state:9}{printable(one.file)}"]

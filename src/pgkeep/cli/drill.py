@@ -33,7 +33,7 @@ from .notifier import RunNotifier
 from .rules import AtMostOne
 
 if TYPE_CHECKING:
-    from ..drill.drill import Outcome
+    from ..drill.result import DrillResult
 
 SHOWN = 10  # findings of one kind; --json and the report have all
 
@@ -154,7 +154,7 @@ def command(
     _conclude(outcome, report, as_json=as_json)
 
 
-def _conclude(outcome: "Outcome", report: Path | None, *, as_json: bool) -> None:
+def _conclude(outcome: "DrillResult", report: Path | None, *, as_json: bool) -> None:
     """Print the outcome.
 
     Raises:
@@ -195,7 +195,7 @@ def _check_report(path: Path) -> None:
         raise e.UsageError(f"nothing can be written to {path.parent}")
 
 
-def _write_report(path: Path, outcome: "Outcome") -> None:
+def _write_report(path: Path, outcome: "DrillResult") -> None:
     from ..monitor import report  # noqa: PLC0415 - few ask for it
 
     page = report.page(outcome)
@@ -213,8 +213,8 @@ def _write_report(path: Path, outcome: "Outcome") -> None:
             raise e.PgkeepError(f"could not write {target}: {error.strerror}") from error
 
 
-def _print(outcome: "Outcome", report: Path | None) -> None:
-    from ..drill import drill  # noqa: PLC0415 - needs numpy
+def _print(outcome: "DrillResult", report: Path | None) -> None:
+    from ..drill.result import isolation_of  # noqa: PLC0415
 
     output.note(printable(outcome.backup))
     if outcome.server is not None:
@@ -224,7 +224,7 @@ def _print(outcome: "Outcome", report: Path | None) -> None:
             f" {progress.size(outcome.raw_bytes)} of SQL, PostgreSQL {outcome.server} ({where})"
         )
     if outcome.temporary:
-        output.note(f"    isolation: {drill.isolation_of(outcome)}")
+        output.note(f"    isolation: {isolation_of(outcome)}")
     for check in outcome.checks:
         count = f"{check.checked:,}"
         output.note(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")

@@ -253,6 +253,8 @@ def _failed(error: e.PgkeepError) -> int:
         }  # fmt: skip
         if error.details:
             record["details"] = error.details
+        if error.warnings:
+            record["warnings"] = error.warnings
         with contextlib.suppress(OSError):  # the exit code tells it too
             click.echo(msgspec.json.encode(record))
     _output.failed(error)

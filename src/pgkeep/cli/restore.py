@@ -1,17 +1,21 @@
 """pgkeep restore."""
 
+import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .. import errors as e
 from .. import progress
 from ..catalog import side_files
 from ..config import Config
-from ..restore import tables as tables_module
-from ..restore.restore import Mode, Plan, Restore, RestoreOptions
+from ..restore.plan import Mode, Plan, PlanSummary, RestoreOptions
+from ..restore.planning import make_plan
+from ..restore.restore import execute
 from ..restore.search_path import SearchPath
-from ..restore.tables import Conflict, TablesOptions, TablesRestore
+from ..restore.tables import planning as tables_planning
+from ..restore.tables import restore as tables_restore
+from ..restore.tables.plan import Conflict, TablesOptions, TablesPlan, TablesSummary
 from ..stores.store import Store
 from ..terminal import printable
 from . import output
@@ -85,11 +89,12 @@ def command(**given: Any) -> None:
     tables = group(TableOptions, given)
     if tables.tables:
         options = _tables_options(common, tables, group(RowOptions, given))
-        _restore_tables(TablesRestore(config.endpoint(), source, options), common)
+        _restore_tables(tables_planning.make_plan(config.endpoint(), source, options), common)
     else:
         whole = group(DatabaseOptions, given)
         options_of_all = _restore_options(common, whole, config.settings.jobs)
-        _restore_database(Restore(config.endpoint(), source, options_of_all, side), common, whole)
+        full_plan = make_plan(config.endpoint(), source, options_of_all, side)
+        _restore_database(full_plan, common, whole)
 
 
 def _verify(store: Store, name: str, config: Config, *, as_json: bool) -> None:
@@ -136,8 +141,8 @@ def _restore_options(common: CommonOptions, whole: DatabaseOptions, jobs: int) -
     )
 
 
-def _restore_database(restore: Restore, common: CommonOptions, whole: DatabaseOptions) -> None:
-    plan = restore.plan()
+def _restore_database(full_plan: Plan, common: CommonOptions, whole: DatabaseOptions) -> None:
+    plan = full_plan.summary
     if common.dry_run:
         _show(plan, as_json=common.as_json)
         return
@@ -145,8 +150,8 @@ def _restore_database(restore: Restore, common: CommonOptions, whole: DatabaseOp
     if changes and plan.mode != Mode.NEW:
         _ask(plan, common)
     warned = _warn_before(plan, as_json=common.as_json)
-    with output.current().progress(silent=common.as_json) as bar:
-        result = restore.execute(plan, bar)
+    with output.current().progress(silent=common.as_json) as bar, _explained(plan):
+        result = execute(full_plan, bar)
     if common.as_json:
         print_json(result)
         return
@@ -161,12 +166,12 @@ def _restore_database(restore: Restore, common: CommonOptions, whole: DatabaseOp
     output.current().done(f"database {result.database}: {rows}{progress.duration(result.seconds)}")
 
 
-def _restore_tables(restore: TablesRestore, common: CommonOptions) -> None:
-    plan = restore.plan()
+def _restore_tables(full_plan: TablesPlan, common: CommonOptions) -> None:
+    plan = full_plan.summary
     if common.dry_run:
         _show(plan, as_json=common.as_json)
         return
-    if restore.replaces:
+    if full_plan.replaces:
         _ask(plan, common)
 
     def confirm(found: int, written: int) -> bool:
@@ -185,8 +190,8 @@ def _restore_tables(restore: TablesRestore, common: CommonOptions) -> None:
         return output.ask("Commit?")
 
     warned = _warn_before(plan, as_json=common.as_json)
-    with output.current().progress(silent=common.as_json) as bar:
-        result = restore.execute(plan, bar, confirm)
+    with output.current().progress(silent=common.as_json) as bar, _explained(plan):
+        result = tables_restore.execute(full_plan, bar, confirm)
     if common.as_json:
         print_json(result)
         return
@@ -197,7 +202,7 @@ def _restore_tables(restore: TablesRestore, common: CommonOptions) -> None:
     )
 
 
-def _show(plan: Plan | tables_module.Plan, *, as_json: bool) -> None:
+def _show(plan: PlanSummary | TablesSummary, *, as_json: bool) -> None:
     """Print the plan of --dry-run.
 
     Raises:
@@ -209,7 +214,7 @@ def _show(plan: Plan | tables_module.Plan, *, as_json: bool) -> None:
         raise e.Refused(f"this restore would be refused: {'; '.join(plan.problems)}")
 
 
-def _ask(plan: Plan | tables_module.Plan, common: CommonOptions) -> None:
+def _ask(plan: PlanSummary | TablesSummary, common: CommonOptions) -> None:
     """Ask before an existing database is changed.
 
     Raises:
@@ -228,7 +233,17 @@ def _ask(plan: Plan | tables_module.Plan, common: CommonOptions) -> None:
         raise e.Refused("cancelled")
 
 
-def _warn_before(plan: Plan | tables_module.Plan, *, as_json: bool) -> frozenset[str]:
+@contextlib.contextmanager
+def _explained(plan: PlanSummary | TablesSummary) -> Iterator[None]:
+    """Add the warnings of a plan to the failure that they may explain, for --json."""
+    try:
+        yield
+    except e.PgkeepError as error:
+        error.warnings = plan.warnings
+        raise
+
+
+def _warn_before(plan: PlanSummary | TablesSummary, *, as_json: bool) -> frozenset[str]:
     """Print the warnings of a plan, which may explain a failure that follows; return them."""
     if as_json or plan.problems:
         return frozenset()
@@ -244,11 +259,11 @@ def _warn_after(warnings: Iterable[str], printed: frozenset[str]) -> None:
             output.current().warning(warning)
 
 
-def _print_plan(plan: Plan | tables_module.Plan) -> None:
+def _print_plan(plan: PlanSummary | TablesSummary) -> None:
     output.say(f"restore  {plan.file}")
     if plan.source:
         output.say(f"of       database {plan.source} as it was at {plan.snapshot}")
-    if isinstance(plan, Plan):
+    if isinstance(plan, PlanSummary):
         output.say(f"into     {plan.target} ({plan.mode})")
     else:
         output.say(f"into     {plan.target}")
@@ -263,7 +278,7 @@ def _print_plan(plan: Plan | tables_module.Plan) -> None:
         output.say(f"hint: {remedy}")
 
 
-def _print_tables(plan: tables_module.Plan) -> None:
+def _print_tables(plan: TablesSummary) -> None:
     for table in plan.tables:
         name = printable(f"{table.schema}.{table.name}")
         output.say(f"    {name:40} {table.rows:>14,} rows {progress.size(table.bytes):>10} to read")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ..restore.search_path import SearchPath
-from ..restore.tables import Conflict
+from ..restore.tables.plan import Conflict
 from .command import Option
 from .common import complete_files
 from .rules import AtMostOne, OneOf, Requires, Rule, each_with

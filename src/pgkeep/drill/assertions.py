@@ -9,7 +9,7 @@ import psycopg
 
 from .. import errors as e
 from ..postgres.connection import Connection, Endpoint
-from .rows import Check
+from .checks import DrillCheck
 
 SHOWN = 60  # characters of a statement in a message
 
@@ -96,7 +96,7 @@ def _end_of_comment(text: str, position: int) -> int:
     return len(text)
 
 
-def check(endpoint: Endpoint, assertions: Sequence[Assertion], timeout: float) -> Check:
+def check(endpoint: Endpoint, assertions: Sequence[Assertion], timeout: float) -> DrillCheck:
     """Ask every question, each in a transaction of its own that may not write.
 
     Raises:
@@ -110,7 +110,7 @@ def check(endpoint: Endpoint, assertions: Sequence[Assertion], timeout: float) -
             problem = _ask(connection, assertion.statement, timeout)
         if problem is not None:
             findings.append(f"assertion {assertion.name}: {problem}")
-    return Check(name="assertions", checked=len(assertions), findings=findings)
+    return DrillCheck(name="assertions", checked=len(assertions), findings=findings)
 
 
 def _ask(connection: Connection, statement: str, timeout: float) -> str | None:

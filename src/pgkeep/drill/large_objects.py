@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ..artifact.file import Artifact
 from ..postgres.connection import Connection
-from .rows import Check
+from .checks import DrillCheck
 
 GROUP = 8  # bits of an identifier that tell members of a group apart
 PIECE = 1 << 20  # bytes that are read at once
@@ -51,7 +51,7 @@ class Sums:
         return [f"{group << GROUP} to {((group + 1) << GROUP) - 1}" for group in differ]
 
 
-def compare(connection: Connection, artifact: Artifact) -> Check:
+def compare(connection: Connection, artifact: Artifact) -> DrillCheck:
     """Compare all large objects.
 
     Raises:
@@ -67,7 +67,7 @@ def compare(connection: Connection, artifact: Artifact) -> Check:
             f"large objects are not those of the backup: at least one from {differ[0]}"
             + (f", and of {len(differ) - 1} more such ranges" if len(differ) > 1 else "")
         )
-    return Check(name="large objects", checked=theirs.count, findings=findings)
+    return DrillCheck(name="large objects", checked=theirs.count, findings=findings)
 
 
 def of_artifact(artifact: Artifact) -> Sums:

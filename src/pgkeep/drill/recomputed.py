@@ -14,18 +14,18 @@ from ..postgres import computed_values, name_resolution, snapshot
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..sql.encodings import codec
-from .rows import Check
+from .checks import DrillCheck
 
 REMEDY = "restore it with --search-path=database"
 
 
-def check_operators(endpoint: Endpoint, expected: Sequence[Resolution]) -> Check:
+def check_operators(endpoint: Endpoint, expected: Sequence[Resolution]) -> DrillCheck:
     """Compare which operators are used where SQL text cannot name them (trap G4.1)."""
     there: dict[str, Resolution] = {}
     if expected:
         with endpoint.connect() as connection:
             there = name_resolution.resolved(connection, [one.object for one in expected])
-    return Check(
+    return DrillCheck(
         name="operators",
         checked=len(expected),
         findings=[
@@ -44,7 +44,7 @@ def _described(one: Resolution) -> str:
 
 def check_values(
     endpoint: Endpoint, expected: Sequence[Computed], zone: str | None, warnings: list[str]
-) -> Check:
+) -> DrillCheck:
     """Compare generated columns and materialized views with the hashes of the source's.
 
     What is missing or not populated is found by other checks.
@@ -54,7 +54,7 @@ def check_values(
         settings = {} if zone is None else {"TimeZone": zone}
         with endpoint.connect(**settings) as connection:
             findings = list(_Values(connection).differences(expected, warnings))
-    return Check(name="computed values", checked=len(expected), findings=findings)
+    return DrillCheck(name="computed values", checked=len(expected), findings=findings)
 
 
 class _Values:

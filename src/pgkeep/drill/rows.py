@@ -6,15 +6,15 @@ a row need not lie in the same leaf elsewhere (trap A5.15).
 """
 
 import contextlib
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-import msgspec
 import psycopg
 
 from .. import errors as e
+from .. import interrupts
+from ..artifact.copy_statements import COPY, copies, scan
 from ..artifact.file import Artifact, Object
 from ..backup.copy_session import CopySession, copy_statement
 from ..backup.tasks import Task, plan_tasks
@@ -24,9 +24,9 @@ from ..postgres.facts import server_facts
 from ..postgres.snapshot import Table
 from ..progress import Progress, Silent
 from ..restore.target import extension_tables
-from ..sql import script
 from ..sql.encodings import codec
-from ..task_group import Crew
+from ..task_group import Crew, for_each
+from .checks import DrillCheck
 from .sketch import Sketch, Sketcher
 
 SLICES_SINCE = 140000  # TID range scans (trap D11)
@@ -34,21 +34,6 @@ LOCK_SECONDS = 60.0
 BLOCK = 1 << 20
 
 Key = tuple[str, str]  # schema and name
-
-_IDENTIFIER = rb'(?:"(?:[^"]|"")*"|[^\s"().;,]+)'
-_COPY = re.compile(
-    rb"COPY (?P<relation>%b\.%b) (?:\((?P<columns>.*)\))? ?FROM stdin;\n\Z"
-    % (_IDENTIFIER, _IDENTIFIER),
-    re.DOTALL,
-)
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of proof: how many objects were looked at, and what was wrong with them."""
-
-    name: str
-    checked: int
-    findings: list[str] = []
 
 
 @dataclass(slots=True)
@@ -78,7 +63,7 @@ def compare(
     jobs: int,
     progress: Progress,
     unproved: Set[Key] = frozenset(),
-) -> Check:
+) -> DrillCheck:
     """Compare every table of a database with the artifact that it was restored from.
 
     The zone is the one that the artifact's time stamps are written in. Where it is not known, a
@@ -110,7 +95,9 @@ def compare(
         if unproved.isdisjoint(group.tables)
         for finding in (*group.findings, *_differences(group))
     ]
-    return Check(name="rows", checked=len(artifact.index.table_rows()), findings=findings + extra)
+    return DrillCheck(
+        name="rows", checked=len(artifact.index.table_rows()), findings=findings + extra
+    )
 
 
 def uncounted(artifact: Artifact) -> set[Key]:
@@ -146,7 +133,7 @@ def _expected(artifact: Artifact, jobs: int, progress: Progress) -> list[_Group]
     def read(number: int) -> None:
         for one, header, blocks in _copies(artifact, number, objects[number], progress):
             sketch = _sketch(blocks)
-            match = _COPY.match(header)
+            match = COPY.fullmatch(header)
             if match is None:
                 raise e.VerificationFailed(
                     f"{artifact.describe(number)}: unexpected statement {header[:60]!r}"
@@ -164,7 +151,7 @@ def _expected(artifact: Artifact, jobs: int, progress: Progress) -> list[_Group]
                     )
 
     members = [n for n, held in enumerate(objects) if any(one.rows is not None for one in held)]
-    _in_parallel([lambda _, number=number: read(number) for number in members], jobs)  # type: ignore[misc]
+    for_each(members, range(jobs), lambda number, *_: read(number), name="expected")
     return list(groups.values())
 
 
@@ -173,25 +160,14 @@ def _copies(
 ) -> Iterator[tuple[Object, bytes, Iterator[bytes]]]:
     """Yield each COPY of a member: its object, its statement, its rows in blocks."""
     objects = iter([one for one in held if one.rows is not None])
-    pieces = _pieces(artifact, number, progress)
-    for piece in pieces:
-        if isinstance(piece, script.CopyBegin):
-            yield next(objects), piece.data, _rows(pieces)
+    for header, blocks in copies(scan(_counted(artifact.blocks(number), progress))):
+        yield next(objects), header, blocks
 
 
-def _pieces(artifact: Artifact, number: int, progress: Progress) -> Iterator[script.Piece]:
-    scanner = script.Scanner()
-    for block in artifact.blocks(number):
-        yield from scanner.feed(block)
+def _counted(blocks: Iterator[bytes], progress: Progress) -> Iterator[bytes]:
+    for block in blocks:
+        yield block
         progress.advance(len(block))
-    yield from scanner.close()
-
-
-def _rows(pieces: Iterator[script.Piece]) -> Iterator[bytes]:
-    for piece in pieces:
-        if not isinstance(piece, script.Rows):
-            return
-        yield piece.data
 
 
 def _sketch(blocks: Iterable[bytes]) -> Sketch:
@@ -266,16 +242,17 @@ class _Database:
             tables = {
                 (table.schema, table.name): table for table in held.tables if table.kind == "r"
             }
-            tasks = iter(self._tasks(groups, tables))
-
-            def work(crew: Crew) -> None:
-                with contextlib.closing(_Reader(client, access, self._encoding, held.id)) as reader:
-                    crew.on_stop(reader.kill)
-                    while (task := self._next(tasks)) is not None:
-                        crew.check()
-                        self._read(crew, reader, *task, progress)
-
-            _in_parallel([work] * self._jobs, self._jobs)
+            readers = [_Reader(client, access, self._encoding, held.id) for _ in range(self._jobs)]
+            try:
+                for_each(
+                    self._tasks(groups, tables), readers,
+                    lambda task, reader, crew: self._read(crew, reader, *task, progress),
+                    name="rows", cancel=_Reader.kill,
+                )  # fmt: skip
+            finally:
+                with interrupts.held():
+                    for reader in readers:
+                        reader.close()
         named = {key for group in groups for key in group.tables} | known
         return [
             f"table {'.'.join(key)} is not in the backup"
@@ -309,10 +286,6 @@ class _Database:
         self._conditions = extension_tables.conditions(self._connection)
         tasks.sort(key=lambda task: task.size, reverse=True)
         return [(task, wanted[task.table.oid][1]) for task in tasks]
-
-    def _next(self, tasks: Iterator[tuple[Task, _Group]]) -> tuple[Task, _Group] | None:
-        with self._lock:
-            return next(tasks, None)
 
     def _read(
         self, crew: Crew, reader: "_Reader", task: Task, group: _Group, progress: Progress
@@ -383,24 +356,3 @@ def _statement(task: Task, condition: bytes | None) -> bytes:
     if not table.columns:
         return b"COPY %s TO STDOUT" % table.sql
     return copy_statement(table, task.first, task.last)
-
-
-def _in_parallel(tasks: Sequence[Callable[[Crew], None]], jobs: int) -> None:
-    """Let some threads take tasks in their order until all are done."""
-    crew = Crew()
-    remaining = iter(tasks)
-    lock = threading.Lock()
-
-    def work() -> None:
-        while True:
-            crew.check()
-            with lock:
-                task = next(remaining, None)
-            if task is None:
-                return
-            task(crew)
-
-    with crew:
-        for number in range(min(jobs, len(tasks))):
-            crew.start(work, f"rows-{number}")
-        crew.wait()

@@ -18,7 +18,7 @@ from ..postgres import databases, programs
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts, shared_rows
 from ..postgres.server import Server
-from . import confined
+from .confinement import Confinement
 
 EVENT_TRIGGERS_SINCE = 170000
 READING_SINCE = 140000  # by pg_read_all_data
@@ -51,7 +51,7 @@ _TABLESPACE = re.compile(rf"^SET default_tablespace = (?P<name>{_NAME});$", re.M
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class DrillTarget:
     """Where to restore, and under which name."""
 
     endpoint: Endpoint  # to a database that is there already
@@ -60,7 +60,7 @@ class Place:
     temporary: bool
     warnings: Sequence[str] = ()
     isolation: Sequence[str] = ()  # of the server's process, as Server has it
-    confinement: confined.Confinement | None = None  # where no code may run as superuser
+    confinement: Confinement | None = None  # where no code may run as superuser
 
     @property
     def scratch(self) -> Endpoint:
@@ -93,7 +93,7 @@ def server_programs(major: int, among: Sequence[programs.Installation]) -> progr
 @contextlib.contextmanager
 def temporary_server(
     index: Index, roles: bytes | None, settings: Mapping[str, str] = {}
-) -> Iterator[Place]:
+) -> Iterator[DrillTarget]:
     """Start a server for an artifact, with the roles and tablespaces that it needs.
 
     It listens on no network address, and sees no files but its own where the system allows that.
@@ -130,10 +130,10 @@ def temporary_server(
                 endpoint, warnings = with_money(connection, endpoint, locale)
             if not server.isolation:
                 warnings.append(NOT_ISOLATED)
-        yield Place(
+        yield DrillTarget(
             endpoint=endpoint, database=database, version=version, temporary=True,
             warnings=warnings, isolation=server.isolation,
-            confinement=confined.Confinement(
+            confinement=Confinement(
                 endpoint, Endpoint({**endpoint.params, **login}), made | {"pg_database_owner"}
             ),
         )  # fmt: skip
@@ -148,7 +148,7 @@ def _vacant(connection: Connection, name: str) -> str:
 
 
 @contextlib.contextmanager
-def on(endpoint: Endpoint) -> Iterator[Place]:
+def on(endpoint: Endpoint) -> Iterator[DrillTarget]:
     """Give a name for a database on a server that is there; it is dropped in the end.
 
     The name is claimed as long as the drill runs. What one that was killed has left is dropped.
@@ -164,12 +164,12 @@ def on(endpoint: Endpoint) -> Iterator[Place]:
         version = server_facts(connection).version
         endpoint = _quiet(connection, endpoint.pinned(connection))
     with endpoint.connect() as claims:
-        place = Place(
+        target = DrillTarget(
             endpoint=endpoint, database=_name(), version=version, temporary=False,
             warnings=[_dropped(endpoint, name) for name in left_over(claims)],
         )  # fmt: skip
-        databases.hold(claims, place.database)
-        yield from _dropping(place)
+        databases.hold(claims, target.database)
+        yield from _dropping(target)
 
 
 def left_over(connection: Connection) -> list[str]:
@@ -189,38 +189,38 @@ def _dropped(endpoint: Endpoint, name: str) -> str:
     return f"{said} is dropped"
 
 
-def _dropping(place: Place) -> Iterator[Place]:
+def _dropping(target: DrillTarget) -> Iterator[DrillTarget]:
     try:
-        yield place
+        yield target
     except BaseException:
         with contextlib.suppress(psycopg.Error, e.PgkeepError):
-            _remove(place)
+            _remove(target)
         raise
     try:
-        _remove(place)
+        _remove(target)
     except KeyboardInterrupt:
-        _remove(place)  # a signal comes once
+        _remove(target)  # a signal comes once
         raise
     except psycopg.Error as error:
         raise e.RestoreFailed(
-            f"could not drop database {place.database}: {error.diag.message_primary}",
+            f"could not drop database {target.database}: {error.diag.message_primary}",
             hint="Drop it by hand.",
         ) from error
 
 
-def admit(place: Place) -> None:
+def admit(target: DrillTarget) -> None:
     """Let our sessions into a restored database, whatever limit and privileges it has."""
-    name = sql.Identifier(place.database)
-    with place.endpoint.connect() as connection:
+    name = sql.Identifier(target.database)
+    with target.endpoint.connect() as connection:
         connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
-        if place.confinement is not None:
+        if target.confinement is not None:
             connection.execute(
                 sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(
-                    name, sql.Identifier(place.confinement.role)
+                    name, sql.Identifier(target.confinement.role)
                 )
             )
             if connection.info.server_version < READING_SINCE:
-                place.confinement.open_tables(place.database)
+                target.confinement.open_tables(target.database)
 
 
 def _quiet(connection: Connection, endpoint: Endpoint) -> Endpoint:
@@ -258,14 +258,14 @@ def _name() -> str:
     return f"{PREFIX}{secrets.token_hex(6)}"
 
 
-def _remove(place: Place) -> None:
+def _remove(target: DrillTarget) -> None:
     """Drop the database, and what a restore that was interrupted has left of it."""
-    with place.endpoint.connect() as connection:
+    with target.endpoint.connect() as connection:
         rows = connection.execute(
-            "SELECT datname FROM pg_catalog.pg_database WHERE datname ^@ %s", [place.database]
+            "SELECT datname FROM pg_catalog.pg_database WHERE datname ^@ %s", [target.database]
         ).fetchall()
         for (name,) in rows:
-            databases.drop_subscriptions(place.endpoint.to(name))
+            databases.drop_subscriptions(target.endpoint.to(name))
             databases.drop(connection, name)
 
 

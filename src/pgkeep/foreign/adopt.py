@@ -91,7 +91,7 @@ def _roles(store: Store, name: naming.BackupName) -> tuple[FileFacts | None, boo
     return FileFacts(name.globals, len(data), hashlib.sha256(data).hexdigest()), passwords
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class AdoptedFile(msgspec.Struct, frozen=True):
     """What was done with one file of a folder."""
 
     file: str
@@ -109,7 +109,7 @@ def adopt_folder(
     progress: Progress,
     *,
     copy: Store | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[AdoptedFile]:
     """Index every plain dump of a folder, not below it; yield what was done with each file.
 
     Raises:
@@ -121,12 +121,12 @@ def adopt_folder(
         if name.startswith(".") or naming.parse(name) is not None:
             ours = naming.parse(name)
             if ours is not None and name == ours.artifact:
-                yield Outcome(name, "ours", database=ours.database)
+                yield AdoptedFile(name, "ours", database=ours.database)
             continue
         path = folder / name
         try:
             if path.is_symlink() and path.resolve(strict=True).parent == folder.resolve():
-                yield Outcome(name, "link", message=f"to {path.resolve().name}")
+                yield AdoptedFile(name, "link", message=f"to {path.resolve().name}")
                 continue
             one = dataclasses.replace(
                 options,
@@ -135,7 +135,7 @@ def adopt_folder(
             )
             source = source_store.open(name)
         except (OSError, RuntimeError, e.StoreError) as error:  # such as a link to itself
-            yield Outcome(name, "refused", message=f"could not open {name}: {_reason(error)}")
+            yield AdoptedFile(name, "refused", message=f"could not open {name}: {_reason(error)}")
             continue
         with closing(source):
             yield _index(source, name, store, one, progress, copy)
@@ -152,17 +152,17 @@ def _index(
     options: index.IndexOptions,
     progress: Progress,
     copy: Store | None,
-) -> Outcome:
+) -> AdoptedFile:
     if is_artifact(source):
-        return Outcome(name, "ours")
+        return AdoptedFile(name, "ours")
     if not _DUMP.search(name) and not plain.is_dump(source):
-        return Outcome(name, "other")
+        return AdoptedFile(name, "other")
     try:
         made = index.index(source, store, options, progress, copy=copy)
     except index.IsThere as error:
-        return Outcome(name, "there", error.name)
+        return AdoptedFile(name, "there", error.name)
     except e.VerificationFailed as error:
-        return Outcome(name, "damaged", message=error.message)
+        return AdoptedFile(name, "damaged", message=error.message)
     except (e.Refused, e.UsageError) as error:
-        return Outcome(name, "refused", message=error.message)
-    return Outcome(name, "indexed", made.artifact.name, made.database.name, made.rows)
+        return AdoptedFile(name, "refused", message=error.message)
+    return AdoptedFile(name, "indexed", made.artifact.name, made.database.name, made.rows)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from .. import progress
-from ..drill.drill import Outcome, isolation_of
+from ..drill.result import DrillResult, isolation_of
 from .pages import charts, rendering
 
 _MEANINGS = {
@@ -18,7 +18,7 @@ _MEANINGS = {
 }
 
 
-def page(outcome: Outcome) -> bytes:
+def page(outcome: DrillResult) -> bytes:
     """Return the report as HTML."""
     whole = sum(outcome.seconds.values())
     return rendering.render(
@@ -30,7 +30,7 @@ def page(outcome: Outcome) -> bytes:
     )
 
 
-def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
+def _facts(outcome: DrillResult) -> Iterator[tuple[str, str]]:
     yield "Backup", outcome.backup
     if outcome.taken:
         yield "Taken", rendering.moment(outcome.taken)

@@ -30,7 +30,7 @@ class _Dependent(NamedTuple):
         return f"{self.kind.lower()} {schema}.{of}{name}"
 
 
-def gone(connection: Connection, contents: Contents, tables: Iterable[Name]) -> list[str]:
+def find(connection: Connection, contents: Contents, tables: Iterable[Name]) -> list[str]:
     """Return what the backup has, the database has no more, and only these tables are missing for.
 
     In the order in which it can be made again: a view of a view comes after that.

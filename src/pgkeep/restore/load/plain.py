@@ -9,17 +9,18 @@ from collections.abc import Iterator
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from .. import errors as e
-from ..artifact.file import Object
-from ..artifact.packer import object_of_entry
-from ..artifact.plain_reader import PlainReading
-from ..postgres.connection import Endpoint
-from ..postgres.messages import restore_error
-from ..progress import Progress
-from ..sql import dialect, script
-from ..sql.encodings import codec
-from ..stores.store import Source
-from .load import BATCH_BYTES, Session, describe, rows_of
+from ... import errors as e
+from ...artifact.copy_statements import rows_of
+from ...artifact.file import Object
+from ...artifact.packer import object_of_entry
+from ...artifact.plain_reader import PlainReading
+from ...postgres.connection import Endpoint
+from ...postgres.messages import restore_error
+from ...progress import Progress
+from ...sql import dialect, script
+from ...sql.encodings import codec
+from ...stores.store import Source
+from .session import BATCH_BYTES, Session, describe
 
 BATCH_STATEMENTS = 100
 _STRINGS = re.compile(rb"SET standard_conforming_strings = (?P<value>on|off);")
@@ -112,20 +113,20 @@ class _Loading:
         )
 
     def _execute(self, statement: bytes) -> None:
-        one = self._entry or _NOTHING
+        entry = self._entry or _NOTHING
         match = _STRINGS.match(statement)
         if match is not None:
             self._session.strings = match["value"].decode()
         try:
             self._session.send([statement])
         except psycopg.Error as error:
-            raise restore_error(error, describe(one)) from error
+            raise restore_error(error, describe(entry)) from error
 
     def copy(self, begin: script.CopyBegin, pieces: Iterator[script.Piece]) -> None:
         """Send the rows of one COPY statement."""
         self._statements.finish()
         self._flush()
-        one = self._entry or _NOTHING
+        entry = self._entry or _NOTHING
         sent = 0
 
         def counted() -> Iterator[bytes]:
@@ -134,9 +135,9 @@ class _Loading:
                 sent += block.count(b"\n")
                 yield block
 
-        taken = self._session.copy(one, begin.data.rstrip(b";\n"), counted())
+        taken = self._session.copy(entry, begin.data.rstrip(b";\n"), counted())
         if taken != sent:
-            raise e.RestoreFailed(f"{describe(one)}: the server took {taken} rows of {sent}")
+            raise e.RestoreFailed(f"{describe(entry)}: the server took {taken} rows of {sent}")
         self.rows += taken
 
     def finish(self) -> None:
@@ -176,8 +177,8 @@ class _Loading:
             except psycopg.Error:
                 if self._session.connection.closed:
                     raise
-        for one, text in waiting:
+        for entry, text in waiting:
             try:
                 self._session.send([text])
             except psycopg.Error as error:
-                raise restore_error(error, describe(one)) from error
+                raise restore_error(error, describe(entry)) from error

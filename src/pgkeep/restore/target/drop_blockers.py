@@ -52,7 +52,7 @@ ORDER BY 1
 """
 
 
-def dependents(connection: Connection, tables: Sequence[int]) -> list[str]:
+def find(connection: Connection, tables: Sequence[int]) -> list[str]:
     """Return what keeps tables from being dropped, each with its kind and qualified name."""
     rows = connection.execute(_DEPENDENTS, {"tables": list(tables)})
     return [row[0] for row in rows]

@@ -9,10 +9,10 @@ from collections.abc import Container, Iterator
 
 import psycopg
 
-from ..artifact.file import Artifact, Object
-from ..postgres.connection import Connection
-from ..sql import portability, script, statements
-from ..sql.encodings import codec
+from ...artifact.file import Artifact, Object
+from ...postgres.connection import Connection
+from ...sql import portability, script, statements
+from ...sql.encodings import codec
 
 _VIEWS = frozenset({"MATERIALIZED VIEW", "VIEW", "RULE"})
 _VIEW = re.compile(

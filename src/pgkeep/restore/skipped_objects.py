@@ -1,13 +1,14 @@
-"""What of a backup a restore leaves out: some objects, what needs them, and what is said of them.
+"""The objects that a restore skips, with what needs them and the comments on them.
 
 A plain dump does not record dependencies. They are found in the statements: pg_dump writes every
 name with its schema.
 """
 
+import copy
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from .. import errors as e
 from ..artifact.contents import Contents, Entry
@@ -59,8 +60,8 @@ class _Item(NamedTuple):
         return key_of(self.entry.one)
 
 
-class Omitted:
-    """The objects that are left out, each with the reason."""
+class SkippedObjects:
+    """The objects that are skipped, each with the reason."""
 
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
@@ -71,13 +72,25 @@ class Omitted:
         self._following: set[Key] = set()
         self._tables: set[Name] = set()
 
+    def copy(self) -> Self:
+        """Return a copy that more can be added to."""
+        new = copy.copy(self)
+        new._reasons = dict(self._reasons)  # noqa: SLF001 - of our own class
+        new._described = dict(self._described)  # noqa: SLF001
+        new._tables = set(self._tables)  # noqa: SLF001
+        return new
+
     def add(self, objects: Iterable[tuple[Object, str]]) -> None:
-        """Leave out objects for a reason each, and what cannot be created without them."""
-        for one, reason in objects:
-            self._leave_out(one, reason)
+        """Skip objects for a reason each, and what cannot be created without them."""
+        for entry, reason in objects:
+            self._skip(entry, reason)
         while self._add_dependents():
             pass
         gone, rest = self._divided()
+        # By the names in their statements: a comment has blanks for line ends.
+        self._tables |= {
+            item.name for item in gone if item.name and item.entry.one.type in _RELATIONS
+        }
         about = _About(gone, rest)
         self._following = {
             item.key
@@ -89,17 +102,17 @@ class Omitted:
         key = key_of(entry)
         if key in self._reasons or key in self._following:
             return True
-        return entry.type == "TABLE DATA" and self.leaves_out_rows((entry.schema, entry.name))
+        return entry.type == "TABLE DATA" and self.skips_rows((entry.schema, entry.name))
 
-    def leaves_out_rows(self, table: Name) -> bool:
-        """Tell whether a table, or only its rows, are left out."""
+    def skips_rows(self, table: Name) -> bool:
+        """Tell whether a table, or only its rows, are skipped."""
         return table in self._tables or self._is_of_extension(table)
 
     def lines(self) -> list[str]:
-        """Name what is left out, each with its reason; comments and privileges are not listed."""
+        """Name what is skipped, each with its reason; comments and privileges are not listed."""
         return [f"{self._described[key]} ({reason})" for key, reason in self._reasons.items()]
 
-    def _leave_out(self, entry: Object, reason: str) -> None:
+    def _skip(self, entry: Object, reason: str) -> None:
         key = key_of(entry)
         if key in self._reasons:
             return
@@ -122,9 +135,7 @@ class Omitted:
         search = _Search(gone, rest, self._defined, self._contents.codec)
         found = [(item, reason) for item in rest if (reason := search.reason(item)) is not None]
         for item, reason in found:
-            self._leave_out(item.entry.one, reason)
-            if item.name is not None and item.entry.one.type in _RELATIONS:
-                self._tables.add(item.name)
+            self._skip(item.entry.one, reason)
         return bool(found)
 
     def _is_of_extension(self, table: Name) -> bool:

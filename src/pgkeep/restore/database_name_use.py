@@ -1,4 +1,4 @@
-"""What in an artifact depends on the name of the database that it is loaded into."""
+"""Find what in a backup file uses the name of the database that it is loaded into."""
 
 import re
 
@@ -16,7 +16,7 @@ _COMPUTED = {
 }
 
 
-def dependent(artifact: Artifact) -> Object | None:
+def first(artifact: Artifact) -> Object | None:
     """Return the first object whose own text asks for the database's name while it is loaded."""
     for number, objects in enumerate(artifact.index.objects_by_member()):
         wanted = [entry for entry in objects if entry.type in _COMPUTED]

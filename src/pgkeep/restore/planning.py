@@ -1,0 +1,308 @@
+"""Plan a restore: read the file and the server's catalogs, decide, and change nothing."""
+
+from collections.abc import Iterator
+
+import psycopg
+
+from .. import errors as e
+from ..artifact.file import Artifact, is_artifact
+from ..artifact.verify import SideFiles
+from ..postgres import databases
+from ..postgres.connection import Connection, Endpoint
+from ..postgres.facts import server_facts
+from ..sql.encodings import codec
+from ..stores.store import Source
+from . import database_name_use, maintenance, search_path
+from .load.session import describe
+from .object_selection import ObjectSelection, SelectionOptions, Selector
+from .plan import Mode, Plan, PlanSummary, RestoreOptions, in_place_instead, mode_of, steps, tables
+from .search_path import SearchPath
+from .target import (
+    database,
+    default_privileges,
+    extension_tables,
+    foreign_keys,
+    not_valid_constraints,
+    relations,
+    role_creation,
+    triggers,
+)
+
+
+def make_plan(
+    endpoint: Endpoint, source: Source, options: RestoreOptions, side: SideFiles | None = None
+) -> Plan:
+    """Look at file and server; nothing is changed.
+
+    Raises:
+        UsageError: the file has not what the options ask for.
+        Refused: the target does not exist, and must.
+
+    """
+    return _Planner(endpoint, source, options, side).plan()
+
+
+class _Planner:
+    def __init__(
+        self, endpoint: Endpoint, source: Source, options: RestoreOptions, side: SideFiles | None
+    ) -> None:
+        self._endpoint = endpoint
+        self._source = source
+        self._options = options
+        self._side = side
+        self._artifact = Artifact(source) if is_artifact(source) else None
+        self._meta = self._artifact.index.meta if self._artifact else None
+        if self._artifact is None:
+            check_options_of_plain_dump(source.name, options)
+        self._selector = self._make_selector()
+        self._selection: ObjectSelection | None = None
+        self._target = target_name(
+            source.name, options, self._meta.database.name if self._meta else None
+        )
+        self._problems: list[tuple[str, str | None]] = []  # each with a remedy
+        self._warnings: list[str] = []
+
+    def _make_selector(self) -> Selector | None:
+        options = self._options
+        if self._artifact is None:
+            return None
+        wanted = SelectionOptions(
+            skip=options.skip, owner=options.owner, privileges=options.privileges,
+            portable=options.portable, create_roles=options.create_roles,
+            rows_only=options.data_only,
+        )  # fmt: skip
+        return Selector(self._artifact, wanted)
+
+    def plan(self) -> Plan:
+        stays = self._options.in_place or self._options.data_only
+        with maintenance.connection(self._endpoint, self._target, stays=stays) as connection:
+            exists = databases.exists(connection, self._target)
+            if stays and not exists:
+                raise e.Refused(f"database {self._target} does not exist")
+            mode = mode_of(self._options, exists=exists)
+            if exists and mode == Mode.NEW:
+                self._refuse(
+                    f"database {self._target} exists",
+                    "Restore under another name with --target-db=NAME, or replace it with"
+                    " --drop-existing, which keeps the old one under a dated name.",
+                )
+            self._select(connection, mode)
+            self._look_at_server(connection, mode)
+            if mode == Mode.SWAP:
+                self._warnings += database.sessions_in_the_way(connection, self._target)
+        if mode == Mode.DATA_ONLY:
+            self._look_at_tables()
+        else:
+            self._warnings += self._ambiguous()
+        name_dependence = self._look_at_name(mode)
+        if mode == Mode.IN_PLACE:
+            self._look_into_empty_database()
+        return Plan(
+            endpoint=self._endpoint,
+            source=self._source,
+            side=self._side,
+            options=self._options,
+            artifact=self._artifact,
+            selection=self._selection,
+            target=self._target,
+            mode=mode,
+            name_dependence=name_dependence,
+            summary=self._summary(mode, at_once=name_dependence is not None),
+        )
+
+    def _summary(self, mode: Mode, *, at_once: bool) -> PlanSummary:
+        index = self._artifact.index if self._artifact else None
+        selection = self._selection
+        restored = tables(self._artifact, selection.skips_rows) if selection else None
+        return PlanSummary(
+            file=self._source.name,
+            kind="pgkeep" if index else "plain",
+            source=self._meta.database.name if self._meta else None,
+            snapshot=self._meta.snapshot if self._meta else None,
+            target=self._target,
+            mode=mode.value,
+            steps=steps(
+                self._options, mode, file=self._source.name, target=self._target,
+                at_once=at_once or self._options.at_once,
+                missing_roles=selection.missing_roles if selection else (),
+            ),
+            problems=[problem for problem, _ in self._problems],
+            remedies=[remedy for _, remedy in self._problems if remedy is not None],
+            warnings=[*(selection.lines() if selection else ()), *self._warnings],
+            raw_bytes=index.raw_bytes if index else None,
+            tables=len(restored) if restored is not None else None,
+            rows=sum(table.rows for table in restored) if restored is not None else None,
+        )  # fmt: skip
+
+    def _refuse(self, problem: str, remedy: str | None = None) -> None:
+        self._problems.append((problem, remedy))
+
+    def _select(self, connection: Connection, mode: Mode) -> None:
+        """Decide which objects are restored."""
+        if self._selector is None:
+            return
+        owns = mode != Mode.IN_PLACE or database.may_rename(connection, self._target)
+        self._selection = self._selector.select(connection, owns=owns)
+
+    def _look_at_server(self, connection: Connection, mode: Mode) -> None:
+        """Find what the server or the role lacks."""
+        options = self._options
+        if self._meta is not None and not options.portable:
+            server = server_facts(connection)
+            if server.major < self._meta.server.major:
+                self._refuse(
+                    f"the server is PostgreSQL {server.major}, the backup comes from"
+                    f" {self._meta.server.major}",
+                    "Restore into a newer server, or try it with --portable.",
+                )
+        if self._selection is not None:
+            self._problems += self._selection.problems()
+            creates = options.create_roles and self._selection.missing_roles
+            if creates and not role_creation.may_create(connection):
+                self._refuse(
+                    "the role may not create roles",
+                    "ALTER ROLE ... CREATEROLE; or have a superuser create them.",
+                )
+        if mode in (Mode.NEW, Mode.SWAP) and not database.may_create(connection):
+            self._refuse(
+                "the role may not create databases",
+                "ALTER ROLE ... CREATEDB; or restore into an empty database with --in-place.",
+            )
+        if mode == Mode.SWAP and not database.may_rename(connection, self._target):
+            self._refuse(
+                f"the role is not the owner of database {self._target}: it may not rename it",
+                "Restore as its owner, as a member of its owner, or as a superuser; or under"
+                " another name with --target-db.",
+            )
+
+    def _look_at_name(self, mode: Mode) -> str | None:
+        """Say what would be wrong, or fail, in a database that has a temporary name."""
+        artifact, options = self._artifact, self._options
+        if artifact is None or options.at_once or mode not in (Mode.NEW, Mode.SWAP):
+            return None
+        entry = database_name_use.first(artifact)
+        if entry is None:
+            return None
+        depends = f"{describe(entry)} depends on the name of the database"
+        if mode == Mode.NEW:
+            self._warnings.append(at_once_warning(depends))
+            return depends
+        self._refuse(
+            f"{depends}, so that it cannot be loaded beside {self._target}",
+            in_place_instead(self._target),
+        )
+        return None
+
+    def _look_into_empty_database(self) -> None:
+        with self._endpoint.to(self._target).connect() as inside:
+            found = database.contents(inside)
+            if found:
+                self._refuse(
+                    f"database {self._target} is not empty: it has {found}",
+                    "Use --drop-existing, or another --target-db.",
+                )
+            if not self._options.privileges:
+                self._warnings += default_privileges.warnings(inside, self._target)
+
+    def _ambiguous(self) -> Iterator[str]:
+        """Warn of what an empty search path would change (trap G4.1)."""
+        if self._meta is not None and self._options.search_path == SearchPath.EMPTY:
+            names = [resolution.object for resolution in self._meta.resolutions]
+            if names:
+                yield search_path.warning(names)
+
+    def _look_at_tables(self) -> None:
+        """Look at the existing tables that rows will be loaded into."""
+        assert self._artifact is not None  # noqa: S101 - plain dumps are refused before
+        assert self._selection is not None  # noqa: S101
+        restored = tables(self._artifact, self._selection.skips_rows)
+        keys = [(table.schema, table.name) for table in restored]
+        encoding = codec(self._artifact.index.meta.database.encoding)
+        with self._endpoint.to(self._target).connect() as inside:
+            existing = foreign_keys.tables(inside, encoding)
+            conditions = extension_tables.conditions(inside)
+            for key in keys:
+                problem = _table_problem(inside, key, existing.get(key), conditions)
+                if problem is not None:
+                    self._refuse(problem)
+            filled = {
+                existing.get((table.schema, table.name), 0) for table in restored if table.rows
+            }
+            fired = triggers.firing(
+                inside, filled, triggers.Event.INSERT, replica=self._options.disable_triggers
+            )
+            if fired:  # trap G4.4
+                self._warnings.append(
+                    f"triggers fire, and may change rows: {triggers.listed(fired)}"
+                )
+            if not self._options.privileges:
+                self._warnings += default_privileges.warnings(inside, self._target)
+            oids = [existing[key] for key in keys if key in existing]
+            self._warnings += not_valid_constraints.warnings(
+                not_valid_constraints.find(inside, oids)
+            )
+
+
+def _table_problem(
+    connection: Connection, table: tuple[str, str], oid: int | None, conditions: dict[int, bytes]
+) -> str | None:
+    """Say what prevents rows from being loaded into a table."""
+    name = ".".join(table)
+    if oid is None:
+        if relations.relation(connection, table) is not None:
+            return f"{name} is not a table"
+        return f"table {name} does not exist"
+    try:
+        filled = extension_tables.has_rows(connection, table, conditions.get(oid, b""))
+    except psycopg.errors.InsufficientPrivilege:
+        return f"the role may not read table {name}"
+    return f"table {name} is not empty" if filled else None
+
+
+def at_once_warning(reason: str) -> str:
+    """Say why a database was not loaded under a temporary name."""
+    return f"loaded under its own name at once: {reason}"
+
+
+def target_name(file: str, options: RestoreOptions, own: str | None) -> str:
+    """Return the name of the target database.
+
+    Raises:
+        UsageError: the name is too long, or there is none.
+
+    """
+    if options.target:
+        size = len(options.target.encode())
+        if size > databases.NAME_LIMIT:
+            raise e.UsageError(
+                f"the name of the target is {size} bytes long, PostgreSQL allows"
+                f" {databases.NAME_LIMIT}"
+            )
+        return options.target
+    if own is None:
+        raise e.UsageError(
+            f"{file} does not say which database it is of",
+            hint="Name the database to restore into: --target-db=NAME.",
+        )
+    return own
+
+
+def check_options_of_plain_dump(file: str, options: RestoreOptions) -> None:
+    """Refuse what needs an index.
+
+    Raises:
+        UsageError: names the options.
+
+    """
+    plain = f"{file} is a plain dump without an index: "
+    if options.schema_only or options.data_only or options.in_place:
+        raise e.UsageError(f"{plain}it can only be restored whole, into a new database")
+    if options.skip or options.keep_going or options.create_roles:
+        raise e.UsageError(
+            f"{plain}--skip, --keep-going and --create-roles need one",
+            hint="Make a backup of it with pgkeep index.",
+        )
+    if not (options.owner and options.privileges):
+        raise e.UsageError(f"{plain}owners and privileges cannot be told from the rest")
+    if options.search_path != SearchPath.EMPTY:
+        raise e.UsageError(f"{plain}it sets search_path by itself")
