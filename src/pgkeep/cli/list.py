@@ -86,7 +86,7 @@ def command(
     now = datetime.now(UTC)
     where = len(urls) > 1
     title = f"{'TAKEN (UTC)':16}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>15}  "
-    lines = [f"{title}{'WHERE ' if where else ''}STATE"]
+    lines = [f"{title}{'WHERE   ' if where else ''}STATE"]
     before = None
     for one in sorted(backups, key=lambda backup: backup.manifest.database.name):
         manifest = one.manifest
@@ -96,7 +96,7 @@ def command(
         lines.append(
             f"{manifest.taken:%Y-%m-%d %H:%M}{age((now - manifest.taken).total_seconds()):>7}"
             f" {manifest.type:7}{progress.size(manifest.artifact.size):>9}{manifest.rows:>15,}"
-            f"  {f'{_where(one, urls):6}' if where else ''}{one.state}"
+            f"  {f'{_where(one, urls):8}' if where else ''}{one.state}"
         )
     output.show(lines)
 
