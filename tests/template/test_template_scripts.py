@@ -247,7 +247,7 @@ def test_crontab(live: Path, cluster: Server, tmp_path: Path) -> None:
     assert types(live) == ["monthly"]
     done = run(drill)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), log.read_text()
-    assert re.search(r"^done: drill of .*/app_monthly_.*: green", log.read_text(), re.MULTILINE)
+    assert re.search(r"^done: drill of .*/app_monthly_.*: passed", log.read_text(), re.MULTILINE)
     servers.drop(cluster, "app")
     done = run(backup)
     assert (done.returncode, done.stderr) == (3, "")
