@@ -1,4 +1,4 @@
-"""Remove what was not asked for."""
+"""Remove the files of options that were not chosen."""
 
 import shutil
 

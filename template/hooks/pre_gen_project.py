@@ -1,18 +1,18 @@
-"""Refuse values that would break the files that they go into."""
+"""Reject values that would make the generated files invalid."""
 
 import re
 import sys
 
 NAME = r"[a-z_][a-z0-9_]{0,62}"
 RULES = {
-    # of Kubernetes objects, to which up to 20 characters are added
+    # Names of Kubernetes objects start with it, and add up to 20 characters.
     "project_slug": ("{{ cookiecutter.project_slug }}", r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?"),
     "postgres_db": ("{{ cookiecutter.postgres_db }}", NAME),
     "postgres_user": ("{{ cookiecutter.postgres_user }}", NAME),
     "postgres_port": ("{{ cookiecutter.postgres_port }}", r"[1-9][0-9]{0,4}"),
 }
 wrong = [
-    f"{name}: expected {rule}, got {value!r}"
+    f"{name}: must match {rule}, got {value!r}"
     for name, (value, rule) in RULES.items()
     if not re.fullmatch(rule, value)
 ]

@@ -86,10 +86,10 @@ CASES = [
          {series("backup_verified_backups"): "0x200", series("backup_verified_backups", "weekly"):
           "1x200", series("backup_newest_timestamp_seconds"): "60x200"},
          "2h", None, {}),
-    Case("PgkeepCopyOwed", {series("backup_pending_copies"): "1x3000",
+    Case("PgkeepCopyPending", {series("backup_pending_copies"): "1x3000",
                             series("backup_pending_copies", "weekly"): "1x3000"},
          "25h", "27h", STORE, "2"),
-    Case("PgkeepCopyOwed",  # told twice
+    Case("PgkeepCopyPending",  # told twice
          {series("backup_pending_copies", store=f'/b",instance="{n}'): "1x3000" for n in (0, 1)},
          "25h", "27h", STORE, "1"),
     Case("PgkeepBackupDrifted", {series("backup_drift_warnings"): "0x60 2x60"}, "50m", "70m",
@@ -103,7 +103,8 @@ CASES = [
          {series("drill_last_success_timestamp_seconds"): f"{HOUR}x6000",
           series("drill_last_success_timestamp_seconds", "weekly"): "0x6000"},
          "842h", "870h", DATABASE),
-    Case("PgkeepDrillRed", {series("drill_last_findings"): "0x60 3x60"}, "50m", "70m", SERIES, "3"),
+    Case("PgkeepDrillFailed", {series("drill_last_findings"): "0x60 3x60"}, "50m", "70m", SERIES,
+         "3"),
     Case("PgkeepRecoveryTooSlow", {series("drill_rto_seconds"): "3600x60 7200x60"}, "50m", "70m",
          DATABASE, "2h 0m 0s"),
     Case("PgkeepStoreFilling",  # 1 GB a minute
@@ -191,7 +192,7 @@ def test_an_alert_says_what_to_do_and_where_it_is_described(alert: str) -> None:
     """Its metrics are ours, and its link leads to a section of the recovery guide."""
     rule = rules()[alert]
     assert set(re.findall(r"pgkeep_[a-z_]+", rule["expr"])) <= NAMES
-    assert re.search(r"\. (Run|See|Read|Make|Compare)\b", rule["annotations"]["summary"])
+    assert re.search(r"\. (Run|See|Read|Make|Compare|Check)\b", rule["annotations"]["summary"])
     page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
     assert page.endswith("docs/operations/database-recovery.md")
     assert anchor in anchors(RUNBOOK)

@@ -164,9 +164,9 @@ def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
     here, there = {"store": store}, {"store": f"s3://{bucket}/backups"}
     away = sum(phases[name] for name in phases.keys() - {"start", "check", "clean"})
     shown = {
-        "Databases without any backup": [({}, 0)],
+        "Databases without a backup": [({}, 0)],
         "Last exit code": [(daily, 0)],
-        "Recovery takes": [(db, pytest.approx(away))],
+        "Restore time": [(db, pytest.approx(away))],
         "Findings of the last drill": [(db, 0)],
         "Calendar of backups by tier": [  # one since the first one
             (daily, 1), (db | {"type": "monthly"}, 0), (db | {"type": "weekly"}, 0),
@@ -177,7 +177,7 @@ def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
         "Phases of the last drill": [
             (db | {"phase": name}, phases[name]) for name in sorted(phases)
         ],
-        "Pending copies, verified backups": [(db | there, 0), (db | here, 2), (db | there, 2)],
+        "Pending copies and verified backups": [(db | there, 0), (db | here, 2), (db | there, 2)],
     }  # fmt: skip
 
     def look() -> None:

@@ -115,9 +115,9 @@ def test_settings_are_read_and_not_executed(project: Path, line: str, value: str
         ("POSTGRES_DB = x", "line 2: expected NAME=value"),
         ("touch pwned", "line 2: expected NAME=value"),
         ("$(touch pwned)=x", "line 2: expected NAME=value"),
-        ("PATH=/tmp", "line 2: PATH is no setting of a backup"),
-        ("LD_PRELOAD=/tmp/x.so", "line 2: LD_PRELOAD is no setting of a backup"),
-        ("=x", "line 2:  is no setting of a backup"),
+        ("PATH=/tmp", "line 2: PATH is not a setting of pgkeep"),
+        ("LD_PRELOAD=/tmp/x.so", "line 2: LD_PRELOAD is not a setting of pgkeep"),
+        ("=x", "line 2:  is not a setting of pgkeep"),
     ],
 )
 def test_lines_that_are_no_settings_are_refused(project: Path, line: str, said: str) -> None:
@@ -145,7 +145,7 @@ def test_the_environment_wins(project: Path) -> None:
     _, out, _ = call(script, DB_BACKUP_ENV=str(other))
     assert given(out) == {"POSTGRES_DB": "other", "BACKUP_DIR": f"{project}/backups"}
     code, _, err = call(script, DB_BACKUP_ENV="/none")
-    assert (code, err) == (2, "error: DB_BACKUP_ENV: there is no /none\n")
+    assert (code, err) == (2, "error: DB_BACKUP_ENV: file /none does not exist\n")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_pgkeep_is_found_on_path_in_the_environment_or_in_docker(
         (bare / name).symlink_to(str(shutil.which(name, path=SYSTEM)))
     code, out, err = call(script, PATH=str(bare))
     assert (code, out) == (2, "")
-    assert err.startswith("error: pgkeep is neither on PATH nor in ")
+    assert err.startswith("error: pgkeep was not found on PATH or in ")
 
 
 # -- schedulers
@@ -247,7 +247,7 @@ def test_crontab(live: Path, cluster: Server, tmp_path: Path) -> None:
     assert types(live) == ["monthly"]
     done = run(drill)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), log.read_text()
-    assert re.search(r"^done: drill of .*/app_monthly_.*: green", log.read_text(), re.MULTILINE)
+    assert re.search(r"^done: drill of .*/app_monthly_.*: passed", log.read_text(), re.MULTILINE)
     servers.drop(cluster, "app")
     done = run(backup)
     assert (done.returncode, done.stderr) == (3, "")

@@ -94,7 +94,7 @@ def _table(backups: Sequence[catalog.Entry], urls: Sequence[str]) -> list[str]:
     now = datetime.now(UTC)
     where = len(urls) > 1
     title = f"{'TAKEN (UTC)':16}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>15}  "
-    lines = [f"{title}{'WHERE ' if where else ''}STATE"]
+    lines = [f"{title}{'WHERE   ' if where else ''}STATE"]
     before = None
     for backup in sorted(backups, key=lambda backup: backup.manifest.database.name):
         manifest = backup.manifest
@@ -104,7 +104,7 @@ def _table(backups: Sequence[catalog.Entry], urls: Sequence[str]) -> list[str]:
         lines.append(
             f"{manifest.taken:%Y-%m-%d %H:%M}{age((now - manifest.taken).total_seconds()):>7}"
             f" {manifest.type:7}{progress.size(manifest.artifact.size):>9}{manifest.rows:>15,}"
-            f"  {f'{_where(backup, urls):6}' if where else ''}{backup.state}"
+            f"  {f'{_where(backup, urls):8}' if where else ''}{backup.state}"
         )
     return lines
 

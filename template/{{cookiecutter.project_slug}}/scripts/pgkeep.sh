@@ -1,11 +1,11 @@
 #!/bin/sh
-# Runs pgkeep with the settings of scripts/backup-config.env, whatever the current directory is:
+# Run pgkeep with the settings in scripts/backup-config.env, from any current directory:
 #
 #   ./scripts/pgkeep.sh list
 #   ./scripts/pgkeep.sh doctor
 #
-# The settings are NAME=value lines, which are read and never executed. What the environment sets
-# wins over the file; DB_BACKUP_ENV names another file.
+# The file contains NAME=value lines. This script parses them and never executes them. Environment
+# variables override the file. Set DB_BACKUP_ENV to use another file.
 set -eu
 
 project=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -21,7 +21,7 @@ is_given() {
     return 1
 }
 
-# A value may stand in one pair of quotes, as systemd and Compose allow.
+# Remove one pair of quotes around the value, as systemd and Compose do.
 unquoted() {
     case $1 in
     \"*\") value=${1#\"} && value=${value%\"} ;;
@@ -41,9 +41,10 @@ read_settings() {
         "$line" | *[!A-Z0-9_]*) fail "$settings, line $number: expected NAME=value" ;;
         BACKUP_* | POSTGRES_* | PG* | AWS_* | DATABASE_URL | DATABASE_URL_FILE) ;;
         SSL_CERT_FILE | TZ) ;;
-        *) fail "$settings, line $number: $name is no setting of a backup" ;;
+        *) fail "$settings, line $number: $name is not a setting of pgkeep" ;;
         esac
-        # A secret of the environment, given as NAME or NAME_FILE, wins over both in the file.
+        # pgkeep rejects a variable that is set as both NAME and NAME_FILE. So if the environment sets
+        # either form, ignore both forms in the file.
         if is_given "${name%_FILE}" || is_given "${name%_FILE}_FILE"; then continue; fi
         unquoted "${line#*=}"
         export "$name=$value"
@@ -55,10 +56,10 @@ given=$(env | sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' | tr '\n' ' ')
 if [ -e "$settings" ]; then
     read_settings
 elif [ -n "${DB_BACKUP_ENV:-}" ]; then
-    fail "DB_BACKUP_ENV: there is no $settings"
+    fail "DB_BACKUP_ENV: file $settings does not exist"
 fi
 
-# Backups belong to the project, not to the directory from which this was started.
+# A relative BACKUP_DIR is relative to the project, not to the current directory.
 case ${BACKUP_DIR:-} in
 /* | s3://*) ;;
 '') [ -n "${BACKUP_DIR_FILE:-}${PGKEEP_CONFIG:-}" ] || export BACKUP_DIR="$project/backups" ;;
@@ -69,8 +70,8 @@ for program in "$(command -v pgkeep || true)" "$project/.venv/bin/pgkeep" "$proj
     if [ -x "$program" ]; then exec "$program" "$@"; fi
 done
 if command -v docker >/dev/null; then
-    cd "$project" # whose backups/ the container sees under the same relative path
+    cd "$project" # the container sees backups/ under the same relative path
     if [ -t 0 ]; then exec docker compose run --rm backup "$@"; fi
     exec docker compose run --rm -T backup "$@"
 fi
-fail "pgkeep is neither on PATH nor in $project/.venv, and there is no docker to run it in"
+fail "pgkeep was not found on PATH or in $project/.venv, and docker is not installed"
