@@ -39,7 +39,7 @@ def of_errors() -> list[Message]:
         if isinstance(node, ast.Call) and node.args
         for kind, message in _message(node)
         for template in _templates(message)
-        if re.search(r"[A-Za-z]{3}", re.sub(r"<\w*>", "", template))
+        if re.search(r"[A-Za-z]{2}", re.sub(r"<\w*>", "", template))
     ]
 
 
@@ -58,7 +58,7 @@ def printed(tree: ast.Module) -> Iterator[str]:
 
 def normalized(template: str) -> str:
     """Return a template with nameless placeholders, as messages are compared."""
-    return re.sub(r"(?:<[^<>]*>)+", "<>", template)
+    return re.sub(r"<[^<>]*>(?:\.?<[^<>]*>)*", "<>", template)
 
 
 def _message(call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
