@@ -13,7 +13,7 @@ CLASSES = {
     name for name, value in vars(errors).items()
     if isinstance(value, type) and issubclass(value, errors.PgkeepError)
 }  # fmt: skip
-LOGGED = {"warning", "step", "say", "info", "note"}  # functions whose argument is printed
+LOGGED = {"warning", "step", "say", "info", "done"}  # functions whose argument is printed
 
 
 class Message(NamedTuple):
@@ -47,7 +47,7 @@ def printed(tree: ast.Module) -> Iterator[str]:
     """Yield every string in the arguments of errors and of functions that print."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and (
-            _error_class(node.func)
+            any(_message(node))
             or (isinstance(node.func, ast.Attribute) and node.func.attr in LOGGED)
             or (isinstance(node.func, ast.Name) and node.func.id in LOGGED)
         ):

@@ -15,7 +15,7 @@ TERMS = {
     r"mend(s|ed|ing)?": "fix",
     r"(that|which|what) (is|are|was|were) there|there (is|are|was|were)( no| a| an)?": "exists",
     r"lack(s|ed|ing)?": "missing, does not have",
-    r"mistakes?": "unexpected error; a bug in pgkeep",
+    r"mistakes? of pgkeep('s)?|pgkeep's( own)? mistakes?": "unexpected error; a bug in pgkeep",
     r"throw-?away": "temporary",
     r"of (its|their|one's|our|your) own": "own, separate",
     r"drills? (?:\w+ ){0,3}(green|red)|(green|red) drills?": "passed, failed",
