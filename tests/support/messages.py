@@ -31,13 +31,12 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 
 def of_errors() -> list[Message]:
-    """Return the messages of errors that say more than other messages that they are made of."""
+    """Return the messages of errors, findings and problems, if any part of them is constant."""
     return [
         Message(kind, template, path)
         for path, tree in sources()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and node.args
-        for kind, message in _message(node)
+        for kind, message in _messages(node)
         for template in _templates(message)
         if re.search(r"[A-Za-z]{2}", re.sub(r"<\w*>", "", template))
     ]
@@ -47,7 +46,7 @@ def printed(tree: ast.Module) -> Iterator[str]:
     """Yield every string in the arguments of errors and of functions that print."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and (
-            any(_message(node))
+            any(_messages(node))
             or (isinstance(node.func, ast.Attribute) and node.func.attr in LOGGED)
             or (isinstance(node.func, ast.Name) and node.func.id in LOGGED)
         ):
@@ -61,15 +60,28 @@ def normalized(template: str) -> str:
     return re.sub(r"<[^<>]*>(?:\.?<[^<>]*>)*", "<>", template)
 
 
-def _message(call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
-    """Yield what a call makes: an error, a finding of the preflight, a problem of a setting."""
-    kind = _error_class(call.func)
-    if kind is not None:
-        yield kind, call.args[0]
-    elif isinstance(call.func, ast.Name) and call.func.id == "Finding":
-        yield "Finding", call.args[1]
-    elif ast.unparse(call.func) == "problems.append":
-        yield "problem", call.args[0]
+def _messages(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """Yield what a node makes: an error, a finding of the preflight, a problem."""
+    match node:
+        case ast.Call(args=[first, *more], func=function):
+            name = ast.unparse(function).rpartition(".")
+            if _error_class(function) is not None:
+                yield str(_error_class(function)), first
+            elif name[2] == "Finding":
+                yield "Finding", more[0]
+            elif name[2] in ("refuse", "_refuse"):
+                yield "problem", first
+            elif name[0].endswith("problems") and name[2] in ("append", "insert"):
+                yield "problem", [first, *more][name[2] == "insert"]
+        case ast.AugAssign(target=target, value=ast.List(elts=items) | ast.ListComp(elt=items)):
+            if ast.unparse(target).endswith("problems"):
+                for item in items if isinstance(items, list) else [items]:
+                    yield "problem", item
+        case ast.FunctionDef(name=name) if re.search("problem|obstacle", name):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Yield | ast.Return) and inner.value is not None:
+                    value = inner.value
+                    yield "problem", value.elts[0] if isinstance(value, ast.Tuple) else value
 
 
 def _error_class(function: ast.expr) -> str | None:
