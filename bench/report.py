@@ -14,51 +14,53 @@ TITLES = {
 
 INTRODUCTION = """# Benchmarks
 
-`make bench` writes this page. The figures of a table come from one run, those of different tables
-may not.
+`make bench` writes this page. The [glossary](glossary.md) explains the terms. All figures of a
+table come from one run. Different tables can come from different runs.
 
-- All tools work on the same server, one after the other; that is a round. After a warm-up there
-  are {rounds} rounds. A time is the median; the fastest and the slowest run are in brackets.
-- Before every run the output of the last one is removed, a restored database is dropped, and
-  there is a `CHECKPOINT` and a `sync`.
-- Every tool that can use several connections uses {jobs} of them (`--jobs`).
-- *Memory* is the peak of the tool's processes together (PSS, 20 samples a second), without the
-  server's.
-- *pgkeep's share*: pgkeep's time in percent of this tool's. Below 100 % pgkeep is faster.
+- A round runs all tools on the same server, one after the other. After a warm-up, {rounds} rounds
+  are measured. A time is the median. The fastest and the slowest run are in brackets.
+- Before every run, the benchmark removes the output of the last one, drops a restored database,
+  and executes `CHECKPOINT` and `sync`.
+- Every tool that supports parallel connections uses {jobs} of them (`--jobs`).
+- *Memory* is the peak of all processes of the tool together (PSS, 20 samples a second), without
+  the server.
+- *pgkeep's share* is pgkeep's time in percent of this tool's time. Below 100 % pgkeep is faster.
 
-Made on {date} with {cores} cores and {memory:.0f} GiB of memory; PostgreSQL {postgresql} with
+Measured on {date} with {cores} cores and {memory:.0f} GiB of memory; PostgreSQL {postgresql} with
 `fsync` on, `shared_buffers` 512 MB, `max_wal_size` 4 GB; {programs}; Python {python}.
 """
 
 BACKUP = f"""
-The floor, `{tools.FLOOR}`, reads every table over the same number of connections and throws the
-rows away: no backup can be faster than the server is at that.
+`{tools.FLOOR}` reads every table with the same number of connections and discards the rows. No
+backup can be faster than this.
 """
 
 RESTORE = """
-Every tool restores into a new database, and its creation is part of the time. The restored rows
-are counted after every run. `pgkeep restore` ends with `ANALYZE`, so that the database is fit for
-use; the other tools do not, and their time lacks it.
+Every tool restores into a new database. The time includes its creation. The restored rows are
+counted after every run. `pgkeep restore` ends with `ANALYZE`. The other tools do not run it, and
+their times do not include it.
 """
 
 LARGE = """
-Memory is bounded by the number of connections, not by the size of the database:
+The number of connections determines the memory, not the size of the database:
 """
 
 OFFSITE = """
-The bucket is on the same machine (SeaweedFS) and takes its share of the cores.
+The bucket is on the same machine (SeaweedFS) and uses the same cores.
 """
 
 AGAIN = """
 ## Run it again
 
-    make bench                                        # everything
-    make bench BENCH_ARGS="--large"                   # and the memory for 5 GB
-    make bench BENCH_ARGS="--only backup --rounds 3"  # one part
-    make bench BENCH_ARGS="--only restore --scale 0.1"  # a quick look; this page stays as it is
+```console
+make bench                                          # everything
+make bench BENCH_ARGS="--large"                     # also the memory for 5 GB
+make bench BENCH_ARGS="--only backup --rounds 3"    # one part
+make bench BENCH_ARGS="--only restore --scale 0.1"  # a quick run; does not change this page
+```
 
-It needs Linux, 10 GB of disk (`--large`: 30 GB) and nothing else to do. The figures of every run
-go to `build/bench.json`.
+It requires Linux, 10 GB of disk space (`--large`: 30 GB) and an otherwise idle machine. The
+figures of every run are written to `build/bench.json`.
 """
 
 
@@ -74,7 +76,7 @@ def _lines(parts: Mapping[str, Any]) -> Iterator[str]:
         **{**latest, "memory": latest["memory"] / 2**30, "programs": programs}
     )
     if latest["scale"] != 1:
-        yield f"A quick look: scale {latest['scale']}.\n"
+        yield f"A quick run: scale {latest['scale']}.\n"
     for name, title, text in (
         ("backup", "Backup", BACKUP),
         ("restore", "Restore", RESTORE),

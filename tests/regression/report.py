@@ -15,32 +15,33 @@ LISTED = 12  # differences of one reason and one step
 
 INTRODUCTION = """# PostgreSQL's own regression database
 
-`make regress` writes this page. It fetches Debian's source package of PostgreSQL {major}, runs \
-the regression tests (`src/test/regress`) on a temporary server, and backs up and restores the \
-database that they leave, with their library `regress.so`. It needs Debian, gcc and make, and \
-takes some minutes.
+`make regress` writes this page. The [glossary](glossary.md) explains the terms. The command \
+downloads Debian's source package of PostgreSQL {major} and runs its regression tests \
+(`src/test/regress`) on a temporary server. Then it backs up and restores the resulting database, \
+with the tests' library `regress.so`. It requires Debian, gcc and make, and takes some minutes.
 
-Functions in C name the library by its absolute path, which every server on the same machine \
-finds, also that of a drill. A server of another major version cannot load it; 18 gets a library \
-of its own, and a copy of the database that names it without its folder.
+Functions in C name the library by its absolute path. Every server on the same machine finds it, \
+also that of a drill. A server of another major version cannot load it. PostgreSQL 18 uses its own \
+build of the library, and a copy of the database that names the library without a directory.
 
-Restored databases are compared with the source by the definitions that pg_dump writes, and by \
-the rows of every table and materialized view (count and a hash that depends on no order), \
-sequences, large objects, extensions, and settings of the database. Each difference is listed \
-below with its reason. `make regress` ends with exit code 1 if one has no reason.
+The test compares each restored database with the source. It compares the definitions that pg_dump \
+writes, the rows of every table and materialized view (their number, and a hash that does not \
+depend on their order), sequences, large objects, extensions, and settings of the database. Each \
+difference is listed below with its reason. `make regress` ends with exit code 1 if a difference \
+has no reason.
 
-Made on {date}. Tests: PostgreSQL {version}, {tests}
+Measured on {date}. Tests: PostgreSQL {version}, {tests}
 
 ## Steps
 
-*Also plain* counts the differences that `pg_dump | psql` into a new database shows too.
+*Also plain* counts the differences that `pg_dump | psql` into a new database also has.
 
 | step | commands | seconds | differences | also plain |
 |---|---|---|---|---|
 """
 
 REASONS = """
-## What differs, and why
+## Differences and their reasons
 
 """
 
@@ -54,7 +55,7 @@ COUNTS = """
 CHOSEN = """
 ## Single tables
 
-These are restored one by one, next to the existing table and in its place:
+The test restores these tables one by one, next to the existing table and in its place:
 
 | table | why it was chosen |
 |---|---|
@@ -129,7 +130,7 @@ def _reasons(steps: Sequence[Step]) -> Iterator[str]:
         ]
         if not any(differences for _, differences in found):
             continue
-        title = "No reason is known" if reason is None else f"Whose: {reason.whose}."
+        title = "No reason is known." if reason is None else f"Caused by {reason.whose}."
         yield f"**{title}** {'' if reason is None else reason.text}\n"
         by_difference: dict[str, list[str]] = {}
         for step, differences in found:

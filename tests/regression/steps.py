@@ -295,7 +295,7 @@ def newest_programs(lab: Lab) -> Step:
 
 def to_17(lab: Lab) -> Step:
     """Restore into a newer server, which has neither ICU nor the tests' library."""
-    step = Step("restore into 17, what it lacks left out")
+    step = Step("restore into 17, unsupported objects skipped")
     target = lab.servers(17)
     said = lab.pgkeep(
         step, "restore", f"--backup={lab.artifact}", "--target-db=newer", "--portable",

@@ -16,7 +16,7 @@ ABSENT = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchUpload"})
 _KEYS = "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role."
 _REGION = "Set BACKUP_S3_REGION to the region of the bucket."
 _HINTS = {
-    "AccessDenied": "The identity lacks a permission; docs/s3.md lists what each command requires.",
+    "AccessDenied": "A permission is missing: docs/guide/off-site.md lists the required ones.",
     "AuthorizationHeaderMalformed": _REGION,
     "ExpiredToken": "The session token has expired: get a new one.",
     "IllegalLocationConstraintException": _REGION,
