@@ -10,7 +10,7 @@ from pgkeep.artifact import file, packer
 from pgkeep.backup import assembly, backup
 from pgkeep.model import naming
 from pgkeep.postgres import programs, snapshot
-from pgkeep.postgres.connection import APPLICATION_NAME, Endpoint
+from pgkeep.postgres.connection import Endpoint, application_name
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
 from pgkeep.stores.local import LocalStore
@@ -25,12 +25,12 @@ def test_sessions_of_other_runs_are_not_ours(pg17: Server, app: str) -> None:
     with endpoint.connect() as connection, servers.connect(pg17, app) as holder:
         holder.execute("begin; lock table t")
         waiting = {}
-        for name in ("pgkeep", "pgkeep 00000000", APPLICATION_NAME):
+        for name in ("pgkeep", "pgkeep 00000000", application_name()):
             waiting[name] = Later(
                 pg17, app, f"set application_name = '{name}'; lock table t in share mode"
             )
         until(lambda: all(waits(pg17, one.pid) for one in waiting.values()))
-        assert snapshot.waiting(connection) == {waiting[APPLICATION_NAME].pid}
+        assert snapshot.waiting(connection) == {waiting[application_name()].pid}
         holder.execute("rollback")
         for one in waiting.values():
             one.finish()

@@ -5,6 +5,7 @@ A password never stands in an argument list: children find it in a passfile that
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -69,12 +70,16 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 # owner of a database may choose the role of everybody who connects to it, and libraries that are
 # loaded; what the user's own options say comes later and is stronger (trap G2.4).
 _STARTUP = "-c role=none -c local_preload_libraries="
-# By which a run tells its own sessions from those of other runs.
-APPLICATION_NAME = f"pgkeep {secrets.token_hex(4)}"
 # The server counts a session for a moment after its client has closed it: where there is room for
 # few, the next one may come too early (trap A6.10).
 CROWDED = 3.0  # seconds
 _CROWDED = re.compile(r"too many (clients|connections)|remaining connection slots are reserved")
+
+
+@functools.cache
+def application_name() -> str:
+    """Return the name of this process's sessions, which no other process has."""
+    return f"pgkeep {secrets.token_hex(4)}"
 
 
 def session_settings(version: int) -> dict[str, str]:
@@ -133,7 +138,7 @@ class Endpoint:
         with self._passfile() as passfile:
             keywords: dict[str, Any] = {
                 "connect_timeout": "10",
-                "application_name": APPLICATION_NAME,
+                "application_name": application_name(),
                 **self.params,
                 "client_encoding": "UTF8",
                 "options": self._options(),
@@ -228,7 +233,7 @@ class Endpoint:
             if service is not None:
                 variables |= {"PGSERVICEFILE": service.path, "PGSERVICE": "pgkeep"}
             variables.setdefault("PGCONNECT_TIMEOUT", "10")
-            variables["PGAPPNAME"] = APPLICATION_NAME
+            variables["PGAPPNAME"] = application_name()
             options = [self._options()]
             options += [f"-c {name}={_escape_option(value)}" for name, value in settings.items()]
             variables["PGOPTIONS"] = " ".join(filter(None, options))

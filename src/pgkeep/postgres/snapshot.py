@@ -19,7 +19,7 @@ from psycopg import sql
 from .. import errors as e
 from ..sql.encodings import shared_text
 from . import moved_names
-from .connection import APPLICATION_NAME, Connection
+from .connection import Connection, application_name
 
 MIN_ATTEMPTS = 10
 LOCK_BATCH = 1000  # tables named in one LOCK statement
@@ -292,7 +292,7 @@ def waiting(connection: Connection) -> set[int]:
         WHERE application_name = %s AND datname = pg_catalog.current_database()
           AND wait_event_type = 'Lock'
         """,
-        [APPLICATION_NAME],
+        [application_name()],
     )
     return {row[0] for row in rows}
 
