@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,11 @@ from tests.support.buckets import Buckets
 from tests.support.servers import DEFAULT, Servers, drop, major_of, quoted, sql
 
 DatabaseFactory = Callable[..., str]
+
+# An installed pgkeep is compiled. Without this each of some thousand runs would compile it anew
+# where the variable is set, as it is in many containers.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_configure() -> None:

@@ -185,7 +185,6 @@ def test_the_local_backup_is_whole_whatever_the_bucket_does(
     artifact = entry["manifest"]["artifact"]["name"]
     side_files.verify(LocalStore(tmp_path), artifact, jobs=2, progress=lambda _: None)
     assert not [key for key in keys(buckets.client(), bucket) if "manifest" in key]
-    time.sleep(1.1)
     outputs("backup", env=env)
     assert [sorted(one["stores"].values()) for one in listed(env)] == [[False, False]] * 2
     assert unfinished(buckets.client(), bucket) == []
@@ -289,7 +288,6 @@ def test_an_endpoint_with_a_ca_of_its_own(
         assert "hint: If the server has a private certificate, name its CA file" in err
         for variable in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
             outputs("backup", env=env | {variable: str(certificate)})
-            time.sleep(1.1)
         assert len(keys(buckets.client(), bucket)) == 8
     finally:
         plain.close()

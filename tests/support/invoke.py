@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pgkeep.postgres.server import Server
-from tests.support import servers
+from tests.support import launcher, servers
 
-PGKEEP = str(Path(sys.executable).parent / "pgkeep")
+PGKEEP = launcher.PGKEEP
 
 
 def environment(
@@ -47,15 +47,7 @@ def start(*args: str, env: Mapping[str, str], **options: Any) -> "subprocess.Pop
 
 def run(*args: str, env: Mapping[str, str], code: int = 0, timeout: float = 120) -> str:
     """Run a command that ends with this exit code; return its output, or its error message."""
-    process = start(*args, env=env)
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        raise AssertionError(f"pgkeep {args} hangs:\n{out}\n{err}") from None
-    assert process.returncode == code, f"pgkeep {args}: exit {process.returncode}\n{out}\n{err}"
-    assert "Traceback" not in err, err
+    out, err = outputs(*args, env=env, code=code, seconds=timeout)
     return out if code == 0 else err
 
 
@@ -138,13 +130,18 @@ def run_python(
     )  # fmt: skip
 
 
-def outputs(*args: str, env: dict[str, str], code: int = 0, seconds: float = 60) -> tuple[str, str]:
-    """Run pgkeep; return what it wrote to standard output and to standard error."""
-    process = start(*args, env=env)
-    out, err = process.communicate(timeout=seconds)
-    assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
-    assert "Traceback" not in err
-    return out, err
+def outputs(
+    *args: str, env: Mapping[str, str], code: int = 0, seconds: float = 60
+) -> tuple[str, str]:
+    """Do the same; return what it wrote to standard output and to standard error."""
+    try:
+        done = launcher.run(args, env, seconds)
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"pgkeep {args} hangs:\n{error.stdout!r}\n{error.stderr!r}") from None
+    context = f"pgkeep {args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == code, context
+    assert "Traceback" not in done.stderr, context
+    return done.stdout, done.stderr
 
 
 def listed(env: dict[str, str]) -> list[dict[str, Any]]:
