@@ -31,7 +31,7 @@ PRELOADED = (
         "program", "adopt", "backup", "cat", "config", "doctor", "drill", "index", "list",
         "metrics", "prune", "restore", "show", "status", "sync", "verify",
     )),
-    "pgkeep.stores.s3",
+    "pgkeep.stores.s3.store",
 )  # fmt: skip
 
 # Python reads these while it starts.
