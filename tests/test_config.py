@@ -150,11 +150,11 @@ def test_what_makes_no_sense_is_refused(variable: str, text: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("backup_dirs = '/b'", "unknown key backup_dirs, perhaps backup_dir is meant"),
-        ("BACKUP_DIR = '/b'", "unknown key BACKUP_DIR, perhaps backup_dir is meant"),
+        ("backup_dirs = '/b'", "unknown key backup_dirs, did you mean backup_dir?"),
+        ("BACKUP_DIR = '/b'", "unknown key BACKUP_DIR, did you mean backup_dir?"),
         ("retention = 7", "unknown key retention"),
         ("[target.a]\nbackup_dir = '/b'", "unknown key target"),
-        ("[targets.a]\nbackup_dirr = '/b'", "[targets.a]: unknown key backup_dirr, perhaps"),
+        ("[targets.a]\nbackup_dirr = '/b'", "[targets.a]: unknown key backup_dirr, did you mean"),
         ("[targets.a.b]\nbackup_dir = '/b'", "[targets.a]: unknown key b"),
         ("targets = 1", "targets: expected tables such as [targets.app]"),
         ("[targets]\nbackup_dir = '/b'", "targets: expected tables such as [targets.app]"),
@@ -215,12 +215,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "said"),
     [
-        ("BACKUP_RETENTION_DAYLY", ", perhaps BACKUP_RETENTION_DAILY is meant"),
-        ("BACKUP_DATABASE", ", perhaps BACKUP_DATABASES is meant"),
-        ("BACKUP_MIN_KEEPS", ", perhaps BACKUP_MIN_KEEP is meant"),
+        ("BACKUP_RETENTION_DAYLY", ", did you mean BACKUP_RETENTION_DAILY?"),
+        ("BACKUP_DATABASE", ", did you mean BACKUP_DATABASES?"),
+        ("BACKUP_MIN_KEEPS", ", did you mean BACKUP_MIN_KEEP?"),
         ("BACKUP_TIMEZONE_FLIE", None),
-        ("BACKUP_S3_BUKET", "unknown variable, perhaps BACKUP_S3_BUCKET is meant"),
-        ("BACKUP_METRICS_FIEL", "unknown variable, perhaps BACKUP_METRICS_FILE is meant"),
+        ("BACKUP_S3_BUKET", "unknown variable, did you mean BACKUP_S3_BUCKET?"),
+        ("BACKUP_METRICS_FIEL", "unknown variable, did you mean BACKUP_METRICS_FILE?"),
         ("BACKUP_STORAGE_CLASS", None),
     ],
 )
@@ -241,8 +241,8 @@ def test_the_environment_must_not_lead_a_target_elsewhere(tmp_path: Path) -> Non
     assert load(environ).connection == {"host": "other"}
     said = problems(environ | {"DATABASE_URL": "postgresql://first/app"})
     assert said == (
-        "[targets.shop]: postgres_host is of no effect: DATABASE_URL from the environment wins;"
-        " set database_url for the target"
+        "[targets.shop]: postgres_host has no effect: DATABASE_URL from the environment takes"
+        " precedence; set database_url for the target"
     )
 
 
@@ -262,8 +262,8 @@ def test_targets(tmp_path: Path) -> None:
     assert (two.target, two.settings.directory, two.connection) == ("two", "/two", {})
     assert load(environ, "two") == two
     assert load(environ, "one", BACKUP_DIR="/here").settings.directory == "/here"
-    assert "no target three in the configuration (there: one, two)" in problems(environ, "three")
-    assert "no target one in the configuration (there: none)" in problems({}, "one")
+    assert "no target three in the configuration (targets: one, two)" in problems(environ, "three")
+    assert "no target one in the configuration (targets: none)" in problems({}, "one")
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

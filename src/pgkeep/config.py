@@ -1,7 +1,7 @@
-"""Settings from the command line, the environment and pgkeep.toml, as the values a library takes.
+"""Read the settings from the command line, the environment and pgkeep.toml.
 
-Everything is read at once and all problems are told together, each with where it comes from;
-nothing falls back to a default because it could not be read.
+All problems are reported at once, each with its origin. A setting that cannot be read never falls
+back to its default.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Value(NamedTuple):
-    """What a variable is set to, and by whom."""
+    """The text of a setting, and its origin."""
 
     text: str
     origin: str
@@ -61,7 +61,7 @@ class Config:
         )
 
     def endpoint(self, database: str | None = None) -> "Endpoint":
-        """Return the way to the server, to another database than the one set if one is named.
+        """Return the connection parameters, for another database if a name is given.
 
         Raises:
             UsageError: the connection string is not valid.
@@ -74,22 +74,22 @@ class Config:
         return endpoint if database is None else endpoint.to(database)
 
     def connected(self) -> str | None:
-        """Return the database that is connected to, where the settings name it."""
+        """Return the database of the connection, if the settings name it."""
         if self.settings.dsn is None:
             return self.connection.get("dbname")
         return self.endpoint().params.get("dbname")
 
     def store(self) -> "Store":
-        """Return where backups go first: the directory, or the bucket that stands for it."""
+        """Return the store of the backups: the directory, or the bucket instead of it."""
         return self.store_at(self.settings.directory)
 
     def copy(self) -> "Store | None":
-        """Return where a copy of each backup goes, if anywhere."""
+        """Return the store of the copies, if one is configured."""
         bucket = self.settings.s3_bucket
         return None if bucket is None else self._bucket(bucket, self.settings.s3_prefix)
 
     def store_at(self, place: str, *, tiers: bool = True) -> "Store":
-        """Return the store of a directory, or of a bucket's URL."""
+        """Return the store of a directory, or of the URL of a bucket."""
         if not place.startswith(BUCKET):
             from .stores.local import LocalStore  # noqa: PLC0415
 
@@ -123,20 +123,20 @@ def load(
     options: Mapping[str, str | None] | None = None,
     target: str | None = None,
 ) -> list[Config]:
-    """Read the settings of the targets that the file has, or of the one named, or the only ones.
+    """Read the settings of all targets in the file, or of one target, or those without a target.
 
-    An option, named like its variable, wins over a target's own table, that over the environment,
-    that over the top of the file.
+    Options are named by their variables. An option takes precedence over the table of a target, the
+    table over the environment, and the environment over the top of the file.
 
     Raises:
-        UsageError: names every problem.
+        UsageError: with all problems.
 
     """
     problems: list[str] = []
     top, tables = _file(environ.get(CONFIG_FILE) or None, problems)
     if target is not None and target not in tables:
-        there = ", ".join(tables) or "none"
-        problems.append(f"--target: no target {target} in the configuration (there: {there})")
+        known = ", ".join(tables) or "none"
+        problems.append(f"--target: no target {target} in the configuration (targets: {known})")
     surroundings = {**top, **_environment(environ, problems)}
     from_options = {
         variable: Value(text, "the command line")
@@ -150,15 +150,16 @@ def load(
         values = {**surroundings, **own, **from_options}
         if "DATABASE_URL" in values.keys() - own.keys() - from_options.keys():
             problems += [
-                f"[targets.{name}]: {variable.lower()} is of no effect: DATABASE_URL from"
-                f" {values['DATABASE_URL'].origin} wins; set database_url for the target"
+                f"[targets.{name}]: {variable.lower()} has no effect: DATABASE_URL from"
+                f" {values['DATABASE_URL'].origin} takes precedence; set database_url for the"
+                " target"
                 for variable in own.keys() & _CONNECTION
             ]
         parsed = _parse(values, problems)
         if not problems:
             if parsed["BACKUP_DIR"].startswith(BUCKET) and parsed["BACKUP_S3_BUCKET"]:
                 problems.append(
-                    f"BACKUP_DIR is a bucket already, {parsed['BACKUP_DIR']}: BACKUP_S3_BUCKET is"
+                    f"BACKUP_DIR is already a bucket, {parsed['BACKUP_DIR']}: BACKUP_S3_BUCKET is"
                     " for copies of a directory"
                 )
             configs.append(Config(target=name, values=values, settings=settings_of(parsed)))
@@ -182,9 +183,9 @@ def _parse(values: Mapping[str, Value], problems: list[str]) -> dict[str, Any]:
 
 
 def _environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Value]:
-    """Return what the environment sets; an empty variable is as good as none.
+    """Return the settings of the environment; an empty variable counts as unset.
 
-    A name that is nearly one of ours is a typing error that would go unnoticed for years.
+    A variable that is almost one of ours is a typing error that would go unnoticed for years.
     """
     for variable in environ:
         plain = variable.removesuffix("_FILE")
@@ -207,7 +208,7 @@ def _take(
     origin: str,
     problems: list[str],
 ) -> None:
-    """Note a value, or the contents of the file that holds it, such as a mounted secret."""
+    """Record a value, or the contents of the file that contains it, such as a mounted secret."""
     if text is not None and file is not None:
         problems.append(f"{variable} and {variable}_FILE are both set in {origin}")
     elif text is not None:
@@ -223,7 +224,7 @@ def _take(
 def _file(
     name: str | None, problems: list[str]
 ) -> tuple[dict[str, Value], dict[str, dict[str, Value]]]:
-    """Read pgkeep.toml: settings for all, and a table for each target."""
+    """Read pgkeep.toml: settings for all targets, and a table for each target."""
     if name is None:
         return {}, {}
     import tomllib  # noqa: PLC0415 - most have no file
@@ -247,16 +248,16 @@ def _file(
 
 
 def _table(table: Mapping[str, Any], origin: str, problems: list[str]) -> dict[str, Value]:
-    """Read a table whose keys are the variables' names in lower case."""
+    """Read a table; its keys are the names of the variables in lower case."""
     texts: dict[str, str] = {}
     for key, value in table.items():
         variable = key.upper()
         known_as = {variable, variable.removesuffix("_FILE")}
         if key != key.lower() or not known_as & _BY_VARIABLE.keys():
-            known = [one.lower() for one in _BY_VARIABLE]
+            known = [name.lower() for name in _BY_VARIABLE]
             problems.append(f"{origin}: unknown key {key}{_close(key.lower(), known)}")
         elif variable == "BACKUP_DATABASES" and isinstance(value, list):
-            if all(isinstance(one, str) and "," not in one for one in value):
+            if all(isinstance(name, str) and "," not in name for name in value):
                 texts[variable] = ",".join(value)
             else:
                 problems.append(f"{origin}: {key}: expected names without commas, got {value!r}")
@@ -278,4 +279,4 @@ def _close(name: str, known: Sequence[str] | Mapping[str, Any], cutoff: float = 
     import difflib  # noqa: PLC0415 - only a mistake needs it
 
     near = difflib.get_close_matches(name, list(known), 1, cutoff)
-    return f", perhaps {near[0]} is meant" if near else ""
+    return f", did you mean {near[0]}?" if near else ""

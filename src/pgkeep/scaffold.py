@@ -1,4 +1,4 @@
-"""The template's files for a project that exists: cookiecutter renders, we compare and write."""
+"""The files of the template for an existing project: cookiecutter renders them, we write them."""
 
 import logging
 import tempfile
@@ -12,8 +12,8 @@ from typing import Any
 from . import errors as e
 
 
-class State(StrEnum):
-    """What a file of the template is to the project."""
+class FileState(StrEnum):
+    """How a file of the template compares with the project."""
 
     NEW = "new"
     SAME = "same"
@@ -23,36 +23,37 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class File:
-    """One file of the template, rendered."""
+class TemplateFile:
+    """A rendered file of the template."""
 
     path: str  # below the project
     contents: bytes
     executable: bool
-    state: State = State.NEW
+    state: FileState = FileState.NEW
 
 
 def template() -> Path:
-    """Return the folder of the template: inside the package, or beside it in a working copy."""
+    """Return the folder of the template: in the package, or next to it in a working copy."""
     here = Path(__file__).parent
     places = (here / "template", here.parents[1] / "template")
     return next((place for place in places if (place / "cookiecutter.json").is_file()), places[0])
 
 
-def render(values: Mapping[str, str], today: date) -> list[File]:
-    """Return the template's files with these values, and its own for all others.
+def render(values: Mapping[str, str], today: date) -> list[TemplateFile]:
+    """Return the files of the template with these values, and the defaults of all others.
 
     Raises:
-        UsageError: a value has no such name, or is none that the template takes.
+        UsageError: a name or a value is not known to the template.
 
     """
     try:
         from cookiecutter import exceptions, generate, prompt  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise e.UsageError(
-            f"the template needs another package: {error.name}", hint="pip install 'pgkeep[init]'"
+            f"the template requires another package: {error.name}",
+            hint="pip install 'pgkeep[init]'",
         ) from error
-    # It logs the tracebacks of what it raises; the hook that refuses has told its reason itself.
+    # It logs the tracebacks of what it raises; a hook that refuses prints its reason itself.
     logging.getLogger("cookiecutter").addHandler(logging.NullHandler())
     source = template()
     try:
@@ -63,7 +64,7 @@ def render(values: Mapping[str, str], today: date) -> list[File]:
         chosen["_creation_date"] = today.isoformat()
         with tempfile.TemporaryDirectory(prefix="pgkeep-") as folder:
             made = generate.generate_files(str(source), {"cookiecutter": chosen}, folder)
-            return sorted(_read(Path(made)), key=lambda one: one.path)
+            return sorted(_read(Path(made)), key=lambda file: file.path)
     except ValueError as error:  # of a choice
         raise e.UsageError(str(error)) from error
     except exceptions.FailedHookException as error:
@@ -79,27 +80,27 @@ def _check_names(values: Mapping[str, str], known: Mapping[str, Any]) -> None:
         )
 
 
-def _read(root: Path) -> Iterable[File]:
+def _read(root: Path) -> Iterable[TemplateFile]:
     for path in root.rglob("*"):
         if path.is_file():
-            yield File(
+            yield TemplateFile(
                 path=path.relative_to(root).as_posix(),
                 contents=path.read_bytes(),
                 executable=bool(path.stat().st_mode & 0o100),
             )
 
 
-def compare(files: Iterable[File], project: Path) -> list[File]:
-    """Return the files with what each of them is to the project.
+def compare(files: Iterable[TemplateFile], project: Path) -> list[TemplateFile]:
+    """Return the files, each with its state in the project.
 
     Raises:
-        UsageError: a directory stands where a file should be, or the other way round.
+        UsageError: there is a directory in place of a file, or a file in place of a directory.
 
     """
     return [replace(file, state=_state(file, project)) for file in files]
 
 
-def _state(file: File, project: Path) -> State:
+def _state(file: TemplateFile, project: Path) -> FileState:
     path = project / file.path
     for folder in (project, *(project / parent for parent in Path(file.path).parents)):
         if folder.exists() and not folder.is_dir():
@@ -107,20 +108,20 @@ def _state(file: File, project: Path) -> State:
     if path.is_dir():
         raise e.UsageError(f"{path} is a directory")
     if not path.exists() and not path.is_symlink():
-        return State.NEW
+        return FileState.NEW
     if path.is_file() and path.read_bytes() == file.contents:
-        return State.SAME
-    return State.DIFFERENT
+        return FileState.SAME
+    return FileState.DIFFERENT
 
 
-def write(files: Iterable[File], project: Path) -> None:
-    """Write those that are new or to be replaced."""
+def write(files: Iterable[TemplateFile], project: Path) -> None:
+    """Write the files that are new or replaced."""
     for file in files:
-        if file.state not in (State.NEW, State.REPLACED):
+        if file.state not in (FileState.NEW, FileState.REPLACED):
             continue
         path = project / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.contents)
         if file.executable:
             mode = path.stat().st_mode
-            path.chmod(mode | (mode & 0o444) >> 2)  # executable for whoever may read it
+            path.chmod(mode | (mode & 0o444) >> 2)  # executable for everybody who can read it

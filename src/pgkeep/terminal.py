@@ -1,9 +1,9 @@
-"""What may be written to a terminal: names and messages of others are text, and nothing else."""
+"""What is safe to write to a terminal: names and messages of others are only text."""
 
 import re
 
-# In the bytes of SQL and of rows: control characters but tab and line feed, those of ISO 8859-1 in
-# UTF-8, line separators, and what changes the direction of text.
+# In the bytes of SQL and of rows: control characters except tab and line feed, those of ISO 8859-1
+# in UTF-8, line separators, and what changes the direction of text.
 _UNSAFE = re.compile(
     rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]"
     rb"|\xef\xbb\xbf"
@@ -11,14 +11,15 @@ _UNSAFE = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return a text that moves no cursor, changes no direction, and fits on one line."""
+    """Return a text that moves no cursor, changes no direction, and has one line."""
     if text.isprintable():
         return text
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
     )
 
 
 def harmless(data: bytes) -> bytes:
-    """Return SQL, or rows, as they may be shown; line ends and tabs stay."""
-    return _UNSAFE.sub(lambda match: b"".join(b"\\x%02x" % one for one in match.group()), data)
+    """Return SQL or rows, escaped for a terminal; line ends and tabs stay."""
+    return _UNSAFE.sub(lambda match: b"".join(b"\\x%02x" % byte for byte in match.group()), data)

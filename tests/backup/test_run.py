@@ -735,9 +735,7 @@ def test_artifacts_without_a_manifest_are_told(tmp_path: Path) -> None:
     env = invoke.environment(BACKUP_DIR=str(tmp_path))
     process = invoke.start("list", env=env)
     _, err = process.communicate(timeout=60)
-    assert (
-        err == f"warning: {one.artifact.name} has no manifest: pgkeep adopt FILE writes it anew\n"
-    )
+    assert err == f"warning: {one.artifact.name} has no manifest: pgkeep adopt FILE recreates it\n"
     said = invoke.run("restore", "--latest", "--target-db=x", env=env, code=9)
     assert f"hint: {one.artifact.name} has lost its manifest: pgkeep adopt" in said
 

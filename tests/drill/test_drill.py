@@ -580,7 +580,7 @@ def test_what_a_drill_needs_is_named(shop: Path, place: Path, tmp_path: Path, pg
         ([f"--backup={plain}"], "is a plain dump without an index"),
         ([f"--check={empty}"], "has no statement"),
         (["--check=/nonexistent.sql"], "could not read /nonexistent.sql: No such file"),
-        (["--report=/nonexistent/x.html"], "there is no directory /nonexistent"),
+        (["--report=/nonexistent/x.html"], "directory /nonexistent does not exist"),
         ([f"--report={tmp_path}/x.json"], "would be overwritten by the JSON"),
         (["--setting=fsync"], "is not NAME=VALUE"),
         (["--setting=a=b", "--server=x"], "cannot be used together"),

@@ -62,7 +62,7 @@ def test_nothing_is_overwritten_unasked(started: Path) -> None:
     """Elsewhere than on a terminal: refused before anything is written."""
     before = contents(started)
     said = init(started, NAMED, code=9)
-    assert "2 files there with other contents: README.md, compose.yml" in said
+    assert "2 files with other contents: README.md, compose.yml" in said
     assert "--keep" in said
     assert "--overwrite" in said
     assert "different  README.md" in init(started, NAMED, "--dry-run")

@@ -1,4 +1,4 @@
-"""The command line: translate arguments into one library call, and its outcome into text or JSON.
+"""The command line: translate arguments into one library call, and its result into text or JSON.
 
 Nothing is imported here: until `main` runs, SIGINT would end Python with a traceback.
 """

@@ -34,12 +34,12 @@ from .common import (
     ),
 )
 @click.argument("file", shell_complete=complete_files)
-@click.option("--database", metavar="NAME", help="The database of a folder's dumps.")
+@click.option("--database", metavar="NAME", help="Database of the dumps in a folder.")
 @click.option(
     "--type",
     "kind",
-    type=click.Choice([one.value for one in naming.BackupType]),
-    help="The tier of a folder's dumps.",
+    type=click.Choice([tier.value for tier in naming.BackupType]),
+    help="Retention tier of the dumps in a folder.",
 )
 @target_option
 @dir_option
@@ -55,21 +55,23 @@ def command(
     jobs: str | None,
     as_json: bool,
 ) -> None:
-    """Make FILE, a whole artifact of pgkeep whose manifest is lost, a backup again.
+    """Register existing dump files as backups.
 
-    The file is verified to its end; what the manifest says is read from the file's own index, type
-    and time from its name.
+    If FILE is a backup file whose manifest is lost, the file is verified to its end and the
+    manifest is written again, from the index in the file. Tier and time follow from its name.
 
-    If FILE is a folder, every plain dump in it, not below it, is indexed into the backup directory
-    as pgkeep index does, type and time from its name. Damaged ones are named and left alone: exit
-    code 5, with everything else done.
+    If FILE is a folder, every plain dump in it is indexed into the backup directory, as pgkeep
+    index does; subfolders are not read. Tier and time follow from the name of each file. Damaged
+    files are reported and skipped: exit code 5 after everything else is done.
     """
     config = load_config(target=target, directory=directory, jobs=jobs)
     if Path(file).is_dir():
         _folder(Path(file), config, database, kind, as_json=as_json)
         return
     if database is not None or kind is not None:
-        raise click.UsageError("--database and --type need a folder; one dump: pgkeep index FILE")
+        raise click.UsageError(
+            "--database and --type require a folder; for one dump use pgkeep index FILE"
+        )
     store, name = locate(file, config)
     with output.current().progress(silent=as_json) as bar:
         bar.step("verifying")
@@ -105,7 +107,7 @@ def _folder(
     failed = [outcome for outcome in outcomes if outcome.state in ("damaged", "refused")]
     made = sum(outcome.state == "indexed" for outcome in outcomes)
     if failed:
-        damaged = [one for one in failed if one.state == "damaged"]
+        damaged = [outcome for outcome in failed if outcome.state == "damaged"]
         message = (
             f"{plural(made, 'dump')} indexed, {len(damaged)} damaged,"
             f" {len(failed) - len(damaged)} refused; the first: {failed[0].message}"
@@ -114,8 +116,8 @@ def _folder(
     output.current().done(f"{plural(made, 'dump')} indexed", as_json=as_json)
 
 
-def _lines(one: AdoptedFile) -> list[str]:
-    """Return a file's line, and one for what was made of it or what is wrong with it."""
-    said = one.backup or one.message
-    lines = [f"{one.state:9}{printable(one.file)}"]
-    return [*lines, f"{'':9}{printable(said)}"] if said else lines
+def _lines(outcome: AdoptedFile) -> list[str]:
+    """Return the line of a file, and a second with its backup or with what is wrong."""
+    result = outcome.backup or outcome.message
+    lines = [f"{outcome.state:9}{printable(outcome.file)}"]
+    return [*lines, f"{'':9}{printable(result)}"] if result else lines

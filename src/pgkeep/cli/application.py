@@ -1,4 +1,4 @@
-"""What `pgkeep serve` answers, and whom."""
+"""The web application of `pgkeep serve`: its pages, and who is allowed to see them."""
 
 import hmac
 
@@ -9,7 +9,7 @@ from ..monitor import site, status
 from ..monitor.pages import rendering
 from .metrics import CONTENT_TYPE, exposition
 from .status import document
-from .web import Fresh, is_ours
+from .web import Cached, is_own_host
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -20,8 +20,8 @@ HEADERS = {
 }
 
 
-def application(state: Fresh[status.State], token: str | None, host: str) -> flask.Flask:
-    """Return the application that answers."""
+def application(state: Cached[status.State], token: str | None, host: str) -> flask.Flask:
+    """Return the application; without a token only requests to this machine are answered."""
     app = flask.Flask("pgkeep", static_folder=None)
 
     @app.before_request
@@ -30,9 +30,9 @@ def application(state: Fresh[status.State], token: str | None, host: str) -> fla
         if request.path == "/healthz":
             return None
         if token is not None:
-            return None if _is_known(request, token) else _unauthorized()
-        # A page of somebody else's in a browser here may have its name lead to this address.
-        return None if is_ours(request.host, host) else _text("unknown host\n", 421)
+            return None if _has_token(request, token) else _unauthorized()
+        # DNS rebinding: the name of a foreign page, open in a browser here, can point to us.
+        return None if is_own_host(request.host, host) else _text("unknown host\n", 421)
 
     @app.after_request
     def harden(response: flask.Response) -> flask.Response:
@@ -70,19 +70,19 @@ def application(state: Fresh[status.State], token: str | None, host: str) -> fla
     return app
 
 
-def _is_known(request: flask.Request, token: str) -> bool:
-    """Tell whether a request has the token, as a bearer or as a browser sends a password."""
+def _has_token(request: flask.Request, token: str) -> bool:
+    """Whether a request has the token, as a bearer token or as the password of a browser."""
     kind, _, sent = request.headers.get("Authorization", "").partition(" ")
     if kind.lower() != "bearer":
         given = request.authorization
         sent = "" if given is None or given.password is None else given.password
         return hmac.compare_digest(sent.encode(), token.encode())
-    # As it was sent: werkzeug takes one with "=" in it for parameters.
+    # The raw header: werkzeug takes a token that contains "=" for parameters.
     return hmac.compare_digest(sent.strip().encode("latin-1"), token.encode())
 
 
 def _unauthorized() -> flask.Response:
-    response = _text("BACKUP_SERVE_TOKEN is needed\n", 401)
+    response = _text("BACKUP_SERVE_TOKEN is required\n", 401)
     response.headers["WWW-Authenticate"] = 'Basic realm="pgkeep", charset="UTF-8"'
     return response
 

@@ -49,16 +49,16 @@ MANUAL = "manual"
     type=click.Choice(["daily", "weekly", "monthly", MANUAL, AUTO]),
     default=MANUAL,
     show_default=True,
-    help="Retention tier. auto: a month's first backup is monthly, an ISO week's first weekly,"
-    " others daily (BACKUP_TIMEZONE).",
+    help="Retention tier. auto: the first backup of a month is monthly, the first of an ISO week is"
+    " weekly, all others are daily (BACKUP_TIMEZONE).",
 )
 @click.option(
     "--verify/--no-verify",
     default=None,
-    help="Read the file back before publishing it; the default for all types but manual.",
+    help="Verify the file before it is published. Default for all types except manual.",
 )
-@click.option("--schema-only", is_flag=True, help="Definitions without rows.")
-@click.option("--no-prune", is_flag=True, help="Do not remove old backups afterwards.")
+@click.option("--schema-only", is_flag=True, help="Back up definitions without rows.")
+@click.option("--no-prune", is_flag=True, help="Do not remove expired backups afterwards.")
 @click.option("--lock-timeout", metavar="SECONDS", help=setting_help("--lock-timeout"))
 @click.option(
     "--no-computed-values",
@@ -91,17 +91,18 @@ def command(
 ) -> None:
     """Back up one or several databases, each into one plain .sql.gz.
 
-    All tables are locked (in the weakest mode, like any SELECT) before one snapshot is taken;
-    pg_dump and several COPY connections share it. The file gets its name when everything has ended
-    well; a manifest beside it makes it a backup. Afterwards, and only for a database that was just
-    backed up, old backups are removed as BACKUP_RETENTION_... say; manual ones never are, and a
-    manual run removes nothing.
+    All tables are locked in the weakest mode, like for SELECT, before one snapshot is taken.
+    pg_dump and several COPY connections share it. The file gets its final name only after
+    everything succeeded, and its manifest last.
+
+    Afterwards, expired backups of the same database are removed, as BACKUP_RETENTION_... specify.
+    Manual backups never expire, and a manual run removes nothing.
     """
     configs = load_configs(
         target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout,
         computed=computed,
     )  # fmt: skip
-    asked = _Asked(
+    request = _Request(
         kind=kind,
         verify=kind != MANUAL if verify is None else verify,
         schema_only=schema_only,
@@ -113,13 +114,13 @@ def command(
     reports: list[RunReport] = []
     unwritten: list[OSError] = []
     with RunNotifier(configs, kind, out, partial=target is not None) as notifier:
-        for one in configs:
-            if one.target is not None:
-                out.info(f"target {one.target}")
+        for configured in configs:
+            if configured.target is not None:
+                out.info(f"target {configured.target}")
             with out.progress(silent=as_json) as bar:
-                report = _run(one, asked, bar, notifier)
+                report = _run(configured, request, bar, notifier)
             if not as_json:
-                _print(one, report, out, unwritten, alone=len(configs) == 1)
+                _print(configured, report, out, unwritten, alone=len(configs) == 1)
             reports.append(report)
         total = RunReport.combined(reports)
         if as_json:
@@ -133,8 +134,8 @@ def command(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """What the command line asks of every target."""
+class _Request:
+    """What the command line asks for, for every target."""
 
     kind: str
     verify: bool
@@ -175,14 +176,14 @@ def _summary(total: RunReport, seconds: float) -> str:
 
 
 def _run(
-    target: config.Config, asked: _Asked, bar: progress.Silent, notifier: RunNotifier
+    target: config.Config, request: _Request, bar: progress.Silent, notifier: RunNotifier
 ) -> RunReport:
-    """Run one target; of several, one that cannot be reached does not stop the others."""
+    """Run one target. Of several targets, a failed one does not stop the others."""
     notifier.begin(target)
     try:
-        endpoint = target.endpoint(asked.database)
+        endpoint = target.endpoint(request.database)
         store, copy = _store(target), target.copy()
-        report = run.run(endpoint, store, asked.of(target), bar, copy, _announce)
+        report = run.run(endpoint, store, request.of(target), bar, copy, _announce)
     except e.PgkeepError as error:
         notifier.end(RunReport(), error)
         if target.target is None:
@@ -222,7 +223,7 @@ def _store(target: config.Config) -> Store:
 
 @contextlib.contextmanager
 def _noting(unwritten: list[OSError]) -> Iterator[None]:
-    """Go on where results cannot be written: that ends no run, and hides no failure of one."""
+    """Continue if results cannot be written: that neither ends a run nor hides its failure."""
     try:
         yield
     except OSError as error:
@@ -230,14 +231,14 @@ def _noting(unwritten: list[OSError]) -> Iterator[None]:
 
 
 def _print(
-    one: config.Config,
+    target: config.Config,
     report: RunReport,
     out: output.Output,
     unwritten: list[OSError],
     *,
     alone: bool,
 ) -> None:
-    store, copy = one.store(), one.copy()
+    store, copy = target.store(), target.copy()
     for manifest in report.backups:
         for warning in (*manifest.warnings, *manifest.drift):
             out.warning(f"{manifest.database.name}: {warning}")
@@ -263,7 +264,7 @@ def _print(
     ]
     failures = [*report.failed, *report.retention, *report.copies]
     if not (alone and failures == report.failed[:1] and not report.backups):
-        # Or it is the only one, which the last line tells.
+        # A single failure is reported in the last line.
         warnings += [f"{failure.database}: {failure.error}" for failure in failures]
     for text in notes:
         out.info(text)

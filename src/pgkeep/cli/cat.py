@@ -27,9 +27,9 @@ from .rules import AtMostOne
     "tables",
     metavar="PATTERN",
     multiple=True,
-    help="Only the rows of these tables, as for pg_dump; may be repeated.",
+    help="Print only the rows of these tables. Patterns as in pg_dump. Can be repeated.",
 )
-@click.option("--schema-only", is_flag=True, help="Definitions without rows.")
+@click.option("--schema-only", is_flag=True, help="Print definitions without rows.")
 @target_option
 @dir_option
 def command(
@@ -40,10 +40,10 @@ def command(
     target: str | None,
     directory: str | None,
 ) -> None:
-    """Write FILE as plain SQL to standard output: all of it, or what is asked for.
+    """Print FILE as plain SQL: all of it, or only definitions, or only some tables.
 
-    Each member is checked when it is read, before any of it is written: of a damaged file comes
-    what is whole, then exit code 5. With --table only the members of these tables are read.
+    Each member is checked before it is printed. Of a damaged file, everything before the damage is
+    printed, then the exit code is 5. With --table, only the members of these tables are read.
     """
     config = load_config(target=target, directory=directory)
     patterns = [selection.pattern(table) for table in tables]

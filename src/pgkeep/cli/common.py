@@ -1,4 +1,4 @@
-"""What several commands share: options, output, the way to a backup."""
+"""What several commands share: options, configuration, access to backups."""
 
 import contextlib
 import importlib
@@ -70,7 +70,7 @@ target_option = click.option(
 
 
 def connection_options(function: Function) -> Function:
-    """Add the options that say which server and database."""
+    """Add the options that name the server and the database."""
     function = click.option(
         "--database", metavar="NAME", help="Name of the database (POSTGRES_DB or PGDATABASE)."
     )(function)
@@ -120,18 +120,19 @@ def load_config(
     """Read the configuration of one target."""
     configs = load_configs(target=target, dsn=dsn, directory=directory, jobs=jobs)
     if len(configs) > 1:
-        names = ", ".join(str(one.target) for one in configs)
+        names = ", ".join(str(found.target) for found in configs)
         raise e.UsageError(
-            f"the configuration has several targets: {names}", hint="Say which: --target=NAME."
+            f"the configuration has several targets: {names}",
+            hint="Choose a target with --target=NAME.",
         )
     return configs[0]
 
 
 def check_extra(extra: str, *modules: str) -> None:
-    """Say what to install where an extra is missing.
+    """Check that the modules of an extra are installed.
 
     Raises:
-        UsageError: one of its modules is not there.
+        UsageError: a module is missing.
 
     """
     for module in modules:
@@ -139,7 +140,7 @@ def check_extra(extra: str, *modules: str) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise e.UsageError(
-                f"{extra} needs another package: {error.name}",
+                f"{extra} requires another package: {error.name}",
                 hint=f"pip install 'pgkeep[{extra}]'",
             ) from error
 
@@ -150,36 +151,36 @@ def print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
-def stores(one: config.Config) -> list[Store]:
-    """Return all stores of a target: where backups go first, then where their copies do."""
-    copy = one.copy()
-    return [one.store()] if copy is None else [one.store(), copy]
+def stores(target: config.Config) -> list[Store]:
+    """Return the store of a target, then the store of its copies if it has one."""
+    copy = target.copy()
+    return [target.store()] if copy is None else [target.store(), copy]
 
 
-def catalogs(one: config.Config) -> list[catalog.Catalog]:
-    """Return the catalogs of the stores that can be read; say which cannot.
+def catalogs(target: config.Config) -> list[catalog.Catalog]:
+    """Return the catalogs of the stores that can be read; warn of the others.
 
     Raises:
-        StoreError: none of them can.
+        StoreError: no store can be read.
 
     """
-    found, failed = _read(one)
+    found, failed = _read(target)
     for problem in (*failed, *(text for each in found for text in each.unreadable)):
         output.current().warning(problem)
     return found
 
 
 def latest(
-    one: config.Config, database: str | None, *, verified: bool = False
+    target: config.Config, database: str | None, *, verified: bool = False
 ) -> tuple[Store, "Manifest"]:
     """Return the newest backup and the store that has it.
 
     Raises:
         StoreError: no store can be read.
-        Refused: none can be chosen, or what cannot be read may be newer.
+        Refused: there is no backup to choose, or a newer one may be unreadable.
 
     """
-    found, failed = _read(one)
+    found, failed = _read(target)
     now = datetime.now(UTC)
     chosen = catalog.latest(found, database, now, verified=verified, unread=failed)
     for problem in (text for each in found for text in each.unreadable):
@@ -189,11 +190,11 @@ def latest(
     return chosen
 
 
-def _read(one: config.Config) -> tuple[list[catalog.Catalog], list[str]]:
+def _read(target: config.Config) -> tuple[list[catalog.Catalog], list[str]]:
     """Return the catalogs of the stores that can be read, and why others cannot."""
     found: list[catalog.Catalog] = []
     failed: list[e.StoreError] = []
-    for store in stores(one):
+    for store in stores(target):
         try:
             found.append(catalog.Catalog(store).read())
         except e.StoreError as error:
@@ -203,11 +204,11 @@ def _read(one: config.Config) -> tuple[list[catalog.Catalog], list[str]]:
     return found, [error.message for error in failed]
 
 
-def locate(file: str, one: config.Config) -> tuple[Store, str]:
+def locate(file: str, target: config.Config) -> tuple[Store, str]:
     """Return store and name of a file given as a path, a URL, or a name in one of the stores.
 
     Raises:
-        UsageError: the name is empty, or a URL that has no key.
+        UsageError: the name is empty, or the URL has no key.
 
     """
     if not file:
@@ -217,19 +218,19 @@ def locate(file: str, one: config.Config) -> tuple[Store, str]:
         if not name or not place.startswith(BUCKET) or place == BUCKET:
             raise e.UsageError(
                 f"{file} names no file: expected s3://BUCKET/KEY",
-                hint="pgkeep list --dir=s3://BUCKET/PREFIX shows which there are.",
+                hint="pgkeep list --dir=s3://BUCKET/PREFIX lists the backups.",
             )
         parsed = naming.parse(name)
         if parsed is not None and place.endswith(f"/{parsed.type}"):
-            return one.store_at(place.removesuffix(f"/{parsed.type}")), name
-        return one.store_at(place, tiers=False), name
+            return target.store_at(place.removesuffix(f"/{parsed.type}")), name
+        return target.store_at(place, tiers=False), name
     path = Path(file)
-    there = os.path.exists  # Path.exists would raise what opening the file tells better
-    if not there(path) and naming.parse(path.name + naming.ARTIFACT) is not None:
+    exists = os.path.exists  # Path.exists raises errors that opening the file reports better
+    if not exists(path) and naming.parse(path.name + naming.ARTIFACT) is not None:
         path = path.with_name(path.name + naming.ARTIFACT)  # as warnings and reports name it
         file = str(path)
-    if not there(path) and len(path.parts) == 1:
-        places = stores(one)
+    if not exists(path) and len(path.parts) == 1:
+        places = stores(target)
         return next((store for store in places if store.exists(file)), places[0]), file
     return LocalStore(path.parent), path.name
 
@@ -241,9 +242,9 @@ def plural(count: int, noun: str) -> str:
 
 @contextlib.contextmanager
 def pipe() -> Iterator[None]:
-    """Write results to somebody who may stop reading; then end as SIGPIPE would, without a word.
+    """Write results to a reader who can stop reading; then end silently, as SIGPIPE would.
 
-    What else goes wrong with our output is told as for any command.
+    Other errors of our output are reported as for any command.
     """
     try:
         yield
@@ -255,23 +256,23 @@ def pipe() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_artifact(file: str, one: config.Config) -> Iterator["Artifact"]:
-    """Open an artifact, of which only end marker and index are read.
+def open_artifact(file: str, target: config.Config) -> Iterator["Artifact"]:
+    """Open a backup file; only its end marker and its index are read.
 
     Raises:
-        Refused: it is another plain dump.
-        VerificationFailed: it is cut or damaged.
+        Refused: it is a plain dump without an index.
+        VerificationFailed: it is truncated or damaged.
 
     """
-    from ..artifact import file as file_module  # noqa: PLC0415 - commands that open none need not pay for it
+    from ..artifact import file as file_module  # noqa: PLC0415 - other commands save the time
     from ..artifact import plain_reader  # noqa: PLC0415
-    from ..artifact.file import is_artifact  # noqa: PLC0415 - commands that open none need not pay for it
+    from ..artifact.file import is_artifact  # noqa: PLC0415 - other commands save the time
 
-    store, name = locate(file, one)
+    store, name = locate(file, target)
     with contextlib.closing(store.open(name)) as source:
         if not is_artifact(source) and not plain_reader.is_ours(source):
             raise e.Refused(
-                f"{source.name} is not an artifact of pgkeep: it has no index",
-                hint=f"Make one of it: pgkeep index {file}. pgkeep verify reads any plain dump.",
+                f"{source.name} is not a backup file of pgkeep: it has no index",
+                hint=f"pgkeep index {file} makes one of it. pgkeep verify reads any plain dump.",
             )
         yield file_module.Artifact(source)

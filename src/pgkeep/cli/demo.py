@@ -11,7 +11,7 @@ from . import output
 from .command import pgkeep_command
 from .common import jobs_option, json_option, load_config, print_json
 
-DIRECTORY = "pgkeep-demo"  # never that of real backups: status would ask for the next one
+DIRECTORY = "pgkeep-demo"  # not that of real backups: status would expect a next one
 
 
 @pgkeep_command(
@@ -22,7 +22,11 @@ DIRECTORY = "pgkeep-demo"  # never that of real backups: status would ask for th
     ),
 )
 @click.option(
-    "--scale", type=click.IntRange(1, 100), default=1, show_default=True, help="1 is 330 MB."
+    "--scale",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Size of the database; 1 is 330 MB.",
 )
 @click.option(
     "--dir",
@@ -30,20 +34,20 @@ DIRECTORY = "pgkeep-demo"  # never that of real backups: status would ask for th
     metavar="DIR",
     default=DIRECTORY,
     show_default=True,
-    help="Where the backup is put, whatever BACKUP_DIR is.",
+    help="Directory for the backup. BACKUP_DIR is ignored.",
 )
 @jobs_option
 @json_option
 def command(*, scale: int, directory: str, jobs: str | None, as_json: bool) -> None:
-    """Back up and restore a temporary database, and prove that nothing is missing.
+    """Back up and restore a temporary database, and compare every table.
 
-    Starts a PostgreSQL of its own, fills it, backs it up beside pg_dump | gzip, drops the database,
-    restores it and compares every table. Needs no set-up; no other server is touched, nor the
-    backups that there are.
+    Starts a temporary PostgreSQL server, fills a database, backs it up with pg_dump | gzip and with
+    pgkeep, drops it, restores it and compares. No setup is required. Other servers and existing
+    backups are not touched.
     """
     settings = load_config(directory=directory, jobs=jobs).settings
     if settings.directory.startswith(BUCKET):
-        raise e.UsageError("the demo writes to a directory, not to a bucket", hint="Say --dir=DIR.")
+        raise e.UsageError("the demo writes to a directory, not to a bucket", hint="Use --dir=DIR.")
 
     def tell(text: str) -> None:
         output.say(text, err=as_json)
@@ -58,6 +62,6 @@ def command(*, scale: int, directory: str, jobs: str | None, as_json: bool) -> N
         "",
         f"The backup is {progress.size(outcome.size)} of plain SQL in gzip:",
         f"    {path}",
-        "Anybody can restore it, with or without pgkeep:",
+        "It can be restored without pgkeep:",
         f"    createdb shop_copy && zcat {path} | psql -X -v ON_ERROR_STOP=1 -d shop_copy",
     ])  # fmt: skip

@@ -2,7 +2,7 @@
 
 from .. import doctor
 from .. import errors as e
-from ..doctor import Report
+from ..doctor import Diagnosis
 from ..terminal import printable
 from . import output
 from .command import pgkeep_command
@@ -40,11 +40,11 @@ def command(
     jobs: str | None,
     as_json: bool,
 ) -> None:
-    """Say what would spoil a backup, all at once, each with what mends it.
+    """Find problems that would make a backup fail, with the statement that fixes each.
 
-    Every database of BACKUP_DATABASES is looked at, or the one that --database names. Nothing is
-    left changed; a bucket gets a file, which is read and removed again. Exit code 4 if a backup
-    would fail.
+    Every database of BACKUP_DATABASES is checked, or the one that --database names. Nothing is
+    changed. In a bucket, a file is written, read and removed again. Exit code 4 if a backup would
+    fail.
     """
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
     wanted = () if database is not None else config.settings.databases
@@ -66,7 +66,7 @@ def command(
         raise e.DumpFailed(f"a backup{which} would fail: {plural(errors, 'finding')} above")
 
 
-def _print(report: Report) -> None:
+def _print(report: Diagnosis) -> None:
     output.say(f"server     PostgreSQL {report.server} at {report.address}, role {report.role}")
     for name, tables in report.databases.items():
         output.say(f"database   {printable(name)}, {plural(tables, 'table')}")
@@ -78,4 +78,4 @@ def _print(report: Report) -> None:
         for line in (finding.remedy or "").splitlines():
             output.say(f"    {line}")
     if not report.findings:
-        output.say("nothing to mend")
+        output.say("no problems found")

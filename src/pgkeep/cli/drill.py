@@ -53,28 +53,28 @@ SHOWN = 10  # findings of one kind; --json and the report have all
     "file",
     metavar="FILE",
     shell_complete=complete_files,
-    help="This one, not the newest verified.",
+    help="Use this backup instead of the newest verified one.",
 )
-@click.option("--database", metavar="NAME", help="The newest backup of this database.")
+@click.option("--database", metavar="NAME", help="Use the newest verified backup of this database.")
 @click.option(
     "--server",
     metavar="DSN",
-    help="Restore into a scratch database there, not into a server of its own. Keep passwords"
-    " out of it: arguments can be seen by everybody on the machine.",
+    help="Restore into a scratch database on this server instead of a temporary server. Do not put"
+    " a password here: every user of this machine can see the arguments of a process.",
 )
 @click.option(
     "--setting",
     "settings",
     metavar="NAME=VALUE",
     multiple=True,
-    help="A setting of the server of its own, such as shared_preload_libraries.",
+    help="A setting of the temporary server, such as shared_preload_libraries.",
 )
 @click.option(
     "--search-path",
-    type=click.Choice([one.value for one in SearchPath]),
+    type=click.Choice([path.value for path in SearchPath]),
     default=SearchPath.EMPTY.value,
     show_default=True,
-    help="As pgkeep restore has it.",
+    help="As in pgkeep restore.",
 )
 @click.option(
     "--check",
@@ -82,7 +82,7 @@ SHOWN = 10  # findings of one kind; --json and the report have all
     metavar="FILE.sql",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Queries that must return true; may be repeated.",
+    help="SQL file of queries that must return true. Can be repeated.",
 )
 @click.option(
     "--check-timeout",
@@ -91,13 +91,13 @@ SHOWN = 10  # findings of one kind; --json and the report have all
     type=click.FloatRange(0.001, 86400 * 7),
     default=60,
     show_default=True,
-    help="Time for each of these queries.",
+    help="Time limit for each of these queries.",
 )
 @click.option(
     "--report",
     metavar="FILE.html",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a report for people, and beside it FILE.json.",
+    help="Write a report as a web page, and the same as FILE.json.",
 )
 @target_option
 @dir_option
@@ -118,16 +118,15 @@ def command(
     jobs: str | None,
     as_json: bool,
 ) -> None:
-    """Restore a backup where it harms nobody, compare everything, take the time.
+    """Restore a backup into a temporary server, compare every row, and measure the time.
 
-    Into a PostgreSQL server of its own, which is gone afterwards: without the network, event
-    triggers or jobs. Every table's rows are compared with those of the backup, and whatever the
-    dump says of constraints, indexes, sequences, materialized views, extensions and roles is held
-    against what is there. Exit code 5 if anything is wrong. The result is noted in the backup's
-    manifest.
+    The temporary PostgreSQL server has no network, and event triggers and jobs do not run. The rows
+    of every table are compared with the backup. Constraints, indexes, sequences, materialized
+    views, extensions and roles are compared with the definitions in the dump. Exit code 5 if
+    anything differs. The result is recorded in the manifest of the backup.
     """
     check_extra("drill", "numpy", "jinja2")
-    from ..drill import assertions, drill  # noqa: PLC0415 - after what says that numpy is missing
+    from ..drill import assertions, drill  # noqa: PLC0415 - after the check that numpy is installed
 
     asked = assertions.read(checks)
     if report is not None:
@@ -186,13 +185,13 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _check_report(path: Path) -> None:
-    """Refuse what could not be written, before an hour is spent."""
+    """Refuse a report that could not be written, before an hour is spent."""
     if path.suffix == ".json":
-        raise e.UsageError(f"{path} would be overwritten by the JSON", hint="Say FILE.html.")
+        raise e.UsageError(f"{path} would be overwritten by the JSON", hint="Use FILE.html.")
     if not path.parent.is_dir():
-        raise e.UsageError(f"there is no directory {path.parent}")
+        raise e.UsageError(f"directory {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise e.UsageError(f"nothing can be written to {path.parent}")
+        raise e.UsageError(f"directory {path.parent} is not writable")
 
 
 def _write_report(path: Path, outcome: "DrillResult") -> None:
@@ -202,7 +201,7 @@ def _write_report(path: Path, outcome: "DrillResult") -> None:
     data = msgspec.json.format(msgspec.json.encode(outcome), indent=2) + b"\n"
     for target, contents in ((path.with_suffix(".json"), data), (path, page)):
         try:
-            # Whole, or as it was.
+            # Either completely written, or unchanged.
             partial = target.with_name(f".{target.name}.partial-{os.urandom(4).hex()}")
             try:
                 partial.write_bytes(contents)
@@ -227,15 +226,15 @@ def _print(outcome: "DrillResult", report: Path | None) -> None:
         output.note(f"    isolation: {isolation_of(outcome)}")
     for check in outcome.checks:
         count = f"{check.checked:,}"
-        output.note(f"    {'ok ' if not check.findings else 'RED'}  {check.name:20} {count:>12}")
+        output.note(f"    {'ok  ' if not check.findings else 'FAIL'}  {check.name:20} {count:>12}")
         for finding in check.findings[:SHOWN]:
             output.note(f"         {printable(finding)}")
         if len(check.findings) > SHOWN:
             output.note(f"         and {len(check.findings) - SHOWN} more")
     if outcome.unproved:
-        output.note(f"    --   {'not proved':20} {len(outcome.unproved):>12,}")
-        for one in outcome.unproved[:SHOWN]:
-            for line in textwrap.wrap(printable(one), 70, subsequent_indent="  "):
+        output.note(f"    --    {'not proved':20} {len(outcome.unproved):>12,}")
+        for reason in outcome.unproved[:SHOWN]:
+            for line in textwrap.wrap(printable(reason), 70, subsequent_indent="  "):
                 output.note(f"         {line}")
         if len(outcome.unproved) > SHOWN:
             output.note(f"         and {len(outcome.unproved) - SHOWN} more")

@@ -36,14 +36,20 @@ from .common import (
     ),
 )
 @click.argument("file", shell_complete=complete_files)
-@click.option("--database", metavar="NAME", help="Its database; which one, if it holds several.")
+@click.option(
+    "--database",
+    metavar="NAME",
+    help="Name of the database; which database, if the dump contains several.",
+)
 @click.option(
     "--type",
     "kind",
-    type=click.Choice([one.value for one in naming.BackupType]),
-    help="The tier that it belongs to.",
+    type=click.Choice([tier.value for tier in naming.BackupType]),
+    help="Retention tier of the backup.",
 )
-@click.option("--output", "-o", "place", metavar="DIR", help="Where to put it; otherwise as --dir.")
+@click.option(
+    "--output", "-o", "place", metavar="DIR", help="Directory for the backup, instead of --dir."
+)
 @target_option
 @dir_option
 @jobs_option
@@ -59,14 +65,14 @@ def command(
     jobs: str | None,
     as_json: bool,
 ) -> None:
-    """Make a backup of FILE, a plain dump of pg_dump: gzip, zstd or not compressed.
+    """Make a backup from FILE, a plain dump of pg_dump, compressed with gzip, zstd or not.
 
-    It needs no server. The SQL stays as it is, rows unchanged and in their order; FILE is not
-    touched. The time is the one that a verbose dump says, else that in its name (in
-    BACKUP_TIMEZONE), else the file's.
+    No server is required. FILE is not changed, and its SQL is copied unchanged, with the rows in
+    their order. The time of the backup is the one that a verbose dump contains, or the one in the
+    name of the file (in BACKUP_TIMEZONE), or the modification time.
 
-    What pg_dump -C and pg_dumpall write about the database itself is left out; roles go to the
-    globals. Exit code 5, and nothing is written, if FILE is damaged.
+    Statements of pg_dump -C and pg_dumpall about the database itself are skipped; roles go into the
+    globals file. If FILE is damaged, nothing is written and the exit code is 5.
     """
     config = load_config(target=target, directory=place or directory, jobs=jobs)
     store, name = locate(file, config)
@@ -88,7 +94,7 @@ def command(
         output.note(config.store().url_of(manifest.artifact.name))
     for warning in manifest.warnings:
         output.current().info(warning)
-    output.current().done(told(manifest), as_json=as_json)
+    output.current().done(summary(manifest), as_json=as_json)
 
 
 def _folder(path: Path | None, file: str) -> str:
@@ -101,8 +107,8 @@ def _modified(path: Path | None) -> datetime | None:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
-def told(manifest: Manifest) -> str:
-    """Return what was made, in words."""
+def summary(manifest: Manifest) -> str:
+    """Return a line about the backup."""
     return (
         f"{plural(len(manifest.tables), 'table')}, {plural(manifest.rows, 'row')},"
         f" {progress.size(manifest.raw_bytes)} of SQL in {progress.size(manifest.artifact.size)},"

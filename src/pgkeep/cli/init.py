@@ -11,7 +11,7 @@ import click
 
 from .. import errors as e
 from .. import scaffold
-from ..scaffold import File, State
+from ..scaffold import FileState, TemplateFile
 from . import output
 from .command import pgkeep_command
 from .common import complete_directories, json_option, plural, print_json
@@ -30,10 +30,16 @@ from .rules import AtMostOne
     " include_observability, include_s3, include_github_actions (yes or no).",
 )
 @click.argument("directory", metavar="DIR", shell_complete=complete_directories)
-@click.option("--set", "values", metavar="NAME=VALUE", multiple=True, help="A template value.")
-@click.option("--keep", is_flag=True, help="Leave files that exist as they are.")
-@click.option("--overwrite", is_flag=True, help="Replace files that exist, without asking.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done, write nothing.")
+@click.option(
+    "--set",
+    "values",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Set a value of the template. Can be repeated.",
+)
+@click.option("--keep", is_flag=True, help="Keep existing files as they are.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files without asking.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
 @json_option
 def command(
     *,
@@ -46,9 +52,9 @@ def command(
 ) -> None:
     """Add backups to the project in DIR: scripts, schedule, decision record, runbook.
 
-    The files are those of the cookiecutter template. Files that are there with other contents are
-    not touched: on a terminal each is asked about; elsewhere nothing is written unless --keep or
-    --overwrite is said. Needs the extra pgkeep[init].
+    The files come from the cookiecutter template. Existing files with other contents are not
+    overwritten: on a terminal, pgkeep asks for each of them; otherwise nothing is written unless
+    --keep or --overwrite is given. Requires the extra pgkeep[init].
     """
     project = Path(directory)
     rendered = scaffold.render(_values(values, project), datetime.now(UTC).date())
@@ -64,37 +70,39 @@ def command(
         line = f"{file.state:10} {file.path}"
         output.say(line) if dry_run else output.note(line)
     counts = Counter(file.state for file in files)
-    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     done = "nothing written" if dry_run else directory
-    output.current().done(f"{done}: {plural(len(files), 'file')}: {told}")
+    output.current().done(f"{done}: {plural(len(files), 'file')}: {states}")
 
 
 def _values(given: tuple[str, ...], project: Path) -> dict[str, str]:
-    # As a name of Kubernetes objects: it must begin with a letter.
+    # Names of Kubernetes objects must begin with a letter.
     name = re.sub(r"^[^A-Za-z]+", "", project.resolve().name) or "project"
     values = {"project_name": name}
-    for one in given:
-        key, equals, value = one.partition("=")
+    for assignment in given:
+        key, equals, value = assignment.partition("=")
         if not equals:
-            raise click.UsageError(f"--set: expected NAME=VALUE, got {one!r}")
+            raise click.UsageError(f"--set: expected NAME=VALUE, got {assignment!r}")
         values[key] = value
     return values
 
 
-def _decided(files: list[File], *, keep: bool, overwrite: bool, may_ask: bool) -> list[File]:
-    """Decide what becomes of existing files with other contents."""
-    there = [file.path for file in files if file.state == State.DIFFERENT]
+def _decided(
+    files: list[TemplateFile], *, keep: bool, overwrite: bool, may_ask: bool
+) -> list[TemplateFile]:
+    """Decide which existing files with other contents are replaced."""
+    existing = [file.path for file in files if file.state == FileState.DIFFERENT]
     asks = may_ask and sys.stdin.isatty()
-    if there and not (keep or overwrite or asks):
+    if existing and not (keep or overwrite or asks):
         raise e.Refused(
-            f"{plural(len(there), 'file')} there with other contents: {', '.join(there)}",
-            hint="Say --keep to leave them as they are, or --overwrite to replace them.",
+            f"{plural(len(existing), 'file')} with other contents: {', '.join(existing)}",
+            hint="Use --keep to keep them as they are, or --overwrite to replace them.",
         )
 
-    def decided(one: File) -> File:
-        if one.state != State.DIFFERENT:
-            return one
-        replaced = overwrite or (not keep and output.ask(f"Overwrite {one.path}?"))
-        return replace(one, state=State.REPLACED if replaced else State.KEPT)
+    def decided(file: TemplateFile) -> TemplateFile:
+        if file.state != FileState.DIFFERENT:
+            return file
+        replaced = overwrite or (not keep and output.ask(f"Overwrite {file.path}?"))
+        return replace(file, state=FileState.REPLACED if replaced else FileState.KEPT)
 
     return [decided(file) for file in files]

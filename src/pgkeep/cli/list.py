@@ -32,11 +32,11 @@ from .rules import AtMostOne
     ),
     rules=(AtMostOne(("--names", "--json")),),
 )
-@click.option("--database", metavar="NAME", help="Only backups of this database.")
+@click.option("--database", metavar="NAME", help="List only backups of this database.")
 @click.option(
     "--names",
     is_flag=True,
-    help="Print only the names, as --backup takes them, of whole backups with rows.",
+    help="Print only the names of complete backups with rows, as --backup accepts them.",
 )
 @target_option
 @dir_option
@@ -49,20 +49,20 @@ def command(
     directory: str | None,
     as_json: bool,
 ) -> None:
-    """Show the backups that there are, oldest first.
+    """List backups, oldest first.
 
-    A backup is what has a manifest. One whose file is gone or has another length is marked
-    "missing". With BACKUP_S3_BUCKET, WHERE says who has it: "both" the directory and the bucket,
-    "dir" or "copy" only one of them, "pending" one that is not copied yet. "indexed" is a
-    dump of others, which may hold less than a database.
+    Every file with a manifest is listed. If the file is gone or has another length, STATE is
+    "missing". With BACKUP_S3_BUCKET, WHERE is "both" if the directory and the bucket have the
+    backup, "dir" or "copy" if only one of them has it, "pending" if it is not uploaded yet.
+    "indexed" backups are dumps of other tools, which can contain less than a database.
     """
     config = load_config(target=target, directory=directory)
     found = catalogs(config)
     lost = [name for each in found for name in each.lost]
     if lost:
-        more = f", nor have {len(lost) - 1} more" if len(lost) > 1 else ""
+        others = f" ({len(lost) - 1} more)" if len(lost) > 1 else ""
         output.current().warning(
-            f"{lost[0]} has no manifest{more}: pgkeep adopt FILE writes it anew"
+            f"{lost[0]} has no manifest{others}: pgkeep adopt FILE recreates it"
         )
     backups = [
         backup
@@ -118,7 +118,7 @@ def age(seconds: float) -> str:
 
 
 def _where(entry: catalog.Entry, urls: Sequence[str]) -> str:
-    """Return which of two stores has it whole."""
+    """Return which of two stores has it completely."""
     first, copy = (url in entry.stores and not entry.stores[url] for url in urls)
     if urls[1] in entry.manifest.pending:
         return "pending"

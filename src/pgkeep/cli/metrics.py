@@ -13,7 +13,16 @@ from . import output
 from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
 from .contents import contents_of, target_of
-from .web import LOOPBACK, Address, Fresh, Once, is_ours, kept, parse_address, serve
+from .web import (
+    LOOPBACK,
+    Address,
+    Cached,
+    NewProblems,
+    cache_seconds,
+    is_own_host,
+    parse_address,
+    serve,
+)
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -38,24 +47,24 @@ UNREADABLE = "503 Service Unavailable", b"none of the stores can be read\n"
     is_flag=False,
     flag_value=f"{LOOPBACK}:{PORT}",
     callback=parse_address,
-    help=f"Answer scrapes of /metrics until ended; alone {LOOPBACK}:{PORT}.",
+    help=f"Serve /metrics until stopped. Without a value: {LOOPBACK}:{PORT}.",
 )
 @target_option
 @dir_option
 def command(*, listen: Address | None, target: str | None, directory: str | None) -> None:
-    """Print what the backups there are mean to Prometheus, or serve it.
+    """Print or serve metrics of the existing backups for Prometheus.
 
-    Everything comes from the manifests, read anew for each scrape (of a bucket, once a minute). How
-    attempts went that made no backup is only in BACKUP_METRICS_FILE and BACKUP_PUSHGATEWAY, which
-    every run writes. Whoever can reach the port can read the names of databases: it is open to this
-    machine only unless another address is given.
+    The metrics come from the manifests, which are read for each scrape (in a bucket at most once a
+    minute). Failed runs are only visible in BACKUP_METRICS_FILE and BACKUP_PUSHGATEWAY, which every
+    run updates. Everybody who can reach the port can read the names of databases. By default only
+    this machine can.
     """
     check_extra("metrics", "prometheus_client", "waitress")
     configs = load_configs(target=target, directory=directory)
     if listen is not None:
         _listen(configs, listen)
         return
-    targets = [target_of(one) for one in configs]
+    targets = [target_of(found) for found in configs]
     contents, problems, unreadable = contents_of(targets)
     for problem in (*problems, *unreadable):
         output.current().warning(problem)
@@ -66,33 +75,33 @@ def command(*, listen: Address | None, target: str | None, directory: str | None
 
 
 def exposition(targets: Sequence[overview.Target], contents: overview.Contents) -> bytes | None:
-    """Return the text for Prometheus; none where no store was read."""
+    """Return the text for Prometheus, or None if no store was read."""
     if not contents:
         return None
     now = datetime.now(UTC)
     samples = [
-        one
+        sample
         for target in targets
-        for one in metrics.of_target(target, contents, overview.expected(target, contents), now)
+        for sample in metrics.of_target(target, contents, overview.expected(target, contents), now)
     ]
     return metrics.render([*samples, *metrics.ages(samples, now)])
 
 
 def _listen(configs: Sequence[config.Config], address: Address) -> None:
     out = output.current()
-    targets = [target_of(one) for one in configs]
-    warned = Once(out)
+    targets = [target_of(found) for found in configs]
+    problems_printed = NewProblems(out)
 
     def read() -> bytes | None:
         contents, problems, unreadable = contents_of(targets)
-        warned.warn(problems + unreadable)
+        problems_printed.warn(problems + unreadable)
         return exposition(targets, contents)
 
-    text = Fresh(read, kept(targets))
+    text = Cached(read, cache_seconds(targets))
 
     def answer(environ: "WSGIEnvironment", start: "StartResponse") -> list[bytes]:
-        # Elsewhere it was opened on purpose; here a browser may be made to ask.
-        if address.loopback and not is_ours(environ.get("HTTP_HOST", ""), address.host):
+        # Another address was opened on purpose; on loopback, a browser can be made to ask.
+        if address.loopback and not is_own_host(environ.get("HTTP_HOST", ""), address.host):
             status, body = "421 Misdirected Request", b"unknown host\n"
         elif environ["PATH_INFO"] != PATH:
             status, body = "404 Not Found", b"only /metrics is here\n"

@@ -1,4 +1,4 @@
-"""The commands and how they end: each lives in a module of its own, imported when it is used."""
+"""The commands and their exit codes. Each has a module of its own, imported when it is used."""
 
 import contextlib
 import importlib
@@ -144,7 +144,7 @@ group.params += verbosity_options()
 
 
 def run() -> NoReturn:
-    """Run the command line and exit with the code that the outcome has."""
+    """Run the command line and exit with the exit code of its outcome."""
     _open_standard_streams()
     sys.excepthook = _unexpected
     try:
@@ -161,7 +161,7 @@ def run() -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Open those that are closed: the next file would take their number, and get our messages."""
+    """Open closed streams: the next file would get their number, and our messages."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
@@ -170,7 +170,7 @@ def _open_standard_streams() -> None:
 def _unexpected(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print the traceback of a bug; its message may be anybody's."""
+    """Print the traceback of a bug, escaped: its message can contain text of others."""
     import traceback  # noqa: PLC0415
 
     for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
@@ -179,7 +179,7 @@ def _unexpected(
 
 def _flush() -> None:
     if interrupts.pending():
-        return  # nobody may read it
+        return  # there may be no reader
     try:
         sys.stdout.flush()
     except OSError:
@@ -187,11 +187,11 @@ def _flush() -> None:
 
 
 def _drop_unwritten() -> None:
-    """Drop what standard output does not take: Python would try again, wait, or exit with 120."""
+    """Drop what standard output does not accept: Python would try again, or exit with 120."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run() -> int:  # noqa: PLR0911 - one for each way to end
+def _run() -> int:  # noqa: PLR0911 - a return for each way to end
     try:
         code = group.main(standalone_mode=False, prog_name="pgkeep", obj=_output)
     except e.PgkeepError as error:
@@ -206,11 +206,11 @@ def _run() -> int:  # noqa: PLR0911 - one for each way to end
     except Interrupted as error:
         return _failed(error.ended())
     except OSError as error:
-        return _failed(_cause(e.PgkeepError(_told(error))))
+        return _failed(_cause(e.PgkeepError(_described(error))))
     except Exception as error:
         if interrupts.pending():
             return _failed(_cause(e.PgkeepError(str(error))))
-        # The library is there where one of its errors is; other commands need not pay for it.
+        # Where an error of psycopg exists, psycopg is loaded; other commands do not load it.
         psycopg = sys.modules.get("psycopg")
         if psycopg is None or not isinstance(error, psycopg.Error):
             raise
@@ -221,7 +221,7 @@ def _run() -> int:  # noqa: PLR0911 - one for each way to end
 
 
 def _cause(error: e.PgkeepError) -> e.PgkeepError:
-    """Return the signal where there was one: what failed afterwards is its consequence."""
+    """Return the signal if there was one: what failed afterwards is its consequence."""
     try:
         interrupts.check()
     except Interrupted as interrupted:
@@ -229,18 +229,18 @@ def _cause(error: e.PgkeepError) -> e.PgkeepError:
     return error
 
 
-def _told(error: OSError) -> str:
-    """Say what the system refused; an error without a file is that of our own output."""
+def _described(error: OSError) -> str:
+    """Describe an error of the system; without a file it is an error of our own output."""
     if error.filename is None:
         return f"could not write: {error}"
     return f"could not use {error.filename}: {error.strerror}"
 
 
 def _usage_error(error: click.ClickException) -> e.UsageError:
-    """Say in PostgreSQL's style what click has found wrong."""
+    """Return an error of click in the style of PostgreSQL."""
     message = error.format_message().rstrip(".")
     command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
-    hint = f"{command} --help shows how." if command else None
+    hint = f"See {command} --help." if command else None
     return e.UsageError(message[:1].lower() + message[1:], hint=hint)
 
 
@@ -255,7 +255,7 @@ def _failed(error: e.PgkeepError) -> int:
             record["details"] = error.details
         if error.warnings:
             record["warnings"] = error.warnings
-        with contextlib.suppress(OSError):  # the exit code tells it too
+        with contextlib.suppress(OSError):  # the exit code reports it too
             click.echo(msgspec.json.encode(record))
     _output.failed(error)
     return error.exit_code

@@ -26,11 +26,11 @@ from .common import (
         "BACKUP_RETENTION_DAILY=14 pgkeep prune --dry-run --json",
     ),
 )
-@click.option("--dry-run", is_flag=True, help="Show every decision with its reasons; remove none.")
 @click.option(
-    "--force", is_flag=True, help="Even if more than half of the verified backups would go."
+    "--dry-run", is_flag=True, help="Print every decision with its reasons, and remove nothing."
 )
-@click.option("--database", metavar="NAME", help="Only backups of this database.")
+@click.option("--force", is_flag=True, help="Remove even more than half of the verified backups.")
+@click.option("--database", metavar="NAME", help="Decide only on backups of this database.")
 @target_option
 @dir_option
 @json_option
@@ -43,15 +43,15 @@ def command(
     directory: str | None,
     as_json: bool,
 ) -> None:
-    """Remove the backups that retention no longer keeps.
+    """Remove expired backups.
 
-    Only verified full backups count, each by its own tier; ages are measured from the newest
-    verified one of the same database. Files that pgkeep does not know are never touched.
+    Only verified full backups count, each in its own tier. Ages are measured from the newest
+    verified backup of the same database. Unknown files are never touched.
     """
     config = load_config(target=target, directory=directory)
     share = 1.0 if force or dry_run else None
     decided = []
-    # All is decided before anything goes.
+    # Everything is decided before anything is removed.
     for found in catalogs(config):
         manifests = [
             backup.manifest

@@ -9,7 +9,7 @@ from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
 from .contents import target_of
 from .status import state_of
-from .web import LOOPBACK, Address, Fresh, Once, kept, parse_address, serve
+from .web import LOOPBACK, Address, Cached, NewProblems, cache_seconds, parse_address, serve
 
 PORT = 9648
 TOKEN = "BACKUP_SERVE_TOKEN"  # noqa: S105 - the variable
@@ -30,19 +30,21 @@ TOKEN = "BACKUP_SERVE_TOKEN"  # noqa: S105 - the variable
     default=f"{LOOPBACK}:{PORT}",
     show_default=True,
     callback=parse_address,
-    help="Where to listen.",
+    help="Address and port to listen on.",
 )
 @target_option
 @dir_option
 def command(*, listen: Address, target: str | None, directory: str | None) -> None:
-    """Show on a web page what `pgkeep status` and `pgkeep list` know; until ended.
+    """Show the status of all backups on a web page, until stopped.
 
-    Databases, from when and how fast each can be restored, calendar, timeline, drills, pending
-    copies; /metrics for Prometheus, /status.json for monitors (503 where pgkeep status would not be
-    0), /healthz. Nothing can be changed or downloaded there.
+    The page has every database with its newest backup, its recovery time, calendar, timeline,
+    drills and pending copies. /metrics is for Prometheus, /status.json for monitoring systems
+    (503 where pgkeep status would fail), /healthz for probes. The page is read-only, and backups
+    cannot be downloaded.
 
-    Only this machine can reach it unless --listen says otherwise, which needs BACKUP_SERVE_TOKEN:
-    browsers ask for it as a password (any user name), programs send it as a bearer token.
+    Only this machine can reach it, unless --listen opens another address; that requires
+    BACKUP_SERVE_TOKEN. Browsers ask for it as a password (with any user name), programs send it as
+    a bearer token.
     """
     check_extra("serve", "flask", "jinja2", "prometheus_client", "waitress")
     from .application import application  # noqa: PLC0415 - an extra
@@ -58,12 +60,12 @@ def command(*, listen: Address, target: str | None, directory: str | None) -> No
             hint=f"export {TOKEN}=$(openssl rand -hex 16)",
         )
     out = output.current()
-    warned = Once(out)
+    problems_printed = NewProblems(out)
 
     def read() -> status.State:
         state = state_of(configs)
-        warned.warn(state.problems + state.unreadable)
+        problems_printed.warn(state.problems + state.unreadable)
         return state
 
-    fresh = Fresh(read, kept(target_of(config) for config in configs))
-    serve(application(fresh, token, listen.host), listen, "/", out)
+    cached = Cached(read, cache_seconds(target_of(config) for config in configs))
+    serve(application(cached, token, listen.host), listen, "/", out)

@@ -46,9 +46,9 @@ SECTIONS = {"pre": "before the rows", "data": "rows", "post": "after the rows"}
 @click.argument("file", shell_complete=complete_files)
 @click.option("--objects", is_flag=True, help="List every object, by section.")
 @click.option("--tree", is_flag=True, help="Draw the objects as a tree, by schema and type.")
-@click.option("--table", metavar="PATTERN", help="The table of --head, written as for pg_dump.")
+@click.option("--table", metavar="PATTERN", help="Table for --head. SCHEMA.NAME as in pg_dump.")
 @click.option(
-    "--head", metavar="N", type=click.IntRange(min=0), help="Print a table's first N rows."
+    "--head", metavar="N", type=click.IntRange(min=0), help="Print the first N rows of --table."
 )
 @target_option
 @dir_option
@@ -64,11 +64,11 @@ def command(
     directory: str | None,
     as_json: bool,
 ) -> None:
-    """Show what is inside FILE: a path, an s3:// URL, or the name of a backup.
+    """Show the contents of FILE: a path, an s3:// URL, or the name of a backup.
 
-    Only its index is read. A table's SIZE is its share of the file. With --table and --head, the
-    first rows as COPY writes them, after a line with the names of the columns; only the members
-    that hold them are read, and each is checked.
+    Only the index of the file is read. SIZE is the share of a table in the file. With --table and
+    --head, the first rows of a table are printed as COPY writes them, below the names of the
+    columns; only the members that contain them are read, and each is checked.
     """
     config = load_config(target=target, directory=directory)
     with pipe(), open_artifact(file, config) as artifact:
@@ -111,7 +111,7 @@ def _facts(found: extract.Inventory) -> list[str]:
 
 
 def _wrapped(name: str, text: str) -> list[str]:
-    """Fold at spaces; a path or a name without any goes on."""
+    """Fold at spaces; a path or a name without spaces is not folded."""
     lines, line = [], name
     for word in text.split(" "):
         if len(line) + len(word) + 1 > WIDTH and line.strip() and line != name:
@@ -124,29 +124,29 @@ def _wrapped(name: str, text: str) -> list[str]:
 def _tables(found: extract.Inventory) -> list[str]:
     room = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) - 36
     lines = [f"{'TABLE':{room}}{'ROWS':>16}{'SQL':>10}{'SIZE':>10}"]
-    for one in found.tables:
-        rows = "INSERT" if one.rows is None else f"{one.rows:,}"
-        name = printable(f"{one.schema}.{one.name}")
-        numbers = f"{rows:>16}{progress.size(one.raw_bytes):>10}{progress.size(one.bytes):>10}"
-        # A long name gets a line of its own: cut, it might be taken for another.
+    for table in found.tables:
+        rows = "INSERT" if table.rows is None else f"{table.rows:,}"
+        name = printable(f"{table.schema}.{table.name}")
+        numbers = f"{rows:>16}{progress.size(table.raw_bytes):>10}{progress.size(table.bytes):>10}"
+        # A long name gets a line of its own: truncated, it could be taken for another.
         lines += [f"{name:{room}}{numbers}"] if len(name) < room else [name, " " * room + numbers]
     total = plural(sum(table.rows or 0 for table in found.tables), "row")
     return [*lines, f"{plural(len(found.tables), 'table')}, {total}"]
 
 
 def _print_tree(found: extract.Inventory) -> None:
-    from rich.console import Console  # noqa: PLC0415 - 50 ms that others need not pay
+    from rich.console import Console  # noqa: PLC0415 - 50 ms that others save
     from rich.text import Text  # noqa: PLC0415
     from rich.tree import Tree  # noqa: PLC0415
 
     rows = {(table.schema, table.name): table.rows for table in found.tables}
     names: dict[str, dict[str, dict[str, None]]] = {}
-    for one in found.objects or []:
-        if one.type != "TABLE DATA":
-            count = rows.get((one.schema, one.name)) if one.type == "TABLE" else None
-            name = printable(one.name) + ("" if count is None else f", {plural(count, 'row')}")
-            kinds = names.setdefault(one.schema, {})
-            kinds.setdefault(one.type.lower(), {})[name] = None  # parts of it once
+    for entry in found.objects or []:
+        if entry.type != "TABLE DATA":
+            count = rows.get((entry.schema, entry.name)) if entry.type == "TABLE" else None
+            name = printable(entry.name) + ("" if count is None else f", {plural(count, 'row')}")
+            kinds = names.setdefault(entry.schema, {})
+            kinds.setdefault(entry.type.lower(), {})[name] = None  # once for all its parts
     root = Tree(Text(printable(found.database.name)))
     for schema, kinds in sorted(names.items()):
         branch = root.add(Text(printable(schema) or "(of no schema)"))

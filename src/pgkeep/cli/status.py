@@ -29,12 +29,12 @@ _COLOURS = {"monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "ye
 @dir_option
 @json_option
 def command(*, target: str | None, directory: str | None, as_json: bool) -> None:
-    """Say whether every database has what its owners want; exit code 0 only then, else 5.
+    """Check every database against its backup goals; exit code 5 if one is missed.
 
-    Judged are the databases of BACKUP_DATABASES, or all that have backups: the age of the newest
-    whole backup (BACKUP_MAX_AGE), and, where they are set, that of the last passed drill
-    (BACKUP_DRILL_MAX_AGE) and how long the last one took until the database was back (BACKUP_RTO).
-    The first line is the summary, for Nagios and the like.
+    Checked are the databases of BACKUP_DATABASES, or all databases that have backups. The goals are
+    the age of the newest complete backup (BACKUP_MAX_AGE) and, if set, the age of the last passed
+    drill (BACKUP_DRILL_MAX_AGE) and its recovery time (BACKUP_RTO). The first line is the summary,
+    for Nagios and similar systems.
     """
     configs = load_configs(target=target, directory=directory)
     state = state_of(configs)
@@ -52,26 +52,26 @@ def command(*, target: str | None, directory: str | None, as_json: bool) -> None
 
 
 def state_of(configs: Sequence[config.Config]) -> status.State:
-    """Read all stores, and judge what they hold."""
+    """Read all stores and check their backups."""
     now = datetime.now(UTC)
-    targets = [(one, target_of(one)) for one in configs]
+    targets = [(found, target_of(found)) for found in configs]
     contents, problems, unreadable = contents_of(target for _, target in targets)
     places = []
-    for one, target in targets:
+    for found, target in targets:
         goals = status.Goals(
-            max_age=one.settings.max_age,
-            drill_max_age=one.settings.drill_max_age,
-            rto=one.settings.rto,
+            max_age=found.settings.max_age,
+            drill_max_age=found.settings.drill_max_age,
+            rto=found.settings.rto,
         )
         readable = not contents.keys().isdisjoint(store.url for store in target.stores)
         databases = (
-            status.judge(target, contents, goals, now, one.settings.zone, one.target)
+            status.judge(target, contents, goals, now, found.settings.zone, found.target)
             if readable
             else []
         )
         places.append(
             status.Place(
-                name=one.target, target=target, zone=one.settings.zone, readable=readable,
+                name=found.target, target=target, zone=found.settings.zone, readable=readable,
                 databases=databases,
             )
         )  # fmt: skip
@@ -81,7 +81,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
 
 
 def document(state: status.State) -> dict[str, Any]:
-    """Return the answer for programs."""
+    """Return the document for --json."""
     return {"ok": state.ok, "reasons": state.reasons, "databases": state.databases}
 
 
@@ -104,34 +104,38 @@ def _print(state: status.State) -> None:
         )
 
 
-def _head(one: status.Database) -> tuple[str, ...]:
-    if not one.expected:
+def _head(database: status.Database) -> tuple[str, ...]:
+    if not database.expected:
         word, colour = "not expected", "yellow"
-    elif one.problems:
+    elif database.problems:
         word, colour = "not ok", "red"
     else:
         word, colour = "ok", "green"
-    return output.style(one.database, bold=True), "  ", output.style(word, fg=colour)
+    return output.style(database.database, bold=True), "  ", output.style(word, fg=colour)
 
 
-def _facts(one: status.Database, now: datetime) -> list[str]:
-    lines: list[str] = [output.style(problem, fg="red") for problem in one.problems]
-    if one.snapshot is not None:
-        state = "verified" if one.verified else "not verified"
-        age = status.span(max(0.0, one.age_seconds or 0))
+def _facts(database: status.Database, now: datetime) -> list[str]:
+    lines: list[str] = [output.style(problem, fg="red") for problem in database.problems]
+    if database.snapshot is not None:
+        state = "verified" if database.verified else "not verified"
+        age = status.span(max(0.0, database.age_seconds or 0))
         lines.append(
-            f"newest: {one.snapshot.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {age} ago, {one.type},"
-            f" {progress.size(one.size or 0)}, {state}"
+            f"newest: {database.snapshot.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {age} ago,"
+            f" {database.type}, {progress.size(database.size or 0)}, {state}"
         )
-    noun = "backup" if one.backups == 1 else "backups"
-    pending = f", {one.pending_copies} of them not copied yet" if one.pending_copies else ""
-    if one.backups:
-        lines.append(f"{one.backups} {noun}{pending}")
-    if one.drill is not None:
-        ago = status.span(max(0.0, (now - one.drill.when).total_seconds()))
-        took = status.span(one.drill.recovery_seconds)
+    noun = "backup" if database.backups == 1 else "backups"
+    pending = (
+        f", {database.pending_copies} of them not copied yet" if database.pending_copies else ""
+    )
+    if database.backups:
+        lines.append(f"{database.backups} {noun}{pending}")
+    if database.drill is not None:
+        ago = status.span(max(0.0, (now - database.drill.when).total_seconds()))
+        took = status.span(database.drill.recovery_seconds)
         result = (
-            f"passed {ago} ago, recovery in {took}" if one.drill.passed else f"failed {ago} ago"
+            f"passed {ago} ago, recovery in {took}"
+            if database.drill.passed
+            else f"failed {ago} ago"
         )
         lines.append(f"last drill: {result}")
     return lines

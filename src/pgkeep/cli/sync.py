@@ -50,10 +50,10 @@ def command(*, everything: bool, target: str | None, directory: str | None, as_j
                 bar.total(sum(manifest.artifact.size for manifest in pending))
             for manifest, error in copies.upload_pending(store, copy, pending, bar.advance):
                 failure = failure or error
-                said = None if error is None else error.message
-                results.append({"backup": manifest.name.stem, "store": copy.url, "error": said})
+                problem = None if error is None else error.message
+                results.append({"backup": manifest.name.stem, "store": copy.url, "error": problem})
                 if not as_json:
-                    output.current().info(f"{manifest.name.stem}: {said or 'copied'}")
+                    output.current().info(f"{manifest.name.stem}: {problem or 'copied'}")
     if as_json:
         print_json(results)
     if failure is not None:

@@ -44,12 +44,12 @@ def command(
     jobs: str | None,
     as_json: bool,
 ) -> None:
-    """Check that files are whole: without a server, and believing nothing.
+    """Check that files are complete and undamaged. No server is required.
 
-    A file of pgkeep: end marker, index, hashes, CRCs, row counts, SQL structure; with its side
-    files also SHA-256 and manifest. Any other plain dump of pg_dump, gzipped or not: the structure,
-    from the first comment to the last. Exit code 5 if anything is wrong with any of them; --json
-    prints a list where several are named.
+    In a backup file of pgkeep, the end marker, index, hashes, CRCs, row counts and the structure of
+    the SQL are checked, and the SHA-256 and the manifest next to it. In any other plain dump of
+    pg_dump, compressed or not, the structure is checked from the first comment to the last. Exit
+    code 5 if a file is damaged. With several files, --json prints a list.
     """
     config = load_config(target=target, directory=directory, jobs=jobs)
     reports: list[Report] = []
@@ -66,7 +66,7 @@ def command(
             if not as_json:
                 output.note(_line(reports[-1]))
     if failed:
-        damaged = [one for one in failed if isinstance(one, e.VerificationFailed)]
+        damaged = [error for error in failed if isinstance(error, e.VerificationFailed)]
         first = (damaged or failed)[0]
         raise type(first)(f"{len(failed)} of {len(files)} files fail: {first.message}")
     if as_json:

@@ -1,4 +1,4 @@
-"""What commands that answer over HTTP share: the address, the server, answers that are not stale.
+"""HTTP for several commands: the address, the server, a cache of answers.
 
 The server is waitress: it has limits for slow clients, many clients and large requests.
 """
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 LOOPBACK = "127.0.0.1"
-KEPT = 60.0  # seconds for which what a bucket holds is not read again
-PATIENCE = 10  # seconds for a client to say what it wants, and to take the answer
+KEPT = 60.0  # seconds for which the contents of a bucket are cached
+PATIENCE = 10  # seconds for a client to send its request and to receive the answer
 THREADS = 8
 
 T = TypeVar("T")
 
 
 class Address(NamedTuple):
-    """Where to listen."""
+    """An address to listen on."""
 
     host: str
     port: int
 
     @property
     def loopback(self) -> bool:
-        """Tell whether only this machine can reach it."""
+        """Whether only this machine can reach it."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -58,49 +58,49 @@ def parse_address(ctx: click.Context, parameter: click.Parameter, value: str | N
     return Address((found[1] or LOOPBACK).strip("[]"), int(found[2]))
 
 
-class Fresh(Generic[T]):
-    """A value that is made anew when it is older than some seconds, by one thread at a time."""
+class Cached(Generic[T]):
+    """A cached value, made again by one thread at a time when it is older than some seconds."""
 
-    def __init__(self, make: Callable[[], T], kept: float) -> None:
+    def __init__(self, make: Callable[[], T], seconds: float) -> None:
         self._make = make
-        self._kept = kept
+        self._seconds = seconds
         self._lock = threading.Lock()
-        self._value: tuple[T, float, float] | None = None  # when its making began and ended
+        self._value: tuple[T, float, float] | None = None  # with the start and the end of making it
 
     def get(self) -> T:
-        """Return the value; one whose making began after it was asked for is always fresh."""
+        """Return the value; a value that was started after the call is always fresh."""
         asked = time.monotonic()
         with self._lock:
             began = time.monotonic()
             if self._value is None or (
-                self._value[1] < asked and began >= self._value[2] + self._kept
+                self._value[1] < asked and began >= self._value[2] + self._seconds
             ):
                 self._value = self._make(), began, time.monotonic()
             return self._value[0]
 
 
-class Once:
-    """Warn of each problem when it comes, not each time that it is met."""
+class NewProblems:
+    """Warns of a problem when it appears, not again while it lasts."""
 
     def __init__(self, out: output.Output) -> None:
         self._out = out
         self._known: list[str] = []
 
     def warn(self, problems: list[str]) -> None:
-        """Take what is wrong now."""
+        """Warn of the problems that are new."""
         for problem in problems:
             if problem not in self._known:
                 self._out.warning(problem)
         self._known = problems
 
 
-def kept(targets: Iterable[overview.Target]) -> float:
-    """Return for how many seconds what these stores hold need not be read again."""
+def cache_seconds(targets: Iterable[overview.Target]) -> float:
+    """Return for how many seconds the contents of these stores are cached."""
     return KEPT if any(store.remote for target in targets for store in target.stores) else 0.0
 
 
-def is_ours(asked: str, listening: str) -> bool:
-    """Tell whether a Host is an address, or a name of this machine: no page elsewhere has those."""
+def is_own_host(asked: str, listening: str) -> bool:
+    """Whether a Host is an address or a name of this machine, which no foreign page can have."""
     name = asked.rpartition(":")[0] if asked.rpartition(":")[2].isdigit() else asked
     name = name.strip("[]").lower()
     if name in {"localhost", listening.lower(), socket.gethostname().lower()}:
@@ -113,10 +113,10 @@ def is_ours(asked: str, listening: str) -> bool:
 
 
 def serve(app: "WSGIApplication", address: Address, path: str, out: output.Output) -> None:
-    """Answer until a signal ends the command.
+    """Answer requests until a signal ends the command.
 
     Raises:
-        UsageError: nobody can listen there.
+        UsageError: the address cannot be listened on.
 
     """
     from waitress.channel import HTTPChannel  # noqa: PLC0415 - an extra
@@ -124,13 +124,13 @@ def serve(app: "WSGIApplication", address: Address, path: str, out: output.Outpu
 
     class Channel(HTTPChannel):
         def handle_read(self) -> None:
-            """Count no part of a request as a sign of life, or one could be sent for ever."""
+            """Do not count parts of a request as activity, or it could be sent for ever."""
             before = self.last_activity
             super().handle_read()
             if self.request is not None:
                 self.last_activity = before
 
-    logging.getLogger("waitress").setLevel(logging.ERROR)  # that it queues is no news
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # it logs each time that it queues
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         listener = socket.create_server(address, family=family)
@@ -144,7 +144,7 @@ def serve(app: "WSGIApplication", address: Address, path: str, out: output.Outpu
     )  # fmt: skip
     server.channel_class = Channel
     out.info(f"serving http://{address._replace(port=listener.getsockname()[1])}{path}")
-    # Beside us, for waitress would take our signals for an ordinary end.
+    # In a thread: waitress would take our signals for an ordinary end.
     thread = threading.Thread(target=server.run, name="waitress", daemon=True)
     thread.start()
     thread.join()
