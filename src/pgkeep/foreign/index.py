@@ -138,7 +138,7 @@ def _refuse_unreadable(part: plain.Part, file: str) -> None:
 
 def _refuse_unknown(part: plain.Part, file: str) -> None:
     if part.unknown:
-        shown = "; ".join(dialect.shown(one) for one in part.unknown[:3])
+        shown = "; ".join(dialect.shown(statement) for statement in part.unknown[:3])
         raise e.Refused(
             f"{file} holds {len(part.unknown)} statements that pg_dump does not write: {shown}",
             hint="Read them. If they are meant: pgkeep restore --backup=FILE --target-db=NAME"
@@ -161,10 +161,10 @@ def when(head: bytes, options: IndexOptions) -> Moment | None:
     if started is not None:
         time = datetime.fromisoformat(started["time"].decode())
         zone = started["zone"].decode("ascii", "replace")
-        for one in (UTC, options.zone):
+        for believed in (UTC, options.zone):
             # Abbreviations mean many things; only those that are certain are believed.
-            if time.replace(tzinfo=one).tzname() == zone:
-                return Moment(time.replace(tzinfo=one), "its own beginning")
+            if time.replace(tzinfo=believed).tzname() == zone:
+                return Moment(time.replace(tzinfo=believed), "its own beginning")
     guess, modified = options.guess, options.modified
     if guess.time is not None:
         if guess.end is None:
@@ -277,7 +277,7 @@ class _Index:
         if part.inserts:
             found.append("its rows are INSERT statements, which are not counted")
         if self.found.cluster:
-            others = [str(one.name) for one in self.found.parts if one is not part]
+            others = [str(other.name) for other in self.found.parts if other is not part]
             found.append(f"left out, databases: {', '.join(others)}; the roles are in the globals")
         if part.left_out:
             found.append(

@@ -153,7 +153,7 @@ def numbered(pieces: Iterator[script.Piece]) -> Iterator[tuple[int, script.Piece
                 cluster = True
             else:
                 number = last = last + 1
-            yield from ((number, one) for one in before)
+            yield from ((number, piece) for piece in before)
             before.clear()
         elif not cluster and last < 0:
             before.append(piece)
@@ -161,7 +161,7 @@ def numbered(pieces: Iterator[script.Piece]) -> Iterator[tuple[int, script.Piece
         yield number, piece
         if cluster and isinstance(piece, script.Complete):
             number = _CLUSTER
-    yield from ((_CLUSTER, one) for one in before)
+    yield from ((_CLUSTER, piece) for piece in before)
 
 
 class _Reading:
@@ -338,10 +338,10 @@ def database_facts(part: Part, name: str) -> DatabaseFacts:
     if match is None:
         return DatabaseFacts(name, "", part.encoding, "", "")
     options: dict[bytes, bytes] = {}
-    for one in _OPTION.finditer(match["options"]):
-        options[one["name"] or one["plain"]] = (one["text"] or one["word"] or b"").replace(
-            b"''", b"'"
-        )
+    for option in _OPTION.finditer(match["options"]):
+        options[option["name"] or option["plain"]] = (
+            option["text"] or option["word"] or b""
+        ).replace(b"''", b"'")
     text = {key.decode(): value.decode(part.codec, "replace") for key, value in options.items()}
     owner = _OWNER_TO.search(part.creation)
     both = text.get("LOCALE", "")

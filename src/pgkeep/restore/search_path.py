@@ -49,9 +49,9 @@ def warning(objects: Sequence[str]) -> str:
     )
 
 
-def concerns(one: Resolution, relations: Collection[str]) -> bool:
+def concerns(resolution: Resolution, relations: Collection[str]) -> bool:
     """Whether an object is a part of one of these relations, named without quotes."""
-    name = one.object.replace('"', "")
+    name = resolution.object.replace('"', "")
     own = name.partition(" ")[2]
     return (
         own in relations
