@@ -8,7 +8,7 @@ from psycopg import sql
 
 from pgkeep import errors as e
 from pgkeep.postgres.server import Server
-from pgkeep.restore.where_condition import check, embedded
+from pgkeep.restore.tables.where_condition import check, embedded
 from tests.support import invoke, servers
 from tests.support.disposable import Spare
 

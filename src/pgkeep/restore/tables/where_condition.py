@@ -7,8 +7,8 @@ and a syntax error would be about our text.
 import psycopg
 from psycopg import sql
 
-from .. import errors as e
-from ..postgres.connection import Connection
+from ... import errors as e
+from ...postgres.connection import Connection
 
 _PLACE = "WHERE\n"
 
