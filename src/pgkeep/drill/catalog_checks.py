@@ -145,7 +145,7 @@ def check_extensions(
                 f" {extension.version} in the backup"
             )
     warnings += [
-        f"extension {name} acts by itself on a server that loads it: its jobs are restored too"
+        f"extension {name} runs jobs on any server that loads it: its jobs were restored too"
         for name in sorted(there.keys() & ACTING)
     ]
     return DrillCheck(

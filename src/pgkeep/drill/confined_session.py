@@ -144,9 +144,9 @@ class ConfinedSession(Session):
         cause = error.__cause__
         message = error.message.partition(": ")[2] or error.message
         if isinstance(cause, pe.InsufficientPrivilege):
-            said = cause.diag.message_primary or str(cause)
+            reason = cause.diag.message_primary or str(cause)
             if self._confinement.is_of_superusers(cause):
-                self._confinement.note(entry, said)
+                self._confinement.note(entry, reason)
                 return
         elif isinstance(cause, _MISSING) and self._confinement.depends(entry, text):
             self._confinement.note(entry, message)

@@ -147,7 +147,7 @@ class _Drill:
     def _found(self, error: e.PgkeepError) -> None:
         message = error.message
         if self._options.server is None and (match := _PRELOADED.match(message)):
-            message += f"; --setting shared_preload_libraries={match[1]} has it loaded"
+            message += f"; --setting shared_preload_libraries={match[1]} loads it"
         self.checks.append(DrillCheck(name="drill", checked=1, findings=[message]))
 
     def _examine(self, artifact: Artifact, target: scratch.DrillTarget) -> None:
@@ -230,7 +230,7 @@ def record(store: Store, manifest: Manifest, result: DrillResult) -> str | None:
     url = store.url_of(manifest.name.manifest)
     try:
         if manifests.change(store, manifest, noted) is None:
-            return f"the result is not noted: {url} is gone"
+            return f"the result is not recorded: {url} no longer exists"
     except (e.StoreError, e.VerificationFailed) as error:
-        return f"the result is not noted in {url}: {error.message}"
+        return f"the result is not recorded in {url}: {error.message}"
     return None

@@ -301,9 +301,9 @@ class _Database:
                 progress.advance(len(block))
         except e.ProgramFailed as error:
             crew.check()
-            said = "; ".join(error.said[-2:]) or error.message
+            reason = "; ".join(error.said[-2:]) or error.message
             with self._lock:
-                group.findings.append(f"table {table.schema}.{table.name} cannot be read: {said}")
+                group.findings.append(f"table {table.schema}.{table.name} cannot be read: {reason}")
             return
         sketch = sketcher.finish()
         with self._lock:

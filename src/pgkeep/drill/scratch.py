@@ -1,4 +1,4 @@
-"""A place to restore a backup for a while: a server of its own, or a database on a given one.
+"""Provide a scratch database for a drill: on a temporary server, or on a given one.
 
 Whatever happens there, nothing is left: neither server nor data, neither database nor session.
 """
@@ -54,7 +54,7 @@ _TABLESPACE = re.compile(rf"^SET default_tablespace = (?P<name>{_NAME});$", re.M
 class DrillTarget:
     """Where to restore, and under which name."""
 
-    endpoint: Endpoint  # to a database that is there already
+    endpoint: Endpoint  # to an existing database
     database: str  # that is to be made; it and all that is derived from it goes in the end
     version: str
     temporary: bool
@@ -155,7 +155,7 @@ def _vacant(connection: Connection, name: str) -> str:
 
 @contextlib.contextmanager
 def on(endpoint: Endpoint) -> Iterator[DrillTarget]:
-    """Give a name for a database on a server that is there; it is dropped in the end.
+    """Return a name for a database on a given server; it is dropped in the end.
 
     The name is claimed as long as the drill runs. What one that was killed has left is dropped.
 
@@ -185,14 +185,14 @@ def left_over(connection: Connection) -> list[str]:
 
 def _dropped(endpoint: Endpoint, name: str) -> str:
     """Drop what is left of a drill; return a warning."""
-    said = f"database {name}, which a drill left that was killed,"
+    what = f"database {name}, left by an interrupted drill,"
     databases.drop_subscriptions(endpoint.to(name))
     try:
         with endpoint.connect() as connection:
             databases.drop(connection, name)
     except psycopg.Error as error:
-        return f"{said} could not be dropped: {error.diag.message_primary}"
-    return f"{said} is dropped"
+        return f"{what} could not be dropped: {error.diag.message_primary}"
+    return f"{what} is dropped"
 
 
 def _dropping(target: DrillTarget) -> Iterator[DrillTarget]:

@@ -1,4 +1,4 @@
-"""Make files backups: an artifact whose manifest is lost, a folder of plain dumps."""
+"""Register existing files as backups: one whose manifest is lost, a folder of plain dumps."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def adopt(
     progress: Advance,
     copy: Store | None = None,
 ) -> Manifest:
-    """Verify an artifact to its end and write the manifest that it lacks.
+    """Verify a backup file to its end and write its missing manifest.
 
     Where copies are made, its copy is pending: whether there is one already, `sync` finds out.
 
@@ -47,7 +47,7 @@ def adopt(
     parsed = naming.parse(name)
     if parsed is None or name != parsed.artifact:
         raise e.Refused(
-            f"{name} is not named like an artifact",
+            f"{name} does not have the name of a backup file",
             hint="Names are DATABASE_TYPE_TIMESTAMP.sql.gz, such as"
             " app_daily_20261122T020000Z.sql.gz.",
         )

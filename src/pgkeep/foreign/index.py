@@ -62,7 +62,7 @@ class IsThere(e.Refused):
 
     def __init__(self, name: str, url: str) -> None:
         super().__init__(
-            f"{name} is in {url} already", hint="Another --type gives it another name."
+            f"{name} exists already in {url}", hint="Another --type gives it another name."
         )
         self.name = name
 
@@ -85,7 +85,7 @@ def index(
     """
     if is_artifact(source):
         raise e.Refused(
-            f"{source.name} is an artifact of pgkeep: it has its index",
+            f"{source.name} is a backup file of pgkeep: it has its index",
             hint="If its manifest is lost: pgkeep adopt FILE.",
         )
     progress.step("checking the file")
@@ -177,7 +177,7 @@ def when(head: bytes, options: IndexOptions) -> Moment | None:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """One artifact on its way from a dump that has been found whole."""
+    """One backup file that is made from a complete dump."""
 
     source: Source
     store: Store
@@ -287,8 +287,8 @@ class _Index:
         drops = DROPPING.search(part.head)
         if drops is not None and UNCONDITIONAL.search(part.head, drops.start()):
             found.append(
-                "its DROP statements fail where there is nothing to drop: pgkeep restore passes"
-                " over them, psql with ON_ERROR_STOP stops"
+                "its DROP statements fail in a new database: pgkeep restore skips them, psql"
+                " with ON_ERROR_STOP stops"
             )
         return found
 

@@ -1,4 +1,4 @@
-"""Plain dumps of pg_dump and pg_dumpall: read one to its end, and tell what it holds."""
+"""Read a plain dump of pg_dump or pg_dumpall to its end, and return what it contains."""
 
 import re
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ class Part:
 
 
 class Survey(NamedTuple):
-    """What a whole dump holds."""
+    """What a complete dump contains."""
 
     raw_bytes: int
     entries: int
@@ -83,7 +83,7 @@ class Survey(NamedTuple):
 
 
 def is_dump(source: Source) -> bool:
-    """Whether a file begins like a plain dump, compressed or not; damaged ones may not."""
+    """Tell whether a file begins like a plain dump, compressed or not; damaged ones may not."""
     try:
         script.check_beginning(next(plain_reader.plain_blocks(source), b""))
     except e.PgkeepError:
@@ -92,7 +92,7 @@ def is_dump(source: Source) -> bool:
 
 
 def survey(source: Source, progress: Advance = lambda _: None) -> Survey:
-    """Read a dump to its end; tell what it holds.
+    """Read a dump to its end; return what it contains.
 
     Raises:
         VerificationFailed: it is damaged.
@@ -131,7 +131,7 @@ def checked(source: Source, dump: plain_reader.PlainReading) -> Iterator[script.
         for piece in dump.pieces():
             if dump.ours:
                 raise e.VerificationFailed(
-                    "made by pgkeep, but without its end marker: cut, or compressed anew",
+                    "made by pgkeep, but without its end marker: truncated, or compressed again",
                 )
             yield piece
     except e.VerificationFailed as error:
@@ -144,7 +144,7 @@ def checked(source: Source, dump: plain_reader.PlainReading) -> Iterator[script.
 
 
 def numbered(pieces: Iterator[script.Piece]) -> Iterator[tuple[int, script.Piece]]:
-    """Tell of each piece which database's it is; _CLUSTER for what is of none."""
+    """Yield each piece with the number of its database, _CLUSTER for what belongs to none."""
     before: list[script.Piece] = []
     number, last, cluster = _CLUSTER, -1, False
     for piece in pieces:

@@ -36,7 +36,7 @@ def loading(meta: Meta) -> sql.Composed:
 
 
 def existing(meta: Meta) -> sql.Composed:
-    """Return the statement for a database that is there: what a session has by itself."""
+    """Return the statement for an existing database: the search path of its sessions."""
     return _statement(None, _schemas(meta))
 
 

@@ -1,4 +1,4 @@
-"""Default privileges of the restoring role in the target (manual, ALTER DEFAULT PRIVILEGES).
+"""Suspend default privileges of the restoring role (manual, ALTER DEFAULT PRIVILEGES).
 
 pg_dump writes the privileges of an object as what differs from the built-in ones, and writes none
 where nothing differs. Where the target has default privileges, each object would get them as well.

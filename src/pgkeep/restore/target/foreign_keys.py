@@ -1,4 +1,4 @@
-"""The order in which rows can go into tables that have their foreign keys already."""
+"""Order the loading of rows into tables that already have their foreign keys."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

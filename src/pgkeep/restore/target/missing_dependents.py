@@ -1,4 +1,4 @@
-"""What needs a table and has gone with it, as DROP TABLE ... CASCADE takes views along."""
+"""Find objects that were dropped with a table, such as views by DROP TABLE ... CASCADE."""
 
 import re
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Constraints that are NOT VALID: rows of the backup may violate them, new rows may not.
+"""Suspend constraints that are NOT VALID: rows of the backup may violate them, new rows may not.
 
 pg_dump adds them after the rows. Where the tables exist already, the same is done in the
 transaction that loads the rows.

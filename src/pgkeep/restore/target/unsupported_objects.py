@@ -1,4 +1,4 @@
-"""Objects of a backup that this server or this role cannot create, found before anything is done.
+"""Find objects of a backup that the server or the role does not support, before anything is done.
 
 Only what the catalogs and the statements tell: the types of entries, extensions that are not
 installed, collations that the server does not have, views that cannot work.
@@ -41,7 +41,7 @@ _UNKNOWN = (
 def find(
     connection: Connection, artifact: Artifact, target: portability.Target
 ) -> Iterator[tuple[Object, str]]:
-    """Yield what cannot be created, with the reason; the connection is to any database."""
+    """Yield what is not supported, with the reason; the connection is to any database."""
     server = _Server(connection, artifact, target)
     for entry, text in definitions(artifact):
         reason = server.reason(entry, text) or portability.obstacle(
