@@ -97,7 +97,7 @@ def examined(restored: Restored, database: str) -> examine.Examined:
     return examine.examine(
         Endpoint({**restored.server.params, "dbname": database}), artifact,
         side_files.read(store, restored.artifact.name).manifest,
-        jobs=2, timeout=10, progress=Silent(),
+        jobs=2, progress=Silent(),
     )  # fmt: skip
 
 

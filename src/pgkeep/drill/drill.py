@@ -29,7 +29,7 @@ from ..restore.planning import make_plan
 from ..restore.restore import execute
 from ..restore.search_path import SearchPath
 from ..stores.store import Source, Store
-from . import examine, scratch
+from . import assertions, examine, scratch
 from .assertions import Assertion
 from .checks import DrillCheck
 from .confinement import Unproved
@@ -152,12 +152,16 @@ class _Drill:
 
     def _examine(self, artifact: Artifact, target: scratch.DrillTarget) -> None:
         examined = examine.examine(
-            target.scratch, artifact, self._side.manifest, self._options.assertions,
-            jobs=self._options.jobs, timeout=self._options.timeout, progress=self._phases,
+            target.scratch, artifact, self._side.manifest, jobs=self._options.jobs,
+            progress=self._phases,
             unproved=frozenset(unproved[:3] for unproved in self._unproved),
         )  # fmt: skip
         self.checks += examined.checks
         self.warnings += examined.warnings
+        asked = self._options.assertions
+        if asked:
+            self._phases.step("asking assertions")
+            self.checks.append(assertions.check(target.scratch, asked, self._options.timeout))
 
     def result(self, began: datetime, original: Source) -> DrillResult:
         """Sum up."""
