@@ -141,7 +141,7 @@ def _refuse_unknown(part: plain.Part, file: str) -> None:
         shown = "; ".join(dialect.shown(statement) for statement in part.unknown[:3])
         raise e.Refused(
             f"{file} holds {len(part.unknown)} statements that pg_dump does not write: {shown}",
-            hint="Read them. If they are meant: pgkeep restore --backup=FILE --target-db=NAME"
+            hint="Read them. If they are intended: pgkeep restore --backup=FILE --target-db=NAME"
             " --allow-statements, and back that up.",
         )
 

@@ -310,7 +310,7 @@ def _connected(command: bytes) -> str:
 
 
 def choose_part(found: Survey, database: str | None, file: str) -> int:
-    """Return the number of the database that is meant, or the only one that holds anything.
+    """Return the number of the named database, or of the only one with contents.
 
     Raises:
         Refused: there are several, or another one.
