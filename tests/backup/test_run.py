@@ -522,8 +522,8 @@ def test_files_of_lost_manifests_are_adopted(cluster: Server, directory: Path, a
 
     manifest.unlink()
     for name, code, reason in (
-        ("precious.sql.gz", 9, "is not named like an artifact"),
-        (artifact.name.replace("daily", "hourly"), 9, "is not named like an artifact"),
+        ("precious.sql.gz", 9, "does not have the name of a backup file"),
+        (artifact.name.replace("daily", "hourly"), 9, "does not have the name of a backup file"),
         (artifact.name.replace(app, "app"), 5, f"holds database {app}, its name says app"),
         (artifact.name.replace(".sql.gz", "_schema.sql.gz"), 5, "holds definitions and rows, its"),
     ):

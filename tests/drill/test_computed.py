@@ -110,7 +110,7 @@ def test_other_values_are_red_and_old_ones_are_not(pair: tuple[Server, str, Path
             found = examine.examine(
                 Endpoint({**server.params, "dbname": target}), Artifact(store.open(artifact.name)),
                 side_files.read(store, artifact.name).manifest,
-                jobs=2, timeout=10, progress=Silent(),
+                jobs=2, progress=Silent(),
             )  # fmt: skip
             findings = [finding.partition(" are not ")[0] for finding in found.findings]
             assert (

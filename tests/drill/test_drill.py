@@ -97,7 +97,7 @@ def examined(restored: Restored, database: str) -> examine.Examined:
     return examine.examine(
         Endpoint({**restored.server.params, "dbname": database}), artifact,
         side_files.read(store, restored.artifact.name).manifest,
-        jobs=2, timeout=10, progress=Silent(),
+        jobs=2, progress=Silent(),
     )  # fmt: skip
 
 
@@ -565,7 +565,10 @@ def test_the_last_results_are_kept(shop: Path, tmp_path: Path) -> None:
         assert drill.record(store, manifest, outcome) is None
     assert [one.when.day for one in noted(tmp_path / shop.name)] == list(range(3, 13))
     path.unlink()
-    assert drill.record(store, manifest, outcome) == f"the result is not noted: {path} is gone"
+    assert (
+        drill.record(store, manifest, outcome)
+        == f"the result is not recorded: {path} no longer exists"
+    )
     assert not path.exists()
 
 

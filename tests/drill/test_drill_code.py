@@ -129,10 +129,9 @@ def test_no_code_of_the_dump_runs_as_superuser(attack: Path) -> None:
     asked = assertions.Assertion(file="a.sql", number=1, statement="select a from evil.asked")
     with scratch.temporary_server(artifact.index, roles) as there:
         drill.restore(artifact.source, side, there, 2, Silent())
-        found = examine.examine(
-            there.scratch, artifact, side.manifest, [asked], jobs=2, timeout=60, progress=Silent()
-        )
+        found = examine.examine(there.scratch, artifact, side.manifest, jobs=2, progress=Silent())
         assert found.findings == []
+        assert assertions.check(there.scratch, [asked], 60).findings == []
         data = Path(there.endpoint.params["host"]) / "data"
         assert sorted(path.name for path in data.glob("trace-*")) == []
         with there.endpoint.connect() as connection:

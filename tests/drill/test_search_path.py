@@ -100,7 +100,7 @@ def findings(server: Server, artifact: Path, database: str) -> tuple[set[str], l
     store = LocalStore(artifact.parent)
     found = examine.examine(
         Endpoint({**server.params, "dbname": database}), Artifact(store.open(artifact.name)),
-        side_files.read(store, artifact.name).manifest, jobs=2, timeout=10, progress=Silent(),
+        side_files.read(store, artifact.name).manifest, jobs=2, progress=Silent(),
     )  # fmt: skip
     return set(found.findings), found.warnings
 

@@ -410,7 +410,7 @@ def test_what_cannot_become_an_artifact_is_refused(
     created = servers.dump(pg17, app, "--create")
     assert f"holds database {app}, not other" in attempt(created, "--database=other")
     artifact = invoke.backup(pg17, app, tmp_path / "ours")
-    assert "is an artifact of pgkeep" in attempt(artifact.read_bytes())
+    assert "is a backup file of pgkeep" in attempt(artifact.read_bytes())
 
 
 def test_runs_of_one_database_keep_out_of_each_others_way(plain: bytes, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class Lab:
             step.commands.append(command)
         said = [self._tidy(line) for line in done.stderr.decode(errors="replace").splitlines()]
         for line in said:
-            if line.startswith("warning: ") and not line.startswith("warning: left out: "):
+            if line.startswith("warning: ") and not line.startswith("warning: skipped: "):
                 step.add("warning", line.removeprefix("warning: "), "", "")
         if done.returncode != code:
             errors = [one for one in said if not re.match(r"\d\d:|warning: ", one)]

@@ -78,7 +78,7 @@ def test_what_an_ordinary_role_cannot_have(
         assert all(any(one in warning for warning in plan["warnings"]) for one in left_out)
         err = outputs(*restore, "--portable", env=env)[1]
         for one in left_out:
-            assert f"warning: left out: {one}" in err or one in err
+            assert f"warning: skipped: {one}" in err or one in err
         assert "a setting (permission denied to set parameter" in err
         query = "select (select count(*) from app.t), (select max(id) from app.t), (table mine)"
         assert servers.sql(pg17, target, query) == [(1000, 1000, 42)]
@@ -120,9 +120,9 @@ def test_a_member_may_give_what_it_restores(
         restore = ("restore", f"--backup={invoke.backup(pg17, name, tmp_path)}")
         err = outputs(*restore, f"--target-db={others}", "--in-place", "--yes", env=env)[1]
         reason = f"(the role is not the owner of database {others})"
-        assert f'left out: ALTER DATABASE "{others}" SET "work_mem" {reason}' in err
-        assert f'left out: COMMENT ON DATABASE "{others}" {reason}' in err
-        assert f'left out: GRANT CONNECT ON DATABASE "{others}" TO PUBLIC {reason}' in err
+        assert f'skipped: ALTER DATABASE "{others}" SET "work_mem" {reason}' in err
+        assert f'skipped: COMMENT ON DATABASE "{others}" {reason}' in err
+        assert f'skipped: GRANT CONNECT ON DATABASE "{others}" TO PUBLIC {reason}' in err
         servers.psql(pg17, name, input=f"""
             set role {owner};
             grant create on schema public to public;
@@ -139,7 +139,7 @@ def test_a_member_may_give_what_it_restores(
         restore = ("restore", f"--backup={invoke.backup(pg17, name, tmp_path)}")
         there = spare.database(pg17, f"owner {owner}")
         err = outputs(*restore, f"--target-db={there}", "--in-place", "--yes", env=env)[1]
-        assert f'left out: ALTER DATABASE "{there}" SET "log_min_duration_statement" (' in err
+        assert f'skipped: ALTER DATABASE "{there}" SET "log_min_duration_statement" (' in err
         servers.drop(pg17, target)
         servers.drop(pg17, name)
 
@@ -282,7 +282,7 @@ def test_tables_of_an_access_method_that_is_left_out(
         )  # fmt: skip
         out, _ = outputs(*command, env=invoke.environment(pg17, "postgres", PGUSER=role))
         assert json.loads(out)["warnings"] == [
-            "left out: access method heap 2 (only a superuser may create it)",
+            "skipped: access method heap 2 (only a superuser may create it)",
             "tables of access method heap 2 are created with heap",
         ]
         query = "select (select count(*) from stored), (select count(*) from viewed), a from parted"

@@ -52,11 +52,11 @@ def test_named_objects_are_left_out(pg17: Server, broken: Path) -> None:
         assert "--skip=TYPE:NAME" in err
         skip = ("--skip=view:app.itself", "--skip=TRIGGER:app.pages moved")
         plan = json.loads(invoke.restore(pg17, broken, target, *skip, "--dry-run", "--json"))
-        assert [one for one in plan["warnings"] if one.startswith("left out")] == [
-            "left out: view app.itself (--skip)",
-            "left out: trigger app.pages moved (--skip)",
-            "left out: view app.above (needs view app.itself)",
-            "left out: view app.higher (needs view app.above)",
+        assert [one for one in plan["warnings"] if one.startswith("skipped")] == [
+            "skipped: view app.itself (--skip)",
+            "skipped: trigger app.pages moved (--skip)",
+            "skipped: view app.above (needs view app.itself)",
+            "skipped: view app.higher (needs view app.above)",
         ]
         assert (plan["tables"], plan["rows"]) == (2, 25)
         invoke.restore(pg17, broken, target, *skip)
@@ -78,7 +78,7 @@ def test_a_table_goes_with_its_rows_and_all_that_hangs_on_it(pg17: Server, broke
         target = spare.name(pg17)
         plan = json.loads(invoke.restore(pg17, broken, target, *skip, "--dry-run", "--json"))
         assert (
-            "left out: fk constraint app.fine fine_id_fkey (needs table app.pages)"
+            "skipped: fk constraint app.fine fine_id_fkey (needs table app.pages)"
             in (plan["warnings"])
         )
         assert plan["rows"] == 5
@@ -176,8 +176,8 @@ def test_a_newer_server_without_icu(
         plan = json.loads(
             invoke.restore(pg17, artifact, target, "--portable", "--dry-run", "--json")
         )
-        assert "left out: table public.sorted (needs collation public.icu)" in plan["warnings"]
-        assert "left out: view public.level2 (needs view public.written)" in plan["warnings"]
+        assert "skipped: table public.sorted (needs collation public.icu)" in plan["warnings"]
+        assert "skipped: view public.level2 (needs view public.written)" in plan["warnings"]
         err = fails(pg17, artifact, target, "--portable", "--keep-going")
         assert "1 object could not be restored" in err
         assert "function public.whose(text): syntax error at or near" in err
@@ -280,10 +280,10 @@ def test_extensions_that_are_not_installed(
             "view public.named (needs extension uuid-ossp: extra.uuid_nil)",
             "fk constraint public.refers refers_id_fkey (needs table public.numbered)",
         ):
-            assert f"left out: {said}" in plan["warnings"]
+            assert f"skipped: {said}" in plan["warnings"]
         result = json.loads(invoke.restore(pg17, artifact, target, *portable, "--json"))
-        assert any(one.startswith("left out: table public.salted (") for one in result["warnings"])
-        assert "left out: view public.salts (needs table public.salted)" in result["warnings"]
+        assert any(one.startswith("skipped: table public.salted (") for one in result["warnings"])
+        assert "skipped: view public.salts (needs table public.salted)" in result["warnings"]
         query = "select array_agg(relname order by 1) from pg_class where relkind in ('r', 'v')"
         query += " and oid >= 16384"
         assert servers.sql(pg17, target, query) == [(["paths", "refers"],)]

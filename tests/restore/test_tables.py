@@ -419,7 +419,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "unknown": (["--table=app.absent"], 9, "no table of"),
     "dots": (["--table=a.b.c"], 2, "expected NAME or SCHEMA.NAME"),
     "quote": (['--table="a'], 2, "a double quote is not closed"),
-    "there": (["--table=app.orders"], 9, "app.orders exists"),
+    "there": (["--table=app.orders"], 9, "already in the target database: app.orders"),
     "several": (["--table=app.o*", "--table=app.lines", "--as=x"], 2, "are for one table"),
     "partitions": (["--table=app.events", "--as=x"], 2, "has 2 partitions"),
     "middle": (["--table=app.deep_1", "--as=x"], 2, "app.deep_1 has 1 partition:"),
@@ -477,7 +477,7 @@ def test_the_plan_says_what_is_read(shop17: Shop) -> None:
     args = ("restore", "--latest", "--table=app.o*", "--dry-run")
     said = outputs(*args, env=shop17.environment, code=9)[0]
     assert re.search(r"app.orders +5,000 rows +\d+", said)
-    assert "problem: app.orders exists" in said or " exist\n" in said
+    assert "problem: already in the target database: app.o" in said
     document = json.loads(outputs(*args, "--json", env=shop17.environment, code=9)[0])
     assert [one["name"] for one in document["tables"]] == ["one", "orders"]
 

@@ -258,9 +258,7 @@ def test_what_a_killed_drill_leaves(pg17: Server, app: str, tmp_path: Path) -> N
     env = invoke.environment(pg17, app, BACKUP_DIR=str(tmp_path))
     assert name in json.dumps(json.loads(invoke.run("doctor", "--json", env=env))["findings"])
     outcome = json.loads(invoke.run(*command[:3], "--json", env=invoke.environment()))
-    assert outcome["warnings"] == [
-        f"database {name}, which a drill left that was killed, is dropped"
-    ]
+    assert outcome["warnings"] == [f"database {name}, left by an interrupted drill, is dropped"]
     assert scratch_databases(pg17) == []
 
 

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from pgkeep import errors as e
 from pgkeep.postgres.server import Server
-from pgkeep.restore.where_condition import check, embedded
+from pgkeep.restore.tables.where_condition import check, embedded
 from tests.support import invoke, servers
 from tests.support.disposable import Spare
 
@@ -56,7 +56,7 @@ def where(pg17: Server, shop: tuple[str, Path], condition: str, *args: str, code
         ("count(*) > 1", "aggregate functions are not allowed in WHERE"),
         ("note = 'x", "unterminated quoted string"),
         ("id = 1 /* open", "unterminated /* comment"),
-        ("id = $1", "there is no parameter $1"),
+        ("id = $1", "parameter $1 is not allowed"),
         ("", "at its end: syntax error at end of input"),
         ("-- nothing", "at its end: syntax error at end of input"),
     ],

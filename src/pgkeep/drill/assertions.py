@@ -60,8 +60,8 @@ def read(paths: Iterable[Path]) -> list[Assertion]:
                 hint="Write queries that return one row with one true value each.",
             )
         found += [
-            Assertion(file=str(path), number=number, statement=one)
-            for number, one in enumerate(statements, 1)
+            Assertion(file=str(path), number=number, statement=statement)
+            for number, statement in enumerate(statements, 1)
         ]
     return found
 

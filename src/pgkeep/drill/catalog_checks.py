@@ -137,23 +137,24 @@ def check_extensions(
 ) -> DrillCheck:
     """Check that every extension is there; another version is a warning."""
     there = dict(database.ask("SELECT extname, extversion FROM pg_catalog.pg_extension", "nn"))
-    for one in expected:
-        version = there.get(one.name, one.version)
-        if one.version and version != one.version:  # a plain dump does not say it
+    for extension in expected:
+        version = there.get(extension.name, extension.version)
+        if extension.version and version != extension.version:  # a plain dump does not say it
             warnings.append(
-                f"extension {one.name} has version {version}, {one.version} in the backup"
+                f"extension {extension.name} has version {version},"
+                f" {extension.version} in the backup"
             )
     warnings += [
-        f"extension {name} acts by itself on a server that loads it: its jobs are restored too"
+        f"extension {name} runs jobs on any server that loads it: its jobs were restored too"
         for name in sorted(there.keys() & ACTING)
     ]
     return DrillCheck(
         name="extensions",
         checked=len(expected),
         findings=[
-            f"extension {one.name} is missing, the backup has version {one.version}"
-            for one in expected
-            if one.name not in there
+            f"extension {extension.name} is missing, the backup has version {extension.version}"
+            for extension in expected
+            if extension.name not in there
         ],
     )
 

@@ -57,18 +57,18 @@ class ConfinedSession(Session):
 
         What an extension's script calls without a schema could be a function of the dump.
         """
-        if any(one.type == "EXTENSION" for one, _ in objects):
+        if any(entry.type == "EXTENSION" for entry, _ in objects):
             first = [pair for pair in objects if self._comes_first(*pair)]
-            for one, text in first:
-                if one.type == "EXTENSION":
-                    self._as_superuser(one, text)
+            for entry, text in first:
+                if entry.type == "EXTENSION":
+                    self._as_superuser(entry, text)
                 else:
-                    self.execute_one(one, text)
+                    self.execute_one(entry, text)
             self._confinement.open_extensions()
-            done = {id(one) for one, _ in first}
+            done = {id(entry) for entry, _ in first}
             objects = [pair for pair in objects if id(pair[0]) not in done]
-        for one, text in objects:
-            self.execute_one(one, text)
+        for entry, text in objects:
+            self.execute_one(entry, text)
 
     def _comes_first(self, entry: Object, text: bytes) -> bool:
         """Whether this is an extension, or a schema for one, and nothing else."""
@@ -144,9 +144,9 @@ class ConfinedSession(Session):
         cause = error.__cause__
         message = error.message.partition(": ")[2] or error.message
         if isinstance(cause, pe.InsufficientPrivilege):
-            said = cause.diag.message_primary or str(cause)
+            reason = cause.diag.message_primary or str(cause)
             if self._confinement.is_of_superusers(cause):
-                self._confinement.note(entry, said)
+                self._confinement.note(entry, reason)
                 return
         elif isinstance(cause, _MISSING) and self._confinement.depends(entry, text):
             self._confinement.note(entry, message)

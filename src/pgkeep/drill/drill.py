@@ -29,7 +29,7 @@ from ..restore.planning import make_plan
 from ..restore.restore import execute
 from ..restore.search_path import SearchPath
 from ..stores.store import Source, Store
-from . import examine, scratch
+from . import assertions, examine, scratch
 from .assertions import Assertion
 from .checks import DrillCheck
 from .confinement import Unproved
@@ -147,17 +147,21 @@ class _Drill:
     def _found(self, error: e.PgkeepError) -> None:
         message = error.message
         if self._options.server is None and (match := _PRELOADED.match(message)):
-            message += f"; --setting shared_preload_libraries={match[1]} has it loaded"
+            message += f"; --setting shared_preload_libraries={match[1]} loads it"
         self.checks.append(DrillCheck(name="drill", checked=1, findings=[message]))
 
     def _examine(self, artifact: Artifact, target: scratch.DrillTarget) -> None:
         examined = examine.examine(
-            target.scratch, artifact, self._side.manifest, self._options.assertions,
-            jobs=self._options.jobs, timeout=self._options.timeout, progress=self._phases,
-            unproved=frozenset(one[:3] for one in self._unproved),
+            target.scratch, artifact, self._side.manifest, jobs=self._options.jobs,
+            progress=self._phases,
+            unproved=frozenset(unproved[:3] for unproved in self._unproved),
         )  # fmt: skip
         self.checks += examined.checks
         self.warnings += examined.warnings
+        asked = self._options.assertions
+        if asked:
+            self._phases.step("asking assertions")
+            self.checks.append(assertions.check(target.scratch, asked, self._options.timeout))
 
     def result(self, began: datetime, original: Source) -> DrillResult:
         """Sum up."""
@@ -182,7 +186,7 @@ class _Drill:
             rows=sum(table.rows for table in tables),
             checks=self.checks,
             findings=findings,
-            unproved=[str(one) for one in self._unproved],
+            unproved=[str(unproved) for unproved in self._unproved],
             isolation=self._isolation,
             warnings=self.warnings,
         )
@@ -230,7 +234,7 @@ def record(store: Store, manifest: Manifest, result: DrillResult) -> str | None:
     url = store.url_of(manifest.name.manifest)
     try:
         if manifests.change(store, manifest, noted) is None:
-            return f"the result is not noted: {url} is gone"
+            return f"the result is not recorded: {url} no longer exists"
     except (e.StoreError, e.VerificationFailed) as error:
-        return f"the result is not noted in {url}: {error.message}"
+        return f"the result is not recorded in {url}: {error.message}"
     return None

@@ -1,6 +1,6 @@
 """Compare a restored database with the file it came from; collect everything that is wrong."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 
 import msgspec
 
@@ -8,9 +8,7 @@ from ..artifact.file import Artifact
 from ..model.manifest import Manifest
 from ..postgres.connection import Endpoint
 from ..progress import Progress
-from . import assertions as assertions_module
 from . import catalog_checks, large_objects, recomputed, sequences
-from .assertions import Assertion
 from .checks import DrillCheck
 from .expected import ExpectedObjects
 from .restored import RestoredDatabase
@@ -33,16 +31,14 @@ def examine(
     endpoint: Endpoint,
     artifact: Artifact,
     manifest: Manifest | None,
-    assertions: Sequence[Assertion] = (),
     *,
     jobs: int,
-    timeout: float,
     progress: Progress,
     unproved: Set[tuple[str, str, str]] = frozenset(),
 ) -> Examined:
-    """Compare a restored database with its artifact, then ask the user's own questions.
+    """Compare a restored database with its artifact.
 
-    What the artifact has of some types, schemas and names was not restored, which is known.
+    `unproved` are the types, schemas and names of objects that were knowingly not restored.
 
     Raises:
         VerificationFailed: the artifact is damaged.
@@ -88,7 +84,4 @@ def examine(
     if not meta.schema_only:
         progress.step("comparing computed values")
         checks.append(recomputed.check_values(endpoint, meta.computed, meta.timezone, warnings))
-    if assertions:
-        progress.step("asking assertions")
-        checks.append(assertions_module.check(endpoint, assertions, timeout))
     return Examined(checks=checks, warnings=warnings)

@@ -29,8 +29,8 @@ class ExpectedObjects:
             ]
             if wanted:
                 data = artifact.read(number)
-                for one in wanted:
-                    self._take(one, data[one.start : one.start + one.length])
+                for entry in wanted:
+                    self._take(entry, data[entry.start : entry.start + entry.length])
 
     def names(self, *types: str) -> set[Name]:
         """Return which objects of some types there are."""

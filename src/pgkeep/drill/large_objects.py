@@ -86,8 +86,8 @@ def of_artifact(artifact: Artifact) -> Sums:
         elif match["closed"] is not None:
             unwritten.discard(identifier)
             sums.add(identifier, contents.digest())
-    for one in unwritten:
-        sums.add(one, empty)
+    for oid in unwritten:
+        sums.add(oid, empty)
     return sums
 
 
@@ -97,8 +97,8 @@ def _statements(artifact: Artifact) -> Iterator[re.Match[bytes]]:
         wanted = [entry for entry in objects if entry.type in TYPES]
         if wanted:
             data = artifact.read(number)
-            for one in wanted:
-                yield from _STATEMENT.finditer(data, one.start, one.start + one.length)
+            for entry in wanted:
+                yield from _STATEMENT.finditer(data, entry.start, entry.start + entry.length)
 
 
 def of_database(connection: Connection) -> Sums:

@@ -24,21 +24,21 @@ def check_operators(endpoint: Endpoint, expected: Sequence[Resolution]) -> Drill
     there: dict[str, Resolution] = {}
     if expected:
         with endpoint.connect() as connection:
-            there = name_resolution.resolved(connection, [one.object for one in expected])
+            there = name_resolution.resolved(connection, [before.object for before in expected])
     return DrillCheck(
         name="operators",
         checked=len(expected),
         findings=[
-            f"{one.object}: {_described(there[one.object])}, in the backup {_described(one)};"
-            f" {REMEDY}"
-            for one in expected
-            if one.object in there and there[one.object].uses != one.uses
+            f"{before.object}: {_described(there[before.object])}, in the backup"
+            f" {_described(before)}; {REMEDY}"
+            for before in expected
+            if before.object in there and there[before.object].uses != before.uses
         ],
     )
 
 
-def _described(one: Resolution) -> str:
-    uses = [f"{use.construct} uses {', '.join(use.names)}" for use in one.uses]
+def _described(before: Resolution) -> str:
+    uses = [f"{use.construct} uses {', '.join(use.names)}" for use in before.uses]
     return "; ".join(uses) or "no operator outside pg_catalog"
 
 
@@ -76,28 +76,28 @@ class _Values:
 
     def differences(self, expected: Sequence[Computed], warnings: list[str]) -> Iterator[str]:
         """Yield what is wrong; what may as well be right is a warning."""
-        for one in expected:
-            target = self._targets.get(one.relation)
+        for before in expected:
+            target = self._targets.get(before.relation)
             if target is None:
                 continue
             found = computed_values.read(self._connection, target, self._codec)
-            if found is None or found == one:
+            if found is None or found == before:
                 continue
             label = target.label(self._codec)
             if target.view is None:
-                if found.rows == one.rows:  # else the rows themselves differ, which is found too
+                if found.rows == before.rows:  # else the rows themselves differ, which is found too
                     yield (
-                        f"{label}: its generated columns ({one.columns}) are not those of the"
+                        f"{label}: its generated columns ({before.columns}) are not those of the"
                         f" backup; if they depend on search_path, {REMEDY}"
                     )
-            elif self._depends_on_path(target, found, one):
+            elif self._depends_on_path(target, found, before):
                 yield (
-                    f"{label}: its {found.rows} rows are not the {one.rows} of the backup and"
+                    f"{label}: its {found.rows} rows are not the {before.rows} of the backup and"
                     f" depend on search_path; {REMEDY}"
                 )
             else:
                 warnings.append(
-                    f"{label}: its {found.rows} rows are not the {one.rows} of the source, which"
+                    f"{label}: its {found.rows} rows are not the {before.rows} of the source, which"
                     " may have been older than its tables"
                 )
 

@@ -38,5 +38,5 @@ ISOLATION = {
 
 
 def isolation_of(result: DrillResult) -> str:
-    """Say in words what a server of our own was kept from."""
-    return ", ".join(ISOLATION[one] for one in result.isolation) or "none"
+    """Describe how the temporary server was isolated."""
+    return ", ".join(ISOLATION[kind] for kind in result.isolation) or "none"

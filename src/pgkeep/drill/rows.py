@@ -131,7 +131,7 @@ def _expected(artifact: Artifact, jobs: int, progress: Progress) -> list[_Group]
     objects = artifact.index.objects_by_member()
 
     def read(number: int) -> None:
-        for one, header, blocks in _copies(artifact, number, objects[number], progress):
+        for entry, header, blocks in _copies(artifact, number, objects[number], progress):
             sketch = _sketch(blocks)
             match = COPY.fullmatch(header)
             if match is None:
@@ -141,16 +141,16 @@ def _expected(artifact: Artifact, jobs: int, progress: Progress) -> list[_Group]
             relation, columns = match["relation"], match["columns"] or b""
             with lock:
                 group = groups.setdefault((relation, columns), _Group(relation, columns))
-                if (one.schema, one.name) not in group.tables:
-                    group.tables.append((one.schema, one.name))
+                if (entry.schema, entry.name) not in group.tables:
+                    group.tables.append((entry.schema, entry.name))
                 group.expected += sketch
-                if sketch.rows != one.rows:
+                if sketch.rows != entry.rows:
                     group.findings.append(
                         f"{artifact.describe(number)}: {sketch.rows} rows, the index says"
-                        f" {one.rows}"
+                        f" {entry.rows}"
                     )
 
-    members = [n for n, held in enumerate(objects) if any(one.rows is not None for one in held)]
+    members = [n for n, held in enumerate(objects) if any(entry.rows is not None for entry in held)]
     for_each(members, range(jobs), lambda number, *_: read(number), name="expected")
     return list(groups.values())
 
@@ -159,7 +159,7 @@ def _copies(
     artifact: Artifact, number: int, held: Sequence[Object], progress: Progress
 ) -> Iterator[tuple[Object, bytes, Iterator[bytes]]]:
     """Yield each COPY of a member: its object, its statement, its rows in blocks."""
-    objects = iter([one for one in held if one.rows is not None])
+    objects = iter([entry for entry in held if entry.rows is not None])
     for header, blocks in copies(scan(_counted(artifact.blocks(number), progress))):
         yield next(objects), header, blocks
 
@@ -183,7 +183,7 @@ def _rewritten(endpoint: Endpoint, artifact: Artifact, group: _Group) -> Sketch:
     objects = {
         number: held
         for number, held in enumerate(artifact.index.objects_by_member())
-        if any(one.rows and (one.schema, one.name) in group.tables for one in held)
+        if any(entry.rows and (entry.schema, entry.name) in group.tables for entry in held)
     }
     with endpoint.connect() as connection, connection.cursor() as cursor:
         encoding = connection.info.parameter_status("server_encoding") or "UTF8"
@@ -193,8 +193,8 @@ def _rewritten(endpoint: Endpoint, artifact: Artifact, group: _Group) -> Sketch:
             % (group.columns, group.relation)
         )
         for number, held in objects.items():
-            for one, _, blocks in _copies(artifact, number, held, Silent()):
-                if (one.schema, one.name) in group.tables:
+            for entry, _, blocks in _copies(artifact, number, held, Silent()):
+                if (entry.schema, entry.name) in group.tables:
                     with cursor.copy(b"COPY %s %s FROM STDIN" % (table, columns)) as copy:
                         for block in blocks:
                             copy.write(block)
@@ -277,11 +277,13 @@ class _Database:
         row = self._connection.execute("SHOW block_size").fetchone()
         assert row is not None  # noqa: S101 - SHOW gives a row
         slices = int(row[0]) if self._server.version_num >= SLICES_SINCE else None
-        large = [one for one in listed if one.columns and not one.extension]
+        large = [table for table in listed if table.columns and not table.extension]
         tasks = plan_tasks(large, sizes, self._jobs, slices)
         planned = {task.table.oid for task in tasks}
         tasks += [
-            Task(one, sizes.get(one.oid, (0, 0))[1]) for one in listed if one.oid not in planned
+            Task(table, sizes.get(table.oid, (0, 0))[1])
+            for table in listed
+            if table.oid not in planned
         ]
         self._conditions = extension_tables.conditions(self._connection)
         tasks.sort(key=lambda task: task.size, reverse=True)
@@ -299,9 +301,9 @@ class _Database:
                 progress.advance(len(block))
         except e.ProgramFailed as error:
             crew.check()
-            said = "; ".join(error.said[-2:]) or error.message
+            reason = "; ".join(error.said[-2:]) or error.message
             with self._lock:
-                group.findings.append(f"table {table.schema}.{table.name} cannot be read: {said}")
+                group.findings.append(f"table {table.schema}.{table.name} cannot be read: {reason}")
             return
         sketch = sketcher.finish()
         with self._lock:

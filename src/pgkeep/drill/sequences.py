@@ -16,7 +16,7 @@ class _Sequence(NamedTuple):
     increment: int
     cycles: bool
     column: str | None  # with its table
-    unique: bool  # a value that is there already would be refused
+    unique: bool  # an existing value would be refused
     sql: bytes
     extreme: bytes | None  # the query for the value that must have been passed
 
@@ -25,7 +25,7 @@ class _Sequence(NamedTuple):
         return one_line(self.schema), one_line(self.name)
 
     def is_behind(self, last: int, called: bool, extreme: int) -> bool:
-        """Whether a value that is there is still to come."""
+        """Whether the sequence will return a value that exists already."""
         following = last + self.increment if called else last
         return following <= extreme if self.increment > 0 else following >= extreme
 
@@ -68,7 +68,7 @@ def check(expected: ExpectedObjects, database: RestoredDatabase, warnings: list[
     """Check that every sequence is as in the backup, and ahead of its column (trap A5.23).
 
     A source may have put larger values beside its sequence. Where nothing is unique that does no
-    harm, and is told without being a failure of the restore.
+    harm, and is a warning, not a finding.
     """
     findings: list[str] = []
     there = set()

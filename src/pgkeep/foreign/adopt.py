@@ -1,4 +1,4 @@
-"""Make files backups: an artifact whose manifest is lost, a folder of plain dumps."""
+"""Register existing files as backups: one whose manifest is lost, a folder of plain dumps."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def adopt(
     progress: Advance,
     copy: Store | None = None,
 ) -> Manifest:
-    """Verify an artifact to its end and write the manifest that it lacks.
+    """Verify a backup file to its end and write its missing manifest.
 
     Where copies are made, its copy is pending: whether there is one already, `sync` finds out.
 
@@ -47,7 +47,7 @@ def adopt(
     parsed = naming.parse(name)
     if parsed is None or name != parsed.artifact:
         raise e.Refused(
-            f"{name} is not named like an artifact",
+            f"{name} does not have the name of a backup file",
             hint="Names are DATABASE_TYPE_TIMESTAMP.sql.gz, such as"
             " app_daily_20261122T020000Z.sql.gz.",
         )
@@ -128,7 +128,7 @@ def adopt_folder(
             if path.is_symlink() and path.resolve(strict=True).parent == folder.resolve():
                 yield AdoptedFile(name, "link", message=f"to {path.resolve().name}")
                 continue
-            one = dataclasses.replace(
+            known = dataclasses.replace(
                 options,
                 guess=guess(name, folder.resolve().name, options.zone),
                 modified=datetime.fromtimestamp(path.stat().st_mtime, UTC),
@@ -138,7 +138,7 @@ def adopt_folder(
             yield AdoptedFile(name, "refused", message=f"could not open {name}: {_reason(error)}")
             continue
         with closing(source):
-            yield _index(source, name, store, one, progress, copy)
+            yield _index(source, name, store, known, progress, copy)
 
 
 def _reason(error: Exception) -> str:

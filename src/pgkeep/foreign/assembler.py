@@ -89,12 +89,12 @@ class PlainAssembler(Assembler):
         return self._last is not None and self._last.rows is None
 
     def _object(self, entry: script.Entry) -> Object:
-        one = self._last = super()._object(entry)
-        if one.owner:
-            self.owners.add(one.owner)
-        if one.type == "EXTENSION":
-            self.extensions.append(one.name)
-        return one
+        found = self._last = super()._object(entry)
+        if found.owner:
+            self.owners.add(found.owner)
+        if found.type == "EXTENSION":
+            self.extensions.append(found.name)
+        return found
 
     def _name_exactly(self, statement: bytes) -> None:
         """Take a table's name from its COPY: the announcement has spaces for line ends.
@@ -106,7 +106,7 @@ class PlainAssembler(Assembler):
             return
         exact = statements.name_of(match, self._codec)
         announced = (self._last.schema, self._last.name)
-        if tuple(re.sub(r"[\r\n]", " ", one) for one in exact) == announced:
+        if tuple(re.sub(r"[\r\n]", " ", name) for name in exact) == announced:
             self._last.schema, self._last.name = exact
 
     def _write_before(self, pieces: Sequence[script.Piece]) -> None:
@@ -130,15 +130,17 @@ class PlainAssembler(Assembler):
                 super().add(script.Text(skipped))
                 drops = drops[len(skipped) :]
             if drops:
-                one = Object(type=DROPS, schema="", name="", owner="", member=0, start=0)
-                self._packer.begin(one)
+                dropping = Object(type=DROPS, schema="", name="", owner="", member=0, start=0)
+                self._packer.begin(dropping)
                 super().add(script.Text(drops))
 
 
 def _joined(pieces: Sequence[script.Piece]) -> Iterator[script.Piece]:
     """Yield pieces; texts that follow each other as one."""
-    for text, group in itertools.groupby(pieces, lambda one: isinstance(one, script.Text)):
+    for text, group in itertools.groupby(pieces, lambda piece: isinstance(piece, script.Text)):
         if text:
-            yield script.Text(b"".join(one.data for one in group if isinstance(one, script.Text)))
+            yield script.Text(
+                b"".join(piece.data for piece in group if isinstance(piece, script.Text))
+            )
         else:
             yield from group

@@ -62,7 +62,7 @@ class IsThere(e.Refused):
 
     def __init__(self, name: str, url: str) -> None:
         super().__init__(
-            f"{name} is in {url} already", hint="Another --type gives it another name."
+            f"{name} exists already in {url}", hint="Another --type gives it another name."
         )
         self.name = name
 
@@ -85,7 +85,7 @@ def index(
     """
     if is_artifact(source):
         raise e.Refused(
-            f"{source.name} is an artifact of pgkeep: it has its index",
+            f"{source.name} is a backup file of pgkeep: it has its index",
             hint="If its manifest is lost: pgkeep adopt FILE.",
         )
     progress.step("checking the file")
@@ -138,10 +138,10 @@ def _refuse_unreadable(part: plain.Part, file: str) -> None:
 
 def _refuse_unknown(part: plain.Part, file: str) -> None:
     if part.unknown:
-        shown = "; ".join(dialect.shown(one) for one in part.unknown[:3])
+        shown = "; ".join(dialect.shown(statement) for statement in part.unknown[:3])
         raise e.Refused(
             f"{file} holds {len(part.unknown)} statements that pg_dump does not write: {shown}",
-            hint="Read them. If they are meant: pgkeep restore --backup=FILE --target-db=NAME"
+            hint="Read them. If they are intended: pgkeep restore --backup=FILE --target-db=NAME"
             " --allow-statements, and back that up.",
         )
 
@@ -161,10 +161,10 @@ def when(head: bytes, options: IndexOptions) -> Moment | None:
     if started is not None:
         time = datetime.fromisoformat(started["time"].decode())
         zone = started["zone"].decode("ascii", "replace")
-        for one in (UTC, options.zone):
+        for believed in (UTC, options.zone):
             # Abbreviations mean many things; only those that are certain are believed.
-            if time.replace(tzinfo=one).tzname() == zone:
-                return Moment(time.replace(tzinfo=one), "its own beginning")
+            if time.replace(tzinfo=believed).tzname() == zone:
+                return Moment(time.replace(tzinfo=believed), "its own beginning")
     guess, modified = options.guess, options.modified
     if guess.time is not None:
         if guess.end is None:
@@ -177,7 +177,7 @@ def when(head: bytes, options: IndexOptions) -> Moment | None:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """One artifact on its way from a dump that has been found whole."""
+    """One backup file that is made from a complete dump."""
 
     source: Source
     store: Store
@@ -277,7 +277,7 @@ class _Index:
         if part.inserts:
             found.append("its rows are INSERT statements, which are not counted")
         if self.found.cluster:
-            others = [str(one.name) for one in self.found.parts if one is not part]
+            others = [str(other.name) for other in self.found.parts if other is not part]
             found.append(f"left out, databases: {', '.join(others)}; the roles are in the globals")
         if part.left_out:
             found.append(
@@ -287,8 +287,8 @@ class _Index:
         drops = DROPPING.search(part.head)
         if drops is not None and UNCONDITIONAL.search(part.head, drops.start()):
             found.append(
-                "its DROP statements fail where there is nothing to drop: pgkeep restore passes"
-                " over them, psql with ON_ERROR_STOP stops"
+                "its DROP statements fail in a new database: pgkeep restore skips them, psql"
+                " with ON_ERROR_STOP stops"
             )
         return found
 

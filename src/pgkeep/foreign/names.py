@@ -1,4 +1,4 @@
-"""What the names that others give to dumps tell of them: database, tier and time.
+"""Read database, tier and time from the file names of other tools.
 
 cookiecutter-django writes backup_2024_05_06T07_08_09.sql.gz; docker-postgres-backup-local writes
 app-20240506-070809 into the folder last, app-20240506 into daily, app-202419 (year and ISO week)
@@ -34,7 +34,7 @@ _DATABASE = {
 
 
 class Guess(NamedTuple):
-    """What a name tells; from the beginning of a period to its end where it is not exact."""
+    """What a name contains; from the beginning of a period to its end where it is not exact."""
 
     database: str | None = None
     type: BackupType | None = None

@@ -1,4 +1,4 @@
-"""Plain dumps of pg_dump and pg_dumpall: read one to its end, and tell what it holds."""
+"""Read a plain dump of pg_dump or pg_dumpall to its end, and return what it contains."""
 
 import re
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ class Part:
 
 
 class Survey(NamedTuple):
-    """What a whole dump holds."""
+    """What a complete dump contains."""
 
     raw_bytes: int
     entries: int
@@ -83,7 +83,7 @@ class Survey(NamedTuple):
 
 
 def is_dump(source: Source) -> bool:
-    """Whether a file begins like a plain dump, compressed or not; damaged ones may not."""
+    """Tell whether a file begins like a plain dump, compressed or not; damaged ones may not."""
     try:
         script.check_beginning(next(plain_reader.plain_blocks(source), b""))
     except e.PgkeepError:
@@ -92,7 +92,7 @@ def is_dump(source: Source) -> bool:
 
 
 def survey(source: Source, progress: Advance = lambda _: None) -> Survey:
-    """Read a dump to its end; tell what it holds.
+    """Read a dump to its end; return what it contains.
 
     Raises:
         VerificationFailed: it is damaged.
@@ -131,7 +131,7 @@ def checked(source: Source, dump: plain_reader.PlainReading) -> Iterator[script.
         for piece in dump.pieces():
             if dump.ours:
                 raise e.VerificationFailed(
-                    "made by pgkeep, but without its end marker: cut, or compressed anew",
+                    "made by pgkeep, but without its end marker: truncated, or compressed again",
                 )
             yield piece
     except e.VerificationFailed as error:
@@ -144,7 +144,7 @@ def checked(source: Source, dump: plain_reader.PlainReading) -> Iterator[script.
 
 
 def numbered(pieces: Iterator[script.Piece]) -> Iterator[tuple[int, script.Piece]]:
-    """Tell of each piece which database's it is; _CLUSTER for what is of none."""
+    """Yield each piece with the number of its database, _CLUSTER for what belongs to none."""
     before: list[script.Piece] = []
     number, last, cluster = _CLUSTER, -1, False
     for piece in pieces:
@@ -153,7 +153,7 @@ def numbered(pieces: Iterator[script.Piece]) -> Iterator[tuple[int, script.Piece
                 cluster = True
             else:
                 number = last = last + 1
-            yield from ((number, one) for one in before)
+            yield from ((number, piece) for piece in before)
             before.clear()
         elif not cluster and last < 0:
             before.append(piece)
@@ -161,7 +161,7 @@ def numbered(pieces: Iterator[script.Piece]) -> Iterator[tuple[int, script.Piece
         yield number, piece
         if cluster and isinstance(piece, script.Complete):
             number = _CLUSTER
-    yield from ((_CLUSTER, one) for one in before)
+    yield from ((_CLUSTER, piece) for piece in before)
 
 
 class _Reading:
@@ -310,7 +310,7 @@ def _connected(command: bytes) -> str:
 
 
 def choose_part(found: Survey, database: str | None, file: str) -> int:
-    """Return the number of the database that is meant, or the only one that holds anything.
+    """Return the number of the named database, or of the only one with contents.
 
     Raises:
         Refused: there are several, or another one.
@@ -338,10 +338,10 @@ def database_facts(part: Part, name: str) -> DatabaseFacts:
     if match is None:
         return DatabaseFacts(name, "", part.encoding, "", "")
     options: dict[bytes, bytes] = {}
-    for one in _OPTION.finditer(match["options"]):
-        options[one["name"] or one["plain"]] = (one["text"] or one["word"] or b"").replace(
-            b"''", b"'"
-        )
+    for option in _OPTION.finditer(match["options"]):
+        options[option["name"] or option["plain"]] = (
+            option["text"] or option["word"] or b""
+        ).replace(b"''", b"'")
     text = {key.decode(): value.decode(part.codec, "replace") for key, value in options.items()}
     owner = _OWNER_TO.search(part.creation)
     both = text.get("LOCALE", "")

@@ -22,7 +22,7 @@ def first(artifact: Artifact) -> Object | None:
         wanted = [entry for entry in objects if entry.type in _COMPUTED]
         if wanted:
             data = artifact.read(number)
-            for one in wanted:
-                if _COMPUTED[one.type].search(data, one.start, one.start + one.length):
-                    return one
+            for entry in wanted:
+                if _COMPUTED[entry.type].search(data, entry.start, entry.start + entry.length):
+                    return entry
     return None

@@ -56,7 +56,7 @@ def _apply_facts(run: Run, connection: Connection, name: str, facts: DatabaseFac
 def _refused(run: Run, error: psycopg.Error) -> None:
     privileged = isinstance(error, psycopg.errors.InsufficientPrivilege)
     if privileged and run.plan.options.portable:
-        run.warnings.append(f"left out: a setting ({error.diag.message_primary})")
+        run.warnings.append(f"skipped: a setting ({error.diag.message_primary})")
         return
     failure = restore_error(error, "settings of the database")
     if privileged:
@@ -84,6 +84,6 @@ def apply_in_place(run: Run, facts: DatabaseFacts) -> None:
                 except psycopg.Error as error:
                     refused = error.diag.message_primary or str(error).strip()
                 what = _VALUE.sub(r"\1", statement.as_string(connection))
-                run.warnings.append(f"left out: {what} ({refused})")
+                run.warnings.append(f"skipped: {what} ({refused})")
     except e.ConnectionFailed as error:
-        run.warnings.append(f"left out: settings of the database ({error.message})")
+        run.warnings.append(f"skipped: settings of the database ({error.message})")

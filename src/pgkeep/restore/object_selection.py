@@ -154,10 +154,10 @@ class ObjectSelection:
                 for entry, _ in self.unsupported
                 if entry.type == "EXTENSION" and self.shared_schemas
             ]
-        lines = [f"left out: {text}" for text in found]
+        lines = [f"skipped: {text}" for text in found]
         if self.unnamed_roles:
             roles = ", ".join(sorted(self.unnamed_roles))
-            lines.append(f"policies and user mappings leave out missing roles: {roles}")
+            lines.append(f"policies and user mappings are restored without missing roles: {roles}")
         lines += [
             f"tables of access method {name} are created with {access_methods.BUILT_IN}"
             for name in sorted(self.access_methods)

@@ -294,15 +294,20 @@ def check_options_of_plain_dump(file: str, options: RestoreOptions) -> None:
         UsageError: names the options.
 
     """
-    plain = f"{file} is a plain dump without an index: "
     if options.schema_only or options.data_only or options.in_place:
-        raise e.UsageError(f"{plain}it can only be restored whole, into a new database")
+        raise e.UsageError(
+            f"{file} is a plain dump without an index: only all of it can be restored, into a new"
+            " database"
+        )
     if options.skip or options.keep_going or options.create_roles:
         raise e.UsageError(
-            f"{plain}--skip, --keep-going and --create-roles need one",
+            f"{file} is a plain dump without an index: --skip, --keep-going and --create-roles"
+            " require one",
             hint="Make a backup of it with pgkeep index.",
         )
     if not (options.owner and options.privileges):
-        raise e.UsageError(f"{plain}owners and privileges cannot be told from the rest")
+        raise e.UsageError(
+            f"{file} is a plain dump without an index: owners and privileges cannot be skipped"
+        )
     if options.search_path != SearchPath.EMPTY:
-        raise e.UsageError(f"{plain}it sets search_path by itself")
+        raise e.UsageError(f"{file} is a plain dump without an index: its own search_path is used")

@@ -36,7 +36,7 @@ def loading(meta: Meta) -> sql.Composed:
 
 
 def existing(meta: Meta) -> sql.Composed:
-    """Return the statement for a database that is there: what a session has by itself."""
+    """Return the statement for an existing database: the search path of its sessions."""
     return _statement(None, _schemas(meta))
 
 
@@ -49,9 +49,9 @@ def warning(objects: Sequence[str]) -> str:
     )
 
 
-def concerns(one: Resolution, relations: Collection[str]) -> bool:
+def concerns(resolution: Resolution, relations: Collection[str]) -> bool:
     """Whether an object is a part of one of these relations, named without quotes."""
-    name = one.object.replace('"', "")
+    name = resolution.object.replace('"', "")
     own = name.partition(" ")[2]
     return (
         own in relations

@@ -156,10 +156,10 @@ class _About:
 
     def matches(self, item: _Item) -> bool:
         """Tell whether an entry is about something that has gone."""
-        one = item.entry.one
+        indexed = item.entry.one
         if item.entry.table in self._names or item.mentions & self._names:
             return True
-        return any(label.fullmatch(one.name) for label in self._labels.get(one.schema, ()))
+        return any(label.fullmatch(indexed.name) for label in self._labels.get(indexed.schema, ()))
 
 
 class _Search:
@@ -193,13 +193,13 @@ class _Search:
 
     def reason(self, item: _Item) -> str | None:
         """Say why an object cannot be created; None if nothing it needs has gone."""
-        one = item.entry.one
+        indexed = item.entry.one
         if item.entry.table in self._tables:
             return f"belongs to {_of(self._tables[item.entry.table])}"
-        if one.schema in self._schemas:
-            return f"is in {_of(self._schemas[one.schema])}"
-        if one.type == "SHELL TYPE" and (one.schema, one.name) in self._types:
-            return f"belongs to type {one.schema}.{one.name}"
+        if indexed.schema in self._schemas:
+            return f"is in {_of(self._schemas[indexed.schema])}"
+        if indexed.type == "SHELL TYPE" and (indexed.schema, indexed.name) in self._types:
+            return f"belongs to type {indexed.schema}.{indexed.name}"
         for name in sorted(item.mentions & self._names.keys()):
             if name != item.name:
                 return f"needs {_of(self._names[name])}"
@@ -268,7 +268,9 @@ def select(artifact: Artifact, specifications: Iterable[str]) -> list[Object]:
 
 def _similar(wanted: str, known: Iterable[str]) -> str:
     name = wanted.partition(":")[2].lower()
-    same = [one for one in known if name in one.partition(":")[2].lower()]
+    same = [
+        specification for specification in known if name in specification.partition(":")[2].lower()
+    ]
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
     found = list(dict.fromkeys([*near, *sorted(same, key=len)]))[:3]
     if not found:
@@ -306,11 +308,11 @@ def _of(item: _Item) -> str:
 
 
 def _item(entry: Entry, contents: Contents) -> _Item:
-    one = entry.one
+    indexed = entry.one
     name = None
-    if one.type in _NAMED:
-        plain = (one.schema, one.name.partition("(")[0])
-        name = statements.own_name(one.type, entry.text, contents.codec) or plain
+    if indexed.type in _NAMED:
+        plain = (indexed.schema, indexed.name.partition("(")[0])
+        name = statements.own_name(indexed.type, entry.text, contents.codec) or plain
     return _Item(entry, name, frozenset(statements.mentioned(entry.text, contents.codec)))
 
 
@@ -332,13 +334,13 @@ def _extension_schemas(items: Iterable[_Item], gone: Iterable[Key], codec: str) 
 
 def _label(entry: Entry) -> re.Pattern[str]:
     """Return how the entries about an object are called."""
-    one = entry.one
-    if one.type in _OF_TABLES and entry.table is not None:
-        kind = "CONSTRAINT" if one.type.endswith("CONSTRAINT") else one.type
+    indexed = entry.one
+    if indexed.type in _OF_TABLES and entry.table is not None:
+        kind = "CONSTRAINT" if indexed.type.endswith("CONSTRAINT") else indexed.type
         table = entry.table[1]
-        own = one.name.removeprefix(f"{table} ")
+        own = indexed.name.removeprefix(f"{table} ")
         return re.compile(f"{kind} {_either(own)} ON {_either(table)}")
-    return portability.followers(one.type, one.name)
+    return portability.followers(indexed.type, indexed.name)
 
 
 def _either(name: str) -> str:

@@ -171,7 +171,7 @@ def _kind(entry: Object) -> str:
 
 
 def _job(entry: Object, text: bytes) -> _Job | None:
-    """Return what locks a statement takes; None if that cannot be told."""
+    """Return what locks a statement takes; None if that is unknown."""
     if entry.type not in PARALLEL_TYPES:
         return None
     match = (statements.INDEX_ON if entry.type == "INDEX" else statements.ALTER_TABLE).search(text)

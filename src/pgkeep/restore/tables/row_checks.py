@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from ...postgres.connection import Connection
-from .. import where_condition
 from ..target import relations, triggers
+from . import where_condition
 from .checks import Checks
 from .plan import Conflict, TablesOptions
 from .selected import SelectedTables, dotted, listed

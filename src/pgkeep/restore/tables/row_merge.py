@@ -7,9 +7,9 @@ from psycopg import sql
 from ... import errors as e
 from ...postgres.connection import Connection
 from ...progress import Progress
-from .. import where_condition
 from ..load.session import Session
 from ..target import relations
+from . import where_condition
 from .plan import Conflict, TablesPlan
 
 ROWS = "pgkeep_rows"

@@ -58,7 +58,7 @@ def _check_existing(
     existing = [name for name in wanted if relations.relation(connection, name) is not None]
     if existing and not options.replace:
         checks.refuse(
-            f"{listed(existing)} {'exists' if len(existing) == 1 else 'exist'}",
+            f"already in the target database: {listed(existing)}",
             "Take another name with --as, another database with --target-db, replace it with"
             " --drop-existing, or restore single rows with --where.",
         )

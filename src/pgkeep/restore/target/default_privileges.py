@@ -1,4 +1,4 @@
-"""Default privileges of the restoring role in the target (manual, ALTER DEFAULT PRIVILEGES).
+"""Suspend default privileges of the restoring role (manual, ALTER DEFAULT PRIVILEGES).
 
 pg_dump writes the privileges of an object as what differs from the built-in ones, and writes none
 where nothing differs. Where the target has default privileges, each object would get them as well.
@@ -84,15 +84,15 @@ def suspend(connection: Connection, *, kinds: str | None = None) -> list[Differe
         if kinds is None or difference.kind in kinds
     ]
     # A privilege that is revoked takes its grant option along: first revoke, then grant.
-    for one in sorted(found, key=lambda one: not one.added):
-        connection.execute(one.apply(added=not one.added).encode())
+    for difference in sorted(found, key=lambda difference: not difference.added):
+        connection.execute(difference.apply(added=not difference.added).encode())
     return found
 
 
 def resume(connection: Connection, suspended: list[Difference]) -> None:
     """Give the role its default privileges back, on top of those that were restored."""
-    for one in suspended:
-        connection.execute(one.apply(added=one.added).encode())
+    for difference in suspended:
+        connection.execute(difference.apply(added=difference.added).encode())
 
 
 def warnings(connection: Connection, target: str, kinds: str | None = None) -> list[str]:

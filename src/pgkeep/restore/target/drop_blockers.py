@@ -1,4 +1,4 @@
-"""What depends on tables that would be dropped: pg_depend says it, as it does for DROP TABLE."""
+"""Find what prevents tables from being dropped, in pg_depend as DROP TABLE does."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Configuration tables of extensions: which of their rows are in a dump (manual, 36.17.3)."""
+"""Find which rows of extensions' configuration tables are in a dump (manual, 36.17.3)."""
 
 from psycopg import sql
 

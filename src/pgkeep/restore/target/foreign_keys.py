@@ -1,4 +1,4 @@
-"""The order in which rows can go into tables that have their foreign keys already."""
+"""Order the loading of rows into tables that already have their foreign keys."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -64,7 +64,9 @@ def order(tables: Iterable[int], keys: Sequence[ForeignKey]) -> dict[int, int]:
             current = stack[-1]
             if current not in begun:
                 begun.add(current)
-                stack += [one for one in refers.get(current, ()) if one not in begun]
+                stack += [
+                    referenced for referenced in refers.get(current, ()) if referenced not in begun
+                ]
             else:
                 stack.pop()
                 places.setdefault(current, len(places))

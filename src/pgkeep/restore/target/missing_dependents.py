@@ -1,4 +1,4 @@
-"""What needs a table and has gone with it, as DROP TABLE ... CASCADE takes views along."""
+"""Find objects that were dropped with a table, such as views by DROP TABLE ... CASCADE."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -56,7 +56,7 @@ def find(connection: Connection, contents: Contents, tables: Iterable[Name]) -> 
         if not more:
             return list(dict.fromkeys(map(str, found)))
         found += more
-        around |= {one.name for one in more}
+        around |= {dependent.name for dependent in more}
 
 
 def _dependent(entry: Entry, contents: Contents) -> _Dependent:
@@ -84,8 +84,8 @@ def _others_are_there(connection: Connection, contents: Contents, names: set[Nam
     )
 
 
-def _is_there(connection: Connection, one: _Dependent) -> bool:
-    if one.kind not in _OF_ANOTHER_TABLE:
-        return relations.is_there(connection, one.kind, one.name)
-    oid = None if one.table is None else relations.relation(connection, one.table)
-    return oid is None or one.name[1] in relations.belongings(connection, oid)
+def _is_there(connection: Connection, dependent: _Dependent) -> bool:
+    if dependent.kind not in _OF_ANOTHER_TABLE:
+        return relations.is_there(connection, dependent.kind, dependent.name)
+    oid = None if dependent.table is None else relations.relation(connection, dependent.table)
+    return oid is None or dependent.name[1] in relations.belongings(connection, oid)

@@ -1,4 +1,4 @@
-"""Constraints that are NOT VALID: rows of the backup may violate them, new rows may not.
+"""Suspend constraints that are NOT VALID: rows of the backup may violate them, new rows may not.
 
 pg_dump adds them after the rows. Where the tables exist already, the same is done in the
 transaction that loads the rows.
@@ -57,27 +57,27 @@ def find(connection: Connection, tables: Iterable[int]) -> list[Constraint]:
 def warnings(found: Iterable[Constraint]) -> list[str]:
     """Say how rows are loaded that may violate them."""
     return [
-        f"constraint {one.name} is NOT VALID, rows of the backup may violate it: "
+        f"constraint {constraint.name} is NOT VALID, rows of the backup may violate it: "
         + (
             "they are loaded as they were"
-            if one.owned
+            if constraint.owned
             else "the role is not the owner, so such rows would be refused"
         )
-        for one in found
+        for constraint in found
     ]
 
 
 def drop(connection: Connection, found: Iterable[Constraint]) -> None:
     """Drop those that the role may drop."""
-    for one in found:
-        if one.owned:
-            connection.execute(one.drop.encode())
+    for constraint in found:
+        if constraint.owned:
+            connection.execute(constraint.drop.encode())
 
 
 def add(connection: Connection, found: Iterable[Constraint]) -> None:
     """Add those again that were dropped, NOT VALID as they were."""
-    for one in found:
-        if one.owned:
-            connection.execute(one.add.encode())
-            if one.has_comment:
-                connection.execute(one.comment.encode())
+    for constraint in found:
+        if constraint.owned:
+            connection.execute(constraint.add.encode())
+            if constraint.has_comment:
+                connection.execute(constraint.comment.encode())

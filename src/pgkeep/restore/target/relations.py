@@ -1,4 +1,4 @@
-"""What a database has where tables are brought back: questions to its catalogs."""
+"""Query the catalogs of the target about relations: keys, columns, children, privileges."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _TYPES = frozenset({"TYPE", "DOMAIN"})
 
 
 def relation(connection: Connection, name: Name) -> int | None:
-    """Return the identifier of a relation, none where it is not there."""
+    """Return the identifier of a relation, None if it does not exist."""
     row = connection.execute(
         "SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
         " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
@@ -23,12 +23,12 @@ def relation(connection: Connection, name: Name) -> int | None:
 
 
 def is_there(connection: Connection, kind: str, name: Name) -> bool:
-    """Tell whether what a statement may need is there; True where a name does not tell it."""
+    """Tell whether an object that a statement needs exists; True if unknown."""
     if kind in _RELATIONS:
         return relation(connection, name) is not None
     catalog, prefix = ("pg_proc", "pro") if kind in _ROUTINES else ("pg_type", "typ")
     if kind not in _ROUTINES | _TYPES:
-        return True  # told by the server, if it is missing
+        return True  # the server reports it, if it is missing
     query = (
         f"SELECT FROM pg_catalog.{catalog} o JOIN pg_catalog.pg_namespace n"
         f" ON n.oid = o.{prefix}namespace WHERE n.nspname = %s AND o.{prefix}name = %s LIMIT 1"
@@ -59,7 +59,7 @@ def primary_key(connection: Connection, oid: int) -> list[str]:
 
 
 def tells_conflicts(connection: Connection, oid: int) -> bool:
-    """Tell whether ON CONFLICT can find the rows that are there.
+    """Tell whether ON CONFLICT can find existing rows.
 
     It needs a unique index, and refuses to work where any constraint is deferrable.
     """
@@ -81,7 +81,7 @@ def is_deferrable(connection: Connection, oid: int) -> bool:
 
 
 def oids(connection: Connection, names: Sequence[Name]) -> list[int]:
-    """Return the identifiers of relations, of those that are there."""
+    """Return the identifiers of relations, of those that exist."""
     found = (relation(connection, name) for name in names)
     return [oid for oid in found if oid is not None]
 

@@ -1,4 +1,4 @@
-"""Roles that a backup needs and the server does not have: --create-roles creates them."""
+"""Create the missing roles that a backup needs (--create-roles)."""
 
 import contextlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Triggers of others that fire while rows go into tables that exist, and what comes of them."""
+"""Find triggers that fire while rows are loaded into existing tables, and what they changed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntFlag

@@ -1,4 +1,4 @@
-"""Objects of a backup that this server or this role cannot create, found before anything is done.
+"""Find objects of a backup that the server or the role does not support, before anything is done.
 
 Only what the catalogs and the statements tell: the types of entries, extensions that are not
 installed, collations that the server does not have, views that cannot work.
@@ -41,14 +41,14 @@ _UNKNOWN = (
 def find(
     connection: Connection, artifact: Artifact, target: portability.Target
 ) -> Iterator[tuple[Object, str]]:
-    """Yield what cannot be created, with the reason; the connection is to any database."""
+    """Yield what is not supported, with the reason; the connection is to any database."""
     server = _Server(connection, artifact, target)
-    for one, text in definitions(artifact):
-        reason = server.reason(one, text) or portability.obstacle(
-            one.type, text, target, server.codec
+    for entry, text in definitions(artifact):
+        reason = server.reason(entry, text) or portability.obstacle(
+            entry.type, text, target, server.codec
         )
         if reason is not None:
-            yield one, reason
+            yield entry, reason
 
 
 def definitions(artifact: Artifact) -> Iterator[tuple[Object, bytes]]:
@@ -57,14 +57,14 @@ def definitions(artifact: Artifact) -> Iterator[tuple[Object, bytes]]:
     for number, member in enumerate(artifact.index.members):
         # Without post-data, privileges and comments follow the rows.
         found = [
-            one
-            for one in by_member[number]
-            if member.section != "data" or one.type in script.FOLLOWING_TYPES
+            entry
+            for entry in by_member[number]
+            if member.section != "data" or entry.type in script.FOLLOWING_TYPES
         ]
         if found:
             data = artifact.read(number)
-            for one in found:
-                yield one, data[one.start : one.start + one.length]
+            for entry in found:
+                yield entry, data[entry.start : entry.start + entry.length]
 
 
 def shared_schemas(artifact: Artifact, missing: Container[str]) -> set[str]:
@@ -72,10 +72,10 @@ def shared_schemas(artifact: Artifact, missing: Container[str]) -> set[str]:
     encoding = codec(artifact.index.meta.database.encoding)
     of_missing: set[str] = set()
     of_others = {"pg_catalog"}
-    for one, text in definitions(artifact):
-        match = _EXTENSION.search(text) if one.type == "EXTENSION" else None
+    for entry, text in definitions(artifact):
+        match = _EXTENSION.search(text) if entry.type == "EXTENSION" else None
         if match is not None:
-            schemas = of_missing if one.name in missing else of_others
+            schemas = of_missing if entry.name in missing else of_others
             schemas.add(statements.unquoted(match[2], encoding))
     return of_missing & of_others
 

@@ -1,4 +1,4 @@
-"""The condition of --where, which is SQL of the user's: one expression, by itself.
+"""Check the condition of --where: it must be one SQL expression by itself.
 
 Between our own parentheses `true) or (true` would be another query, `--` would hide what follows,
 and a syntax error would be about our text.
@@ -7,8 +7,8 @@ and a syntax error would be about our text.
 import psycopg
 from psycopg import sql
 
-from .. import errors as e
-from ..postgres.connection import Connection
+from ... import errors as e
+from ...postgres.connection import Connection
 
 _PLACE = "WHERE\n"
 
@@ -19,7 +19,7 @@ def check(connection: Connection, table: sql.Composable, condition: str) -> None
     `table` is what stands after FROM. The search path decides what the condition may name.
 
     Raises:
-        UsageError: it is no condition; says where.
+        UsageError: it is not a condition; names the position.
 
     """
     start = sql.SQL("SELECT FROM {} " + _PLACE).format(table).as_bytes(connection)
@@ -31,7 +31,7 @@ def check(connection: Connection, table: sql.Composable, condition: str) -> None
         if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
             raise _error(result, query, len(start), connection.info.encoding)
     if connection.pgconn.describe_prepared(b"").nparams:
-        raise e.UsageError("--where: there is no parameter $1")
+        raise e.UsageError("--where: parameter $1 is not allowed")
 
 
 def embedded(condition: str | None) -> sql.Composable:
