@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from pgkeep import errors as e
-from pgkeep.catalog import copies, prune
+from pgkeep.catalog import copies, locks, prune
 from pgkeep.catalog.catalog import Catalog
 from pgkeep.catalog.locks import manifests_locked
 from pgkeep.model.manifest import Drill, FileFacts, Manifest, decode, encode
@@ -266,7 +266,7 @@ def test_a_manifest_is_changed_or_removed_by_one_at_a_time(
 ) -> None:
     store = LocalStore(tmp_path / "here")
     one = planted.plant(store.directory, planted.manifest(NOW))
-    monkeypatch.setattr(copies, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0)
     with manifests_locked(store):
         with pytest.raises(e.StoreError, match="is locked"):
             copies.mark_copied(store, one, LocalStore(tmp_path / "there"))
