@@ -381,9 +381,8 @@ def test_of_several_targets_one_is_out_of_reach(
         """,
     )
     env = invoke.environment(pg17, "postgres", **environ)
-    process = invoke.start("backup", "--json", env=env)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 11, err
+    status, out, err = invoke.complete("backup", "--json", env=env)
+    assert status == 11, err
     assert "Traceback" not in err
     document: dict[str, Any] = json.loads(out)
     assert [one["database"]["name"] for one in document["backups"]] == [name, name, "postgres"]
@@ -424,9 +423,10 @@ def test_each_target_says_whether_its_own_copies_are_required(
         """,
     )
     environ |= {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-    process = invoke.start("backup", "--json", env=invoke.environment(pg17, app, **environ))
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+    status, out, err = invoke.complete(
+        "backup", "--json", env=invoke.environment(pg17, app, **environ)
+    )
+    assert status == code, err
     document = json.loads(out)
     assert (len(document["backups"]), len(document["copies"])) == (2, 1)
     assert document["copies_missed"] == (document["copies"] if code else [])

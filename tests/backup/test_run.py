@@ -74,9 +74,8 @@ def backup(server: Server, database: str, directory: Path, *args: str, code: int
            **env: Any) -> tuple[dict[str, Any], str]:  # fmt: skip
     """Run `pgkeep backup --json`; return its document and what it said on standard error."""
     variables = invoke.environment(server, database, BACKUP_DIR=str(directory), **env)
-    process = invoke.start("backup", "--json", *args, env=variables)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, out + err
+    status, out, err = invoke.complete("backup", "--json", *args, env=variables)
+    assert status == code, out + err
     assert "Traceback" not in err
     return report(out), err
 
@@ -109,9 +108,8 @@ def test_one_broken_database_stops_no_other(cluster: Server, directory: Path, sp
     run = (cluster, good, directory, DAILY)
     several: dict[str, Any] = {"PGUSER": role, "BACKUP_DATABASES": f"{good}, {bad},{last}"}
     variables = invoke.environment(cluster, good, BACKUP_DIR=str(directory), **several)
-    process = invoke.start("doctor", env=variables)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (4, "error: a backup would fail: 1 finding above\n")
+    code, out, err = invoke.complete("doctor", env=variables)
+    assert (code, err) == (4, "error: a backup would fail: 1 finding above\n")
     assert f"{cluster.host}:{cluster.port}, role {role}\n" in out
     assert [line for line in out.splitlines() if line.startswith("database ")] == [
         f"database   {name}, 1 table" for name in (good, bad, last)
@@ -220,9 +218,8 @@ def test_every_database_is_found_again_each_night(
     servers.sql(cluster, "postgres", f"drop database {leaving}")
     servers.sql(cluster, "postgres", f"create database {later}")
     variables = invoke.environment(cluster, "postgres", BACKUP_DIR=str(directory), **every)
-    process = invoke.start("backup", DAILY, env=variables)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    code, out, err = invoke.complete("backup", DAILY, env=variables)
+    assert code == 0, err
     assert f"/{later}_daily_" in out
     assert f"/{leaving}_daily_" not in out
     assert f"warning: {leaving}: no longer on the server; its backups are kept" in err
@@ -397,9 +394,8 @@ def test_what_has_shrunk_is_told(cluster: Server, directory: Path, app: str) -> 
     # An unverified one is no measure of the next.
     backup(cluster, app, directory)
     env = invoke.environment(cluster, app, BACKUP_DIR=str(directory))
-    process = invoke.start("--log-format=json", "backup", DAILY, env=env)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0
+    code, _, said = invoke.complete("--log-format=json", "backup", DAILY, env=env)
+    assert code == 0
     lines = [json.loads(line) for line in said.splitlines()]
     warnings = [line["message"] for line in lines if line["level"] == "warning"]
     found = [json.loads((directory / one).read_bytes()) for one in faults.published(directory)]
@@ -675,13 +671,11 @@ def test_a_damaged_manifest_does_not_stop_the_night(
     (directory / mine.name.manifest).write_bytes(b"")
     (directory / other.name.manifest).write_bytes(b'{"format": 99}')
     env = invoke.environment(cluster, app, BACKUP_DIR=str(directory))
-    process = invoke.start("backup", "--type=auto", env=env)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    code, _, said = invoke.complete("backup", "--type=auto", env=env)
+    assert code == 0, said
     assert f"warning: {mine.name.manifest} is not a manifest of pgkeep" in said
     assert said.count("warning: ") == 1
-    process = invoke.start("list", env=env)
-    out, said = process.communicate()
+    _, out, said = invoke.complete("list", env=env)
     assert f"warning: {other.name.manifest} has format 99" in said
     assert said.count("warning: ") == 2
     assert out.count("monthly") == 1
@@ -733,8 +727,7 @@ def test_artifacts_without_a_manifest_are_told(tmp_path: Path) -> None:
     one = planted.plant(tmp_path, planted.manifest(NOW))
     (tmp_path / one.name.manifest).unlink()
     env = invoke.environment(BACKUP_DIR=str(tmp_path))
-    process = invoke.start("list", env=env)
-    _, err = process.communicate(timeout=60)
+    _, _, err = invoke.complete("list", env=env)
     assert err == f"warning: {one.artifact.name} has no manifest: pgkeep adopt FILE recreates it\n"
     said = invoke.run("restore", "--latest", "--target-db=x", env=env, code=9)
     assert f"hint: {one.artifact.name} has lost its manifest: pgkeep adopt" in said

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import msgspec
@@ -16,10 +15,8 @@ from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 
 
-def said(process: "subprocess.Popen[str]") -> str:
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, out + err
-    return out + err
+def said(command: str, env: dict[str, str]) -> str:
+    return "".join(invoke.outputs(command, env=env))
 
 
 def test_an_empty_default_database(pg17: Server, database: DatabaseFactory, tmp_path: Path) -> None:
@@ -32,13 +29,13 @@ def test_an_empty_default_database(pg17: Server, database: DatabaseFactory, tmp_
         env = invoke.environment(pg17, PGUSER=role, BACKUP_DIR=str(tmp_path))
         warning = f"database {role} is empty, and "
         for command in ("doctor", "backup"):
-            assert warning in said(invoke.start(command, env=env))
+            assert warning in said(command, env)
             for meant in ({"POSTGRES_DB": db}, {"BACKUP_DATABASES": db}, {"PGDATABASE": full}):
-                assert warning not in said(invoke.start(command, env=env | meant))
-        doctor = said(invoke.start("doctor", env=env | {"PGDATABASE": "postgres"}))
+                assert warning not in said(command, env | meant)
+        doctor = said("doctor", env | {"PGDATABASE": "postgres"})
         assert "warning: database postgres is empty" in doctor
         servers.sql(pg17, db, "create table t as select 1 a")
-        assert warning not in said(invoke.start("doctor", env=env))
+        assert warning not in said("doctor", env)
     finally:
         servers.drop(pg17, role)
         servers.sql(pg17, "postgres", f"drop role {role}")
@@ -53,14 +50,14 @@ def test_less_space_than_the_last_backup_took(pg17: Server, app: str, tmp_path: 
     facts = decode(manifest.read_bytes(), name.manifest)
     warning = "GB free, the last backup of database"
     env = invoke.environment(pg17, app, BACKUP_DIR=str(tmp_path))
-    assert warning not in said(invoke.start("doctor", env=env))
+    assert warning not in said("doctor", env)
     # A sparse file is as large as one likes.
     large = msgspec.structs.replace(facts.artifact, size=shutil.disk_usage(tmp_path).total + 1)
     with path.open("r+b") as file:
         file.truncate(large.size)
     manifest.write_bytes(encode(msgspec.structs.replace(facts, artifact=large)))
-    assert warning in said(invoke.start("doctor", env=env))
-    assert warning in said(invoke.start("backup", env=env))
+    assert warning in said("doctor", env)
+    assert warning in said("backup", env)
 
 
 @pytest.mark.parametrize("server", [12, 18], ids="pg{}".format, indirect=True)

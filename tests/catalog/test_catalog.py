@@ -174,15 +174,7 @@ def json_time(one: Manifest) -> str:
 
 def both(*args: str, env: dict[str, str], code: int = 0, timeout: float = 60) -> tuple[str, str]:
     """Return what a command has printed, on both streams."""
-    process = invoke.start(*args, env=env)
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == code, (process.returncode, out, err)
-    assert "Traceback" not in err, err
-    return out, err
+    return invoke.outputs(*args, env=env, code=code, seconds=timeout)
 
 
 def test_other_entries_that_cannot_be_looked_at(tmp_path: Path) -> None:

@@ -430,11 +430,10 @@ def test_json_is_one_document_with_a_stable_shape(
     plan = {"file", "kind", "source", "snapshot", "target", "mode", "steps", "problems"}
     assert plan <= keys(*restore, "--dry-run")
     assert {"database", "rows", "tables", "seconds", "warnings"} <= keys(*restore)
-    process = invoke.start(*restore, "--json", env=env)
-    out, err = process.communicate()
+    code, out, err = invoke.complete(*restore, "--json", env=env)
     record = json.loads(out)
     assert set(record) == {"error", "hint", "exit_code"}
-    assert record["exit_code"] == process.returncode == 9
+    assert record["exit_code"] == code == 9
     assert "error: " + record["error"] in err
 
 
@@ -640,14 +639,12 @@ def test_files_may_be_named_as_reports_do_and_several_at_once(
     assert len(json.loads(invoke.run("verify", "--json", *everything, env=env))) == 2
     cut = tmp_path / "cut.sql.gz"
     cut.write_bytes(artifact.read_bytes()[:-100])
-    process = invoke.start("verify", str(cut), *everything, env=env)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out.count("ok: ")) == (5, 2)
+    status, out, err = invoke.complete("verify", str(cut), *everything, env=env)
+    assert (status, out.count("ok: ")) == (5, 2)
     assert "error: 1 of 3 files fail: " in err
     plan = ["restore", f"--backup={stem}", "--dry-run"]
-    process = invoke.start(*plan, env=env)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 9
+    status, out, err = invoke.complete(*plan, env=env)
+    assert status == 9
     assert f"problem: database {database} exists" in out
     assert "    1. " in out
     assert f"database {database} exists" in invoke.run(*plan[:2], env=env, code=9)
@@ -661,14 +658,12 @@ def test_an_empty_maintenance_database_is_told(tmp_path: Path) -> None:
     """Whoever forgets to name a database backs up the one that everybody has."""
     with Server(servers.bin_folder(17)) as server:
         env = invoke.environment(server, "postgres", BACKUP_DIR=str(tmp_path))
-        process = invoke.start("backup", env=env)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0
+        code, _, err = invoke.complete("backup", env=env)
+        assert code == 0
         assert "warning: postgres: database postgres is empty: PGDATABASE" in err
         for name in ("*", "postgres"):
-            process = invoke.start("backup", env=env | {"BACKUP_DATABASES": name})
-            _, err = process.communicate(timeout=60)
-            assert (process.returncode, "warning" in err) == (0, False), err
+            status, _, err = invoke.complete("backup", env=env | {"BACKUP_DATABASES": name})
+            assert (status, "warning" in err) == (0, False), err
             assert " postgres: checking\n" in err
             assert " postgres: finished, 0 tables, 0 rows, " in err
 

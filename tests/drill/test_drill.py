@@ -507,9 +507,8 @@ def test_a_damaged_backup_is_red(shop: Path, place: Path, tmp_path: Path) -> Non
     data = bytearray(artifact.read_bytes())
     data[len(data) // 2] ^= 1
     artifact.write_bytes(data)
-    process = invoke.start("drill", "--json", env=environment(artifact, place))
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 5
+    code, out, err = invoke.complete("drill", "--json", env=environment(artifact, place))
+    assert code == 5
     assert "1 finding, the first:" in err
     (finding,) = json.loads(out)["findings"]
     assert "SHA-256" in finding
@@ -536,9 +535,8 @@ def test_metrics_have_its_result_at_once(shop: Path, place: Path, tmp_path: Path
     (rto,) = re.findall(r"^pgkeep_drill_rto_seconds{.*} (.*)$", text, re.MULTILINE)
     assert 0 < float(rto) < 300
     env["BACKUP_METRICS_FILE"] = str(tmp_path / "none" / "x.prom")
-    process = invoke.start("drill", env=env)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, out.splitlines()[-1][:5]) == (0, "done:")
+    code, out, err = invoke.complete("drill", env=env)
+    assert (code, out.splitlines()[-1][:5]) == (0, "done:")
     assert "warning: BACKUP_METRICS_FILE: could not write" in err
 
 

@@ -571,7 +571,6 @@ def test_what_a_dump_of_others_holds_is_not_taken_for_more(
     )
     assert json.loads(invoke.run("status", "--json", env=env))["databases"][0]["newest"] in str(own)
     for name in ("all", "one"):
-        process = invoke.start("drill", f"--dir={tmp_path / name}", env=env)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, out + err
+        status, out, err = invoke.complete("drill", f"--dir={tmp_path / name}", env=env)
+        assert status == 0, out + err
         assert ("INSERT statements" in err) is (name == "one")

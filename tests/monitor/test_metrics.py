@@ -126,9 +126,8 @@ def test_a_run_does_not_depend_on_who_is_told(pg17: Server, app: str, tmp_path: 
             ("BACKUP_PUSHGATEWAY", broken.url, "HTTP Error 500"),
             ("BACKUP_METRICS_FILE", str(tmp_path / "none" / "x.prom"), "No such file or directory"),
         ):
-            process = invoke.start("backup", env=env | {variable: value})
-            out, err = process.communicate(timeout=60)
-            assert process.returncode == 0, err
+            code, out, err = invoke.complete("backup", env=env | {variable: value})
+            assert code == 0, err
             assert re.search(rf"^warning: {variable}: .*{said}", err, re.MULTILINE), err
             assert out.splitlines()[-1].startswith("done: ")
     assert len([*(tmp_path / "b").glob("*.manifest.json")]) == 4
@@ -412,9 +411,10 @@ def test_a_file_of_two_configurations_is_told(pg17: Server, app: str, tmp_path: 
     env = invoke.environment(pg17, app, BACKUP_METRICS_FILE=str(path))
 
     def said(directory: str) -> str:
-        process = invoke.start("backup", env=env | {"BACKUP_DIR": str(tmp_path / directory)})
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
+        code, _, err = invoke.complete(
+            "backup", env=env | {"BACKUP_DIR": str(tmp_path / directory)}
+        )
+        assert code == 0, err
         return err
 
     assert "had metrics of" not in said("one")

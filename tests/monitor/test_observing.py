@@ -305,9 +305,8 @@ def test_a_gateway_that_refuses_changes_no_outcome(
         assert answer.status == 200
     env = invoke.environment(pg17, BACKUP_DIR=str(tmp_path / "b"), BACKUP_PUSHGATEWAY=gateway.url)
     for name, code in ((app, 0), ("none", 3)):
-        process = invoke.start("backup", DAILY, env=env | {"PGDATABASE": name})
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == code, said
+        status, _, said = invoke.complete("backup", DAILY, env=env | {"PGDATABASE": name})
+        assert status == code, said
         assert re.search("^warning: BACKUP_PUSHGATEWAY: .*HTTP Error 400", said, re.MULTILINE), said
     assert len(faults.published(tmp_path / "b")) == 1
 
@@ -325,8 +324,9 @@ class Runs:
 
     def once(self, **extra: str) -> tuple[int, dict[str, float]]:
         """Return the exit code, which everybody is told, and the metrics of the daily backups."""
-        process = invoke.start("--log-format=json", "backup", DAILY, env=self._env | extra)
-        _, said = process.communicate(timeout=60)
+        status, _, said = invoke.complete(
+            "--log-format=json", "backup", DAILY, env=self._env | extra
+        )
         text = self._path.read_text()
         check(text)
         labels = (self._env["PGDATABASE"], self._env["BACKUP_DIR"], "daily")
@@ -335,8 +335,8 @@ class Runs:
             json.loads(said.splitlines()[-1])["exit_code"],
             json.loads(self._hook.requests[-1].body)["exit_code"],
             found["backup_last_exit_code"],
-        ] == [process.returncode] * 3, said
-        return process.returncode, found
+        ] == [status] * 3, said
+        return status, found
 
 
 def test_an_outcome_is_the_same_for_all_who_are_told(

@@ -93,8 +93,7 @@ def test_what_is_shown_is_what_the_commands_say(tmp_path: Path) -> None:
         page = get(f"{url}/")
         assert page.code == 200
         assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-        process = invoke.start("status", "--json", env=env)
-        out, _ = process.communicate(timeout=60)
+        _, out, _ = invoke.complete("status", "--json", env=env)
         answer = get(f"{url}/status.json")
         assert answer.code == 503
         ages = re.compile(r'"age_seconds": ?[0-9.]+')

@@ -236,9 +236,8 @@ def test_what_is_not_well_is_the_first_and_the_last_line(tmp_path: Path) -> None
         planted.manifest(now),
         planted.manifest(now - 3 * DAY, database="shop"),
     )
-    process = invoke.start("status", env=env)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 5
+    code, out, err = invoke.complete("status", env=env)
+    assert code == 5
     assert out.splitlines()[0] == "not ok: 1 of 2 databases: shop"
     assert err.splitlines()[-1] == (
         "error: shop: its newest backup is 3 d old, BACKUP_MAX_AGE is 26 h"
@@ -248,13 +247,11 @@ def test_what_is_not_well_is_the_first_and_the_last_line(tmp_path: Path) -> None
     for variable in ("BACKUP_DRILL_MAX_AGE", "BACKUP_RTO"):
         said = invoke.run("status", env=env | {"BACKUP_MAX_AGE": "4d", variable: "9w"}, code=5)
         assert "app: no drill" in said
-    process = invoke.start("status", "--json", env=env)
-    out, _ = process.communicate(timeout=60)
+    status, out, _ = invoke.complete("status", "--json", env=env)
     document = json.loads(out)
-    assert (process.returncode, document["ok"]) == (5, False)
+    assert (status, document["ok"]) == (5, False)
     many = ",".join(f"{n} of many databases with long names" for n in range(9))
-    process = invoke.start("status", env=env | {"BACKUP_DATABASES": many})
-    out, _ = process.communicate(timeout=60)
+    _, out, _ = invoke.complete("status", env=env | {"BACKUP_DATABASES": many})
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -284,12 +281,11 @@ def test_what_cannot_be_read_is_not_well(tmp_path: Path) -> None:
         hidden.write_bytes(contents)
         said = invoke.run("status", env=env, code=5)
         assert hidden.name in said.splitlines()[-1]
-        document = json.loads(invoke.start("status", "--json", env=env).communicate(timeout=60)[0])
+        document = json.loads(invoke.complete("status", "--json", env=env)[1])
         assert [hidden.name in one for one in document["reasons"]] == [True]
-        assert "1 manifest cannot be read" in invoke.start(
-            "status", env=env
-        ).communicate(timeout=60)[0].splitlines()[0]  # fmt: skip
-        assert "warning: " in invoke.start("metrics", env=env).communicate(timeout=60)[1]
+        _, out, _ = invoke.complete("status", env=env)
+        assert "1 manifest cannot be read" in out.splitlines()[0]
+        assert "warning: " in invoke.complete("metrics", env=env)[2]
 
 
 def test_a_target_without_any_backup_is_not_hidden_by_others(tmp_path: Path) -> None:
@@ -300,9 +296,8 @@ def test_a_target_without_any_backup_is_not_hidden_by_others(tmp_path: Path) -> 
         f"[targets.two]\nbackup_dir = '{tmp_path}/b'\nbackup_databases = '*'\n"
     )
     env = invoke.environment(PGKEEP_CONFIG=str(tmp_path / "pgkeep.toml"))
-    process = invoke.start("status", env=env)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out.splitlines()[0]) == (
+    code, out, err = invoke.complete("status", env=env)
+    assert (code, out.splitlines()[0]) == (
         5, "not ok: there is no backup of target two",
     )  # fmt: skip
     assert err.splitlines()[-1].startswith("error: target two: no backup")
@@ -317,9 +312,8 @@ def test_every_target_has_its_own_goals(tmp_path: Path) -> None:
         f"[targets.two]\nbackup_dir = '{tmp_path}/b'\n"
     )
     env = invoke.environment(PGKEEP_CONFIG=str(tmp_path / "pgkeep.toml"))
-    process = invoke.start("status", env=env)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out.splitlines()[0]) == (5, "not ok: 1 of 2 databases: b")
+    code, out, err = invoke.complete("status", env=env)
+    assert (code, out.splitlines()[0]) == (5, "not ok: 1 of 2 databases: b")
     assert "target one" in out
     assert "a: " not in err
     invoke.run("status", "--target=one", env=env)

@@ -292,7 +292,7 @@ def test_row_security_is_refused_before_anything_is_dumped(
 
 
 def _output(command: str, env: dict[str, str]) -> str:
-    out, err = invoke.start(command, env=env).communicate(timeout=60)
+    _, out, err = invoke.complete(command, env=env)
     return out + err
 
 
@@ -346,10 +346,9 @@ def test_what_was_revoked_from_everybody_stays_revoked(
     invoke.restore(pg17, artifact, kept)
     assert sql(pg17, kept, query) == [(False,)]
     env = invoke.environment(pg17)
-    given = invoke.start(
+    _, _, err = invoke.complete(
         "restore", f"--backup={artifact}", f"--target-db={opened}", "--no-privileges", env=env
     )
-    _, err = given.communicate(timeout=60)
     assert sql(pg17, opened, query) == [(True,)]
     assert "warning: " in err
     assert "public.risky(" in err
@@ -620,9 +619,8 @@ def test_a_wrong_password_fails_at_once(
     )  # fmt: skip
     for command in (["backup"], ["backup", "--json"], ["doctor"]):
         began = time.monotonic()
-        process = invoke.start(*command, env=env)
-        out, err = process.communicate(timeout=20)
-        assert process.returncode == 3, err
+        code, out, err = invoke.complete(*command, env=env)
+        assert code == 3, err
         assert time.monotonic() - began < 10
         assert "password authentication failed" in err
         assert "wr0ng" not in out + err
@@ -645,9 +643,8 @@ def test_a_wrong_password_fails_at_once(
 def test_a_wrong_url_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
     """A7.1, A7.9: what libpq takes for a host may be half of the password."""
     env = invoke.environment(DATABASE_URL=url, BACKUP_DIR=str(tmp_path))
-    process = invoke.start("backup", env=env)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode in (2, 3), err
+    code, out, err = invoke.complete("backup", env=env)
+    assert code in (2, 3), err
     assert "Traceback" not in err
     assert "secret" not in out + err
 

@@ -48,7 +48,7 @@ def test_every_object_that_failed_has_a_line_of_its_own(
     assert lines[number + 3].startswith("    rows of public.a\\nerror: b: relation")
     assert lines[number + 4].startswith("hint: To use it as it is: ALTER DATABASE")
     assert len(lines) == number + 5
-    report = json.loads(invoke.start(*command, "--json", env=env).communicate(timeout=120)[0])
+    report = json.loads(invoke.complete(*command, "--json", env=env)[1])
     servers.drop(pg17, report["error"].rpartition(" ")[2])
     assert len(report["details"]) == 3
     assert report["details"][1] == f"table public.c: {REFUSED}"

