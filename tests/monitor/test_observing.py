@@ -166,7 +166,7 @@ def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
     shown = {
         "Databases without a backup": [({}, 0)],
         "Last exit code": [(daily, 0)],
-        "Restore time": [(db, pytest.approx(away))],
+        "Recovery time": [(db, pytest.approx(away))],
         "Findings of the last drill": [(db, 0)],
         "Calendar of backups by tier": [  # one since the first one
             (daily, 1), (db | {"type": "monthly"}, 0), (db | {"type": "weekly"}, 0),

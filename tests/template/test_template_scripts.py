@@ -344,7 +344,7 @@ def test_workflow(live: Path) -> None:
     job = jobs["backup-and-restore"]
     steps = {step["name"]: step["run"] for step in job["steps"] if "run" in step}
     assert [*steps] == [
-        "Install", "Settings", "Sample", "Back up", "Restore beside", "Drill", "Compare",
+        "Install", "Settings", "Sample", "Back up", "Restore", "Drill", "Compare",
     ]  # fmt: skip
     env = baking.shell_environment(live, **job["env"])
     for name in [*steps][1:]:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Back up the database. All arguments are passed to `pgkeep backup`. The exit code is that of pgkeep.
+# Back up the database. All arguments are passed to `pgkeep backup`. The exit code is that of
+# pgkeep.
 #
 #   ./scripts/db-backup.sh                  manual backup; kept until you remove it
 #   ./scripts/db-backup.sh --type=weekly    verified backup; removed by retention

@@ -6,8 +6,9 @@
 #   ./scripts/db-restore.sh --backup=FILE --verify-only        only verify the backup file
 #   ./scripts/db-restore.sh --backup=FILE --drop-existing      replace the database; keep the old one
 #
-# The role needs CREATEDB, and must be a superuser or a member of every role that owns objects in the
-# backup. To use another role than the one in backup-config.env:
-# POSTGRES_USER=postgres POSTGRES_PASSWORD_FILE=... ./scripts/db-restore.sh ...
+# The role needs CREATEDB, and must be a superuser or a member of every role that owns objects in
+# the backup. To use another role than the one in backup-config.env:
+#
+#   POSTGRES_USER=postgres POSTGRES_PASSWORD_FILE=... ./scripts/db-restore.sh ...
 set -eu
 exec "$(dirname -- "$0")/pgkeep.sh" restore "$@"

@@ -16,6 +16,7 @@ fail() {
     exit 2
 }
 
+# Whether the environment already sets this variable.
 is_given() {
     case " $given " in *" $1 "*) return 0 ;; esac
     return 1
@@ -34,7 +35,7 @@ read_settings() {
     number=0
     while IFS= read -r line || [ -n "$line" ]; do
         number=$((number + 1))
-        line=${line%"$return"}
+        line=${line%"$carriage_return"} # files edited on Windows
         case $line in '' | '#'*) continue ;; esac
         name=${line%%=*}
         case $name in
@@ -43,15 +44,15 @@ read_settings() {
         SSL_CERT_FILE | TZ) ;;
         *) fail "$settings, line $number: $name is not a setting of pgkeep" ;;
         esac
-        # pgkeep rejects a variable that is set as both NAME and NAME_FILE. So if the environment sets
-        # either form, ignore both forms in the file.
+        # pgkeep rejects a variable that is set as both NAME and NAME_FILE. So if the environment
+        # sets either form, ignore both forms in the file.
         if is_given "${name%_FILE}" || is_given "${name%_FILE}_FILE"; then continue; fi
         unquoted "${line#*=}"
         export "$name=$value"
     done <"$settings"
 }
 
-return=$(printf '\r')
+carriage_return=$(printf '\r')
 given=$(env | sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' | tr '\n' ' ')
 if [ -e "$settings" ]; then
     read_settings
