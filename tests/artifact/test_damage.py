@@ -21,6 +21,7 @@ from pgkeep.artifact.file import MARKER_SIZE, Artifact
 from pgkeep.catalog import side_files
 from pgkeep.postgres.server import Server
 from pgkeep.sql import script
+from pgkeep.sql.scanner import Scanner
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemorySource
 from tests.conftest import DatabaseFactory
@@ -615,7 +616,7 @@ def test_plain_dump_of_everything_arrives_whole(
 
 def cut_inside_rows(dump: bytes) -> Iterator[bytes]:
     """In a row, between two, behind a COPY that looks closed, before the indexes."""
-    scanner = script.Scanner()
+    scanner = Scanner()
     at = 0
     for piece in [*scanner.feed(dump), *scanner.close()]:
         if isinstance(piece, script.Rows) and len(piece.data) > 500:

@@ -18,6 +18,7 @@ from pgkeep.backup import copy_session
 from pgkeep.model import manifest
 from pgkeep.model.manifest import DatabaseFacts, ServerFacts
 from pgkeep.sql import script
+from pgkeep.sql.scanner import Scanner
 from pgkeep.stores.memory import MemorySource
 
 MIB = 1 << 20
@@ -40,7 +41,7 @@ soup = st.lists(st.sampled_from(TOKENS) | st.binary(max_size=3), max_size=40).ma
 
 def scanned(*chunks: bytes) -> tuple[list[script.Piece], str | None]:
     """Return the pieces, neighbours of a kind joined, and the error that the input ends with."""
-    scanner = script.Scanner()
+    scanner = Scanner()
     found: list[script.Piece] = []
     error = None
     try:
@@ -170,7 +171,7 @@ def test_copy_header_over_several_lines() -> None:
 
 
 def test_rows_longer_than_the_chunks_are_not_gathered() -> None:
-    scanner = script.Scanner()
+    scanner = Scanner()
     assert list(scanner.feed(b"COPY t (a) FROM stdin;\n")) != []
     for _ in range(5):
         (piece,) = scanner.feed(b"x" * 1000)
@@ -182,7 +183,7 @@ def test_rows_longer_than_the_chunks_are_not_gathered() -> None:
 
 
 def test_what_never_becomes_a_copy_is_not_gathered() -> None:
-    scanner = script.Scanner()
+    scanner = Scanner()
     told = len(data_of([*scanner.feed(b'COPY "this\n')]))
     for _ in range(300):
         told += len(data_of([*scanner.feed(b"without an end\n" * 1000)]))
@@ -207,7 +208,7 @@ def test_what_never_becomes_a_copy_is_not_gathered() -> None:
 def test_time_grows_with_the_size_only(size: int, before: bytes, unit: bytes, after: bytes) -> None:
     """MiB of one line, or of lines that might become something, in chunks of 1 MiB."""
     data = before + unit * (size * MIB // len(unit)) + after
-    scanner = script.Scanner()
+    scanner = Scanner()
     began = time.process_time()
     told = 0
     for at in range(0, len(data), MIB):

@@ -43,6 +43,7 @@ from pgkeep.restore.plan import RestoreOptions
 from pgkeep.restore.planning import make_plan
 from pgkeep.restore.restore import execute
 from pgkeep.sql import dialect, script
+from pgkeep.sql.scanner import Scanner
 from pgkeep.stores.memory import MemorySource, MemoryStore
 from tests.conftest import DatabaseFactory
 from tests.support import invoke
@@ -650,11 +651,11 @@ def test_reasons_say_what_was_found(dump: bytes) -> None:
 
 def test_little_that_unpacks_to_much_is_not_kept() -> None:
     """G1.7: a line without an end, a member and an index that hold more than they say."""
-    scanner = script.Scanner(statements=True)
+    scanner = Scanner(statements=True)
     words = itertools.repeat(b"a" * (1 << 20), 200)
     with pytest.raises(e.VerificationFailed, match="without a line end"):
         list(itertools.chain.from_iterable(map(scanner.feed, words)))
-    scanner = script.Scanner(statements=True)
+    scanner = Scanner(statements=True)
     collected = dialect.Statements(1 << 20)
     list(scanner.feed(b"INSERT INTO t VALUES ('"))
     given = 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .. import errors as e
 from ..sql import dialect, script, statements
 from ..sql.encodings import codec
+from ..sql.scanner import Scanner
 from .file import DROPS, Artifact, Object
 from .packer import object_of_entry
 
@@ -62,7 +63,7 @@ class MemberCheck:
         )
 
     def follow(
-        self, scanner: script.Scanner, blocks: Iterable[bytes] | None = None, *, close: bool = False
+        self, scanner: Scanner, blocks: Iterable[bytes] | None = None, *, close: bool = False
     ) -> Iterator[script.Piece]:
         """Yield the pieces of the member."""
         try:
@@ -139,7 +140,7 @@ def _identity(entry: Object, codec_name: str) -> tuple[str, ...]:
 def check_entries(artifact: Artifact, number: int, objects: Sequence[Object], data: bytes) -> None:
     """Check that a member's SQL announces the objects that the index has there, and no others."""
     check = MemberCheck(artifact, number, objects)
-    for _ in check.follow(script.Scanner(_schemas(artifact)), [data], close=True):
+    for _ in check.follow(Scanner(_schemas(artifact)), [data], close=True):
         pass
     check.continued()
 
@@ -147,7 +148,7 @@ def check_entries(artifact: Artifact, number: int, objects: Sequence[Object], da
 def pieces(artifact: Artifact, number: int, objects: Sequence[Object]) -> Iterator[script.Piece]:
     """Yield the pieces of a member of rows, whose entries are checked on the way."""
     check = MemberCheck(artifact, number, objects)
-    yield from check.follow(script.Scanner(_schemas(artifact)), close=True)
+    yield from check.follow(Scanner(_schemas(artifact)), close=True)
     check.continued()
 
 
@@ -160,7 +161,7 @@ class TextCheck:
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
         self._codec = codec(artifact.index.meta.database.encoding)
-        self._scanner = script.Scanner(_schemas(artifact), statements=True)
+        self._scanner = Scanner(_schemas(artifact), statements=True)
         self._collected = dialect.Statements(_HEAD)
         self._settings: dict[bytes, bytes] = {}
         self._last: tuple[str, ...] = ()  # the last object of the member before
@@ -249,7 +250,7 @@ def check_rows(artifact: Artifact, number: int, objects: Sequence[Object]) -> Ro
     roots: set[Table] = set()
     text: list[bytes] = []
 
-    for piece in check.follow(script.Scanner(_schemas(artifact)), close=True):
+    for piece in check.follow(Scanner(_schemas(artifact)), close=True):
         match piece:
             case script.CopyBegin():
                 one = objects[len(counts)] if len(counts) < len(objects) else None

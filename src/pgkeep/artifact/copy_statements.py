@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ..sql import script, statements
+from ..sql.scanner import Scanner
 from .file import Artifact, Object
 
 # As pg_dump writes it, without its semicolon; a table without columns has no list of them.
@@ -36,7 +37,7 @@ def rows_of(pieces: Iterator[script.Piece]) -> Iterator[bytes]:
 
 def scan(blocks: Iterator[bytes]) -> Iterator[script.Piece]:
     """Yield the pieces of SQL that comes in blocks."""
-    scanner = script.Scanner()
+    scanner = Scanner()
     for block in blocks:
         yield from scanner.feed(block)
     yield from scanner.close()

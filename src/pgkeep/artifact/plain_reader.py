@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from .. import errors as e
 from ..progress import Advance
 from ..sql import dialect, script
+from ..sql.outline import Outline, check_beginning
+from ..sql.scanner import Scanner
 from ..stores.store import Source, chunks
 from .file import MultiMemberInflater
 
@@ -148,8 +150,8 @@ class PlainReading:
         self._digest = hashlib.sha256()
         self._statements = dialect.Statements(_FORM) if statements else None
         self._unknown: list[bytes] = []
-        self.scanner = script.Scanner(schemas, statements=statements)
-        self.outline = script.Outline()
+        self.scanner = Scanner(schemas, statements=statements)
+        self.outline = Outline()
         self.done = 0  # bytes of the file
         self.ours = False  # begins as a file of pgkeep
 
@@ -169,7 +171,7 @@ class PlainReading:
                 break
         check_format(head)
         self.ours = OURS in head[:100]
-        script.check_beginning(head)
+        check_beginning(head)
         for block in itertools.chain([head], blocks):
             yield from self._noted(self.scanner.feed(block))
         yield from self._noted(self.scanner.close())

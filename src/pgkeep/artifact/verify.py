@@ -12,7 +12,7 @@ from .. import errors as e
 from ..model import naming
 from ..model.manifest import Manifest, TableRows
 from ..progress import Advance
-from ..sql import script
+from ..sql.outline import Outline
 from ..stores.store import Source, sha256_of
 from . import consistency
 from .file import Artifact, Object, is_artifact
@@ -158,7 +158,7 @@ def _verify_artifact(
                 pool.shutdown(cancel_futures=True)
                 raise
     in_parallel = set(rows_members)
-    outline = script.Outline()
+    outline = Outline()
     text = consistency.TextCheck(artifact)
     for number, member in enumerate(index.members):
         if number not in in_parallel:

@@ -20,7 +20,7 @@ from ..postgres.connection import ChildAccess, Connection, Endpoint
 from ..postgres.messages import one_line
 from ..postgres.snapshot import Snapshot, Table
 from ..progress import Progress
-from ..sql import script
+from ..sql.scanner import Scanner
 from ..task_group import Crew
 from .assembly import Assembler, Order, announcement, object_of
 from .copy_session import CopySession, copy_statement
@@ -165,7 +165,7 @@ class Attempt:
         with programs.Child(command, access.environment, access.descriptors) as child:
             self._crew.on_stop(child.kill)
             try:
-                scanner = script.Scanner(self._schemas)
+                scanner = Scanner(self._schemas)
                 while block := child.read():
                     self._crew.check()
                     for piece in scanner.feed(block):

@@ -11,6 +11,7 @@ from ..model.manifest import UNKNOWN_CLUSTER, DatabaseFacts, ServerFacts
 from ..progress import Advance
 from ..sql import dialect, script, statements
 from ..sql.encodings import codec, shared_text
+from ..sql.outline import check_beginning
 from ..stores.store import Source
 
 HEAD = 64 << 10  # bytes before the first entry in which a dump speaks of itself
@@ -85,7 +86,7 @@ class Survey(NamedTuple):
 def is_dump(source: Source) -> bool:
     """Tell whether a file begins like a plain dump, compressed or not; damaged ones may not."""
     try:
-        script.check_beginning(next(plain_reader.plain_blocks(source), b""))
+        check_beginning(next(plain_reader.plain_blocks(source), b""))
     except e.PgkeepError:
         return False
     return True

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from .. import errors as e
 from . import script
+from .scanner import Scanner
 from .statements import IDENTIFIER
 
 STATEMENT_LIMIT = 1 << 30  # bytes; the server takes no longer ones (MaxAllocSize)
@@ -226,7 +227,7 @@ def statements_of(text: bytes, *, backslash_strings: bool = False) -> Iterator[b
         VerificationFailed: it holds something else, such as a psql command or rows.
 
     """
-    scanner = script.Scanner(statements=True, backslash_strings=backslash_strings)
+    scanner = Scanner(statements=True, backslash_strings=backslash_strings)
     collected = Statements()
     for pieces in (scanner.feed(text), scanner.close()):
         for piece in pieces:
@@ -241,7 +242,7 @@ def statements_of(text: bytes, *, backslash_strings: bool = False) -> Iterator[b
 def without_cluster(text: bytes) -> bytes:
     """Return text without its statements about databases, such as the DROP of pg_dump -C -c."""
     kept: list[bytes] = []
-    scanner = script.Scanner(statements=True)
+    scanner = Scanner(statements=True)
     statement: list[bytes] = []
     for pieces in (scanner.feed(text), scanner.close()):
         for piece in pieces:

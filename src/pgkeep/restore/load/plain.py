@@ -19,6 +19,7 @@ from ...postgres.messages import restore_error
 from ...progress import Progress
 from ...sql import dialect, script
 from ...sql.encodings import codec
+from ...sql.scanner import Scanner
 from ...stores.store import Source
 from .session import BATCH_BYTES, Session, describe
 
@@ -51,7 +52,7 @@ def load(
     progress.step("loading")
     progress.total(source.size)
     reading = PlainReading(source, progress.advance, statements=False)
-    reading.scanner = script.Scanner(statements=True)
+    reading.scanner = Scanner(statements=True)
     with endpoint.connect() as connection:
         loading = _Loading(Session(connection, []), codec(encoding), allow=allow)
         pieces = reading.pieces()

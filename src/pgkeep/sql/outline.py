@@ -1,0 +1,194 @@
+"""Check that a plain SQL dump is complete: beginning, order of sections, COPY data, ending."""
+
+import re
+
+from .. import errors as e
+from .script import (
+    DATA_TYPES,
+    Begin,
+    Complete,
+    CopyBegin,
+    CopyEnd,
+    Entry,
+    Meta,
+    Piece,
+    Rows,
+    Text,
+    section_of,
+)
+
+_COLUMNS = re.compile(
+    rb'COPY (?P<table>(?:"(?:[^"]|"")*"|[^\s"(])+) \((?P<columns>(?:"(?:[^"]|"")*"|[^")])*)\) '
+)
+_COLUMN = re.compile(rb'(?:"(?:[^"]|"")*"|[^",])+')
+
+_BEGINNING = re.compile(
+    rb"^-- PostgreSQL database (?:cluster )?dump(?P<carriage>\r?)\n", re.MULTILINE
+)
+
+
+def check_beginning(head: bytes) -> None:
+    """Raise VerificationFailed unless a file that begins with these bytes may be a plain dump.
+
+    For files of any kind: a scanner would search a disk image for the end of its first line.
+    """
+    if not head:
+        raise e.VerificationFailed("the dump is empty")
+    match = _BEGINNING.search(head)
+    if match is None or b"\0" in head[: match.start()]:  # pg_dump -Ft has plain SQL inside
+        raise _no_dump()
+    if match["carriage"]:
+        raise e.VerificationFailed(
+            "its lines end in CR LF, those of pg_dump in LF: it was changed on the way",
+            hint="Let pg_dump write it with --file=NAME, and transfer it as binary.",
+        )
+    if head.startswith(_BYTE_ORDER_MARK):
+        raise e.VerificationFailed(
+            "it begins with a byte order mark, which pg_dump never writes: it was edited",
+            hint="Remove the mark: tail -c +4 FILE > NEW.",
+        )
+    warning = _WARNING.search(head, 0, match.start())
+    if warning is not None:
+        raise e.VerificationFailed(
+            f"a message of pg_dump lies in the dump: {warning.group().decode('utf-8', 'replace')}",
+            hint="Its standard error was written to the same file. Make the dump anew without 2>&1:"
+            " there may be such lines among the rows too.",
+        )
+
+
+def _no_dump() -> e.VerificationFailed:
+    return e.VerificationFailed(
+        "not a plain dump of pg_dump: the comment that it begins with is missing",
+        hint="pgkeep reads plain SQL (pg_dump -Fp); pg_restore reads the other formats.",
+    )
+
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WARNING = re.compile(rb"^pg_dump(?:all)?: [^\n]{0,200}", re.MULTILINE)
+
+
+class Outline:
+    """What a whole dump must have: beginning, closed COPY blocks, data before indexes, ending.
+
+    Raises VerificationFailed at the first thing that is wrong. Offsets are in bytes of the SQL.
+    """
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.entries = 0
+        self.copies = 0
+        self.rows = 0
+        self.connects = False  # reaches beyond one database, as pg_dump -C and pg_dumpall do
+        self._section = "pre"
+        self._begun = self._complete = False
+        self._after_ending: bytes | None = None  # a statement behind the ending
+        self._cluster = False  # inside a dump of pg_dumpall, which has an ending of its own
+        self._key: bytes | None = None  # of \restrict
+        self._restricted = False
+        self._copy = b""  # the COPY statement whose rows follow
+        self._copied = self._tabs = 0  # rows and tabs of that COPY
+
+    def add(self, piece: Piece) -> None:
+        """Take the next piece of the dump."""
+        match piece:
+            case Entry():
+                self._entry(piece)
+                return
+            case Rows():
+                count = piece.data.count(b"\n")
+                self.rows += count
+                self._copied += count
+                self._tabs += piece.data.count(b"\t")
+            case CopyBegin():
+                self.copies += 1
+                self._complete = False
+                self._copy, self._copied, self._tabs = piece.data, 0, 0
+                self._expect_begun()
+            case CopyEnd():
+                self._check_columns()
+            case Begin():
+                self._begun, self._complete, self._after_ending = True, False, None
+                self._cluster |= b" cluster " in piece.data
+                self.connects |= self._cluster
+            case Complete():
+                self._expect_begun()
+                self._cluster &= b" cluster " not in piece.data
+                self._complete = not self._cluster
+            case Meta():
+                self._meta(piece.data)
+            case Text() if self._complete:
+                self._ending(piece.data)
+        self.offset += len(piece.data)
+
+    def finish(self) -> None:
+        """Check that the dump has ended as pg_dump ends it."""
+        if not self._begun:
+            raise _no_dump()
+        if not self._complete:
+            raise e.VerificationFailed(
+                f"the dump is cut: it ends after {self.offset} bytes of SQL without"
+                ' "PostgreSQL database dump complete"'
+            )
+        if self._restricted:
+            raise e.VerificationFailed(r"the dump is cut: its \unrestrict line is missing")
+        if self._after_ending is not None:
+            raise e.VerificationFailed(
+                "a statement after the end of the dump: "
+                + self._after_ending[:60].decode("utf-8", "replace"),
+                hint="pg_dump does not write it. Remove it if another program has added it.",
+            )
+
+    def _entry(self, entry: Entry) -> None:
+        self.entries += 1
+        if self._section == "post" and entry.type in DATA_TYPES:
+            raise e.VerificationFailed(
+                f"sections out of order: data at byte {self.offset} after indexes or constraints"
+            )
+        self._section = section_of(entry, self._section)
+
+    def _expect_begun(self) -> None:
+        if not self._begun:
+            raise e.VerificationFailed(
+                f'the beginning is missing: byte {self.offset} comes before "PostgreSQL database'
+                ' dump"'
+            )
+
+    def _meta(self, line: bytes) -> None:
+        command, _, argument = line.strip().partition(b" ")
+        match command:
+            case b"\\restrict":
+                self._key, self._restricted = argument, True
+            case b"\\unrestrict" if self._restricted and argument == self._key:
+                self._restricted = False
+            case b"\\connect":
+                self.connects, self._section = True, "pre"
+            case b"\\encoding" if argument == b"SQL_ASCII":
+                pass  # goes ahead of \connect to a database with an odd name
+            case _:
+                raise e.VerificationFailed(
+                    f"unexpected psql command at byte {self.offset}: {line[:60]!r}"
+                )
+
+    def _check_columns(self) -> None:
+        """Check that the rows of a COPY have its columns: a tab in a value is escaped.
+
+        What another program has written into the dump is found by that.
+        """
+        match = _COLUMNS.match(self._copy)
+        if match is None:
+            return
+        columns = len(_COLUMN.findall(match["columns"]))
+        if self._tabs != self._copied * (columns - 1):
+            table = match["table"].decode("utf-8", "replace")
+            raise e.VerificationFailed(
+                f"rows of {table} do not have its {columns} columns: {self._copied} rows with"
+                f" {self._tabs + self._copied} values"
+            )
+
+    def _ending(self, text: bytes) -> None:
+        """After the ending only comments may follow, or another database of pg_dumpall."""
+        line = next(
+            (part for part in text.split(b"\n") if part and not part.startswith(b"--")), None
+        )
+        if line is not None and self._after_ending is None:
+            self._after_ending = line
