@@ -1,6 +1,7 @@
 """The documents: their links, terms and sentences, and every command that they show."""
 
 import importlib
+import json
 import re
 import statistics
 from collections.abc import Iterator
@@ -178,3 +179,21 @@ def test_commands(
     assert blocks
     for _ in baking.play(project, server, blocks, exports):
         pass
+
+
+def test_the_schedule_is_that_of_the_examples() -> None:
+    """The examples are run by tests/test_examples.py."""
+    by_language = {
+        block.language: block.text.splitlines()
+        for block in baking.blocks(ROOT / "docs" / "guide" / "schedule.md")
+    }
+    for language, name in (("cron", "crontab"), ("ini", "backup.env")):
+        example = (ROOT / "examples" / name).read_text().splitlines()
+        assert {*by_language[language]} <= {*example, ""}, name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_json_is_json(document: Path) -> None:
+    for block in baking.blocks(document):
+        if block.language == "json":
+            json.loads(block.text)
