@@ -32,9 +32,8 @@ MESSAGES_TO_DO = {
     "restore", "sql",
 }  # fmt: skip
 TEMPLATE_TO_DO = {
-    "017-optional-observability-stack.md", "021-kubernetes-deployment.md",
-    "022-container-security-scanning.md", "023-database-backup-strategy.md",
-    "database-recovery.md", "recovery-testing-checklist.md", "README.md",
+    "017-optional-observability-stack.md", "023-database-backup-strategy.md",
+    "database-recovery.md",
 }  # fmt: skip
 
 
