@@ -30,7 +30,7 @@ def lengths(texts: list[str]) -> list[int]:
         for text in texts
         for paragraph, is_prose in _paragraphs(text)
         if is_prose
-        for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z`(\"*])", paragraph)
+        for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z`(\"*]|pgkeep |psql |botocore )", paragraph)
     )
     return sorted(count for count in found if count > 3)
 
