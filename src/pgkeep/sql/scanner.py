@@ -222,11 +222,13 @@ class Scanner:
         if not self._row_open and buffer.startswith(_ROWS_END, start):
             if len(buffer) - start < len(COPY_DATA_END):
                 return [], start
-            self._end_rows(buffer, start)
+            _check_rows_end(buffer, start)
+            self._copying = False
             return [CopyEnd()], start + len(COPY_DATA_END)
         end = buffer.find(b"\n" + _ROWS_END, start) + 1
         if end and len(buffer) - end >= len(COPY_DATA_END):
-            self._end_rows(buffer, end)
+            _check_rows_end(buffer, end)
+            self._copying = self._row_open = False
             return [Rows(buffer[start:end]), CopyEnd()], end + len(COPY_DATA_END)
         end = buffer.rfind(b"\n", start) + 1 or start
         if len(buffer) - end >= len(COPY_DATA_END):  # longer than an end line: part of a row
@@ -235,13 +237,6 @@ class Scanner:
             return [], start
         self._row_open = buffer[end - 1] != ord("\n")
         return [Rows(buffer[start:end])], end
-
-    def _end_rows(self, buffer: bytes, at: int) -> None:
-        r"""End the data at a line that begins with its end, which psql finds in `\.\r` too."""
-        if not buffer.startswith(COPY_DATA_END, at):
-            line = buffer[at : at + 40].partition(b"\n")[0]
-            raise e.VerificationFailed(f"COPY data with a line that COPY never writes: {line!r}")
-        self._copying = self._row_open = False
 
     def _text(
         self, buffer: bytes, start: int, end: int, *, final: bool, divided: bool
@@ -334,10 +329,8 @@ class Scanner:
             if not token.endswith(_LINE_END):
                 self._quote, self._escapes = _LINE_END, False
             return
-        if kind == "variable":
-            raise e.VerificationFailed(f"a variable of psql: {token.decode('ascii', 'replace')}")
-        if kind == "joined":
-            raise e.VerificationFailed("a dollar sign within a name, which pg_dump would quote")
+        if kind in ("variable", "joined"):
+            raise _misread(kind, token)
         if kind == "block":
             self._depth = 1
         elif kind == "string":
@@ -442,3 +435,17 @@ def _skip_block(buffer: bytes, position: int, end: int, depth: int) -> tuple[int
         if not depth:
             return position, depth
     return max(position, end), depth
+
+
+def _check_rows_end(buffer: bytes, at: int) -> None:
+    r"""Refuse a line that only begins like the end of COPY data: psql takes `\.\r` for it too."""
+    if not buffer.startswith(COPY_DATA_END, at):
+        line = buffer[at : at + 40].partition(b"\n")[0]
+        raise e.VerificationFailed(f"COPY data with a line that COPY never writes: {line!r}")
+
+
+def _misread(kind: str, token: bytes) -> e.VerificationFailed:
+    """Return the error for a token that psql or the server reads in another way."""
+    if kind == "variable":
+        return e.VerificationFailed(f"a variable of psql: {token.decode('ascii', 'replace')}")
+    return e.VerificationFailed("a dollar sign within a name, which pg_dump would quote")
