@@ -23,7 +23,6 @@ GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 LANGUAGES = {"sh", "text", "console", "json", "ini", "cron", "mermaid"}
 
 # Which still have such terms. Remove a name when its last term is gone; add none.
-HELP_TO_DO = {"sync"}
 MESSAGES_TO_DO = {
     "artifact", "backup", "catalog", "drill", "foreign", "model", "monitor", "postgres", "restore",
     "sql",
@@ -101,7 +100,7 @@ def test_terms_of_help_texts(name: str) -> None:
     )
     texts = [*help_texts(command), COMMANDS.get(name, "")]
     found = [term for text in texts for term in terms.found(text)]
-    assert found == [] or name in HELP_TO_DO, found
+    assert found == []
 
 
 def test_terms_of_messages() -> None:

@@ -62,7 +62,8 @@ def test_examples_are_valid(name: str) -> None:
             assert "pgkeep" not in example, example
             continue
         called = command_of(words[0])
-        context = called.make_context(words[0], words[1:], parent=click.Context(group))
+        parent = click.Context(group, **group.context_settings)
+        context = called.make_context(words[0], words[1:], parent=parent)
         called.check_rules(context)
         parsed += called is command
     assert parsed

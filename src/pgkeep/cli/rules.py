@@ -32,7 +32,10 @@ class AtMostOne:
         used = [option for option in self.options if option in given]
         if len(used) < 2:
             return None
-        return f"{' and '.join(used)} cannot be used together{self.instead and f': {self.instead}'}"
+        options = " and ".join(used)
+        if self.instead:
+            return f"{options} cannot be used together: {self.instead}"
+        return f"{options} cannot be used together"
 
 
 @dataclass(frozen=True, slots=True)

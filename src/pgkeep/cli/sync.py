@@ -25,9 +25,9 @@ from .common import dir_option, json_option, load_configs, plural, print_json, t
 def command(*, everything: bool, target: str | None, directory: str | None, as_json: bool) -> None:
     """Upload pending copies to BACKUP_S3_BUCKET, the newest first.
 
-    The manifest of a backup lists the copies that failed. The next backup uploads those of its own
-    database; this command uploads all, except for databases that a running backup or another sync
-    works on. Exit code 6 if copies are still pending afterwards.
+    The manifest of a backup lists the copies that failed. The next backup of the same database
+    uploads them. This command uploads all pending copies, except for databases that a running
+    backup or another sync works on. Exit code 6 if copies are still pending afterwards.
     """
     configs = load_configs(target=target, directory=directory)
     results = []
