@@ -14,7 +14,7 @@ demo: $(ready)  ## back up, lose and restore a database on a throw-away server
 	@$(bin)/pgkeep demo
 
 test: lint setup  ## lint, then run the tests; PYTEST_ARGS="-k name" is passed on
-	$(bin)/pytest -n $$(($$(nproc) + 1)) $(PYTEST_ARGS)
+	$(bin)/pytest -n $$(($$(nproc) + 1)) --dist=worksteal $(PYTEST_ARGS)
 
 lint: $(ready)  ## check style, types, the direction of imports, shell scripts
 	$(bin)/ruff check

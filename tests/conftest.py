@@ -10,6 +10,7 @@ import pytest
 
 from pgkeep.postgres.server import Server
 from tests.support.buckets import Buckets
+from tests.support.disposable import Disposables
 from tests.support.servers import DEFAULT, Servers, drop, major_of, quoted, sql
 
 DatabaseFactory = Callable[..., str]
@@ -89,6 +90,13 @@ def database() -> Iterator[DatabaseFactory]:
     yield create
     for server, name in made:
         drop(server, name)
+
+
+@pytest.fixture
+def disposables() -> Iterator[Disposables]:
+    """Create databases and roles that are dropped after the test."""
+    with Disposables() as made:
+        yield made
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.buckets import Buckets
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 # The rows of `wide` need two members.
 SHOP = r"""
@@ -38,7 +38,7 @@ end" select from generate_series(1, 2);
 @pytest.fixture(scope="module")
 def shop(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A database and a backup of it, for reading."""
-    with Spare() as made:
+    with Disposables() as made:
         database = made.database(pg17, name=f"shop_{os.getpid()}")
         servers.psql(pg17, database, input=SHOP)
         yield database, invoke.backup(pg17, database, tmp_path_factory.mktemp("shop"))

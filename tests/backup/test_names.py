@@ -3,7 +3,6 @@
 import gzip
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from pgkeep.postgres.server import Server
 from tests.support import invoke, servers
 from tests.support.backups import globals_of
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 TABLE = "create table t (id int primary key, note text); insert into t values (1, 'a'), (2, 'b')"
 
@@ -35,20 +34,16 @@ NAMES = {
 }
 
 
-@pytest.fixture
-def spare() -> Iterator[Spare]:
-    with Spare() as made:
-        yield made
-
-
 def stem(artifact: Path) -> str:
     return artifact.name.removesuffix(".sql.gz")
 
 
-def test_databases_may_be_called_anything(pg17: Server, spare: Spare, tmp_path: Path) -> None:
+def test_databases_may_be_called_anything(
+    pg17: Server, disposables: Disposables, tmp_path: Path
+) -> None:
     """A7.2, B16: backed up, listed, checked by sha256sum elsewhere, and restored."""
     for name in NAMES.values():
-        servers.sql(pg17, spare.database(pg17, name=name), TABLE)
+        servers.sql(pg17, disposables.database(pg17, name=name), TABLE)
     env = invoke.environment(pg17, BACKUP_DIR=str(tmp_path / "made"))
     several = env | {"BACKUP_DATABASES": ",".join(NAMES.values())}
     invoke.run("backup", "--type=monthly", env=several)
@@ -76,11 +71,11 @@ def test_databases_may_be_called_anything(pg17: Server, spare: Spare, tmp_path: 
 
 @pytest.mark.parametrize("kind", ["63 bytes", "option", "uri"])
 def test_one_database_may_be_called_anything(
-    pg17: Server, spare: Spare, tmp_path: Path, kind: str
+    pg17: Server, disposables: Disposables, tmp_path: Path, kind: str
 ) -> None:
     """B16: also in the longest name that a file can get, and new on the server."""
     name = NAMES[kind]
-    servers.sql(pg17, spare.database(pg17, name=name), TABLE)
+    servers.sql(pg17, disposables.database(pg17, name=name), TABLE)
     env = invoke.environment(pg17, BACKUP_DIR=str(tmp_path))
     invoke.run("backup", f"--database={name}", "--type=monthly", "--schema-only", env=env)
     (listed,) = json.loads(invoke.run("list", f"--database={name}", "--json", env=env))
@@ -91,17 +86,17 @@ def test_one_database_may_be_called_anything(
 
 
 def test_backups_of_names_that_begin_alike_are_told_apart(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """B9, B16: also where they differ by case, or look like a backup's own name."""
     names = ["app", "app_x", "app-2", "app_daily", "APP", "app_daily_20260101T000000Z", "app%20"]
     for name in names:
-        servers.sql(pg17, spare.database(pg17, name=name), TABLE)
+        servers.sql(pg17, disposables.database(pg17, name=name), TABLE)
         servers.sql(pg17, name, f"insert into t values (3, '{name}')")
     env = invoke.environment(pg17, BACKUP_DIR=str(tmp_path))
     invoke.run("backup", "--type=daily", env=env | {"BACKUP_DATABASES": ",".join(names)})
     for name in names:
-        target = spare.name(pg17)
+        target = disposables.name(pg17)
         invoke.run("restore", "--latest", f"--database={name}", f"--target-db={target}", env=env)
         assert servers.sql(pg17, target, "select note from t where id = 3") == [(name,)]
     (listed,) = json.loads(invoke.run("list", "--database=app", "--json", env=env))
@@ -145,11 +140,11 @@ def wide(word: str, rows: int) -> list[sql.Composed]:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_an_encoding_is_kept_byte_by_byte(
-    pg17: Server, spare: Spare, tmp_path: Path, encoding: str
+    pg17: Server, disposables: Disposables, tmp_path: Path, encoding: str
 ) -> None:
     """A3.14, B32: names and data that are not UTF-8, in slices too; by pgkeep and by hand."""
     word = ENCODINGS[encoding]
-    database = spare.database(pg17, f"encoding '{encoding}' locale 'C'")
+    database = disposables.database(pg17, f"encoding '{encoding}' locale 'C'")
     with servers.connect(pg17, database, client_encoding="utf8") as connection:
         for statement in wide(word, 20_000 if encoding == "EUC_JP" else 9_000):
             connection.execute(statement)
@@ -168,7 +163,10 @@ def test_an_encoding_is_kept_byte_by_byte(
     if encoding == "EUC_JP":
         content = gzip.decompress(artifact.read_bytes())
         assert content.count(b"\nCOPY public." + f'"{word}"'.encode("euc_jp")) > 1
-    target, by_hand = spare.name(pg17), spare.database(pg17, f"encoding '{encoding}' locale 'C'")
+    target, by_hand = (
+        disposables.name(pg17),
+        disposables.database(pg17, f"encoding '{encoding}' locale 'C'"),
+    )
     invoke.restore(pg17, artifact, target)
     assert_same_database(pg17, database, pg17, target)
     invoke.restore_by_hand(pg17, artifact, by_hand)
@@ -176,11 +174,11 @@ def test_an_encoding_is_kept_byte_by_byte(
 
 
 def test_names_of_the_cluster_are_utf8_whatever_a_database_is(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A3.14: roles and databases are shared: their bytes are not in this database's encoding."""
-    owner, guest = spare.role(pg17, name="Besitzer Ü"), spare.role(pg17, name="gäst")
-    database = spare.database(pg17, "encoding 'LATIN1' locale 'C'", name="Größe")
+    owner, guest = disposables.role(pg17, name="Besitzer Ü"), disposables.role(pg17, name="gäst")
+    database = disposables.database(pg17, "encoding 'LATIN1' locale 'C'", name="Größe")
     servers.sql(
         pg17,
         "postgres",
@@ -203,7 +201,7 @@ def test_names_of_the_cluster_are_utf8_whatever_a_database_is(
     (listed,) = json.loads(invoke.run("list", f"--database={database}", "--json", env=env))
     assert listed["manifest"]["database"]["owner"] == owner
     assert {owner, guest} <= set(listed["manifest"]["roles"])
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target)
     assert_same_database(pg17, database, pg17, target)
     servers.drop(pg17, database)
@@ -212,25 +210,29 @@ def test_names_of_the_cluster_are_utf8_whatever_a_database_is(
 
 
 def test_roles_whose_names_are_no_text_in_a_database(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A3.14: they are dumped through `postgres`, or, where that is out of reach, as they can be."""
-    role = spare.role(pg17, name="Rôle Ü")
-    database = spare.database(pg17, "encoding 'EUC_JP' locale 'C'")
+    role = disposables.role(pg17, name="Rôle Ü")
+    database = disposables.database(pg17, "encoding 'EUC_JP' locale 'C'")
     servers.sql(pg17, database, TABLE)
     artifact = invoke.backup(pg17, database, tmp_path)
     script = globals_of(artifact)
     assert b"client_encoding = 'UTF8'" in script
     assert f'CREATE ROLE "{role}"'.encode() in script
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target)
     assert_same_database(pg17, database, pg17, target)
 
 
-def test_roles_without_a_way_to_postgres(pg17: Server, spare: Spare, tmp_path: Path) -> None:
+def test_roles_without_a_way_to_postgres(
+    pg17: Server, disposables: Disposables, tmp_path: Path
+) -> None:
     """A3.3, A3.14: a database of another encoding does without it."""
-    role = spare.role(pg17)
-    database = spare.database(pg17, f"encoding 'LATIN1' locale 'C' owner {servers.quoted(role)}")
+    role = disposables.role(pg17)
+    database = disposables.database(
+        pg17, f"encoding 'LATIN1' locale 'C' owner {servers.quoted(role)}"
+    )
     servers.sql(pg17, database, f"{TABLE}; alter table t owner to {servers.quoted(role)}")
     servers.sql(pg17, "postgres", "revoke connect on database postgres from public")
     try:
@@ -240,17 +242,17 @@ def test_roles_without_a_way_to_postgres(pg17: Server, spare: Spare, tmp_path: P
     script = globals_of(artifact)
     assert b"client_encoding = 'LATIN1'" in script
     assert f"CREATE ROLE {role}".encode() in script
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target)
     assert_same_database(pg17, database, pg17, target)
 
 
 def test_backslashes_survive_old_fashioned_strings(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A1.10: with standard_conforming_strings off a backslash escapes in every string."""
-    role = spare.role(pg17, "superuser")
-    database = spare.database(pg17)
+    role = disposables.role(pg17, "superuser")
+    database = disposables.database(pg17)
     for what in (f"database {database}", f"role {role}"):
         servers.sql(pg17, "postgres", f"alter {what} set standard_conforming_strings = off")
     servers.sql(
@@ -269,7 +271,7 @@ def test_backslashes_survive_old_fashioned_strings(
     before = servers.sql(pg17, database, "select path(), quoted(), v.c from v")
     artifact = invoke.backup(pg17, database, tmp_path, PGUSER=role)
     assert "standard_conforming_strings is off" in manifest_text(artifact)
-    target, by_hand = spare.name(pg17), spare.database(pg17)
+    target, by_hand = disposables.name(pg17), disposables.database(pg17)
     invoke.restore(pg17, artifact, target, PGUSER=role)
     assert_same_database(pg17, database, pg17, target)
     assert servers.sql(pg17, target, "select path(), quoted(), v.c from v") == before

@@ -28,7 +28,7 @@ from pgkeep.stores.local import LocalSource, LocalStore
 from tests.conftest import DatabaseFactory
 from tests.support import faults, invoke, planted, servers
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 from tests.support.faults import Run
 from tests.support.servers import SETTINGS
 
@@ -43,12 +43,6 @@ def cluster() -> Iterator[Server]:
     """A server of its own, for runs over every database."""
     with Server(servers.bin_folder(17), settings=SETTINGS) as server:
         yield server
-
-
-@pytest.fixture
-def spare() -> Iterator[Spare]:
-    with Spare() as made:
-        yield made
 
 
 @pytest.fixture
@@ -84,20 +78,22 @@ def names(document: dict[str, Any]) -> list[str]:
     return [one["database"]["name"] for one in document["backups"]]
 
 
-def reader(server: Server, spare: Spare, *databases: str) -> str:
+def reader(server: Server, disposables: Disposables, *databases: str) -> str:
     """Return a role that may read every table of these databases."""
-    role = spare.role(server)
+    role = disposables.role(server)
     for name in databases:
         servers.sql(server, name, f"alter table t owner to {role}")
     return role
 
 
-def test_one_broken_database_stops_no_other(cluster: Server, directory: Path, spare: Spare) -> None:
+def test_one_broken_database_stops_no_other(
+    cluster: Server, directory: Path, disposables: Disposables
+) -> None:
     """B4, B5, B24, B25: the others are published and cleaned up; the broken one loses nothing."""
-    good, bad, last = (spare.database(cluster) for _ in range(3))
+    good, bad, last = (disposables.database(cluster) for _ in range(3))
     for name in (good, bad, last):
         servers.sql(cluster, name, f"create table t as select $${ROW}$$::text")
-    role = reader(cluster, spare, good, last)
+    role = reader(cluster, disposables, good, last)
     old = {}
     for name in (good, bad):
         old[name] = [
@@ -144,13 +140,13 @@ def test_all_broken(cluster: Server, directory: Path, app: str) -> None:
 
 
 def test_what_the_server_refuses_where_nobody_expects_it(
-    cluster: Server, directory: Path, spare: Spare
+    cluster: Server, directory: Path, disposables: Disposables
 ) -> None:
     """B25: no other database goes without its backup, and nobody sees a traceback."""
-    bare, good = spare.database(cluster), spare.database(cluster)
+    bare, good = disposables.database(cluster), disposables.database(cluster)
     servers.sql(cluster, bare, "revoke execute on function pg_control_system() from public")
     servers.sql(cluster, good, "create table t as select 1 a")
-    env = {"PGUSER": reader(cluster, spare, good)}
+    env = {"PGUSER": reader(cluster, disposables, good)}
     refused = "permission denied for function pg_control_system"
     document, _ = backup(
         cluster, bare, directory, code=11, BACKUP_DATABASES=f"{bare},{good}", **env
@@ -164,15 +160,15 @@ def test_what_the_server_refuses_where_nobody_expects_it(
 
 
 def test_names_of_others_that_are_no_text(
-    cluster: Server, directory: Path, app: str, spare: Spare
+    cluster: Server, directory: Path, app: str, disposables: Disposables
 ) -> None:
     """A3.14: made in a database of another encoding, they are nobody else's business."""
-    latin = spare.database(cluster, "encoding 'LATIN1' locale 'C'")
+    latin = disposables.database(cluster, "encoding 'LATIN1' locale 'C'")
     servers.psql_bytes(cluster, latin, script=b'create role "b\xfcro"; create database "d\xfcb";')
     try:
         document, _ = backup(cluster, app, directory, code=11, BACKUP_DATABASES="*")
         (artifact,) = directory.glob(f"{app}_*Z.sql.gz")
-        target = spare.name(cluster)
+        target = disposables.name(cluster)
         invoke.restore(cluster, artifact, target)
         assert_same_database(cluster, app, cluster, target)
     finally:
@@ -181,11 +177,11 @@ def test_names_of_others_that_are_no_text(
 
 
 def test_every_database_is_found_again_each_night(
-    cluster: Server, directory: Path, database: DatabaseFactory, spare: Spare
+    cluster: Server, directory: Path, database: DatabaseFactory, disposables: Disposables
 ) -> None:
     """A3.15, A3.16: new ones, those out of reach with the reason, those that are gone."""
     first, closed, denied, limited, invalid = (database(cluster) for _ in range(5))
-    leaving, later = spare.name(cluster), spare.name(cluster)
+    leaving, later = disposables.name(cluster), disposables.name(cluster)
     unfinished = database(cluster, name=f"{first}__restore_0123abcd")
     former = database(cluster, name=f"{first}__old_20260102T030405Z")
     drilled = database(cluster, name="pgkeep_drill_0123456789ab")
@@ -197,7 +193,7 @@ def test_every_database_is_found_again_each_night(
         f"update pg_database set datconnlimit = -2 where datname = '{invalid}'",
     ):
         servers.sql(cluster, "postgres", statement)
-    role = spare.role(cluster)
+    role = disposables.role(cluster)
     run = (cluster, "postgres", directory, DAILY)
     every: dict[str, Any] = {"PGUSER": role, "BACKUP_DATABASES": "*"}
     document, _ = backup(*run, **every)
@@ -594,13 +590,13 @@ def test_names_are_in_utc(cluster: Server, directory: Path, app: str, zone: str)
 
 @pytest.mark.parametrize("place", ["one directory", "two directories"])
 def test_of_two_runs_one_works(cluster: Server, app: str, tmp_path: Path, place: str) -> None:
-    """B11, B12: started together 25 times in each place; the other ends at once with its own code.
+    """B11, B12: started together eight times; the other ends at once with its own code.
 
     The one that works is killed each time, and in nobody's way the next time.
     """
     path = faults.path_with(tmp_path / "bin", cluster, {"pg_dump": faults.gate(tmp_path / "gate")})
     waited = []
-    for n in range(25):
+    for n in range(8):
         began = time.monotonic()
         env = [
             {"BACKUP_DIR": str(tmp_path / one), "PATH": path}

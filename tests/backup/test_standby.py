@@ -12,7 +12,7 @@ from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import faults, invoke, servers
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 from tests.support.invoke import run_python
 
 
@@ -52,8 +52,8 @@ def test_a_backup_is_as_old_as_what_the_standby_has_replayed(
 
     faults.eventually(caught_up, "the standby")
     artifact = invoke.backup(standby, app, tmp_path / "idle", "--verify")
-    with Spare() as spare:
-        target = spare.name(pg17)
+    with Disposables() as disposables:
+        target = disposables.name(pg17)
         invoke.restore(pg17, artifact, target)
         assert_same_database(pg17, app, pg17, target)
     (idle,) = listed(tmp_path / "idle")

@@ -14,7 +14,7 @@ import pytest
 from pgkeep.postgres.server import Server
 from tests.support import invoke, servers
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 from tests.support.invoke import on_terminal, run_python
 
 SHOP = """
@@ -31,16 +31,10 @@ create function note() returns trigger language plpgsql as
 TRIGGER = "create trigger noted after insert on customers execute function note();"
 
 
-@pytest.fixture
-def spare() -> Iterator[Spare]:
-    with Spare() as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def shop(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A database and a backup of it, for reading."""
-    with Spare() as made:
+    with Disposables() as made:
         database = made.database(pg17)
         servers.sql(pg17, database, SHOP)
         yield database, invoke.backup(pg17, database, tmp_path_factory.mktemp("shop"))
@@ -65,11 +59,11 @@ def test_type_is_in_the_name_and_the_manifest(
 
 
 def test_schema_only_backups_have_no_rows_and_are_never_the_latest(
-    pg17: Server, shop: tuple[str, Path], spare: Spare, tmp_path: Path
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables, tmp_path: Path
 ) -> None:
     artifact = invoke.backup(pg17, shop[0], tmp_path, "--schema-only", "--verify")
     assert artifact.name.endswith("_schema.sql.gz")
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target)
     assert servers.sql(pg17, target, "select count(*) from orders") == [(0,)]
     source, restored = (servers.dump(pg17, name, "--schema-only") for name in (shop[0], target))
@@ -113,10 +107,10 @@ def test_options_win_over_the_environment(
 
 
 def test_lock_timeout_is_how_long_a_locked_table_is_waited_for(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A6.2."""
-    database = spare.database(pg17)
+    database = disposables.database(pg17)
     servers.sql(pg17, database, "create table busy (id int)")
     env = invoke.environment(pg17, database, BACKUP_DIR=str(tmp_path))
     with servers.connect(pg17, database) as connection, connection.transaction():
@@ -162,10 +156,10 @@ def test_verify_only_needs_no_server(shop: tuple[str, Path], tmp_path: Path) -> 
 
 
 def test_replacing_keeps_the_old_database_unless_told_to_discard_it(
-    pg17: Server, shop: tuple[str, Path], spare: Spare
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables
 ) -> None:
     """A2.10, E2, E16."""
-    target = spare.database(pg17)
+    target = disposables.database(pg17)
     servers.sql(pg17, target, "create table precious as select 1 as id")
     env = invoke.environment(pg17)
     args = ("restore", f"--backup={shop[1]}", f"--target-db={target}")
@@ -173,7 +167,7 @@ def test_replacing_keeps_the_old_database_unless_told_to_discard_it(
     assert "--yes" in invoke.run(*args, "--drop-existing", env=env, code=9)
     assert servers.sql(pg17, target, "select id from precious") == [(1,)]
     result = json.loads(invoke.run(*args, "--drop-existing", "--yes", "--json", env=env))
-    old = spare.name(pg17, result["old_database"])
+    old = disposables.name(pg17, result["old_database"])
     assert re.fullmatch(rf"{target}__old_\d{{8}}T\d{{6}}Z", old)
     assert servers.sql(pg17, old, "select id from precious") == [(1,)]
     assert_same_database(pg17, shop[0], pg17, target)
@@ -188,10 +182,10 @@ def test_replacing_keeps_the_old_database_unless_told_to_discard_it(
 
 
 def test_a_subscription_goes_with_the_database_that_is_discarded(
-    pg17: Server, shop: tuple[str, Path], spare: Spare
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables
 ) -> None:
     """A4.11: and the publisher's slot, which pgkeep does not touch, is told."""
-    target = spare.database(pg17)
+    target = disposables.database(pg17)
     servers.sql(
         pg17,
         target,
@@ -206,13 +200,13 @@ def test_a_subscription_goes_with_the_database_that_is_discarded(
 
 
 def test_an_old_database_that_cannot_be_dropped_is_kept(
-    pg17: Server, shop: tuple[str, Path], spare: Spare
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables
 ) -> None:
     """The restore has succeeded, and says so."""
-    target = spare.database(pg17, "is_template true")
+    target = disposables.database(pg17, "is_template true")
     args = ("--drop-existing", "--discard-old", "--yes", "--json")
     result = json.loads(invoke.restore(pg17, shop[1], target, *args))
-    old = spare.name(pg17, result["old_database"])
+    old = disposables.name(pg17, result["old_database"])
     servers.sql(pg17, "postgres", f"alter database {servers.quoted(old)} is_template false")
     assert result["warnings"] == [
         "could not drop the old database: cannot drop a template database"
@@ -221,21 +215,21 @@ def test_an_old_database_that_cannot_be_dropped_is_kept(
 
 
 def test_statistics_are_collected_unless_told_not_to(
-    pg17: Server, shop: tuple[str, Path], spare: Spare
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables
 ) -> None:
     """A5.22."""
     query = "select count(*) > 0 from pg_stats where schemaname = 'public'"
     for args, there in (((), True), (("--no-analyze",), False)):
-        target = spare.name(pg17)
+        target = disposables.name(pg17)
         invoke.restore(pg17, shop[1], target, *args)
         assert servers.sql(pg17, target, query) == [(there,)]
 
 
 def test_schema_and_rows_one_after_the_other(
-    pg17: Server, shop: tuple[str, Path], spare: Spare
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables
 ) -> None:
     """A5.4, E10: the orders come before the customers that they refer to in any naive order."""
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, shop[1], target, "--schema-only")
     assert servers.sql(pg17, target, "select count(*) from orders") == [(0,)]
     env = invoke.environment(pg17)
@@ -254,9 +248,11 @@ def test_schema_and_rows_one_after_the_other(
     assert "public.orders is not a table" in invoke.run(*args, "--yes", env=env, code=9)
 
 
-def test_triggers_fire_unless_disabled(pg17: Server, shop: tuple[str, Path], spare: Spare) -> None:
+def test_triggers_fire_unless_disabled(
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables
+) -> None:
     """A5.5, G4.4: one that adds rows to a table of the backup is an error."""
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, shop[1], target, "--schema-only")
     servers.sql(pg17, target, TRIGGER)
     args = ("restore", f"--backup={shop[1]}", f"--target-db={target}", "--data-only", "--yes")
@@ -300,19 +296,19 @@ insert into b_refunds select id, id, day from sales;
 
 
 def test_rows_go_into_tables_whose_foreign_keys_make_circles(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A5.4: and the constraints are afterwards what they were before."""
-    database = spare.database(pg17)
+    database = disposables.database(pg17)
     servers.sql(pg17, database, CIRCLES)
-    owner = spare.role(pg17)
+    owner = disposables.role(pg17)
     artifact = invoke.backup(pg17, database, tmp_path)
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target, "--schema-only")
     invoke.restore(pg17, artifact, target, "--data-only", "--yes")
     assert_same_database(pg17, database, pg17, target)
     # A role without the right to alter the tables hears how it can be done.
-    second = spare.name(pg17)
+    second = disposables.name(pg17)
     invoke.restore(pg17, artifact, second, "--schema-only")
     servers.sql(pg17, second, f"grant select, insert on all tables in schema public to {owner}")
     env = invoke.environment(pg17, PGUSER=owner)
@@ -323,16 +319,16 @@ def test_rows_go_into_tables_whose_foreign_keys_make_circles(
 
 
 def test_rows_that_violate_a_foreign_key_are_not_kept(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A deferred check is a check all the same."""
-    database = spare.database(pg17)
+    database = disposables.database(pg17)
     servers.sql(pg17, database, CIRCLES)
     servers.sql(
         pg17, database, "set session_replication_role = replica; delete from egg where id = 7"
     )
     artifact = invoke.backup(pg17, database, tmp_path)
-    target = spare.database(pg17)
+    target = disposables.database(pg17)
     servers.sql(pg17, target, CIRCLES)
     tables = 'tree, chicken, egg, "0", a, "Z", sales, b_refunds'
     servers.sql(pg17, target, f"truncate {tables}")
@@ -345,16 +341,16 @@ def test_rows_that_violate_a_foreign_key_are_not_kept(
 
 @pytest.mark.parametrize("server", [15, 18], ids="pg{}".format, indirect=True)
 def test_large_objects_and_sequences_are_rows_too(
-    server: Server, spare: Spare, tmp_path: Path
+    server: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """E10: of --data-only, and of none of --schema-only."""
-    database = spare.database(server)
+    database = disposables.database(server)
     servers.sql(server, database, SHOP)
     servers.sql(server, database, r"select lo_from_bytea(4711, '\x00ff'), lo_from_bytea(4712, 'x')")
     servers.sql(server, database, "comment on large object 4711 is 'two bytes'")
     servers.sql(server, database, "grant select on large object 4712 to public")
     artifact = invoke.backup(server, database, tmp_path)
-    target = spare.name(server)
+    target = disposables.name(server)
     invoke.restore(server, artifact, target, "--schema-only")
     assert servers.sql(server, target, "select is_called from orders_id_seq") == [(False,)]
     assert servers.sql(server, target, "select count(*) from pg_largeobject_metadata") == [(0,)]
@@ -364,10 +360,10 @@ def test_large_objects_and_sequences_are_rows_too(
 
 @pytest.mark.parametrize("option", ["--drop-existing", "--in-place", "--data-only"])
 def test_on_a_terminal_the_question_is_asked(
-    pg17: Server, shop: tuple[str, Path], spare: Spare, option: str
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables, option: str
 ) -> None:
     """E16: `n` changes nothing, `y` does it."""
-    target = spare.database(pg17)
+    target = disposables.database(pg17)
     if option == "--data-only":
         servers.sql(pg17, target, re.sub("(?m)^(insert|from|select).*\n", "", SHOP))
     args = ("restore", f"--backup={shop[1]}", f"--target-db={target}", option)
@@ -385,10 +381,10 @@ def test_on_a_terminal_the_question_is_asked(
 
 
 def test_problems_are_told_before_the_question(
-    pg17: Server, shop: tuple[str, Path], spare: Spare
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables
 ) -> None:
     """Nobody is asked for a consent that leads to a refusal."""
-    target = spare.database(pg17)
+    target = disposables.database(pg17)
     servers.sql(pg17, target, "create table t (id int)")
     said = invoke.run("restore", f"--backup={shop[1]}", f"--target-db={target}", "--in-place",
                     env=invoke.environment(pg17), code=9)  # fmt: skip
@@ -397,9 +393,9 @@ def test_problems_are_told_before_the_question(
 
 
 def test_a_backup_can_be_named_by_its_file_name_alone(
-    pg17: Server, shop: tuple[str, Path], spare: Spare
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables
 ) -> None:
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     env = invoke.environment(pg17, BACKUP_DIR=str(shop[1].parent))
     invoke.run("restore", f"--backup={shop[1].name}", f"--target-db={target}", env=env)
     assert_same_database(pg17, shop[0], pg17, target)
@@ -410,7 +406,7 @@ def test_a_backup_can_be_named_by_its_file_name_alone(
 
 
 def test_json_is_one_document_with_a_stable_shape(
-    pg17: Server, shop: tuple[str, Path], spare: Spare, tmp_path: Path
+    pg17: Server, shop: tuple[str, Path], disposables: Disposables, tmp_path: Path
 ) -> None:
     env = invoke.environment(pg17, shop[0], BACKUP_DIR=str(tmp_path))
 
@@ -425,7 +421,7 @@ def test_json_is_one_document_with_a_stable_shape(
     assert report <= keys("verify", str(artifact))
     report = {"databases", "server", "address", "role", "client", "stores", "findings"}
     assert report <= keys("doctor")
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     restore = ("restore", f"--backup={artifact}", f"--target-db={target}")
     plan = {"file", "kind", "source", "snapshot", "target", "mode", "steps", "problems"}
     assert plan <= keys(*restore, "--dry-run")
@@ -447,9 +443,9 @@ def test_a_bar_on_a_terminal(pg17: Server, shop: tuple[str, Path], tmp_path: Pat
     assert not re.search(r"^\d\d:\d\d:\d\d ", shown, re.MULTILINE)
 
 
-def test_lines_elsewhere(pg17: Server, spare: Spare, tmp_path: Path) -> None:
+def test_lines_elsewhere(pg17: Server, disposables: Disposables, tmp_path: Path) -> None:
     """E11: a line a step, and one every few seconds, here of no length."""
-    database = spare.database(pg17)
+    database = disposables.database(pg17)
     servers.sql(pg17, database, "create table big as select repeat('x', 1900) f from"
           " generate_series(1, 20000)")  # fmt: skip
     often = "import pgkeep.progress as p; p.Lines.__init__.__defaults__ = (0.0,)"
@@ -465,7 +461,7 @@ def test_lines_elsewhere(pg17: Server, spare: Spare, tmp_path: Path) -> None:
     assert any(re.search(r"dumping, \d+% of \d+.* left", line) for line in steps), lines
     assert any(re.search(r"verifying, \d+% of \d+.*/s", line) for line in steps), lines
     assert "\x1b" not in done.stderr
-    target = f"--target-db={spare.name(pg17)}"
+    target = f"--target-db={disposables.name(pg17)}"
     done = run_python(often, "restore", "--latest", target, env=env)
     assert re.search(r"loading rows, \d+% of \d+.*/s", done.stderr), done.stderr
 
@@ -621,10 +617,10 @@ def test_what_the_system_refuses_is_told_with_its_place(
 
 
 def test_files_may_be_named_as_reports_do_and_several_at_once(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """One that is damaged does not hide what is said of the others."""
-    database = spare.database(pg17)
+    database = disposables.database(pg17)
     servers.sql(pg17, database, "create table t as select 1 a")
     artifact = invoke.backup(pg17, database, tmp_path)
     env = invoke.environment(pg17, BACKUP_DIR=str(tmp_path))
@@ -704,12 +700,14 @@ def test_a_demo_is_not_among_real_backups(
 
 @pytest.mark.parametrize("found", ["none", "older"])
 def test_client_programs_that_do_not_fit_are_named(
-    pg18: Server, spare: Spare, tmp_path: Path, found: str
+    pg18: Server, disposables: Disposables, tmp_path: Path, found: str
 ) -> None:
     """A1.1, A1.12: before anything is written, with the package to install."""
     prelude = NONE if found == "none" else HIDDEN
     path = str(tmp_path) if found == "none" else str(servers.bin_folder(15))
-    env = invoke.environment(pg18, spare.database(pg18), BACKUP_DIR=str(tmp_path / "b"), PATH=path)
+    env = invoke.environment(
+        pg18, disposables.database(pg18), BACKUP_DIR=str(tmp_path / "b"), PATH=path
+    )
     done = run_python(prelude, "backup", env=env)
     assert done.returncode == 2, done.stderr
     assert "server is PostgreSQL 18" in done.stderr

@@ -35,7 +35,7 @@ from pgkeep.stores.local import LocalStore
 from tests.conftest import DatabaseFactory
 from tests.support import invoke
 from tests.support.buckets import Buckets
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 from tests.support.servers import Servers, drop, major_of, programs_for, psql, sql
 
 SHOP = """
@@ -355,9 +355,9 @@ def test_money_and_subscriptions_on_a_server_of_its_own(
     """Money as the source wrote it; before 16 the owners of subscriptions are superusers."""
     bin_folder = programs_for(15).bin
     monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
-    with Spare() as spare:
-        owner = spare.role(pg15, "superuser")
-        name = spare.database(pg15)
+    with Disposables() as disposables:
+        owner = disposables.role(pg15, "superuser")
+        name = disposables.database(pg15)
         psql(pg15, name, input=f"""
             create table prices (price money);
             insert into prices values (1.50);

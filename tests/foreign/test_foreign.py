@@ -23,7 +23,7 @@ from pgkeep.stores.local import LocalSource, LocalStore
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 APP = r"""
 create schema app;
@@ -42,16 +42,10 @@ create view app.v as select id from app.orders;
 NAME = "old_20260506_070809.sql.gz"
 
 
-@pytest.fixture
-def spare() -> Iterator[Spare]:
-    with Spare() as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def app(pg17: Server) -> Iterator[str]:
     """A database with rows for two members, and names that look like something else."""
-    with Spare() as made:
+    with Disposables() as made:
         name = made.database(pg17, name=f"app_{os.getpid()}")
         servers.sql(pg17, name, APP)
         yield name
@@ -133,7 +127,7 @@ def test_dump_of_another_major_restores(
 
 
 def test_insert_dump_restores(
-    pg17: Server, database: DatabaseFactory, spare: Spare, tmp_path: Path
+    pg17: Server, database: DatabaseFactory, disposables: Disposables, tmp_path: Path
 ) -> None:
     """Rows with line ends and semicolons, in several members, are INSERTed in their order."""
     source, by_psql = database(pg17), database(pg17)
@@ -150,7 +144,7 @@ def test_insert_dump_restores(
     assert len([entry for entry in objects if entry.type == "TABLE DATA"]) > 2
     (manifest,) = (tmp_path / "catalog").glob("*.manifest.json")
     assert "INSERT statements, which are not counted" in manifest.read_text()
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target)
     servers.psql_bytes(pg17, by_psql, script=script)
     assert_same_database(pg17, by_psql, pg17, target, ignore_database=True)
@@ -221,10 +215,10 @@ def test_manifest_says_what_is_known(pg17: Server, plain: bytes, app: str, tmp_p
 
 
 def test_create_gives_locale_and_owner(
-    pg17: Server, spare: Spare, database: DatabaseFactory, tmp_path: Path
+    pg17: Server, disposables: Disposables, database: DatabaseFactory, tmp_path: Path
 ) -> None:
     r"""A3.6, A3.7: \connect leads nowhere, settings of the database are named as left out."""
-    owner, reader = spare.role(pg17), spare.role(pg17)
+    owner, reader = disposables.role(pg17), disposables.role(pg17)
     source = database(pg17, f"encoding latin1 locale 'C' owner {owner}")
     servers.sql(
         pg17, source, f"alter database {source} set work_mem = '5MB'; create table t (a int)"
@@ -233,7 +227,7 @@ def test_create_gives_locale_and_owner(
     dump = tmp_path / NAME
     dump.write_bytes(servers.dump(pg17, source, "--create"))
     artifact = index(dump, tmp_path / "catalog")
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target)
     facts = (
         "select datdba::regrole::text, encoding, datcollate from pg_database where datname = %(n)s"
@@ -248,7 +242,7 @@ def test_create_gives_locale_and_owner(
 
 
 def test_unknown_locale_is_the_servers_own(
-    pg17: Server, spare: Spare, database: DatabaseFactory, tmp_path: Path
+    pg17: Server, disposables: Disposables, database: DatabaseFactory, tmp_path: Path
 ) -> None:
     """A3.6: that of template0, or C where it does not fit the encoding."""
     facts = """select pg_encoding_to_char(encoding), datcollate, datctype
@@ -260,7 +254,7 @@ def test_unknown_locale_is_the_servers_own(
         dump = tmp_path / f"{encoding}_20260506_070809.sql"
         dump.write_bytes(servers.dump(pg17, source))
         artifact = index(dump, tmp_path / "catalog", f"--database={encoding}")
-        target = spare.name(pg17)
+        target = disposables.name(pg17)
         invoke.restore(pg17, artifact, target)
         assert servers.sql(pg17, "postgres", facts, n=target) == expected
         assert servers.sql(pg17, target, "select a from t") == [("\u00fc",)]
@@ -349,11 +343,13 @@ COPY public.t (a) FROM stdin;
 
 
 @pytest.mark.parametrize("condition", [b"", b" IF EXISTS"], ids=["always", "if exists"])
-def test_clean_dump_restores(pg17: Server, spare: Spare, tmp_path: Path, condition: bytes) -> None:
+def test_clean_dump_restores(
+    pg17: Server, disposables: Disposables, tmp_path: Path, condition: bytes
+) -> None:
     dump = tmp_path / NAME
     dump.write_bytes(CLEAN_14 % (condition, condition))
     artifact = index(dump, tmp_path / "catalog", "--database=app")
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target)
     assert servers.sql(pg17, target, "select a from public.t") == [(7,)]
     (manifest,) = (tmp_path / "catalog").glob("*.manifest.json")
@@ -478,7 +474,9 @@ def test_time_comes_from_the_dump_then_its_name_then_its_file() -> None:
     assert when(b"", IndexOptions(jobs=1)) is None
 
 
-def test_folder_of_dumps_is_adopted(pg17: Server, app: str, spare: Spare, tmp_path: Path) -> None:
+def test_folder_of_dumps_is_adopted(
+    pg17: Server, app: str, disposables: Disposables, tmp_path: Path
+) -> None:
     """B15, docker-postgres-backup-local: links once, damaged ones named, everything else done."""
     weekly = tmp_path / "weekly"
     (weekly / "below").mkdir(parents=True)
@@ -499,7 +497,7 @@ def test_folder_of_dumps_is_adopted(pg17: Server, app: str, spare: Spare, tmp_pa
         for load in json.loads(invoke.run("list", "--json", env=env))
     ]
     assert (artifact, database) == ("app_weekly_20240506T000000Z.sql.gz", "app")
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, tmp_path / "catalog" / artifact, target)
     assert_same_database(pg17, app, pg17, target, ignore_database=True)
     (weekly / "app-202420.sql.gz").unlink()

@@ -19,7 +19,7 @@ from pgkeep.postgres.server import Server
 from tests.support import faults, invoke, observers, planted, servers
 from tests.support.buckets import Buckets
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 from tests.support.exposition import check, values
 from tests.support.faults import Run
 from tests.support.listeners import Listener, listening, never_ending, refusing
@@ -46,12 +46,6 @@ def programs() -> Iterator[ExitStack]:
     """Where programs are entered, to be ended with the test."""
     with ExitStack() as stack:
         yield stack
-
-
-@pytest.fixture
-def spare() -> Iterator[Spare]:
-    with Spare() as made:
-        yield made
 
 
 # -- Prometheus
@@ -258,7 +252,7 @@ ls -A && cat pgkeep.prom && exit $code
 
 
 def test_a_backup_is_made_while_all_who_are_told_fail(
-    pg17: Server, app: str, tmp_path: Path, programs: ExitStack, spare: Spare
+    pg17: Server, app: str, tmp_path: Path, programs: ExitStack, disposables: Disposables
 ) -> None:
     """F11, F12, F13: a full disk, a gateway that is stopped, an answer without end, nobody."""
     gateway = programs.enter_context(observers.pushgateway(tmp_path / "gateway"))
@@ -289,7 +283,7 @@ def test_a_backup_is_made_while_all_who_are_told_fail(
     (artifact,) = (
         path for path in (tmp_path / "b").glob("*.sql.gz") if ".globals." not in path.name
     )
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target)
     assert_same_database(pg17, app, pg17, target)
 

@@ -21,7 +21,7 @@ from pgkeep.postgres.server import Server
 from tests.support import invoke
 from tests.support.backups import globals_of
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 from tests.support.servers import (
     Servers,
     bin_folder,
@@ -49,12 +49,6 @@ create sequence loose start 7;
 """
 
 
-@pytest.fixture
-def spare() -> Iterator[Spare]:
-    with Spare() as made:
-        yield made
-
-
 def fill(server: Server, database: str, owner: str, script: str = SHOP) -> None:
     """Load a script so that everything belongs to a role without superuser."""
     sql(server, "postgres", f"alter database {quoted(database)} owner to {quoted(owner)}")
@@ -73,15 +67,15 @@ def databases(server: Server) -> list[str]:
 
 @pytest.mark.parametrize("server", [13, 18], ids="pg{}".format, indirect=True)
 def test_a_role_that_may_only_read_backs_up_everything(
-    server: Server, spare: Spare, tmp_path: Path
+    server: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A3.2, A3.3, A4.5: where it may not see password hashes, these are said to be missing.
 
     pg_read_all_data, of 14 and newer, lets it see even these.
     """
-    owner = spare.role(server, password="the owner's")
-    reader = spare.role(server)
-    database = spare.database(server)
+    owner = disposables.role(server, password="the owner's")
+    reader = disposables.role(server)
+    database = disposables.database(server)
     fill(server, database, owner)
     if major_of(server) >= 14:
         sql(server, "postgres", f"grant pg_read_all_data to {reader}")
@@ -103,12 +97,12 @@ def test_a_role_that_may_only_read_backs_up_everything(
     assert ("the globals hold no passwords" in str(manifest.get("warnings"))) is not hashes
     assert owner.encode() in globals_of(artifact)
     assert (b" PASSWORD " in globals_of(artifact)) is hashes
-    target = spare.name(server)
+    target = disposables.name(server)
     invoke.restore(server, artifact, target)
     assert_same_database(server, database, server, target)
 
 
-def test_a_role_that_comes_while_a_run_goes_on(pg17: Server, spare: Spare) -> None:
+def test_a_role_that_comes_while_a_run_goes_on(pg17: Server, disposables: Disposables) -> None:
     """A3.4: it is in the globals of the database that needs it; the others share theirs."""
     endpoint = Endpoint({**pg17.params, "dbname": "postgres"})
     client = programs.choose(17, programs.installations())
@@ -118,25 +112,25 @@ def test_a_role_that_comes_while_a_run_goes_on(pg17: Server, spare: Spare) -> No
         return roles.dump(endpoint, client, session_settings(170000), "UTF8", needed)
 
     first = dump()
-    later = spare.role(pg17, name='la"ter')
+    later = disposables.role(pg17, name='la"ter')
     assert dump("postgres", "pg_monitor") is first
     assert b'CREATE ROLE "la""ter";' in dump(later).sql
     assert dump(later) is not first
 
 
 def test_globals_can_be_replayed_twice_elsewhere(
-    pg15: Server, pg17: Server, spare: Spare, tmp_path: Path
+    pg15: Server, pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A3.4, A3.5: whatever roles are called and whatever is said about them."""
     roles = ['Ro"le', "two words; --", "new\nline", "rôle", "$pgkeep$", "it's", ":name", "select"]
     comment = "first\nCREATE ROLE evil;\nlast"
     for name in roles:
-        spare.role(pg15, name=name, password="old secret")
-        spare.made_role(pg17, name)
+        disposables.role(pg15, name=name, password="old secret")
+        disposables.made_role(pg17, name)
     sql(pg15, "postgres", f"comment on role {quoted(roles[0])} is '{comment}'")
     sql(pg15, "postgres", f"grant {quoted(roles[0])} to {quoted(roles[1])}")
     sql(pg15, "postgres", "alter role rôle set work_mem = '3MB'; comment on role rôle is 'old'")
-    artifact = invoke.backup(pg15, spare.database(pg15), tmp_path)
+    artifact = invoke.backup(pg15, disposables.database(pg15), tmp_path)
     assert manifest_of(artifact)["role_passwords"] is True
     psql_bytes(pg17, "postgres", script=globals_of(artifact))
     state = (
@@ -168,11 +162,11 @@ def test_globals_can_be_replayed_twice_elsewhere(
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o177], ids=oct)
 def test_only_the_owner_may_read_a_backup(
-    pg15: Server, spare: Spare, tmp_path: Path, umask: int
+    pg15: Server, disposables: Disposables, tmp_path: Path, umask: int
 ) -> None:
     """B17, A3.5: whatever the umask is."""
     directory = tmp_path / "deep" / "backups"
-    env = invoke.environment(pg15, spare.database(pg15), BACKUP_DIR=str(directory))
+    env = invoke.environment(pg15, disposables.database(pg15), BACKUP_DIR=str(directory))
     process = invoke.start("backup", env=env, umask=umask)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, out + err
@@ -184,11 +178,11 @@ def test_only_the_owner_may_read_a_backup(
 
 
 def test_settings_of_role_and_database_get_in_the_way_of_nothing(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A3.8, A5.25, A6.1: neither of the backup nor of a restore, by pgkeep or of a plain dump."""
-    owner = spare.role(pg17, "createdb")
-    database = spare.database(pg17)
+    owner = disposables.role(pg17, "createdb")
+    database = disposables.database(pg17)
     fill(pg17, database, owner)
     for what in (f"role {owner}", f"database {database}"):
         for setting in (
@@ -201,7 +195,7 @@ def test_settings_of_role_and_database_get_in_the_way_of_nothing(
         ):  # fmt: skip
             sql(pg17, "postgres", f"alter {what} set {setting}")
     artifact = invoke.backup(pg17, database, tmp_path, PGUSER=owner)
-    target = spare.name(pg17)
+    target = disposables.name(pg17)
     invoke.restore(pg17, artifact, target, PGUSER=owner)
     settings = "select setconfig from pg_db_role_setting join pg_database d on d.oid = setdatabase"
     (found,), (expected,) = (
@@ -214,35 +208,39 @@ def test_settings_of_role_and_database_get_in_the_way_of_nothing(
     assert_same_database(pg17, database, pg17, target)
     plain = tmp_path / "plain.sql"
     plain.write_bytes(gzip.decompress(artifact.read_bytes()))
-    second = spare.name(pg17)
+    second = disposables.name(pg17)
     invoke.restore(pg17, plain, second, PGUSER=owner)
     for setting in ("client_encoding = 'latin1'", "standard_conforming_strings = off"):
         sql(pg17, "postgres", f"alter database {second} set {setting}")  # pg_dump shows them
     assert_same_database(pg17, database, pg17, second, ignore_database=True)
 
 
-def test_dates_do_not_follow_the_environment(pg15: Server, spare: Spare, tmp_path: Path) -> None:
+def test_dates_do_not_follow_the_environment(
+    pg15: Server, disposables: Disposables, tmp_path: Path
+) -> None:
     """A5.25: PGDATESTYLE and its like are libpq's own and stronger than options."""
-    database = spare.database(pg15)
+    database = disposables.database(pg15)
     sql(pg15, database, SHOP)
     artifact = invoke.backup(
         pg15, database, tmp_path, PGDATESTYLE="German", PGTZ="Asia/Kathmandu",
         PGCLIENTENCODING="LATIN1", PGOPTIONS="-c IntervalStyle=sql_standard",
     )  # fmt: skip
-    target = spare.name(pg15)
+    target = disposables.name(pg15)
     invoke.restore(pg15, artifact, target, PGDATESTYLE="German", PGCLIENTENCODING="LATIN1")
     assert_same_database(pg15, database, pg15, target)
-    by_hand = spare.database(pg15)
+    by_hand = disposables.database(pg15)
     invoke.restore_by_hand(pg15, artifact, by_hand)
     assert_same_database(pg15, database, pg15, by_hand)
 
 
-def test_objects_in_template1_do_not_matter(pg15: Server, spare: Spare, tmp_path: Path) -> None:
+def test_objects_in_template1_do_not_matter(
+    pg15: Server, disposables: Disposables, tmp_path: Path
+) -> None:
     """A3.10: new databases are made from template0."""
-    database = spare.database(pg15)
+    database = disposables.database(pg15)
     sql(pg15, database, "create table everywhere (id int)")
     artifact = invoke.backup(pg15, database, tmp_path)
-    target = spare.name(pg15)
+    target = disposables.name(pg15)
     sql(pg15, "template1", "create table everywhere (other text)")
     try:
         invoke.restore(pg15, artifact, target)
@@ -261,23 +259,23 @@ def test_objects_in_template1_do_not_matter(pg15: Server, spare: Spare, tmp_path
     ids=["icu", "libc", "builtin"],
 )
 def test_the_new_database_sorts_as_the_old_one(
-    servers: Servers, spare: Spare, tmp_path: Path, major: int, options: str
+    servers: Servers, disposables: Disposables, tmp_path: Path, major: int, options: str
 ) -> None:
     """A3.13."""
     server = servers(major)
-    database = spare.database(server, options)
+    database = disposables.database(server, options)
     artifact = invoke.backup(server, database, tmp_path)
-    target = spare.name(server)
+    target = disposables.name(server)
     invoke.restore(server, artifact, target)
     assert_same_database(server, database, server, target)
 
 
 def test_row_security_is_refused_before_anything_is_dumped(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A4.1, A4.2: of a table's owner too; what the message says to run mends it."""
-    owner = spare.role(pg17)
-    database = spare.database(pg17)
+    owner = disposables.role(pg17)
+    database = disposables.database(pg17)
     protect = "alter table big enable row level security; alter table big force row level security;"
     fill(pg17, database, owner, SHOP + protect)
     env = invoke.environment(pg17, database, PGUSER=owner, BACKUP_DIR=str(tmp_path / "b"))
@@ -303,11 +301,11 @@ def remedies(said: str) -> str:
 
 @pytest.mark.parametrize("server", [13, 18], ids="pg{}".format, indirect=True)
 def test_everything_unreadable_is_named_at_once(
-    server: Server, spare: Spare, tmp_path: Path
+    server: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A4.3, A4.4: tables, a schema, sequences, large objects; the hint's statements mend it."""
-    reader = spare.role(server, name=f'Re"ader {major_of(server)}')
-    database = spare.database(server)
+    reader = disposables.role(server, name=f'Re"ader {major_of(server)}')
+    database = disposables.database(server)
     sql(server, database, SHOP)
     sql(server, database, 'create table "T""wo" (id int); create table fine (id int)')
     sql(server, database, f"grant select on fine to {quoted(reader)}")
@@ -321,17 +319,17 @@ def test_everything_unreadable_is_named_at_once(
     assert invoke.left_over(tmp_path / "b") == []
     psql(server, database, input=remedies(said))
     artifact = invoke.backup(server, database, tmp_path, PGUSER=reader)
-    target = spare.name(server)
+    target = disposables.name(server)
     invoke.restore(server, artifact, target)
     assert_same_database(server, database, server, target)
     assert len(made[0]) == 2
 
 
 def test_what_was_revoked_from_everybody_stays_revoked(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A4.7: and it is said when --no-privileges gives it back."""
-    database = spare.database(pg17)
+    database = disposables.database(pg17)
     sql(
         pg17,
         database,
@@ -342,7 +340,7 @@ def test_what_was_revoked_from_everybody_stays_revoked(
     query = """
         select exists (select from pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
                        where proname = 'risky' and grantee = 0)"""
-    kept, opened = spare.name(pg17), spare.name(pg17)
+    kept, opened = disposables.name(pg17), disposables.name(pg17)
     invoke.restore(pg17, artifact, kept)
     assert sql(pg17, kept, query) == [(False,)]
     env = invoke.environment(pg17)
@@ -355,13 +353,13 @@ def test_what_was_revoked_from_everybody_stays_revoked(
 
 
 def test_the_public_schema_keeps_its_owner_and_privileges(
-    servers: Servers, spare: Spare, tmp_path: Path
+    servers: Servers, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A4.8: 15 closed it, a database of 14 comes back as open as it was, and one of 15 closed."""
     for source, target in ((servers(14), servers(15)), (servers(15), servers(15))):
-        database = spare.database(source)
+        database = disposables.database(source)
         artifact = invoke.backup(source, database, tmp_path)
-        restored = spare.name(target)
+        restored = disposables.name(target)
         invoke.restore(target, artifact, restored)
         query = """
             select pg_get_userbyid(nspowner), array(
@@ -372,10 +370,13 @@ def test_the_public_schema_keeps_its_owner_and_privileges(
 
 
 @pytest.fixture
-def shop(pg17: Server, spare: Spare, tmp_path: Path) -> Path:
+def shop(pg17: Server, disposables: Disposables, tmp_path: Path) -> Path:
     """A backup of a database with an owner, grants, a comment and settings."""
-    owner, friend = spare.role(pg17, name="shop owner"), spare.role(pg17, name="shop friend")
-    database = spare.database(pg17, name="shop")
+    owner, friend = (
+        disposables.role(pg17, name="shop owner"),
+        disposables.role(pg17, name="shop friend"),
+    )
+    database = disposables.database(pg17, name="shop")
     fill(pg17, database, owner)
     sql(pg17, database, f"grant select on big to {quoted(friend)}")
     sql(pg17, database, "comment on database shop is 'a shop'")
@@ -385,11 +386,11 @@ def shop(pg17: Server, spare: Spare, tmp_path: Path) -> Path:
 
 
 def test_a_role_without_superuser_restores_for_itself(
-    pg17: Server, spare: Spare, shop: Path
+    pg17: Server, disposables: Disposables, shop: Path
 ) -> None:
     """A4.6."""
-    role = spare.role(pg17, "createdb")
-    target = spare.name(pg17)
+    role = disposables.role(pg17, "createdb")
+    target = disposables.name(pg17)
     invoke.restore(pg17, shop, target, "--no-owner", "--no-privileges", PGUSER=role)
     assert_same_database(pg17, "shop", pg17, target, ignore_owner=True, ignore_database=True)
     owners = sql(
@@ -402,11 +403,11 @@ def test_a_role_without_superuser_restores_for_itself(
 
 
 def test_in_place_needs_an_empty_database_and_no_more(
-    pg17: Server, spare: Spare, shop: Path
+    pg17: Server, disposables: Disposables, shop: Path
 ) -> None:
     """A2.9: a role that may neither create databases nor connect to others will do."""
-    role = spare.role(pg17)
-    target = spare.database(pg17, f"owner {role}")
+    role = disposables.role(pg17)
+    target = disposables.database(pg17, f"owner {role}")
     options = ("--in-place", "--yes", "--no-owner", "--no-privileges")
     said = invoke.run(
         "restore", f"--backup={shop}", f"--target-db={target}x",
@@ -423,7 +424,7 @@ def test_in_place_needs_an_empty_database_and_no_more(
     assert_same_database(pg17, "shop", pg17, target, ignore_owner=True, ignore_database=True)
     for content in ("create table t ()", "create function f() returns int language sql return 1",
                     "create schema x", "select lo_create(0)"):  # fmt: skip
-        full = spare.database(pg17, f"owner {role}")
+        full = disposables.database(pg17, f"owner {role}")
         sql(pg17, full, content)
         said = invoke.run(
             "restore", f"--backup={shop}", f"--target-db={full}", *options,
@@ -444,12 +445,12 @@ def guarded() -> Iterator[Server]:
 
 
 def test_what_a_restore_lacks_is_told_at_once(
-    pg15: Server, pg18: Server, guarded: Server, spare: Spare, tmp_path: Path
+    pg15: Server, pg18: Server, guarded: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """A3.1, A5.7, A1.11: roles and extensions, before anything is created."""
-    database = spare.database(pg18)
+    database = disposables.database(pg18)
     sql(pg18, database, "create extension pgkeep_probe; create table t (id int)")
-    roles = [spare.role(pg18) for _ in range(4)]
+    roles = [disposables.role(pg18) for _ in range(4)]
     sql(pg18, database, f"alter table t owner to {roles[0]}; grant select on t to {roles[1]}")
     sql(pg18, database, f"create policy p on t to {roles[2]} using (true)")
     sql(pg18, "postgres", f"alter role {roles[3]} in database {database} set work_mem = '8MB'")
@@ -551,11 +552,16 @@ def source_of(kind: str, password: str, role: str, database: str, folder: Path) 
     ids=["variable", "space", "unicode", "libpq", "secret", "passfile", "url"],
 )
 def test_a_password_works_and_is_seen_nowhere(
-    guarded: Server, spare: Spare, tmp_path: Path, spies: Spies, kind: str, password: str
+    guarded: Server,
+    disposables: Disposables,
+    tmp_path: Path,
+    spies: Spies,
+    kind: str,
+    password: str,
 ) -> None:
     """A7.1, A7.3, A7.4, A7.9, A1.9: nor are the secrets that children have no use for."""
-    role = spare.role(guarded, "superuser", password=password)
-    database = spare.database(guarded)
+    role = disposables.role(guarded, "superuser", password=password)
+    database = disposables.database(guarded)
     sql(guarded, database, SHOP)
     secrets = {
         "AWS_SECRET_ACCESS_KEY": "aws-secret", "BACKUP_RETENTION_DAILY": "4711",
@@ -590,11 +596,11 @@ def test_a_password_works_and_is_seen_nowhere(
 
 
 def test_secrets_in_a_connection_string_are_no_arguments(
-    guarded: Server, spare: Spare, tmp_path: Path, spies: Spies
+    guarded: Server, disposables: Disposables, tmp_path: Path, spies: Spies
 ) -> None:
     """A7.3: libpq has secrets that no environment variable carries."""
-    role = spare.role(guarded, "superuser", password="pw")
-    database = spare.database(guarded)
+    role = disposables.role(guarded, "superuser", password="pw")
+    database = disposables.database(guarded)
     sql(guarded, database, SHOP)
     dsn = (
         f"host=127.0.0.1 port={guarded.port} user={role} password=pw sslmode=disable"
@@ -609,10 +615,10 @@ def test_secrets_in_a_connection_string_are_no_arguments(
 
 @pytest.mark.parametrize("kind", ["POSTGRES_PASSWORD", "PGPASSFILE", "DATABASE_URL"])
 def test_a_wrong_password_fails_at_once(
-    guarded: Server, spare: Spare, tmp_path: Path, kind: str
+    guarded: Server, disposables: Disposables, tmp_path: Path, kind: str
 ) -> None:
     """A7.8, A7.9: without a prompt, and without telling it."""
-    role = spare.role(guarded, password="right")
+    role = disposables.role(guarded, password="right")
     env = invoke.environment(
         guarded, "postgres", PGHOST="127.0.0.1", PGUSER=role, BACKUP_DIR=str(tmp_path / "b"),
         **source_of(kind, "wr0ng&secret", role, "postgres", tmp_path),
@@ -649,10 +655,12 @@ def test_a_wrong_url_is_refused_without_its_password(tmp_path: Path, url: str) -
     assert "secret" not in out + err
 
 
-def test_a_user_id_without_a_name_and_a_home(guarded: Server, spare: Spare, tmp_path: Path) -> None:
+def test_a_user_id_without_a_name_and_a_home(
+    guarded: Server, disposables: Disposables, tmp_path: Path
+) -> None:
     """A7.5, A7.6: as OpenShift runs containers."""
-    role = spare.role(guarded, "superuser", password="pw")
-    database = spare.database(guarded)
+    role = disposables.role(guarded, "superuser", password="pw")
+    database = disposables.database(guarded)
     sql(guarded, database, SHOP)
     env = invoke.environment(
         guarded, database, PGHOST="127.0.0.1", PGUSER=role, PGPASSWORD="pw",
@@ -665,7 +673,7 @@ def test_a_user_id_without_a_name_and_a_home(guarded: Server, spare: Spare, tmp_
         [*nameless, "backup", "--verify"], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    target = spare.name(guarded)
+    target = disposables.name(guarded)
     done = subprocess.run(
         [*nameless, "restore", "--latest", f"--target-db={target}"],
         env=env, capture_output=True, text=True, check=False,
@@ -680,10 +688,12 @@ def test_a_user_id_without_a_name_and_a_home(guarded: Server, spare: Spare, tmp_
     assert "Set POSTGRES_USER or PGUSER" in done.stderr
 
 
-def test_a_service_does_not_lead_elsewhere(guarded: Server, spare: Spare, tmp_path: Path) -> None:
+def test_a_service_does_not_lead_elsewhere(
+    guarded: Server, disposables: Disposables, tmp_path: Path
+) -> None:
     """A7.7: a service file's settings are stronger than the environment, but not than ours."""
-    role = spare.role(guarded, "superuser", password="p w")
-    main, other = spare.database(guarded), spare.database(guarded)
+    role = disposables.role(guarded, "superuser", password="p w")
+    main, other = disposables.database(guarded), disposables.database(guarded)
     sql(guarded, main, SHOP)
     sql(guarded, other, "create table other (id int); insert into other values (1)")
     file = tmp_path / "services"
@@ -700,22 +710,22 @@ def test_a_service_does_not_lead_elsewhere(guarded: Server, spare: Spare, tmp_pa
         directory = tmp_path / str(number)
         invoke.run("backup", f"--dir={directory}", *args, env=env)
         (artifact,) = (path for path in directory.glob("*.sql.gz") if "globals" not in path.name)
-        target = spare.name(guarded)
+        target = disposables.name(guarded)
         invoke.run("restore", f"--backup={artifact}", f"--target-db={target}", env=env)
         assert_same_database(guarded, database, guarded, target)
         plain = directory / "plain.sql"
         plain.write_bytes(gzip.decompress(artifact.read_bytes()))
-        target = spare.name(guarded)
+        target = disposables.name(guarded)
         invoke.run("restore", f"--backup={plain}", f"--target-db={target}", env=env)
         assert_same_database(guarded, database, guarded, target, ignore_database=True)
 
 
 def test_several_hosts_and_options_in_a_url(
-    guarded: Server, spare: Spare, tmp_path: Path, spies: Spies
+    guarded: Server, disposables: Disposables, tmp_path: Path, spies: Spies
 ) -> None:
     """A7.7: children go to the very server that answered; settings go with them."""
-    role = spare.role(guarded, "superuser", password="pw")
-    database = spare.database(guarded)
+    role = disposables.role(guarded, "superuser", password="pw")
+    database = disposables.database(guarded)
     sql(guarded, database, SHOP)
     url = (
         f"postgresql://{role}:pw@127.0.0.1:1,127.0.0.1:{guarded.port}/{database}"
@@ -727,6 +737,6 @@ def test_several_hosts_and_options_in_a_url(
     calls = spies.saw()
     assert f"PGPORT={guarded.port}\n" in calls
     assert "-c work_mem=9MB" in calls
-    target = spare.name(guarded)
+    target = disposables.name(guarded)
     invoke.run("restore", "--latest", f"--target-db={target}", env=env)
     assert_same_database(guarded, database, guarded, target)

@@ -8,7 +8,7 @@ import pytest
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 OBJECTS = """
 create extension pg_trgm schema public;
@@ -73,8 +73,8 @@ def test_in_place(
     server: Server, database: DatabaseFactory, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     """G6.1: default privileges of the target add nothing, take nothing away, and stay."""
-    with Spare() as spare:
-        other = spare.role(server)
+    with Disposables() as disposables:
+        other = disposables.role(server)
         name, target = database(server), database(server)
         servers.psql(server, name, input=OBJECTS)
         if options == ("--schema-only",):

@@ -9,7 +9,7 @@ from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 OBJECTS = """
 create extension pgkeep_probe;
@@ -23,8 +23,8 @@ ROWS = "select (select array_agg(id order by id) from probe.config), (select cou
 
 @pytest.fixture(scope="module")
 def artifact(pg18: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with Spare() as spare:
-        name = spare.database(pg18)
+    with Disposables() as disposables:
+        name = disposables.database(pg18)
         servers.psql(pg18, name, input=OBJECTS)
         yield invoke.backup(pg18, name, tmp_path_factory.mktemp("probe"))
 
@@ -80,8 +80,8 @@ def test_with_sequence_and_key(pg18: Server, database: DatabaseFactory, artifact
     assert servers.sql(pg18, target, ROWS) == [([1, 2, 3, 4], 10)]
     assert servers.sql(pg18, target, query) == [([1, 2],)]
     invoke.restore(pg18, artifact, target, "--table=probe.config", "--drop-existing", "--yes")
-    with Spare() as spare:
-        whole = spare.name(pg18)
+    with Disposables() as disposables:
+        whole = disposables.name(pg18)
         invoke.restore(pg18, artifact, whole)
         servers.sql(pg18, target, "grant select on probe.config to pg_monitor")
         assert_same_database(pg18, whole, pg18, target)

@@ -11,7 +11,7 @@ from pgkeep.sql import named_roles
 from tests.support import invoke, servers
 from tests.support.backups import fails
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 GONE = "gone; role"  # needs quotes
 OBJECTS = """
@@ -43,8 +43,8 @@ alter table app.t owner to {gone};
 def artifact(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A backup whose role is gone from the server."""
     gone = servers.quoted(GONE)
-    with Spare() as spare:
-        name = spare.database(pg17)
+    with Disposables() as disposables:
+        name = disposables.database(pg17)
         servers.sql(pg17, "postgres", f"create role {gone} superuser")
         servers.psql(pg17, name, input=OBJECTS.format(gone=gone))
         made = invoke.backup(pg17, name, tmp_path_factory.mktemp("gone"))
@@ -55,8 +55,8 @@ def artifact(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_what_names_missing_roles_is_left_out(pg17: Server, artifact: Path) -> None:
     """G6.5: a policy keeps its other roles: without any it would be for everybody."""
-    with Spare() as spare:
-        target = spare.name(pg17)
+    with Disposables() as disposables:
+        target = disposables.name(pg17)
         err = fails(pg17, artifact, target, code=9)
         assert f"roles are missing on the server: {GONE}" in err
         assert "--create-roles" in err
@@ -80,8 +80,8 @@ def test_what_names_missing_roles_is_left_out(pg17: Server, artifact: Path) -> N
 def test_missing_roles_are_created(pg17: Server, artifact: Path) -> None:
     """G6.6: without login, and listed in the plan; those of a failed restore are dropped."""
     query = f"select rolcanlogin, rolsuper from pg_roles where rolname = '{GONE}'"
-    with Spare() as spare:
-        target = spare.name(pg17)
+    with Disposables() as disposables:
+        target = disposables.name(pg17)
         plan = json.loads(
             invoke.restore(pg17, artifact, target, "--create-roles", "--dry-run", "--json")
         )
@@ -92,14 +92,14 @@ def test_missing_roles_are_created(pg17: Server, artifact: Path) -> None:
             "--skip=FUNCTION:public.watch()", "--in-place", "--yes", code=9,
         )  # fmt: skip
         assert servers.sql(pg17, "postgres", query) == []
-        spare.made_role(pg17, GONE)
+        disposables.made_role(pg17, GONE)
         invoke.restore(pg17, artifact, target, "--create-roles")
         assert servers.sql(pg17, "postgres", query) == [(False, False)]
         query = "select polroles::regrole[]::text from pg_policy where polname = 'only_gone'"
         assert servers.sql(pg17, target, query) == [(f'{{"\\"{GONE}\\""}}',)]
         query = "select tableowner from pg_tables where tablename = 't'"
         assert servers.sql(pg17, target, query) == [(GONE,)]
-        again = spare.name(pg17)
+        again = disposables.name(pg17)
         invoke.restore(pg17, artifact, again)
         assert_same_database(pg17, target, pg17, again)
 
@@ -110,8 +110,8 @@ def test_an_ordinary_role_creates_roles(
 ) -> None:
     """G6.6: it becomes a member, for otherwise it could give them nothing."""
     server = {15: pg15, 17: pg17}[major]
-    with Spare() as spare:
-        name, target = spare.database(server), spare.name(server)
+    with Disposables() as disposables:
+        name, target = disposables.database(server), disposables.name(server)
         servers.sql(server, "postgres", f"create role spare_gone_{major}")
         servers.psql(
             server,
@@ -122,14 +122,14 @@ def test_an_ordinary_role_creates_roles(
         artifact = invoke.backup(server, name, tmp_path)
         servers.sql(server, name, "drop schema app cascade")
         servers.sql(server, "postgres", f"drop role spare_gone_{major}")
-        role = spare.role(server, "createdb")
+        role = disposables.role(server, "createdb")
         servers.sql(server, name, f"alter database {name} owner to {role}")
         env = invoke.environment(server, "postgres", PGUSER=role)
         restore = ("restore", f"--backup={artifact}", f"--target-db={target}", "--create-roles")
         err = invoke.run(*restore, "--portable", env=env, code=9)
         assert "may not create roles" in err
         servers.sql(server, "postgres", f"alter role {role} createrole")
-        spare.made_role(server, f"spare_gone_{major}")
+        disposables.made_role(server, f"spare_gone_{major}")
         invoke.run(*restore, "--portable", env=env)
         query = "select tableowner from pg_tables where tablename = 't'"
         assert servers.sql(server, target, query) == [(f"spare_gone_{major}",)]

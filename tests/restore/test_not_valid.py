@@ -7,7 +7,7 @@ from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 OBJECTS = """
 create schema app;
@@ -61,9 +61,9 @@ def test_rows_are_loaded_as_they_were(
 
 def test_whoever_is_not_the_owner(pg17: Server, tmp_path: Path) -> None:
     """G6.10: the plan says that such rows are refused; the error names constraint and table."""
-    with Spare() as spare:
-        name, target = spare.database(pg17), spare.database(pg17)
-        role = spare.role(pg17)
+    with Disposables() as disposables:
+        name, target = disposables.database(pg17), disposables.database(pg17)
+        role = disposables.role(pg17)
         servers.psql(pg17, name, input="create table t (a int); insert into t values (-1);"
                " alter table t add constraint up check (a > 0) not valid;")  # fmt: skip
         artifact = invoke.backup(pg17, name, tmp_path)

@@ -13,7 +13,7 @@ from pgkeep.sql.portability import Target
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.compare import assert_same_database
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 from tests.support.invoke import outputs
 
 OBJECTS = """
@@ -53,14 +53,14 @@ def test_what_an_ordinary_role_cannot_have(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
     """A4.6, A4.10, A4.12: listed before anything happens; left out only when that is asked for."""
-    with Spare() as spare:
-        owner, role = spare.role(pg17), spare.role(pg17)
+    with Disposables() as disposables:
+        owner, role = disposables.role(pg17), disposables.role(pg17)
         servers.sql(pg17, "postgres", f"alter role {role} createdb")
         name = database(pg17)
         servers.psql(pg17, name, input=OBJECTS.format(owner=owner, database=name))
         artifact = invoke.backup(pg17, name, tmp_path)
         env = invoke.environment(pg17, "postgres", PGUSER=role)
-        target = spare.name(pg17)
+        target = disposables.name(pg17)
         restore = ("restore", f"--backup={artifact}", f"--target-db={target}")
         err = outputs(*restore, env=env, code=9)[1]
         left_out = (
@@ -102,8 +102,8 @@ def test_a_member_may_give_what_it_restores(
 
     A3.6: where the database is there already, it gets its settings too.
     """
-    with Spare() as spare:
-        owner = spare.role(pg17)
+    with Disposables() as disposables:
+        owner = disposables.role(pg17)
         servers.sql(pg17, "postgres", f"alter role {owner} createdb")
         name = database(pg17, f"owner {owner}")
         servers.psql(pg17, name, input=f"""
@@ -115,7 +115,7 @@ def test_a_member_may_give_what_it_restores(
             revoke temporary on database {name} from public;
         """)  # fmt: skip
         env = invoke.environment(pg17, "postgres", PGUSER=owner)
-        others = spare.database(pg17)
+        others = disposables.database(pg17)
         servers.sql(pg17, others, f"grant create on database {others} to {owner}")
         restore = ("restore", f"--backup={invoke.backup(pg17, name, tmp_path)}")
         err = outputs(*restore, f"--target-db={others}", "--in-place", "--yes", env=env)[1]
@@ -129,15 +129,15 @@ def test_a_member_may_give_what_it_restores(
             comment on schema public is 'ours';
         """)  # fmt: skip
         restore = ("restore", f"--backup={invoke.backup(pg17, name, tmp_path)}")
-        target = spare.name(pg17)
+        target = disposables.name(pg17)
         outputs(*restore, f"--target-db={target}", env=env)
         assert_same_database(pg17, name, pg17, target)
-        there = spare.database(pg17, f"owner {owner}")
+        there = disposables.database(pg17, f"owner {owner}")
         outputs(*restore, f"--target-db={there}", "--in-place", "--yes", env=env)
         assert_same_database(pg17, name, pg17, there)
         servers.sql(pg17, name, f"alter database {name} set log_min_duration_statement = '9s'")
         restore = ("restore", f"--backup={invoke.backup(pg17, name, tmp_path)}")
-        there = spare.database(pg17, f"owner {owner}")
+        there = disposables.database(pg17, f"owner {owner}")
         err = outputs(*restore, f"--target-db={there}", "--in-place", "--yes", env=env)[1]
         assert f'skipped: ALTER DATABASE "{there}" SET "log_min_duration_statement" (' in err
         servers.drop(pg17, target)
@@ -261,8 +261,8 @@ def test_tables_of_an_access_method_that_is_left_out(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
     """A5.24: their rows do not depend on it."""
-    with Spare() as spare:
-        role, name = spare.role(pg17), database(pg17)
+    with Disposables() as disposables:
+        role, name = disposables.role(pg17), database(pg17)
         servers.sql(pg17, "postgres", f"alter role {role} createdb")
         servers.psql(pg17, name, input="""
             create access method "heap 2" type table handler heap_tableam_handler;
@@ -275,7 +275,7 @@ def test_tables_of_an_access_method_that_is_left_out(
             create table plain (a int);
         """)  # fmt: skip
         artifact = invoke.backup(pg17, name, tmp_path)
-        target = spare.name(pg17)
+        target = disposables.name(pg17)
         command = (
             "restore", f"--backup={artifact}", f"--target-db={target}", "--portable", "--no-owner",
             "--no-privileges", "--json",

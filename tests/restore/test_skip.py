@@ -11,7 +11,7 @@ from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.backups import fails
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 # What pg_dump writes and no server takes.
 BROKEN = """
@@ -37,16 +37,16 @@ create view app.good as select id from app.fine;
 
 @pytest.fixture(scope="module")
 def broken(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with Spare() as spare:
-        name = spare.database(pg17)
+    with Disposables() as disposables:
+        name = disposables.database(pg17)
         servers.psql(pg17, name, input=BROKEN)
         yield invoke.backup(pg17, name, tmp_path_factory.mktemp("broken"))
 
 
 def test_named_objects_are_left_out(pg17: Server, broken: Path) -> None:
     """G6.2: with what needs them and what is said of them; both are in the plan."""
-    with Spare() as spare:
-        target = spare.name(pg17)
+    with Disposables() as disposables:
+        target = disposables.name(pg17)
         err = fails(pg17, broken, target, code=9)
         assert "view app.itself (the view refers to itself)" in err
         assert "--skip=TYPE:NAME" in err
@@ -73,9 +73,9 @@ def test_named_objects_are_left_out(pg17: Server, broken: Path) -> None:
 
 def test_a_table_goes_with_its_rows_and_all_that_hangs_on_it(pg17: Server, broken: Path) -> None:
     """G6.2: rows, keys of other tables, triggers; in place and rows alone too."""
-    with Spare() as spare:
+    with Disposables() as disposables:
         skip = ("--skip=TABLE:app.pages", "--skip=VIEW:app.itself")
-        target = spare.name(pg17)
+        target = disposables.name(pg17)
         plan = json.loads(invoke.restore(pg17, broken, target, *skip, "--dry-run", "--json"))
         assert (
             "skipped: fk constraint app.fine fine_id_fkey (needs table app.pages)"
@@ -85,7 +85,7 @@ def test_a_table_goes_with_its_rows_and_all_that_hangs_on_it(pg17: Server, broke
         invoke.restore(pg17, broken, target, *skip)
         query = "select to_regclass('app.pages'), (select count(*) from app.fine)"
         assert servers.sql(pg17, target, query) == [(None, 5)]
-        in_place = spare.database(pg17)
+        in_place = disposables.database(pg17)
         invoke.restore(pg17, broken, in_place, *skip, "--in-place", "--schema-only", "--yes")
         invoke.restore(pg17, broken, in_place, *skip, "--data-only", "--yes")
         assert servers.sql(pg17, in_place, query) == [(None, 5)]
@@ -103,8 +103,8 @@ def test_a_name_that_is_not_there(pg17: Server, broken: Path) -> None:
 
 def test_keep_going(pg17: Server, broken: Path) -> None:
     """G6.3: every object that failed is listed; nothing of the rest is lost to the next restore."""
-    with Spare() as spare:
-        target = spare.name(pg17)
+    with Disposables() as disposables:
+        target = disposables.name(pg17)
         skip = "--skip=VIEW:app.itself"
         assert "trigger app.pages moved: " in fails(pg17, broken, target, skip)
         err = fails(pg17, broken, target, skip, "--keep-going")
@@ -115,7 +115,7 @@ def test_keep_going(pg17: Server, broken: Path) -> None:
         )
         kept = re.search(r"kept as (\S+)", err)
         assert kept is not None
-        spare.name(pg17, kept[1])
+        disposables.name(pg17, kept[1])
         query = "select (select count(*) from app.pages), (select count(*) from app.good)"
         assert servers.sql(pg17, kept[1], query) == [(20, 5)]
         fails(pg17, broken, target, skip)  # drops what killed runs have left, and not this
@@ -126,11 +126,11 @@ def test_keep_going(pg17: Server, broken: Path) -> None:
         err = fails(pg17, broken, target, skip, "--keep-going", "--drop-existing", "--yes")
         kept = re.search(r"kept as (\S+)", err)
         assert kept is not None
-        spare.name(pg17, kept[1])
+        disposables.name(pg17, kept[1])
         statements = re.findall(r"ALTER DATABASE .*?;", err)
         for statement in statements:
             servers.sql(pg17, "postgres", statement)
-        spare.name(pg17, re.findall(r'TO "?([^";]+)"?;', statements[0])[0])
+        disposables.name(pg17, re.findall(r'TO "?([^";]+)"?;', statements[0])[0])
         assert servers.sql(pg17, target, query) == [(20, 5)]
 
 
@@ -138,8 +138,8 @@ def test_keep_going_with_everything_in_order(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
     """G6.3: nothing has failed: the database gets its name as always."""
-    with Spare() as spare:
-        name, target = database(pg17), spare.name(pg17)
+    with Disposables() as disposables:
+        name, target = database(pg17), disposables.name(pg17)
         servers.psql(pg17, name, input="create table t as select generate_series(1, 10) a;")
         artifact = invoke.backup(pg17, name, tmp_path)
         invoke.restore(pg17, artifact, target, "--keep-going")
@@ -165,8 +165,8 @@ def test_a_newer_server_without_icu(
     pg15: Server, pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
     """G6.4: what statements and catalogs tell is in the plan; the rest is left to --keep-going."""
-    with Spare() as spare:
-        name, target = database(pg15), spare.name(pg17)
+    with Disposables() as disposables:
+        name, target = database(pg15), disposables.name(pg17)
         servers.psql(pg15, name, input=OLDER)
         artifact = invoke.backup(pg15, name, tmp_path)
         err = fails(pg17, artifact, target, code=9)
@@ -183,15 +183,15 @@ def test_a_newer_server_without_icu(
         assert "function public.whose(text): syntax error at or near" in err
         kept = re.search(r"kept as (\S+)", err)
         assert kept is not None
-        spare.name(pg17, kept[1])
+        disposables.name(pg17, kept[1])
         invoke.restore(pg17, artifact, target, "--portable", "--skip=FUNCTION:public.whose(text)")
         assert servers.sql(pg17, target, "select count(*) from fine") == [(10,)]
 
 
 def test_rows_that_fail(pg17: Server, database: DatabaseFactory, tmp_path: Path) -> None:
     """G6.3: rows, indexes and views that fail are listed, and nothing else is missing."""
-    with Spare() as spare:
-        name, target = database(pg17), spare.name(pg17)
+    with Disposables() as disposables:
+        name, target = database(pg17), disposables.name(pg17)
         servers.psql(
             pg17,
             name,
@@ -227,7 +227,7 @@ def test_rows_that_fail(pg17: Server, database: DatabaseFactory, tmp_path: Path)
         assert "3 objects could not be restored" in err
         kept = re.search(r"kept as (\S+)", err)
         assert kept is not None
-        spare.name(pg17, kept[1])
+        disposables.name(pg17, kept[1])
         query = "select (select count(*) from indexed), (select count(*) from fine)"
         assert servers.sql(pg17, kept[1], query) == [(10, 10)]
 
@@ -264,11 +264,11 @@ def test_extensions_that_are_not_installed(
     options: tuple[str, ...],
 ) -> None:
     """G6.7: with --portable they and what needs them are left out, from shared schemas too."""
-    with Spare() as spare:
+    with Disposables() as disposables:
         name = database(pg15)
         servers.psql(pg15, name, input=EXTENSIONS)
         artifact = invoke.backup(pg15, name, tmp_path)
-        target = spare.database(pg17) if options else spare.name(pg17)
+        target = disposables.database(pg17) if options else disposables.name(pg17)
         err = fails(pg17, artifact, target, *options, code=9)
         assert "extensions are not installed on the server: uuid-ossp, xml2" in err
         portable = ("--portable", *options)
@@ -292,7 +292,7 @@ def test_extensions_that_are_not_installed(
         # What is wrong for another reason still fails.
         servers.psql(pg15, name, input="create function f(system_user int) returns int language sql"
                " as 'select 1';")  # fmt: skip
-        again = spare.name(pg17)
+        again = disposables.name(pg17)
         artifact = invoke.backup(pg15, name, tmp_path)
         assert "function public.f(" in fails(pg17, artifact, again, "--portable")
 
@@ -312,10 +312,10 @@ def test_a_table_with_a_line_end_in_its_name_is_listed_once(
         insert into "line         end" values (1);
     """)  # fmt: skip
     artifact = invoke.backup(pg17, source, tmp_path)
-    with Spare() as spare:
-        err = fails(pg17, artifact, spare.name(pg17), "--keep-going")
+    with Disposables() as disposables:
+        err = fails(pg17, artifact, disposables.name(pg17), "--keep-going")
         kept = re.search(r"kept as (\S+)", err)
         assert kept is not None
-        spare.name(pg17, kept[1])
+        disposables.name(pg17, kept[1])
         assert "1 object could not be restored" in err
         assert servers.sql(pg17, kept[1], 'select a from "line         end"') == [(1,)]

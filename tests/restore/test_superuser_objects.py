@@ -6,7 +6,7 @@ from pathlib import Path
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 OBJECTS = """
 create table t as select 1 a;
@@ -30,14 +30,14 @@ def test_superuser_objects_are_left_out(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
     """G6.16: transforms, unfinished types, aggregates over internal, system objects' privileges."""
-    with Spare() as spare:
-        role = spare.role(pg17)
+    with Disposables() as disposables:
+        role = disposables.role(pg17)
         servers.sql(pg17, "postgres", f"alter role {role} createdb")
         name = database(pg17)
         servers.psql(pg17, name, input=OBJECTS)
         artifact = invoke.backup(pg17, name, tmp_path)
         env = invoke.environment(pg17, "postgres", PGUSER=role)
-        target = spare.name(pg17)
+        target = disposables.name(pg17)
         command = ["restore", f"--backup={artifact}", f"--target-db={target}", "--portable"]
         plan = json.loads(invoke.run(*command, "--dry-run", "--json", env=env))
         left_out = [one for one in plan["warnings"] if "a superuser may" in one]

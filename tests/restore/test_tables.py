@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.buckets import Buckets, keys
 from tests.support.concurrency import repeated
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 from tests.support.invoke import outputs
 from tests.support.proxy import proxy
 
@@ -58,12 +57,6 @@ def definition_of(server: Server, database: str, table: str) -> str:
     text = servers.dump(server, database, f"--table={table}").decode()
     return re.sub(r"^(--|\\(un)?restrict|SET|SELECT pg_catalog.set_config).*\n", "", text,
                   flags=re.MULTILINE)  # fmt: skip
-
-
-@pytest.fixture
-def spare() -> Iterator[Spare]:
-    with Spare() as made:
-        yield made
 
 
 @pytest.fixture
@@ -174,10 +167,10 @@ alter table r1 disable trigger t;
 
 
 def test_whatever_it_is_called_nothing_reaches_another_table(
-    pg17: Server, spare: Spare, tmp_path: Path
+    pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:
     """E: names that look like comments, literals or other tables; grants of others; defaults."""
-    granter, name = spare.role(pg17), spare.database(pg17)
+    granter, name = disposables.role(pg17), disposables.database(pg17)
     servers.psql(pg17, name, input=HOSTILE.format(granter=granter))
     env = invoke.environment(pg17, name, BACKUP_DIR=str(tmp_path))
     invoke.backup(pg17, name, tmp_path)

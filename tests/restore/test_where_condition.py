@@ -10,7 +10,7 @@ from pgkeep import errors as e
 from pgkeep.postgres.server import Server
 from pgkeep.restore.tables.where_condition import check, embedded
 from tests.support import invoke, servers
-from tests.support.disposable import Spare
+from tests.support.disposable import Disposables
 
 ROWS = """
 create schema app;
@@ -25,8 +25,8 @@ insert into app.computed default values;
 
 @pytest.fixture(scope="module")
 def shop(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    with Spare() as spare:
-        name = spare.database(pg17)
+    with Disposables() as disposables:
+        name = disposables.database(pg17)
         servers.psql(pg17, name, input=ROWS)
         yield name, invoke.backup(pg17, name, tmp_path_factory.mktemp("condition"))
 

@@ -12,7 +12,7 @@ from tests.support import servers
 _numbers = itertools.count()
 
 
-class Spare:
+class Disposables:
     """Give out names; drop in the end what has them, databases before roles."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Spare:
 
     def name(self, server: Server, name: str | None = None) -> str:
         """Return the name of a database that pgkeep will create."""
-        chosen = name or f"spare_{os.getpid()}_{next(_numbers)}"
+        chosen = name or f"temp_{os.getpid()}_{next(_numbers)}"
         self._databases.append((server, chosen))
         return chosen
 
@@ -41,7 +41,7 @@ class Spare:
         password: str | None = None,
     ) -> str:
         """Create a role that may connect."""
-        chosen = name or f"spare_{os.getpid()}_{next(_numbers)}"
+        chosen = name or f"temp_{os.getpid()}_{next(_numbers)}"
         query = sql.SQL("create role {} login {}").format(
             sql.Identifier(chosen),
             sql.SQL(options),
