@@ -22,6 +22,7 @@ from .restore.plan import RestoreOptions
 from .restore.planning import make_plan
 from .restore.restore import execute
 from .stores.local import LocalStore
+from .stores.store import Source
 
 DATABASE = "shop"
 # A sum of 64-bit hashes does not depend on the order of the rows.
@@ -90,10 +91,8 @@ def run(
             databases.drop(connection, DATABASE)
         tell("restoring it")
         source = store.open(manifest.artifact.name)
-        plan = make_plan(endpoint, source, RestoreOptions(jobs=jobs))
-        result = execute(plan, progress)
-        seconds["pgkeep restore"] = result.seconds
-        tell(f"    {result.seconds:.1f} s")
+        seconds["pgkeep restore"] = _restore(endpoint, source, jobs, progress)
+        tell(f"    {seconds['pgkeep restore']:.1f} s")
         after = _fingerprints(shop)
         _compare(before, after)
         tell(f"    all {len(after)} tables have the same rows")
@@ -106,6 +105,11 @@ def run(
         seconds={name: round(value, 2) for name, value in seconds.items()},
         same=True,
     )
+
+
+def _restore(endpoint: Endpoint, source: Source, jobs: int, progress: Progress) -> float:
+    plan = make_plan(endpoint, source, RestoreOptions(jobs=jobs))
+    return execute(plan, progress).seconds
 
 
 def _server_programs() -> programs.Installation:
