@@ -8,6 +8,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -102,60 +103,102 @@ def dashboard(prometheus: Program) -> dict[str, list[tuple[dict[str, str], float
     return found
 
 
-def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
-    pg17: Server, app: str, tmp_path: Path, buckets: Buckets, programs: ExitStack
-) -> None:
-    """F6, F8, F9, F10, F11, F16: textfile, Pushgateway and --listen, in a real Prometheus."""
-    textfiles, store = tmp_path / "textfiles", str(tmp_path / "b")
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Two backups with a drill between them, and the programs that have heard of them."""
+
+    database: str
+    store: str
+    copy: str
+    prometheus: Program
+    jobs: dict[str, Program]
+    first: dict[str, Any]
+    last: dict[str, Any]
+    drill: dict[str, float]  # seconds of each phase
+    before: Series  # after the first backup
+    found: Series
+
+    def value(self, name: str, **labels: str) -> float:
+        everything = {"database": self.database, "type": "daily", "store": self.store, **labels}
+        return self.found[frozenset({"__name__": f"pgkeep_{name}", **everything}.items())]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [manifest["artifact"]["size"] for manifest in (self.first, self.last)]
+
+
+@pytest.fixture(scope="module")
+def observed(
+    pg17: Server, buckets: Buckets, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Observed]:
+    """Back up, drill and back up while textfile, Pushgateway and --listen are scraped."""
+    folder = tmp_path_factory.mktemp("observed")
+    textfiles, store = folder / "textfiles", str(folder / "b")
     textfiles.mkdir()
-    start = programs.enter_context
-    gateway = start(observers.pushgateway(tmp_path / "gateway"))
-    node = start(observers.node_exporter(tmp_path / "node", textfiles))
-    bare = invoke.environment(pg17, app, BACKUP_DIR=store, BACKUP_DATABASES=app)
-    served = start(observers.listen(tmp_path / "listen", bare))
-    jobs = {"node": node, "pushgateway": gateway, "listen": served}
-    prometheus = start(observers.prometheus(tmp_path / "prometheus", jobs))
-    bucket = buckets.bucket()
-    env = bare | buckets.environment(bucket) | {
-        "BACKUP_METRICS_FILE": str(textfiles / "pgkeep.prom"), "BACKUP_PUSHGATEWAY": gateway.url,
-    }  # fmt: skip
+    with ExitStack() as stack:
+        start = stack.enter_context
+        database = start(Disposables()).database(pg17)
+        servers.sql(pg17, database, "create table t as select generate_series(1, 1000) a")
+        servers.sql(pg17, database, "create table u as select 1 a")
+        gateway = start(observers.pushgateway(folder / "gateway"))
+        node = start(observers.node_exporter(folder / "node", textfiles))
+        bare = invoke.environment(pg17, database, BACKUP_DIR=store, BACKUP_DATABASES=database)
+        served = start(observers.listen(folder / "listen", bare))
+        jobs = {"node": node, "pushgateway": gateway, "listen": served}
+        prometheus = start(observers.prometheus(folder / "prometheus", jobs))
+        bucket = buckets.bucket()
+        env = bare | buckets.environment(bucket) | {
+            "BACKUP_METRICS_FILE": str(textfiles / "pgkeep.prom"),
+            "BACKUP_PUSHGATEWAY": gateway.url,
+        }  # fmt: skip
+        first = backup(env)
+        before = settled(lambda: agreed(prometheus, stamp(first["snapshot"]), store))
+        drill = json.loads(invoke.run("drill", "--json", env=bare))
+        servers.sql(pg17, database, "insert into t select generate_series(1, 500)")
+        last = backup(env)
+        found = settled(lambda: agreed(prometheus, stamp(last["snapshot"]), store))
+        yield Observed(
+            database=database, store=store, copy=f"s3://{bucket}/backups", prometheus=prometheus,
+            jobs=jobs, first=first, last=last, drill=drill["seconds"], before=before, found=found,
+        )  # fmt: skip
 
-    first = backup(env)
-    before = settled(lambda: agreed(prometheus, stamp(first["snapshot"]), store))
-    drill = json.loads(invoke.run("drill", "--json", env=bare))
-    servers.sql(pg17, app, "insert into t select generate_series(1, 500)")
-    last = backup(env)
-    found = settled(lambda: agreed(prometheus, stamp(last["snapshot"]), store))
 
-    names = {name for labels in found for name, _ in labels} - {"__name__"}
+def test_three_ways_give_the_same_series(observed: Observed) -> None:
+    """F6, F8, F9: `agreed` compares the values; names and labels are those of the reference."""
+    names = {name for labels in observed.found for name, _ in labels} - {"__name__"}
     assert names == {"database", "type", "store", "phase"}
-    new = {dict(labels)["__name__"] for labels in found.keys() ^ before.keys()}
+    new = {dict(labels)["__name__"] for labels in observed.found.keys() ^ observed.before.keys()}
     assert {name.partition("_")[2].partition("_")[0] for name in new} == {"drill"}
-    for program in jobs.values():
+    for program in observed.jobs.values():
         lines = program.get("/metrics").splitlines(keepends=True)
         check("".join(line for line in lines if re.match("(# (HELP|TYPE) )?pgkeep_", line)))
-    assert "\nnode_textfile_scrape_error 0\n" in node.get("/metrics")
+    assert "\nnode_textfile_scrape_error 0\n" in observed.jobs["node"].get("/metrics")
 
-    def of(name: str, **labels: str) -> float:
-        everything = {"database": app, "type": "daily", "store": store, **labels}
-        return found[frozenset({"__name__": f"pgkeep_{name}", **everything}.items())]
 
-    sizes = [one["artifact"]["size"] for one in (first, last)]
+def test_values_are_those_of_manifest_and_drill(observed: Observed) -> None:
+    """F10, F11."""
+    value, last = observed.value, observed.last
     taken, snapshot, finished = (
         datetime.fromisoformat(last[name]) for name in ("taken", "snapshot", "finished")
     )
-    assert of("backup_raw_bytes") == last["raw_bytes"]
-    assert (of("backup_size_bytes"), of("backup_store_bytes")) == (sizes[1], sum(sizes))
-    assert of("backup_snapshot_seconds") == (finished - snapshot).total_seconds()
-    assert of("backup_duration_seconds") == (finished - taken).total_seconds()
-    phases: dict[str, float] = drill["seconds"]
-    assert of("drill_duration_seconds", phase="load") == phases["load"]
+    assert value("backup_raw_bytes") == last["raw_bytes"]
+    assert value("backup_size_bytes") == observed.sizes[1]
+    assert value("backup_store_bytes") == sum(observed.sizes)
+    assert value("backup_snapshot_seconds") == (finished - snapshot).total_seconds()
+    assert value("backup_duration_seconds") == (finished - taken).total_seconds()
+    assert value("drill_duration_seconds", phase="load") == observed.drill["load"]
 
-    # No rule stumbles over three that say the same, and the dashboard counts it once.
-    (group,) = prometheus.api("rules")["groups"]
-    assert [one["lastError"] for one in group["rules"] if one["health"] == "err"] == []
-    db, daily = {"database": app}, {"database": app, "type": "daily"}
-    here, there = {"store": store}, {"store": f"s3://{bucket}/backups"}
+
+def test_no_rule_fails_on_three_sources(observed: Observed) -> None:
+    (group,) = observed.prometheus.api("rules")["groups"]
+    assert [rule["lastError"] for rule in group["rules"] if rule["health"] == "err"] == []
+
+
+def test_the_dashboard_counts_three_sources_once(observed: Observed) -> None:
+    """F16: each panel shows what manifests and drill say."""
+    phases = observed.drill
+    db, daily = {"database": observed.database}, {"database": observed.database, "type": "daily"}
+    here, there = {"store": observed.store}, {"store": observed.copy}
     away = sum(phases[name] for name in phases.keys() - {"start", "check", "clean"})
     shown = {
         "Databases without a backup": [({}, 0)],
@@ -165,8 +208,8 @@ def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
         "Calendar of backups by tier": [  # one since the first one
             (daily, 1), (db | {"type": "monthly"}, 0), (db | {"type": "weekly"}, 0),
         ],
-        "Size": [(daily, sizes[1])],
-        "Duration": [(daily, of("backup_duration_seconds"))],
+        "Size": [(daily, observed.sizes[1])],
+        "Duration": [(daily, observed.value("backup_duration_seconds"))],
         "Rows": [(daily, 1501)],
         "Phases of the last drill": [
             (db | {"phase": name}, phases[name]) for name in sorted(phases)
@@ -175,13 +218,14 @@ def test_what_is_told_in_three_ways_is_the_same_and_fills_the_dashboard(
     }  # fmt: skip
 
     def look() -> None:
-        panels = dashboard(prometheus)
+        panels = dashboard(observed.prometheus)
         for title in ("Newest restorable point", "Last passed drill"):
             ((labels, age),) = panels.pop(title)
             assert labels == db
             assert 0 < age < 600
         *stores, (place, free) = panels.pop("Stores")
-        assert (stores, place) == ([(here, sum(sizes)), (there, sum(sizes))], here)
+        sizes = sum(observed.sizes)
+        assert (stores, place) == ([(here, sizes), (there, sizes)], here)
         assert free > 0
         assert panels == shown
 
