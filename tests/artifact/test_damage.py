@@ -693,9 +693,9 @@ def test_rows_without_tables_are_refused_by_the_server(
     pg17: Server, plain_databases: PlainDatabases, tmp_path: Path
 ) -> None:
     """A2.5: pg_dump --data-only into a new database."""
-    before = databases(pg17)
     path = tmp_path / "rows.sql"
     path.write_bytes(servers_module.dump(pg17, plain_databases(pg17), "--data-only"))
+    before = databases(pg17)
     args = ["restore", f"--backup={path}", "--target-db=new"]
     assert "does not exist" in invoke.run(*args, env=invoke.environment(pg17), code=8)
     assert databases(pg17) == before

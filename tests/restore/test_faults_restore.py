@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -242,7 +243,9 @@ def test_a_session_ended(
         make_old(pg17, target)
     with held_in(pg17, begin, target, phase, *(SWAP if replace else ())) as (run, backends):
         servers.sql(pg17, "postgres", f"select pg_terminate_backend({backends[0]})")
-        assert "terminating connection due to administrator command" in run.ends(8)
+        # While rows are sent, the kernel may discard the server's last message with the connection.
+        said = run.ends(8)
+        assert re.search("terminating connection due to admin|lost the connection to the", said)
         # All was in it: what could not be renamed is kept (trap G3.6).
         kept = derived(pg17, target, "__")
         assert [mark(pg17, name) for name in kept] == ["new"] * (phase == "swapping")

@@ -36,6 +36,8 @@ def translated(kind: type[e.PgkeepError] = e.DumpFailed) -> Iterator[None]:
 def restore_error(error: psycopg.Error, what: str) -> e.RestoreFailed:
     """Translate the server's error; its DETAIL and CONTEXT may hold rows and are left out."""
     message = error.diag.message_primary or one_line(error)
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        message = f"lost the connection to the server: {message}"
     hint = error.diag.message_hint
     if isinstance(error, psycopg.errors.OutOfMemory) and "shared memory" in message:
         hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."

@@ -440,8 +440,10 @@ def _skip_block(buffer: bytes, position: int, end: int, depth: int) -> tuple[int
 def _check_rows_end(buffer: bytes, at: int) -> None:
     r"""Refuse a line that only begins like the end of COPY data: psql takes `\.\r` for it too."""
     if not buffer.startswith(COPY_DATA_END, at):
-        line = buffer[at : at + 40].partition(b"\n")[0]
-        raise e.VerificationFailed(f"COPY data with a line that COPY never writes: {line!r}")
+        line = buffer[at : at + len(COPY_DATA_END)]  # what follows may not be read yet
+        raise e.VerificationFailed(
+            f"COPY data with a line that COPY never writes: it begins with {line!r}"
+        )
 
 
 def _misread(kind: str, token: bytes) -> e.VerificationFailed:
