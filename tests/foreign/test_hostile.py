@@ -681,7 +681,7 @@ def test_members_and_indexes_are_bounded(whole: Path) -> None:
     artifact = Artifact(MemorySource("x", data))
     big = msgspec.structs.replace(artifact.index.members[0], raw=MEMBER_LIMIT + 1)
     artifact.index.members[0] = big
-    with pytest.raises(e.VerificationFailed, match="bytes of definitions, at most"):
+    with pytest.raises(e.VerificationFailed, match="bytes of definitions, expected at most"):
         artifact.read(0)
     small = msgspec.structs.replace(big, raw=10)
     artifact.index.members[0] = small
