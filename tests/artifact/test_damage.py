@@ -747,7 +747,7 @@ def test_roles_belong_to_a_backup(pg17: Server, database: DatabaseFactory, tmp_p
     data[len(data) // 2] ^= 1
     roles.write_bytes(data)
     for command in (["verify", str(artifact)], ["drill", f"--backup={artifact}"]):
-        assert f"{roles.name} is not what the manifest says" in invoke.run(
+        assert f"{roles.name} is damaged: it differs from the manifest" in invoke.run(
             *command, env=env, code=5
         )
     manifest = artifact.with_name(artifact.name.replace(".sql.gz", ".manifest.json"))

@@ -146,7 +146,7 @@ LIES = {
     "pg_dump says nothing": (
         "pg_dump",
         "exit 0",
-        "pg_dump ended without an error and without its closing line",
+        "pg_dump ended without an error, but its closing line is missing",
     ),
     "psql says half of it": (
         "psql",
