@@ -318,7 +318,7 @@ def test_side_files_that_disagree(backup: Path, other: bytes, tmp_path: Path) ->
         (checksum, "", "its .sha256 file says"),
         (checksum, b"\xff\xfe".decode("latin-1"), "its .sha256 file says"),
         (manifest, of.replace(digest, "1" * 64), "its manifest says 1111"),
-        (manifest, manifest.read_text().replace(digest, "1" * 64), "is damaged: its SHA-256 is"),
+        (manifest, manifest.read_text().replace(digest, "1" * 64), "is damaged: SHA-256 is"),
         (manifest, rows, "table public.wide has [0-9]+ rows, its manifest says 7"),
         (manifest, '{"format": 2, "all": "different"}', "has format 2, this pgkeep reads up to 1"),
         (manifest, "{}", "is not a manifest of pgkeep"),
