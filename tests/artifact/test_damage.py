@@ -533,9 +533,9 @@ def test_other_kinds_of_files_are_named(
     ):
         assert said in reason(kind)
     assert "the dump is empty" in reason(gzip.compress(b""))  # B1: pg_dump failed in a pipe
-    assert "lines end in CR LF" in reason(plain.replace(b"\n", b"\r\n"))
+    assert "CR LF line ends" in reason(plain.replace(b"\n", b"\r\n"))
     for more in (b"garbage", b"DROP TABLE t;\n", b"COPY t FROM stdin;\n1\n\\.\n"):
-        assert re.search("the dump is cut|after the end|semicolon", reason(plain + more))
+        assert re.search("truncated dump|after the end|semicolon", reason(plain + more))
     assert reason(plain[plain.index(b"CREATE") :])  # without its beginning
 
 

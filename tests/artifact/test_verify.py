@@ -319,8 +319,8 @@ WRONG: dict[str, tuple[MemorySource, str]] = {
         r"member 1 \(s.t\) at byte .* inside",
     ),
     "psql command": (artifact_bytes(data=ANNOUNCED + b"\\q\n" + ROWS), "unexpected psql command"),
-    "no ending": (artifact_bytes(ending=b"\n"), "the dump is cut"),
-    "open quote": (artifact_bytes(ending=b"'" + COMPLETE), "without its semicolon"),
+    "no ending": (artifact_bytes(ending=b"\n"), "truncated dump"),
+    "open quote": (artifact_bytes(ending=b"'" + COMPLETE), "without a semicolon"),
 }
 
 

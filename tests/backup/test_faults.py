@@ -164,12 +164,12 @@ LIES = {
     "pg_dumpall says half of it": (
         "pg_dumpall",
         '"$real" "$@" | head -c 300; exit 0',
-        "could not dump the roles: pg_dumpall's output is cut",
+        "could not dump the roles: truncated output of pg_dumpall",
     ),
     "pg_dumpall says nothing": (
         "pg_dumpall",
         "exit 0",
-        "could not dump the roles: pg_dumpall's output is cut",
+        "could not dump the roles: truncated output of pg_dumpall",
     ),
 }
 

@@ -362,7 +362,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "changed": (lambda sql: _flip(gzip.compress(sql, 1)), "damaged gzip data"),
     "cut zstd": (lambda sql: zstandard.compress(sql)[:-9], "truncated zstd data"),
     "cut in a COPY": (lambda sql: sql[: len(sql) // 2], "ends inside the data of a COPY"),
-    "no ending": (lambda sql: sql.replace(b"dump complete", b"dump comp"), "the dump is cut"),
+    "no ending": (lambda sql: sql.replace(b"dump complete", b"dump comp"), "truncated dump"),
     "open quote": (lambda sql: sql.replace(b"as integer", b"", 1) + b"'", "quoted string"),
     "a command": (lambda sql: sql.replace(b"\nCOPY ", b"\n\\! id\nCOPY ", 1), "psql command"),
     "not announced": (lambda sql: sql.replace(b"-- Data for Name", b"-- D", 1), "announces"),

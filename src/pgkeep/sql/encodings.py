@@ -1,4 +1,4 @@
-"""PostgreSQL's server encodings, and names that were written in any of them."""
+"""PostgreSQL's server encodings, and names that can be in any of them."""
 
 import codecs
 
@@ -13,7 +13,7 @@ _CODECS = {
 
 
 def codec(encoding: str) -> str:
-    """Return the Python codec that decodes names in a server encoding, ASCII where none does."""
+    """Return the Python codec for names in a server encoding; ASCII if Python has none."""
     name = _CODECS.get(encoding, encoding.replace("WIN", "cp").replace("_", "-").lower())
     try:
         return codecs.lookup(name).name
