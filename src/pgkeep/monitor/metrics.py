@@ -1,10 +1,10 @@
-"""Metrics for Prometheus: what the stores hold, and how the run that has just ended went.
+"""Metrics for Prometheus: the contents of the stores, and the result of the last run.
 
-Everything that a manifest tells is computed anew each time. Only of attempts nothing is left but
-what the last file of metrics said, so that a run takes over what it says of other databases.
+Everything that a manifest contains is computed again each time. Attempts leave no trace except the
+last metrics file, so a run copies from it what it contains about other databases.
 
 Labels are database, type and store, never a table or a backup (trap F16). The type of an attempt is
-the one that was asked for, such as auto, for one that has failed has no other.
+the requested one, such as auto, because a failed attempt has no other.
 """
 
 import fcntl
@@ -188,9 +188,9 @@ def _pending_copies(
 
 
 def ages(samples: Iterable[Sample], now: datetime) -> Iterator[Sample]:
-    """Yield the age of each newest backup, for those that cannot subtract (trap F1).
+    """Yield the age of each newest backup, for consumers that cannot subtract (trap F1).
 
-    Only where it is asked for now: in a file an age stands still when the runs do.
+    Only for metrics that are read at once: in a file, an age stops growing when the runs stop.
     """
     for sample in samples:
         if sample.name == "pgkeep_backup_last_success_timestamp_seconds":
@@ -263,10 +263,11 @@ def take_over(
     *,
     others: bool,
 ) -> list[Sample]:
-    """Return the samples with what an earlier file says besides.
+    """Return the samples, completed from an earlier metrics file.
 
-    That is: everything of stores that could not be read, and, of the others, attempts to back up
-    databases that are still known. With `others`, what it says of stores that are not ours too.
+    The file contributes everything about stores that could not be read and, for other stores,
+    attempts to back up databases that are still known. With `others`, it also contributes
+    everything about stores of other configurations.
     """
     ours = {(sample.name, sample.labels) for sample in samples}
     stores = _stores(samples)
@@ -350,12 +351,12 @@ def write(
     *,
     others: bool = False,
 ) -> list[str]:
-    """Write the file for node_exporter: at once, readable by everybody (trap F11).
+    """Write the file for node_exporter atomically, readable by all users (trap F11).
 
-    Returns the stores of which it has had metrics and has none any more.
+    Returns the stores that had metrics in the file before and no longer have any.
 
     Raises:
-        StoreError: it could not be written.
+        StoreError: the file could not be written.
 
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # which nobody collects
@@ -381,12 +382,12 @@ def write(
 
 
 def push(gateway: str, samples: Iterable[Sample], timeout: float) -> None:
-    """Send metrics to a Pushgateway, a group for each database, type and store (trap F12).
+    """Push metrics to a Pushgateway, in a group for each database, type and store (trap F12).
 
-    Values that this run does not know, of attempts of other types, stay what they are there.
+    Values that this run does not know, of attempts of other types, are left unchanged.
 
     Raises:
-        StoreError: the gateway does not take them.
+        StoreError: the gateway does not accept them.
 
     """
     from prometheus_client import pushadd_to_gateway  # noqa: PLC0415

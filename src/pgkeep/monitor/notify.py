@@ -1,7 +1,7 @@
-"""Tell others how a run has ended: a dead man's switch, and a webhook.
+"""Report the result of a run: a dead man's switch, and a webhook.
 
-A ping that does not come is what tells that nothing runs any more, so that success is told only
-after everything that makes one, reading back included (trap F13).
+A missing ping shows that nothing runs any more. Therefore success is sent only after all steps that
+it includes, such as verification (trap F13).
 """
 
 import re
@@ -61,10 +61,10 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
 
 def ping(url: str, event: str, run: str, timeout: float, body: str = "") -> None:
-    """Send a ping in the manner of healthchecks.io: event is empty, `start` or `fail`.
+    """Send a ping in the format of healthchecks.io: event is empty, `start` or `fail`.
 
     Raises:
-        StoreError: nobody has taken it.
+        StoreError: the ping was not accepted.
 
     """
     parts = urllib.parse.urlsplit(url)
@@ -78,7 +78,7 @@ def post(url: str, message: Message, timeout: float) -> None:
     """Send a message as JSON.
 
     Raises:
-        StoreError: nobody has taken it.
+        StoreError: the message was not accepted.
 
     """
     _post(url, msgspec.json.encode(message), {"Content-Type": "application/json"}, timeout)

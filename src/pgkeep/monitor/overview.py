@@ -62,10 +62,10 @@ def databases(target: Target, contents: Contents) -> set[str]:
 
 
 def counted(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:
-    """Return the backups that the newest one is chosen from.
+    """Return the backups from which the newest one is chosen.
 
-    Not those from the future, nor, where a database has others, dumps that were indexed: one that
-    holds a single table must not pass for last night's backup.
+    Backups from the future do not count. Indexed dumps count only if a database has no other
+    backups: a dump of a single table must not pass for last night's backup.
     """
     found = past(manifests, now)
     own = {manifest.database.name for manifest in found if not manifest.indexed}
@@ -75,9 +75,9 @@ def counted(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:
 
 
 def past(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:
-    """Return the backups, and of them the drills, that are not from the future.
+    """Return the backups, and their drills, that are not from the future.
 
-    One that a wrong clock has dated would stay the newest for ever, and hide that no other comes.
+    A backup with a wrong date would remain the newest and hide that no others are made.
     """
     latest = now + FUTURE_TOLERANCE
     return [

@@ -1,6 +1,6 @@
 """Advisory locks, which coordinate sessions of pgkeep (manual, 13.3.5).
 
-Such a lock is the server's own and ends with its session, so it holds between hosts too.
+The server holds these locks and releases them with the session, so they also exclude other hosts.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ def held(connection: Connection) -> set[int]:
 def holder_is_idle(connection: Connection, key: int) -> bool:
     """Return whether the session that holds a lock of this database waits for its client.
 
-    The server notices the death of such a client at once, so its client is alive.
+    The server notices the death of a waiting session's client at once, so its client is alive.
     """
     row = connection.execute(
         """

@@ -1,8 +1,8 @@
 """Values that a dump does not contain: stored generated columns and rows of materialized views.
 
-A restore computes them anew, perhaps with other results (trap G4.2). Both sides are read as COPY
-writes them; the BLAKE2 hashes of all rows are added up, so that their order does not matter.
-Backups need this without numpy, which sketch.py is made with.
+A restore computes them again, possibly with other results (trap G4.2). Both sides are read in COPY
+format. The BLAKE2 hashes of all rows are added, so that their order does not matter. Backups need
+this without numpy, which sketch.py uses.
 """
 
 import hashlib
@@ -101,10 +101,10 @@ def read(
 ) -> Computed | None:
     """Hash the values of one target; None if they are not those of the transaction's snapshot.
 
-    The connection's encoding must be the database's.
+    The connection must use the encoding of the database.
 
     Raises:
-        psycopg.Error: the server refuses; the transaction goes on as it was before.
+        psycopg.Error: an error of the server; the transaction remains usable.
 
     """
     rows = total = 0
@@ -151,10 +151,10 @@ def read_all(
 
 
 def begin(connection: Connection, snapshot: str, encoding: str) -> None:
-    """Begin a transaction that sees a snapshot and speaks the database's own encoding.
+    """Begin a transaction with a snapshot, in the database's own encoding.
 
-    A materialized view cannot be locked. If its name is given to a view meanwhile, that view's
-    functions would run as the role that backs up; a server that cannot refuse views is not read.
+    A materialized view cannot be locked. If a view gets its name meanwhile, that view's functions
+    would run as the role that backs up. A server that cannot reject views is therefore not read.
     """
     connection.execute("SET restrict_nonsystem_relation_kind = 'view, foreign-table'")
     connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))

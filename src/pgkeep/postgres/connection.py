@@ -1,7 +1,7 @@
-"""Connections to a PostgreSQL server, and what its programs need to make their own.
+"""Connections to a PostgreSQL server, and the parameters with which its programs connect.
 
-libpq reads its own environment, passfile and service file; what we add is given as libpq keywords.
-A password never stands in an argument list: children find it in a passfile that only they can open.
+libpq reads its own environment, passfile and service file; pgkeep adds libpq keywords. A password
+never appears in an argument list: children read it from a passfile that only they can open.
 """
 
 import contextlib
@@ -129,10 +129,10 @@ class Endpoint:
     def connect(self, patience: float = CROWDED, /, **settings: str) -> Connection:
         """Connect in autocommit mode, with the settings of a dump unless others are given.
 
-        The patience is for a server that has no room for another connection, in seconds.
+        `patience` is the time in seconds to wait for a free connection slot on the server.
 
         Raises:
-            ConnectionFailed: for whatever reason.
+            ConnectionFailed: the connection failed for any reason.
 
         """
         with self._passfile() as passfile:
@@ -184,11 +184,11 @@ class Endpoint:
             time.sleep(0.1)
 
     def pinned(self, connection: Connection) -> "Endpoint":
-        """Return the way to the very server that a connection has reached.
+        """Return the endpoint of exactly the server that a connection has reached.
 
-        A list of hosts or a name with several addresses might lead a child to another server, and
-        a service file, which is stronger than the environment, to another database: what libpq has
-        read there is ours from now on.
+        A list of hosts, or a name with several addresses, could lead a child to another server. A
+        service file has priority over the environment and could lead it to another database.
+        Therefore the settings that libpq has read are fixed here.
         """
         info = connection.info
         known = {
@@ -210,9 +210,9 @@ class Endpoint:
 
     @contextlib.contextmanager
     def child(self, **settings: str) -> Iterator["ChildAccess"]:
-        """Give what a child process needs to connect without being told a secret.
+        """Yield what a child process needs to connect, without secrets in arguments or environment.
 
-        Only of an endpoint that is pinned: a service is not looked up again.
+        Only for a pinned endpoint: a service is not looked up again.
         """
         secrets = {name: value for name, value in self.params.items() if name in _OTHER_SECRETS}
         with self._passfile() as passfile, _service(secrets) as service:
@@ -367,10 +367,10 @@ def _options_of_service(service: str | None) -> str | None:
 
 
 def _refuse_pooler(connection: Connection) -> None:
-    """Raise ConnectionFailed behind a pooler, before anything is set there (trap G2.3).
+    """Raise ConnectionFailed behind a pooler, before any setting is changed (trap G2.3).
 
-    A pooler may give each statement another session of the server, and the next client one whose
-    settings are ours; it tells the client a process id of its own making.
+    A pooler can run each statement in another server session, and pass our settings on to another
+    client. It can be recognized because it sends the client a process id that is not the server's.
     """
     pids = {connection.info.backend_pid}
     for _ in range(2):

@@ -42,8 +42,8 @@ def create(
 ) -> None:
     """Create an empty database with the encoding, locale and tablespace of another one.
 
-    From template0: template1 may hold objects of its own (trap A3.10), and only template0 can be
-    copied with another encoding. PUBLIC may not connect, from the first moment on (trap G3.5).
+    The template is template0: template1 can contain additional objects (trap A3.10), and only
+    template0 can be copied with another encoding. PUBLIC is denied CONNECT at once (trap G3.5).
     """
     database = sql.Identifier(name)
     try:
@@ -176,12 +176,12 @@ def swap(
     temporary: str,
     swapped: Callable[[], None],
 ) -> None:
-    """Rename databases in one transaction while the helper ends the sessions in the way.
+    """Rename databases in one transaction while the helper ends sessions that block it.
 
-    RENAME locks the database against new sessions, then waits five seconds for those that are
-    there; both renamings happen or neither does, whatever is killed when. Without an old one there
-    is only the new one to rename, which others may have entered too. A signal cancels the
-    transaction if that is still possible; it is raised when the outcome is known.
+    RENAME locks the database against new sessions, then waits five seconds for existing ones.
+    Both databases are renamed or neither, even after a kill. Without an old database, only the new
+    one is renamed, which others can have entered too. A signal cancels the transaction if that is
+    still possible; it is raised when the outcome is known.
     """
     failures: list[BaseException] = []
     done = threading.Event()
@@ -269,9 +269,9 @@ def drop_unfinished(connection: Connection, name: str) -> None:
 
 
 def drop_subscriptions(endpoint: Endpoint) -> list[tuple[str, str | None]]:
-    """Drop the subscriptions that keep a database from being dropped, but not their slots.
+    """Drop the subscriptions that prevent dropping a database, but not their slots.
 
-    Return what was dropped, with the slot that each had on its publisher.
+    Return what was dropped, with the slot of each on its publisher.
     """
     dropped: list[tuple[str, str | None]] = []
     with contextlib.suppress(psycopg.Error, e.ConnectionFailed), endpoint.connect() as connection:
@@ -307,10 +307,10 @@ def free_name(connection: Connection, name: str) -> str:
 
 
 def claim(connection: Connection, target: str) -> str:
-    """Return a name for a database that is to be loaded, as long as the connection lives.
+    """Return a name for a database to load, reserved until the connection ends.
 
-    What a restore of the same target left that was killed is dropped: nobody has claimed it any
-    more, and nobody is connected to it.
+    Databases that killed restores of the same target left behind are dropped: they are not
+    reserved any more, and no session is connected to them.
     """
     name = derived(target, f"{UNFINISHED}{secrets.token_hex(4)}")
     pattern = re.compile(re.escape(name[:-8]) + "[0-9a-f]{8}")
@@ -338,10 +338,10 @@ def hold(connection: Connection, name: str) -> None:
 def abandoned(
     connection: Connection, pattern: re.Pattern[str], claimed: int | None = None
 ) -> list[str]:
-    """Return the databases of such names that no session has claimed and no restore completed.
+    """Return the databases with such names that no session reserved and no restore completed.
 
-    The whole name is claimed, or what it begins with. An advisory lock belongs to the database
-    that its session is connected to, which may be any: pg_locks has all of them.
+    The complete name is reserved, or its beginning. An advisory lock belongs to the database of its
+    session, which can be any database: pg_locks contains all of them.
     """
     taken = advisory_locks.held(connection)
     return [

@@ -76,9 +76,9 @@ def database_facts(connection: Connection) -> DatabaseFacts:
 
 
 def shared_rows(connection: Connection, query: str, *params: object) -> list[tuple[Any, ...]]:
-    """Read names that all databases of a cluster share, which may be in any encoding.
+    """Read names that all databases of a cluster share, which can be in any encoding.
 
-    Text comes as bytes: psycopg decodes none while this is set.
+    Text is returned as bytes: psycopg does not decode it with this setting.
     """
     encoding = connection.info.parameter_status("server_encoding") or ""
     connection.execute("SET client_encoding = 'SQL_ASCII'")
@@ -109,7 +109,7 @@ def extensions(connection: Connection) -> list[Extension]:
 
 
 def roles_in_use(connection: Connection) -> list[str]:
-    """Return the roles that own or may use something in the database, or the database itself.
+    """Return the roles that own objects or have privileges in the database, or on it.
 
     The bootstrap superuser is pinned and has no rows in pg_shdepend (manual, section 51.49).
     """

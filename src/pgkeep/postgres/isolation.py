@@ -1,8 +1,7 @@
 """Restrict a program's access to files and network with Linux namespaces, where allowed.
 
-A server that runs code of others must find neither secrets nor backups: its root directory holds
-the system's programs, the server's own files, and nothing else; there is no network; and it sees
-no other process.
+A server that runs untrusted code must not find secrets or backups. Its root directory contains only
+the system's programs and the server's own files. It has no network and sees no other processes.
 """
 
 import contextlib

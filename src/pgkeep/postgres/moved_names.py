@@ -1,12 +1,12 @@
-"""What a dump reads besides its snapshot: names, and functions; what of it has moved since.
+"""Detect changes of names and functions, which a dump reads outside its snapshot.
 
-A lock on a table keeps others from renaming it, but nothing keeps them from renaming its schema:
-`schema.table` may be another relation while a dump reads it (trap G2.1). Each change of a catalog
-row makes a new version of it, with another xmin. So a row that has the same xmin at two moments has
-had the same name all the time between; that it has its name again at the end proves nothing.
+A lock on a table prevents others from renaming it, but not from renaming its schema: `schema.table`
+can become another relation while a dump reads it (trap G2.1). Each change of a catalog row creates
+a new row version with another xmin. A row with the same xmin at two times had the same name all
+the time in between; the same name at both times alone proves nothing.
 
-Arguments and SQL bodies of functions pg_dump has from the server's functions, which see the newest
-catalogs: of a function that was dropped it dumps a part, without an error (trap G2.6).
+pg_dump reads arguments and SQL bodies of functions with server functions that see the newest
+catalogs. Of a function that was dropped, it dumps a part without an error (trap G2.6).
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,10 +60,10 @@ class Names:
     versions: Mapping[tuple[str, int], tuple[str, str]]  # (kind, OID) -> (xmin, name)
 
     def moved(self, now: "Names") -> list[str]:
-        """Return what does not have the row any more that it had.
+        """Return the names whose row has changed.
 
-        A schema that has gone held no table of ours, for these are locked; a function or a sequence
-        in it has gone with it.
+        A schema that was dropped contained no table of ours, because ours are locked. Its functions
+        and sequences were dropped with it.
         """
         return [
             f"{kind} {name}"

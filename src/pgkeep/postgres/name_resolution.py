@@ -1,7 +1,8 @@
 """Objects that change their meaning, or fail, when their SQL is read with an empty search path.
 
-pg_dump's SQL is read with one. What it cannot name is found in the catalogs (see nodetrees.py);
-which operators were meant is recorded in the backup, so that a drill can compare.
+pg_dump's SQL is read with an empty search path. Operators that it cannot name are found in the
+catalogs (see node_trees.py). The backup records which operators were meant, so that a drill can
+compare them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

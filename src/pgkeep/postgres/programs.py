@@ -108,10 +108,10 @@ def _version(program: Path) -> tuple[int, int] | None:
 
 
 def choose(server_major: int, among: Iterable[Installation]) -> Installation:
-    """Return the programs to use with a server: the same major, else the lowest newer one.
+    """Return the programs to use with a server: the same major version, or the next newer one.
 
-    pg_dump refuses servers newer than itself, and writes settings into its header that servers
-    older than itself do not know (pg_dump manual, "Notes"; traps A1.1 and A1.2).
+    pg_dump rejects servers newer than itself, and its header contains settings that older servers
+    do not support (pg_dump manual, "Notes"; traps A1.1 and A1.2).
 
     Raises:
         UsageError: no installation is new enough.
@@ -158,8 +158,8 @@ def _end_children() -> None:
 class Child:
     """A running PostgreSQL program, with pipes for input and output; keeps its messages.
 
-    Standard error is read all the time, or the program would stop when that pipe is full (trap
-    B30); the last lines of it become the error's message.
+    Standard error is read continuously, because the program would block when that pipe is full
+    (trap B30). Its last lines become the error's message.
     """
 
     def __init__(
@@ -267,10 +267,10 @@ class Child:
 
 @functools.lru_cache
 def _buffered() -> tuple[str, ...]:
-    """Return the prefix that lets a program write in large pieces, where coreutils are installed.
+    """Return the prefix that makes a program write in large pieces, if coreutils are installed.
 
-    The C library writes 4 kB at a time into a pipe; a third of the processor time of a dump went
-    into these calls and into reading so many pieces.
+    The C library writes 4 kB at a time into a pipe. A third of the CPU time of a dump was spent on
+    these calls and on reading so many pieces.
     """
     stdbuf = shutil.which("stdbuf")
     return (stdbuf, "-o256K") if stdbuf else ()

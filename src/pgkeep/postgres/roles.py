@@ -67,9 +67,9 @@ def _dump_roles(
 ) -> RolesDump:
     """Dump roles and tablespaces, through the database itself or through `postgres`.
 
-    Named, for `postgres` may be out of reach (trap A3.3). But the names of roles are shared by
-    databases of all encodings: one that is UTF-8 may be no text at all in this database, or other
-    characters (trap A3.14).
+    The database itself is tried because `postgres` can be inaccessible (trap A3.3). However,
+    databases of all encodings share the names of roles: a UTF-8 name can be invalid text in this
+    database, or consist of other characters (trap A3.14).
     """
     databases = [endpoint.params["dbname"]]
     if encoding != "UTF8":
@@ -88,9 +88,9 @@ def _dump_roles_through(
     client: programs.Installation,
     settings: Mapping[str, str],
 ) -> RolesDump:
-    """Dump roles and tablespaces; without password hashes where these may not be read.
+    """Dump roles and tablespaces; without password hashes if these cannot be read.
 
-    pg_authid can be read by superusers only, and on managed services by nobody (trap A3.2).
+    Only superusers can read pg_authid, and no one on managed services (trap A3.2).
     """
     with endpoint.child(**settings) as access:
         for passwords in (True, False):
@@ -116,8 +116,8 @@ def _dump_roles_through(
 def _output(command: Sequence[str], access: ChildAccess) -> bytes:
     """Run a program and return its output.
 
-    In a thread, for a signal comes to the main one, and might come just when the program has
-    started and nobody knows of it yet.
+    It runs in a thread: a signal interrupts the main thread, possibly after the program was started
+    and before it was recorded.
     """
     output: list[bytes] = []
 
@@ -139,10 +139,10 @@ def _conninfo_value(value: str) -> str:
 
 
 def repeatable_roles(script: bytes) -> bytes:
-    """Return pg_dumpall's SQL for roles, of which some may be there already (trap A3.4).
+    """Return pg_dumpall's SQL for roles in a form that tolerates existing roles (trap A3.4).
 
-    These keep what they have, their attributes, passwords, settings and comments, which may have
-    been changed since; nor are two of them made members of each other.
+    Existing roles keep their attributes, passwords, settings and comments, which can have been
+    changed since. Existing roles are not made members of each other.
     """
     return _STATEMENT.sub(_only_if_missing, script)
 

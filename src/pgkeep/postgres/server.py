@@ -118,12 +118,12 @@ class Account:
 
 
 class Server:
-    """A PostgreSQL server for the time of a with block; its data is gone afterwards.
+    """A temporary PostgreSQL server for a with block; its data is removed afterwards.
 
-    The directory is where its temporary folder is made, by default the system's. Settings go to
-    postgresql.conf and override the temporary ones; initdb's arguments override ours. With a
-    password every role must give one. Isolated, it sees no other files and no network, where the
-    system allows that; `isolation` says what it has got.
+    `directory` contains its temporary folder, by default that of the system. Settings are written
+    to postgresql.conf and override the temporary ones; initdb's arguments override ours. With a
+    password, every role must use one. Isolated, the server sees no other files and no network if
+    the system allows that; `isolation` reports what is in effect.
     """
 
     host: str

@@ -1,8 +1,8 @@
-"""One moment of a database, held still: every table locked first, one snapshot exported after.
+"""A consistent state of a database: lock every table first, then export one snapshot.
 
-TRUNCATE and table rewrites are not MVCC-safe (manual, section 13.6, "Caveats"): a table truncated
-after a snapshot was taken and before it was locked is dumped empty without an error. LOCK TABLE
-does not take a snapshot, so locking first closes that hole (trap D3).
+TRUNCATE and table rewrites are not MVCC-safe (manual, section 13.6, "Caveats"): a table that is
+truncated between the snapshot and its lock is dumped empty without an error. LOCK TABLE does not
+take a snapshot, so locking first closes that gap (trap D3).
 """
 
 import itertools
@@ -36,10 +36,10 @@ CAME_AND_WENT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A plain table whose rows a dump holds; SQL in the database's own encoding.
+    """A plain table whose rows a dump contains; SQL in the database's own encoding.
 
-    `target` differs from `sql` where rows must be loaded through the partitioned root: hash
-    partitions over an enum need not fit the same leaf elsewhere (trap A5.15).
+    `target` differs from `sql` if rows must be loaded through the partitioned root: rows of hash
+    partitions over an enum can belong to another leaf elsewhere (trap A5.15).
     """
 
     oid: int
@@ -127,7 +127,7 @@ def tables(connection: Connection, codec: str) -> list[Table]:
 def sizes(connection: Connection, listed: Sequence[Table]) -> dict[int, tuple[int, int]]:
     """Return for each plain table the bytes of its main fork, and of all its data with TOAST.
 
-    Of locked ones: to ask for the size of another might mean to wait for its lock.
+    Only for locked tables: asking for the size of another one can wait for its lock.
     """
     return {
         oid: (main, main + toast)
@@ -149,8 +149,8 @@ def hold(connection: Connection, codec: str, lock_timeout: float) -> Iterator[Sn
     """Lock every table, export a snapshot, keep both until the context is left.
 
     Raises:
-        DumpFailed: a lock could not be had in `lock_timeout` seconds, or tables came and went all
-            the time.
+        DumpFailed: a table could not be locked within `lock_timeout` seconds, or tables were
+            created and dropped all the time.
 
     """
     snapshot = _take(connection, codec, lock_timeout)

@@ -1,8 +1,8 @@
 """Recognize the statements that pg_dump writes for one database by their form.
 
-What pg_dump never writes is not executed unless the user allows it: a dump may have been edited, or
-written by somebody else. This is no proof that a dump is harmless: its functions, and the checks,
-triggers and indexes that call them, run in the database that it is restored into.
+Other statements are executed only if the user allows it, because a dump can be edited or come from
+someone else. This does not prove that a dump is safe: its functions, and the checks, triggers and
+indexes that call them, run in the restored database.
 """
 
 import re
@@ -174,9 +174,9 @@ def check(statement: bytes, where: str) -> None:
 
 
 class Statements:
-    """Join the texts that a scanner gives, with `statements`, to single statements.
+    """Join the texts of a scanner, with `statements`, to single statements.
 
-    `limit` bounds what is kept of a statement; of a longer one only the beginning is returned.
+    `limit` is the number of bytes of a statement that are kept; a longer statement is truncated.
     """
 
     def __init__(self, limit: int = STATEMENT_LIMIT) -> None:
@@ -188,7 +188,7 @@ class Statements:
         """Process the next piece; return the statement that ends with it.
 
         Raises:
-            VerificationFailed: a statement is not ended where something else begins.
+            VerificationFailed: another element begins before a statement ends.
 
         """
         match piece:

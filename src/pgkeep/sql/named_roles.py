@@ -30,9 +30,9 @@ def named(kind: str, text: bytes, codec: str) -> list[str]:
 
 
 def without(kind: str, text: bytes, missing: Container[str], codec: str) -> bytes | None:
-    """Return an entry for its other roles only; None if none is left, so it must be left out.
+    """Return an entry without the missing roles; None if no role remains and it must be skipped.
 
-    A policy without roles would be for everybody.
+    A policy without roles would apply to all roles.
     """
     left = [role for role in named(kind, text, codec) if role not in missing]
     if not left:

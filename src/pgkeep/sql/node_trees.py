@@ -1,9 +1,9 @@
 """Find the operators of a stored expression or query that SQL text has no syntax to name.
 
-PostgreSQL keeps parsed expressions as text (pg_node_tree). pg_dump prints most operators with
-their schema where the search path does not have it: `a OPERATOR(public.=) b`. Some constructs have
-no such spelling: when their text is parsed again with an empty search path, they take another
-operator or fail (trap G4.1).
+PostgreSQL stores parsed expressions as text (pg_node_tree). pg_dump prints most operators with
+their schema if the search path does not include it: `a OPERATOR(public.=) b`. Some constructs have
+no such syntax: parsed again with an empty search path, they use another operator or fail (trap
+G4.1).
 """
 
 import re
@@ -88,10 +88,10 @@ def uses(text: str) -> list[Use]:
 
 
 def unnamed(found: Sequence[Use], schemas: Mapping[int, str]) -> list[Use]:
-    """Return the uses that need another search path than an empty one.
+    """Return the uses that do not work with an empty search path.
 
-    Of a comparison of rows the first operator is printed and stands for all: it does not fit where
-    they lie in several schemas.
+    For a comparison of rows, only the first operator is printed. This is wrong if the operators are
+    in several schemas.
     """
     return [
         use

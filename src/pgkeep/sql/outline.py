@@ -70,7 +70,7 @@ _WARNING = re.compile(rb"^pg_dump(?:all)?: [^\n]{0,200}", re.MULTILINE)
 class Outline:
     """Check the structure of a dump: beginning, closed COPY blocks, data before indexes, ending.
 
-    Raises VerificationFailed at the first thing that is wrong. Offsets are in bytes of the SQL.
+    Raises VerificationFailed for the first problem. Offsets are in bytes of the SQL.
     """
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class Outline:
     def _check_columns(self) -> None:
         """Check that the rows of a COPY have its columns: a tab in a value is escaped.
 
-        What another program has written into the dump is found by that.
+        This finds text that another program wrote into the dump.
         """
         match = _COLUMNS.match(self._copy)
         if match is None:

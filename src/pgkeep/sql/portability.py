@@ -1,6 +1,6 @@
 """Find entries of a dump that a server or a role does not support, before they fail.
 
-Managed services give nobody a superuser, and an older server does not know what a newer one had.
+Managed services grant no superuser, and an older server does not support newer features.
 """
 
 import re

@@ -1,13 +1,13 @@
-"""Cut a plain SQL dump into pieces, by following the quoting of SQL.
+"""Divide a plain SQL dump into pieces by following the quoting of SQL.
 
-pg_dump announces each object in a comment; a function's body or a comment may contain the same
-lines, so the scanner follows SQL's quoting (manual, section 4.1, "Lexical Structure") and believes
-only what is outside of it. Bytes are never decoded: every server encoding of PostgreSQL keeps
+pg_dump announces each object in a comment. The body of a function or a comment can contain the same
+lines. Therefore the scanner follows SQL's quoting (manual, section 4.1, "Lexical Structure") and
+does not search quoted text. Bytes are never decoded: every server encoding of PostgreSQL keeps
 ASCII characters unambiguous (manual, section 23.3, "Character Set Support").
 
-The scanner must never take something for a string where psql or the server does not. It refuses
-whatever they might read differently and pg_dump never writes: psql commands outside quotes, psql
-variables, strings that are continued on another line, names that run into a quote.
+The scanner must never take text for a string that psql or the server reads differently. It rejects
+text that they could read differently and that pg_dump never writes: psql commands outside quotes,
+psql variables, strings that continue on another line, names directly followed by a quote.
 """
 
 import re
@@ -119,13 +119,13 @@ _HELD_LIMIT = 64 << 20
 
 
 class Scanner:
-    """Turn chunks of a dump, cut anywhere, into pieces; their data concatenated is the input.
+    """Divide chunks of a dump into pieces; the chunks can end anywhere, and no data is lost.
 
-    `Entry` has no data of its own: its comment lines follow as `Text`. The names of all schemas,
-    where they are known, help to read entries whose names hold what looks like another entry.
-    With `statements` a text is cut where a statement ends, and a `StatementEnd` follows.
+    `Entry` has no data: its comment lines follow as `Text`. If known, the names of all schemas
+    help to read entries whose names contain text that looks like another entry. With `statements`,
+    text also ends at the end of a statement, and a `StatementEnd` follows.
 
-    Memory is bounded by a line of 1 MiB, or by what cannot be divided, up to 64 MiB.
+    Memory is limited to a line of 1 MiB, or to an element that cannot be divided, up to 64 MiB.
     """
 
     def __init__(
@@ -153,10 +153,10 @@ class Scanner:
         self.backslash_strings = backslash_strings
 
     def feed(self, chunk: bytes) -> Iterator[Piece]:
-        """Yield what can be told of the input so far.
+        """Yield the pieces that the input so far determines.
 
         Raises:
-            VerificationFailed: the text is none of pg_dump's, and might be read in several ways.
+            VerificationFailed: pg_dump does not write this text, and it is ambiguous.
 
         """
         if b"\0" not in chunk:
@@ -296,9 +296,9 @@ class Scanner:
         return [piece, StatementEnd()] if self._statements else [piece]
 
     def _check_continuation(self, kind: str, buffer: bytes, start: int, end: int) -> None:
-        """Refuse a string that continues an E'string' (manual, section 4.1.2.1).
+        """Reject a string that continues an E'string' (manual, section 4.1.2.1).
 
-        In the continuation a backslash quotes too, which its own beginning does not say.
+        In the continuation a backslash is an escape too, which is not visible at its beginning.
         """
         if not self._escaped:
             return
@@ -384,8 +384,8 @@ def _prefix(before: bytes) -> bytes:
     """Return the letter that belongs to a string, of the two bytes before its quote.
 
     Raises:
-        VerificationFailed: a name or a number runs into the quote: that is read differently by the
-            versions of PostgreSQL.
+        VerificationFailed: a name or a number directly precedes the quote, which versions of
+            PostgreSQL read differently.
 
     """
     letter = before[-1:]

@@ -1,7 +1,7 @@
 """Read the names in pg_dump's own statements.
 
-pg_dump writes every name with its schema, and quotes what needs it, so a statement can be read by
-its beginning.
+pg_dump writes every name with its schema, and quotes it if necessary. Therefore the beginning of a
+statement is sufficient.
 """
 
 import re

@@ -127,7 +127,7 @@ class Bar(NamedTuple):
 def bars(seconds: Mapping[str, float], longest: float) -> list[Bar]:
     """Lay out a drill's phases one after the other; a row of `longest` seconds is full.
 
-    Those that a recovery waits for are of two kinds in turn, so that one ends where another begins.
+    Phases that delay a recovery alternate between two kinds, so that their borders are visible.
     """
     laid, start, waited = [], 0.0, 0
     for name, value in seconds.items():
