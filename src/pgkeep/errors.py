@@ -1,20 +1,20 @@
-"""One exception tree; each class carries the exit code that the command line returns for it.
+"""The exception tree; each class has the exit code that the command line returns for it.
 
 PgkeepError (1)
- ├── UsageError (2)          a setting or an argument is wrong
- ├── ConnectionFailed (3)    the server cannot be reached or refuses the role
- ├── DumpFailed (4)          the database could not be dumped whole
- ├── VerificationFailed (5)  an artifact is not what it claims to be
+ ├── UsageError (2)          invalid setting or argument
+ ├── ConnectionFailed (3)    server not reachable, or role rejected
+ ├── DumpFailed (4)          the database could not be dumped completely
+ ├── VerificationFailed (5)  damaged, truncated or unexpected backup file
  ├── StoreError (6)          reading or writing a store failed
- │    ├── AccessDenied (6)   the identity may not do that
- │    ├── Missing (6)        there is no such file
- │    └── Retained (6)       the store keeps the file until a date
+ │    ├── AccessDenied (6)   permission denied
+ │    ├── Missing (6)        file not found
+ │    └── Retained (6)       the store retains the file until a date
  ├── RetentionFailed (7)     old backups could not be removed
- ├── RestoreFailed (8)       the artifact could not be brought back
+ ├── RestoreFailed (8)       the backup could not be restored
  ├── Refused (9)             nothing was done, on purpose
  ├── AlreadyRunning (10)     another run works on the same database
  ├── SomeFailed (11)         several databases: at least one failed
- └── ProgramFailed (1)       a client program failed; verbs say of what step
+ └── ProgramFailed (1)       a client program failed; callers convert it to their own error
 
 Messages follow PostgreSQL's style guide: lower-case, no full stop; hints are sentences.
 """
@@ -23,10 +23,10 @@ from collections.abc import Sequence
 
 
 class PgkeepError(Exception):
-    """Base of everything that pgkeep raises on purpose.
+    """Base class of all errors that pgkeep raises on purpose.
 
-    The hint says what to do about it. Details are printed below the message, one a line. The exit
-    code is that of the class; an error that repeats a recorded failure is given its code.
+    The hint says how to fix the problem. Details are printed below the message, one per line. The
+    exit code is that of the class, unless `exit_code` repeats that of a recorded failure.
     """
 
     exit_code = 1
@@ -43,31 +43,31 @@ class PgkeepError(Exception):
         self.message = message
         self.hint = hint
         self.details = tuple(details)
-        self.warnings: Sequence[str] = ()  # of a plan, which may explain the failure
+        self.warnings: Sequence[str] = ()  # of a plan; they can explain the failure
         if exit_code is not None:
             self.exit_code = exit_code
 
 
 class UsageError(PgkeepError):
-    """A setting, an argument or their combination makes no sense."""
+    """A setting, an argument or their combination is invalid."""
 
     exit_code = 2
 
 
 class ConnectionFailed(PgkeepError):
-    """The server cannot be reached, or refuses this role or database."""
+    """The server cannot be reached, or rejects this role or database."""
 
     exit_code = 3
 
 
 class DumpFailed(PgkeepError):
-    """The database could not be dumped whole; nothing was published."""
+    """The database could not be dumped completely; nothing was published."""
 
     exit_code = 4
 
 
 class VerificationFailed(PgkeepError):
-    """An artifact is cut, changed, unfinished, or disagrees with its side files."""
+    """A backup file is damaged, truncated, incomplete, or contradicts its side files."""
 
     exit_code = 5
 
@@ -79,15 +79,15 @@ class StoreError(PgkeepError):
 
 
 class AccessDenied(StoreError):
-    """A store lets this identity not do that; others may."""
+    """The store denies this operation to the current identity."""
 
 
 class Missing(StoreError):
-    """A store has no such file."""
+    """The store does not contain this file."""
 
 
 class Retained(StoreError):
-    """A store keeps a file until a date, by Object Lock for instance."""
+    """The store retains a file until a date, for example by Object Lock."""
 
 
 class RetentionFailed(PgkeepError):
@@ -97,13 +97,13 @@ class RetentionFailed(PgkeepError):
 
 
 class RestoreFailed(PgkeepError):
-    """An artifact could not be restored; an existing database was left as it was."""
+    """A backup could not be restored; an existing database was left unchanged."""
 
     exit_code = 8
 
 
 class Refused(PgkeepError):
-    """Nothing was done: the action needs a consent or a precondition that is missing."""
+    """Nothing was done: a confirmation or a precondition is missing."""
 
     exit_code = 9
 
@@ -115,13 +115,13 @@ class AlreadyRunning(PgkeepError):
 
 
 class SomeFailed(PgkeepError):
-    """Of several databases at least one failed; the others are done."""
+    """At least one of several databases failed; the others are done."""
 
     exit_code = 11
 
 
 class ProgramFailed(PgkeepError):
-    """One of PostgreSQL's programs ended badly; callers turn this into their own error."""
+    """A PostgreSQL program failed; callers convert this to their own error."""
 
     def __init__(self, program: str, how: str, said: list[str]) -> None:
         super().__init__(f"{program} failed ({how}): {'; '.join(said[-5:]) or 'no message'}")

@@ -1,10 +1,10 @@
-"""Signals that end a run: an exception in the main thread that is not lost, held where necessary.
+"""Signals that end a run: raise an exception in the main thread, and hold signals where necessary.
 
-Python runs a signal handler between two instructions of the main thread, wherever that is. What the
-handler raises is ignored in the callback of a weak reference, in `__del__` and in callbacks of C:
-`sys.unraisablehook` then has it raised again. Between a system call and the assignment of its
-result the exception would lose a file or a process: such places, and all cleaning up, hold signals
-until they are done.
+Python runs a signal handler between any two instructions of the main thread. An exception that the
+handler raises is ignored in callbacks of weak references, in `__del__` and in callbacks from C; in
+these cases `sys.unraisablehook` raises it again later. Between a system call and the assignment of
+its result, the exception would leak a file or a process. Therefore such code, and all cleanup,
+holds signals until it is done.
 """
 
 import signal
@@ -16,28 +16,28 @@ from typing import Self
 from . import errors as e
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-AGAIN = 0.01  # seconds until an exception that was ignored is raised again
+AGAIN = 0.01  # seconds until an ignored exception is raised again
 
 
 class _State:
-    """What is known of signals in this process."""
+    """The signal state of this process."""
 
     def __init__(self) -> None:
         self.received: int | None = None  # the first signal
-        self.raised = False  # at least once; it may have been ignored
-        self.caught = False  # or stored: from here on the run ends by itself
+        self.raised = False  # at least once; Python can have ignored it
+        self.caught = False  # or stored: the run ends from here on
         self.over = False  # the exit code is decided
-        self.held = 0  # how many blocks hold signals
-        self.done: list[str] = []  # what stays, although the run was ended
+        self.held = 0  # number of active `held` blocks
+        self.done: list[str] = []  # results that remain although the run was ended
 
 
 _state = _State()
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGTERM, SIGINT or SIGHUP: end children, remove partial files, exit as the signal would.
+    """SIGTERM, SIGINT or SIGHUP: stop children, remove partial files, exit as the signal would.
 
-    A KeyboardInterrupt, because psycopg then cancels what the server is doing for us.
+    Derived from KeyboardInterrupt, because psycopg then cancels the running query.
     """
 
     def __init__(self, number: int) -> None:
@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
     def ended(self) -> e.PgkeepError:
-        """Return the error to print, which names what was completed before."""
+        """Return the error to print, which lists what was completed before."""
         caught()
         error = e.PgkeepError("; ".join([f"ended by {self}", *_state.done]))
         error.exit_code = 128 + self.number
@@ -53,44 +53,44 @@ class Interrupted(KeyboardInterrupt):
 
 
 def install() -> None:
-    """Have signals raise Interrupted in the main thread, except those that are ignored."""
+    """Make signals raise Interrupted in the main thread, except signals that are ignored."""
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup, or a shell's & sets it
+        if signal.getsignal(number) != signal.SIG_IGN:  # set by nohup, or by a shell's &
             signal.signal(number, _handle)
     signal.signal(signal.SIGALRM, _raise_again)
     sys.unraisablehook = _not_raised
 
 
 def caught() -> None:
-    """Ignore later signals: the exception has arrived, and cleaning up must not be interrupted."""
+    """Ignore later signals: the exception has arrived, and cleanup must not be interrupted."""
     _state.caught = True
 
 
 def over() -> None:
-    """Leave the exit code as it is, whatever signal comes now."""
+    """Keep the exit code, whatever signal arrives from now on."""
     _state.over = True
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # Python restores the default handlers
 
 
 def completed(what: str) -> None:
-    """Note what stays if a signal ends the run; its last line says so."""
+    """Record a result that remains if a signal ends the run; the last line of output lists it."""
     _state.done.append(what)
 
 
 def pending() -> bool:
-    """Tell whether a signal has arrived, for code that holds signals."""
+    """Whether a signal has arrived, for code that holds signals."""
     return _state.received is not None
 
 
 def check() -> None:
-    """Raise what has arrived and was lost, before the next piece of work is started."""
+    """Raise a signal's exception that was lost, before the next step starts."""
     if _is_main() and _state.received is not None and not _state.caught:
         raise Interrupted(_state.received)
 
 
 class held:  # noqa: N801 - reads like the function that it stands for
-    """Hold signals while a block runs; raise at its end what has arrived meanwhile."""
+    """Hold signals while a block runs; if one arrived meanwhile, raise at the end of the block."""
 
     def __enter__(self) -> Self:
         if _is_main():
@@ -125,7 +125,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if not _is_wanted():
         return
     if _state.raised:
-        # On its way perhaps; if it was lost, it is raised again.
+        # The exception can be on its way; if Python ignored it, the timer raises it again.
         signal.setitimer(signal.ITIMER_REAL, AGAIN)
         return
     _state.raised = True
@@ -139,7 +139,7 @@ def _raise_again(number: int, frame: FrameType | None) -> None:
 
 
 def _is_wanted() -> bool:
-    """Tell whether the exception may be raised now, and nobody handles it already."""
+    """Whether the exception can be raised now and is not being handled already."""
     if _state.over or _state.caught or _state.held:
         return False
     return not _is_ours(sys.exc_info()[1])
@@ -154,7 +154,7 @@ def _is_ours(error: BaseException | None) -> bool:
 
 
 def _not_raised(args: "sys.UnraisableHookArgs") -> None:
-    """Have an exception of ours, which Python can only ignore here, raised elsewhere."""
+    """Raise our exception again elsewhere, because Python ignores it here."""
     if not _is_ours(args.exc_value):
         sys.__unraisablehook__(args)
     elif not _state.over:

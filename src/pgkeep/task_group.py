@@ -1,11 +1,12 @@
-"""Threads that work on one task together: the first failure stops all of them and is the one told.
+"""Threads that work on one task together: the first failure stops all of them and is reported.
 
-What fails next is mostly a consequence, such as a broken pipe (trap B31). A signal wins over every
-failure: the run ends as the signal says.
+Later failures are mostly consequences, such as a broken pipe (trap B31). A signal takes precedence
+over every failure: the run ends as the signal requires.
 
-The thread that waits may be the main one, where a signal raises an exception anywhere. So it waits
-on queues, which are written in C, not on conditions (which may lose their lock then), and holds
-signals while it joins threads (which would take a running one for ended).
+The waiting thread can be the main thread, where a signal can raise an exception at any instruction.
+Therefore it waits on queues, which are written in C, and not on conditions, which can lose their
+lock. It holds signals while it joins threads: an interrupted join takes a running thread for a
+finished one.
 """
 
 import contextlib
@@ -22,11 +23,11 @@ Worker = TypeVar("Worker")
 
 
 class Stopped(Exception):
-    """Raised inside a member of a crew that has been stopped."""
+    """Raised in a thread of a crew that was stopped."""
 
 
 class Crew:
-    """Start members, wait for all of them; whatever happens, none outlives `wait`."""
+    """Start threads and wait for all of them; no thread outlives `wait`."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
@@ -38,7 +39,7 @@ class Crew:
         self.stopped = False
 
     def start(self, work: Callable[[], None], name: str) -> None:
-        """Run something in a thread of its own."""
+        """Run a function in a new thread."""
         thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
         with interrupts.held():
             with self._lock:
@@ -47,7 +48,7 @@ class Crew:
             self._threads.append(thread)
 
     def on_stop(self, action: Callable[[], None]) -> None:
-        """Have an action done, in any thread, when the crew stops early: kill, cancel, wake."""
+        """Register an action for an early stop (kill, cancel, wake); any thread can run it."""
         with self._lock:
             self._stopping.append(action)
             stopped = self.stopped
@@ -55,12 +56,12 @@ class Crew:
             _try(action)
 
     def check(self) -> None:
-        """Leave the calling member if the crew has been stopped."""
+        """Leave the calling thread if the crew was stopped."""
         if self.stopped:
             raise Stopped
 
     def wait(self, tick: Callable[[], None] = lambda: None, every: float = 0.5) -> None:
-        """Wait for all members, calling `tick` every so many seconds; raise the first failure."""
+        """Wait for all threads; call `tick` every `every` seconds; raise the first failure."""
         try:
             while not self._is_over():
                 with contextlib.suppress(queue.Empty):
@@ -86,7 +87,7 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave nobody behind when a signal came before `wait`."""
+        """Stop all threads if a signal arrived before `wait`."""
         with interrupts.held():
             if any(thread.is_alive() for thread in self._threads):
                 self.stop()
@@ -94,7 +95,7 @@ class Crew:
                     thread.join()
 
     def stop(self) -> None:
-        """Stop everybody early; an action that fails does not keep the others from being done."""
+        """Stop all threads early; run every action even if another action fails."""
         with self._lock:
             if self.stopped:
                 return
@@ -109,7 +110,7 @@ class Crew:
             work()
         except Stopped:
             pass
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - passed to the thread that waits
             self._fail(error)
         finally:
             with self._lock:
@@ -134,9 +135,9 @@ def for_each(
     name: str,
     cancel: Callable[[Worker], None] = lambda _: None,
 ) -> None:
-    """Let workers, each in a thread of its own, take the items in their order until none is left.
+    """Process all items in order, with one thread for each worker.
 
-    `cancel` ends what a worker is doing when another one has failed; the first failure is raised.
+    After a failure, `cancel` stops the other workers; the first failure is raised.
     """
     waiting = list(items)
     remaining = iter(waiting)
@@ -161,6 +162,6 @@ def for_each(
 
 
 def _try(action: Callable[[], None]) -> None:
-    """Do what stops a member; the failure that is reported is the one that stopped the crew."""
+    """Run a stop action; its failure is ignored because the first failure is reported."""
     with contextlib.suppress(Exception):
         action()

@@ -1,9 +1,9 @@
-"""What is safe to write to a terminal: names and messages of others are only text."""
+"""Make text from other sources safe to print: no control characters reach the terminal."""
 
 import re
 
-# In the bytes of SQL and of rows: control characters except tab and line feed, those of ISO 8859-1
-# in UTF-8, line separators, and what changes the direction of text.
+# Unsafe bytes in SQL and rows: control characters except tab and line feed, those of ISO 8859-1 in
+# UTF-8, line separators, and characters that change the direction of text.
 _UNSAFE = re.compile(
     rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]"
     rb"|\xef\xbb\xbf"
@@ -11,7 +11,7 @@ _UNSAFE = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return a text that moves no cursor, changes no direction, and has one line."""
+    """Return the text with escapes for control characters, line ends and direction changes."""
     if text.isprintable():
         return text
     return "".join(
@@ -21,5 +21,5 @@ def printable(text: str) -> str:
 
 
 def harmless(data: bytes) -> bytes:
-    """Return SQL or rows, escaped for a terminal; line ends and tabs stay."""
+    """Return SQL or rows with escapes for unsafe characters; line ends and tabs stay."""
     return _UNSAFE.sub(lambda match: b"".join(b"\\x%02x" % byte for byte in match.group()), data)

@@ -501,7 +501,7 @@ def test_too_few_connections(pg17: Server, database: DatabaseFactory, tmp_path: 
     try:
         env = invoke.environment(pg17, db, BACKUP_DIR=str(tmp_path), PGUSER=role)
         said = invoke.run("backup", "--jobs=3", env=env, code=4)
-        assert f"role {role} may open 3 connections, the backup needs 5" in said
+        assert f"role {role} can open 3 connections, the backup needs 5" in said
         assert f"ALTER ROLE {role} CONNECTION LIMIT 5;" in said
         assert invoke.left_over(tmp_path) == []
         artifact = backup_of(pg17, db, tmp_path, "--jobs=1", PGUSER=role)

@@ -146,7 +146,7 @@ LIES = {
     "pg_dump says nothing": (
         "pg_dump",
         "exit 0",
-        "pg_dump ended without an error and without its closing line",
+        "pg_dump ended without an error, but its closing line is missing",
     ),
     "psql says half of it": (
         "psql",
@@ -164,12 +164,12 @@ LIES = {
     "pg_dumpall says half of it": (
         "pg_dumpall",
         '"$real" "$@" | head -c 300; exit 0',
-        "could not dump the roles: pg_dumpall's output is cut",
+        "could not dump the roles: truncated output of pg_dumpall",
     ),
     "pg_dumpall says nothing": (
         "pg_dumpall",
         "exit 0",
-        "could not dump the roles: pg_dumpall's output is cut",
+        "could not dump the roles: truncated output of pg_dumpall",
     ),
 }
 

@@ -85,7 +85,7 @@ def test_a_role_that_the_user_chooses(
         env |= {"PGSERVICEFILE": str(file)}
         arguments = ["--dsn=service=mine"]
     said = invoke.run("backup", f"--dir={tmp_path}", *arguments, env=env, code=4)
-    assert f"role {role} may not read public.secret" in said
+    assert f"role {role} is not allowed to read public.secret" in said
     servers.sql(server, db, f"grant select on public.secret to {role}")
     servers.sql(server, db, "alter table public.secret disable row level security")
     invoke.run("backup", f"--dir={tmp_path}", *arguments, env=env)

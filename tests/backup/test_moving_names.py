@@ -192,5 +192,5 @@ def test_no_connection_to_check_names_by(
         # It starts over; and the first look shows that there is still no room.
         assert process.returncode == 4, out + err
         assert err.count("checking") == 2
-        assert f"role {one.role} may open 3 connections, the backup needs 4" in err
+        assert f"role {one.role} can open 3 connections, the backup needs 4" in err
         assert invoke.left_over(tmp_path / "b") == []

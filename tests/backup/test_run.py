@@ -110,12 +110,12 @@ def test_one_broken_database_stops_no_other(
     assert [line for line in out.splitlines() if line.startswith("database ")] == [
         f"database   {name}, 1 table" for name in (good, bad, last)
     ]
-    assert re.search(f"(?m)^error: {bad}: role {role} may not read public.t$", out), out
+    assert re.search(f"(?m)^error: {bad}: role {role} is not allowed to read public.t$", out), out
     document, said = backup(*run, code=11, **several)
     assert names(document) == [good, last]
     (failed,) = document["failed"]
     assert (failed["database"], failed["exit_code"]) == (bad, 4)
-    assert "may not read public.t" in failed["error"]
+    assert "is not allowed to read public.t" in failed["error"]
     assert f"GRANT pg_read_all_data TO {role}" in failed["hint"]
     assert said.startswith(f"error: 1 of 3 databases failed: {bad}\nhint: ")
     assert document["removed"] == [old[good][-1].name.stem]
@@ -200,13 +200,13 @@ def test_every_database_is_found_again_each_night(
     assert set(names(document)) == {"postgres", first, leaving}
     reasons = {one["database"]: one["reason"] for one in document["skipped"]}
     assert reasons == {
-        closed: "it does not allow connections",
-        denied: "the role may not connect to it",
-        limited: "its connection limit is 0",
-        invalid: "it is invalid: dropping it was interrupted",
-        unfinished: "it is what an interrupted restore left",
-        former: "a restore has put another one in its place",
-        drilled: "a drill works in it, or was interrupted",
+        closed: "connections are not allowed",
+        denied: "the role has no CONNECT privilege",
+        limited: "connection limit is 0",
+        invalid: "invalid: dropping it was interrupted",
+        unfinished: "left behind by an interrupted restore",
+        former: "replaced by a restore",
+        drilled: "used by a drill that runs or was interrupted",
     }
     assert document["dropped"] == []
     kept = invoke.left_over(directory)
@@ -726,7 +726,10 @@ def test_artifacts_without_a_manifest_are_told(tmp_path: Path) -> None:
     _, _, err = invoke.complete("list", env=env)
     assert err == f"warning: {one.artifact.name} has no manifest: pgkeep adopt FILE recreates it\n"
     said = invoke.run("restore", "--latest", "--target-db=x", env=env, code=9)
-    assert f"hint: {one.artifact.name} has lost its manifest: pgkeep adopt" in said
+    assert (
+        f"hint: The manifest of {one.artifact.name} is missing. Recreate it with: pgkeep adopt"
+        in said
+    )
 
 
 def test_thousands_are_listed(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_backup_is_as_old_as_what_the_standby_has_replayed(
     env = invoke.environment(standby, app, BACKUP_DIR=str(tmp_path / "late"))
     done = run_python("import pgkeep.backup.dump as d; d.BEHIND = 0.001", "backup", env=env)
     assert done.returncode == 0, done.stderr
-    assert "s behind its primary: so is the backup" in done.stderr
+    assert "the standby, and so the backup, is " in done.stderr
     (late,) = listed(tmp_path / "late")
     assert late["server"]["replay_lag"] > 0
     said = json.loads(invoke.run("status", "--json", env=env))["databases"]

@@ -230,7 +230,7 @@ def test_a_pending_copy_of_a_verified_backup_is_read_back(
     changed = Fault("status", f"GET /{bucket}/backups/", times=9, status=200, body=other)
     with proxy(buckets.port, changed) as lying:
         err = outputs("sync", "--all", env=env | {"BACKUP_S3_ENDPOINT": lying.endpoint}, code=6)[1]
-    assert "was read back with SHA-256" in err
+    assert "SHA-256 after the upload is" in err
     assert keys(buckets.client(), bucket) == []
     assert "copied 1 backup" in outputs("sync", "--all", env=env)[0]
 
@@ -295,13 +295,15 @@ def test_what_another_is_just_sending_is_left_alone(
             faults.eventually(second_part, "the second part")
             sending = unfinished(client, bucket)
             assert len(sending) == 2
-            assert "is running, or its copies are being" in outputs("sync", env=env, code=6)[1]
+            assert (
+                "is running, or its copies are already being" in outputs("sync", env=env, code=6)[1]
+            )
             assert unfinished(client, bucket) == sending
         slow.requests.clear()
         with Run(pg17, large, "sync", env=held):
             faults.eventually(second_part, "the second part")
             sending = unfinished(client, bucket)
-            assert "is running, or its copies are being" in outputs("backup", env=env)[1]
+            assert "is running, or its copies are already being" in outputs("backup", env=env)[1]
             outputs("sync", env=env, code=6)
             assert unfinished(client, bucket) == sending
     outputs("backup", env=env)
@@ -334,7 +336,7 @@ def test_sync_all_fills_a_new_bucket_and_never_spreads_damage(
     data = artifact.read_bytes()
     artifact.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
     err = outputs("sync", "--all", env=env, code=6)[1]
-    assert "is not copied: its SHA-256 is" in err
+    assert "was not copied: SHA-256 is" in err
     assert first not in keys(client, bucket)
     artifact.write_bytes(data)
     outputs("sync", "--all", env=env)
@@ -380,8 +382,8 @@ def test_an_identity_that_may_only_write(
     assert "pending" not in out + err
     if only:
         err = outputs("backup", "--type=auto", env=env, code=6)[1]
-        assert "cannot tell which tier is due" in err
-        assert "Name it with --type" in err
+        assert "cannot determine which tier is due" in err
+        assert "Set it with --type" in err
         assert "AccessDenied" in outputs("list", env=env, code=6)[1]
     reading = buckets.environment(bucket, "reader", BACKUP_DIR=str(tmp_path / "none"))
     env = invoke.environment(pg17, small, **reading)

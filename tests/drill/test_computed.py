@@ -178,5 +178,5 @@ def test_a_refresh_is_not_waited_for(pg17: Server, database: DatabaseFactory) ->
             other.execute("rollback")
         assert [one.relation for one in found] == ["public.quick"]
         assert [warning.partition(": ")[2] for warning in warnings] == [
-            "it was refreshed meanwhile", "canceling statement due to lock timeout",
+            "refreshed meanwhile", "canceling statement due to lock timeout",
         ]  # fmt: skip

@@ -185,7 +185,7 @@ def test_what_only_a_superuser_can_restore_is_not_proved(
     ]
     assert set(outcome["isolation"]) <= {"user", "namespaces"}
     page = report.read_text()
-    assert "Not proved" in page
+    assert "Not verified" in page
     assert "Isolation" in page
 
 

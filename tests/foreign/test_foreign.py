@@ -358,11 +358,11 @@ def test_clean_dump_restores(
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda sql: gzip.compress(b""), "the dump is empty"),
-    "cut gzip": (lambda sql: gzip.compress(sql, 1)[:-100_000], "the gzip data is cut"),
+    "cut gzip": (lambda sql: gzip.compress(sql, 1)[:-100_000], "truncated gzip data"),
     "changed": (lambda sql: _flip(gzip.compress(sql, 1)), "damaged gzip data"),
-    "cut zstd": (lambda sql: zstandard.compress(sql)[:-9], "the zstd data is cut"),
+    "cut zstd": (lambda sql: zstandard.compress(sql)[:-9], "truncated zstd data"),
     "cut in a COPY": (lambda sql: sql[: len(sql) // 2], "ends inside the data of a COPY"),
-    "no ending": (lambda sql: sql.replace(b"dump complete", b"dump comp"), "the dump is cut"),
+    "no ending": (lambda sql: sql.replace(b"dump complete", b"dump comp"), "truncated dump"),
     "open quote": (lambda sql: sql.replace(b"as integer", b"", 1) + b"'", "quoted string"),
     "a command": (lambda sql: sql.replace(b"\nCOPY ", b"\n\\! id\nCOPY ", 1), "psql command"),
     "not announced": (lambda sql: sql.replace(b"-- Data for Name", b"-- D", 1), "announces"),

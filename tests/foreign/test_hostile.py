@@ -637,7 +637,7 @@ def test_reasons_say_what_was_found(dump: bytes) -> None:
         "an archive of pg_dump -Fc": b"PGDMP" + bytes(100),
         "text in UTF-16": dump.decode().encode("utf-16"),
         "byte order mark": b"\xef\xbb\xbf" + dump,
-        "a message of pg_dump lies in the dump": b"pg_dump: warning: a\n" + dump,
+        "found a message of pg_dump in the dump": b"pg_dump: warning: a\n" + dump,
         "do not have its 1 columns": dump.replace(b"\n1\n2\n", b"\n1\npg_dump: a\tb\n2\n"),
         "zero bytes after the end": gzip.compress(dump) + bytes(512),
         "after the end of the dump: COMMIT": dump + b"COMMIT;\n",
@@ -681,7 +681,7 @@ def test_members_and_indexes_are_bounded(whole: Path) -> None:
     artifact = Artifact(MemorySource("x", data))
     big = msgspec.structs.replace(artifact.index.members[0], raw=MEMBER_LIMIT + 1)
     artifact.index.members[0] = big
-    with pytest.raises(e.VerificationFailed, match="bytes of definitions, at most"):
+    with pytest.raises(e.VerificationFailed, match="bytes of definitions, expected at most"):
         artifact.read(0)
     small = msgspec.structs.replace(big, raw=10)
     artifact.index.members[0] = small

@@ -356,7 +356,7 @@ def test_debts_notes_and_drills_are_shown() -> None:
     assert "&lt;no&gt; statistics" in page
     assert "unproved" in page
     detail = (site.database_page(shown, "app", None) or b"").decode()
-    assert "1 wrong" in detail
+    assert "1 finding" in detail
     assert "pgkeep restore --latest --database=app --target-db=app_copy" in detail
 
 

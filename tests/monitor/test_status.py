@@ -68,19 +68,19 @@ def test_drills_are_judged_only_where_a_goal_is_set() -> None:
         "its recovery took 1 min, BACKUP_RTO is 1 min",
     ]
     assert judge(drilled(green, red), goals=goals)["app"].problems == [
-        "its last drill failed (3 wrong)",
-        "no drill tells how long a recovery takes (BACKUP_RTO)",
+        "its last drill failed (findings: 3)",
+        "no drill has measured the recovery time (BACKUP_RTO)",
     ]
     assert judge(drilled(), goals=goals)["app"].problems == [
         "no drill has succeeded",
-        "no drill tells how long a recovery takes (BACKUP_RTO)",
+        "no drill has measured the recovery time (BACKUP_RTO)",
     ]
-    assert judge(drilled(old, red))["app"].problems == ["its last drill failed (3 wrong)"]
+    assert judge(drilled(old, red))["app"].problems == ["its last drill failed (findings: 3)"]
     assert judge(drilled(red, green))["app"].problems != []
     assert judge(drilled(old))["app"].problems == []
     quick = Goals(max_age=26 * 3600, rto=60)
     failed = Drill(NOW, False, {"verify": 1}, 1)
-    assert "no drill tells how long a recovery takes (BACKUP_RTO)" in (
+    assert "no drill has measured the recovery time (BACKUP_RTO)" in (
         judge(drilled(old, failed), goals=quick)["app"].problems
     )
 
@@ -107,7 +107,7 @@ def test_the_future_is_no_backup() -> None:
     [
         ({"1": [3, 2], "2": [1, 0]}, []),  # one was replaced by the other
         ({"1": [3, 1], "2": [2, 0]},
-         ["2 clusters back it up to one place: let each have a BACKUP_DIR of its own"]),
+         ["2 clusters back it up to the same store: use a separate BACKUP_DIR for each"]),
         ({"1": [1], "2": [0], "0": [2]}, []),  # a dump of others has no cluster
         ({"1": [40, 0], "2": [35]}, []),
     ],
@@ -257,7 +257,9 @@ def test_what_is_not_well_is_the_first_and_the_last_line(tmp_path: Path) -> None
 
 def test_no_backup_at_all_is_not_well(tmp_path: Path) -> None:
     env = invoke.environment(BACKUP_DIR=str(tmp_path / "none"))
-    assert "error: no backup, and none is asked for" in invoke.run("status", env=env, code=5)
+    assert "error: no backup, and no database is configured by name" in invoke.run(
+        "status", env=env, code=5
+    )
     said = invoke.run("status", env=env | {"POSTGRES_DB": "app"}, code=5)
     assert said.splitlines()[-1] == "error: app: no backup"
     (tmp_path / "file").touch()
@@ -298,7 +300,7 @@ def test_a_target_without_any_backup_is_not_hidden_by_others(tmp_path: Path) -> 
     env = invoke.environment(PGKEEP_CONFIG=str(tmp_path / "pgkeep.toml"))
     code, out, err = invoke.complete("status", env=env)
     assert (code, out.splitlines()[0]) == (
-        5, "not ok: there is no backup of target two",
+        5, "not ok: no backup of target two",
     )  # fmt: skip
     assert err.splitlines()[-1].startswith("error: target two: no backup")
 

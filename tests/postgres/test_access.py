@@ -296,7 +296,7 @@ def _output(command: str, env: dict[str, str]) -> str:
 
 def remedies(said: str) -> str:
     """Return the statements of a hint."""
-    return said.partition("Mend this first:\n")[2]
+    return said.partition("Fix this first:\n")[2]
 
 
 @pytest.mark.parametrize("server", [13, 18], ids="pg{}".format, indirect=True)

@@ -64,10 +64,10 @@ def test_what_an_ordinary_role_cannot_have(
         restore = ("restore", f"--backup={artifact}", f"--target-db={target}")
         err = outputs(*restore, env=env, code=9)[1]
         left_out = (
-            "function public.backend() (only a superuser may create it)",
-            "type public.tiny (only a superuser may create it)",
-            "event trigger watcher (only a superuser may create it)",
-            "publication everything (only a superuser may create it)",
+            "function public.backend() (only a superuser can create it)",
+            "type public.tiny (only a superuser can create it)",
+            "event trigger watcher (only a superuser can create it)",
+            "publication everything (only a superuser can create it)",
             f"(the role is not a member of {owner})",
             f"what belongs to {owner} (not a member of it)",
         )
@@ -282,7 +282,7 @@ def test_tables_of_an_access_method_that_is_left_out(
         )  # fmt: skip
         out, _ = outputs(*command, env=invoke.environment(pg17, "postgres", PGUSER=role))
         assert json.loads(out)["warnings"] == [
-            "skipped: access method heap 2 (only a superuser may create it)",
+            "skipped: access method heap 2 (only a superuser can create it)",
             "tables of access method heap 2 are created with heap",
         ]
         query = "select (select count(*) from stored), (select count(*) from viewed), a from parted"

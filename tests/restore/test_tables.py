@@ -411,7 +411,7 @@ def test_three_rows_while_others_work(shop17: Shop) -> None:
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "unknown": (["--table=app.absent"], 9, "no table of"),
     "dots": (["--table=a.b.c"], 2, "expected NAME or SCHEMA.NAME"),
-    "quote": (['--table="a'], 2, "a double quote is not closed"),
+    "quote": (['--table="a'], 2, "unclosed double quote"),
     "there": (["--table=app.orders"], 9, "already in the target database: app.orders"),
     "several": (["--table=app.o*", "--table=app.lines", "--as=x"], 2, "are for one table"),
     "partitions": (["--table=app.events", "--as=x"], 2, "has 2 partitions"),

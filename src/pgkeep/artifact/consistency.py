@@ -1,8 +1,9 @@
-"""Check that an artifact's index says exactly what lies in its members.
+"""Check that the index of a backup file describes exactly what its members contain.
 
-The hashes of a file that somebody made on purpose fit. So what a restore executes is compared with
-what `zcat` shows: every entry that the SQL announces is an object of the index and the reverse, the
-objects do not overlap, and only settings and comments lie between them.
+Hashes do not protect against a file that was crafted on purpose: they match. Therefore what a
+restore executes is compared with what `zcat` shows. Every entry that the SQL announces must be an
+object of the index, and the reverse; objects must not overlap; only settings and comments are
+allowed between them.
 """
 
 import collections
@@ -17,7 +18,7 @@ from ..sql.scanner import Scanner
 from .file import DROPS, Artifact, Object
 from .packer import object_of_entry
 
-# The types whose text may go on in another member.
+# Types whose text can continue in another member.
 _DIVISIBLE = frozenset({"TABLE DATA", "BLOBS"})
 _SETTINGS = re.compile(
     r"(?:SET default_\w+ = (?:'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|[^;'\"\n]*);\n)*"
@@ -28,14 +29,14 @@ _PARTITIONED = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _BLANK = re.compile(rb"(?:\s|--[^\n]*(?:\n|\Z))*+")
-_HEAD = 1 << 20  # bytes that are kept of a statement to tell its form
+_HEAD = 1 << 20  # bytes of a statement that are kept to recognize its form
 
 
 class MemberCheck:
-    """Follow the pieces of one member and compare them with the objects that the index has there.
+    """Read the pieces of one member and compare them with the index entries of that member.
 
     Raises:
-        VerificationFailed: where they differ.
+        VerificationFailed: they differ.
 
     """
 
@@ -47,19 +48,19 @@ class MemberCheck:
         self._announced: set[int] = set()
         self.offset = 0
         end = 0
-        for one in objects:
-            if one.start < end or one.length < 0:
-                raise self.wrong(f"{_name(one)} begins within what is before it")
-            end = one.start + one.length
-            if not _SETTINGS.fullmatch(one.settings):
-                raise self.wrong(f"{_name(one)} has settings that pg_dump does not write")
+        for entry in objects:
+            if entry.start < end or entry.length < 0:
+                raise self.wrong(f"{_name(entry)} overlaps the object before it")
+            end = entry.start + entry.length
+            if not _SETTINGS.fullmatch(entry.settings):
+                raise self.wrong(f"{_name(entry)} has settings that pg_dump does not write")
         if end > artifact.index.members[number].raw:
-            raise self.wrong("an object reaches beyond the end of its member")
+            raise self.wrong("an object extends beyond the end of its member")
 
     def wrong(self, what: str) -> e.VerificationFailed:
-        """Return the error that says how index and contents differ."""
+        """Return the error that describes how index and contents differ."""
         return e.VerificationFailed(
-            f"{self._artifact.describe(self._number)}: its index is another one's: {what}"
+            f"{self._artifact.describe(self._number)}: index does not match the contents: {what}"
         )
 
     def follow(
@@ -87,25 +88,25 @@ class MemberCheck:
 
     def _entry(self, entry: script.Entry) -> None:
         found = object_of_entry(entry, self._codec)
-        one = self._objects.get(self.offset)
-        if one is None:
-            raise self.wrong(f"it does not have {_name(found)}")
-        if not _same(one, found, self._codec):
-            raise self.wrong(f"it has {_name(one)} where {_name(found)} is")
+        expected = self._objects.get(self.offset)
+        if expected is None:
+            raise self.wrong(f"{_name(found)} is missing in the index")
+        if not _same(expected, found, self._codec):
+            raise self.wrong(f"found {_name(found)}, expected {_name(expected)}")
         self._announced.add(self.offset)
 
     def continued(self) -> list[Object]:
-        """Return the objects that the member does not announce: parts of what began before."""
-        found = [one for start, one in self._objects.items() if start not in self._announced]
-        for one in found:
-            parts = one.start == 0 and self._number > 0 and one.type in _DIVISIBLE
-            if not parts and not (one.type == DROPS and self._number == 0):
-                raise self.wrong(f"{_name(one)} is not there")
+        """Return the objects that the member does not announce: parts of an earlier object."""
+        found = [entry for start, entry in self._objects.items() if start not in self._announced]
+        for entry in found:
+            parts = entry.start == 0 and self._number > 0 and entry.type in _DIVISIBLE
+            if not parts and not (entry.type == DROPS and self._number == 0):
+                raise self.wrong(f"{_name(entry)} is missing in the contents")
         return found
 
 
 def _schemas(artifact: Artifact) -> frozenset[bytes]:
-    """Return the schemas that comments may name, as they stand there."""
+    """Return the schemas that comments can name, as the comments write them."""
     codec_name = codec(artifact.index.meta.database.encoding)
     names = {re.sub(r"[\r\n]", " ", entry.schema) for entry in artifact.index.objects}
     return frozenset(name.encode(codec_name, "backslashreplace") for name in names)
@@ -125,7 +126,10 @@ def _same(entry: Object, found: Object, codec_name: str) -> bool:
 
 
 def _identity(entry: Object, codec_name: str) -> tuple[str, ...]:
-    """Return what a comment can say of an object: blanks for line ends, and only its encoding."""
+    """Return the part of an object's identity that a comment preserves.
+
+    Comments have spaces in place of line ends, and only characters of the dump's encoding.
+    """
     return (
         entry.type,
         *(
@@ -138,7 +142,7 @@ def _identity(entry: Object, codec_name: str) -> tuple[str, ...]:
 
 
 def check_entries(artifact: Artifact, number: int, objects: Sequence[Object], data: bytes) -> None:
-    """Check that a member's SQL announces the objects that the index has there, and no others."""
+    """Check that a member's SQL announces exactly the objects that the index lists for it."""
     check = MemberCheck(artifact, number, objects)
     for _ in check.follow(Scanner(_schemas(artifact)), [data], close=True):
         pass
@@ -146,17 +150,17 @@ def check_entries(artifact: Artifact, number: int, objects: Sequence[Object], da
 
 
 def pieces(artifact: Artifact, number: int, objects: Sequence[Object]) -> Iterator[script.Piece]:
-    """Yield the pieces of a member of rows, whose entries are checked on the way."""
+    """Yield the pieces of a member that contains rows, and check its entries on the way."""
     check = MemberCheck(artifact, number, objects)
     yield from check.follow(Scanner(_schemas(artifact)), close=True)
     check.continued()
 
 
-Table = tuple[bytes, bytes]  # schema and name as they are quoted in the SQL
+Table = tuple[bytes, bytes]  # schema and name, quoted as in the SQL
 
 
 class TextCheck:
-    """Check the members that hold no rows, in their order."""
+    """Check the members without rows, in file order."""
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
@@ -164,11 +168,11 @@ class TextCheck:
         self._scanner = Scanner(_schemas(artifact), statements=True)
         self._collected = dialect.Statements(_HEAD)
         self._settings: dict[bytes, bytes] = {}
-        self._last: tuple[str, ...] = ()  # the last object of the member before
+        self._last: tuple[str, ...] = ()  # the last object of the previous member
         self.partitioned: set[Table] = set()
 
     def member(self, number: int, objects: Sequence[Object]) -> Iterator[script.Piece]:
-        """Yield the pieces of a member after they were checked."""
+        """Yield the pieces of a member after checking them."""
         check = MemberCheck(self._artifact, number, objects)
         remaining = collections.deque(objects)
         for piece in check.follow(self._scanner):
@@ -176,7 +180,7 @@ class TextCheck:
                 case script.Setting():
                     self._settings[piece.data.partition(b" = ")[0]] = piece.data
                 case script.CopyBegin():
-                    raise check.wrong("there are rows among other statements")
+                    raise check.wrong("rows among other statements")
                 case script.Meta() if b"restrict " not in piece.data:
                     raise e.VerificationFailed(
                         f"{self._artifact.describe(number)}: unexpected psql command"
@@ -189,19 +193,19 @@ class TextCheck:
                 while remaining and remaining[0].start + remaining[0].length < check.offset:
                     remaining.popleft()
                 inside = bool(remaining) and remaining[0].start < check.offset
-                # What pg_dump --clean writes stands before all entries.
+                # pg_dump --clean writes its statements before all entries.
                 cleaning = number == 0 and (not objects or check.offset <= objects[0].start)
                 self._statement(check, number, statement, inside=inside, cleaning=cleaning)
             yield piece
         self._collected.finish()
-        for one in check.continued():
-            if one.type != DROPS and _part(one) != self._last:
-                raise check.wrong(f"{_name(one)} has no beginning")
+        for part in check.continued():
+            if part.type != DROPS and _part(part) != self._last:
+                raise check.wrong(f"the first part of {_name(part)} is missing")
         if objects:
             self._last = _part(objects[-1])
 
     def close(self) -> Iterator[script.Piece]:
-        """Yield what the last member leaves."""
+        """Yield the pieces that remain after the last member."""
         yield from self._scanner.close()
 
     def _statement(
@@ -213,11 +217,11 @@ class TextCheck:
         inside: bool,
         cleaning: bool,
     ) -> None:
-        """Check one statement: between objects there are only settings."""
+        """Check one statement: only settings are allowed between objects."""
         if statement.whole and statement.text:
             dialect.check(statement.text, self._artifact.describe(number))
         if not inside and not dialect.is_setting(statement.text, cleaning=cleaning):
-            raise check.wrong(f"it does not have {dialect.shown(statement.text)}")
+            raise check.wrong(f"{dialect.shown(statement.text)} is missing in the index")
         match = _PARTITIONED.match(statement.text)
         if match is not None:
             self.partitioned.add((match["schema"], match["name"]))
@@ -226,23 +230,23 @@ class TextCheck:
         settings = b"".join(self._settings.values()).decode(self._codec, "replace")
         for entry in objects:
             if entry.start == check.offset and entry.settings != settings:
-                raise check.wrong(f"{_name(entry)} has other settings")
+                raise check.wrong(f"{_name(entry)} has different settings")
 
 
 @dataclass(frozen=True, slots=True)
 class RowsFound:
-    """What a member of rows holds."""
+    """The contents of a member of rows."""
 
-    parts: set[tuple[str, ...]]  # that continue what another member announces
+    parts: set[tuple[str, ...]]  # continue an object that another member announces
     announced: set[tuple[str, ...]]
-    roots: set[Table]  # tables that rows are loaded through instead of their own
+    roots: set[Table]  # tables through which rows of another table are loaded
 
 
 def check_rows(artifact: Artifact, number: int, objects: Sequence[Object]) -> RowsFound:
-    """Check that a member holds the COPY statements and the rows that the index has there.
+    """Check that a member contains exactly the COPY statements and rows that the index lists.
 
     Raises:
-        VerificationFailed: it does not, or holds anything else.
+        VerificationFailed: it does not, or contains anything else.
 
     """
     check = MemberCheck(artifact, number, objects)
@@ -253,43 +257,46 @@ def check_rows(artifact: Artifact, number: int, objects: Sequence[Object]) -> Ro
     for piece in check.follow(Scanner(_schemas(artifact)), close=True):
         match piece:
             case script.CopyBegin():
-                one = objects[len(counts)] if len(counts) < len(objects) else None
-                if one is None or not one.start <= check.offset < one.start + one.length:
-                    raise check.wrong("it does not have a COPY that is there")
+                entry = objects[len(counts)] if len(counts) < len(objects) else None
+                if entry is None or not entry.start <= check.offset < entry.start + entry.length:
+                    raise check.wrong("a COPY statement is missing in the index")
                 counts.append(0)
-                roots |= _other_target(piece.data, one, artifact)
+                roots |= _other_target(piece.data, entry, artifact)
             case script.Rows():
                 counts[-1] += piece.data.count(b"\n")
             case script.Text():
                 text.append(piece.data)
             case script.Meta() | script.Setting() | script.Begin() | script.Complete():
-                raise check.wrong(f"there is {dialect.shown(piece.data)} among rows")
+                raise check.wrong(f"{dialect.shown(piece.data)} among rows")
     expected = [entry.rows for entry in objects]
     if counts != expected:
         raise e.VerificationFailed(
-            f"{artifact.describe(number)}: rows per COPY are {counts[:5]}, the index says"
+            f"{artifact.describe(number)}: found {counts[:5]} rows per COPY, expected"
             f" {expected[:5]}"
         )
     if _BLANK.fullmatch(b"".join(text)) is None:
-        raise check.wrong(f"there is {dialect.shown(dialect.bare(b''.join(text)))} among rows")
-    parts = {_part(one) for one in check.continued()}
+        raise check.wrong(f"{dialect.shown(dialect.bare(b''.join(text)))} among rows")
+    parts = {_part(entry) for entry in check.continued()}
     return RowsFound(parts, {_part(entry) for entry in objects} - parts, roots)
 
 
 def check_roots(artifact: Artifact, found: Iterable[RowsFound], partitioned: set[Table]) -> None:
-    """Check that rows go to their own table or a partitioned one, and that each has a beginning."""
+    """Check that rows go to their own or a partitioned table, and that no first part is missing."""
     found = list(found)
-    parts = set[tuple[str, ...]]().union(*(one.parts for one in found))
-    announced = set[tuple[str, ...]]().union(*(one.announced for one in found))
+    parts = set[tuple[str, ...]]().union(*(rows.parts for rows in found))
+    announced = set[tuple[str, ...]]().union(*(rows.announced for rows in found))
     if parts - announced:
         names = ".".join(min(parts - announced)[1:3])
-        raise e.VerificationFailed(f"{artifact.source.name}: rows of {names} have no beginning")
-    roots = set[Table]().union(*(one.roots for one in found))
-    # A dump of rows only does not say which tables are partitioned.
+        raise e.VerificationFailed(
+            f"{artifact.source.name}: the first part of the rows of {names} is missing"
+        )
+    roots = set[Table]().union(*(rows.roots for rows in found))
+    # A data-only dump does not show which tables are partitioned.
     if partitioned and roots - partitioned:
         name = b".".join(min(roots - partitioned)).decode("utf-8", "replace")
         raise e.VerificationFailed(
-            f"{artifact.source.name}: its index is another one's: {name} gets another table's rows"
+            f"{artifact.source.name}: index does not match the contents: rows of another table"
+            f" are loaded into {name}"
         )
 
 
@@ -298,10 +305,10 @@ def _part(entry: Object) -> tuple[str, ...]:
 
 
 def _other_target(statement: bytes, entry: Object, artifact: Artifact) -> set[Table]:
-    """Return the table that a COPY names if it is not the object's own."""
+    """Return the table that a COPY statement names if it differs from the object's own table."""
     match = _COPY_TARGET.match(statement)
     if match is None:
-        return set()  # a very old dump, without schemas
+        return set()  # very old dumps do not name the schema
     name = statements.name_of(match, codec(artifact.index.meta.database.encoding))
     flat = tuple(re.sub(r"\s", " ", it) for it in name)
     own = tuple(re.sub(r"\s", " ", it) for it in (entry.schema, entry.name))

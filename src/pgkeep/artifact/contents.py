@@ -1,4 +1,4 @@
-"""What of an artifact belongs to which table: definitions, rows, everything that hangs on it."""
+"""Assign the contents of a backup file to tables: definitions, rows, dependent objects."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from ..sql.selection import Pattern
 from ..sql.statements import Name
 from .file import Artifact, Object
 
-# Not of one table, though they may mention it.
+# Objects that do not belong to one table, although they can mention one.
 _SEQUENCES = frozenset({"SEQUENCE", "SEQUENCE SET"})
 _NO_DEFINITIONS = script.LARGE_OBJECT_TYPES | {"TABLE DATA"}
 _ABOUT_ANYTHING = frozenset({"COMMENT", "ACL", "SECURITY LABEL"})
@@ -20,7 +20,7 @@ _OF_STATISTICS = re.compile(rb"^COMMENT ON STATISTICS ", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One of pg_dump's entries with its SQL, and the table that it belongs to."""
+    """One of pg_dump's entries with its SQL, and the table to which it belongs."""
 
     one: Object
     text: bytes
@@ -28,7 +28,7 @@ class Entry:
 
 
 class Contents:
-    """The definitions in an artifact by table; the rows are not read."""
+    """The definitions in a backup file by table; rows are not read."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -36,9 +36,9 @@ class Contents:
         self._by_member = artifact.index.objects_by_member()
         read = list(self._read())
         self.tables = [self._name(*pair) for pair in read if pair[0].type == "TABLE"]
-        # Of configuration tables of extensions a dump has rows, and no definition.
+        # A dump contains rows of configuration tables of extensions, but no definition of them.
         defined = {_flat(name) for name in self.tables}
-        extended = any(one.type == "EXTENSION" for one, _ in read)
+        extended = any(entry.type == "EXTENSION" for entry, _ in read)
         self.without_definition = [
             (row.schema, row.name)
             for row in artifact.index.table_rows()
@@ -47,23 +47,25 @@ class Contents:
         self.sequences = self._sequences(read)
         self.indexes = self._indexes(read)
         self.statistics = {
-            self._name(one, text): table
-            for one, text in read
-            if one.type == "STATISTICS"
-            and (table := statements.subject(one.type, text, self.codec)) is not None
+            self._name(entry, text): table
+            for entry, text in read
+            if entry.type == "STATISTICS"
+            and (table := statements.subject(entry.type, text, self.codec)) is not None
         }
         self.parents = self._parents(read)
-        self.entries = [Entry(one, text, self._table(one, text)) for one, text in read]
+        self.entries = [Entry(entry, text, self._table(entry, text)) for entry, text in read]
         self.kinds: Mapping[Name, str] = {
-            (one.schema, one.name.partition("(")[0]): one.type for one, _ in reversed(read)
+            (entry.schema, entry.name.partition("(")[0]): entry.type for entry, _ in reversed(read)
         }
 
     def matching(self, patterns: Sequence[Pattern]) -> list[Name]:
-        """Return the tables that are meant, and with a partitioned one all its partitions."""
+        """Return the tables that match; for a partitioned table also all its partitions."""
         chosen = {
             name for name in self.tables if any(pattern.matches(*name) for pattern in patterns)
         }
-        while more := {one for one, parent in self.parents.items() if parent in chosen} - chosen:
+        while (
+            more := {child for child, parent in self.parents.items() if parent in chosen} - chosen
+        ):
             chosen |= more
         chosen |= {
             name
@@ -78,28 +80,28 @@ class Contents:
         return [entry for entry in self.entries if entry.table in wanted]
 
     def rows(self, table: Name) -> list[Object]:
-        """Return the parts that hold a table's rows; one without rows has an empty part.
+        """Return the parts that contain a table's rows; a table without rows has an empty part.
 
         Raises:
-            VerificationFailed: there is none, or it cannot be told which are meant.
+            VerificationFailed: no part exists, or several tables match its name.
 
         """
         parts = [entry for entry in self.artifact.index.objects if entry.rows is not None]
         found = [part for part in parts if (part.schema, part.name) == table]
         if not found:
-            # Of a foreign dump only the comments are known, which have blanks for line ends.
+            # Names in the index of a foreign dump come from comments: spaces replace line ends.
             same = [name for name in self.tables if _flat(name) == _flat(table)]
             found = [part for part in parts if (part.schema, part.name) == _flat(table)]
             if len(same) > 1:
                 found = []
         if not found and not self._is_partitioned(table):
             raise e.VerificationFailed(
-                f"{self.artifact.source.name}: the rows of {'.'.join(table)} are not to be found"
+                f"{self.artifact.source.name}: rows of {'.'.join(table)} not found"
             )
         return found
 
     def inserted(self, tables: Iterable[Name]) -> list[Name]:
-        """Return those whose rows are INSERT statements, which a dump of others may have."""
+        """Return the tables whose rows are INSERT statements, which foreign dumps can have."""
         found = {
             (entry.schema, entry.name)
             for entry in self.artifact.index.objects
@@ -114,9 +116,9 @@ class Contents:
         )
 
     def relations(self, table: Name) -> set[Name]:
-        """Return the table and what has a name of its own in its schema because of it."""
+        """Return the table and the relations that it owns: sequences, indexes, statistics."""
         owned = (names for names in (self.sequences, self.indexes))
-        found = {table} | {one for names in owned for one, of in names.items() if of == table}
+        found = {table} | {name for names in owned for name, of in names.items() if of == table}
         return found | {
             self._name(entry.one, entry.text)
             for entry in self.of([table])
@@ -128,35 +130,35 @@ class Contents:
             wanted = [entry for entry in objects if entry.type not in _NO_DEFINITIONS]
             if wanted:
                 data = self.artifact.read(number)
-                for one in wanted:
-                    yield one, data[one.start : one.start + one.length]
+                for entry in wanted:
+                    yield entry, data[entry.start : entry.start + entry.length]
 
     def _sequences(self, read: Sequence[tuple[Object, bytes]]) -> dict[Name, Name]:
-        """Return the sequences that belong to a column, and of which table it is."""
+        """Return the sequences that belong to a column, with the table of that column."""
         found = {}
-        for one, text in read:
-            if one.type in ("SEQUENCE", "SEQUENCE OWNED BY"):
-                owner = statements.subject(one.type, text, self.codec)
+        for entry, text in read:
+            if entry.type in ("SEQUENCE", "SEQUENCE OWNED BY"):
+                owner = statements.subject(entry.type, text, self.codec)
                 if owner is not None:
-                    found[self._name(one, text)] = owner
+                    found[self._name(entry, text)] = owner
         return found
 
     def _indexes(self, read: Sequence[tuple[Object, bytes]]) -> dict[Name, Name]:
         found = {}
-        for one, text in read:
-            if one.type in ("INDEX", "CONSTRAINT"):
-                table = statements.subject(one.type, text, self.codec)
+        for entry, text in read:
+            if entry.type in ("INDEX", "CONSTRAINT"):
+                table = statements.subject(entry.type, text, self.codec)
                 if table is not None:
-                    found[self._name(one, text)] = table
+                    found[self._name(entry, text)] = table
         return found
 
     def _parents(self, read: Sequence[tuple[Object, bytes]]) -> dict[Name, Name]:
         """Return the parent of each partition."""
         found = {}
-        for one, text in read:
-            child = statements.subject(one.type, text, self.codec)
+        for entry, text in read:
+            child = statements.subject(entry.type, text, self.codec)
             parent = statements.ALTER_TABLE.search(text)
-            if one.type == "TABLE ATTACH" and child is not None and parent is not None:
+            if entry.type == "TABLE ATTACH" and child is not None and parent is not None:
                 found[child] = statements.name_of(parent, self.codec)
         return found
 
@@ -169,7 +171,7 @@ class Contents:
         if subject is None:
             return None
         if entry.type in _ABOUT_ANYTHING and _OF_STATISTICS.search(text):
-            return self.statistics.get(subject)  # whose names are not those of relations
+            return self.statistics.get(subject)  # names of statistics are not names of relations
         if entry.type == "INDEX ATTACH" or entry.type in _ABOUT_ANYTHING:
             subject = self.indexes.get(subject, self.sequences.get(subject, subject))
         return subject

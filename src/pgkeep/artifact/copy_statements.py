@@ -8,7 +8,7 @@ from ..sql import script, statements
 from ..sql.scanner import Scanner
 from .file import Artifact, Object
 
-# As pg_dump writes it, without its semicolon; a table without columns has no list of them.
+# As pg_dump writes it, without the semicolon; a table without columns has no column list.
 COPY = re.compile(
     rb"COPY (?P<relation>%b) (?:\((?P<columns>.*)\) | |)FROM stdin" % statements.QUALIFIED,
     re.DOTALL,
@@ -18,7 +18,7 @@ COPY = re.compile(
 def copies(pieces: Iterator[script.Piece]) -> Iterator[tuple[bytes, Iterator[bytes]]]:
     """Yield each COPY statement, without its semicolon, and its rows in blocks.
 
-    Rows that the caller does not take are skipped.
+    Rows that the caller does not read are skipped.
     """
     for piece in pieces:
         if isinstance(piece, script.CopyBegin):
@@ -36,7 +36,7 @@ def rows_of(pieces: Iterator[script.Piece]) -> Iterator[bytes]:
 
 
 def scan(blocks: Iterator[bytes]) -> Iterator[script.Piece]:
-    """Yield the pieces of SQL that comes in blocks."""
+    """Yield the pieces of SQL that is given in blocks."""
     scanner = Scanner()
     for block in blocks:
         yield from scanner.feed(block)

@@ -1,4 +1,4 @@
-"""What an artifact holds, and its SQL on the way out; only the members that are needed are read."""
+"""List the contents of a backup file and extract SQL from it; reads only the members it needs."""
 
 import re
 from collections import Counter
@@ -20,7 +20,7 @@ _ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}  # as COPY write
 
 
 class TableFacts(msgspec.Struct, frozen=True):
-    """One table's rows in an artifact; without a count where they are INSERT statements."""
+    """One table's rows in a backup file; `rows` is None for INSERT statements."""
 
     schema: str
     name: str
@@ -30,7 +30,7 @@ class TableFacts(msgspec.Struct, frozen=True):
 
 
 class ObjectFacts(msgspec.Struct, frozen=True):
-    """One of pg_dump's entries, or a part of one."""
+    """One of pg_dump's entries, or one part of it."""
 
     section: str
     type: str
@@ -42,7 +42,7 @@ class ObjectFacts(msgspec.Struct, frozen=True):
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an artifact holds, read from its index."""
+    """The contents of a backup file, read from its index."""
 
     file: str
     size: int
@@ -61,7 +61,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def inventory(artifact: Artifact, *, objects: bool = False) -> Inventory:
-    """Tell what an artifact holds."""
+    """Return the contents of a backup file."""
     index = artifact.index
     meta = index.meta
     roles = {*meta.roles, meta.database.owner, *(entry.owner for entry in index.objects)}
@@ -115,7 +115,7 @@ def _objects(artifact: Artifact) -> list[ObjectFacts]:
 
 
 def sql(artifact: Artifact, *, schema_only: bool = False) -> Iterator[bytes]:
-    """Yield the SQL of an artifact, each member checked when it is read.
+    """Yield the SQL of a backup file; each member is checked when it is read.
 
     Raises:
         VerificationFailed: a member is damaged.
@@ -129,7 +129,7 @@ def sql(artifact: Artifact, *, schema_only: bool = False) -> Iterator[bytes]:
 
 
 def _definitions(artifact: Artifact, number: int) -> list[tuple[int, int]]:
-    """Return what of a member fills no materialized view, as starts and lengths."""
+    """Return the ranges of a member that do not refresh materialized views: start and length."""
     found, position = [], 0
     for entry in artifact.index.objects:
         if entry.member == number and entry.type == "MATERIALIZED VIEW DATA":
@@ -139,17 +139,17 @@ def _definitions(artifact: Artifact, number: int) -> list[tuple[int, int]]:
 
 
 def table_sql(artifact: Artifact, patterns: Sequence[Pattern]) -> Iterator[bytes]:
-    """Yield the statements that bring the rows of some tables, after the dump's own settings.
+    """Yield the COPY statements of some tables, after the settings of the dump.
 
     Raises:
-        UsageError: a pattern means no table that has rows here.
+        UsageError: a pattern matches no table with rows.
         VerificationFailed: a member is damaged.
 
     """
     chosen = _chosen(artifact, patterns)
     yield b"".join(match.group() for match in SETTING.finditer(_header(artifact)))
-    for number in sorted({one.member for one in chosen}):
-        ranges = [(one.start, one.length) for one in chosen if one.member == number]
+    for number in sorted({entry.member for entry in chosen}):
+        ranges = [(entry.start, entry.length) for entry in chosen if entry.member == number]
         yield b"\n"
         yield from _ranges(artifact.blocks(number), ranges)
 
@@ -161,7 +161,7 @@ def _header(artifact: Artifact) -> bytes:
 
 
 def _ranges(blocks: Iterator[bytes], ranges: list[tuple[int, int]]) -> Iterator[bytes]:
-    """Yield these ranges of a stream, which are in its order."""
+    """Yield these ranges of a stream; the ranges must be in ascending order."""
     position = 0
     for block in blocks:
         for start, length in ranges:
@@ -172,32 +172,32 @@ def _ranges(blocks: Iterator[bytes], ranges: list[tuple[int, int]]) -> Iterator[
 
 
 def head(artifact: Artifact, pattern: Pattern, count: int) -> Iterator[bytes]:
-    """Yield the names of a table's columns, then its first rows, as COPY writes them.
+    """Yield a table's column names, then its first rows, as COPY writes them.
 
     Raises:
-        UsageError: the pattern means no table, or several, or one whose rows are INSERT statements.
-        VerificationFailed: a member that is needed is damaged.
+        UsageError: the pattern matches no table, several, or one whose rows are INSERT statements.
+        VerificationFailed: a required member is damaged.
 
     """
     chosen = _chosen(artifact, [pattern])
-    names = sorted({f"{one.schema}.{one.name}" for one in chosen})
+    names = sorted({f"{entry.schema}.{entry.name}" for entry in chosen})
     if len(names) > 1:
         raise e.UsageError(
-            f"{pattern.text} means {len(names)} tables: {', '.join(names[:5])}",
-            hint="Name one of them.",
+            f"{pattern.text} matches {len(names)} tables: {', '.join(names[:5])}",
+            hint="Give a pattern that matches one table.",
         )
-    if any(one.rows is None for one in chosen):
+    if any(entry.rows is None for entry in chosen):
         raise e.UsageError(
             f"the rows of {names[0]} are INSERT statements",
-            hint=f"pgkeep cat FILE --table='{pattern.text}' prints them.",
+            hint=f"Print them with: pgkeep cat FILE --table='{pattern.text}'.",
         )
     codec_name = codec(artifact.index.meta.database.encoding)
-    told = False
-    for one in chosen:
-        blocks = _ranges(artifact.blocks(one.member), [(one.start, one.length)])
+    header_written = False
+    for part in chosen:
+        blocks = _ranges(artifact.blocks(part.member), [(part.start, part.length)])
         for header, data in copies(scan(blocks)):
-            if not told:
-                told = True
+            if not header_written:
+                header_written = True
                 yield _columns(header, codec_name)
             if not count:
                 return
@@ -210,7 +210,7 @@ def head(artifact: Artifact, pattern: Pattern, count: int) -> Iterator[bytes]:
 
 
 def _first(data: bytes, count: int) -> tuple[bytes, int]:
-    """Return the first lines, at most so many, and how many of them end here."""
+    """Return the first `count` lines, and how many of them end in these bytes."""
     position = ended = 0
     while ended < count:
         end = data.find(b"\n", position) + 1
@@ -225,17 +225,21 @@ def _columns(statement: bytes, codec_name: str) -> bytes:
     names = [
         statements.unquoted(text, codec_name) for text in _COLUMN.findall(match["columns"])
     ] if match and match["columns"] else []  # fmt: skip
-    escaped = ["".join(_ESCAPES.get(one, one) for one in name) for name in names]
+    escaped = ["".join(_ESCAPES.get(character, character) for character in name) for name in names]
     return "\t".join(escaped).encode(codec_name, "backslashreplace") + b"\n"
 
 
 def _chosen(artifact: Artifact, patterns: Sequence[Pattern]) -> list[Object]:
     data = [entry for entry in artifact.index.objects if entry.type == "TABLE DATA"]
     for pattern in patterns:
-        if not any(pattern.matches(one.schema, one.name) for one in data):
+        if not any(pattern.matches(entry.schema, entry.name) for entry in data):
             raise e.UsageError(
-                f"{artifact.source.name} has no rows of a table {pattern.text}",
-                hint="pgkeep show FILE lists the tables; names with capitals need double quotes,"
-                " and a partitioned table's rows are in its partitions.",
+                f"{artifact.source.name} contains no rows of table {pattern.text}",
+                hint="List the tables with pgkeep show FILE. Names with capital letters need double"
+                " quotes. The rows of a partitioned table are in its partitions.",
             )
-    return [one for one in data if any(it.matches(one.schema, one.name) for it in patterns)]
+    return [
+        entry
+        for entry in data
+        if any(pattern.matches(entry.schema, entry.name) for pattern in patterns)
+    ]

@@ -1,8 +1,8 @@
-"""The artifact: a gzip file of many members with an index of itself at its end.
+"""The backup file: a gzip file of many members that ends with an index of its contents.
 
-`zcat` sees plain SQL (RFC 1952, section 2.2: members are concatenated). We see whole statements per
-member, an index that tells where each object lies and what each member hashes to, and an end marker
-that points at the index. docs/format.md describes it byte by byte.
+`zcat` reads it as plain SQL (RFC 1952, section 2.2: members are concatenated). Each member contains
+complete statements. The index records the position of each object and the hash of each member, and
+an end marker points to the index. docs/format.md describes every byte.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from ..stores.store import Source, Upload
 FORMAT = 1
 _LEVEL = 1  # ISA-L's level 1: about the size of gzip -6 at ten times its speed
 BLOCK = 1 << 20
-MEMBER_LIMIT = 1 << 30  # bytes of SQL in a member that is read whole: no statement is longer
+MEMBER_LIMIT = 1 << 30  # bytes of SQL in a member that is read at once: no statement is longer
 INDEX_LIMIT = 512 << 20  # bytes of an index; 10,000 tables take 8 MiB
-DROPS = "DROP"  # the type under which the statements of pg_dump --clean are indexed
+DROPS = "DROP"  # the type of the statements of pg_dump --clean in the index
 
 _INDEX_HEADER = b"""\
 --
@@ -45,7 +45,7 @@ MARKER_SIZE = _MARKER.size
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an artifact knows of itself: all that a restore without a manifest needs."""
+    """Facts about the backup: everything that a restore without a manifest needs."""
 
     format: int = FORMAT
     pgkeep: str
@@ -53,17 +53,17 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     server: ServerFacts
     client_version: str
     snapshot: str  # RFC 3339, UTC
-    timezone: str | None = None  # that time stamps are written in
-    lc_monetary: str | None = None  # the locale that money is written in, where there is any
+    timezone: str | None = None  # in which time stamps are written
+    lc_monetary: str | None = None  # the locale in which money is written, if any
     schema_only: bool = False
     extensions: list[Extension] = []
     roles: list[str] = []
-    resolutions: list[Resolution] = []  # what an empty search path would change
-    computed: list[Computed] = []  # what a restore computes, for drills to compare
+    resolutions: list[Resolution] = []  # names that an empty search path would resolve differently
+    computed: list[Computed] = []  # values that a restore computes, for drills to compare
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One gzip member: where it lies, how much SQL it holds, the SHA-256 of its bytes."""
+    """One gzip member: its position, the size of its SQL, the SHA-256 of its bytes."""
 
     section: str  # pre, data or post
     offset: int
@@ -73,10 +73,10 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Object(msgspec.Struct, omit_defaults=True):
-    """One of pg_dump's entries, or a part of one: where its SQL lies.
+    """One of pg_dump's entries, or one part of it: the position of its SQL.
 
-    The rows of a large table lie in several parts, each a COPY statement of its own; those of a
-    large object's data have to run in their order, in one session.
+    The rows of a large table have several parts, each with its own COPY statement. The parts of
+    large object data must run in order, in one session.
     """
 
     type: str
@@ -88,7 +88,7 @@ class Object(msgspec.Struct, omit_defaults=True):
     length: int = 0
     oid: int = 0
     rows: int | None = None
-    settings: str = ""  # what SET default_... applied to it
+    settings: str = ""  # the SET default_... statements that apply to it
 
 
 class Index(msgspec.Struct):
@@ -100,11 +100,11 @@ class Index(msgspec.Struct):
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes of SQL, the index not counted."""
+        """Bytes of SQL, without the index."""
         return sum(member.raw for member in self.members)
 
     def table_rows(self) -> list[TableRows]:
-        """Return how many rows of each table the artifact holds, in the order of the file."""
+        """Return the number of rows of each table, in file order."""
         rows: dict[tuple[str, str], int] = {}
         for entry in self.objects:
             if entry.rows is not None:
@@ -113,7 +113,7 @@ class Index(msgspec.Struct):
         return [TableRows(schema, name, count) for (schema, name), count in rows.items()]
 
     def objects_by_member(self) -> list[list[Object]]:
-        """Return what lies in each member, in its order."""
+        """Return the objects of each member, in member order."""
         found: list[list[Object]] = [[] for _ in self.members]
         for entry in self.objects:
             found[entry.member].append(entry)
@@ -127,7 +127,7 @@ def compress(data: bytes) -> bytes:
 
 
 class MemberBuilder:
-    """One gzip member while it is made: compresses as it is written, notes what lies where."""
+    """Build one gzip member: compress what is written and record where each object begins."""
 
     def __init__(self, section: str) -> None:
         self.section = section
@@ -143,18 +143,18 @@ class MemberBuilder:
         self._keep(self._compressor.compress(data))
 
     def begin(self, entry: Object) -> None:
-        """Note that an object begins here; the one before it ends."""
+        """Record that an object begins here; this ends the previous object."""
         self.end()
         entry.start = self.raw
         self.objects.append(entry)
 
     def end(self) -> None:
-        """Note that the last object ends here."""
+        """Record that the last object ends here."""
         if self.objects and not self.objects[-1].length:
             self.objects[-1].length = self.raw - self.objects[-1].start
 
     def finish(self) -> bytes:
-        """Return the whole member."""
+        """Return the complete member."""
         self.end()
         self._keep(self._compressor.flush())
         return b"".join(self._parts)
@@ -166,7 +166,7 @@ class MemberBuilder:
 
 
 class ArtifactWriter:
-    """Append members, from any thread; then the index and the end marker."""
+    """Append members, from any thread; then write the index and the end marker."""
 
     def __init__(self, upload: Upload) -> None:
         self._upload = upload
@@ -176,10 +176,10 @@ class ArtifactWriter:
         self._objects: list[Object] = []
         self.size = 0
         self.raw = 0
-        self.index_sha256 = ""  # set by finish; it stands for the hashes of all members
+        self.index_sha256 = ""  # set by finish; covers the hashes of all members
 
     def append(self, builder: MemberBuilder) -> None:
-        """Write a finished member after those that are there."""
+        """Append a finished member."""
         data = builder.finish()
         digest = hashlib.sha256(data).hexdigest()
         with self._lock:
@@ -192,11 +192,11 @@ class ArtifactWriter:
             self._write(data)
 
     def stop(self) -> None:
-        """Have threads fail that wait for the store."""
+        """Make threads that wait for the store fail."""
         self._upload.stop()
 
     def finish(self, meta: Meta) -> Index:
-        """Write index and end marker; the file is whole only now."""
+        """Write index and end marker, which complete the file."""
         index = Index(meta, self._members, self._objects)
         data = _encode_index(index)
         digest = hashlib.sha256(data).digest()
@@ -210,7 +210,7 @@ class ArtifactWriter:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of everything written so far."""
+        """The SHA-256 of all bytes written so far."""
         return self._hash.hexdigest()
 
     def _write(self, data: bytes) -> None:
@@ -220,14 +220,14 @@ class ArtifactWriter:
 
 
 class Artifact:
-    """An artifact open for reading; opening it checks the end marker and the index."""
+    """A backup file that is open for reading; opening it checks the end marker and the index."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         offset, length, digest = _read_marker(source)
         data = source.read(offset, length)
         if hashlib.sha256(data).digest() != digest:
-            raise e.VerificationFailed(f"{source.name}: the index has changed")
+            raise e.VerificationFailed(f"{source.name}: damaged index: the SHA-256 differs")
         self.index_sha256 = digest.hex()
         self.index = _decode_index(_index_lines(data, source.name), source.name)
         self._check_coverage(offset)
@@ -253,10 +253,10 @@ class Artifact:
                 )
 
     def compressed(self, number: int) -> bytes:
-        """Return a member's bytes, checked against the index.
+        """Return a member's compressed bytes after comparing their hash with the index.
 
         Raises:
-            VerificationFailed: they have changed.
+            VerificationFailed: the member is damaged.
 
         """
         member = self.index.members[number]
@@ -266,29 +266,29 @@ class Artifact:
         return data
 
     def read(self, number: int) -> bytes:
-        """Return a member's SQL, whole; meant for those that are small.
+        """Return a member's complete SQL; intended for small members.
 
         Raises:
-            VerificationFailed: it has changed, or is larger than any that pgkeep writes.
+            VerificationFailed: it is damaged, or larger than any that pgkeep writes.
 
         """
         raw = self.index.members[number].raw
         if raw > MEMBER_LIMIT:
             raise e.VerificationFailed(
-                f"{self.describe(number)}: {raw} bytes of definitions, at most"
-                f" {MEMBER_LIMIT} are read"
+                f"{self.describe(number)}: {raw} bytes of definitions, expected at most"
+                f" {MEMBER_LIMIT}"
             )
         return b"".join(self.blocks(number))
 
     def blocks(self, number: int) -> Iterator[bytes]:
-        """Yield a member's SQL in blocks, checked: hash first, then CRC and length."""
+        """Yield a member's SQL in blocks; checks the hash first, then CRC and length."""
         data = self.compressed(number)
         raw = 0
         try:
             for block in decompressed_blocks(data):
                 raw += len(block)
                 if raw > self.index.members[number].raw:
-                    break  # a few bytes may hold very many
+                    break  # few compressed bytes can expand to very many
                 yield block
         except e.VerificationFailed as error:
             raise e.VerificationFailed(f"{self.describe(number)}: {error}") from error
@@ -299,13 +299,13 @@ class Artifact:
             )
 
     def check_hashes(self, progress: Callable[[int], None] = lambda _: None) -> None:
-        """Read every member once and compare its hash; tells `progress` the bytes done."""
+        """Read every member once and compare its hash; reports the bytes done to `progress`."""
         for number, member in enumerate(self.index.members):
             self.compressed(number)
             progress(member.length)
 
     def describe(self, number: int) -> str:
-        """Name a member for messages: file, number, place, and the table it holds."""
+        """Describe a member for messages: file, number, table, position."""
         member = self.index.members[number]
         names = {
             f"{entry.schema}.{entry.name}" for entry in self.index.objects if entry.member == number
@@ -315,7 +315,7 @@ class Artifact:
 
 
 def is_artifact(source: Source) -> bool:
-    """Whether a file ends with our end marker's form, whole or damaged."""
+    """Whether a file ends like a backup file, complete or damaged."""
     if source.size < MARKER_SIZE:
         return False
     tail = source.read(source.size - MARKER_SIZE, MARKER_SIZE)
@@ -336,26 +336,26 @@ def decompressed_blocks(data: bytes) -> Iterator[bytes]:
     except IsalError as error:  # type: ignore[misc]  # the stub declares it as a variable
         raise e.VerificationFailed(f"damaged gzip data: {error}") from error
     if not inflater.eof:
-        raise e.VerificationFailed("cut gzip data")
+        raise e.VerificationFailed("truncated gzip data")
     if inflater.unused_data:
         raise e.VerificationFailed("bytes after the end of the gzip data")
 
 
 class MultiMemberInflater:
-    """Decompress a stream of gzip members to its very end."""
+    """Decompress a stream of gzip members up to the end of the last one."""
 
     def __init__(self) -> None:
         self._inflater = isal_zlib.decompressobj(wbits=31)
         self._begun = False  # inside a member
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what these bytes hold; raise VerificationFailed where they are damaged."""
+        """Yield the decompressed bytes; raise VerificationFailed if they are damaged."""
         while data:
             if self._inflater.eof and data.startswith(b"\0"):
                 raise e.VerificationFailed(
                     "zero bytes after the end of the gzip data",
-                    hint="A tape or a block device appends such. gzip -dc FILE | gzip > NEW leaves"
-                    " them out.",
+                    hint="Tapes and block devices add them. Remove them with:"
+                    " gzip -dc FILE | gzip > NEW.",
                 )
             if self._inflater.eof:
                 self._inflater = isal_zlib.decompressobj(wbits=31)
@@ -373,15 +373,15 @@ class MultiMemberInflater:
                 data = self._inflater.unconsumed_tail
 
     def close(self) -> None:
-        """Check that the data ended with a member."""
+        """Check that the data ends at the end of a member."""
         if self._begun:
-            raise e.VerificationFailed("the gzip data is cut")
+            raise e.VerificationFailed("truncated gzip data")
 
 
 def _read_marker(source: Source) -> tuple[int, int, bytes]:
     """Return the index's offset, length and hash."""
     missing = e.VerificationFailed(
-        f"{source.name}: cut or unfinished: {source.size} bytes without the end marker"
+        f"{source.name}: truncated or incomplete: no end marker in {source.size} bytes"
     )
     if source.size < MARKER_SIZE:
         raise missing
@@ -393,12 +393,12 @@ def _read_marker(source: Source) -> tuple[int, int, bytes]:
     if magic != _MAGIC:
         raise e.VerificationFailed(
             f"{source.name}: unknown end marker {magic!r}",
-            hint="Use the version of pgkeep that made the file, or a newer one.",
+            hint="Use the version of pgkeep that wrote the file, or a newer one.",
         )
     if offset + index_length + MARKER_SIZE != source.size:
         raise e.VerificationFailed(
-            f"{source.name}: {source.size} bytes long, its end marker says"
-            f" {offset + index_length + MARKER_SIZE}"
+            f"{source.name}: found {source.size} bytes, expected"
+            f" {offset + index_length + MARKER_SIZE} according to its end marker"
         )
     return offset, index_length, digest
 
@@ -410,13 +410,13 @@ def _encode_index(index: Index) -> bytes:
     for prefix, records in ((_MEMBER, index.members), (_OBJECT, index.objects)):
         for start in range(0, len(records), 1000):
             chunk = records[start : start + 1000]
-            builder.write(b"".join(prefix + _ascii_json(one) + b"\n" for one in chunk))
+            builder.write(b"".join(prefix + _ascii_json(record) + b"\n" for record in chunk))
     builder.write(b"--\n")
     return builder.finish()
 
 
 def _ascii_json(value: object) -> bytes:
-    """Return JSON on one line in ASCII: the dump around it may be in any encoding."""
+    """Return JSON on one line in ASCII, because the dump around it can be in any encoding."""
     data = msgspec.json.encode(value)
     return data if data.isascii() else json.dumps(json.loads(data)).encode("ascii")
 
@@ -424,7 +424,7 @@ def _ascii_json(value: object) -> bytes:
 def _index_lines(data: bytes, file_name: str) -> Iterator[bytes]:
     """Yield the lines of a compressed index."""
     size = 0
-    held: list[bytes] = []  # of a line whose end has not come yet
+    held: list[bytes] = []  # the parts of a line whose end was not read yet
     for block in decompressed_blocks(data):
         size += len(block)
         if size > INDEX_LIMIT:
@@ -457,10 +457,10 @@ def _decode_index(lines: Iterator[bytes], file_name: str) -> Index:
     except msgspec.DecodeError as error:
         raise e.VerificationFailed(f"{file_name}: unreadable index: {error}") from error
     if meta is None:
-        raise e.VerificationFailed(f"{file_name}: the index lacks its first line")
+        raise e.VerificationFailed(f"{file_name}: the first line of the index is missing")
     if meta.format > FORMAT:
         raise e.VerificationFailed(
             f"{file_name} has format {meta.format}, this pgkeep reads up to {FORMAT}",
-            hint="Use the version of pgkeep that made it, or a newer one.",
+            hint="Use the version of pgkeep that wrote it, or a newer one.",
         )
     return Index(meta, members, objects)

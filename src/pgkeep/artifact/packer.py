@@ -1,4 +1,4 @@
-"""Cut a stream of SQL into members: whole statements each, small enough to hold in memory."""
+"""Divide a stream of SQL into members: complete statements, small enough to hold in memory."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,14 @@ from ..sql.encodings import shared_text
 from ..sql.script import COPY_DATA_END, Entry
 from .file import MemberBuilder, Object
 
-# SQL text is cut small, so that one object is read without much around it; rows are cut large, so
-# that headers cost nothing: 16 MiB of rows are about 3 MiB of gzip.
+# Members of SQL text are small, so that reading one object reads little else. Members of rows are
+# large, so that their headers cost nothing: 16 MiB of rows are about 3 MiB of gzip.
 TEXT_SIZE = 1 << 20
 ROWS_SIZE = 16 << 20
 
 
 class Packer:
-    """Feed it objects, text and COPY data of one section; it emits members."""
+    """Take objects, text and COPY data of one section and emit members."""
 
     def __init__(self, section: str, emit: Callable[[MemberBuilder], None]) -> None:
         self._section = section
@@ -22,19 +22,19 @@ class Packer:
         self._copy: tuple[Object, bytes] | None = None
 
     def begin(self, entry: Object) -> None:
-        """Begin an object; the member is cut before it when it is large enough."""
+        """Begin an object, in a new member if the current one is large enough."""
         if self._member is not None and self._member.raw >= TEXT_SIZE:
             self.flush()
         self._open().begin(entry)
 
     def write(self, data: bytes) -> None:
-        """Append SQL to the object that has begun."""
+        """Append SQL to the current object."""
         self._open().write(data)
 
     def cut(self, size: int = ROWS_SIZE) -> None:
-        """Go on in another part of the same object if the member is large enough.
+        """Continue the object in a new member if the current one is large enough.
 
-        Only for text that may be executed piecewise, such as a large object's data.
+        Only for text that can be executed in parts, such as the data of a large object.
         """
         member = self._open()
         if member.raw >= size:
@@ -43,18 +43,18 @@ class Packer:
             self._open().begin(part)
 
     def begin_copy(self, header: bytes) -> None:
-        """Begin the COPY statement of the object that has begun."""
+        """Begin the COPY statement of the current object."""
         member = self._open()
         self._copy = (member.objects[-1], header)
         self._copy[0].rows = 0
         member.write(header)
 
     def rows(self, data: bytes) -> None:
-        """Append COPY data, cut anywhere."""
+        """Append COPY data, which can end within a row."""
         if self._member is None or self._copy is None:
             raise AssertionError("rows outside of a COPY")
         if self._member.raw >= ROWS_SIZE:
-            # The member is full: it ends after the row that is being written.
+            # The member is full: it ends after the current row.
             end = data.find(b"\n") + 1
             if end:
                 self._rows(data[:end])
@@ -69,28 +69,28 @@ class Packer:
         self._copy = None
 
     def end(self) -> None:
-        """End the object that has begun; what follows belongs to none."""
+        """End the current object; the text that follows belongs to no object."""
         if self._member is not None:
             self._member.end()
 
     def flush(self) -> None:
-        """Emit what has gathered."""
+        """Emit the current member."""
         if self._member is not None and self._member.raw:
             self._emit(self._member)
         self._member = None
 
     def _rows(self, data: bytes) -> None:
         assert self._member is not None and self._copy is not None  # noqa: S101, PT018
-        one = self._copy[0]
-        one.rows = (one.rows or 0) + data.count(b"\n")
+        entry = self._copy[0]
+        entry.rows = (entry.rows or 0) + data.count(b"\n")
         self._member.write(data)
 
     def _continue_copy(self) -> None:
         assert self._copy is not None  # noqa: S101
-        one, header = self._copy
+        entry, header = self._copy
         self.end_copy()
         self.flush()
-        self._open().begin(_next_part(one))
+        self._open().begin(_next_part(entry))
         self.begin_copy(header)
 
     def _open(self) -> MemberBuilder:
@@ -107,7 +107,7 @@ def _next_part(entry: Object) -> Object:
 
 
 def object_of_entry(entry: Entry, codec: str) -> Object:
-    """Return the index's record for what an entry announces."""
+    """Return the index entry for an object that the SQL announces."""
     schema, name = (value.decode(codec, "backslashreplace") for value in (entry.schema, entry.name))
     owner = shared_text(entry.owner, codec)
     return Object(

@@ -1,4 +1,4 @@
-"""The SQL of a file, compressed or not, read and checked to its very end."""
+"""Read the SQL of a file, compressed or not, and check it up to the end of the file."""
 
 import hashlib
 import itertools
@@ -16,14 +16,14 @@ from .file import MultiMemberInflater
 GZIP = b"\x1f\x8b"
 ZSTD = b"\x28\xb5\x2f\xfd"
 OURS = b"\n-- Backup of database "
-HEAD = 64 << 10  # bytes of SQL in which a dump says that it is one
-LISTED = 50  # statements of forms that pg_dump does not write
-_FORM = 1 << 20  # bytes that are kept of a statement to tell its form
+HEAD = 64 << 10  # bytes of SQL in which a dump must identify itself
+LISTED = 50  # statements that pg_dump does not write are listed up to this number
+_FORM = 1 << 20  # bytes of a statement that are kept to recognize its form
 
 
-# What a file is that is no plain dump, and what makes one of it.
+# Formats of files that are not plain dumps, and how to make a plain dump of each.
 _FORMATS = (
-    (b"PGDMP", "an archive of pg_dump -Fc", "pg_restore -f FILE.sql FILE writes it as plain SQL."),
+    (b"PGDMP", "an archive of pg_dump -Fc", "Convert it: pg_restore -f FILE.sql FILE."),
     (b"\xfd7zXZ\x00", "compressed with xz", "Decompress it: xz -d FILE."),
     (b"BZh", "compressed with bzip2", "Decompress it: bzip2 -d FILE."),
     (b"\x04\x22\x4d\x18", "compressed with lz4", "Decompress it: lz4 -d FILE."),
@@ -39,11 +39,11 @@ _TAR = (257, b"ustar")
 
 
 def check_format(head: bytes) -> None:
-    """Raise VerificationFailed if a file begins as one of another known format does."""
+    """Raise VerificationFailed if a file begins like another known format."""
     if head[_TAR[0] :].startswith(_TAR[1]):
         raise e.VerificationFailed(
             "a tar archive, expected plain SQL",
-            hint="pg_restore -f FILE.sql FILE writes one of pg_dump -Ft as plain SQL.",
+            hint="If pg_dump -Ft wrote it, convert it: pg_restore -f FILE.sql FILE.",
         )
     for magic, what, hint in _FORMATS:
         if head.startswith(magic):
@@ -55,11 +55,11 @@ def plain_blocks(
     progress: Advance = lambda _: None,
     digest: Callable[[bytes], object] = lambda _: None,
 ) -> Iterator[bytes]:
-    """Yield the SQL of a dump, compressed by gzip or zstd or not; all of it, not one byte more.
+    """Yield the SQL of a dump, compressed with gzip or zstd or not, up to the end of the file.
 
-    `digest` is given the bytes of the file as they lie there.
+    `digest` receives the bytes of the file as stored.
 
-    zlib stops silently after the first member, gunzip only warns of what follows the last one
+    zlib stops silently after the first member; gunzip only warns about bytes after the last one
     (trap B27).
     """
     inflater = _inflater(source.read(0, min(4, source.size)))
@@ -75,7 +75,7 @@ def plain_blocks(
 
 
 def is_ours(source: Source) -> bool:
-    """Whether a file begins as pgkeep's do; one that is cut has no end marker to tell it by."""
+    """Whether a file begins like a file of pgkeep; a truncated one has no end marker."""
     try:
         return OURS in next(plain_blocks(source), b"")[:100]
     except e.PgkeepError:
@@ -94,22 +94,23 @@ def _inflater(head: bytes) -> _Inflater | None:
 
 
 class _ZstdInflater:
-    """Decompress a stream of zstd frames to its very end."""
+    """Decompress a stream of zstd frames up to the end of the last one."""
 
     def __init__(self) -> None:
         try:
-            import zstandard  # noqa: PLC0415 - an extra, and few dumps are like that
+            import zstandard  # noqa: PLC0415 - an optional dependency that few dumps need
         except ImportError:
             raise e.UsageError(
                 "the dump is compressed with zstd, which this pgkeep cannot read",
-                hint="pip install 'pgkeep[zstd]', or decompress it: zstd -d FILE.",
+                hint="Install it with pip install 'pgkeep[zstd]', or decompress the dump:"
+                " zstd -d FILE.",
             ) from None
         self._decompressor = zstandard.ZstdDecompressor()
         self._error = zstandard.ZstdError
         self._frame: Any = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what these bytes hold; little by little, for a few may hold very much."""
+        """Yield the decompressed bytes, in small steps because few bytes can expand to many."""
         for start in range(0, len(data), 16 << 10):
             rest = data[start : start + (16 << 10)]
             while rest:
@@ -125,16 +126,16 @@ class _ZstdInflater:
                     yield block
 
     def close(self) -> None:
-        """Check that the data ended with a frame."""
+        """Check that the data ends at the end of a frame."""
         if self._frame is not None:
-            raise e.VerificationFailed("the zstd data is cut")
+            raise e.VerificationFailed("truncated zstd data")
 
 
 class PlainReading:
-    """One reading of a plain dump to its end: its pieces, and what was found on the way.
+    """Read a plain dump once to its end: yields its pieces and records what was found.
 
-    With `statements` these are cut, and those that pg_dump does not write are noted. The SHA-256
-    of the file tells whether another reading has found the same.
+    With `statements`, the SQL is split into statements, and those that pg_dump does not write are
+    recorded. The SHA-256 of the file shows whether two readings saw the same file.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class PlainReading:
         """Yield the pieces of the dump.
 
         Raises:
-            VerificationFailed: it is damaged, or no plain dump.
+            VerificationFailed: it is damaged, or not a plain dump.
 
         """
         check_format(self._source.read(0, min(512, self._source.size)))
@@ -181,15 +182,19 @@ class PlainReading:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the file, after it was read."""
+        """The SHA-256 of the file, available after reading it."""
         return self._digest.hexdigest()
 
     @property
     def unknown(self) -> list[str]:
         """The beginnings of the statements that neither pg_dump nor pg_dumpall writes."""
         cluster = self.outline.connects
-        found = [one for one in self._unknown if not (cluster and dialect.is_of_cluster(one))]
-        shown = [dialect.shown(one) for one in found[:LISTED]]
+        found = [
+            statement
+            for statement in self._unknown
+            if not (cluster and dialect.is_of_cluster(statement))
+        ]
+        shown = [dialect.shown(statement) for statement in found[:LISTED]]
         return shown + [f"and {len(found) - LISTED} more"] * (len(found) > LISTED)
 
     def _noted(self, pieces: Iterator[script.Piece]) -> Iterator[script.Piece]:
@@ -203,7 +208,7 @@ class PlainReading:
 
     def _note(self, statement: dialect.Statement) -> None:
         if statement.text[:5].upper() == b"COPY ":
-            # Its rows would be read as statements.
+            # The scanner would take its rows for statements.
             raise e.VerificationFailed(
                 f"a COPY that pg_dump does not write: {dialect.shown(statement.text)}"
             )

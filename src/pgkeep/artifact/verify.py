@@ -1,7 +1,7 @@
-"""Verify an artifact and believe nothing: the file alone, and against what its side files say.
+"""Verify a backup file from its contents alone, and compare it with its side files.
 
-Ours: end marker, index, every member's hash, CRC, length and row counts, and the structure of the
-SQL. Any other plain dump of pg_dump, gzipped or not: the structure.
+A file of pgkeep: end marker, index, the hash, CRC, length and row count of every member, and the
+structure of the SQL. Any other plain dump of pg_dump, compressed or not: the structure.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from .plain_reader import GZIP, PlainReading
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found whole."""
+    """The result of a successful verification."""
 
     file: str
     kind: str  # pgkeep or plain
@@ -29,27 +29,28 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     entries: int  # objects announced in the SQL
     tables: int
     rows: int
-    checked: list[str]  # in words
-    connects: bool = False  # reaches beyond one database, as pg_dump -C and pg_dumpall do
-    statements: list[str] = []  # of a plain dump: the beginnings of those that pg_dump never writes
-    edited: bool = False  # made by pgkeep and compressed anew: its index and hashes are lost
+    checked: list[str]  # names of the checks
+    connects: bool = False  # affects more than one database, as dumps of pg_dump -C and pg_dumpall
+    statements: list[str] = []  # of a plain dump: beginnings of those that pg_dump never writes
+    edited: bool = False  # made by pgkeep, then compressed again: without index and hashes
     sha256: str | None = None  # of a plain dump
 
 
 def edited(report: Report) -> e.VerificationFailed:
-    """Say that a file of pgkeep lost its index, and what pg_dump has not written in it."""
+    """Return the error for a file of pgkeep that lost its index; lists statements added to it."""
     unknown = "".join(f"\n  {statement}" for statement in report.statements)
     added = f"; statements that pg_dump does not write:{unknown}" if unknown else ""
     return e.VerificationFailed(
-        f"{report.file}: made by pgkeep, but without its end marker: edited or compressed anew"
+        f"{report.file}: made by pgkeep, but the end marker is missing: edited or recompressed"
         f"{added}",
-        hint="Its SQL is complete, but neither index nor hashes prove it. If the change was meant:"
-        " pgkeep restore --backup=FILE --target-db=NAME --allow-statements.",
+        hint="Its SQL is complete, but has neither index nor hashes to verify it. If the change was"
+        " intended, restore it with: pgkeep restore --backup=FILE --target-db=NAME"
+        " --allow-statements.",
     )
 
 
 class SideFiles(msgspec.Struct, frozen=True):
-    """What lies beside an artifact and speaks of it."""
+    """The contents of the side files of a backup file."""
 
     sha256: str | None = None
     manifest: Manifest | None = None
@@ -64,9 +65,10 @@ def verify_source(
     side: SideFiles | None = None,
     accept_edited: bool = False,
 ) -> Report:
-    """Check an open file, and that it is what its side files say.
+    """Verify an open file and compare it with its side files.
 
-    A file of pgkeep that has lost its index is a plain dump if `accept_edited`, else damaged.
+    A file of pgkeep that lost its index is treated as a plain dump if `accept_edited`, otherwise as
+    damaged.
     """
     side = side or SideFiles()
     checked = ["structure"]
@@ -88,10 +90,10 @@ def verify_source(
 
 
 def check_digest(source: Source, artifact: Artifact | None, side: SideFiles) -> None:
-    """Compare a file's SHA-256 with what its side files say.
+    """Compare a file's SHA-256 with its side files.
 
-    A remote one is not fetched for that: its index has the hashes of everything else, and the side
-    files that of the index.
+    A file in a bucket is not downloaded for that: its index contains the hashes of all members, and
+    the side files contain the hash of the index.
     """
     if source.remote and artifact is not None and side.index_sha256 is not None:
         if artifact.index_sha256 != side.index_sha256:
@@ -112,26 +114,26 @@ def check_digest(source: Source, artifact: Artifact | None, side: SideFiles) -> 
 
 
 def check_names(artifact: Artifact, manifest: Manifest | None) -> None:
-    """Check that the name of a file, its manifest and its index speak of the same backup.
+    """Check that a file's name, its manifest and its index describe the same backup.
 
-    A file that has another name than pgkeep gives is not told by it.
+    The name is not checked if it does not have the form of pgkeep's names.
     """
     meta = artifact.index.meta
-    said = [("its manifest", manifest.database.name, manifest.schema_only)] if manifest else []
+    claims = [("its manifest", manifest.database.name, manifest.schema_only)] if manifest else []
     name = naming.parse(artifact.source.name.rpartition("/")[2])
     if name is not None:
-        said.append(("its name", name.database, name.schema_only))
-    for what, database, schema_only in said:
+        claims.append(("its name", name.database, name.schema_only))
+    for what, database, schema_only in claims:
         if database != meta.database.name:
             raise e.VerificationFailed(
-                f"{artifact.source.name}: it holds database {meta.database.name}, {what} says"
-                f" {database}"
+                f"{artifact.source.name}: contains database {meta.database.name}, expected"
+                f" {database} according to {what}"
             )
         if schema_only != meta.schema_only:
             kinds = {True: "definitions only", False: "definitions and rows"}
             raise e.VerificationFailed(
-                f"{artifact.source.name}: it holds {kinds[meta.schema_only]}, {what} says"
-                f" {kinds[schema_only]}"
+                f"{artifact.source.name}: contains {kinds[meta.schema_only]}, expected"
+                f" {kinds[schema_only]} according to {what}"
             )
 
 
@@ -149,7 +151,7 @@ def _verify_artifact(
         return found
 
     rows: list[consistency.RowsFound] = []
-    # Members of rows are whole statements each, so they can be read side by side.
+    # Members of rows contain complete statements, so they can be checked in parallel.
     with ThreadPoolExecutor(jobs) as pool:
         for result in [pool.submit(check_rows, number) for number in rows_members]:
             try:
@@ -184,8 +186,8 @@ def _is_rows(objects: list[Object]) -> bool:
 
 
 def _compare(name: str, found: list[TableRows], expected: list[TableRows]) -> None:
-    mine = {(one.schema, one.name): one.rows for one in found}
-    theirs = {(one.schema, one.name): one.rows for one in expected}
+    mine = {(table.schema, table.name): table.rows for table in found}
+    theirs = {(table.schema, table.name): table.rows for table in expected}
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
             raise e.VerificationFailed(
@@ -202,8 +204,8 @@ def _verify_plain(source: Source, progress: Advance) -> Report:
     except e.VerificationFailed as error:
         if reading.ours:
             raise e.VerificationFailed(
-                f"{source.name}: cut or unfinished: made by pgkeep, but without its end marker"
-                f" ({error})",
+                f"{source.name}: truncated or incomplete: made by pgkeep, but the end marker is"
+                f" missing ({error})",
                 hint=error.hint,
             ) from error
         raise e.VerificationFailed(f"{source.name}: {error}", hint=error.hint) from error

@@ -1,4 +1,4 @@
-"""Put pg_dump's stream and the workers' rows together, in the order that psql needs."""
+"""Combine pg_dump's stream and the workers' rows in the order that psql requires."""
 
 import re
 import threading
@@ -11,12 +11,12 @@ from ..postgres.snapshot import Table
 from ..sql import script
 from ..task_group import Crew
 
-PENDING_LIMIT = 32 << 20  # compressed rows that may wait for the pre-data to be written
+PENDING_LIMIT = 32 << 20  # compressed bytes of rows that can wait until the pre-data is written
 _WITH_COLUMNS = frozenset({"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW"})
 
 
 class Order:
-    """Pre-data, then rows, then post-data, whoever is ready first."""
+    """Write pre-data, then rows, then post-data, regardless of which is ready first."""
 
     def __init__(self, writer: ArtifactWriter, crew: Crew, workers: int) -> None:
         self._writer = writer
@@ -28,13 +28,16 @@ class Order:
         crew.on_stop(self._wake)
 
     def write(self, member: MemberBuilder) -> None:
-        """Write a member of pg_dump's, which come in their order."""
+        """Write a member of pg_dump's stream; these arrive in order."""
         self._writer.append(member)
 
     def write_rows(self, member: MemberBuilder) -> None:
         """Write a worker's member, or keep it until the pre-data is complete."""
         with self._changed:
-            while not self._open and sum(one.compressed for one in self._pending) > PENDING_LIMIT:
+            while (
+                not self._open
+                and sum(builder.compressed for builder in self._pending) > PENDING_LIMIT
+            ):
                 self._wait()
             if not self._open:
                 self._pending.append(member)
@@ -42,7 +45,7 @@ class Order:
         self._writer.append(member)
 
     def pre_data_is_complete(self) -> None:
-        """Let the workers' rows in."""
+        """Write the rows that waited, and accept further rows."""
         with self._changed:
             for member in self._pending:
                 self._writer.append(member)
@@ -51,7 +54,7 @@ class Order:
             self._changed.notify_all()
 
     def worker_is_done(self) -> None:
-        """Count a worker that has written all its rows."""
+        """Record that a worker has written all its rows."""
         with self._changed:
             self._workers -= 1
             self._changed.notify_all()
@@ -63,7 +66,8 @@ class Order:
                 self._wait()
 
     def _wait(self) -> None:
-        # In this order: who looks only afterwards sleeps for ever if the crew has stopped before.
+        # Check first: a thread that only checks after waiting would miss an earlier stop and wait
+        # forever.
         self._crew.check()
         self._changed.wait()
         self._crew.check()
@@ -74,7 +78,7 @@ class Order:
 
 
 class Assembler:
-    """Put pg_dump's own stream into members, section by section."""
+    """Divide pg_dump's own stream into members, section by section."""
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class Assembler:
         rows_are_read: Callable[[], None] = lambda: None,
     ) -> None:
         self._codec = codec
-        self._rows_are_read = rows_are_read  # called when pg_dump has read all that it reads
+        self._rows_are_read = rows_are_read  # called when pg_dump has read all its rows
         self._tables = {table.oid: table for table in tables}
         self._order = order
         self._section = "pre"
@@ -98,7 +102,7 @@ class Assembler:
         self.tables: set[int] = set()
 
     def add(self, piece: script.Piece) -> None:
-        """Take the next piece of the stream."""
+        """Process the next piece of the stream."""
         match piece:
             case script.Entry():
                 self._begin(piece)
@@ -109,14 +113,14 @@ class Assembler:
             case script.CopyEnd():
                 self._packer.end_copy()
             case script.Complete():
-                # A dump may lack a section; what closes it comes after the rows of the workers all
-                # the same, and not into a member that should hold nothing but rows.
+                # Without a post-data section, this line must still come after the rows of the
+                # workers, and not in a member that contains only rows.
                 self._enter("post")
                 self._complete = True
                 self._packer.end()
                 self._packer.write(piece.data)
             case script.Setting():
-                # It holds for the entries that follow, which may be loaded by another session.
+                # It applies to the entries that follow, which another session can load.
                 self._settings[piece.data.partition(b" = ")[0]] = piece.data
                 self._packer.end()
                 self._packer.write(piece.data)
@@ -128,9 +132,9 @@ class Assembler:
                     self._packer.cut()
 
     def finish(self) -> None:
-        """End the last section; the stream must have ended as pg_dump ends it."""
+        """End the last section; the stream must have ended with pg_dump's closing line."""
         if not self._complete:
-            raise e.DumpFailed("pg_dump ended without an error and without its closing line")
+            raise e.DumpFailed("pg_dump ended without an error, but its closing line is missing")
         self._enter("post")
         self._packer.flush()
 
@@ -138,16 +142,16 @@ class Assembler:
         self.begun = True
         self._enter(script.section_of(entry, self._section))
         if self._section == "data" and entry.type != self._type:
-            self._packer.flush()  # rows and other data do not share members: they load differently
+            self._packer.flush()  # rows and other data are loaded differently: separate members
         self._type = entry.type
         table = self._tables.get(entry.oid) if entry.type == "TABLE DATA" else None
         if table is not None:
             self.tables.add(table.oid)
-            one = object_of(table)
+            record = object_of(table)
         else:
-            one = self._object(entry)
-        one.settings = b"".join(self._settings.values()).decode(self._codec, "replace")
-        self._packer.begin(one)
+            record = self._object(entry)
+        record.settings = b"".join(self._settings.values()).decode(self._codec, "replace")
+        self._packer.begin(record)
 
     def _object(self, entry: script.Entry) -> Object:
         return object_of_entry(entry, self._codec)
@@ -166,7 +170,7 @@ class Assembler:
 
 
 def object_of(table: Table) -> Object:
-    """Return the index's record for a table's rows."""
+    """Return the index entry for a table's rows."""
     return Object(
         type="TABLE DATA", schema=table.schema, name=table.name, owner=table.owner,
         member=0, start=0, oid=table.oid,

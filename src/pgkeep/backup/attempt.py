@@ -26,15 +26,15 @@ from .assembly import Assembler, Order, announcement, object_of
 from .copy_session import CopySession, copy_statement
 from .tasks import Task, exclusion
 
-# The coordinator already holds every lock that pg_dump asks for. If pg_dump must wait, then for a
-# session that waits for the coordinator; it is started again after that session had its turn. All
-# sessions that want the table wait meanwhile, so this time is short.
+# The coordinator already holds every lock that pg_dump requests. If pg_dump has to wait, then for a
+# session that waits for the coordinator. pg_dump is started again after that session had its turn.
+# Meanwhile all sessions that need the table wait, so this time is short.
 PG_DUMP_LOCK_WAIT = 2_000  # ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpSource:
-    """The database that is dumped, and how its sessions and programs reach it."""
+    """The database to dump, and how sessions and programs connect to it."""
 
     connection: Connection  # of the coordinator, which holds the locks and the snapshot
     endpoint: Endpoint
@@ -43,17 +43,17 @@ class DumpSource:
     server: ServerFacts
     database: DatabaseFacts
     codec: str
-    settings: Mapping[str, str]  # of every session that reads
+    settings: Mapping[str, str]  # of every session that reads data
     workers: int
     schema_only: bool
     lock_timeout: float  # seconds
 
 
 class RefusedError(Exception):
-    """The server refused pg_dump before it had written anything; another attempt may do.
+    """The server rejected pg_dump before it wrote anything; another attempt can succeed.
 
-    Somebody is queued for a lock between the coordinator's and pg_dump's, or something that no
-    lock can hold, such as a view or a function, was dropped while pg_dump read about it (trap D5).
+    Another session is queued between the coordinator's lock and pg_dump's, or an object that
+    cannot be locked, such as a view or function, was dropped while pg_dump read it (trap D5).
     """
 
     def __init__(self, error: e.ProgramFailed) -> None:
@@ -62,13 +62,13 @@ class RefusedError(Exception):
 
     @property
     def queued(self) -> bool:
-        """Tell whether a lock was not to be had; the coordinator had it, so it is a queue's."""
-        said = " ".join(self.error.said)
-        return "LOCK TABLE" in said and "out of shared memory" not in said
+        """Whether a lock was not available; the coordinator holds it, so a session is queued."""
+        stderr = " ".join(self.error.said)
+        return "LOCK TABLE" in stderr and "out of shared memory" not in stderr
 
 
 class Attempt:
-    """pg_dump and the workers, at work on one snapshot."""
+    """One execution of pg_dump and the workers on one snapshot."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Attempt:
         self.computed: list[Computed] = []
         self._targets = targets
         self._crew = Crew()
-        # First, for whoever waits for the store may hold what the others have to take.
+        # First, because a thread that waits for the store can hold locks that others need.
         self._crew.on_stop(writer.stop)
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for task in tasks:
@@ -99,13 +99,13 @@ class Attempt:
         self._workers = min(source.workers, len(tasks))
         self._order = Order(writer, self._crew, self._workers)
         self._coordinator = threading.Lock()
-        self._waiting: dict[int, float] = {}  # process id of a child -> since when
+        self._waiting: dict[int, float] = {}  # process id of a child -> start of its wait
 
     def execute(self) -> None:
-        """Do it all; raise the first failure when every child has gone."""
+        """Run to the end; raise the first failure after every child has ended."""
         self._progress.step("dumping")
-        # By nobody who works at the same time: a worker that has the coordinator's connection may
-        # wait for pg_dump (trap G2.5).
+        # Read before the threads start: a worker that uses the coordinator's connection can be
+        # waiting for pg_dump (trap G2.5).
         self._schemas = self._read_schemas()
         if self._size:
             self._progress.total(self._size)
@@ -121,7 +121,7 @@ class Attempt:
                 raise program_error(error, self._source.database.name) from error
 
     def _tick(self) -> None:
-        """See that the snapshot is still held, and tell how far we are."""
+        """Check that the snapshot is still held, and report progress."""
         self._progress.wrote(self._writer.raw, self._writer.size)
         if self._coordinator.acquire(blocking=False):
             try:
@@ -134,7 +134,7 @@ class Attempt:
                 self._coordinator.release()
 
     def _look_for_waits(self) -> None:
-        """Give up when a child waits for a lock on what is no table: pg_dump would for ever."""
+        """Fail if a child waits too long to lock a non-table: pg_dump has no timeout for that."""
         now = time.monotonic()
         limit = max(self._source.lock_timeout, 2 * PG_DUMP_LOCK_WAIT / 1000)
         waiting = snapshot.waiting(self._source.connection)
@@ -177,17 +177,17 @@ class Attempt:
                 if "query failed" in " ".join(error.said) and not assembler.begun:
                     raise RefusedError(error) from error
                 raise
-            except e.VerificationFailed as error:  # exit status 0, and yet not all of it
-                raise e.DumpFailed(f"pg_dump's output is not whole: {error.message}") from error
+            except e.VerificationFailed as error:  # exit status 0, but incomplete output
+                raise e.DumpFailed(f"incomplete output of pg_dump: {error.message}") from error
             self.warnings += child.warnings
         assembler.finish()
         self._check_coverage(assembler.tables)
 
     def _check_names(self) -> None:
-        """See that the names by which something was read have meant the same since the snapshot.
+        """Check that the names by which data was read kept their meaning since the snapshot.
 
-        By a connection of its own, for ours sees nothing newer than its snapshot. If there is none
-        to be had, that is done when the snapshot has been let go.
+        This needs another connection, because ours sees nothing newer than its snapshot. If none
+        is available, the check runs after the snapshot is released.
         """
         try:
             with self._source.endpoint.connect(0) as observer:
@@ -204,7 +204,7 @@ class Attempt:
         return frozenset(re.sub(rb"[\r\n]", b" ", row[0]) for row in rows)
 
     def _check_coverage(self, by_pg_dump: set[int]) -> None:
-        """Every table that we locked has its rows in the artifact exactly once."""
+        """Check that the backup contains the rows of every locked table exactly once."""
         if self._source.schema_only:
             return
         twice = by_pg_dump & self._copied_by_workers.keys()
@@ -217,13 +217,13 @@ class Attempt:
             and table.oid not in covered
             and (table.logged or not self._source.server.in_recovery)
         ]
-        for wrong, how in (
+        for tables, how in (
             ([table for table in self._held.tables if table.oid in twice], "twice"),
             (missing, "not at all"),
         ):
-            if wrong:
-                names = ", ".join(f"{one.schema}.{one.name}" for one in wrong[:5])
-                raise e.DumpFailed(f"{len(wrong)} tables dumped {how}, such as {names}")
+            if tables:
+                names = ", ".join(f"{table.schema}.{table.name}" for table in tables[:5])
+                raise e.DumpFailed(f"{len(tables)} tables dumped {how}, such as {names}")
 
     def _run_worker(self) -> None:
         session = CopySession(
@@ -250,7 +250,7 @@ class Attempt:
         self._order.worker_is_done()
 
     def _hash(self) -> None:
-        """Hash what a restore will compute; as only drills need that, failures are warnings."""
+        """Hash the values that a restore computes; only drills need them, so failures only warn."""
         try:
             with self._source.endpoint.connect(**self._source.settings) as connection:
                 self._crew.on_stop(lambda: _cancel(connection))
@@ -264,10 +264,10 @@ class Attempt:
         except (psycopg.Error, e.ConnectionFailed, moved_names.Moved) as error:
             self._crew.check()
             self.computed = []
-            said = str(error).strip().partition("\n")[0]
+            message = str(error).strip().partition("\n")[0]
             self.warnings.append(
-                "no hashes of generated columns and materialized views are recorded, a drill will"
-                f" not compare them: {said}"
+                "hashes of generated columns and materialized views were not recorded, a drill will"
+                f" not compare them: {message}"
             )
 
     def _next_task(self) -> Task | None:
@@ -277,14 +277,14 @@ class Attempt:
             return None
 
     def _copy_by_coordinator(self, task: Task) -> Iterator[bytes]:
-        """Copy on the connection that holds the lock already (trap D4)."""
+        """Copy on the connection that already holds the lock (trap D4)."""
         connection = self._source.connection
         with self._coordinator:
             encoding = sql.SQL("SET LOCAL client_encoding = {}")
             connection.execute(encoding.format(self._source.database.encoding))
             statement = copy_statement(task.table, task.first, task.last)
             with connection.cursor() as cursor, cursor.copy(statement) as copy:
-                # The driver gives a row at a time; a row may be large.
+                # The driver returns one row at a time, and a row can be large.
                 block = bytearray()
                 for row in copy:
                     block += row
@@ -308,7 +308,7 @@ class Attempt:
 
 
 def _cancel(connection: Connection) -> None:
-    """End what a session is doing, from another thread."""
+    """Cancel the current query of a session, from another thread."""
     try:
         connection.cancel_safe(timeout=5)
     except psycopg.Error:
@@ -316,7 +316,7 @@ def _cancel(connection: Connection) -> None:
 
 
 def _header(source: DumpSource, held: Snapshot) -> bytes:
-    """Return the first lines of the SQL: what this is, and how to restore it by hand."""
+    """Return the first lines of the SQL: its origin, and how to restore it by hand."""
     database = source.database
     name = database.name.encode("ascii", "backslashreplace").decode()
     name = re.sub(r"\s", " ", name)
@@ -341,14 +341,14 @@ def _header(source: DumpSource, held: Snapshot) -> bytes:
 def program_error(
     error: e.ProgramFailed, database: str, table: Table | None = None
 ) -> e.DumpFailed:
-    """Return the failure of a program as that of the dump, with a hint for what is known."""
-    said = " ".join(error.said)
+    """Return a program's failure as a failure of the dump, with a hint for known causes."""
+    stderr = " ".join(error.said)
     hint = None
-    if "invalid memory alloc request size" in said or "Cannot enlarge string buffer" in said:
-        hint = "A row is larger than 1 GB as text, which COPY cannot express; shorten it."
-    elif "out of shared memory" in said:
-        hint = "ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
-    elif "conflict with recovery" in said:
-        hint = "Raise max_standby_streaming_delay on the standby, or back up the primary."
+    if "invalid memory alloc request size" in stderr or "Cannot enlarge string buffer" in stderr:
+        hint = "A row is larger than 1 GB as text, which COPY does not support. Reduce its size."
+    elif "out of shared memory" in stderr:
+        hint = "Run ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
+    elif "conflict with recovery" in stderr:
+        hint = "Increase max_standby_streaming_delay on the standby, or back up the primary."
     of = f", table {table.schema}.{table.name}" if table is not None else ""
     return e.DumpFailed(f"database {database}{of}: {error.message}", hint=hint)

@@ -1,4 +1,4 @@
-"""Make one backup: lock, dump, check, publish. Nothing has a final name before all is well."""
+"""Make one backup: lock, dump, check, publish. Files get their names only when all is complete."""
 
 import itertools
 import time
@@ -31,16 +31,16 @@ from ..stores.store import Store, Upload, locked
 from . import dump, space
 from .dump import MIN_ATTEMPTS, DumpOptions, DumpResult
 
-# Of pg_try_advisory_lock: "pgkeep" as a number. Such a lock is the database's own and dies with the
-# connection, so it holds between hosts too (traps B11, B12).
+# Key of pg_try_advisory_lock: "pgkeep" as a number. The lock belongs to the database and ends with
+# the connection, so it also excludes other hosts (traps B11, B12).
 ADVISORY_LOCK = int.from_bytes(b"pgkeep")
-# Seconds until the server has noticed that a run was killed, and lets go of its lock: more than
+# Seconds until the server notices that a run was killed and releases its lock: more than
 # client_connection_check_interval.
 LOCK_PATIENCE = 5.0
 
 
 class Made(NamedTuple):
-    """What was published, and why its copy is pending, if it is."""
+    """A published backup, and why its copy is pending, if it is."""
 
     manifest: Manifest
     uncopied: e.PgkeepError | None
@@ -48,19 +48,19 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupOptions:
-    """What backup to make; without a type it is the tier that is due in the time zone."""
+    """Options of a backup; without a type, the tier that is due in the time zone is chosen."""
 
     type: naming.BackupType | None
     jobs: int
     zone: tzinfo = UTC
-    policy: retention.Policy | None = None  # has the tiers that may be due; none: the default one
-    drift: float = 0.5  # the share by which something may shrink without a warning
+    policy: retention.Policy | None = None  # its tiers can be due; None: the default policy
+    drift: float = 0.5  # relative decrease that causes a warning
     schema_only: bool = False
     verify: bool = False
-    chosen: bool = False  # the database by its name, for backups
-    named: bool = False  # the database by its name, to connect to
+    chosen: bool = False  # the database was named explicitly, for backups
+    named: bool = False  # the database was named explicitly, to connect to
     lock_timeout: float = 300.0  # seconds
-    computed: bool = True  # hash what a restore computes, for drills to compare
+    computed: bool = True  # hash the values that a restore computes, for drills to compare
 
 
 def backup(
@@ -73,15 +73,15 @@ def backup(
     follows: retention.Policy | None = None,
     copy: Store | None = None,
 ) -> Made:
-    """Back up the database that the endpoint leads to; return what was published.
+    """Back up the database of the endpoint; return what was published.
 
-    Several backups of one run may share the dump of the cluster's roles. The policy that retention
-    follows afterwards, if it does, is noted in the manifest. A copy that fails is pending; it never
+    Backups of one run can share the dump of the cluster's roles. `follows` is the retention policy
+    that is applied afterwards; the manifest records it. A copy that fails is pending; it never
     fails the backup.
 
     Raises:
-        AlreadyRunning, ConnectionFailed, DumpFailed, VerificationFailed, StoreError: and then
-            nothing was published.
+        AlreadyRunning, ConnectionFailed, DumpFailed, VerificationFailed, StoreError: nothing was
+            published.
 
     """
     with translated(), endpoint.connect() as connection:
@@ -89,8 +89,10 @@ def backup(
         with _alone(connection, store, database):
             identifier = server_facts(connection).system_identifier
             store.sweep(lambda name: _is_of(database, name), identifier)
-            everything = _earlier(store, database, options)
-            earlier = [one for one in everything if one.server.system_identifier == identifier]
+            existing = _earlier(store, database, options)
+            earlier = [
+                manifest for manifest in existing if manifest.server.system_identifier == identifier
+            ]
             kind = options.type or retention.choose_type(
                 earlier, now(), options.zone, options.policy, schema_only=options.schema_only
             )
@@ -105,7 +107,7 @@ def backup(
                 roles=roles or Roles(),
                 identifier=identifier,
                 earlier=earlier,
-                others=[one for one in everything if one not in earlier],
+                others=[manifest for manifest in existing if manifest not in earlier],
                 follows=follows,
                 copy=copy,
                 warnings=space.warnings(store, earlier[-1:]),
@@ -114,7 +116,7 @@ def backup(
 
 
 def _made(run: "_Backup") -> Made:
-    """Make a backup, anew as long as names move while it is made; within the time for locks."""
+    """Make a backup; repeat it, within the lock timeout, while names change during the backup."""
     deadline = time.monotonic() + run.options.lock_timeout
     for attempt in itertools.count(1):
         try:
@@ -140,13 +142,13 @@ class _Backup:
     roles: Roles
     identifier: str  # of the cluster
     earlier: list[Manifest]
-    others: list[Manifest]  # of other clusters, which have a database of this name
+    others: list[Manifest]  # of databases with this name in other clusters
     follows: retention.Policy | None
     copy: Store | None
     warnings: list[str]
 
     def make(self) -> Made:
-        """Write all files, then give them their names."""
+        """Write all files, then publish them under their names."""
         name = self.name
         with publication(self.store, name, owner=self.identifier) as files, ExitStack() as stack:
             copy = self._live_copy(stack, files.artifact)
@@ -182,7 +184,7 @@ class _Backup:
             return self._finish_copy(manifest, copy)
 
     def _live_copy(self, stack: ExitStack, artifact: Upload) -> LiveCopy | None:
-        """Start to copy the artifact, if it is a local file and a copy is asked for."""
+        """Start copying the artifact, if it is a local file and a copy is configured."""
         target = self.copy
         if target is None or not isinstance(artifact, LocalUpload):
             return None
@@ -190,14 +192,14 @@ class _Backup:
 
         def sweep() -> None:
             with self.store.lock(copies_lock(database)) as idle:
-                if idle:  # else another process is uploading
+                if idle:  # otherwise another process is uploading
                     target.sweep(lambda name: _is_of(database, name), self.identifier)
 
         copy = LiveCopy(artifact, target, self.name.artifact, self.identifier, sweep)
         return stack.enter_context(copy)
 
     def _finish_copy(self, manifest: Manifest, copy: LiveCopy | None) -> Made:
-        """Finish the copy of a backup that is published; if that fails it is only pending."""
+        """Finish the copy of a published backup; if that fails, the copy is pending."""
         if self.copy is None or copy is None:
             return Made(manifest, None)
         self.progress.step(f"copying to {self.copy.url}")
@@ -211,7 +213,7 @@ class _Backup:
                 read_back=self.options.verify,
             )
             return Made(copies.mark_copied(self.store, manifest, self.copy), None)
-        except Exception as error:  # noqa: BLE001 - of whatever kind, the backup is published
+        except Exception as error:  # noqa: BLE001 - the backup is published, whatever failed
             return Made(manifest, copies.as_failure(error))
 
     def _dump(self, writer: ArtifactWriter) -> DumpResult:
@@ -226,24 +228,24 @@ class _Backup:
         return dump.dump(self.endpoint, self.connection, writer, options, self.progress)
 
     def _compared(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with what only the earlier backups show."""
+        """Return the manifest with warnings that result from comparing with earlier backups."""
         warnings = list(manifest.warnings)
         if clusters := mixed([*self.earlier, *self.others, manifest]):
             warnings.append(
                 f"{clusters} clusters have backups of a database {self.name.database} in"
-                f" {self.store.url}: let each have a directory of its own"
+                f" {self.store.url}: use a separate directory for each cluster"
             )
-        good = [one for one in self.earlier if one.verified and one.full]
+        good = [earlier for earlier in self.earlier if earlier.verified and earlier.full]
         found = drift.drift(good[-1], manifest, self.options.drift) if good else []
         return msgspec.structs.replace(manifest, warnings=warnings, drift=found)
 
 
 @contextmanager
 def _alone(connection: Connection, store: Store, database: str) -> Iterator[None]:
-    """Hold the locks of a run; both die with their holder.
+    """Hold the locks of a run; both end with their holder.
 
-    The file guards the store's partial files from a second run here, the advisory lock the database
-    from runs elsewhere.
+    The lock file protects the partial files of the store from a second run on this host. The
+    advisory lock protects the database from runs on other hosts.
     """
     with locked(store, backup_lock(database), GLANCE) as alone:
         if not alone:
@@ -261,7 +263,7 @@ def _alone(connection: Connection, store: Store, database: str) -> Iterator[None
 def _already_running(database: str, where: str) -> e.AlreadyRunning:
     return e.AlreadyRunning(
         f"a backup of database {database} is already running (lock held from {where})",
-        hint="Wait for it to end; a run that was killed holds no lock.",
+        hint="Wait until it ends. A killed run holds no lock.",
     )
 
 
@@ -271,14 +273,14 @@ def _is_of(database: str, file_name: str) -> bool:
 
 
 def _earlier(store: Store, database: str, options: BackupOptions) -> list[Manifest]:
-    """Return the backups that there are; an identity that may only write sees none."""
+    """Return existing backups; an identity without read permission gets none."""
     try:
         return Catalog(store).named(database)
     except e.AccessDenied as error:
         if options.type is None:
             raise e.StoreError(
-                f"cannot tell which tier is due: {error.message}",
-                hint="Name it with --type, or let the identity list and read the bucket.",
+                f"cannot determine which tier is due: {error.message}",
+                hint="Set it with --type, or allow the identity to list and read the bucket.",
             ) from error
         return []
 
@@ -290,7 +292,7 @@ def _free_name(
     options: BackupOptions,
     now: Callable[[], datetime],
 ) -> naming.BackupName:
-    """Return a name that no file has; names are unique to the second."""
+    """Return a name that no file has; names have a resolution of one second."""
     while True:
         name = naming.BackupName(
             database=database,

@@ -1,8 +1,8 @@
-"""Copy tables out through psql: one session that shares a snapshot with others.
+"""Copy tables with psql: one session that shares a snapshot with others.
 
-psql's COPY costs less processor time than any Python driver's, which make an object of each row,
-and leaves the interpreter free. A session is told what to do through its standard input, one COPY
-after the other, so that a connection costs its start once.
+COPY in psql costs less CPU time than in any Python driver, which create an object for each row, and
+it does not hold the interpreter lock. A session reads one COPY after the other from its standard
+input, so that a connection is opened only once.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ _SETUP = """\
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET TRANSACTION SNAPSHOT '{snapshot}';
 """
-# The relations whose locks the session holds, apart from indexes: the snapshot may be older than
-# these, so the catalogs cannot be asked by SELECT.
+# The relations, except indexes, on which the session holds locks. SELECT on the catalogs cannot
+# answer this, because the snapshot can be older than the locks.
 _LOCKED = b"""\
 SELECT pg_catalog.concat('locked ', pg_catalog.string_agg(relation::pg_catalog.text, ' '))
 FROM pg_catalog.pg_locks
@@ -27,8 +27,8 @@ WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'relation' AND granted
   AND database <> 0 AND relation >= 16384
   AND pg_catalog.pg_index_has_property(relation, 'clusterable') IS NULL;
 """
-# A table whose lock cannot be had at once is behind somebody's queued ALTER, which waits for the
-# coordinator, which waits for us: the server cannot see that deadlock (trap D4).
+# A table that cannot be locked at once is behind another session's queued ALTER. That session waits
+# for the coordinator, which waits for us: a deadlock that the server cannot detect (trap D4).
 _LOCK = b"""\
 \\set ON_ERROR_STOP off
 SAVEPOINT before;
@@ -49,12 +49,12 @@ _ECHO_END = b"\\echo '\\\\.'\n"
 
 
 class CopySession:
-    """A psql that copies tables as they were in a snapshot."""
+    """A psql process that copies tables as of a snapshot."""
 
     def __init__(
         self, client: programs.Installation, access: ChildAccess, encoding: str, snapshot: str
     ) -> None:
-        self._locked: int | None = None  # OID of the only table that the session holds
+        self._locked: int | None = None  # OID of the only table that the session has locked
         self._child = programs.Child(
             [client.program("psql"), "-X", "-q", "-A", "-t", "-w", *access.arguments],
             {**access.environment, "PGCLIENTENCODING": encoding},
@@ -64,10 +64,10 @@ class CopySession:
         self._child.write(_SETUP.format(snapshot=snapshot).encode())
 
     def lock(self, table: Table) -> bool:
-        """Lock a table and no other any more; tell whether it could be had at once.
+        """Lock a table and release the previous one; return whether the lock was free.
 
         Raises:
-            Moved: its name means another relation.
+            Moved: its name refers to another relation.
 
         """
         if self._locked == table.oid:
@@ -84,11 +84,11 @@ class CopySession:
         return True
 
     def copy(self, table: Table, first: int | None, last: int | None) -> Iterator[bytes]:
-        """Yield the rows of a locked table, all or those of some pages, in COPY's text format.
+        """Yield the rows of a locked table, or of some of its pages, in COPY's text format.
 
-        What a statement reads by name it locks until the end of the subtransaction. So nothing else
-        has been read if no other relation is locked afterwards, whatever the name has meant in
-        between (trap G2.1).
+        A statement locks what it reads by name until the end of the subtransaction. If no other
+        relation is locked afterwards, nothing else was read, whatever the name meant in between
+        (trap G2.1).
 
         Raises:
             Moved: another relation was read.
@@ -104,7 +104,7 @@ class CopySession:
         yield from rows_until_end(self._read)
 
     def finish(self) -> None:
-        """End the session; raise if it did not end well."""
+        """End the session; raise if it failed."""
         self._child.finish()
 
     def kill(self) -> None:
@@ -112,7 +112,7 @@ class CopySession:
         self._child.kill()
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """End the session and release its resources."""
         self._child.close()
 
     def _read(self) -> bytes:
@@ -131,14 +131,14 @@ class CopySession:
 def _check_locked(table: Table, line: bytes) -> None:
     if line != b"locked %d\n" % table.oid:
         name = f"{table.schema}.{table.name}"
-        raise Moved(f"{name} meant another table than when the backup began")
+        raise Moved(f"{name} refers to a different table than when the backup started")
 
 
 def rows_until_end(read: Callable[[], bytes]) -> Iterator[bytes]:
-    """Yield what `read` gives up to the line that ends COPY data, which must be its last."""
-    # A row cannot look like the end: COPY doubles a backslash (manual, "COPY", "Text Format").
-    # psql says nothing after it, so it can only stand at the end of what was read; what may be
-    # its beginning is held back, everything else is passed on without being copied.
+    """Yield what `read` returns up to the line that ends COPY data, which must be the last line."""
+    # A row cannot look like the end marker: COPY doubles a backslash (manual, "COPY", "Text
+    # Format"). psql prints nothing after the marker, so it is always at the end of a block. Only
+    # bytes that can be its beginning are held back; all others are passed on without a copy.
     held, at_row = b"", True
     while True:
         block = held + read()
@@ -156,10 +156,10 @@ def rows_until_end(read: Callable[[], bytes]) -> Iterator[bytes]:
 
 
 def copy_statement(table: Table, first: int | None, last: int | None) -> bytes:
-    """Return the COPY for a table, or for its pages from `first` up to before `last`.
+    """Return the COPY statement for a table, or for its pages from `first` to before `last`.
 
-    FROM ONLY, or an inheritance parent would give its children's rows too (trap D8); no upper bound
-    for the last pages, or rows of a table that has grown would be lost (trap D9).
+    FROM ONLY is required, because an inheritance parent would include its children's rows (trap
+    D8). The last pages have no upper bound, because a growing table would lose rows (trap D9).
     """
     if first is None:
         return b"COPY %s (%s) TO STDOUT" % (table.sql, table.columns)

@@ -1,8 +1,8 @@
-"""Database to artifact: one pg_dump for everything, and parallel COPY of the large tables.
+"""Database to backup file: one pg_dump, and parallel COPY of the large tables.
 
-One run of pg_dump writes all three sections, so that they cannot disagree (trap D7). It leaves the
-rows of the large tables to workers that see the same snapshot, and waits, held back by its pipe,
-where its next section must not begin yet.
+One run of pg_dump writes all three sections, so that they cannot contradict each other (trap D7).
+It skips the rows of large tables, which workers copy from the same snapshot. Its pipe blocks it at
+the point where its next section must wait.
 """
 
 import time
@@ -30,31 +30,31 @@ from .attempt import Attempt, DumpSource, RefusedError, program_error
 from .tasks import Task, plan_tasks
 from .trust import may_be_queried
 
-SLICES_SINCE = 140000  # TID range scans came with PostgreSQL 14 (trap D11)
-BEHIND = 60.0  # seconds of a standby that are worth a warning
+SLICES_SINCE = 140000  # PostgreSQL 14 introduced TID range scans (trap D11)
+BEHIND = 60.0  # replay lag of a standby, in seconds, that causes a warning
 MIN_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpOptions:
-    """How to dump."""
+    """Options of a dump."""
 
     jobs: int
     schema_only: bool = False
     lock_timeout: float = 300.0  # seconds
-    chosen: bool = False  # the database by its name, for backups
-    named: bool = False  # the database by its name, to connect to
-    computed: bool = True  # hash what a restore computes, for drills to compare
+    chosen: bool = False  # the database was named explicitly, for backups
+    named: bool = False  # the database was named explicitly, to connect to
+    computed: bool = True  # hash the values that a restore computes, for drills to compare
 
 
 @dataclass(frozen=True, slots=True)
 class DumpResult:
-    """What was dumped."""
+    """The result of a dump."""
 
     index: Index
     snapshot: datetime
     client: programs.Installation
-    settings: Mapping[str, str]  # of every session that reads
+    settings: Mapping[str, str]  # of every session that reads data
     warnings: list[str]
 
 
@@ -65,10 +65,10 @@ def dump(
     options: DumpOptions,
     progress: Progress,
 ) -> DumpResult:
-    """Write the connected database into an artifact, which is finished only if all went well.
+    """Dump the connected database into an artifact, which is finished only after a success.
 
     Raises:
-        DumpFailed, ConnectionFailed, StoreError: nothing of the artifact is of any use then.
+        DumpFailed, ConnectionFailed, StoreError: the artifact is not usable.
 
     """
     with translated():
@@ -76,7 +76,7 @@ def dump(
 
 
 class _Dump:
-    """The facts that all steps of one dump share."""
+    """The state that all steps of one dump share."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class _Dump:
         self.warnings: list[str] = []
 
     def run(self) -> DumpResult:
-        """Check, then try until no change of the schema is in the way."""
+        """Check, then try until no schema change interferes."""
         self.progress.step("checking")
         self._preflight()
         deadline = time.monotonic() + self.options.lock_timeout
@@ -115,8 +115,8 @@ class _Dump:
                 raise program_error(refused[-1].error, self.database.name)
             if len(refused) >= MIN_ATTEMPTS and time.monotonic() > deadline:
                 raise e.DumpFailed(
-                    f"each of {len(refused)} attempts met a change of the schema: {refused[-1]}",
-                    hint="Run the backup when no migration is running, or raise --lock-timeout.",
+                    f"schema changes interrupted each of {len(refused)} attempts: {refused[-1]}",
+                    hint="Run the backup when no migration is running, or increase --lock-timeout.",
                 )
 
     def _preflight(self) -> None:
@@ -137,7 +137,7 @@ class _Dump:
         except (e.DumpFailed, psycopg.Error):
             if held is not None:
                 with suppress(psycopg.Error):
-                    # If names have moved, that is the reason, and another attempt may do.
+                    # If names have moved, that is the cause, and another attempt can succeed.
                     moved_names.check(held.names, self.connection, self.codec)
             raise
         if not checked:
@@ -145,7 +145,7 @@ class _Dump:
         return result
 
     def _dump(self, held: Snapshot) -> tuple[DumpResult, bool]:
-        """Return the result, and whether all names were checked that something was read by."""
+        """Return the result, and whether all names by which data was read were checked."""
         tasks = [] if self.options.schema_only else self._plan(held)
         targets = self._targets(held)
         with self.endpoint.child(**self.settings) as access:
@@ -155,7 +155,7 @@ class _Dump:
         warnings = self.warnings + run.warnings
         lag = held.replay_lag or 0.0
         if lag > BEHIND:
-            warnings.append(f"the standby is {lag:.0f} s behind its primary: so is the backup")
+            warnings.append(f"the standby, and so the backup, is {lag:.0f} s behind its primary")
         return DumpResult(
             index, held.taken, self.client, self.settings, warnings
         ), run.names_are_checked
@@ -176,24 +176,24 @@ class _Dump:
         )
 
     def _targets(self, held: Snapshot) -> list[computed_values.Target]:
-        """Return what is hashed for drills; queries read it, so not what others own (trap G2.2)."""
+        """Return what to hash for drills; not what others own, as queries read it (trap G2.2)."""
         if self.options.schema_only or not self.options.computed:
             return []
         tables = computed_values.readable(held.tables, in_recovery=self.server.in_recovery)
         found = computed_values.targets(self.connection, tables)
-        views = [one.view for one in found if one.view is not None]
+        views = [target.view for target in found if target.view is not None]
         safe = may_be_queried(self.connection, [*(table.oid for table in tables), *views])
         unsafe = {table.sql for table in tables if table.oid not in safe}
         kept = [
-            one
-            for one in found
-            if (unsafe.isdisjoint(one.parts) if one.view is None else one.view in safe)
+            target
+            for target in found
+            if (unsafe.isdisjoint(target.parts) if target.view is None else target.view in safe)
         ]
         if len(kept) < len(found):
             warning = (
-                f"no hash of {len(found) - len(kept)} materialized views or tables with generated"
-                " columns is recorded, a drill will not compare them: others own them, and could"
-                " run code in the query"
+                f"hashes of {len(found) - len(kept)} materialized views or tables with generated"
+                " columns were not recorded, a drill will not compare them: other roles own them"
+                " and could run code in the query"
             )
             if warning not in self.warnings:
                 self.warnings.append(warning)
@@ -202,7 +202,7 @@ class _Dump:
     def _plan(self, held: Snapshot) -> list[Task]:
         sizes = snapshot.sizes(self.connection, held.tables)
         row = self.connection.execute("SHOW block_size").fetchone()
-        assert row is not None  # noqa: S101 - SHOW gives a row
+        assert row is not None  # noqa: S101 - SHOW returns a row
         candidates = [
             table
             for table in held.tables
@@ -238,7 +238,7 @@ class _Dump:
 
 
 def _lc_monetary(connection: Connection) -> str | None:
-    """Return the locale of the session's money, if the database may have some (trap A5.25)."""
+    """Return the session's lc_monetary if the database can contain money (trap A5.25)."""
     row = connection.execute(
         """
         SELECT pg_catalog.current_setting('lc_monetary')
@@ -252,6 +252,8 @@ def _lc_monetary(connection: Connection) -> str | None:
 
 
 def _lasting(refused: Sequence[RefusedError]) -> bool:
-    """Tell whether the last refusal will come again: what has gone does not go twice."""
+    """Whether the last error will recur: an object that was dropped cannot be dropped twice."""
     last = refused[-1]
-    return not last.queued and any(one.error.said == last.error.said for one in refused[:-1])
+    return not last.queued and any(
+        earlier.error.said == last.error.said for earlier in refused[:-1]
+    )

@@ -1,4 +1,4 @@
-"""What would spoil a backup, found before it begins: every finding at once, with what mends it."""
+"""Find all problems that would make a backup fail, each with the statement that fixes it."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ LARGE_OBJECT_PRIVILEGE_SINCE = 180000
 
 
 class Finding(NamedTuple):
-    """Something that stops a backup (`error`) or that one should know (`warning`)."""
+    """A problem that stops a backup (`error`) or that the user should know (`warning`)."""
 
     level: Literal["error", "warning"]
     message: str
@@ -28,7 +28,7 @@ def check(
 ) -> list[Finding]:
     """Return all findings about the connected database.
 
-    `connections` is how many more connections the backup needs.
+    `connections` is the number of further connections that the backup needs.
     """
     return [
         *_server(connection, server),
@@ -45,9 +45,9 @@ def check(
 def emptiness(
     connection: Connection, tables: Sequence[Table], *, chosen: bool, named: bool
 ) -> Iterator[Finding]:
-    """Warn of an empty database that was probably not meant.
+    """Warn if the database is empty and was probably selected by mistake.
 
-    `chosen` by its own name, for backups; or `named` as the one to connect to; or neither.
+    It can be `chosen` explicitly for backups, or `named` as the database to connect to.
     """
     name = connection.info.dbname
     if tables or chosen:
@@ -60,37 +60,39 @@ def emptiness(
     ).fetchone()
     others = row[0] if row is not None else 0
     if name == "postgres" or (others and not named):
-        exist = f", and {others} others exist" if others > 1 else ""
-        exist = ", and another one exists" if others == 1 else exist
+        exist = f", and {others} other databases exist" if others > 1 else ""
+        exist = ", and another database exists" if others == 1 else exist
         yield Finding(
             "warning",
-            f"database {name} is empty{exist}: PGDATABASE, POSTGRES_DB, DATABASE_URL or"
-            " BACKUP_DATABASES name another one",
+            f"database {name} is empty{exist}: set PGDATABASE, POSTGRES_DB, DATABASE_URL or"
+            " BACKUP_DATABASES to back up another one",
         )
 
 
 def refuse(findings: Sequence[Finding]) -> None:
-    """Raise DumpFailed when a finding is an error; it names all of them."""
+    """Raise DumpFailed if any finding is an error; the message contains all errors."""
     errors = [finding for finding in findings if finding.level == "error"]
     if not errors:
         return
     remedies = [error.remedy for error in errors if error.remedy]
     raise e.DumpFailed(
         "; ".join(error.message for error in errors),
-        hint="\n".join(["Mend this first:", *remedies]) if remedies else None,
+        hint="\n".join(["Fix this first:", *remedies]) if remedies else None,
     )
 
 
 def _server(connection: Connection, server: ServerFacts) -> Iterator[Finding]:
     if server.version_num < OLDEST_SERVER:
-        yield Finding("error", f"server is PostgreSQL {server.version}, 12 or newer is needed")
+        yield Finding(
+            "error", f"server is PostgreSQL {server.version}, version 12 or newer is required"
+        )
     row = connection.execute(
         "SELECT FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
     ).fetchone()
     if row is None:
         yield Finding(
             "warning",
-            f"server is PostgreSQL {server.version}: during a backup the owner of a table may"
+            f"server is PostgreSQL {server.version}: during a backup the owner of a table can"
             " run code as the role that backs up (CVE-2024-7348)",
             "Update the server to 12.20, 13.16, 14.13, 15.8, 16.4 or newer.",
         )
@@ -100,8 +102,8 @@ def _server(connection: Connection, server: ServerFacts) -> Iterator[Finding]:
     if row is not None and row[0] == "off":
         yield Finding(
             "warning",
-            "standard_conforming_strings is off, which PostgreSQL 19 no longer knows: functions"
-            " that rely on it will mean something else there",
+            "standard_conforming_strings is off, which PostgreSQL 19 does not support: functions"
+            " that depend on it will change their meaning there",
         )
 
 
@@ -141,7 +143,7 @@ def _privileges(connection: Connection, tables: Sequence[Table]) -> Iterator[Fin
         ]
     yield Finding(
         "error",
-        f"role {user} may not read {_listed(relations)}",
+        f"role {user} is not allowed to read {_listed(relations)}",
         "\n".join(remedy),
     )
 
@@ -162,7 +164,7 @@ def _row_security(connection: Connection, tables: Sequence[Table]) -> Iterator[F
         yield Finding(
             "error",
             f"row security hides rows of {_listed([row[0] for row in rows])} from role"
-            f" {rows[0][1]}: the backup would be partial",
+            f" {rows[0][1]}: the backup would be incomplete",
             f"ALTER ROLE {rows[0][1]} BYPASSRLS;",
         )
 
@@ -186,10 +188,10 @@ def _large_objects(connection: Connection, server: ServerFacts) -> Iterator[Find
         """
     ).fetchone()
     if row is not None and row[0]:
-        # pg_read_all_data does not cover them (trap A4.4).
+        # pg_read_all_data does not include large objects (trap A4.4).
         yield Finding(
             "error",
-            f"role {row[2]} may not read {row[0]} large objects, such as {row[1]}",
+            f"role {row[2]} is not allowed to read {row[0]} large objects, such as {row[1]}",
             f"GRANT SELECT ON LARGE OBJECT {row[1]} TO {row[2]};"
             if row[0] == 1
             else "DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM pg_largeobject_metadata LOOP"
@@ -218,12 +220,12 @@ def _connections(connection: Connection, needed: int) -> Iterator[Finding]:
         yield Finding(
             "warning" if superuser else "error",
             f"the server has {free} free connections, the backup needs {needed} more",
-            "Use fewer --jobs, or raise max_connections.",
+            "Reduce --jobs, or increase max_connections.",
         )
     if limit >= 0 and not superuser and limit - used < needed:
         yield Finding(
             "error",
-            f"role {user} may open {limit} connections, the backup needs {needed + used}",
+            f"role {user} can open {limit} connections, the backup needs {needed + used}",
             f"ALTER ROLE {user} CONNECTION LIMIT {needed + used};",
         )
 
@@ -247,7 +249,7 @@ def _locks(connection: Connection, tables: Sequence[Table]) -> Iterator[Finding]
 def _oddities(
     connection: Connection, server: ServerFacts, tables: Sequence[Table]
 ) -> Iterator[Finding]:
-    """What a dump leaves out by its nature, and nobody expects."""
+    """Warn about objects that a dump omits unexpectedly."""
     invalid = [
         row[0]
         for row in shared_rows(
@@ -262,23 +264,26 @@ def _oddities(
     if invalid:
         yield Finding(
             "warning",
-            f"invalid index {_listed(invalid)}: it is not dumped, what it should guarantee is lost",
+            f"invalid index {_listed(invalid)}: it is not dumped, so a restored database does not"
+            " have it",
             f"REINDEX INDEX CONCURRENTLY {invalid[0]};",
         )
     unlogged = [f"{table.schema}.{table.name}" for table in tables if not table.logged]
     if server.in_recovery and unlogged:
         yield Finding(
-            "warning", f"a standby has no rows of unlogged tables: {_listed(unlogged)} not dumped"
+            "warning",
+            f"rows of unlogged tables are not available on a standby: {_listed(unlogged)} not"
+            " dumped",
         )
 
 
 def _ambiguous(connection: Connection) -> Iterator[Finding]:
-    """Objects whose SQL means something else where the search path is empty (trap G4.1)."""
+    """Warn about objects whose SQL changes its meaning with an empty search path (trap G4.1)."""
     found = name_resolution.ambiguous(connection)
     if found:
         names = [
-            f"{one.object} ({', '.join(dict.fromkeys(use.construct for use in one.uses))})"
-            for one in found
+            f"{entry.object} ({', '.join(dict.fromkeys(use.construct for use in entry.uses))})"
+            for entry in found
         ]
         yield Finding(
             "warning",

@@ -1,8 +1,8 @@
 """One run: back up every database, then apply retention to those that have a new backup.
 
-Only this module decides what a failure means: an error before a backup is published fails its
-database and leaves the others alone; an error afterwards leaves the backup published, and the exit
-code reports it.
+Only this module decides what a failure means. An error before a backup is published fails its
+database and does not affect the others. An error afterwards leaves the backup published, and the
+exit code reports it.
 """
 
 import contextlib
@@ -31,22 +31,22 @@ from .backup import BackupOptions, Made
 from .run_report import DatabaseOutcome, Failure, RunReport, Skipped
 
 EVERY = "*"
-# Databases that pgkeep has made itself, and why they are left out.
+# Databases that pgkeep itself created, and why they are skipped.
 _OURS = {
-    re.compile(r"__restore_[0-9a-f]{8}$"): "it is what an interrupted restore left",
-    re.compile(r"__old_[0-9]{8}T[0-9]{6}Z$"): "a restore has put another one in its place",
-    re.compile(r"^pgkeep_drill_[0-9a-f]{12}$"): "a drill works in it, or was interrupted",
+    re.compile(r"__restore_[0-9a-f]{8}$"): "left behind by an interrupted restore",
+    re.compile(r"__old_[0-9]{8}T[0-9]{6}Z$"): "replaced by a restore",
+    re.compile(r"^pgkeep_drill_[0-9a-f]{12}$"): "used by a drill that runs or was interrupted",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What a run does."""
+    """Options of a run."""
 
     backup: BackupOptions
-    databases: Sequence[str] = ()  # none: the connected one; EVERY: those that can be connected to
-    policy: retention.Policy | None = None  # none: nothing is removed
-    require_copy: bool = False  # whether a copy that fails is the run's failure
+    databases: Sequence[str] = ()  # none: the connected one; EVERY: all that allow connections
+    policy: retention.Policy | None = None  # None: nothing is removed
+    require_copy: bool = False  # a copy that fails makes the run fail
 
 
 def run(
@@ -57,12 +57,12 @@ def run(
     copy: Store | None = None,
     finished: Callable[[DatabaseOutcome], None] = lambda _: None,
 ) -> RunReport:
-    """Back up every database that is asked for; one that fails does not stop the others.
+    """Back up every selected database; one that fails does not stop the others.
 
-    Of several databases, each outcome is passed to `finished` at once.
+    With several databases, each outcome is passed to `finished` as soon as it is known.
 
     Raises:
-        AlreadyRunning, ConnectionFailed, UsageError: before any backup was started.
+        AlreadyRunning, ConnectionFailed, UsageError: before the first backup started.
 
     """
     work = _Run(endpoint, store, copy, options, progress)
@@ -80,22 +80,22 @@ def run(
 
 @contextlib.contextmanager
 def _alone(endpoint: Endpoint, wanted: Sequence[str]) -> Iterator[Connection]:
-    """Connect and hold the lock of a run over these databases; it dies with the connection.
+    """Connect and hold the lock of a run for these databases; it ends with the connection.
 
-    A backup locks its database only: of two runs over the same ones each would get a part.
+    A backup only locks its own database: two runs for the same databases would each back up some.
     """
     key = advisory_locks.key_of("pgkeep", *wanted)
     with endpoint.connect() as connection:
         if not advisory_locks.try_acquire(connection, key):
             raise e.AlreadyRunning(
                 "a backup of several databases of this server is already running",
-                hint="Wait for it to end; a run that was killed holds no lock.",
+                hint="Wait until it ends. A killed run holds no lock.",
             )
         yield connection
 
 
 class _Run:
-    """What all databases of a run have in common."""
+    """The state that all databases of a run share."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class _Run:
         self._roles = Roles()
 
     def back_up(self, database: str | None) -> DatabaseOutcome:
-        """Back up one database, with everything that follows; None is the connected one."""
+        """Back up one database and do what follows; None is the connected database."""
         interrupts.check()
         endpoint, progress = self._endpoint, self._progress
         options = self._options.backup
@@ -131,7 +131,7 @@ class _Run:
                 follows=self._options.policy,
                 copy=self._copy,
             )
-        except Exception as error:  # noqa: BLE001 - of whatever kind, the others go on
+        except Exception as error:  # noqa: BLE001 - the other databases must still be backed up
             name = database or endpoint.params.get("dbname", "(the default)")
             return DatabaseOutcome(database=name, failed=Failure.of(name, _known(error)))
         outcome = DatabaseOutcome(
@@ -143,7 +143,7 @@ class _Run:
         return outcome
 
     def _follow_up(self, made: Made, outcome: DatabaseOutcome) -> None:
-        """Do what follows a backup; no failure of it removes the backup."""
+        """Upload copies and apply retention; a failure here does not remove the backup."""
         interrupts.check()
         if made.uncopied is not None:
             outcome.copies.append(Failure.of(outcome.database, made.uncopied))
@@ -183,15 +183,15 @@ class _Run:
 
     def _retain(self, store: Store, manifest: Manifest, outcome: DatabaseOutcome) -> list[str]:
         """Apply retention to the database that was just backed up; return what was removed."""
-        assert self._options.policy is not None  # noqa: S101 - the caller has looked
+        assert self._options.policy is not None  # noqa: S101 - checked by the caller
         catalog = Catalog(store)
         try:
             backups = catalog.of(manifest.server.system_identifier, manifest.database.name)
             decisions = retention.decide(backups, self._options.policy, datetime.now(UTC))
             pruned = prune.prune(catalog, decisions)
         except e.AccessDenied:
-            # As it should be where the server must not be able to destroy its backups.
-            outcome.retained.append(f"{store.url} is not pruned: this identity may not do it")
+            # Expected where the server must not be able to destroy its backups.
+            outcome.retained.append(f"{store.url}: not pruned, this identity is not allowed to")
             return []
         finally:
             outcome.unreadable += catalog.unreadable
@@ -200,7 +200,7 @@ class _Run:
 
 
 def _known(error: Exception) -> e.PgkeepError:
-    """Return an unexpected error as one that can be reported, with its place."""
+    """Return an unexpected error as one that can be reported, with its position."""
     if isinstance(error, e.PgkeepError):
         return error
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -211,28 +211,28 @@ def _known(error: Exception) -> e.PgkeepError:
 
 
 def choose(connection: Connection, wanted: Sequence[str]) -> tuple[list[str], list[Skipped]]:
-    """Return the databases that a run backs up, and those that it leaves out.
+    """Return the databases that a run backs up, and those that it skips.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no database can be backed up.
 
     """
     if EVERY not in wanted:
-        return list(dict.fromkeys(wanted)), []  # in their order, each once
-    there = _databases(connection)
-    chosen = [name for name, reason in there.items() if reason is None]
+        return list(dict.fromkeys(wanted)), []  # in the given order, without duplicates
+    existing = _databases(connection)
+    chosen = [name for name, reason in existing.items() if reason is None]
     if not chosen:
-        raise e.UsageError("no database to back up: none can be connected to")
-    return chosen, [Skipped(name, reason) for name, reason in there.items() if reason]
+        raise e.UsageError("no database to back up: none accepts connections")
+    return chosen, [Skipped(name, reason) for name, reason in existing.items() if reason]
 
 
 def _dropped(connection: Connection, store: Store) -> list[str]:
-    """Return the databases that have backups and are gone from the server."""
+    """Return the databases that have backups but no longer exist on the server."""
     identifier = server_facts(connection).system_identifier
     try:
         backups = Catalog(store).backups()
     except e.AccessDenied:
-        return []  # an identity that may only write does not know what was there before
+        return []  # an identity without read permission cannot know
     known = {
         backup.manifest.database.name
         for backup in backups
@@ -242,9 +242,9 @@ def _dropped(connection: Connection, store: Store) -> list[str]:
 
 
 def _databases(connection: Connection) -> dict[str, str | None]:
-    """Return every database that is no template, each with the reason why it cannot be backed up.
+    """Return every database except templates, with the reason why it cannot be backed up, if any.
 
-    New ones are found because the server is asked at each run (trap A3.15).
+    The server is asked at each run, so that new databases are found (trap A3.15).
     """
     rows = shared_rows(
         connection,
@@ -260,11 +260,11 @@ def _databases(connection: Connection) -> dict[str, str | None]:
 
 def _reason(name: str, allowed: bool, limit: int, superuser: bool, privilege: bool) -> str | None:
     if not allowed:
-        return "it does not allow connections"
+        return "connections are not allowed"
     if limit == -2:  # pg_database.datconnlimit of a database whose DROP was interrupted
-        return "it is invalid: dropping it was interrupted"
+        return "invalid: dropping it was interrupted"
     if not privilege:
-        return "the role may not connect to it"
+        return "the role has no CONNECT privilege"
     if limit == 0 and not superuser:
-        return "its connection limit is 0"
+        return "connection limit is 0"
     return next((reason for ours, reason in _OURS.items() if ours.search(name)), None)

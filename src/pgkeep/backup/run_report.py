@@ -1,4 +1,4 @@
-"""What a run of backups has done, database by database."""
+"""The result of a backup run, for each database."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from ..model.manifest import Manifest
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Something that failed for a database."""
+    """A failure for one database."""
 
     database: str
     error: str
@@ -19,7 +19,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, database: str, error: e.PgkeepError) -> "Failure":
-        """Note an error."""
+        """Record an error."""
         return cls(database, error.message, error.hint, error.exit_code)
 
     def as_error(self) -> e.PgkeepError:
@@ -28,34 +28,34 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """A database that was left out, and why."""
+    """A database that was skipped, and why."""
 
     database: str
     reason: str
 
 
 class DatabaseOutcome(msgspec.Struct, kw_only=True):
-    """What a run has done for one database."""
+    """The result of a run for one database."""
 
     database: str
     backup: Manifest | None = None
     failed: Failure | None = None  # why no backup was published
     copied: list[str] = []  # earlier backups whose pending copy was uploaded
-    copies: list[Failure] = []  # what failed for copies
-    copies_required: bool = False  # whether a copy that fails is a failure of the run
+    copies: list[Failure] = []  # failures of copies
+    copies_required: bool = False  # a copy that fails makes the run fail
     removed: list[str] = []  # backups that retention removed
     copies_removed: list[str] = []
     retention: Failure | None = None  # why retention refused or failed
-    retained: list[str] = []  # backups that a store keeps longer than retention asks for
+    retained: list[str] = []  # backups that the store keeps longer than the policy
     unreadable: list[str] = []  # manifests that cannot be read, and why
 
 
 class RunReport(msgspec.Struct, kw_only=True):
-    """What a run has done, over one target or several."""
+    """The result of a run for one target or several."""
 
     outcomes: list[DatabaseOutcome] = []
     skipped: list[Skipped] = []
-    dropped: list[str] = []  # databases that have backups here and are gone from the server
+    dropped: list[str] = []  # databases that have backups but no longer exist on the server
 
     @classmethod
     def of_failure(cls, failure: Failure) -> "RunReport":
@@ -74,12 +74,12 @@ class RunReport(msgspec.Struct, kw_only=True):
 
     @property
     def backups(self) -> list[Manifest]:
-        """The backups that were published."""
+        """The published backups."""
         return [outcome.backup for outcome in self.outcomes if outcome.backup is not None]
 
     @property
     def failed(self) -> list[Failure]:
-        """The databases that have no new backup."""
+        """The databases without a new backup."""
         return [outcome.failed for outcome in self.outcomes if outcome.failed is not None]
 
     @property
@@ -89,12 +89,12 @@ class RunReport(msgspec.Struct, kw_only=True):
 
     @property
     def copies(self) -> list[Failure]:
-        """What failed for copies."""
+        """Failures of copies."""
         return [failure for outcome in self.outcomes for failure in outcome.copies]
 
     @property
     def copies_missed(self) -> list[Failure]:
-        """What failed for copies that were required."""
+        """Failures of required copies."""
         return [
             failure
             for outcome in self.outcomes
@@ -119,7 +119,7 @@ class RunReport(msgspec.Struct, kw_only=True):
 
     @property
     def retained(self) -> list[str]:
-        """Backups that a store keeps longer than retention asks for, as text."""
+        """Backups that a store keeps longer than the policy, as text."""
         return [text for outcome in self.outcomes for text in outcome.retained]
 
     @property

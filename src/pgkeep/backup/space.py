@@ -1,4 +1,4 @@
-"""Whether a store has room for another backup."""
+"""Check whether a store has space for another backup."""
 
 import contextlib
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from ..stores.store import Store
 
 
 def warnings(store: Store, last: Sequence[Manifest]) -> list[str]:
-    """Warn if the newest backup of each database would not fit into a directory once more.
+    """Warn if the newest backup of each database would not fit into the directory again.
 
-    What the next one needs is not known before it is made, so this stops nothing.
+    The size of the next backup is not known in advance, so this does not stop a backup.
     """
-    needed = sum(one.artifact.size for one in last)
+    needed = sum(manifest.artifact.size for manifest in last)
     if not isinstance(store, LocalStore):
         return []
     with contextlib.suppress(OSError):
         free = store.free()
         if free < needed:
             of = f"database {last[0].database.name}" if len(last) == 1 else f"{len(last)} databases"
-            said = (
+            warning = (
                 f"{store.url} has {free / 1e9:.1f} GB free, the last backup of {of} needed"
                 f" {needed / 1e9:.1f} GB"
             )
-            return [said]
+            return [warning]
     return []

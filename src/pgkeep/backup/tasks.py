@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from ..postgres.snapshot import Table
 
 MIB = 1 << 20
-SMALLEST_FOR_WORKER = 1 * MIB  # smaller tables are quicker in pg_dump's own connection
-SLICE = 32 * MIB  # of table size; small enough that workers finish together
-ARGUMENTS_LIMIT = 1 * MIB  # of --exclude-table-data; Linux takes 2 MiB in all
+SMALLEST_FOR_WORKER = 1 * MIB  # smaller tables are faster in pg_dump's own connection
+SLICE = 32 * MIB  # of table size; small enough that workers finish at about the same time
+ARGUMENTS_LIMIT = 1 * MIB  # for --exclude-table-data; Linux allows 2 MiB in total
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Rows for a worker: a whole table, or the pages from `first` up to before `last`."""
+    """Rows for a worker: a complete table, or the pages from `first` to before `last`."""
 
     table: Table
-    size: int  # bytes on the server's disk, about
+    size: int  # approximate bytes on the server's disk
     first: int | None = None
     last: int | None = None
 
@@ -28,31 +28,31 @@ def plan_tasks(
     block_size: int | None,
     may_be_queried: Container[int] | None = None,
 ) -> list[Task]:
-    """Decide which tables the workers copy, and in which pieces, largest tables first.
+    """Decide which tables the workers copy, and in which slices, largest tables first.
 
-    pg_dump's own connection keeps the small ones, at most a quarter of one worker's share in all.
-    Without a block size tables are not cut into slices; otherwise those are not that may not be
-    queried, and by default all may.
+    pg_dump's own connection keeps the small ones, at most a quarter of one worker's share in total.
+    Tables are divided into slices if a block size is given, except tables outside `may_be_queried`
+    (None: all tables can be queried).
     """
     ranked = sorted(tables, key=lambda table: sizes.get(table.oid, (0, 0))[1], reverse=True)
-    rest = sum(sizes.get(one.oid, (0, 0))[1] for one in ranked)
+    rest = sum(sizes.get(table.oid, (0, 0))[1] for table in ranked)
     enough = max(rest // (4 * jobs), 16 * MIB)
     arguments = 0
     tasks: list[Task] = []
     for table in ranked:
-        main, whole = sizes.get(table.oid, (0, 0))
+        main, total = sizes.get(table.oid, (0, 0))
         arguments += len(exclusion(table))
-        if rest <= enough or whole < SMALLEST_FOR_WORKER or arguments > ARGUMENTS_LIMIT:
+        if rest <= enough or total < SMALLEST_FOR_WORKER or arguments > ARGUMENTS_LIMIT:
             break
-        rest -= whole
+        rest -= total
         queried = may_be_queried is None or table.oid in may_be_queried
         pages = main // block_size if block_size and table.heap and queried else 0
-        tasks += _slices(table, whole, pages)
+        tasks += _slices(table, total, pages)
     return tasks
 
 
 def _slices(table: Table, size: int, pages: int) -> list[Task]:
-    """Cut a table by its pages, weighed with its TOAST (trap D13); the last slice is open."""
+    """Divide a table by pages, weighted with its TOAST (trap D13); the last slice is open-ended."""
     count = min(-(-size // SLICE), pages)
     if count <= 1:
         return [Task(table, size)]
@@ -62,5 +62,5 @@ def _slices(table: Table, size: int, pages: int) -> list[Task]:
 
 
 def exclusion(table: Table) -> bytes:
-    """Return pg_dump's option; quoted names are taken literally (manual, psql, "Patterns")."""
+    """Return pg_dump's option; quoted names are matched literally (manual, psql, "Patterns")."""
     return b"--exclude-table-data=" + table.sql

@@ -1,9 +1,9 @@
-"""Whose tables may be read by a query: planning one runs functions of whoever owns the table.
+"""Decide which tables a query can read safely: planning it runs functions of the table's owner.
 
 The planner simplifies the expressions of all indexes and statistics of a table, and calls immutable
-functions in them as the role that asks. COPY of a whole table is not planned and calls none (trap
-G2.2). An index may be new, and a schema may be renamed at any time, so what the owners could do
-decides, and not what there is.
+functions in them as the role that runs the query. COPY of a complete table is not planned and calls
+none (trap G2.2). An index can be created, and a schema renamed, at any time. Therefore the decision
+depends on what the owners could do, not on what exists.
 """
 
 from collections.abc import Collection
@@ -39,6 +39,6 @@ WHERE c.oid = ANY (%(tables)s)
 
 
 def may_be_queried(connection: Connection, tables: Collection[int]) -> set[int]:
-    """Return which tables only roles control that may act as the connection's role anyway."""
+    """Return the tables that are controlled only by roles that the current role can act as."""
     rows = connection.execute(_SAFE, {"tables": list(tables), "database_owner": PG_DATABASE_OWNER})
     return {row[0] for row in rows}

@@ -1,4 +1,4 @@
-"""The backups of a store, read from their manifests: no manifest, no backup."""
+"""The backups of a store, read from their manifests; without a manifest, a file is no backup."""
 
 import queue
 import threading
@@ -15,123 +15,133 @@ from ..model.retention import FUTURE_TOLERANCE
 from ..stores.store import Item, Store
 from . import manifests
 
-AT_ONCE = 16  # manifests that are fetched from a remote store
-PATIENCE = 2 * AT_ONCE  # manifests that a remote store fails to deliver before the rest is given up
-TURNS = timedelta(days=31)  # in which clusters that share a store are told apart
+AT_ONCE = 16  # manifests that are downloaded in parallel from a remote store
+PATIENCE = 2 * AT_ONCE  # failed downloads of manifests after which the remaining ones are skipped
+TURNS = timedelta(days=31)  # period in which clusters that share a store are distinguished
 
 
 class Backup(NamedTuple):
-    """A backup that a store holds, or a manifest whose artifact is gone."""
+    """A backup in a store, or a manifest whose artifact is missing."""
 
     manifest: Manifest
-    missing: bool  # the artifact is not there, or not as long as the manifest says
+    missing: bool  # the artifact is missing, or its size differs from the manifest
 
 
 class Unreadable(NamedTuple):
-    """A manifest that cannot be read: of which backup, and why."""
+    """A manifest that cannot be read, with the backup's name and the error."""
 
     name: naming.BackupName
     error: e.PgkeepError
 
 
 class Catalog:
-    """What backups a store holds."""
+    """The backups of a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.doubtful: list[Unreadable] = []  # manifests that could not be read, the last time
-        self.lost: list[str] = []  # artifacts without a manifest, then
+        self.doubtful: list[Unreadable] = []  # manifests that could not be read the last time
+        self.lost: list[str] = []  # artifacts without a manifest at that time
         self._read: list[Backup] | None = None
 
     def read(self) -> Self:
-        """Read everything now; it is not read again."""
+        """Read all manifests now, and keep the result."""
         self._read = self.backups()
         return self
 
     @property
     def unreadable(self) -> list[str]:
-        """What was wrong with manifests when they were last read."""
-        return [one.error.message for one in self.doubtful]
+        """The errors of the manifests that could not be read the last time."""
+        return [entry.error.message for entry in self.doubtful]
 
     def backups(self) -> list[Backup]:
-        """Return all backups, oldest first; files that are not ours are not looked at.
+        """Return all backups, oldest first; files that are not pgkeep's are ignored.
 
-        A manifest that cannot be read is none: it must not stop tonight's backup, of another
-        database perhaps.
+        A manifest that cannot be read is skipped: it must not stop tonight's backup, possibly of
+        another database.
         """
         return self._read if self._read is not None else self._backups(None)
 
     def _backups(self, database: str | None) -> list[Backup]:
-        """Read the manifests of one database, or of all."""
+        """Read the manifests of one database, or of all databases."""
         self.doubtful = []
         items = {item.name: item for item in self.store.items()}
         parsed = {name: naming.parse(name) for name in items if name.endswith(naming.ARTIFACT)}
         self.lost = [
             name
-            for name, one in parsed.items()
-            if one is not None and one.artifact == name and one.manifest not in items
+            for name, name_parts in parsed.items()
+            if name_parts is not None
+            and name_parts.artifact == name
+            and name_parts.manifest not in items
         ]
         found = [
             Backup(manifest, _is_missing(manifest, items))
             for manifest in self._manifests(items, database)
         ]
-        return sorted(found, key=lambda one: (one.manifest.taken, one.manifest.artifact.name))
+        return sorted(
+            found, key=lambda backup: (backup.manifest.taken, backup.manifest.artifact.name)
+        )
 
     def whole(self) -> list[Manifest]:
-        """Return all whole backups, oldest first."""
+        """Return all complete backups, oldest first."""
         return [backup.manifest for backup in self.backups() if not backup.missing]
 
     def of(self, system_identifier: str, database: str) -> list[Manifest]:
-        """Return the whole backups of one cluster's database, oldest first."""
+        """Return the complete backups of one cluster's database, oldest first."""
         return [
-            one for one in self.named(database) if one.server.system_identifier == system_identifier
+            manifest
+            for manifest in self.named(database)
+            if manifest.server.system_identifier == system_identifier
         ]
 
     def named(self, database: str) -> list[Manifest]:
-        """Return the whole backups of every cluster's database of that name, oldest first.
+        """Return the complete backups of a database in every cluster, oldest first.
 
-        The manifests of others are not opened: where there are many, each database reads its own.
+        Manifests of other databases are not opened, because a store can contain many.
         """
         found = self._read if self._read is not None else self._backups(database)
         return [
-            one.manifest
-            for one in found
-            if not one.missing and one.manifest.database.name == database
+            backup.manifest
+            for backup in found
+            if not backup.missing and backup.manifest.database.name == database
         ]
 
     def _manifests(self, items: dict[str, Item], database: str | None) -> Iterator[Manifest]:
         parsed = {name: naming.parse(name) for name in items if name.endswith(naming.MANIFEST)}
-        names = [name for name, one in parsed.items() if one and database in (None, one.database)]
+        names = [
+            name
+            for name, name_parts in parsed.items()
+            if name_parts and database in (None, name_parts.database)
+        ]
         read = _in_threads(self._try, names) if self.store.remote else map(self._try, names)
         found = 0
-        for one in read:
-            if isinstance(one, Manifest):
+        for result in read:
+            if isinstance(result, Manifest):
                 found += 1
-                yield one
-            elif one is not None:
-                self.doubtful.append(one)
-        errors = [one.error for one in self.doubtful]
+                yield result
+            elif result is not None:
+                self.doubtful.append(result)
+        errors = [entry.error for entry in self.doubtful]
         if not found and errors and all(isinstance(error, e.AccessDenied) for error in errors):
-            raise errors[0]  # an identity that may read nothing here
+            raise errors[0]  # the identity has no read permission here
 
     def _try(self, name: str) -> Manifest | Unreadable | None:
         parsed = naming.parse(name)
-        assert parsed is not None  # noqa: S101 - only such names were chosen
+        assert parsed is not None  # noqa: S101 - only parsed names were selected
         if self.store.remote and self._failures() >= PATIENCE:
-            given_up = f"{name} was not read: the store failed for {PATIENCE} others"
+            given_up = f"{name} was not read: the store failed for {PATIENCE} other manifests"
             return Unreadable(parsed, e.StoreError(given_up))
         try:
             return self._manifest(name, parsed)
         except e.Missing as error:
-            # A run of another database may have removed it since we looked (trap B10); a link that
-            # leads nowhere is still there.
+            # A run for another database can have removed it meanwhile (trap B10). A dangling
+            # symbolic link still exists.
             return Unreadable(parsed, error) if self.store.exists(name) else None
         except (e.StoreError, e.VerificationFailed) as error:
             return Unreadable(parsed, error)
 
     def _failures(self) -> int:
-        """Return how often the store has failed, for whatever is not the manifest's fault."""
-        errors = [one.error for one in self.doubtful]
+        """Return the number of store failures that are not caused by the manifest itself."""
+        errors = [entry.error for entry in self.doubtful]
         known = (e.AccessDenied, e.Missing)
         return sum(
             isinstance(error, e.StoreError) and not isinstance(error, known) for error in errors
@@ -139,22 +149,22 @@ class Catalog:
 
     def _manifest(self, file: str, name: naming.BackupName) -> Manifest:
         manifest = manifests.read(self.store, file)
-        # By what it says of itself its files are found and, one day, removed.
+        # The manifest's own names decide which files are read and, later, removed.
         if manifest.name != name:
-            raise e.VerificationFailed(f"{file} is the manifest of {manifest.name.stem}")
+            raise e.VerificationFailed(f"{file} is the manifest of backup {manifest.name.stem}")
         expected = {name.artifact, name.globals}
         for facts in (manifest.artifact, manifest.globals):
             if facts is not None and facts.name not in expected:
-                raise e.VerificationFailed(f"{file} names a file of another backup: {facts.name}")
+                raise e.VerificationFailed(f"{file} lists a file of another backup: {facts.name}")
         return manifest
 
 
 def _in_threads(
     read: Callable[[str], Manifest | Unreadable | None], names: Sequence[str]
 ) -> Iterator[Manifest | Unreadable | None]:
-    """Read several at once, in daemon threads: one that waits for a store holds up no end of a run.
+    """Read in parallel, in daemon threads: a store that hangs must not delay the end of a run.
 
-    Whatever is raised in a thread is raised here.
+    Exceptions of the threads are raised here.
     """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     results: queue.SimpleQueue[Manifest | Unreadable | BaseException | None] = queue.SimpleQueue()
@@ -187,15 +197,18 @@ def _in_threads(
 
 
 def mixed(manifests: Iterable[Manifest]) -> int:
-    """Return how many clusters take turns at backing up a database of one name; 0 if none do.
+    """Return how many clusters alternate in backing up databases of one name; 0 if none do.
 
-    A cluster that another one has replaced, as after an upgrade, does not come back.
+    A cluster that was replaced, for example by an upgrade, does not count: it does not return.
     """
     own = sorted(
-        (manifest for manifest in manifests if not manifest.indexed), key=lambda one: one.taken
+        (manifest for manifest in manifests if not manifest.indexed),
+        key=lambda manifest: manifest.taken,
     )
-    lately = [one for one in own if one.taken > own[-1].taken - TURNS]
-    turns = [cluster for cluster, _ in groupby(one.server.system_identifier for one in lately)]
+    lately = [manifest for manifest in own if manifest.taken > own[-1].taken - TURNS]
+    turns = [
+        cluster for cluster, _ in groupby(manifest.server.system_identifier for manifest in lately)
+    ]
     clusters = len(set(turns))
     return clusters if len(turns) > clusters else 0
 
@@ -208,18 +221,18 @@ def latest(
     verified: bool = False,
     unread: Sequence[str] = (),
 ) -> tuple[Store, Manifest]:
-    """Return the newest whole backup, of a database or of the only one there is, and its store.
+    """Return the newest complete backup of a database, or of the only database, and its store.
 
-    Where several stores have it, it is the first of them. On demand only verified ones count. A
-    dump of others, which may hold one table only, counts where there is nothing else. The stores
-    that could not be read are given with the reason.
+    If several stores contain it, the first of them is returned. With `verified`, only verified
+    backups count. A dump from another tool, which can contain a single table, counts only if
+    nothing else exists. `unread` gives the reason for each store that could not be read.
 
     Raises:
-        Refused: there is none, or several databases and none is named, or which one is meant
-            cannot be told, or what cannot be read may be newer.
+        Refused: no backup exists, several databases exist and none is given, the newest backup is
+            ambiguous, or a backup that cannot be read can be newer.
 
     """
-    whole = [
+    complete = [
         (found.store, backup.manifest)
         for found in catalogs
         for backup in found.backups()
@@ -227,31 +240,31 @@ def latest(
         if backup.manifest.verified is not None or not verified
     ]
     where = " and ".join(found.store.url for found in catalogs)
-    databases = sorted({manifest.database.name for _, manifest in whole})
+    databases = sorted({manifest.database.name for _, manifest in complete})
     if database is None and len(databases) > 1:
         raise e.Refused(
             f"{where} has backups of {len(databases)} databases: {', '.join(databases)}",
-            hint="Say which one: --database=NAME or --backup=FILE.",
+            hint="Select one with --database=NAME or --backup=FILE.",
         )
-    of_it = [pair for pair in whole if database in (None, pair[1].database.name)]
+    of_it = [pair for pair in complete if database in (None, pair[1].database.name)]
     if not of_it:
         of = f" of database {database}" if database else ""
         what = "verified backup" if verified else "backup"
         lost = [name for found in catalogs for name in found.lost]
-        hint = "pgkeep list shows what is there."
+        hint = "List existing backups with: pgkeep list."
         if lost:
-            hint = f"{lost[0]} has lost its manifest: pgkeep adopt FILE writes it anew."
+            hint = f"The manifest of {lost[0]} is missing. Recreate it with: pgkeep adopt FILE."
         _check_readable(catalogs, database, None, unread)
         raise e.Refused(f"no {what}{of} in {where}", hint=hint)
     own = [pair for pair in of_it if not pair[1].indexed]
-    newest = max(own or of_it, key=lambda pair: pair[1].taken)  # the first of equals
+    newest = max(own or of_it, key=lambda pair: pair[1].taken)  # the first one if equal
     _check_meant(newest[1], [manifest for _, manifest in of_it], where, now)
     _check_readable(catalogs, database, newest[1], unread)
     return newest
 
 
 def passed_over(catalogs: Sequence[Catalog], chosen: Manifest) -> Iterator[str]:
-    """Yield what is newer than the chosen backup of the same database, but incomplete."""
+    """Report incomplete backups of the same database that are newer than the chosen one."""
     for found in catalogs:
         for backup in found.backups():
             newer = backup.missing and backup.manifest.full and backup.manifest.taken > chosen.taken
@@ -266,8 +279,8 @@ def passed_over(catalogs: Sequence[Catalog], chosen: Manifest) -> Iterator[str]:
                 continue
             if parsed.taken > chosen.taken:
                 yield (
-                    f"{name} in {found.store.url} is newer than {chosen.name.stem}, but has no"
-                    " manifest: pgkeep adopt FILE writes it anew"
+                    f"{name} in {found.store.url} is newer than {chosen.name.stem}, but its"
+                    " manifest is missing: pgkeep adopt FILE recreates it"
                 )
 
 
@@ -275,55 +288,55 @@ def _check_readable(
     catalogs: Sequence[Catalog], database: str | None, newest: Manifest | None,
     unread: Sequence[str],
 ) -> None:  # fmt: skip
-    """Refuse where a backup may be newer than the newest one that can be read."""
+    """Refuse if a backup that cannot be read can be newer than the newest readable one."""
     reasons = list(unread)
-    for one in (one for found in catalogs for one in found.doubtful):
-        of_it = database in (None, one.name.database) and not one.name.schema_only
-        if of_it and (newest is None or one.name.taken > newest.taken):
-            reasons.append(one.error.message)
+    for entry in (entry for found in catalogs for entry in found.doubtful):
+        of_it = database in (None, entry.name.database) and not entry.name.schema_only
+        if of_it and (newest is None or entry.name.taken > newest.taken):
+            reasons.append(entry.error.message)
     if not reasons:
         return
-    chosen = "no backup can be chosen" if newest is None else f"{newest.name.stem} may be too old"
+    chosen = "cannot choose a backup" if newest is None else f"{newest.name.stem} may be too old"
     more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
     raise e.Refused(
-        f"{chosen}: what could not be read may be newer: {'; '.join(reasons[:3])}{more}",
-        hint="Name the backup to use: --backup=NAME (pgkeep list shows what can be read).",
+        f"{chosen}: a backup that could not be read may be newer: {'; '.join(reasons[:3])}{more}",
+        hint="Select a backup with --backup=NAME. List readable backups with: pgkeep list.",
     )
 
 
 def _check_meant(
     newest: Manifest, manifests: Sequence[Manifest], where: str, now: datetime
 ) -> None:
-    """Refuse to guess: the newest of a wrong clock is an old one, that of another cluster wrong."""
+    """Refuse to guess if the clock was wrong or several clusters share the store."""
     name = newest.name
     if newest.taken > now + FUTURE_TOLERANCE:
         raise e.Refused(
-            f"backup {name.stem} is from the future (now {now:%Y-%m-%d %H:%M:%S} UTC): the newest"
-            " one cannot be told",
-            hint="Look at pgkeep list, and name one: --backup=FILE.",
+            f"backup {name.stem} is from the future (now {now:%Y-%m-%d %H:%M:%S} UTC): cannot"
+            " determine the newest backup",
+            hint="Choose a backup from pgkeep list and select it with --backup=FILE.",
         )
     if clusters := mixed(manifests):
         raise e.Refused(
             f"{where} has backups of {clusters} clusters that have a database {name.database}",
-            hint="Name one: --backup=FILE (pgkeep list --json has system_identifier)."
-            " Let each cluster have a directory of its own.",
+            hint="Select one with --backup=FILE; pgkeep list --json shows system_identifier."
+            " Use a separate directory for each cluster.",
         )
 
 
 class Entry(NamedTuple):
-    """A backup and the stores that have it, each with whether its artifact is missing there."""
+    """A backup and the stores that list it, each with whether its artifact is missing there."""
 
     manifest: Manifest
     stores: dict[str, bool]
 
     @property
     def missing(self) -> bool:
-        """Tell whether no store has the whole artifact."""
+        """Whether no store has the complete artifact."""
         return all(self.stores.values())
 
     @property
     def state(self) -> str:
-        """Say in a few words what it is worth."""
+        """The backup's state in a few words."""
         state = "verified" if self.manifest.verified else "not verified"
         if self.missing:
             state = "missing"
@@ -337,19 +350,21 @@ class Entry(NamedTuple):
 
 
 def together(catalogs: Sequence[Catalog]) -> list[Entry]:
-    """Return the backups of several stores, oldest first, each once."""
+    """Return the backups of several stores, oldest first, without duplicates."""
     return merge((catalog.store.url, catalog.backups()) for catalog in catalogs)
 
 
 def merge(contents: Iterable[tuple[str, Sequence[Backup]]]) -> list[Entry]:
-    """Return what stores hold, given by their URLs: oldest first, each backup once."""
+    """Return the backups of several stores, given by URL: oldest first, without duplicates."""
     found: dict[tuple[str, str], Entry] = {}
     for url, backups in contents:
-        for one in backups:
-            key = (one.manifest.server.system_identifier, one.manifest.artifact.name)
-            entry = found.setdefault(key, Entry(one.manifest, {}))
-            entry.stores[url] = one.missing
-    return sorted(found.values(), key=lambda one: (one.manifest.taken, one.manifest.artifact.name))
+        for backup in backups:
+            key = (backup.manifest.server.system_identifier, backup.manifest.artifact.name)
+            entry = found.setdefault(key, Entry(backup.manifest, {}))
+            entry.stores[url] = backup.missing
+    return sorted(
+        found.values(), key=lambda entry: (entry.manifest.taken, entry.manifest.artifact.name)
+    )
 
 
 def _is_missing(manifest: Manifest, items: dict[str, Item]) -> bool:

@@ -1,6 +1,6 @@
-"""Copies of backups in a second store: uploaded while a backup is made, or later.
+"""Copies of backups in a second store, uploaded during a backup or later.
 
-A copy that fails never harms the backup; the manifest of the backup lists it as pending.
+A copy that fails never affects the backup; the manifest of the backup lists the copy as pending.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ def transfer(
     read_back: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Copy a backup, its manifest last; the artifact may be uploaded already, but for its name.
+    """Copy a backup, its manifest last; `artifact` is an upload that only lacks its name.
 
     Raises:
-        StoreError, VerificationFailed: the target has no such backup then.
+        StoreError, VerificationFailed: the target does not contain the backup.
 
     """
     name = manifest.name
     owner = manifest.server.system_identifier
-    published: list[str] = []  # and nothing else is removed after an error
+    published: list[str] = []  # only these are removed after an error
     with all_or_none(target, published), contextlib.ExitStack() as stack:
         if artifact is None:
             artifact = _upload_artifact(stack, source, target, manifest, progress)
@@ -61,7 +61,7 @@ def _upload_artifact(
     manifest: Manifest,
     progress: Callable[[int], None],
 ) -> Upload:
-    """Upload an artifact, and check that it is still what its manifest says."""
+    """Upload an artifact and compare its SHA-256 with its manifest."""
     facts = manifest.artifact
     upload = stack.enter_context(
         target.create(facts.name, owner=manifest.server.system_identifier, sha256=facts.sha256)
@@ -74,32 +74,34 @@ def _upload_artifact(
             progress(len(chunk))
     if digest.hexdigest() != facts.sha256:
         raise e.VerificationFailed(
-            f"{source.url_of(facts.name)} is not copied: its SHA-256 is {digest.hexdigest()}, its"
-            f" manifest says {facts.sha256}"
+            f"{source.url_of(facts.name)} was not copied: SHA-256 is {digest.hexdigest()}, expected"
+            f" {facts.sha256} according to its manifest"
         )
     upload.seal()
     return upload
 
 
 def _roles(source: Store, manifest: Manifest) -> bytes | None:
-    """Return the file of roles; None where the manifest says that the backup has none."""
+    """Return the file of roles, or None if the backup has none according to its manifest."""
     name, facts = manifest.name.globals, manifest.globals
     if not source.exists(name):
         if facts is not None:
             raise e.VerificationFailed(
-                f"{manifest.name.stem} is not copied: {source.url_of(name)} is missing",
-                hint="Without it a restore elsewhere lacks the roles. Make another backup.",
+                f"{manifest.name.stem} was not copied: {source.url_of(name)} is missing",
+                hint="A restore on another server would have no roles. Make a new backup.",
             )
         return None
     with contextlib.closing(source.open(name)) as opened:
         data = read_all(opened)
     if facts is not None and hashlib.sha256(data).hexdigest() != facts.sha256:
-        raise e.VerificationFailed(f"{name} is not copied: it is not what its manifest says")
+        raise e.VerificationFailed(
+            f"{name} was not copied: damaged, its SHA-256 differs from its manifest"
+        )
     return data
 
 
 def _check(store: Store, facts: FileFacts) -> None:
-    """Read a file back; an identity that is only allowed to write cannot."""
+    """Read a file again and check it; an identity without read permission skips this."""
     try:
         with contextlib.closing(store.open(facts.name)) as source:
             digest = sha256_of(source)
@@ -107,13 +109,13 @@ def _check(store: Store, facts: FileFacts) -> None:
         return
     if digest != facts.sha256:
         raise e.VerificationFailed(
-            f"{store.url_of(facts.name)} was read back with SHA-256 {digest}, expected"
+            f"{store.url_of(facts.name)}: SHA-256 after the upload is {digest}, expected"
             f" {facts.sha256}"
         )
 
 
 def mark_copied(store: Store, manifest: Manifest, target: Store) -> Manifest:
-    """Note in a manifest that its copy is no longer pending; return it."""
+    """Record in a manifest that its copy is no longer pending; return the manifest."""
 
     def copied(manifest: Manifest) -> Manifest:
         pending = [url for url in manifest.pending if url != target.url]
@@ -142,9 +144,9 @@ def upload_pending(
     backups: list[Manifest],
     progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[Manifest, e.PgkeepError | None]]:
-    """Upload pending copies, one after the other; yield each with its error, if any.
+    """Upload pending copies one after the other; yield each with its error, if any.
 
-    A store that fails for one backup is not tried for the others: it would take as long each time.
+    After a store error, the remaining copies are not tried: each would take as long to fail.
     Databases whose copies another process may be uploading are left to that process.
     """
     with contextlib.ExitStack() as stack:
@@ -155,12 +157,12 @@ def upload_pending(
                 yield manifest, _is_busy(manifest.database.name)
                 continue
             if not source.exists(manifest.name.manifest):
-                continue  # removed since it was listed
+                continue  # removed meanwhile
             try:
                 _upload(source, target, manifest, progress)
             except e.VerificationFailed as error:
                 yield manifest, error
-            except Exception as error:  # noqa: BLE001 - of whatever kind, a copy is all that failed
+            except Exception as error:  # noqa: BLE001 - only the copy failed, whatever the cause
                 yield manifest, as_failure(error)
                 return
             else:
@@ -170,7 +172,7 @@ def upload_pending(
 def _upload(
     source: Store, target: Store, manifest: Manifest, progress: Callable[[int], None]
 ) -> None:
-    # A run that was killed just before it noted its copy must not put that copy at risk.
+    # A run that was killed before it recorded its copy must not put that copy at risk.
     if not _has(target, manifest):
         checked = manifest.verified is not None
         transfer(source, target, manifest, read_back=checked, progress=progress)
@@ -178,10 +180,10 @@ def _upload(
 
 
 def _has(store: Store, manifest: Manifest) -> bool:
-    """Return whether a store has a complete backup; False where that may not be asked.
+    """Return whether a store has the complete backup; False without read permission.
 
     Raises:
-        StoreError: the store does not answer. A failed upload would remove a copy that exists.
+        StoreError: the store does not respond. A failed upload would remove an existing copy.
 
     """
     name = manifest.name
@@ -195,9 +197,9 @@ def _has(store: Store, manifest: Manifest) -> bool:
 
 
 def _claim(stack: contextlib.ExitStack, store: Store, database: str) -> bool:
-    """Hold the lock for copies of a database's backups, unless one is being made and copied.
+    """Lock the copies of a database's backups, unless a backup is running.
 
-    A backup that starts afterwards is not among those that are known to be pending.
+    Copies of a backup that starts afterwards are not in the list of pending copies.
     """
     with store.lock(backup_lock(database)) as idle:
         if not idle:
@@ -207,13 +209,13 @@ def _claim(stack: contextlib.ExitStack, store: Store, database: str) -> bool:
 
 def _is_busy(database: str) -> e.StoreError:
     return e.StoreError(
-        f"a backup of database {database} is running, or its copies are being uploaded already",
-        hint="Wait for it to end; a run that was killed holds no lock.",
+        f"a backup of database {database} is running, or its copies are already being uploaded",
+        hint="Wait until it ends. A killed run holds no lock.",
     )
 
 
 def as_failure(error: Exception) -> e.PgkeepError:
-    """Return the error that ended a copy, expected or not, as one that can be reported."""
+    """Return any error that ended a copy as one that can be reported."""
     if isinstance(error, e.PgkeepError):
         return error
     return e.StoreError(f"could not copy: {type(error).__name__}: {error}")

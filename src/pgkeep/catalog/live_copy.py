@@ -1,4 +1,4 @@
-"""Copy a file to another store while it is being written."""
+"""Copy a file to another store while it is written."""
 
 import hashlib
 import threading
@@ -13,13 +13,13 @@ from ..stores.local import LocalSource, LocalUpload
 from ..stores.store import Store, Upload
 
 BLOCK = 1 << 20
-PATIENCE = 2.0  # seconds for a copy to notice that it is not needed any more
+PATIENCE = 2.0  # seconds for a copy to stop after it is no longer needed
 
 
 class LiveCopy:
-    """A thread that sends the bytes of a growing local file to a store.
+    """A thread that uploads a growing local file to a store.
 
-    It never delays whoever writes the file: it reads what is on the disk, when it can.
+    It never delays the writer of the file: it reads the bytes from the disk when it can.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class LiveCopy:
         owner: str,
         prepare: Callable[[], None],
     ) -> None:
-        """Take the file, the store, and what the thread does first."""
+        """Store the parameters; the thread calls `prepare` first."""
         self._original = original
         self._store = store
         self._name = name
@@ -44,26 +44,26 @@ class LiveCopy:
         self._error: BaseException | None = None
         self._upload: Upload | None = None
         self._hash = hashlib.sha256()
-        # A daemon: a server that does not answer must not delay the end of a run.
+        # A daemon thread: a server that does not respond must not delay the end of a run.
         self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
 
     def grown(self, length: int) -> None:
-        """Tell the thread of bytes that were written."""
+        """Notify the thread that bytes were written."""
         with interrupts.held(), self._changed:
             self._written += length
             self._changed.notify()
 
     def completed(self) -> None:
-        """Tell the thread that no more bytes follow."""
+        """Notify the thread that no more bytes follow."""
         with interrupts.held(), self._changed:
             self._complete = True
             self._changed.notify()
 
     def upload(self, sha256: str, progress: Callable[[int], None] = lambda _: None) -> Upload:
-        """Wait until everything is sent; return the upload, which is sealed.
+        """Wait until all bytes are uploaded; return the sealed upload.
 
         Raises:
-            StoreError: it could not be sent, or the file was read with other bytes.
+            StoreError: the upload failed, or read different bytes than were written.
 
         """
         reported = 0
@@ -75,7 +75,7 @@ class LiveCopy:
         if self._error is not None:
             raise self._error
         if self._upload is None or self._hash.hexdigest() != sha256:
-            raise e.StoreError(f"{self._name} was read with other bytes for its copy")
+            raise e.StoreError(f"{self._name}: the copy read different bytes than were written")
         return self._upload
 
     def __enter__(self) -> Self:
@@ -108,11 +108,11 @@ class LiveCopy:
                     self._sent += length
             if not self._stopped:
                 self._upload.seal()
-        except BaseException as error:  # noqa: BLE001 - raised for whoever asks for the upload
+        except BaseException as error:  # noqa: BLE001 - raised when the upload is requested
             self._error = error
 
     def _wait(self) -> int:
-        """Wait for more bytes; return how many to take, 0 at the end."""
+        """Wait for more bytes; return how many to read, 0 at the end."""
         with self._changed:
             while not self._stopped:
                 if self._written > self._sent:
@@ -124,7 +124,7 @@ class LiveCopy:
 
 
 class CopiedUpload:
-    """A local file that is written, and whose growth a live copy is told of."""
+    """A local file that reports its growth to a live copy."""
 
     def __init__(self, original: LocalUpload, copy: LiveCopy) -> None:
         self._original = original
@@ -141,7 +141,7 @@ class CopiedUpload:
         self._copy.completed()
 
     def stop(self) -> None:
-        """Do nothing: writing a local file waits for nobody."""
+        """Do nothing: writing a local file does not block."""
 
     def source(self) -> LocalSource:
         """Open the file."""
@@ -160,4 +160,4 @@ class CopiedUpload:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Do nothing: the file and the copy are closed by whoever opened them."""
+        """Do nothing: the callers that opened the file and the copy close them."""

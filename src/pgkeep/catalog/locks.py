@@ -1,4 +1,4 @@
-"""Lock files of a store, and who holds each."""
+"""The lock files of a store, and their holders."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,29 +7,29 @@ from .. import errors as e
 from ..model import naming
 from ..stores.store import Store, locked
 
-GLANCE = 0.5  # seconds for which others hold the lock of a backup only to see whether one runs
-LOCK_SECONDS = 30.0  # within which a manifest must have been changed
-_MANIFESTS = ".~manifests.lock"  # no encoded name of a database has a tilde
+GLANCE = 0.5  # seconds for which others hold a backup's lock only to see whether a backup runs
+LOCK_SECONDS = 30.0  # maximum time to wait for the lock on manifests
+_MANIFESTS = ".~manifests.lock"  # encoded names of databases contain no tilde
 
 
 def backup_lock(database: str) -> str:
-    """Return the lock that a backup of a database holds until its copy is uploaded too."""
+    """Return the lock that a backup of a database holds until its copy is uploaded."""
     return f".{naming.encode_database(database)}.lock"
 
 
 def copies_lock(database: str) -> str:
-    """Return the lock that uploads of pending copies hold: no unfinished upload is swept then."""
+    """Return the lock that prevents the removal of unfinished uploads of pending copies."""
     return f".{naming.encode_database(database)}~copies.lock"
 
 
 @contextlib.contextmanager
 def manifests_locked(store: Store) -> Iterator[None]:
-    """Hold the lock under which manifests are changed and removed.
+    """Hold the lock for changing and removing manifests.
 
     Without it, two changes could overwrite each other, or a removed manifest could reappear.
 
     Raises:
-        StoreError: somebody else holds it for too long.
+        StoreError: another process holds it for too long.
 
     """
     with locked(store, _MANIFESTS, LOCK_SECONDS) as alone:

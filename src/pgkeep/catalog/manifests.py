@@ -1,4 +1,4 @@
-"""Manifests in a store: read one, change one."""
+"""Read and change manifests in a store."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -24,10 +24,10 @@ def read(store: Store, file: str) -> Manifest:
 def change(
     store: Store, manifest: Manifest, changed: Callable[[Manifest], Manifest]
 ) -> Manifest | None:
-    """Change a manifest as it is in the store; return it, or None if it was removed meanwhile.
+    """Change the stored manifest; return it, or None if it was removed meanwhile.
 
     Raises:
-        StoreError, VerificationFailed: it is unchanged.
+        StoreError, VerificationFailed: the manifest is unchanged.
 
     """
     file = manifest.name.manifest

@@ -1,4 +1,4 @@
-"""Remove what retention lets go: the manifest first, so that half a removal is no backup."""
+"""Remove expired backups: the manifest first, so that a partial removal leaves no backup."""
 
 import contextlib
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from .locks import manifests_locked
 
 
 class Pruned(NamedTuple):
-    """What became of the backups that were to go."""
+    """The result of removing expired backups."""
 
     removed: list[Decision]
-    retained: list[str]  # in words: what a store keeps all the same, and until when
+    retained: list[str]  # messages: which backups the store retains, and until when
 
 
 def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
-    """Remove the backups that are not to be kept; return what was removed.
+    """Remove the backups that retention does not keep; return what was removed.
 
-    Only the files of a decided backup are touched, found by their exact names. The manifest goes
-    first: interrupted at any point, what is left is no backup that could be taken for a whole one.
+    Only the files of a decided backup are removed, by their exact names. The manifest is removed
+    first: after an interruption, the remaining files cannot be taken for a backup.
 
     Raises:
-        AccessDenied: the identity may not remove anything there.
+        AccessDenied: the identity is not allowed to remove files.
         RetentionFailed: a file could not be removed.
 
     """
@@ -35,7 +35,7 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
             continue
         name = decision.manifest.name
         try:
-            # A bucket may not answer: what has no manifest there is no backup, as anywhere.
+            # A bucket may not respond, so signals are not held. A partial removal is harmless.
             held = contextlib.nullcontext() if catalog.store.remote else interrupts.held()
             with manifests_locked(catalog.store), held:
                 for file in reversed(name.files):

@@ -1,7 +1,7 @@
 """Write the files of a backup to a store and publish them: all of them, or none.
 
-No file has its name before all of them are complete, and the manifest gets its name last: without
-it the other files are no backup.
+No file gets its name before all files are complete. The manifest gets its name last: without it,
+the other files are no backup.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from ..stores.store import Store, Upload, all_or_none
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """The files of one backup that is not published yet."""
+    """The files of one backup before it is published."""
 
     store: Store
     name: BackupName
-    uploads: Mapping[str, Upload]  # by the names of the files, the manifest last
+    uploads: Mapping[str, Upload]  # by file name, the manifest last
 
     @property
     def artifact(self) -> Upload:
-        """The artifact, to be written and sealed by the caller."""
+        """The artifact, which the caller writes and seals."""
         return self.uploads[self.name.artifact]
 
     def write(self, file: str, data: bytes) -> FileFacts:
@@ -40,10 +40,10 @@ class Publication:
         return FileFacts(file, len(data), hashlib.sha256(data).hexdigest())
 
     def read_back(self, expected: verify.SideFiles, jobs: int, progress: Progress) -> datetime:
-        """Verify the sealed artifact; return the time of that.
+        """Verify the sealed artifact; return the time of verification.
 
         Raises:
-            VerificationFailed: it is not what was written.
+            VerificationFailed: it differs from what was written.
 
         """
         progress.step("verifying")
@@ -55,8 +55,8 @@ class Publication:
     def publish(self, manifest: Manifest) -> None:
         """Write checksum and manifest, then give all files their names.
 
-        All bytes are on the disk before the first renaming. A signal waits for renamings; it does
-        not wait for a bucket, which may not answer.
+        All bytes are on disk before the first rename. A signal waits for renames, but not for a
+        bucket, which may not respond.
         """
         self.write(self.name.checksum, checksum(manifest.artifact))
         self.write(self.name.manifest, encode(manifest))
@@ -71,9 +71,9 @@ class Publication:
 def publication(
     store: Store, name: BackupName, *, owner: str = "0", roles: bool = True
 ) -> Iterator[Publication]:
-    """Start writing a backup of a cluster; what is not published at the end is removed.
+    """Start writing a backup of a cluster; files that are not published at the end are removed.
 
-    The owner is the cluster's system identifier. Without `roles` the backup has no file of them.
+    `owner` is the cluster's system identifier. Without `roles`, the backup has no file of roles.
     """
     with ExitStack() as stack:
         uploads = {
@@ -90,7 +90,7 @@ def checksum(facts: FileFacts) -> bytes:
 
 
 def manifest_of(name: BackupName, artifact: FileFacts, index: Index, index_sha256: str) -> Manifest:
-    """Return the manifest of a backup as far as its artifact tells it, finished now."""
+    """Return the manifest of a backup with the facts from its index, finished now."""
     meta = index.meta
     return Manifest(
         pgkeep=meta.pgkeep,

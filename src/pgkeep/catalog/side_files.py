@@ -1,4 +1,4 @@
-"""The files beside an artifact that speak of it: SHA-256, manifest and roles."""
+"""The side files of a backup file: SHA-256, manifest and roles."""
 
 import hashlib
 import os
@@ -16,10 +16,10 @@ from . import manifests
 
 
 def verify(store: Store, name: str, *, jobs: int, progress: Advance) -> Report:
-    """Check a file of a store and the side files that lie there.
+    """Verify a file of a store, and its side files.
 
     Raises:
-        VerificationFailed: with the first thing that is wrong, and where.
+        VerificationFailed: the first problem that was found.
         StoreError: the file cannot be read.
 
     """
@@ -35,7 +35,7 @@ def verify(store: Store, name: str, *, jobs: int, progress: Advance) -> Report:
 
 
 def read(store: Store, name: str) -> SideFiles:
-    """Read what lies beside an artifact and speaks of it."""
+    """Read the side files of a backup file."""
     if not name.endswith(naming.ARTIFACT):
         return SideFiles()
     stem = name.removesuffix(naming.ARTIFACT)
@@ -48,7 +48,7 @@ def read(store: Store, name: str) -> SideFiles:
 
 
 def _digest_of(line: bytes, name: str, file: str) -> str:
-    """Return the hash in a checksum file: one line about this file, as `sha256sum -c` reads it."""
+    """Return the hash in a checksum file: one line for this file, as `sha256sum -c` reads it."""
     match = _CHECKSUM.fullmatch(line)
     if match is None or os.fsdecode(match["name"]) != name:
         raise e.VerificationFailed(
@@ -63,24 +63,24 @@ _CHECKSUM = re.compile(rb"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>[^\\\r\n]+)\n
 
 
 def read_globals(store: Store, name: str, side: SideFiles) -> bytes | None:
-    """Return the roles that lie beside an artifact, as SQL; none where there are none.
+    """Return the roles of a backup as SQL, or None if their file does not exist.
 
     Raises:
-        VerificationFailed: they are not what the manifest says, or damaged.
+        VerificationFailed: the file is damaged, or differs from the manifest.
 
     """
     facts = None if side.manifest is None else side.manifest.globals
     file = name.removesuffix(naming.ARTIFACT) + naming.GLOBALS
     if not name.endswith(naming.ARTIFACT) or not store.exists(file):
-        return None  # as where somebody has taken only the artifact along
+        return None  # for example, only the artifact was copied here
     source = store.open(file)
     try:
         data = read_all(source) if facts is None or source.size == facts.size else b""
         if facts is not None and hashlib.sha256(data).hexdigest() != facts.sha256:
             raise e.VerificationFailed(
-                f"{file} is not what the manifest says",
-                hint="Take the file from another copy of the backup. The database can be restored"
-                " without it: move it away, and create missing roles by hand.",
+                f"{file} is damaged: it differs from the manifest",
+                hint="Use the file of another copy of the backup. To restore the database without"
+                " it, move it away and create missing roles by hand.",
             )
         return b"".join(plain_blocks(source))
     finally:
@@ -88,7 +88,7 @@ def read_globals(store: Store, name: str, side: SideFiles) -> bytes | None:
 
 
 def _head(store: Store, name: str) -> bytes:
-    """Return a file of one line, or the beginning of what cannot be one."""
+    """Return a file of one line, or the beginning of a longer file."""
     source = store.open(name)
     try:
         return source.read(0, min(source.size, 4096))

@@ -1,15 +1,15 @@
-"""What has shrunk since the last verified backup: an emptied table is faithfully copied too."""
+"""Report what shrank since the last verified backup: an emptied table is copied faithfully too."""
 
 import re
 from collections.abc import Iterator
 
 from .manifest import Manifest
 
-SMALLEST = 100  # rows; what small tables lose is everyday life
+SMALLEST = 100  # rows; changes of smaller tables are normal
 
 
 def drift(before: Manifest, after: Manifest, share: float) -> list[str]:
-    """Return a warning for everything that fell by more than `share`, from 0 to 1."""
+    """Return a warning for every figure that fell by more than `share`, from 0 to 1."""
     return list(_drift(before, after, share))
 
 
@@ -24,14 +24,14 @@ def _drift(before: Manifest, after: Manifest, share: float) -> Iterator[str]:
     if _fell(len(before.tables), len(after.tables), share):
         yield f"tables fell from {len(before.tables)} to {len(after.tables)} {since}"
     rows = {(table.schema, table.name): table.rows for table in after.tables}
-    # Partitions come and go: events_2026_01 is not missed where events_2026_02 is.
+    # Partitions are created and dropped: events_2026_02 replaces events_2026_01.
     shapes = {(table.schema, _shape(table.name)) for table in after.tables}
     for table in before.tables:
         now = rows.get((table.schema, table.name))
         if table.rows < SMALLEST:
             continue
         if now is None and (table.schema, _shape(table.name)) not in shapes:
-            yield f"table {table.schema}.{table.name} is gone, with {table.rows} rows {since}"
+            yield f"table {table.schema}.{table.name} is missing, it had {table.rows} rows {since}"
         elif now is not None and _fell(table.rows, now, share):
             yield f"rows of {table.schema}.{table.name} fell from {table.rows} to {now} {since}"
 

@@ -1,8 +1,8 @@
-"""What a backup is, as values; to and from the JSON that lies beside the artifact.
+"""The facts about a backup, and their JSON form in the manifest.
 
-Unknown fields are ignored, so that an older pgkeep can list what a newer one made; a format number
-above ours is refused, so that it does not misread it. The JSON contains a hash of itself, over all
-fields, known or not; manifests of older versions have none.
+Unknown fields are ignored, so that an older pgkeep can list backups of a newer one. A higher format
+number is refused, so that the manifest is not misread. The JSON contains a hash of all its fields,
+known or not; manifests of older versions have none.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from . import naming
 FORMAT = 1
 EARLIEST, LATEST = 1970, 9000  # years
 LARGEST = 64 << 20  # bytes: over a million tables
-UNKNOWN_CLUSTER = "0"  # the system identifier of a dump of others, which does not say its own
+UNKNOWN_CLUSTER = "0"  # the system identifier of a dump from another tool, which does not record it
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -25,7 +25,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=-1e10, le=1e10)]  # three centuries
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """`ALTER DATABASE SET`, or `ALTER ROLE IN DATABASE SET` where a role is named."""
+    """`ALTER DATABASE SET`, or `ALTER ROLE IN DATABASE SET` if a role is given."""
 
     role: str | None
     value: str  # as in pg_db_role_setting: name=value
@@ -40,7 +40,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class DatabaseFacts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What CREATE DATABASE and ALTER DATABASE need to make the like of a database again."""
+    """The properties that CREATE DATABASE and ALTER DATABASE need to recreate a database."""
 
     name: str
     owner: str
@@ -60,7 +60,7 @@ class DatabaseFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ServerFacts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The server that a backup was taken from."""
+    """The server from which a backup was taken."""
 
     version: str  # such as 17.2
     version_num: Count  # such as 170002
@@ -75,14 +75,14 @@ class ServerFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Extension(msgspec.Struct, frozen=True):
-    """An extension that the database has, and the target needs."""
+    """An extension of the database, which the target requires."""
 
     name: str
     version: str
 
 
 class TableRows(msgspec.Struct, frozen=True, array_like=True):
-    """How many rows of a table the artifact holds."""
+    """The number of rows of a table in the backup."""
 
     schema: str
     name: str
@@ -90,25 +90,25 @@ class TableRows(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Operators(msgspec.Struct, frozen=True, array_like=True):
-    """What a construct compares by, where SQL text has no place for the operators' names."""
+    """Operators that a construct uses, where SQL text has no syntax to name them."""
 
     construct: str  # such as NULLIF
     names: list[str]  # with their schemas and types
-    schemas: list[str]  # in which they lie
+    schemas: list[str]  # that contain them
 
 
 class Resolution(msgspec.Struct, frozen=True, array_like=True):
-    """An object whose SQL means something else when it is read with an empty search path."""
+    """An object whose SQL changes its meaning when it is read with an empty search path."""
 
     object: str  # kind and name, such as view app.v
     uses: list[Operators]
 
 
 class Computed(msgspec.Struct, frozen=True, array_like=True):
-    """Values that a dump does not hold and a restore computes: how many rows, and their hash."""
+    """Values that a restore computes and a dump does not contain: number of rows, and hash."""
 
-    relation: str  # as SQL names it
-    columns: str  # the stored generated ones as SQL lists them; of a materialized view none
+    relation: str  # as written in SQL
+    columns: str  # the stored generated columns as an SQL list; empty for a materialized view
     rows: int
     digest: str
 
@@ -122,7 +122,7 @@ class FileFacts(msgspec.Struct, frozen=True):
 
 
 class Drill(msgspec.Struct, frozen=True):
-    """What a drill of the backup has shown."""
+    """The result of a drill of the backup."""
 
     when: Moment  # UTC
     passed: bool
@@ -135,7 +135,7 @@ class _Format(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything that is known of one backup without opening its artifact."""
+    """All facts about a backup that are known without opening its artifact."""
 
     format: int = FORMAT
     pgkeep: str
@@ -144,28 +144,28 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client_version: str
     type: naming.BackupType
     schema_only: bool = False
-    data_only: bool = False  # of a dump of others: rows without their tables
-    taken: Moment  # UTC; also in the names
-    snapshot: Moment  # UTC; the moment whose data the backup holds
+    data_only: bool = False  # of a dump from another tool: rows without their tables
+    taken: Moment  # UTC; also in the file names
+    snapshot: Moment  # UTC; the time as of which the backup contains the data
     finished: Moment  # UTC
     artifact: FileFacts
     raw_bytes: Count  # of SQL
-    index_sha256: str | None = None  # of the index, which has the hashes of everything else
+    index_sha256: str | None = None  # of the index, which contains all other hashes
     globals: FileFacts | None = None
-    role_passwords: bool = False  # whether the globals hold password hashes
+    role_passwords: bool = False  # the globals contain password hashes
     tables: list[TableRows] = []
     extensions: list[Extension] = []
     roles: list[str] = []  # owners and grantees that a restore needs
     warnings: list[str] = []
-    drift: list[str] = []  # what has shrunk since the last verified backup
-    verified: Moment | None = None  # when the artifact was last read back and found whole
-    pending: list[str] = []  # URLs of stores to which the copy is pending
-    policy: str | None = None  # the one that retention was to follow after this backup
-    drills: list[Drill] = []  # the last ones, the newest last
+    drift: list[str] = []  # figures that fell since the last verified backup
+    verified: Moment | None = None  # time of the last successful verification
+    pending: list[str] = []  # URLs of stores for which the copy is pending
+    policy: str | None = None  # the retention policy to apply after this backup
+    drills: list[Drill] = []  # the last drills, newest last
 
     @property
     def name(self) -> naming.BackupName:
-        """What the backup's files are called."""
+        """The name of the backup, from which the names of its files follow."""
         return naming.BackupName(
             database=self.database.name,
             type=self.type,
@@ -175,17 +175,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def as_of(self) -> datetime:
-        """The moment that it brings back: a standby may have been behind its primary."""
+        """The time as of which data is restored; a standby can have been behind its primary."""
         return self.snapshot - timedelta(seconds=max(0.0, self.server.replay_lag or 0.0))
 
     @property
     def full(self) -> bool:
-        """Whether a database can be made of it: definitions and rows."""
+        """Whether a database can be restored from it: it has definitions and rows."""
         return not self.schema_only and not self.data_only
 
     @property
     def indexed(self) -> bool:
-        """Whether it is a dump of others, of which nobody knows whether it is complete."""
+        """Whether it is a dump from another tool, whose completeness is unknown."""
         return self.server.system_identifier == UNKNOWN_CLUSTER
 
     @property
@@ -195,7 +195,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Return the manifest as JSON for people and programs, with its hash."""
+    """Return the manifest as readable JSON, with its hash."""
     fields = msgspec.json.decode(msgspec.json.encode(manifest))
     fields[_HASH] = _digest(fields)
     return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
@@ -205,13 +205,13 @@ _HASH = "manifest_sha256"
 
 
 def _digest(fields: dict[str, Any]) -> str:
-    """Return the SHA-256 of the JSON without spaces, its keys sorted, and without the hash."""
+    """Return the SHA-256 of the JSON without spaces and without the hash, its keys sorted."""
     others = {name: value for name, value in fields.items() if name != _HASH}
     return hashlib.sha256(msgspec.json.encode(others, order="sorted")).hexdigest()
 
 
 def _with_new_names(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a manifest, those renamed that had another name before 0.2."""
+    """Return the fields of a manifest, with fields renamed that had another name before 0.2."""
     drills = fields.get("drills")
     if not isinstance(drills, list):
         return fields
@@ -227,7 +227,7 @@ def _with_new_names(fields: dict[str, Any]) -> dict[str, Any]:
 def _check_digest(fields: dict[str, Any], file_name: str) -> None:
     if _HASH in fields and fields[_HASH] != (found := _digest(fields)):
         raise e.VerificationFailed(
-            f"{file_name} is damaged: its SHA-256 is {found}, it says {fields[_HASH]}",
+            f"{file_name} is damaged: SHA-256 is {found}, expected {fields[_HASH]}",
             hint="If the manifest was edited by hand, remove its field manifest_sha256.",
         )
 
@@ -236,7 +236,7 @@ def decode(data: bytes, file_name: str) -> Manifest:
     """Read a manifest.
 
     Raises:
-        VerificationFailed: it is no manifest, a damaged one, or one of a format of the future.
+        VerificationFailed: it is not a manifest, is damaged, or has a newer format.
 
     """
     check_size(len(data), file_name)
@@ -246,7 +246,7 @@ def decode(data: bytes, file_name: str) -> Manifest:
         if found > FORMAT:
             raise e.VerificationFailed(
                 f"{file_name} has format {found}, this pgkeep reads up to {FORMAT}",
-                hint="Use the version of pgkeep that made it, or a newer one.",
+                hint="Use the version of pgkeep that wrote it, or a newer one.",
             )
         manifest = msgspec.convert(_with_new_names(fields), Manifest)
         _check_digest(fields, file_name)
@@ -254,24 +254,24 @@ def decode(data: bytes, file_name: str) -> Manifest:
         raise e.VerificationFailed(f"{file_name} is not a manifest of pgkeep: {error}") from error
     times = [manifest.taken, manifest.snapshot, manifest.finished, manifest.verified]
     times += [drill.when for drill in manifest.drills]
-    for one in times:
-        # Others cannot be converted to every zone, nor subtracted from.
-        if one is not None and not EARLIEST <= one.year <= LATEST:
+    for time in times:
+        # Other years cannot be converted to every time zone, nor subtracted from.
+        if time is not None and not EARLIEST <= time.year <= LATEST:
             raise e.VerificationFailed(
-                f"{file_name} is not a manifest of pgkeep: its time is {one}"
+                f"{file_name} is not a manifest of pgkeep: its time is {time}"
             )
     return manifest
 
 
 def check_size(size: int, file_name: str) -> None:
-    """Refuse, before it is read, what is too large for a manifest.
+    """Refuse a file that is too large for a manifest before reading it.
 
     Raises:
-        VerificationFailed: it is.
+        VerificationFailed: the file is too large.
 
     """
     if size > LARGEST:
         raise e.VerificationFailed(
-            f"{file_name} is not a manifest of pgkeep: it has {size} bytes, at most {LARGEST} are"
-            " read"
+            f"{file_name} is not a manifest of pgkeep: found {size} bytes, expected at most"
+            f" {LARGEST}"
         )

@@ -1,7 +1,7 @@
-"""Artifact names: `{database}_{type}_{timestamp}[_schema].sql.gz`, formatted and parsed.
+"""Format and parse names of backup files: `{database}_{type}_{timestamp}[_schema].sql.gz`.
 
-The database's name is percent-encoded byte by byte, so that any name PostgreSQL allows is one
-harmless file name, and parsing by the grammar never takes `app-2` for `app`.
+The database name is percent-encoded byte by byte, so that every name that PostgreSQL allows is a
+safe file name, and parsing never takes `app-2` for `app`.
 """
 
 import re
@@ -25,7 +25,7 @@ _STEM = re.compile(
 
 
 class BackupType(StrEnum):
-    """The retention tier that a backup belongs to; manual ones belong to none."""
+    """The retention tier of a backup; manual backups belong to no tier."""
 
     DAILY = "daily"
     WEEKLY = "weekly"
@@ -35,7 +35,7 @@ class BackupType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupName:
-    """What a backup's file names say: database, type, UTC time, schema only or not."""
+    """The parts of a backup's file names: database, type, UTC time, schema only or not."""
 
     database: str
     type: BackupType
@@ -44,7 +44,7 @@ class BackupName:
 
     @property
     def stem(self) -> str:
-        """What the names of all files of this backup begin with."""
+        """The common beginning of all file names of this backup."""
         moment = self.taken.astimezone(UTC).strftime(_TIMESTAMP)
         suffix = "_schema" if self.schema_only else ""
         return f"{encode_database(self.database)}_{self.type}_{moment}{suffix}"
@@ -71,20 +71,20 @@ class BackupName:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All names of this backup, the manifest last."""
+        """All file names of this backup, the manifest last."""
         return (self.artifact, self.checksum, self.globals, self.manifest)
 
 
 def encode_database(database: str) -> str:
-    """Return a database's name as a part of a file name; surrogate-escaped bytes survive.
+    """Encode a database name for use in a file name; surrogate-escaped bytes are preserved.
 
-    `quote` leaves exactly the contract's letters and the tilde alone; the tilde is encoded too.
+    `quote` leaves exactly the allowed characters and the tilde unchanged; encode the tilde too.
     """
     return quote(database.encode("utf-8", "surrogateescape"), safe="").replace("~", "%7E")
 
 
 def parse(file_name: str) -> BackupName | None:
-    """Return what the name of any file of a backup says; None when it is not one of ours."""
+    """Return the parts of any file name of a backup, or None if it has another form."""
     for ending in (CHECKSUM, GLOBALS, MANIFEST, ARTIFACT):
         if file_name.endswith(ending):
             return _parse_stem(file_name.removesuffix(ending))
@@ -96,7 +96,7 @@ def _parse_stem(stem: str) -> BackupName | None:
     if match is None:
         return None
     try:
-        # By far faster than strptime, for a directory of thousands.
+        # Much faster than strptime, for directories with thousands of files.
         taken = datetime.fromisoformat(match["taken"])
     except ValueError:
         return None
@@ -106,5 +106,5 @@ def _parse_stem(stem: str) -> BackupName | None:
         taken=taken,
         schema_only=match["schema"] is not None,
     )
-    # Only what formats back to itself is ours: `a%41` is not how we write `aA`.
+    # Accept only canonical names: pgkeep never writes `a%41` for `aA`.
     return name if name.stem == stem else None

@@ -1,7 +1,7 @@
-"""Which backups may go: a pure decision over manifests, each with its reasons.
+"""Decide which backups can be removed: a pure function of manifests, with reasons.
 
-Only verified full backups count. Ages are measured back from the newest verified backup of the same
-database, not from now: while no good backup arrives, nothing expires (trap B6).
+Only verified full backups count. Ages are measured from the newest verified backup of the same
+database, not from the current time: while no good backup arrives, nothing expires (trap B6).
 """
 
 import calendar
@@ -14,14 +14,14 @@ from .. import errors as e
 from .manifest import Manifest
 from .naming import BackupType
 
-FUTURE_TOLERANCE = timedelta(hours=1)  # clocks of two hosts may differ by some minutes
-LARGEST_SHARE = 0.5  # of a database's verified backups that one run may remove
-PATIENCE = 7  # runs that refuse to remove so many, before it is believed that this is meant
+FUTURE_TOLERANCE = timedelta(hours=1)  # clocks of two hosts can differ by some minutes
+LARGEST_SHARE = 0.5  # of a database's verified backups that one run removes at most
+PATIENCE = 7  # runs that refuse to remove more, before the removal is considered intended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How long each tier lives, and how many backups are never touched."""
+    """How long backups of each tier are kept, and how many are always kept."""
 
     daily: int = 7  # days
     weekly: int = 4  # weeks
@@ -34,7 +34,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a backup, and why."""
+    """Whether a backup is kept, and why."""
 
     manifest: Manifest
     keep: bool
@@ -49,17 +49,17 @@ def decide(
 ) -> list[Decision]:
     """Return a decision for every backup, by cluster and database, newest first.
 
-    `largest_share` is the part of a database's verified backups that may go at once; half of them
-    unless another is given.
+    `largest_share` is the part of a database's verified backups that can be removed at once, by
+    default half of them.
 
     Raises:
         RetentionFailed: a backup is from the future, so that the clock cannot be trusted, or more
-            than half of a database's verified backups would go at once. So says each run for a
-            week of runs; what has been due all that time then goes, or after one outage nothing
-            would ever go again.
+            than half of a database's verified backups would be removed at once. The latter is
+            repeated for PATIENCE runs; backups that were due all that time are then removed.
+            Otherwise retention would never work again after one outage.
 
     """
-    # By name too, for two of one second must not depend on the order in which a store lists them.
+    # Also by name: with equal times the result must not depend on the order of the store's list.
     ordered = sorted(
         manifests,
         key=lambda manifest: (*_owner(manifest), manifest.taken, manifest.artifact.name),
@@ -76,26 +76,28 @@ def decide(
 
 
 def _owner(manifest: Manifest) -> tuple[str, str]:
-    """Two clusters may share a store; neither decides about the other's backups (trap C26)."""
+    """Clusters that share a store decide only about their own backups (trap C26)."""
     return manifest.server.system_identifier, manifest.database.name
 
 
 def _decide(backups: Sequence[Manifest], policy: Policy) -> Iterator[Decision]:
-    """Decide about one database's backups, which come newest first."""
+    """Decide about one database's backups, given newest first."""
     good = [backup for backup in backups if backup.verified is not None and backup.full]
     if not good:
-        for one in backups:
-            yield Decision(one, True, ("the database has no verified full backup",))
+        for backup in backups:
+            yield Decision(backup, True, ("the database has no verified full backup",))
         return
-    untouchable = {id(one) for one in good[: policy.min_keep]}
-    for one in backups:
-        reasons = list(_reasons_to_keep(one, policy, good[0].taken))
-        if id(one) in untouchable:
+    untouchable = {id(backup) for backup in good[: policy.min_keep]}
+    for backup in backups:
+        reasons = list(_reasons_to_keep(backup, policy, good[0].taken))
+        if id(backup) in untouchable:
             reasons.insert(0, f"one of the {policy.min_keep} newest verified")
         if reasons:
-            yield Decision(one, True, tuple(reasons))
+            yield Decision(backup, True, tuple(reasons))
         else:
-            yield Decision(one, False, (f"{one.type}: older than {_span(one.type, policy)}",))
+            yield Decision(
+                backup, False, (f"{backup.type}: older than {_span(backup.type, policy)}",)
+            )
 
 
 def _reasons_to_keep(manifest: Manifest, policy: Policy, newest: datetime) -> Iterator[str]:
@@ -106,7 +108,7 @@ def _reasons_to_keep(manifest: Manifest, policy: Policy, newest: datetime) -> It
 
 
 def _oldest(kind: BackupType, policy: Policy, newest: datetime) -> datetime:
-    """Return the moment after which a backup of this tier must have been taken to stay."""
+    """Return the time after which a backup of this tier must have been taken to be kept."""
     try:
         match kind:
             case BackupType.DAILY:
@@ -115,12 +117,12 @@ def _oldest(kind: BackupType, policy: Policy, newest: datetime) -> datetime:
                 return newest - timedelta(weeks=policy.weekly)
             case _:
                 return months_before(newest, policy.monthly)
-    except (OverflowError, ValueError):  # before the year 1: as good as for ever
+    except (OverflowError, ValueError):  # before year 1: keep forever
         return datetime.min.replace(tzinfo=UTC)
 
 
 def months_before(moment: datetime, months: int) -> datetime:
-    """Return the same time so many calendar months ago, on that month's last day at the latest."""
+    """Return the time `months` calendar months earlier, on the last day of that month at most."""
     number = moment.year * 12 + moment.month - 1 - months
     year, month = divmod(number, 12)
     last = calendar.monthrange(year, month + 1)[1]
@@ -143,7 +145,7 @@ def _check_clock(backups: Sequence[Manifest], now: datetime) -> None:
         raise e.RetentionFailed(
             f"backup {newest.name.stem} is from the future (now {now:%Y-%m-%d %H:%M:%S} UTC):"
             " nothing is removed",
-            hint="Set the clock right, or remove that backup by hand if its time is wrong.",
+            hint="Correct the clock, or remove that backup manually if its time is wrong.",
         )
 
 
@@ -151,24 +153,31 @@ def _check_share(decisions: Sequence[Decision], policy: Policy, largest: float) 
     verified = [
         decision for decision in decisions if decision.manifest.verified and decision.manifest.full
     ]
-    going = [one.manifest for one in verified if not one.keep]
+    going = [decision.manifest for decision in verified if not decision.keep]
     then = _refused_since(verified, policy)
-    sudden = [one for one in going if then is None or any(_reasons_to_keep(one, policy, then))]
+    sudden = [
+        manifest
+        for manifest in going
+        if then is None or any(_reasons_to_keep(manifest, policy, then))
+    ]
     if len(sudden) > largest * len(verified):
         raise e.RetentionFailed(
             f"{len(going)} of {len(verified)} verified backups of database"
             f" {verified[0].manifest.database.name} would be removed at once: nothing is removed",
-            hint="Look at pgkeep prune --dry-run; if that is what you want, pgkeep prune --force.",
+            hint="Check with pgkeep prune --dry-run. If the removal is intended, run pgkeep prune"
+            " --force.",
         )
 
 
 def _refused_since(verified: Sequence[Decision], policy: Policy) -> datetime | None:
-    """Return when the first of the last runs was, if all of them have followed this policy.
+    """Return the time of the first of the last runs, if all of them used the same policy.
 
-    What was due then is due since then, and each run has said so. Neither a clock that is wrong for
-    a night nor a policy that was changed today makes it so.
+    Backups that were due then have been due since then, and each run has reported it. This excludes
+    a clock that was wrong for one night, and a policy that was changed today.
     """
-    runs = [one.manifest for one in verified if one.manifest.policy is not None][:PATIENCE]
+    runs = [decision.manifest for decision in verified if decision.manifest.policy is not None][
+        :PATIENCE
+    ]
     if len(runs) < PATIENCE or any(run.policy != str(policy) for run in runs):
         return None
     return runs[-1].taken
@@ -182,11 +191,11 @@ def choose_type(
     *,
     schema_only: bool = False,
 ) -> BackupType:
-    """Return the tier that a run is due for: the first of a month, of an ISO week, or any other.
+    """Return the tier that is due: the first backup of a month, of an ISO week, or any other.
 
-    The manifests are those of one database. A month's first backup is also its week's. Those with
-    rows and those without are counted apart. A month or week that the policy keeps for no time is
-    not made: its backup would go the next night, and be due again.
+    The manifests are those of one database. The first backup of a month also counts for its week.
+    Schema-only backups are counted separately. A tier that the policy keeps for no time is not
+    chosen: its backup would be removed the next night, and the tier would be due again.
     """
     policy = policy or Policy()
     local = now.astimezone(zone)
@@ -201,7 +210,7 @@ def choose_type(
             local.month,
         ):
             monthly = True
-        # The ISO year, which is not the calendar's around New Year (trap B14).
+        # The ISO year, which differs from the calendar year around New Year (trap B14).
         if taken.isocalendar()[:2] == local.isocalendar()[:2]:
             weekly = True
     if not monthly:

@@ -1,4 +1,4 @@
-"""How the backups are doing: status, metrics, notifications and pages.
+"""Status, metrics, notifications and pages.
 
 Imports drill, backup, catalog and what is below them.
 """

@@ -1,10 +1,10 @@
-"""Metrics for Prometheus: what the stores hold, and how the run that has just ended went.
+"""Metrics for Prometheus: the contents of the stores, and the result of the last run.
 
-Everything that a manifest tells is computed anew each time. Only of attempts nothing is left but
-what the last file of metrics said, so that a run takes over what it says of other databases.
+Everything that a manifest contains is computed again each time. Attempts leave no trace except the
+last metrics file, so a run copies from it what it contains about other databases.
 
 Labels are database, type and store, never a table or a backup (trap F16). The type of an attempt is
-the one that was asked for, such as auto, for one that has failed has no other.
+the requested one, such as auto, because a failed attempt has no other.
 """
 
 import fcntl
@@ -32,34 +32,34 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 JOB = "pgkeep"
-REMEMBERED = timedelta(days=40)  # attempts of a type that nobody asks for any more; a month is less
+REMEMBERED = timedelta(days=40)  # attempts of a type that is no longer requested; over a month
 
 _BACKUP = {
-    "last_success_timestamp_seconds": "When the newest whole backup was finished, 0 for never.",
-    "age_seconds": "Time since the newest whole backup was finished, since 1970 for never.",
-    "last_attempt_timestamp_seconds": "When a backup was last tried, by the type asked for.",
-    "last_exit_code": "Exit code of the last attempt, by the type asked for.",
-    "duration_seconds": "Time that the newest backup took.",
+    "last_success_timestamp_seconds": "When the newest complete backup was finished, 0 for never.",
+    "age_seconds": "Time since the newest complete backup was finished, since 1970 for never.",
+    "last_attempt_timestamp_seconds": "When a backup was last attempted, by requested type.",
+    "last_exit_code": "Exit code of the last attempt, by requested type.",
+    "duration_seconds": "Duration of the newest backup.",
     "size_bytes": "Size of the newest backup.",
     "raw_bytes": "SQL in the newest backup before compression.",
     "rows": "Rows in the newest backup.",
     "tables": "Tables in the newest backup.",
     "snapshot_seconds": "Age of the newest backup's snapshot when the backup was finished.",
-    "verified_backups": "Whole backups that were read back.",
-    "oldest_timestamp_seconds": "The earliest moment that can be restored, 0 for none.",
-    "newest_timestamp_seconds": "The latest moment that can be restored, 0 for none.",
+    "verified_backups": "Complete backups that were verified.",
+    "oldest_timestamp_seconds": "The earliest time that can be restored, 0 for none.",
+    "newest_timestamp_seconds": "The latest time that can be restored, 0 for none.",
     "store_bytes": "Size of all backups.",
     "pending_copies": "Backups whose copy to the store is pending.",
-    "prune_removed": "Backups that retention has removed after the last attempt.",
-    "drift_warnings": "What had shrunk in the newest backup since the one before it.",
+    "prune_removed": "Backups that retention removed after the last attempt.",
+    "drift_warnings": "Figures that fell in the newest backup since the previous one.",
 }
 HELP = {
     **{f"pgkeep_backup_{name}": text for name, text in _BACKUP.items()},
-    "pgkeep_drill_last_success_timestamp_seconds": "When a drill last restored all, 0 for never.",
-    "pgkeep_drill_last_findings": "What the last drill has found wrong.",
-    "pgkeep_drill_duration_seconds": "Time that the last drill took, by phase.",
-    "pgkeep_drill_rto_seconds": "Time in which the last drill had the database back.",
-    "pgkeep_store_free_bytes": "Free space where a directory of backups lies.",
+    "pgkeep_drill_last_success_timestamp_seconds": "When a drill last passed, 0 for never.",
+    "pgkeep_drill_last_findings": "Findings of the last drill.",
+    "pgkeep_drill_duration_seconds": "Duration of the last drill, by phase.",
+    "pgkeep_drill_rto_seconds": "Time until the last drill had restored the database.",
+    "pgkeep_store_free_bytes": "Free space in the file system of a backup directory.",
 }
 LABELS = ("database", "type", "store")
 _ATTEMPT = ("last_attempt_timestamp_seconds", "last_exit_code", "prune_removed")
@@ -69,30 +69,30 @@ class Sample(NamedTuple):
     """One value of a metric."""
 
     name: str
-    labels: tuple[tuple[str, str], ...]  # in their order, or the same ones would be others
+    labels: tuple[tuple[str, str], ...]  # in a fixed order, so that equal labels compare as equal
     value: float
 
     def label(self, name: str) -> str:
-        """Return the value of a label, empty where the sample has none."""
+        """Return the value of a label, or an empty string if the sample does not have it."""
         return dict(self.labels).get(name, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a target's run has ended."""
+    """The result of a target's run."""
 
     target: Target
-    kind: str  # the type that was asked for
+    kind: str  # the requested type
     started: datetime
     finished: datetime
     report: RunReport
-    error: e.PgkeepError | None = None  # what ended the run before it could report
+    error: e.PgkeepError | None = None  # the error that ended the run before it had a report
 
 
 def of_target(
     target: Target, contents: Contents, wanted: Sequence[str], now: datetime
 ) -> Iterator[Sample]:
-    """Yield what the stores tell, of expected databases even where there is nothing (trap F2)."""
+    """Yield metrics of the stores, for expected databases even without a backup (trap F2)."""
     for store in target.stores:
         if store.url in contents:
             yield from _of_store(store, contents[store.url], wanted, target.tiers, now)
@@ -112,12 +112,12 @@ def _of_store(
     found = _by_series(backups, wanted, tiers)
     full = (manifest for manifests in found.values() for manifest in manifests if manifest.full)
     counting = defaultdict(list)
-    for one in counted(full, now):
-        counting[one.database.name, str(one.type)].append(one)
+    for manifest in counted(full, now):
+        counting[manifest.database.name, str(manifest.type)].append(manifest)
     for (database, kind), manifests in found.items():
         good = counting[database, kind]
         values = {
-            "verified_backups": sum(one.verified is not None for one in good),
+            "verified_backups": sum(manifest.verified is not None for manifest in good),
             "oldest_timestamp_seconds": good[0].as_of.timestamp() if good else 0,
             "newest_timestamp_seconds": good[-1].as_of.timestamp() if good else 0,
             "store_bytes": sum(manifest.artifact.size for manifest in manifests),
@@ -148,8 +148,8 @@ def _drills(
         yield _sample("pgkeep_drill_last_findings", labels, findings)
         yield _sample("pgkeep_drill_rto_seconds", labels, recovery_seconds(last))
         for phase, seconds in last.seconds.items():
-            one = _sample("pgkeep_drill_duration_seconds", labels, seconds)
-            yield one._replace(labels=tuple(sorted((*one.labels, ("phase", phase)))))
+            sample = _sample("pgkeep_drill_duration_seconds", labels, seconds)
+            yield sample._replace(labels=tuple(sorted((*sample.labels, ("phase", phase)))))
 
 
 def _newest(manifest: Manifest) -> dict[str, float]:
@@ -167,7 +167,7 @@ def _newest(manifest: Manifest) -> dict[str, float]:
 def _by_series(
     backups: Sequence[Backup], wanted: Sequence[str], tiers: Sequence[str]
 ) -> dict[tuple[str, str], list[Manifest]]:
-    """Return the whole backups by database and type, oldest first."""
+    """Return the complete backups by database and type, oldest first."""
     found: dict[tuple[str, str], list[Manifest]] = {
         (database, kind): [] for database in wanted for kind in tiers
     }
@@ -188,18 +188,18 @@ def _pending_copies(
 
 
 def ages(samples: Iterable[Sample], now: datetime) -> Iterator[Sample]:
-    """Yield the age of each newest backup, for those that cannot subtract (trap F1).
+    """Yield the age of each newest backup, for consumers that cannot subtract (trap F1).
 
-    Only where it is asked for now: in a file an age stands still when the runs do.
+    Only for metrics that are read at once: in a file, an age stops growing when the runs stop.
     """
-    for one in samples:
-        if one.name == "pgkeep_backup_last_success_timestamp_seconds":
-            age = now.timestamp() - one.value
-            yield one._replace(name="pgkeep_backup_age_seconds", value=age)
+    for sample in samples:
+        if sample.name == "pgkeep_backup_last_success_timestamp_seconds":
+            age = now.timestamp() - sample.value
+            yield sample._replace(name="pgkeep_backup_age_seconds", value=age)
 
 
 def of_run(outcome: Outcome, contents: Contents, wanted: Sequence[str]) -> Iterator[Sample]:
-    """Yield how it went, database by database."""
+    """Yield the results of the run, for each database."""
     url = outcome.target.store.url
     removed = _removed(outcome.report.removed)
     for database, code in _exit_codes(outcome, contents.get(url, ()), wanted).items():
@@ -217,9 +217,9 @@ def _exit_codes(
 ) -> dict[str, int]:
     report = outcome.report
     codes = {backup.database.name: 0 for backup in report.backups}
-    codes |= {one.database: one.exit_code for one in report.failed}
+    codes |= {failure.database: failure.exit_code for failure in report.failed}
     later = [*report.retention, *report.copies_missed]
-    codes |= {one.database: one.exit_code for one in later}
+    codes |= {failure.database: failure.exit_code for failure in later}
     if outcome.error is not None:
         # A run that was ended did what it did before; of a run that did nothing all have failed.
         done = {
@@ -251,7 +251,7 @@ def _sample(name: str, labels: tuple[str, str, str], value: float) -> Sample:
 
 
 def _text(name: str) -> str:
-    """Return a name as UTF-8 can have it: databases may be called in any encoding."""
+    """Return a name as valid UTF-8: database names can have any encoding."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -263,40 +263,47 @@ def take_over(
     *,
     others: bool,
 ) -> list[Sample]:
-    """Return the samples with what an earlier file says besides.
+    """Return the samples, completed from an earlier metrics file.
 
-    That is: everything of stores that could not be read, and, of the others, attempts to back up
-    databases that are still known. With `others`, what it says of stores that are not ours too.
+    The file contributes everything about stores that could not be read and, for other stores,
+    attempts to back up databases that are still known. With `others`, it also contributes
+    everything about stores of other configurations.
     """
-    ours = {(one.name, one.labels) for one in samples}
+    ours = {(sample.name, sample.labels) for sample in samples}
     stores = _stores(samples)
-    databases = {one.label("database") for one in samples}
+    databases = {sample.label("database") for sample in samples}
     attempts = {f"pgkeep_backup_{name}" for name in _ATTEMPT}
     kept = []
     tried: dict[tuple[tuple[str, str], ...], float] = {}
-    for one in before:
-        store = one.label("store")
-        if one.name.endswith("_last_attempt_timestamp_seconds"):
-            tried[one.labels] = one.value
-        if (one.name, one.labels) in ours or one.name not in HELP:
+    for sample in before:
+        store = sample.label("store")
+        if sample.name.endswith("_last_attempt_timestamp_seconds"):
+            tried[sample.labels] = sample.value
+        if (sample.name, sample.labels) in ours or sample.name not in HELP:
             continue
         not_ours = store in unread or (others and store not in stores)
-        known = one.name in attempts and store in stores and one.label("database") in databases
+        known = (
+            sample.name in attempts and store in stores and sample.label("database") in databases
+        )
         if not_ours or known:
-            kept.append(one)
+            kept.append(sample)
     earliest = (now - REMEMBERED).timestamp()
     return [
         *samples,
-        *(one for one in kept if one.name not in attempts or tried.get(one.labels, 0) >= earliest),
+        *(
+            sample
+            for sample in kept
+            if sample.name not in attempts or tried.get(sample.labels, 0) >= earliest
+        ),
     ]
 
 
 def _stores(samples: Iterable[Sample]) -> set[str]:
-    return {one.label("store") for one in samples if one.name in HELP}
+    return {sample.label("store") for sample in samples if sample.name in HELP}
 
 
 def render(samples: Iterable[Sample]) -> bytes:
-    """Return the text that Prometheus reads."""
+    """Return the metrics in Prometheus text format."""
     from prometheus_client import generate_latest  # noqa: PLC0415 - an extra
 
     return generate_latest(_registry(samples))
@@ -307,11 +314,11 @@ def _registry(samples: Iterable[Sample]) -> "CollectorRegistry":
     from prometheus_client.registry import Collector  # noqa: PLC0415
 
     metrics: dict[str, Metric] = {}
-    # Each once, though two targets may share a store.
-    unique = {(one.name, one.labels): one for one in samples}.values()
-    for one in sorted(unique, key=lambda one: (list(HELP).index(one.name), one.labels)):
-        metric = metrics.setdefault(one.name, Metric(one.name, HELP[one.name], "gauge"))
-        metric.add_sample(one.name, dict(one.labels), one.value)
+    # Without duplicates, because two targets can share a store.
+    unique = {(sample.name, sample.labels): sample for sample in samples}.values()
+    for sample in sorted(unique, key=lambda sample: (list(HELP).index(sample.name), sample.labels)):
+        metric = metrics.setdefault(sample.name, Metric(sample.name, HELP[sample.name], "gauge"))
+        metric.add_sample(sample.name, dict(sample.labels), sample.value)
 
     class Fixed(Collector):
         def collect(self) -> Iterable[Metric]:
@@ -323,14 +330,14 @@ def _registry(samples: Iterable[Sample]) -> "CollectorRegistry":
 
 
 def parse(text: str) -> list[Sample]:
-    """Read what `render` has written; nothing, where it is something else."""
+    """Read metrics that `render` wrote; return none if the text is something else."""
     from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415
 
     try:
         return [
-            Sample(one.name, tuple(sorted(one.labels.items())), one.value)
+            Sample(sample.name, tuple(sorted(sample.labels.items())), sample.value)
             for family in text_string_to_metric_families(text)
-            for one in family.samples
+            for sample in family.samples
         ]
     except (ValueError, KeyError, IndexError):
         return []
@@ -344,19 +351,19 @@ def write(
     *,
     others: bool = False,
 ) -> list[str]:
-    """Write the file for node_exporter: at once, readable by everybody (trap F11).
+    """Write the file for node_exporter atomically, readable by all users (trap F11).
 
-    Returns the stores of which it has had metrics and has none any more.
+    Returns the stores that had metrics in the file before and no longer have any.
 
     Raises:
-        StoreError: it could not be written.
+        StoreError: the file could not be written.
 
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # which nobody collects
     try:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # Of two runs that end together the second one must see what the first has written.
+            # Of two runs that end together, the second one must see what the first one wrote.
             fcntl.flock(directory, fcntl.LOCK_EX)
             before: list[Sample] = []
             with suppress(FileNotFoundError):
@@ -375,19 +382,19 @@ def write(
 
 
 def push(gateway: str, samples: Iterable[Sample], timeout: float) -> None:
-    """Send metrics to a Pushgateway, a group for each database, type and store (trap F12).
+    """Push metrics to a Pushgateway, in a group for each database, type and store (trap F12).
 
-    Values that this run does not know, of attempts of other types, stay what they are there.
+    Values that this run does not know, of attempts of other types, are left unchanged.
 
     Raises:
-        StoreError: the gateway does not take them.
+        StoreError: the gateway does not accept them.
 
     """
     from prometheus_client import pushadd_to_gateway  # noqa: PLC0415
 
     groups: dict[tuple[tuple[str, str], ...], list[Sample]] = defaultdict(list)
-    for one in samples:
-        groups[tuple(pair for pair in one.labels if pair[0] != "phase")].append(one)
+    for sample in samples:
+        groups[tuple(pair for pair in sample.labels if pair[0] != "phase")].append(sample)
     for labels, group in groups.items():
         try:
             pushadd_to_gateway(gateway, JOB, _registry(group), dict(labels), timeout)

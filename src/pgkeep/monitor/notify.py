@@ -1,7 +1,7 @@
-"""Tell others how a run has ended: a dead man's switch, and a webhook.
+"""Report the result of a run: a dead man's switch, and a webhook.
 
-A ping that does not come is what tells that nothing runs any more, so that success is told only
-after everything that makes one, reading back included (trap F13).
+A missing ping shows that nothing runs any more. Therefore success is sent only after all steps that
+it includes, such as verification (trap F13).
 """
 
 import re
@@ -15,7 +15,7 @@ import msgspec
 
 from .. import errors as e
 
-LONGEST = 10_000  # characters of a log that are sent
+LONGEST = 10_000  # characters of a log that are sent at most
 _HIDDEN = "********"
 _PASSWORD = re.compile(
     r"(://[^\s:/@]*:)[^\s@]+(?=@)|(\bpassword=)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.I
@@ -23,7 +23,7 @@ _PASSWORD = re.compile(
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one database."""
+    """The result for one database."""
 
     database: str
     target: str | None
@@ -54,17 +54,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """Return a text without these secrets, and without what looks like a password."""
+    """Return a text without these secrets and without anything that looks like a password."""
     for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
     return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{_HIDDEN}", text)
 
 
 def ping(url: str, event: str, run: str, timeout: float, body: str = "") -> None:
-    """Send a ping in the manner of healthchecks.io: event is empty, `start` or `fail`.
+    """Send a ping in the format of healthchecks.io: event is empty, `start` or `fail`.
 
     Raises:
-        StoreError: nobody has taken it.
+        StoreError: the ping was not accepted.
 
     """
     parts = urllib.parse.urlsplit(url)
@@ -78,7 +78,7 @@ def post(url: str, message: Message, timeout: float) -> None:
     """Send a message as JSON.
 
     Raises:
-        StoreError: nobody has taken it.
+        StoreError: the message was not accepted.
 
     """
     _post(url, msgspec.json.encode(message), {"Content-Type": "application/json"}, timeout)
@@ -92,7 +92,7 @@ def _post(url: str, data: bytes, headers: Mapping[str, str], timeout: float) -> 
         with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310
             pass
     except urllib.error.HTTPError as error:
-        # Never the URL: who knows it may send what we send.
+        # Never include the URL: it is a secret that allows sending notifications.
         raise e.StoreError(str(error)) from error
     except OSError as error:
         raise e.StoreError(str(getattr(error, "reason", error))) from error

@@ -1,4 +1,4 @@
-"""What a target's stores hold, and of which databases there should be backups."""
+"""The contents of a target's stores, and the databases that should have backups."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from ..stores.store import Store
 if TYPE_CHECKING:
     from ..backup.run_report import RunReport
 
-# What a recovery has to wait for; the other phases are the drill's own.
+# Phases that delay a recovery; the other phases belong to the drill itself.
 NOT_RECOVERY = frozenset({"start", "check", "clean"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a target's backups lie, and of which databases there should be some."""
+    """The stores of a target, and the databases that should have backups in them."""
 
     store: Store
     copy: Store | None = None
-    named: Sequence[str] = ()  # exactly these are expected; none: those that are known of
-    connected: str | None = None  # the database that is backed up where none is named
-    tiers: Sequence[str] = ("daily", "weekly", "monthly")  # that retention keeps
+    named: Sequence[str] = ()  # exactly these are expected; none: all known databases
+    connected: str | None = None  # the database that is backed up if none is named
+    tiers: Sequence[str] = ("daily", "weekly", "monthly")  # the tiers that retention keeps
 
     @property
     def stores(self) -> list[Store]:
@@ -44,7 +44,7 @@ def expected(target: Target, contents: Contents, report: "RunReport | None" = No
     dropped: set[str] = set()
     if report is not None:
         tried = {backup.database.name for backup in report.backups}
-        tried |= {one.database for one in report.failed}
+        tried |= {failure.database for failure in report.failed}
         dropped = set(report.dropped)
     if target.named:
         return sorted({*target.named, *tried})
@@ -55,25 +55,29 @@ def expected(target: Target, contents: Contents, report: "RunReport | None" = No
 def databases(target: Target, contents: Contents) -> set[str]:
     """Return the databases that have backups."""
     return {
-        one.manifest.database.name for store in target.stores for one in contents.get(store.url, ())
+        backup.manifest.database.name
+        for store in target.stores
+        for backup in contents.get(store.url, ())
     }
 
 
 def counted(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:
-    """Return the backups that the newest one is chosen from.
+    """Return the backups from which the newest one is chosen.
 
-    Not those from the future, nor, where a database has others, dumps that were indexed: one that
-    holds a single table must not pass for last night's backup.
+    Backups from the future do not count. Indexed dumps count only if a database has no other
+    backups: a dump of a single table must not pass for last night's backup.
     """
     found = past(manifests, now)
-    own = {one.database.name for one in found if not one.indexed}
-    return [one for one in found if not one.indexed or one.database.name not in own]
+    own = {manifest.database.name for manifest in found if not manifest.indexed}
+    return [
+        manifest for manifest in found if not manifest.indexed or manifest.database.name not in own
+    ]
 
 
 def past(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:
-    """Return the backups, and of them the drills, that are not from the future.
+    """Return the backups, and their drills, that are not from the future.
 
-    One that a wrong clock has dated would stay the newest for ever, and hide that no other comes.
+    A backup with a wrong date would remain the newest and hide that no others are made.
     """
     latest = now + FUTURE_TOLERANCE
     return [
@@ -92,5 +96,5 @@ def last_drill(manifests: Iterable[Manifest]) -> Drill | None:
 
 
 def recovery_seconds(drill: Drill) -> float:
-    """Return how long it took until the database was there again."""
+    """Return the time after which the database was restored."""
     return sum(seconds for phase, seconds in drill.seconds.items() if phase not in NOT_RECOVERY)

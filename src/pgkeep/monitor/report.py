@@ -1,4 +1,4 @@
-"""The result of a drill as a page to look at, to print and to hand on."""
+"""The result of a drill as an HTML page."""
 
 from collections.abc import Iterator
 

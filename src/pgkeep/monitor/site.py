@@ -1,4 +1,4 @@
-"""The pages of `pgkeep serve`: how everything stands, and all that is known of one database."""
+"""The pages of `pgkeep serve`: the state of all databases, and the details of one."""
 
 import shlex
 import shutil
@@ -22,7 +22,7 @@ SHOWN = 500  # backups of a database
 
 
 class Card(NamedTuple):
-    """What is said of a database at a glance."""
+    """The summary of a database."""
 
     database: status.Database
     link: str
@@ -41,7 +41,7 @@ class Section(NamedTuple):
 
 
 class Holding(NamedTuple):
-    """What a store holds; none where that is not known."""
+    """The contents of a store; None if unknown."""
 
     url: str
     backups: int | None
@@ -78,7 +78,7 @@ class Row(NamedTuple):
 
 
 def overview_page(state: status.State) -> bytes:
-    """Return the page that says whether all is well, and how every database stands."""
+    """Return the page with the state of all databases."""
     return rendering.render(
         "overview.html",
         now=state.now,
@@ -92,7 +92,7 @@ def overview_page(state: status.State) -> bytes:
 
 
 def database_page(state: status.State, key: str, target: str | None) -> bytes | None:
-    """Return what is known of the database that the last part of a link means, if it is known."""
+    """Return the page of the database in the last part of a link, or None if it is unknown."""
     for place in state.places:
         for database in place.databases:
             if place.name == target and encode_database(database.database) == key:
@@ -101,7 +101,7 @@ def database_page(state: status.State, key: str, target: str | None) -> bytes | 
 
 
 def link(database: str, target: str | None) -> str:
-    """Return the path of a database's page; names may be anything."""
+    """Return the path of a database's page; names can contain any character."""
     path = f"/database/{quote(encode_database(database))}"
     return path if target is None else f"{path}?target={quote(target, safe='')}"
 
@@ -111,19 +111,19 @@ def _section(place: status.Place, state: status.State) -> Section:
         place.databases, key=lambda database: (not database.expected, not database.problems)
     )
     entries = _entries(place, state)
-    cards = [_card(one, place, state, entries[one.database]) for one in worst_first]
+    cards = [_card(database, place, state, entries[database.database]) for database in worst_first]
     return Section(place.name, place.readable, cards)
 
 
 def _card(
-    one: status.Database, place: status.Place, state: status.State, entries: Sequence[Entry]
+    database: status.Database, place: status.Place, state: status.State, entries: Sequence[Entry]
 ) -> Card:
     whole = [entry.manifest for entry in entries if _restorable(entry)]
     newest = whole[-1] if whole else None
     return Card(
-        database=one,
-        link=link(one.database, place.name),
-        calendar=charts.calendar(one.days, _today(place, state)),
+        database=database,
+        link=link(database.database, place.name),
+        calendar=charts.calendar(database.days, _today(place, state)),
         oldest=whole[0].as_of if whole else None,
         size=sum(each.artifact.size for each in whole),
         notes=[] if newest is None else [*newest.drift, *newest.warnings],
@@ -135,7 +135,7 @@ def _today(place: status.Place, state: status.State) -> date:
 
 
 def _entries(place: status.Place, state: status.State) -> Mapping[str, list[Entry]]:
-    """Return the backups by database, oldest first, each once."""
+    """Return the backups by database, oldest first, without duplicates."""
     found: dict[str, list[Entry]] = defaultdict(list)
     for entry in merge((s.url, state.contents.get(s.url, ())) for s in place.target.stores):
         found[entry.manifest.database.name].append(entry)
@@ -159,7 +159,7 @@ def _holdings(state: status.State) -> Iterator[Holding]:
 
 
 def _stores(state: status.State) -> Sequence[Store]:
-    """Return all stores, each once: two targets may share one."""
+    """Return all stores without duplicates: two targets can share a store."""
     found = {store.url: store for place in state.places for store in place.target.stores}
     return list(found.values())
 
@@ -175,26 +175,26 @@ def _pending_copies(state: status.State) -> Iterator[PendingCopy]:
     seen = set()
     for place in state.places:
         copy = place.target.copy
-        for one in () if copy is None else state.contents.get(place.target.store.url, ()):
-            copy_ = (one.manifest.name.stem, copy.url if copy is not None else "")
-            if copy_[1] in one.manifest.pending and copy_ not in seen:
+        for backup in () if copy is None else state.contents.get(place.target.store.url, ()):
+            copy_ = (backup.manifest.name.stem, copy.url if copy is not None else "")
+            if copy_[1] in backup.manifest.pending and copy_ not in seen:
                 seen.add(copy_)
-                yield PendingCopy(*copy_, one.manifest.finished)
+                yield PendingCopy(*copy_, backup.manifest.finished)
 
 
-def _database_page(one: status.Database, place: status.Place, state: status.State) -> bytes:
-    entries = _entries(place, state)[one.database]
+def _database_page(database: status.Database, place: status.Place, state: status.State) -> bytes:
+    entries = _entries(place, state)[database.database]
     whole = [entry.manifest for entry in entries if _restorable(entry)]
     return rendering.render(
         "database.html",
         now=state.now,
-        card=_card(one, place, state, entries),
+        card=_card(database, place, state, entries),
         sizes=charts.chart([_point(each, "size") for each in whole], progress.size),
         durations=charts.chart([_point(each, "time") for each in whole], progress.duration),
         drills=_drills(entries),
         backups=[_row(entry) for entry in entries[: -SHOWN - 1 : -1]],
         more=len(entries) > SHOWN,
-        commands=_commands(one, place),
+        commands=_commands(database, place),
     )
 
 
@@ -210,10 +210,10 @@ def _point(manifest: Manifest, what: str) -> charts.Point:
 
 
 def _drills(entries: Sequence[Entry]) -> list[Drilled]:
-    """Return all drills, the newest first, their phases in one scale."""
+    """Return all drills, newest first, with phases in the same scale."""
     drills = sorted(
         ((drill, entry.manifest.name.stem) for entry in entries for drill in entry.manifest.drills),
-        key=lambda one: one[0].when,
+        key=lambda pair: pair[0].when,
         reverse=True,
     )
     longest = max((sum(drill.seconds.values()) for drill, _ in drills), default=0.0)
@@ -231,25 +231,25 @@ def _drills(entries: Sequence[Entry]) -> list[Drilled]:
 
 
 def _row(entry: Entry) -> Row:
-    one = entry.manifest
+    manifest = entry.manifest
     return Row(
-        manifest=one,
-        seconds=(one.finished - one.taken).total_seconds(),
+        manifest=manifest,
+        seconds=(manifest.finished - manifest.taken).total_seconds(),
         state=entry.state,
         where=[url for url, missing in entry.stores.items() if not missing],
     )
 
 
-def _commands(one: status.Database, place: status.Place) -> list[str]:
-    """Return what restores the newest backup, as a shell takes it."""
-    if one.newest is None:
+def _commands(database: status.Database, place: status.Place) -> list[str]:
+    """Return shell commands that restore the newest backup."""
+    if database.newest is None:
         return []
-    which = ["pgkeep", "restore", "--latest", f"--database={one.database}"]
+    which = ["pgkeep", "restore", "--latest", f"--database={database.database}"]
     if place.name is not None:
         which.insert(2, f"--target={place.name}")
-    ways = (
-        [f"--target-db={one.database}_copy"],
+    variants = (
+        [f"--target-db={database.database}_copy"],
         ["--table=SCHEMA.TABLE", "--as=TABLE_copy"],
         ["--drop-existing", "--yes"],
     )
-    return [shlex.join([*which, *way]) for way in ways]
+    return [shlex.join([*which, *options]) for options in variants]

@@ -1,4 +1,4 @@
-"""Whether every database has what its owners want: a decision over manifests."""
+"""Check every database against its backup goals: decisions from manifests."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from ..model import manifest
 from ..model.manifest import Manifest
 from . import overview
 
-_BARE = "no backup, and none is asked for by name"
-WEEKS = 9  # that the calendar shows, this one included
+_BARE = "no backup, and no database is configured by name"
+WEEKS = 9  # shown in the calendar, including the current week
 _HIGHEST = ("monthly", "weekly", "daily", "manual")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goals:
-    """How old a backup and a drill may be, and how long a recovery may take, in seconds."""
+    """Maximum ages of backups and drills, and the maximum recovery time, in seconds."""
 
     max_age: float
-    drill_max_age: float | None = None  # none: not judged
+    drill_max_age: float | None = None  # None: not checked
     rto: float | None = None
 
 
@@ -35,13 +35,13 @@ class Drill(msgspec.Struct, frozen=True):
 
 
 class Database(msgspec.Struct, frozen=True, kw_only=True):
-    """How one database stands."""
+    """The state of one database."""
 
     database: str
     target: str | None
-    expected: bool  # one that is not is shown, and not judged
+    expected: bool  # databases that are not expected are shown, but not checked
     newest: str | None  # the backup's name
-    snapshot: datetime | None  # the moment that it brings back
+    snapshot: datetime | None  # the time as of which it restores data
     age_seconds: float | None
     type: str | None
     verified: bool
@@ -51,13 +51,13 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     pending_copies: int
     drill: Drill | None
     last_passed_drill: datetime | None
-    problems: list[str]  # goals that it misses
-    days: dict[str, str]  # the highest tier of each day that has a backup
+    problems: list[str]  # goals that are not met
+    days: dict[str, str]  # for each day with a backup, its highest tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A target and how its databases stand; nothing is known of them where no store was read."""
+    """A target and the state of its databases; unknown if no store was read."""
 
     name: str | None
     target: overview.Target
@@ -68,13 +68,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """How everything stood at one moment."""
+    """The state of all targets at one time."""
 
     now: datetime
     places: list[Place]
     contents: overview.Contents
     problems: list[str]  # stores that could not be read
-    unreadable: list[str] = field(default_factory=list)  # manifests, whose backups nobody knows
+    unreadable: list[str] = field(default_factory=list)  # manifests that could not be read
 
     @property
     def databases(self) -> list[Database]:
@@ -83,16 +83,16 @@ class State:
 
     @property
     def readable(self) -> bool:
-        """Tell whether at least one store of every target was read."""
+        """Whether at least one store of every target was read."""
         return all(place.readable for place in self.places)
 
     @property
     def reasons(self) -> list[str]:
-        """What is not as its owners want it, a sentence for each database."""
+        """Goals that are not met, with one sentence for each database."""
         if not self.readable:
             return list(self.problems)
         return [
-            *(f"{'' if one is None else f'target {one}: '}{_BARE}" for one in self._bare),
+            *(f"{'' if target is None else f'target {target}: '}{_BARE}" for target in self._bare),
             *(
                 f"{database.database}: {'; '.join(database.problems)}"
                 for database in self.databases
@@ -103,7 +103,7 @@ class State:
 
     @property
     def _bare(self) -> list[str | None]:
-        """The targets that have no backup, and of which none is asked for by name."""
+        """The targets without any backup or expected database."""
         return [
             place.name
             for place in self.places
@@ -112,7 +112,7 @@ class State:
 
     @property
     def ok(self) -> bool:
-        """Tell whether every database has what its owners want."""
+        """Whether every database meets its goals."""
         return not self.reasons
 
     @property
@@ -123,7 +123,7 @@ class State:
         if self.ok or any(database.problems for database in self.databases) or self._bare == [None]:
             return summary(self.databases)
         if self._bare:
-            return f"not ok: there is no backup of target {', '.join(map(str, self._bare))}"
+            return f"not ok: no backup of target {', '.join(map(str, self._bare))}"
         count = len(self.unreadable)
         return f"not ok: {count} {'manifest' if count == 1 else 'manifests'} cannot be read"
 
@@ -136,7 +136,7 @@ def judge(
     zone: tzinfo,
     name: str | None = None,
 ) -> list[Database]:
-    """Return how every database stands that should have backups, and those that have some."""
+    """Return the state of every database that has or should have backups."""
     wanted = overview.expected(target, contents)
     everybody = sorted({*wanted, *overview.databases(target, contents)})
     judgement = _Judgement(target, contents, goals, now, zone, name)
@@ -145,7 +145,7 @@ def judge(
 
 @dataclass(frozen=True, slots=True)
 class _Judgement:
-    """How the databases of one target are judged."""
+    """Checks the databases of one target."""
 
     target: overview.Target
     contents: overview.Contents
@@ -155,17 +155,17 @@ class _Judgement:
     name: str | None  # of the target
 
     def of(self, database: str, *, expected: bool) -> Database:
-        """Judge one database; problems count only where backups of it are expected."""
+        """Check one database; problems count only if backups of it are expected."""
         copies = [
             copy
             for store in self.target.stores
             for copy in self.contents.get(store.url, ())
             if copy.manifest.database.name == database
         ]
-        everything = _whole(copies)
-        whole = overview.past(everything, self.now)
+        complete = _whole(copies)
+        whole = overview.past(complete, self.now)
         newest = max(
-            overview.counted(everything, self.now),
+            overview.counted(complete, self.now),
             key=lambda manifest: manifest.as_of,
             default=None,
         )
@@ -177,7 +177,7 @@ class _Judgement:
         age = None if newest is None else (self.now - newest.as_of).total_seconds()
         problems = [
             *_of_backup(age, self.goals),
-            *_of_clock(len(everything) - len(whole)),
+            *_of_clock(len(complete) - len(whole)),
             *_of_clusters(mixed(whole)),
             *_of_copies(self.target, copies, self.goals, self.now),
             *_of_drill(last, passed, self.goals, self.now),
@@ -207,7 +207,7 @@ def _shown(drill: manifest.Drill) -> Drill:
 
 
 def _whole(copies: Iterable[Backup]) -> list[Manifest]:
-    """Return the backups that can be restored from some store, each once."""
+    """Return the backups that can be restored from any store, without duplicates."""
     found = {
         copy.manifest.artifact.name: copy.manifest
         for copy in copies
@@ -233,10 +233,10 @@ def _of_backup(age: float | None, goals: Goals) -> list[str]:
 def _of_copies(
     target: overview.Target, copies: Iterable[Backup], goals: Goals, now: datetime
 ) -> list[str]:
-    """A copy that is pending for longer than a backup may be old is a problem."""
+    """Report a copy that has been pending for longer than the maximum age of a backup."""
     url = "" if target.copy is None else target.copy.url
     pending = [copy.manifest.finished for copy in copies if url in copy.manifest.pending]
-    age = max(((now - one).total_seconds() for one in pending), default=0.0)
+    age = max(((now - since).total_seconds() for since in pending), default=0.0)
     if age > goals.max_age:
         return [f"the copy to {url} has been pending for {span(age)}"]
     return []
@@ -252,7 +252,7 @@ def _of_clock(count: int) -> list[str]:
 def _of_clusters(count: int) -> list[str]:
     if not count:
         return []
-    return [f"{count} clusters back it up to one place: let each have a BACKUP_DIR of its own"]
+    return [f"{count} clusters back it up to the same store: use a separate BACKUP_DIR for each"]
 
 
 def _of_drill(
@@ -268,10 +268,10 @@ def _of_drill(
                 f"its last passed drill was {span(age)} ago, BACKUP_DRILL_MAX_AGE is {limit}"
             )
     if last is not None and not last.passed:
-        problems.append(f"its last drill failed ({last.findings} wrong)")
+        problems.append(f"its last drill failed (findings: {last.findings})")
     if goals.rto is not None:
         if last is None or not last.passed:
-            problems.append("no drill tells how long a recovery takes (BACKUP_RTO)")
+            problems.append("no drill has measured the recovery time (BACKUP_RTO)")
         elif (took := overview.recovery_seconds(last)) > goals.rto:
             problems.append(f"its recovery took {span(took)}, BACKUP_RTO is {span(goals.rto)}")
     return problems
@@ -279,15 +279,15 @@ def _of_drill(
 
 def _days(manifests: Iterable[Manifest], zone: tzinfo) -> dict[str, str]:
     days: dict[str, str] = {}
-    for one in manifests:
-        day = one.taken.astimezone(zone).date().isoformat()
+    for backup in manifests:
+        day = backup.taken.astimezone(zone).date().isoformat()
         before = days.get(day, _HIGHEST[-1])
-        days[day] = min(before, str(one.type), key=_HIGHEST.index)
+        days[day] = min(before, str(backup.type), key=_HIGHEST.index)
     return dict(sorted(days.items()))
 
 
 def span(seconds: float) -> str:
-    """Return a time span in the two units that matter: 3 d 4 h, 26 h, 5 min, 12 s."""
+    """Return a time span in its two largest units: 3 d 4 h, 26 h, 5 min, 12 s."""
     if seconds >= 2 * 86400:
         days, rest = divmod(seconds, 86400)
         return f"{days:.0f} d {rest // 3600:.0f} h" if rest >= 3600 else f"{days:.0f} d"
@@ -298,7 +298,7 @@ def span(seconds: float) -> str:
 
 
 def calendar(days: Mapping[str, str], today: date, weeks: int = WEEKS) -> list[list[str | None]]:
-    """Return the last weeks, from Monday on, with each day's tier; the last one ends today."""
+    """Return the tier of each day of the last weeks, from Monday; the last week ends today."""
     monday = today - timedelta(days=today.weekday() + 7 * (weeks - 1))
     shown = [monday + timedelta(days=n) for n in range((today - monday).days + 1)]
     tiers = [days.get(day.isoformat()) for day in shown]
@@ -306,14 +306,14 @@ def calendar(days: Mapping[str, str], today: date, weeks: int = WEEKS) -> list[l
 
 
 def summary(databases: Sequence[Database]) -> str:
-    """Return one line: whether all is well, and if not, what is not."""
+    """Return a one-line summary of the goals that are not met, if any."""
     judged = [database for database in databases if database.expected]
     if not judged:
-        return "not ok: there is no backup"
-    bad = [one for one in judged if one.problems]
+        return "not ok: no backup"
+    bad = [database for database in judged if database.problems]
     if not bad:
         noun = "database is" if len(judged) == 1 else "databases are"
         return f"ok: {len(judged)} {noun} within the goals"
-    names = ", ".join(one.database for one in bad)
+    names = ", ".join(database.database for database in bad)
     text = f"not ok: {len(bad)} of {len(judged)} databases: {names}"
     return text if len(text) <= 80 else f"{text[:77]}..."

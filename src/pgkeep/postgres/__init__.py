@@ -1,4 +1,4 @@
 """One PostgreSQL server: connections, client programs, catalogs, snapshots, temporary servers.
 
-Translates errors of the server into ours. Imports sql, model and what is below them.
+Translates errors of the server into errors of pgkeep. Imports sql, model and what is below them.
 """

@@ -1,6 +1,6 @@
-"""Advisory locks, by which pgkeep's sessions know of each other (manual, 13.3.5).
+"""Advisory locks, which coordinate sessions of pgkeep (manual, 13.3.5).
 
-Such a lock is the server's own and ends with its session, so it holds between hosts too.
+The server holds these locks and releases them with the session, so they also exclude other hosts.
 """
 
 import hashlib
@@ -9,24 +9,24 @@ from .connection import Connection
 
 
 def key_of(*parts: str) -> int:
-    """Return the key of a lock that stands for these names together."""
+    """Return the key of a lock for this combination of names."""
     digest = hashlib.sha256(",".join(parts).encode()).digest()
     return int.from_bytes(digest[:8], signed=True)
 
 
 def acquire(connection: Connection, key: int) -> None:
-    """Wait for a lock; it is held as long as the session lives."""
+    """Wait for a lock, which is held until the session ends."""
     connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", [key])
 
 
 def try_acquire(connection: Connection, key: int) -> bool:
-    """Return whether the lock was free; it is held now as long as the session lives."""
+    """Return whether the lock was free; if so, it is held until the session ends."""
     row = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [key]).fetchone()
     return row is not None and bool(row[0])
 
 
 def held(connection: Connection) -> set[int]:
-    """Return the keys of all locks on the server, in whatever databases their sessions are."""
+    """Return the keys of all locks on the server, in any database."""
     rows = connection.execute(
         """
         SELECT (classid::pg_catalog.int8 << 32) | objid::pg_catalog.int8
@@ -39,7 +39,7 @@ def held(connection: Connection) -> set[int]:
 def holder_is_idle(connection: Connection, key: int) -> bool:
     """Return whether the session that holds a lock of this database waits for its client.
 
-    The server notices the death of such a client at once, so its client is alive.
+    The server notices the death of a waiting session's client at once, so its client is alive.
     """
     row = connection.execute(
         """

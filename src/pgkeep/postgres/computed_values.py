@@ -1,8 +1,8 @@
-"""Values that no dump holds: stored generated columns and the rows of materialized views.
+"""Values that a dump does not contain: stored generated columns and rows of materialized views.
 
-A restore computes them anew, perhaps with other results (trap G4.2). Both sides are read as COPY
-writes them; the BLAKE2 hashes of all rows are added up, so that their order does not matter.
-Backups need this without numpy, which sketch.py is made with.
+A restore computes them again, possibly with other results (trap G4.2). Both sides are read in COPY
+format. The BLAKE2 hashes of all rows are added, so that their order does not matter. Backups need
+this without numpy, which sketch.py uses.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from .connection import Connection
 from .snapshot import Table
 
 SIZE = 16  # bytes of a hash
-LOCK_MILLISECONDS = 1000  # a refresh that runs is not waited for
+LOCK_MILLISECONDS = 1000  # do not wait for a refresh that is running
 
 _GENERATED = """
 SELECT a.attrelid, pg_catalog.convert_to(
@@ -38,7 +38,7 @@ WHERE c.relkind = 'm' AND c.relispopulated
                     AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY c.oid
 """
-# A refresh writes a new file, and its rows are visible to older snapshots too.
+# A refresh writes a new file, whose rows older snapshots see too.
 _REFRESHED = (
     "SELECT c.relfilenode <> pg_catalog.pg_relation_filenode(c.oid)"
     " FROM pg_catalog.pg_class c WHERE c.oid = %s"
@@ -63,13 +63,13 @@ class Target:
             yield b"COPY (SELECT %s FROM ONLY %s) TO STDOUT" % (self.columns, part)
 
     def label(self, codec: str) -> str:
-        """Name it for messages."""
+        """Return a name for messages."""
         name = self.relation.decode(codec, "backslashreplace")
         return f"materialized view {name}" if self.view is not None else f"table {name}"
 
 
 def targets(connection: Connection, tables: Sequence[Table]) -> list[Target]:
-    """List what a database has of such values; tables are those whose rows can be read."""
+    """List such values of a database; `tables` are those whose rows can be read."""
     columns: dict[int, bytes] = dict(
         connection.execute(_GENERATED, [[table.oid for table in tables]]).fetchall()
     )
@@ -85,7 +85,7 @@ def targets(connection: Connection, tables: Sequence[Table]) -> list[Target]:
 
 
 def readable(tables: Iterable[Table], *, in_recovery: bool) -> list[Table]:
-    """Return the tables that hold rows and are not an extension's own."""
+    """Return the tables that contain rows and do not belong to an extension."""
     return [
         table
         for table in tables
@@ -101,17 +101,17 @@ def read(
 ) -> Computed | None:
     """Hash the values of one target; None if they are not those of the transaction's snapshot.
 
-    The connection's encoding must be the database's.
+    The connection must use the encoding of the database.
 
     Raises:
-        psycopg.Error: the server refuses; the transaction goes on as it was before.
+        psycopg.Error: an error of the server; the transaction remains usable.
 
     """
     rows = total = 0
     with connection.transaction(), connection.cursor() as cursor:
         for statement in target.statements:
             with cursor.copy(statement) as copy:
-                for row in copy:  # the server sends each in a message of its own
+                for row in copy:  # the server sends each row in its own message
                     rows += 1
                     total += int.from_bytes(hashlib.blake2b(row, digest_size=SIZE).digest())
                     if not rows & 0xFFF:
@@ -131,7 +131,7 @@ def read(
 def read_all(
     connection: Connection, listed: Sequence[Target], codec: str, check: Callable[[], None]
 ) -> tuple[list[Computed], list[str]]:
-    """Hash all targets in the connection's transaction; return also why some are left out."""
+    """Hash all targets in the connection's transaction; also return why some are skipped."""
     found: list[Computed] = []
     warnings: list[str] = []
     connection.execute(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}".encode())
@@ -139,22 +139,22 @@ def read_all(
         check()
         try:
             values = read(connection, target, codec, check)
-            said = "it was refreshed meanwhile"
+            reason = "refreshed meanwhile"
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
-            values, said = None, error.diag.message_primary or str(error)
+            values, reason = None, error.diag.message_primary or str(error)
         if values is not None:
             found.append(values)
         else:
             label = target.label(codec)
-            warnings.append(f"no hash of {label} is recorded, a drill will not compare it: {said}")
+            warnings.append(f"hash of {label} not recorded, a drill will not compare it: {reason}")
     return found, warnings
 
 
 def begin(connection: Connection, snapshot: str, encoding: str) -> None:
-    """Begin a transaction that sees a snapshot and speaks the database's own encoding.
+    """Begin a transaction with a snapshot, in the database's own encoding.
 
-    A materialized view cannot be locked. If its name is given to a view meanwhile, that view's
-    functions would run as the role that backs up; a server that cannot refuse views is not read.
+    A materialized view cannot be locked. If a view gets its name meanwhile, that view's functions
+    would run as the role that backs up. A server that cannot reject views is therefore not read.
     """
     connection.execute("SET restrict_nonsystem_relation_kind = 'view, foreign-table'")
     connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))

@@ -1,7 +1,7 @@
-"""Connections to a PostgreSQL server, and what its programs need to make their own.
+"""Connections to a PostgreSQL server, and the parameters with which its programs connect.
 
-libpq reads its own environment, passfile and service file; what we add is given as libpq keywords.
-A password never stands in an argument list: children find it in a passfile that only they can open.
+libpq reads its own environment, passfile and service file; pgkeep adds libpq keywords. A password
+never appears in an argument list: children read it from a passfile that only they can open.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from .messages import one_line
 
 _log = logging.getLogger(__name__)
 
-# The driver logs what it ignores, with names as they are; without a handler Python prints that to
-# standard error, beside the error that we report (trap G6.14).
+# The driver logs warnings with unescaped names. Without a handler, Python prints them to standard
+# error, next to the error that pgkeep reports (trap G6.14).
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
-# As pg_dump sets up its session (pg_dump.c, setup_connection), so that values look the same
-# whatever the role's or the database's settings are (trap A5.25); and no timeout may end a
-# connection that only holds a snapshot (trap A6.1).
+# The same session settings as pg_dump (pg_dump.c, setup_connection), so that values have the same
+# text regardless of settings of the role or database (trap A5.25). No timeout may end a connection
+# that only holds a snapshot (trap A6.1).
 SESSION = {
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
@@ -48,16 +48,16 @@ SESSION = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-# Settings that came later, with the version that knows them. A killed client's query ends by itself
+# Newer settings, with the version that introduced each. The query of a killed client ends by itself
 # instead of holding its locks (trap A6.9).
 LATER_SETTINGS = {
     "idle_session_timeout": ("0", 140000),
     "client_connection_check_interval": ("2000", 140000),
     "transaction_timeout": ("0", 170000),
 }
-# What only sessions that read for a dump have, where the server knows it. A table's owner may put
-# something else in its place: reading a view or planning a query may run the owner's code (trap
-# G2.2), and the other settings, which the database's owner may choose, change what is written.
+# Settings only of sessions that read for a dump, if the server has them. A table's owner can
+# replace the table: reading a view or planning a query can run the owner's code (trap G2.2). The
+# other settings, which the database's owner can set, change the output.
 READING = {
     "restrict_nonsystem_relation_kind": "view, foreign-table",
     "constraint_exclusion": "off",
@@ -66,19 +66,19 @@ READING = {
 }
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# What sessions start with, before the role's and the database's own settings, which are weaker. The
-# owner of a database may choose the role of everybody who connects to it, and libraries that are
-# loaded; what the user's own options say comes later and is stronger (trap G2.4).
+# Applied at session start, before the settings of the role and of the database, which have lower
+# priority. A database's owner can set the role and the loaded libraries of everyone who connects.
+# The user's own options come later and have higher priority (trap G2.4).
 _STARTUP = "-c role=none -c local_preload_libraries="
-# The server counts a session for a moment after its client has closed it: where there is room for
-# few, the next one may come too early (trap A6.10).
+# The server counts a session for a moment after its client closed it. If few connections are free,
+# the next one can be rejected (trap A6.10).
 CROWDED = 3.0  # seconds
 _CROWDED = re.compile(r"too many (clients|connections)|remaining connection slots are reserved")
 
 
 @functools.cache
 def application_name() -> str:
-    """Return the name of this process's sessions, which no other process has."""
+    """Return the application name of this process's sessions, unique to the process."""
     return f"pgkeep {secrets.token_hex(4)}"
 
 
@@ -89,7 +89,7 @@ def session_settings(version: int) -> dict[str, str]:
 
 
 def reading_settings(connection: Connection) -> dict[str, str]:
-    """Return the settings of a session that reads for a dump, on the connection's server."""
+    """Return the settings of a session that reads for a dump, as supported by the server."""
     rows = connection.execute(
         "SELECT name FROM pg_catalog.pg_settings WHERE name = ANY (%s)", [list(READING)]
     )
@@ -101,7 +101,7 @@ def reading_settings(connection: Connection) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """How to reach a server: libpq keywords, on top of libpq's own environment."""
+    """How to connect to a server: libpq keywords, in addition to libpq's environment."""
 
     params: Mapping[str, str]
 
@@ -114,25 +114,25 @@ class Endpoint:
             " percent-encoded, or set POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD instead.",
         )
         if "://" in dsn and dsn.partition("?")[0].count("@") > 1:
-            # The end of the password would be taken for a host or a database, and be shown.
+            # Part of the password would be taken for a host or a database, and be printed.
             raise invalid
         try:
             return cls({key: str(value) for key, value in conninfo_to_dict(dsn).items()})
         except psycopg.ProgrammingError as error:
-            # libpq's message may quote the string, and with it the password.
+            # libpq's message can quote the string, including the password.
             raise invalid from error.with_traceback(None)
 
     def to(self, database: str) -> "Endpoint":
-        """Return the way to another database of the same server."""
+        """Return the endpoint of another database of the same server."""
         return replace(self, params={**self.params, "dbname": database})
 
     def connect(self, patience: float = CROWDED, /, **settings: str) -> Connection:
         """Connect in autocommit mode, with the settings of a dump unless others are given.
 
-        The patience is for a server that has no room for another connection, in seconds.
+        `patience` is the time in seconds to wait for a free connection slot on the server.
 
         Raises:
-            ConnectionFailed: for whatever reason.
+            ConnectionFailed: the connection failed for any reason.
 
         """
         with self._passfile() as passfile:
@@ -144,11 +144,11 @@ class Endpoint:
                 "options": self._options(),
             }
             if passfile is not None and "password" not in self.params:
-                keywords["passfile"] = passfile.path  # PGPASSWORD would be stronger
+                keywords["passfile"] = passfile.path  # PGPASSWORD would have priority
             connection = self._open(make_conninfo("", **keywords), patience)
         try:
             _refuse_pooler(connection)
-            # First of all and alone, or a timeout of some milliseconds might end what follows.
+            # First and separately: a timeout of some milliseconds could end the next statements.
             connection.execute("SET statement_timeout = 0")
             apply(connection, {**session_settings(connection.info.server_version), **settings})
         except psycopg.Error as error:
@@ -165,7 +165,7 @@ class Endpoint:
         return connection
 
     def _options(self) -> str:
-        """Return the options of a session: ours, then those of the user, which are stronger."""
+        """Return the options of a session: pgkeep's, then the user's, which have priority."""
         options = self.params.get("options")
         if options is None and ("service" in self.params or "PGSERVICE" in os.environ):
             options = _options_of_service(self.params.get("service"))
@@ -184,23 +184,23 @@ class Endpoint:
             time.sleep(0.1)
 
     def pinned(self, connection: Connection) -> "Endpoint":
-        """Return the way to the very server that a connection has reached.
+        """Return the endpoint of exactly the server that a connection has reached.
 
-        A list of hosts or a name with several addresses might lead a child to another server, and
-        a service file, which is stronger than the environment, to another database: what libpq has
-        read there is ours from now on.
+        A list of hosts, or a name with several addresses, could lead a child to another server. A
+        service file has priority over the environment and could lead it to another database.
+        Therefore the settings that libpq has read are fixed here.
         """
         info = connection.info
         known = {
-            one.keyword.decode(): one.val.decode()
-            for one in connection.pgconn.info
-            if one.val is not None and one.val != one.compiled
+            option.keyword.decode(): option.val.decode()
+            for option in connection.pgconn.info
+            if option.val is not None and option.val != option.compiled
         }
         params = {**known, **self.params}
         for keyword in ("service", "servicefile", "client_encoding"):
             params.pop(keyword, None)
         if "passfile" not in self.params:
-            params.pop("passfile", None)  # the one in the home directory, which may be missing
+            params.pop("passfile", None)  # the default in the home directory, which can be missing
         params |= {"host": info.host, "port": str(info.port), "user": info.user}
         if info.hostaddr and not info.host.startswith("/"):
             params["hostaddr"] = info.hostaddr
@@ -210,9 +210,9 @@ class Endpoint:
 
     @contextlib.contextmanager
     def child(self, **settings: str) -> Iterator["ChildAccess"]:
-        """Give what a child process needs to connect without being told a secret.
+        """Yield what a child process needs to connect, without secrets in arguments or environment.
 
-        Only of an endpoint that is pinned: a service is not looked up again.
+        Only for a pinned endpoint: a service is not looked up again.
         """
         secrets = {name: value for name, value in self.params.items() if name in _OTHER_SECRETS}
         with self._passfile() as passfile, _service(secrets) as service:
@@ -256,11 +256,13 @@ class Endpoint:
         named = self.params.get("passfile") or os.environ.get("PGPASSFILE")
         if password:
             if "\n" in password:
-                raise e.UsageError("the password holds a newline, which no passfile can express")
+                raise e.UsageError(
+                    "the password contains a newline, which passfiles do not support"
+                )
             quoted = re.sub(r"([\\:])", r"\\\1", password)
             contents = os.fsencode(f"*:*:*:*:{quoted}\n")
         elif named and _is_open_to_others(named):
-            # A mounted secret is often 0644; libpq would only warn and not use it (trap A7.4).
+            # Mounted secrets often have mode 0644; libpq only warns and ignores them (trap A7.4).
             try:
                 with open(named, "rb") as file:  # noqa: PTH123 - a name from outside
                     contents = file.read()
@@ -290,26 +292,26 @@ class _PrivateFile:
     fd: int | None
 
 
-# libpq's keyword -> its environment variable, as libpq itself tells.
+# libpq's keywords and their environment variables, as reported by libpq.
 _VARIABLES = {
     option.keyword.decode(): option.envvar.decode()
     for option in Conninfo.get_defaults()
     if option.envvar
 }
-# Secrets that neither a passfile nor a variable carries, such as sslpassword.
+# Secrets that neither a passfile nor a variable can pass, such as sslpassword.
 _OTHER_SECRETS = frozenset(
     option.keyword.decode()
     for option in Conninfo.get_defaults()
     if option.dispchar == b"*" and not option.envvar
 )
-# The password is in a file, the service is resolved; and a child's own PGDATESTYLE would be
-# stronger than the DateStyle that we set (trap A5.25).
+# The password is in a file and the service is resolved. A child's own PGDATESTYLE would have
+# priority over our DateStyle (trap A5.25).
 _NOT_FOR_CHILDREN = frozenset({"PGPASSWORD", "PGSERVICE", "PGSERVICEFILE", "PGDATESTYLE"})
 
 
 @contextlib.contextmanager
 def _service(settings: Mapping[str, str]) -> Iterator[_PrivateFile | None]:
-    """Give a service file with settings that must not be seen, if there are any."""
+    """Yield a service file for settings that must stay secret, if any exist."""
     if not settings:
         yield None
         return
@@ -322,7 +324,7 @@ def _service(settings: Mapping[str, str]) -> Iterator[_PrivateFile | None]:
 
 @contextlib.contextmanager
 def _private_file(contents: bytes) -> Iterator[_PrivateFile]:
-    """Hold a secret in anonymous memory where the system has that: no kill -9 leaves it behind."""
+    """Hold a secret in anonymous memory if possible, so that kill -9 leaves no file behind."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("pgkeep")
         try:
@@ -346,14 +348,18 @@ def _is_open_to_others(path: str) -> bool:
 
 
 def _options_of_service(service: str | None) -> str | None:
-    """Return the options in libpq's service file, which only libpq itself knows to find."""
+    """Return the options in libpq's service file, which only libpq can locate."""
     named = {} if service is None else {"service": service}
-    # Nothing can be reached there: a connection that has failed knows its keywords all the same.
+    # The address is not reachable; a connection that failed still knows its keywords.
     nowhere = make_conninfo("", **named, host="/dev/null", hostaddr="")
     attempt = PGconn.connect_start(nowhere.encode())
     try:
         return next(
-            (one.val.decode() for one in attempt.info if one.keyword == b"options" and one.val),
+            (
+                option.val.decode()
+                for option in attempt.info
+                if option.keyword == b"options" and option.val
+            ),
             None,
         )
     finally:
@@ -361,10 +367,10 @@ def _options_of_service(service: str | None) -> str | None:
 
 
 def _refuse_pooler(connection: Connection) -> None:
-    """Raise ConnectionFailed behind a pooler, before anything is set there (trap G2.3).
+    """Raise ConnectionFailed behind a pooler, before any setting is changed (trap G2.3).
 
-    A pooler may give each statement another session of the server, and the next client one whose
-    settings are ours; it tells the client a process id of its own making.
+    A pooler can run each statement in another server session, and pass our settings on to another
+    client. It can be recognized because it sends the client a process id that is not the server's.
     """
     pids = {connection.info.backend_pid}
     for _ in range(2):
@@ -387,7 +393,7 @@ def _escape_option(value: str) -> str:
 
 
 def apply(connection: Connection, settings: Mapping[str, str]) -> None:
-    """Set what the settings say, for the session."""
+    """Apply the settings to the session."""
     call = sql.SQL("SELECT ") + sql.SQL(", ").join(
         sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
         for name, value in settings.items()
@@ -396,15 +402,15 @@ def apply(connection: Connection, settings: Mapping[str, str]) -> None:
 
 
 def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.ConnectionFailed:
-    said = re.sub(r"^connection (failed|is bad): ", "", one_line(error))
-    if "unsupported startup parameter" in said:  # PgBouncer's words; it knows few
+    message = re.sub(r"^connection (failed|is bad): ", "", one_line(error))
+    if "unsupported startup parameter" in message:  # an error of PgBouncer, which knows few
         return _behind_a_pooler()
     password = params.get("password")
     if password:
-        said = said.replace(password, "********")
+        message = message.replace(password, "********")
     hint = "Check POSTGRES_HOST, POSTGRES_PORT, POSTGRES_USER, POSTGRES_DB and the password."
-    if "local user with ID" in said:  # no passwd entry, as on OpenShift (trap A7.5)
-        hint = "Set POSTGRES_USER or PGUSER: this user id has no name that libpq could use."
-    elif _CROWDED.search(said):
-        hint = "Use fewer --jobs, or raise max_connections or the role's connection limit."
-    return e.ConnectionFailed(f"could not connect: {said}", hint=hint)
+    if "local user with ID" in message:  # no passwd entry, as on OpenShift (trap A7.5)
+        hint = "Set POSTGRES_USER or PGUSER: this user id has no user name for libpq."
+    elif _CROWDED.search(message):
+        hint = "Reduce --jobs, or increase max_connections or the role's connection limit."
+    return e.ConnectionFailed(f"could not connect: {message}", hint=hint)

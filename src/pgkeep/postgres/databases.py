@@ -1,4 +1,4 @@
-"""Whole databases: create one like another, give it its settings, swap it in, drop it."""
+"""Create a database like another one, apply its settings, swap it in, drop it."""
 
 import contextlib
 import re
@@ -21,13 +21,13 @@ from .facts import shared_rows
 from .messages import restore_error
 
 UNFINISHED = "__restore_"  # in the name of a database that is being loaded
-INCOMPLETE = "__incomplete_"  # in that of one that is kept, though objects of it failed
-COMPLETE = "pgkeep: complete restore"  # in the comment on one that could not be renamed
-NAME_LIMIT = 63  # bytes; longer names are cut by the server (manual, section 4.1.1)
-SWAP_TIME = 30.0  # seconds to get everybody out of the old database
+INCOMPLETE = "__incomplete_"  # in the name of a database that is kept although objects failed
+COMPLETE = "pgkeep: complete restore"  # in the comment on a database that could not be renamed
+NAME_LIMIT = 63  # bytes; the server truncates longer names (manual, section 4.1.1)
+SWAP_TIME = 30.0  # seconds to end all sessions in the old database
 FORCE_SINCE = 130000
 PROVIDER_SINCE = 150000
-TRUSTED_SINCE = 130000  # extensions that a database's owner may create
+TRUSTED_SINCE = 130000  # extensions that a database's owner can create
 
 # Settings whose value is a list of quoted identifiers (guc.h, GUC_LIST_QUOTE).
 _LISTS = frozenset({
@@ -42,8 +42,8 @@ def create(
 ) -> None:
     """Create an empty database with the encoding, locale and tablespace of another one.
 
-    From template0: template1 may hold objects of its own (trap A3.10), and only template0 can be
-    copied with another encoding. PUBLIC may not connect, from the first moment on (trap G3.5).
+    The template is template0: template1 can contain additional objects (trap A3.10), and only
+    template0 can be copied with another encoding. PUBLIC is denied CONNECT at once (trap G3.5).
     """
     database = sql.Identifier(name)
     try:
@@ -51,7 +51,7 @@ def create(
     except psycopg.Error as error:
         hint = None
         if "locale" in str(error) or "collation" in str(error):
-            hint = "Install the backup's locale on the server (locale -a lists what is there)."
+            hint = "Install the backup's locale on the server. List locales with: locale -a."
         raise e.RestoreFailed(
             f"could not create a database: {error.diag.message_primary}", hint=hint
         ) from error
@@ -67,7 +67,7 @@ def create(
 
 
 def opening(name: str) -> sql.Composed:
-    """Return the statement that gives PUBLIC what it may do in a new database by default."""
+    """Return the statement that grants PUBLIC the default privileges on a new database."""
     return sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC").format(sql.Identifier(name))
 
 
@@ -79,12 +79,12 @@ def _creation(
             sql.Identifier(name)
         )
     ]
-    if facts is None or not facts.collate:  # a plain dump does not say its locale
+    if facts is None or not facts.collate:  # a plain dump does not contain its locale
         encoding = encoding if facts is None else facts.encoding
         if encoding is not None:
             parts.append(sql.SQL("ENCODING {}").format(encoding))
             if encoding != _own_encoding(connection):
-                # The server's locale is made for its own encoding; C fits any.
+                # The server's locale is made for its own encoding; C is valid for any.
                 parts.append(sql.SQL("LC_COLLATE 'C' LC_CTYPE 'C'"))
         return sql.SQL(" ").join(parts)
     parts.append(
@@ -110,7 +110,7 @@ def _own_encoding(connection: Connection) -> str | None:
 def facts_statements(
     database: sql.Identifier, facts: DatabaseFacts, *, owner: bool, privileges: bool
 ) -> Iterator[sql.Composed]:
-    """Yield what makes a database the like of another: owner, limit, settings, privileges."""
+    """Yield statements that make a database like another: owner, limit, settings, privileges."""
     if owner and facts.owner:
         yield sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, sql.Identifier(facts.owner))
     if facts.comment is not None:
@@ -145,7 +145,7 @@ def facts_statements(
 
 
 def setting_value(name: str, value: str) -> sql.Composable:
-    """Return a value of pg_db_role_setting as SET takes it; lists item by item, as pg_dump does."""
+    """Return a pg_db_role_setting value in SET syntax; lists item by item, as pg_dump does."""
     if name not in _LISTS:
         return sql.Literal(value)
     items = [
@@ -176,12 +176,12 @@ def swap(
     temporary: str,
     swapped: Callable[[], None],
 ) -> None:
-    """Rename databases in one transaction while the helper ends the sessions in the way.
+    """Rename databases in one transaction while the helper ends sessions that block it.
 
-    RENAME locks the database against new sessions, then waits five seconds for those that are
-    there; both renamings happen or neither does, whatever is killed when. Without an old one there
-    is only the new one to rename, which others may have entered too. A signal cancels the
-    transaction if that is still possible; it is raised when the outcome is known.
+    RENAME locks the database against new sessions, then waits five seconds for existing ones.
+    Both databases are renamed or neither, even after a kill. Without an old database, only the new
+    one is renamed, which others can have entered too. A signal cancels the transaction if that is
+    still possible; it is raised when the outcome is known.
     """
     failures: list[BaseException] = []
     done = threading.Event()
@@ -192,7 +192,7 @@ def swap(
                 if old is not None:
                     connection.execute(renaming(target, old))
                 connection.execute(renaming(temporary, target))
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - passed to the thread that waits
             failures.append(error)
         finally:
             done.set()
@@ -209,7 +209,7 @@ def swap(
                 while not done.wait(0.1) and not interrupts.pending():
                     if hindrance is None:
                         hindrance = _terminate(helper, [target, temporary])
-            except Exception as error:  # noqa: BLE001 - reported below, if it was in time
+            except Exception as error:  # noqa: BLE001 - reported below, unless the swap succeeds
                 hindrance = error
             if not done.is_set():
                 with contextlib.suppress(psycopg.Error):
@@ -217,7 +217,7 @@ def swap(
             thread.join()
             if not failures:
                 swapped()
-                return  # whatever came in between: the two are swapped
+                return  # the databases are swapped, despite any error in between
         in_use = isinstance(failures[0], psycopg.errors.ObjectInUse)
         if hindrance is not None or not in_use or time.monotonic() > deadline:
             break
@@ -229,7 +229,7 @@ def swap(
 
 
 def _terminate(helper: Connection, databases: list[str]) -> e.RestoreFailed | None:
-    """End the sessions in databases, or tell why that cannot be done: they may still leave."""
+    """End the sessions in databases; return an error if that fails, as they can still end."""
     try:
         helper.execute(
             "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
@@ -239,7 +239,7 @@ def _terminate(helper: Connection, databases: list[str]) -> e.RestoreFailed | No
     except psycopg.errors.InsufficientPrivilege as error:
         return e.RestoreFailed(
             f"could not end the sessions in {databases[0]}: {error.diag.message_primary}",
-            hint="GRANT pg_signal_backend to the role, or end them yourself.",
+            hint="Grant pg_signal_backend to the role, or end the sessions manually.",
         )
     return None
 
@@ -252,7 +252,7 @@ def renaming(name: str, new: str) -> sql.Composed:
 
 
 def drop(connection: Connection, name: str) -> None:
-    """Drop a database if it is there, whoever uses it."""
+    """Drop a database if it exists, and end its sessions."""
     force = " WITH (FORCE)" if connection.info.server_version >= FORCE_SINCE else ""
     connection.execute(
         sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)) + sql.SQL(force)
@@ -260,8 +260,8 @@ def drop(connection: Connection, name: str) -> None:
 
 
 def drop_unfinished(connection: Connection, name: str) -> None:
-    """Drop a database that was being restored, and may be a template already."""
-    with contextlib.suppress(psycopg.Error):  # it has never been there
+    """Drop a database that was being restored, and can already be a template."""
+    with contextlib.suppress(psycopg.Error):  # it does not exist
         connection.execute(
             sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name))
         )
@@ -269,9 +269,9 @@ def drop_unfinished(connection: Connection, name: str) -> None:
 
 
 def drop_subscriptions(endpoint: Endpoint) -> list[tuple[str, str | None]]:
-    """Drop the subscriptions that keep a database from being dropped, but not their slots.
+    """Drop the subscriptions that prevent dropping a database, but not their slots.
 
-    Return what was dropped, with the slot that each had on its publisher.
+    Return what was dropped, with the slot of each on its publisher.
     """
     dropped: list[tuple[str, str | None]] = []
     with contextlib.suppress(psycopg.Error, e.ConnectionFailed), endpoint.connect() as connection:
@@ -292,13 +292,13 @@ def drop_subscriptions(endpoint: Endpoint) -> list[tuple[str, str | None]]:
 
 
 def derived(name: str, suffix: str) -> str:
-    """Return a name with a suffix that the server does not cut."""
+    """Return a name with a suffix, short enough not to be truncated by the server."""
     room = NAME_LIMIT - len(suffix)
     return name.encode()[:room].decode("utf-8", "ignore") + suffix
 
 
 def free_name(connection: Connection, name: str) -> str:
-    """Return a dated name for a database that is replaced; unique to the second, as it says."""
+    """Return a dated name for a database that is replaced, with a resolution of one second."""
     while True:
         dated = derived(name, f"__old_{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
         if not exists(connection, dated):
@@ -307,16 +307,16 @@ def free_name(connection: Connection, name: str) -> str:
 
 
 def claim(connection: Connection, target: str) -> str:
-    """Return a name for a database that is to be loaded, as long as the connection lives.
+    """Return a name for a database to load, reserved until the connection ends.
 
-    What a restore of the same target left that was killed is dropped: nobody has claimed it any
-    more, and nobody is connected to it.
+    Databases that killed restores of the same target left behind are dropped: they are not
+    reserved any more, and no session is connected to them.
     """
     name = derived(target, f"{UNFINISHED}{secrets.token_hex(4)}")
     pattern = re.compile(re.escape(name[:-8]) + "[0-9a-f]{8}")
     for left in abandoned(connection, pattern):
         identifier = sql.Identifier(left)
-        with contextlib.suppress(psycopg.Error):  # somebody looks into it
+        with contextlib.suppress(psycopg.Error):  # another session uses it
             connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(identifier))
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(identifier))
     hold(connection, name)
@@ -324,24 +324,24 @@ def claim(connection: Connection, target: str) -> str:
 
 
 def keep_incomplete(connection: Connection, temporary: str, target: str) -> str:
-    """Rename a database that is being loaded to what no later restore drops."""
+    """Rename a database that is being loaded to a name that no later restore drops."""
     name = derived(target, f"{INCOMPLETE}{secrets.token_hex(4)}")
     connection.execute(renaming(temporary, name))
     return name
 
 
 def hold(connection: Connection, name: str) -> None:
-    """Claim the name of a database that is not there yet, as long as the connection lives."""
+    """Claim the name of a database that does not exist yet, until the connection ends."""
     advisory_locks.acquire(connection, advisory_locks.key_of(name))
 
 
 def abandoned(
     connection: Connection, pattern: re.Pattern[str], claimed: int | None = None
 ) -> list[str]:
-    """Return the databases of such names that no session has claimed and no restore completed.
+    """Return the databases with such names that no session reserved and no restore completed.
 
-    The whole name is claimed, or what it begins with. An advisory lock belongs to the database
-    that its session is connected to, which may be any: pg_locks has all of them.
+    The complete name is reserved, or its beginning. An advisory lock belongs to the database of its
+    session, which can be any database: pg_locks contains all of them.
     """
     taken = advisory_locks.held(connection)
     return [
@@ -358,7 +358,7 @@ def abandoned(
 
 
 def keep(connection: Connection, name: str, target: str) -> None:
-    """Mark a database that is complete and could not be renamed: no other restore drops it."""
+    """Mark a database that is complete but could not be renamed: no other restore drops it."""
     comment = f"{COMPLETE} of {target}, which could not be renamed"
     connection.execute(
         sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), comment)
@@ -366,27 +366,27 @@ def keep(connection: Connection, name: str, target: str) -> None:
 
 
 def exists(connection: Connection, name: str) -> bool:
-    """Whether the server has a database of that name."""
+    """Return whether the server has a database with this name."""
     query = "SELECT FROM pg_catalog.pg_database WHERE datname = %s"
     return connection.execute(query, [name]).fetchone() is not None
 
 
 def missing_roles(connection: Connection, needed: Iterable[str]) -> list[str]:
-    """Return which of these roles the server does not have."""
+    """Return the roles that the server does not have."""
     rows = shared_rows(connection, "SELECT rolname FROM pg_catalog.pg_roles")
-    there = {row[0] for row in rows}
-    return [name for name in needed if name not in there]
+    existing = {row[0] for row in rows}
+    return [name for name in needed if name not in existing]
 
 
 def portability_of(connection: Connection) -> portability.Target:
-    """Ask what the role may do on this server."""
+    """Return what the role is allowed to do on this server."""
     row = connection.execute(
         """
         SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
                (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
         """
     ).fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
+    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
     version, superuser = row
     member_of = (
         "SELECT rolname FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid, 'MEMBER')"

@@ -8,7 +8,7 @@ from .connection import Connection
 
 
 def server_facts(connection: Connection) -> ServerFacts:
-    """Ask a server who it is."""
+    """Return the identity of a server."""
     row = connection.execute(
         """
         SELECT pg_catalog.current_setting('server_version'),
@@ -17,14 +17,14 @@ def server_facts(connection: Connection) -> ServerFacts:
                pg_catalog.pg_is_in_recovery()
         """
     ).fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
+    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
     return ServerFacts(row[0].split()[0], *row[1:])
 
 
 def database_facts(connection: Connection) -> DatabaseFacts:
-    """Ask what makes the connected database itself, apart from what lies in it."""
+    """Return the properties of the connected database, without its contents."""
     version = connection.info.server_version
-    # These columns came with 15, 16 and 17.
+    # PostgreSQL 15, 16 and 17 added these columns.
     provider = "d.datlocprovider::pg_catalog.text" if version >= 150000 else "'c'"
     collation = "d.datcollversion" if version >= 150000 else "NULL"
     rules = "d.daticurules" if version >= 160000 else "NULL"
@@ -76,16 +76,19 @@ def database_facts(connection: Connection) -> DatabaseFacts:
 
 
 def shared_rows(connection: Connection, query: str, *params: object) -> list[tuple[Any, ...]]:
-    """Read names that all databases of a cluster share, which may be in any encoding.
+    """Read names that all databases of a cluster share, which can be in any encoding.
 
-    Text comes as bytes: psycopg decodes none while this is set.
+    Text is returned as bytes: psycopg does not decode it with this setting.
     """
     encoding = connection.info.parameter_status("server_encoding") or ""
     connection.execute("SET client_encoding = 'SQL_ASCII'")
     rows = connection.execute(query.encode(), params or None).fetchall()
     connection.execute("SET client_encoding = 'UTF8'")
     return [
-        tuple(shared_text(one, codec(encoding)) if isinstance(one, bytes) else one for one in row)
+        tuple(
+            shared_text(value, codec(encoding)) if isinstance(value, bytes) else value
+            for value in row
+        )
         for row in rows
     ]
 
@@ -97,7 +100,7 @@ _DATABASE_COLUMNS = (
 
 
 def extensions(connection: Connection) -> list[Extension]:
-    """Return the extensions that the database has, plpgsql apart."""
+    """Return the extensions of the database, except plpgsql."""
     rows = connection.execute(
         "SELECT extname, extversion FROM pg_catalog.pg_extension"
         " WHERE extname <> 'plpgsql' ORDER BY 1"
@@ -106,7 +109,7 @@ def extensions(connection: Connection) -> list[Extension]:
 
 
 def roles_in_use(connection: Connection) -> list[str]:
-    """Return the roles that own or may use something in the database, or the database itself.
+    """Return the roles that own objects or have privileges in the database, or on it.
 
     The bootstrap superuser is pinned and has no rows in pg_shdepend (manual, section 51.49).
     """

@@ -1,8 +1,7 @@
-"""Keep a program from what is not its own: Linux's namespaces, where the system allows them.
+"""Restrict a program's access to files and network with Linux namespaces, where allowed.
 
-A server that runs code of others must find neither secrets nor backups: its root directory holds
-the system's programs, the server's own files, and nothing else; there is no network; and it sees
-no other process.
+A server that runs untrusted code must not find secrets or backups. Its root directory contains only
+the system's programs and the server's own files. It has no network and sees no other processes.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ from pathlib import Path
 
 NAMESPACES = ("--user", "--mount", "--net", "--ipc")
 
-# Programs, their libraries and data, which every user may read and none of ours may write.
+# Programs, their libraries and data, which every user can read and no ordinary user can change.
 _SYSTEM = (
     "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32",
     "/usr/lib64", "/usr/libexec", "/usr/local/lib", "/usr/share", "/nix/store", "/gnu/store",
@@ -72,7 +71,7 @@ _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespaces:
-    """What a program may see: some folders of its own, and others that it may only read."""
+    """Folders that a program can access: some writable, others read-only."""
 
     folder: Path  # where it works, and where its root directory is mounted
     own: Sequence[Path]
@@ -81,7 +80,7 @@ class Namespaces:
     gid: int
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """Return the command that runs another one in namespaces of its own."""
+        """Return the command that runs another command in new namespaces."""
         root = self.folder / "root"
         mounts = [("ro", path) for path in (*_SYSTEM, *map(str, self.readable))]
         mounts += [("rw", str(path)) for path in self.own]
@@ -93,13 +92,13 @@ class Namespaces:
 
 
 def is_installed() -> bool:
-    """Whether there is a program that makes namespaces; whether it may is another question."""
+    """Whether the program that creates namespaces exists; it may not be permitted to."""
     return shutil.which("unshare") is not None
 
 
 @contextlib.contextmanager
 def secretive() -> Iterator[None]:
-    """Let no other process of our user read our memory or environment for the time (Linux)."""
+    """Prevent other processes of our user from reading our memory and environment (Linux)."""
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
         before = prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)

@@ -1,12 +1,12 @@
-"""What a dump reads besides its snapshot: names, and functions; what of it has moved since.
+"""Detect changes of names and functions, which a dump reads outside its snapshot.
 
-A lock on a table keeps others from renaming it, but nothing keeps them from renaming its schema:
-`schema.table` may be another relation while a dump reads it (trap G2.1). Each change of a catalog
-row makes a new version of it, with another xmin. So a row that has the same xmin at two moments has
-had the same name all the time between; that it has its name again at the end proves nothing.
+A lock on a table prevents others from renaming it, but not from renaming its schema: `schema.table`
+can become another relation while a dump reads it (trap G2.1). Each change of a catalog row creates
+a new row version with another xmin. A row with the same xmin at two times had the same name all
+the time in between; the same name at both times alone proves nothing.
 
-Arguments and SQL bodies of functions pg_dump has from the server's functions, which see the newest
-catalogs: of a function that was dropped it dumps a part, without an error (trap G2.6).
+pg_dump reads arguments and SQL bodies of functions with server functions that see the newest
+catalogs. Of a function that was dropped, it dumps a part without an error (trap G2.6).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ import psycopg
 
 from .. import errors as e
 
-# From 18 on pg_dump reads sequences by their OIDs (pg_get_sequence_data).
+# Since PostgreSQL 18, pg_dump reads sequences by their OIDs (pg_get_sequence_data).
 SEQUENCES_BY_OID_SINCE = 180000
 
 _VERSIONS = """
@@ -32,7 +32,7 @@ FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespa
 CROSS JOIN pg_catalog.getdatabaseencoding() AS e(name)
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
-# Nobody locks a sequence, so it may be renamed itself.
+# Nobody locks a sequence, so the sequence itself can be renamed.
 _SEQUENCES = """
 UNION ALL
 SELECT 'sequence', c.oid, c.xmin::pg_catalog.text,
@@ -43,11 +43,11 @@ WHERE c.relkind = 'S' AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
 
-_HINT = "Run the backup when no migration is running, or raise --lock-timeout."
+_HINT = "Run the backup when no migration is running, or increase --lock-timeout."
 
 
 class Moved(e.DumpFailed):
-    """A name did not mean the same relation all the time: what was read may be another one's."""
+    """A name changed its meaning, so that another relation may have been read."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what, hint=_HINT)
@@ -55,15 +55,15 @@ class Moved(e.DumpFailed):
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The versions of the catalog rows that names are found by."""
+    """The versions of the catalog rows by which names are found."""
 
     versions: Mapping[tuple[str, int], tuple[str, str]]  # (kind, OID) -> (xmin, name)
 
     def moved(self, now: "Names") -> list[str]:
-        """Return what does not have the row any more that it had.
+        """Return the names whose row has changed.
 
-        A schema that has gone held no table of ours, for these are locked; a function or a sequence
-        in it has gone with it.
+        A schema that was dropped contained no table of ours, because ours are locked. Its functions
+        and sequences were dropped with it.
         """
         return [
             f"{kind} {name}"
@@ -73,7 +73,7 @@ class Names:
 
 
 def read(connection: "psycopg.Connection[Any]", codec: str) -> Names:
-    """Read the versions as the connection's snapshot sees them."""
+    """Read the versions as of the connection's snapshot."""
     query = _VERSIONS
     if connection.info.server_version < SEQUENCES_BY_OID_SINCE:
         query += _SEQUENCES
@@ -87,7 +87,7 @@ def read(connection: "psycopg.Connection[Any]", codec: str) -> Names:
 
 
 def check(names: Names, connection: "psycopg.Connection[Any]", codec: str) -> None:
-    """Raise Moved unless everything has had its name since; the snapshot must be a new one."""
+    """Raise Moved if any name has changed since; requires a new snapshot."""
     moved = names.moved(read(connection, codec))
     if moved:
         raise Moved(_said(moved))

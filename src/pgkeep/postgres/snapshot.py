@@ -1,8 +1,8 @@
-"""One moment of a database, held still: every table locked first, one snapshot exported after.
+"""A consistent state of a database: lock every table first, then export one snapshot.
 
-TRUNCATE and table rewrites are not MVCC-safe (manual, section 13.6, "Caveats"): a table truncated
-after a snapshot was taken and before it was locked is dumped empty without an error. LOCK TABLE
-does not take a snapshot, so locking first closes that hole (trap D3).
+TRUNCATE and table rewrites are not MVCC-safe (manual, section 13.6, "Caveats"): a table that is
+truncated between the snapshot and its lock is dumped empty without an error. LOCK TABLE does not
+take a snapshot, so locking first closes that gap (trap D3).
 """
 
 import itertools
@@ -22,10 +22,10 @@ from . import moved_names
 from .connection import Connection, application_name
 
 MIN_ATTEMPTS = 10
-LOCK_BATCH = 1000  # tables named in one LOCK statement
+LOCK_BATCH = 1000  # tables in one LOCK statement
 
-# What locking a table says that was dropped, renamed, or replaced by something else of its name
-# since it was listed, or whose schema was.
+# Errors of LOCK TABLE if a table, or its schema, was dropped, renamed or replaced by another object
+# with its name after it was listed.
 CAME_AND_WENT = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.InvalidSchemaName,
@@ -36,10 +36,10 @@ CAME_AND_WENT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A plain table whose rows a dump holds; SQL in the database's own encoding.
+    """A plain table whose rows a dump contains; SQL in the database's own encoding.
 
-    `target` differs from `sql` where rows must be loaded through the partitioned root: hash
-    partitions over an enum need not fit the same leaf elsewhere (trap A5.15).
+    `target` differs from `sql` if rows must be loaded through the partitioned root: rows of hash
+    partitions over an enum can belong to another leaf elsewhere (trap A5.15).
     """
 
     oid: int
@@ -52,12 +52,12 @@ class Table:
     kind: str  # pg_class.relkind
     heap: bool
     logged: bool
-    extension: bool  # belongs to an extension; pg_dump decides what of it is dumped
+    extension: bool  # belongs to an extension; pg_dump decides what to dump of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What all connections of a dump see."""
+    """The snapshot that all connections of a dump share."""
 
     id: str
     taken: datetime
@@ -108,7 +108,7 @@ ORDER BY c.oid
 
 
 def tables(connection: Connection, codec: str) -> list[Table]:
-    """List the tables that a dump has to lock, as the connection sees them now."""
+    """List the tables that a dump must lock, as currently visible."""
 
     def text(value: bytes) -> str:
         return value.decode(codec, "backslashreplace")
@@ -125,9 +125,9 @@ def tables(connection: Connection, codec: str) -> list[Table]:
 
 
 def sizes(connection: Connection, listed: Sequence[Table]) -> dict[int, tuple[int, int]]:
-    """Return for each plain table its main fork and its whole data with TOAST, in bytes.
+    """Return for each plain table the bytes of its main fork, and of all its data with TOAST.
 
-    Of locked ones: to ask for the size of another might mean to wait for its lock.
+    Only for locked tables: asking for the size of another one can wait for its lock.
     """
     return {
         oid: (main, main + toast)
@@ -138,7 +138,7 @@ def sizes(connection: Connection, listed: Sequence[Table]) -> dict[int, tuple[in
                    ELSE pg_catalog.pg_relation_size(c.reltoastrelid) END
             FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.oid = ANY (%s)
             """,
-            [[one.oid for one in listed]],
+            [[table.oid for table in listed]],
         )
         if main is not None and toast is not None  # dropped meanwhile
     }
@@ -149,8 +149,8 @@ def hold(connection: Connection, codec: str, lock_timeout: float) -> Iterator[Sn
     """Lock every table, export a snapshot, keep both until the context is left.
 
     Raises:
-        DumpFailed: a lock could not be had in `lock_timeout` seconds, or tables came and went all
-            the time.
+        DumpFailed: a table could not be locked within `lock_timeout` seconds, or tables were
+            created and dropped all the time.
 
     """
     snapshot = _take(connection, codec, lock_timeout)
@@ -187,7 +187,7 @@ def _take(connection: Connection, codec: str, lock_timeout: float) -> Snapshot:
     raise e.DumpFailed(
         f"tables were created, altered or dropped during each of {attempt} attempts to lock them"
         " all",
-        hint="Run the backup when no migration is running, or raise --lock-timeout.",
+        hint="Run the backup when no migration is running, or increase --lock-timeout.",
     )
 
 
@@ -208,7 +208,7 @@ def _export(connection: Connection, listed: Sequence[Table], codec: str) -> Snap
                END::pg_catalog.float8
         """
     ).fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
+    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
     identifier, taken, lag = row
     return Snapshot(
         id=identifier,
@@ -220,12 +220,12 @@ def _export(connection: Connection, listed: Sequence[Table], codec: str) -> Snap
 
 
 def _are_locked(connection: Connection, listed: Sequence[Table]) -> bool:
-    """Tell whether the locks are on the listed tables: names may have changed for a moment."""
+    """Whether the listed tables are locked: names can have changed for a moment."""
     rows = connection.execute(
         "SELECT relation FROM pg_catalog.pg_locks"
         " WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'relation' AND granted"
     )
-    return {one.oid for one in listed} <= {row[0] for row in rows}
+    return {table.oid for table in listed} <= {row[0] for row in rows}
 
 
 def _lock(connection: Connection, listed: Sequence[Table], lock_timeout: float) -> None:
@@ -233,10 +233,10 @@ def _lock(connection: Connection, listed: Sequence[Table], lock_timeout: float) 
     # Quoted names are bytes in the database's encoding; for these statements that is the client's
     # too. SHOW and SET take no snapshot either.
     row = connection.execute("SHOW server_encoding").fetchone()
-    assert row is not None  # noqa: S101 - SHOW gives a row
+    assert row is not None  # noqa: S101 - SHOW returns a row
     connection.execute(sql.SQL("SET LOCAL client_encoding = {}").format(row[0]))
     for start in range(0, len(listed), LOCK_BATCH):
-        names = b", ".join(b"ONLY " + one.sql for one in listed[start : start + LOCK_BATCH])
+        names = b", ".join(b"ONLY " + table.sql for table in listed[start : start + LOCK_BATCH])
         connection.execute(b"LOCK TABLE " + names + b" IN ACCESS SHARE MODE")
     connection.execute("SET LOCAL client_encoding = 'UTF8'")
     connection.execute("SET LOCAL lock_timeout = 0")
@@ -245,7 +245,7 @@ def _lock(connection: Connection, listed: Sequence[Table], lock_timeout: float) 
 def _not_locked(
     connection: Connection, listed: Sequence[Table], lock_timeout: float
 ) -> e.DumpFailed:
-    """Say which table and who holds it: LOCK TABLE's own message names neither."""
+    """Return an error with the table and the lock holder: LOCK TABLE reports neither."""
     row = connection.execute(
         """
         SELECT l.relation, l.pid, coalesce(a.usename, '?'), coalesce(a.application_name, '?'),
@@ -257,12 +257,12 @@ def _not_locked(
                             WHERE datname = pg_catalog.current_database())
         ORDER BY l.granted DESC, a.xact_start LIMIT 1
         """,
-        [[one.oid for one in listed]],
+        [[table.oid for table in listed]],
     ).fetchone()
     if row is None:
         return e.DumpFailed(f"could not lock all tables within {lock_timeout:g} s")
     oid, *holder = row
-    table = next(f"{one.schema}.{one.name}" for one in listed if one.oid == oid)
+    table = next(f"{item.schema}.{item.name}" for item in listed if item.oid == oid)
     return _locked(f"table {table}", lock_timeout, *holder)
 
 
@@ -283,8 +283,8 @@ def _locked(
 
 
 def waiting(connection: Connection) -> set[int]:
-    """Return which sessions of this run in this database wait for a lock."""
-    # Or this transaction would see the same sessions for ever.
+    """Return the sessions of this run in this database that wait for a lock."""
+    # Otherwise this transaction would always see the same sessions.
     connection.execute("SELECT pg_catalog.pg_stat_clear_snapshot()")
     rows = connection.execute(
         """
@@ -298,7 +298,7 @@ def waiting(connection: Connection) -> set[int]:
 
 
 def waits_too_long(connection: Connection, pid: int, waited: float) -> e.DumpFailed | None:
-    """Say what a session waits for and who holds it; None if it waits no more."""
+    """Return an error with the lock and its holder; None if the session no longer waits."""
     row = connection.execute(
         """
         SELECT coalesce(l.relation::pg_catalog.regclass::pg_catalog.text, l.locktype), b.pid,
@@ -318,7 +318,7 @@ def _too_many_locks(connection: Connection, count: int) -> e.DumpFailed:
     connection.execute("ROLLBACK")
     setting = connection.execute("SHOW max_locks_per_transaction").fetchone()
     return e.DumpFailed(
-        f"the server has no room for locks on {count} tables (max_locks_per_transaction ="
-        f" {setting[0] if setting else '?'})",
-        hint="ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server.",
+        f"the server has not enough memory for locks on {count} tables"
+        f" (max_locks_per_transaction = {setting[0] if setting else '?'})",
+        hint="Run ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server.",
     )

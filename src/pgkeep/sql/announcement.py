@@ -17,7 +17,7 @@ _TABLESPACE = re.compile(rb"; Tablespace: [^\n]*\Z")
 
 
 class _Names(NamedTuple):
-    """One way to read an entry's line."""
+    """One possible reading of an entry's line."""
 
     name: bytes
     type: bytes
@@ -61,7 +61,7 @@ def _readings(line: bytes) -> Iterator[_Names]:
 def _is_likely(
     names: _Names, catalog: int, schemas: Container[bytes] | None, *, as_data: bool
 ) -> bool:
-    """Whether a reading does not contradict what else is known of the entry."""
+    """Whether a reading does not contradict other facts about the entry."""
     return (
         (schemas is None or names.schema == b"-" or names.schema in schemas)
         and (names.type in _ANNOUNCED_AS_DATA) == as_data

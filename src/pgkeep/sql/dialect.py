@@ -1,8 +1,8 @@
-"""The statements that pg_dump writes for one database, told by their form.
+"""Recognize the statements that pg_dump writes for one database by their form.
 
-What pg_dump never writes is not executed unless the user allows it: a dump may have been edited, or
-written by somebody else. This is no proof that a dump is harmless: its functions, and the checks,
-triggers and indexes that call them, run in the database that it is restored into.
+Other statements are executed only if the user allows it, because a dump can be edited or come from
+someone else. This does not prove that a dump is safe: its functions, and the checks, triggers and
+indexes that call them, run in the restored database.
 """
 
 import re
@@ -19,7 +19,7 @@ SHOWN = 72  # bytes of a statement in a message
 
 _STRING = rb"(?:'(?:[^']|'')*+'|E'(?:[^'\\]|\\.|'')*+')"
 _NAME = rb"(?:%b(?:\.%b){0,2})" % (IDENTIFIER, IDENTIFIER)
-# A value that needs nothing to be executed; with the casts of pg_dump's statistics.
+# A value that requires no code to run; with the casts of pg_dump's statistics.
 _LITERAL = (
     rb"(?:%b|B'[01]*'|-?[\d.]+(?:e[+-]?\d+)?|NULL|true|false|DEFAULT)(?:::[a-z][\w ]*(?:\[\])?)?"
     % (_STRING)
@@ -52,7 +52,7 @@ _GRANTED = (
 )
 _SESSION = rb"(?:RE)?SET SESSION AUTHORIZATION(?: (?:%b|%b|DEFAULT))?" % (_STRING, IDENTIFIER)
 
-# Statements that belong to no entry: pg_dump writes them ahead of the entries that they hold for.
+# Statements that belong to no entry: pg_dump writes them before the entries that they affect.
 _FREE = (
     rb"SET (?:%b) = (?:%b|%b)(?:, %b)*" % (_SETTINGS, _STRING, IDENTIFIER, IDENTIFIER),
     rb"SELECT pg_catalog\.set_config\('search_path', '(?:[^'\\]|'')*', false\)",
@@ -62,7 +62,7 @@ _CLEANING = (
     rb"ALTER (?:FOREIGN )?TABLE (?:IF EXISTS )?(?:ONLY )?%b\s+(?:DROP|DETACH|ALTER COLUMN) .*"
     % _NAME,
     rb"ALTER (?:DOMAIN|INDEX|PUBLICATION) (?:IF EXISTS )?%b\s+(?:DROP|DETACH) .*" % _NAME,
-    rb"CREATE OR REPLACE VIEW .*",  # a view in a circle is emptied before it is dropped
+    rb"CREATE OR REPLACE VIEW .*",  # a view in a dependency cycle is emptied before it is dropped
     rb"SELECT pg_catalog\.lo_unlink\('\d+'\)",
     rb"SELECT pg_catalog\.lo_unlink\(oid\)\s+FROM pg_catalog\.pg_largeobject_metadata\s+WHERE .*",
     rb"ALTER DEFAULT PRIVILEGES .*",
@@ -104,7 +104,7 @@ _KNOWN = _any_of(_FREE, _CLEANING, _DEFINING)
 _LEADING = re.compile(rb"(?:\s+|--[^\n]*(?:\n|\Z))*")
 
 
-# What pg_dump -C and pg_dumpall write about databases, roles and tablespaces.
+# Statements of pg_dump -C and pg_dumpall about databases, roles and tablespaces.
 _CLUSTER = _any_of((
     rb"(?:CREATE|ALTER|DROP) (?:DATABASE|ROLE|TABLESPACE) .*",
     rb"COMMENT ON (?:DATABASE|ROLE|TABLESPACE) .*",
@@ -117,19 +117,19 @@ _BEGINNING = re.compile(rb"(?:CREATE|ALTER|COMMENT|SELECT pg_catalog\.|INSERT IN
 
 
 class Statement(NamedTuple):
-    """One statement, without the comments before it, or only how it begins."""
+    """One statement without the comments before it, or only its beginning."""
 
     text: bytes
     whole: bool = True
 
 
 def bare(text: bytes) -> bytes:
-    """Return a statement without the comments and blanks before it."""
+    """Return a statement without leading comments and white space."""
     leading = _LEADING.match(text)
     return text[leading.end() :] if leading is not None else text
 
 
-# Outside of quotes, the rows that CREATE TABLE AS would compute while the schema is loaded.
+# Outside quotes, the rows that CREATE TABLE AS would compute while the schema is loaded.
 _QUOTED = re.compile(rb"'(?:[^']|'')*+'|\"(?:[^\"]|\"\")*+\"|(\$\w*\$).*?\1", re.DOTALL)
 _CREATE_TABLE = re.compile(rb"CREATE (?:UNLOGGED )?TABLE ")
 _AS_QUERY = re.compile(rb"\bAS[\s(]+(?:SELECT|VALUES|TABLE|EXECUTE|WITH)\b", re.IGNORECASE)
@@ -143,22 +143,22 @@ def is_known(statement: bytes) -> bool:
 
 
 def begins(statement: Statement) -> bool:
-    """Whether a statement that is too long to be looked at may be one of pg_dump's."""
+    """Whether a statement that is too long to be checked can be one of pg_dump's."""
     return _BEGINNING.match(statement.text) is not None
 
 
 def is_of_cluster(statement: bytes) -> bool:
-    """Whether it is about a database, a role or a tablespace as such."""
+    """Whether the statement is about a database, a role or a tablespace."""
     return _CLUSTER.fullmatch(statement) is not None
 
 
 def is_setting(statement: bytes, *, cleaning: bool = False) -> bool:
-    """Whether it belongs to no entry: a setting, or with `cleaning` what --clean writes."""
+    """Whether it belongs to no entry: a setting, or with `cleaning` a statement of --clean."""
     return (_HEADER if cleaning else _SETTING).fullmatch(statement) is not None
 
 
 def shown(statement: bytes) -> str:
-    """Return how a statement begins, on one line, for messages."""
+    """Return the beginning of a statement on one line, for messages."""
     line = re.sub(rb"\s+", b" ", statement[:400])
     return line[:SHOWN].decode("utf-8", "replace") + (" ..." if len(line) > SHOWN else "")
 
@@ -168,14 +168,15 @@ def check(statement: bytes, where: str) -> None:
     if not is_known(statement):
         raise e.VerificationFailed(
             f"{where}: pg_dump does not write this statement: {shown(statement)}",
-            hint="The file was edited, or made to harm. See what it holds: pgkeep cat FILE.",
+            hint="The file was edited, possibly with bad intent. Show its contents with:"
+            " pgkeep cat FILE.",
         )
 
 
 class Statements:
-    """Join the texts that a scanner gives, with `statements`, to single statements.
+    """Join the texts of a scanner, with `statements`, to single statements.
 
-    `limit` bounds what is kept of a statement; of a longer one only the beginning is returned.
+    `limit` is the number of bytes of a statement that are kept; a longer statement is truncated.
     """
 
     def __init__(self, limit: int = STATEMENT_LIMIT) -> None:
@@ -184,10 +185,10 @@ class Statements:
         self._size = 0
 
     def add(self, piece: script.Piece) -> Statement | None:
-        """Take the next piece; return the statement that ends with it.
+        """Process the next piece; return the statement that ends with it.
 
         Raises:
-            VerificationFailed: a statement is not ended where something else begins.
+            VerificationFailed: another element begins before a statement ends.
 
         """
         match piece:
@@ -205,11 +206,11 @@ class Statements:
         return None
 
     def finish(self) -> None:
-        """Check that no statement has begun; comments may have."""
+        """Check that no statement is open; comments can be."""
         statement = self._take()
         if statement.text:
             raise e.VerificationFailed(
-                f"a statement without its semicolon: {shown(statement.text)}"
+                f"a statement without a semicolon at its end: {shown(statement.text)}"
             )
 
     def _take(self) -> Statement:
@@ -224,7 +225,7 @@ def statements_of(text: bytes, *, backslash_strings: bool = False) -> Iterator[b
     """Yield the single statements of an object's SQL.
 
     Raises:
-        VerificationFailed: it holds something else, such as a psql command or rows.
+        VerificationFailed: it contains something else, such as a psql command or rows.
 
     """
     scanner = Scanner(statements=True, backslash_strings=backslash_strings)

@@ -1,4 +1,4 @@
-"""PostgreSQL's server encodings, and names that were written in any of them."""
+"""PostgreSQL's server encodings, and names that can be in any of them."""
 
 import codecs
 
@@ -13,7 +13,7 @@ _CODECS = {
 
 
 def codec(encoding: str) -> str:
-    """Return the Python codec that decodes names in a server encoding, ASCII where none does."""
+    """Return the Python codec for names in a server encoding; ASCII if Python has none."""
     name = _CODECS.get(encoding, encoding.replace("WIN", "cp").replace("_", "-").lower())
     try:
         return codecs.lookup(name).name
@@ -24,8 +24,8 @@ def codec(encoding: str) -> str:
 def shared_text(value: bytes, codec_name: str) -> str:
     """Return a name that all databases of a cluster share, such as a role's.
 
-    The server does not convert these: in a LATIN1 database a role made in a UTF8 one has a name of
-    other characters and of the same bytes. So UTF-8 goes first.
+    The server does not convert these names: a role that was created in a UTF8 database has the same
+    bytes, and so other characters, in a LATIN1 database. Therefore UTF-8 is tried first.
     """
     try:
         return value.decode("utf-8")

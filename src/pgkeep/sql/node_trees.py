@@ -1,9 +1,9 @@
-"""Which operators a stored expression or query uses where SQL text has no place for their names.
+"""Find the operators of a stored expression or query that SQL text has no syntax to name.
 
-PostgreSQL keeps parsed expressions as text (pg_node_tree). pg_dump prints most operators with
-their schema where the search path does not have it: `a OPERATOR(public.=) b`. Some constructs have
-no such spelling: when their text is parsed again with an empty search path, they take another
-operator or fail (trap G4.1).
+PostgreSQL stores parsed expressions as text (pg_node_tree). pg_dump prints most operators with
+their schema if the search path does not include it: `a OPERATOR(public.=) b`. Some constructs have
+no such syntax: parsed again with an empty search path, they use another operator or fail (trap
+G4.1).
 """
 
 import re
@@ -46,7 +46,7 @@ Value = Node | list["Value"] | str
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A construct, and the OIDs of the operators that it compares by."""
+    """A construct, and the OIDs of the operators that it uses for comparisons."""
 
     construct: str
     operators: tuple[int, ...]
@@ -55,7 +55,7 @@ class Use:
 def node_at(text: str, start: int) -> Node:
     """Read the node of a tree that begins with the brace at some place (PostgreSQL's read.c)."""
     top: list[Value] = []
-    open_: list[tuple[Node | None, list[Value]]] = [(None, top)]  # where the next value goes
+    open_: list[tuple[Node | None, list[Value]]] = [(None, top)]  # the target of the next value
     tokens = _TOKEN.finditer(text, start)
     for match in tokens:
         token = match.group()
@@ -83,15 +83,15 @@ def node_at(text: str, start: int) -> Node:
 
 
 def uses(text: str) -> list[Use]:
-    """Return the constructs of a tree whose operators its SQL text does not name, in its order."""
+    """Return the constructs of a tree whose operators SQL text does not name, in tree order."""
     return [use for match in _CONSTRUCT.finditer(text) for use in _uses_at(match)]
 
 
 def unnamed(found: Sequence[Use], schemas: Mapping[int, str]) -> list[Use]:
-    """Return the uses that need another search path than an empty one.
+    """Return the uses that do not work with an empty search path.
 
-    Of a comparison of rows the first operator is printed and stands for all: it does not fit where
-    they lie in several schemas.
+    For a comparison of rows, only the first operator is printed. This is wrong if the operators are
+    in several schemas.
     """
     return [
         use
@@ -109,7 +109,7 @@ def _uses_at(match: re.Match[str]) -> Iterator[Use]:
         yield Use(_ROW, tuple(map(int, match["row"].split())))
     elif match["sublink"] is not None:
         compared = _conjuncts(node_at(text, match.start("sublink")))
-        yield Use(_ROW, tuple(oid for one in compared for oid in _oid(one)))
+        yield Use(_ROW, tuple(oid for node in compared for oid in _oid(node)))
     elif match["case"]:
         for when in _listed(node_at(text, match.start()).first("args")):
             found = when.first("expr")
@@ -118,8 +118,8 @@ def _uses_at(match: re.Match[str]) -> Iterator[Use]:
     elif _USING in text:
         join = node_at(text, match.start())
         if join.first("usingClause") != _NOTHING:
-            for one in _conjuncts(join.first("quals")):
-                yield from _single("JOIN USING", one)
+            for condition in _conjuncts(join.first("quals")):
+                yield from _single("JOIN USING", condition)
 
 
 def _single(construct: str, node: Node) -> Iterator[Use]:
@@ -135,11 +135,11 @@ def _oid(node: Node) -> Iterator[int]:
 
 def _listed(value: Value) -> Iterator[Node]:
     if isinstance(value, list):
-        yield from (one for one in value if isinstance(one, Node))
+        yield from (node for node in value if isinstance(node, Node))
 
 
 def _has_test(compared: Node) -> bool:
-    """Whether one side is the value after CASE, perhaps converted."""
+    """Whether one side is the value after CASE, possibly converted."""
     for argument in _listed(compared.first("args")):
         side: Value = argument
         while isinstance(side, Node) and side.name != "CASETESTEXPR":

@@ -28,7 +28,7 @@ _BEGINNING = re.compile(
 
 
 def check_beginning(head: bytes) -> None:
-    """Raise VerificationFailed unless a file that begins with these bytes may be a plain dump.
+    """Raise VerificationFailed if these first bytes of a file rule out a plain dump.
 
     For files of any kind: a scanner would search a disk image for the end of its first line.
     """
@@ -39,27 +39,27 @@ def check_beginning(head: bytes) -> None:
         raise _no_dump()
     if match["carriage"]:
         raise e.VerificationFailed(
-            "its lines end in CR LF, those of pg_dump in LF: it was changed on the way",
-            hint="Let pg_dump write it with --file=NAME, and transfer it as binary.",
+            "found CR LF line ends, expected LF: the file was converted after pg_dump wrote it",
+            hint="Make the dump with --file=NAME, and transfer it in binary mode.",
         )
     if head.startswith(_BYTE_ORDER_MARK):
         raise e.VerificationFailed(
-            "it begins with a byte order mark, which pg_dump never writes: it was edited",
+            "found a byte order mark, which pg_dump never writes: the file was edited",
             hint="Remove the mark: tail -c +4 FILE > NEW.",
         )
     warning = _WARNING.search(head, 0, match.start())
     if warning is not None:
         raise e.VerificationFailed(
-            f"a message of pg_dump lies in the dump: {warning.group().decode('utf-8', 'replace')}",
-            hint="Its standard error was written to the same file. Make the dump anew without 2>&1:"
-            " there may be such lines among the rows too.",
+            f"found a message of pg_dump in the dump: {warning.group().decode('utf-8', 'replace')}",
+            hint="Standard error was written to the same file. Repeat the dump without 2>&1: such"
+            " lines can also be among the rows.",
         )
 
 
 def _no_dump() -> e.VerificationFailed:
     return e.VerificationFailed(
-        "not a plain dump of pg_dump: the comment that it begins with is missing",
-        hint="pgkeep reads plain SQL (pg_dump -Fp); pg_restore reads the other formats.",
+        "not a plain dump of pg_dump: the comment at its beginning is missing",
+        hint="pgkeep reads plain SQL (pg_dump -Fp). Use pg_restore for other formats.",
     )
 
 
@@ -68,9 +68,9 @@ _WARNING = re.compile(rb"^pg_dump(?:all)?: [^\n]{0,200}", re.MULTILINE)
 
 
 class Outline:
-    """What a whole dump must have: beginning, closed COPY blocks, data before indexes, ending.
+    """Check the structure of a dump: beginning, closed COPY blocks, data before indexes, ending.
 
-    Raises VerificationFailed at the first thing that is wrong. Offsets are in bytes of the SQL.
+    Raises VerificationFailed for the first problem. Offsets are in bytes of the SQL.
     """
 
     def __init__(self) -> None:
@@ -78,18 +78,18 @@ class Outline:
         self.entries = 0
         self.copies = 0
         self.rows = 0
-        self.connects = False  # reaches beyond one database, as pg_dump -C and pg_dumpall do
+        self.connects = False  # affects more than one database, as pg_dump -C and pg_dumpall do
         self._section = "pre"
         self._begun = self._complete = False
-        self._after_ending: bytes | None = None  # a statement behind the ending
-        self._cluster = False  # inside a dump of pg_dumpall, which has an ending of its own
+        self._after_ending: bytes | None = None  # a statement after the ending
+        self._cluster = False  # inside a dump of pg_dumpall, which has its own ending
         self._key: bytes | None = None  # of \restrict
         self._restricted = False
         self._copy = b""  # the COPY statement whose rows follow
         self._copied = self._tabs = 0  # rows and tabs of that COPY
 
     def add(self, piece: Piece) -> None:
-        """Take the next piece of the dump."""
+        """Process the next piece of the dump."""
         match piece:
             case Entry():
                 self._entry(piece)
@@ -121,21 +121,21 @@ class Outline:
         self.offset += len(piece.data)
 
     def finish(self) -> None:
-        """Check that the dump has ended as pg_dump ends it."""
+        """Check that the dump ended with pg_dump's ending."""
         if not self._begun:
             raise _no_dump()
         if not self._complete:
             raise e.VerificationFailed(
-                f"the dump is cut: it ends after {self.offset} bytes of SQL without"
+                f"truncated dump: it ends after {self.offset} bytes of SQL without"
                 ' "PostgreSQL database dump complete"'
             )
         if self._restricted:
-            raise e.VerificationFailed(r"the dump is cut: its \unrestrict line is missing")
+            raise e.VerificationFailed(r"truncated dump: its \unrestrict line is missing")
         if self._after_ending is not None:
             raise e.VerificationFailed(
                 "a statement after the end of the dump: "
                 + self._after_ending[:60].decode("utf-8", "replace"),
-                hint="pg_dump does not write it. Remove it if another program has added it.",
+                hint="pg_dump does not write it. Remove it if another program added it.",
             )
 
     def _entry(self, entry: Entry) -> None:
@@ -149,8 +149,7 @@ class Outline:
     def _expect_begun(self) -> None:
         if not self._begun:
             raise e.VerificationFailed(
-                f'the beginning is missing: byte {self.offset} comes before "PostgreSQL database'
-                ' dump"'
+                f'the beginning is missing: byte {self.offset} precedes "PostgreSQL database dump"'
             )
 
     def _meta(self, line: bytes) -> None:
@@ -163,7 +162,7 @@ class Outline:
             case b"\\connect":
                 self.connects, self._section = True, "pre"
             case b"\\encoding" if argument == b"SQL_ASCII":
-                pass  # goes ahead of \connect to a database with an odd name
+                pass  # precedes \connect to a database with an unusual name
             case _:
                 raise e.VerificationFailed(
                     f"unexpected psql command at byte {self.offset}: {line[:60]!r}"
@@ -172,7 +171,7 @@ class Outline:
     def _check_columns(self) -> None:
         """Check that the rows of a COPY have its columns: a tab in a value is escaped.
 
-        What another program has written into the dump is found by that.
+        This finds text that another program wrote into the dump.
         """
         match = _COLUMNS.match(self._copy)
         if match is None:
@@ -186,7 +185,7 @@ class Outline:
             )
 
     def _ending(self, text: bytes) -> None:
-        """After the ending only comments may follow, or another database of pg_dumpall."""
+        """After the ending, only comments or another database of pg_dumpall can follow."""
         line = next(
             (part for part in text.split(b"\n") if part and not part.startswith(b"--")), None
         )

@@ -1,6 +1,6 @@
-"""What of a dump a server or a role cannot run, told by the types of its entries before it fails.
+"""Find entries of a dump that a server or a role does not support, before they fail.
 
-Managed services give nobody a superuser, and an older server does not know what a newer one had.
+Managed services grant no superuser, and an older server does not support newer features.
 """
 
 import re
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from . import statements
 
-# Only superusers may create these (manual, the reference pages of their CREATE commands).
+# Only superusers can create these (manual, the reference pages of their CREATE commands).
 _SUPERUSER = frozenset({
     "ACCESS METHOD", "EVENT TRIGGER", "FOREIGN DATA WRAPPER", "OPERATOR CLASS", "OPERATOR FAMILY",
     "PROCEDURAL LANGUAGE", "PUBLICATION TABLES IN SCHEMA", "SHELL TYPE", "TEXT SEARCH PARSER",
     "TEXT SEARCH TEMPLATE", "TRANSFORM",
 })  # fmt: skip
-# What only some forms of a command need a superuser for.
+# Only some forms of these commands require a superuser.
 _FORMS = {
     "AGGREGATE": re.compile(rb"^ +M?STYPE = internal\b", re.MULTILINE),
     "CAST": re.compile(rb" WITHOUT FUNCTION"),
@@ -28,7 +28,7 @@ _FORMS = {
 }
 _SYSTEM_PRIVILEGES = re.compile(rb"^(?:GRANT|REVOKE) .*? ON (?:[A-Z]+ )+pg_catalog\.", re.MULTILINE)
 _ROUTINES = frozenset({"FUNCTION", "PROCEDURE"})
-# What comments and privileges call the kind of an object, where that is not its type.
+# The object kind in comments and privileges, if it differs from the entry type.
 _LABELS = {
     "AGGREGATE": "(?:AGGREGATE|FUNCTION)", "DOMAIN": "(?:DOMAIN|TYPE)",
     "PROCEDURAL LANGUAGE": "LANGUAGE", "SERVER": "(?:FOREIGN )?SERVER",
@@ -43,33 +43,33 @@ _EXTENSION = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Who restores, and where to."""
+    """The role and the server of a restore."""
 
     version_num: int
     superuser: bool
-    roles: frozenset[str] = field(default=frozenset())  # that the role may act as
-    extensions: frozenset[str] = field(default=frozenset())  # that it may create
+    roles: frozenset[str] = field(default=frozenset())  # roles that the role can act as
+    extensions: frozenset[str] = field(default=frozenset())  # extensions that the role can create
 
 
 def obstacle(kind: str, text: bytes, target: Target, codec: str) -> str | None:
-    """Say why an entry cannot be run; None if nothing is known against it."""
+    """Return why an entry cannot be run; None if no reason is known."""
     since = _KINDS_SINCE.get(kind, 0)
     if target.version_num < since:
-        return f"PostgreSQL {since // 10000} and newer have it"
+        return f"it requires PostgreSQL {since // 10000} or newer"
     return None if target.superuser else _refusal(kind, text, target, codec)
 
 
 def followers(kind: str, name: str) -> re.Pattern[str]:
-    """Return how the entries about an object are called: its comment, privileges and labels."""
+    """Return a pattern for entries that depend on an object: comment, privileges, labels."""
     if kind == "CAST":
-        return re.compile(re.escape(name))  # which begins with the kind itself
+        return re.compile(re.escape(name))  # the name already includes the kind
     own, _, types = name.partition("(") if kind in _ROUTINES else (name, "", "")
     label = f"{_LABELS.get(kind, kind)} (?:{re.escape(own)}|{re.escape(statements.quoted(own))})"
     return re.compile(label + (_arguments(types) if kind in _ROUTINES else "(?: USING .*)?"))
 
 
 def _arguments(types: str) -> str:
-    """Return a pattern for arguments with their modes and names; a routine's own entry has none."""
+    """Return a pattern for arguments with modes and names, which a routine's entry omits."""
     if types == ")":
         return r"\((?:OUT .*)?\)"
     inputs = ", ".join(
@@ -79,20 +79,20 @@ def _arguments(types: str) -> str:
 
 
 def _refusal(kind: str, text: bytes, target: Target, codec: str) -> str | None:
-    """Say why an ordinary role cannot create this."""
+    """Return why an ordinary role cannot create this object."""
     form = _FORMS.get(kind)
     if kind in _SUPERUSER or (form is not None and form.search(text)):
-        return "only a superuser may create it"
+        return "only a superuser can create it"
     if kind == "ACL" and _SYSTEM_PRIVILEGES.search(text):
-        return "only a superuser may change privileges of system objects"
+        return "only a superuser can change privileges of system objects"
     if kind == "SUBSCRIPTION" and "pg_create_subscription" not in target.roles:
-        return "only a superuser or a member of pg_create_subscription may create it"
+        return "only a superuser or a member of pg_create_subscription can create it"
     if kind == "DEFAULT ACL" and (role := _found(_FOR_ROLE, text, codec)) not in target.roles:
         return f"the role is not a member of {role}"
     if kind in ("EXTENSION", "COMMENT"):
         extension = _found(_EXTENSION, text, codec)
         if extension is not None and extension not in target.extensions:
-            return "only a superuser may create it"
+            return "only a superuser can create it"
     return None
 
 

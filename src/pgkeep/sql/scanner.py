@@ -1,13 +1,13 @@
-"""Cut a plain SQL dump into pieces, by following the quoting of SQL.
+"""Divide a plain SQL dump into pieces by following the quoting of SQL.
 
-pg_dump announces each object in a comment; a function's body or a comment may contain the same
-lines, so the scanner follows SQL's quoting (manual, section 4.1, "Lexical Structure") and believes
-only what is outside of it. Bytes are never decoded: every server encoding of PostgreSQL keeps
+pg_dump announces each object in a comment. The body of a function or a comment can contain the same
+lines. Therefore the scanner follows SQL's quoting (manual, section 4.1, "Lexical Structure") and
+does not search quoted text. Bytes are never decoded: every server encoding of PostgreSQL keeps
 ASCII characters unambiguous (manual, section 23.3, "Character Set Support").
 
-The scanner must never take something for a string where psql or the server does not. It refuses
-whatever they might read differently and pg_dump never writes: psql commands outside quotes, psql
-variables, strings that are continued on another line, names that run into a quote.
+The scanner must never take text for a string that psql or the server reads differently. It rejects
+text that they could read differently and that pg_dump never writes: psql commands outside quotes,
+psql variables, strings that continue on another line, names directly followed by a quote.
 """
 
 import re
@@ -29,8 +29,8 @@ from .script import (
     Text,
 )
 
-# The lengths are far above what names of 63 bytes can give; without them a crafted line would take
-# cubic time.
+# The limits are far above what names of 63 bytes need; without them a crafted line would take cubic
+# time.
 _ENTRY = rb"""
       -(?P<entry>(?<=^-)-\n
           (?:--\ TOC\ entry\ \d{1,20}\ \(class\ (?P<catalog>\d{1,10})\ OID\ (?P<oid>\d{1,10})\)\n)?
@@ -39,7 +39,7 @@ _ENTRY = rb"""
           \ Schema:\ [^\n]{0,300};\ Owner:\ [^\n]{0,500})\n
           --\n)
 """
-# The variables that psql sets by itself (psql's manual, "Variables"); others stay as they are.
+# The variables that psql sets itself (psql's manual, "Variables"); others are not replaced.
 _VARIABLES = (
     rb"AUTOCOMMIT|COMP_KEYWORD_CASE|DBNAME|ECHO|ECHO_HIDDEN|ENCODING|ERROR|FETCH_COUNT"
     rb"|HIDE_TABLEAM|HIDE_TOAST_COMPRESSION|HISTCONTROL|HISTFILE|HISTSIZE|HOST|IGNOREEOF|LASTOID"
@@ -96,22 +96,22 @@ _META = re.compile(
     )(?:\n|\Z)""",
     re.VERBOSE | re.MULTILINE,
 )
-_COMMENTS = re.compile(rb"(?:--[^\n]*\n){1,5}")  # an announcement has no more lines
-# On one line, but for names that hold line ends.
+_COMMENTS = re.compile(rb"(?:--[^\n]*\n){1,5}")  # an announcement has at most this many lines
+# On one line, except for names that contain line ends.
 _COPY = re.compile(rb'COPY (?:"[^"]*"|[^";\n]++)*+(?:;\n?|(?P<open>"))?')
-_COPY_LIMIT = 1 << 20  # 1,600 columns with the longest names are a fifth of it
+_COPY_LIMIT = 1 << 20  # 1,600 columns with the longest names need a fifth of it
 _FROM_STDIN = re.compile(rb" FROM stdin;\n\Z", re.IGNORECASE)
 _ESCAPE = re.compile(rb"[\\']")
 _BLOCK = re.compile(rb"/\*|\*/")
 _IDENTIFIER_CHARACTERS = re.compile(rb"[\w$\x80-\xff]")
 _PREFIXES = frozenset({b"E", b"e", b"B", b"b", b"X", b"x", b"N", b"n"})
 _TEXT = frozenset({b"", b"N", b"n"})  # the prefixes of strings that obey the server's setting
-# The tokens that may be more than text; the others begin what is skipped, or are refused.
+# Tokens that can be more than text; the others start text to skip, or are rejected.
 _SPOKEN = frozenset({
     "entry", "begin", "complete", "meta", "setting", "strings",
     "open", "close", "atomic", "atomic_end", "end",
 })  # fmt: skip
-_LINE_END = b"\n"  # what ends a comment whose beginning was given out
+_LINE_END = b"\n"  # the end of a comment whose beginning was already returned
 _ROWS_END = b"\\."
 _LINE_LIMIT = 1 << 20  # longer lines are read in parts
 _LOOK_AHEAD = 64  # bytes that are kept when a line is divided
@@ -119,13 +119,13 @@ _HELD_LIMIT = 64 << 20
 
 
 class Scanner:
-    """Turn chunks of a dump, cut anywhere, into pieces; their data concatenated is the input.
+    """Divide chunks of a dump into pieces; the chunks can end anywhere, and no data is lost.
 
-    `Entry` has no data of its own: its comment lines follow as `Text`. The names of all schemas,
-    where they are known, help to read entries whose names hold what looks like another entry.
-    With `statements` a text is cut where a statement ends, and a `StatementEnd` follows.
+    `Entry` has no data: its comment lines follow as `Text`. If known, the names of all schemas
+    help to read entries whose names contain text that looks like another entry. With `statements`,
+    text also ends at the end of a statement, and a `StatementEnd` follows.
 
-    Memory is bounded by a line of 1 MiB, or by what cannot be divided, up to 64 MiB.
+    Memory is limited to a line of 1 MiB, or to an element that cannot be divided, up to 64 MiB.
     """
 
     def __init__(
@@ -138,33 +138,33 @@ class Scanner:
         self._schemas = schemas
         self._statements = statements
         self._token = _STATEMENT_TOKEN if statements else _TOKEN
-        self._before = b"\n"  # the last bytes that were given out
-        self._held: list[bytes] = []  # the beginning of something that is not whole yet
+        self._before = b"\n"  # the last bytes that were returned
+        self._held: list[bytes] = []  # the beginning of an incomplete element
         self._held_size = 0
-        self._quote: bytes | None = None  # what ends the quoted text that we are in
-        self._escapes = False  # inside a string in which a backslash quotes
-        self._escaped = False  # such a string has just ended, another one would continue it
+        self._quote: bytes | None = None  # the end of the current quoted text
+        self._escapes = False  # inside a string in which a backslash is an escape
+        self._escaped = False  # such a string has just ended, a further one would continue it
         self._depth = 0  # of nested /* comments */
         self._parentheses = 0
         self._atomic = False  # in a function's body from BEGIN ATOMIC to END
         self._copying = False
-        self._row_open = False  # inside a row whose beginning was given out
+        self._row_open = False  # inside a row whose beginning was returned
         # Whether standard_conforming_strings is off.
         self.backslash_strings = backslash_strings
 
     def feed(self, chunk: bytes) -> Iterator[Piece]:
-        """Yield what can be told of the input so far.
+        """Yield the pieces that the input so far determines.
 
         Raises:
-            VerificationFailed: the text is none of pg_dump's, and might be read in several ways.
+            VerificationFailed: pg_dump does not write this text, and it is ambiguous.
 
         """
         if b"\0" not in chunk:
             yield from self._feed(chunk)
             return
         yield from self._feed(chunk[: chunk.index(b"\0")])
-        # psql ignores what follows it on the line.
-        raise e.VerificationFailed("a zero byte, which no plain dump holds")
+        # psql ignores the rest of the line after it.
+        raise e.VerificationFailed("a zero byte, which a plain dump never contains")
 
     def _feed(self, chunk: bytes) -> Iterator[Piece]:
         self._held.append(chunk)
@@ -174,7 +174,7 @@ class Scanner:
         yield from self._scan(self._joined(), final=False)
 
     def close(self) -> Iterator[Piece]:
-        """Yield the rest; raise VerificationFailed if the input ends inside something."""
+        """Yield the rest; raise VerificationFailed if the input ends inside an element."""
         yield from self._scan(self._joined(), final=True)
         if self._copying:
             raise e.VerificationFailed("the dump ends inside the data of a COPY")
@@ -182,14 +182,14 @@ class Scanner:
             raise e.VerificationFailed("the dump ends inside a quoted string or a comment")
 
     def _joined(self) -> bytes:
-        """Return what was held, after the bytes before it, which the patterns look at."""
+        """Return the held bytes after the preceding ones, which the patterns examine."""
         buffer = b"".join([self._before, *self._held])
         self._held.clear()
         self._held_size = 0
         return buffer
 
     def _scan(self, buffer: bytes, *, final: bool) -> Iterator[Piece]:
-        """Give out the buffer's whole lines, or all of it at the end; hold the rest."""
+        """Return the complete lines of the buffer, or all of it at the end; hold the rest."""
         position = len(self._before)
         while position < len(buffer):
             if self._copying:
@@ -231,7 +231,7 @@ class Scanner:
             self._copying = self._row_open = False
             return [Rows(buffer[start:end]), CopyEnd()], end + len(COPY_DATA_END)
         end = buffer.rfind(b"\n", start) + 1 or start
-        if len(buffer) - end >= len(COPY_DATA_END):  # longer than an end line: part of a row
+        if len(buffer) - end >= len(COPY_DATA_END):  # longer than the end marker: part of a row
             end = len(buffer)
         if end == start:
             return [], start
@@ -248,7 +248,7 @@ class Scanner:
             if self._quote is not None or self._depth:
                 position = self._skip_quoted(buffer, position, end)
                 if self._quote is not None or self._depth:
-                    break  # it goes on in the next chunk
+                    break  # continues in the next chunk
             match = self._token.search(buffer, position, end)
             if match is None:
                 position = _divide(buffer, position, end) if divided else end
@@ -277,7 +277,7 @@ class Scanner:
         return pieces, position
 
     def _found(self, kind: str, match: re.Match[bytes]) -> list[Piece]:
-        """Return the pieces that a token stands for; none if it is text like any other."""
+        """Return the pieces for a token; none if it is ordinary text."""
         token = match.group()
         piece: Piece = Text(token)
         match kind:
@@ -296,18 +296,18 @@ class Scanner:
         return [piece, StatementEnd()] if self._statements else [piece]
 
     def _check_continuation(self, kind: str, buffer: bytes, start: int, end: int) -> None:
-        """Refuse a string that continues an E'string' (manual, section 4.1.2.1).
+        """Reject a string that continues an E'string' (manual, section 4.1.2.1).
 
-        In the continuation a backslash quotes too, which its own beginning does not say.
+        In the continuation a backslash is an escape too, which is not visible at its beginning.
         """
         if not self._escaped:
             return
         if kind == "string" and not buffer[start:end].strip():
-            raise e.VerificationFailed("a string that is continued on another line")
+            raise e.VerificationFailed("a string that continues on another line")
         self._escaped = kind == "comment" and not buffer[start:end].strip()
 
     def _ends_statement(self, kind: str) -> bool:
-        """Count parentheses and bodies; tell whether this is the end of a statement."""
+        """Count parentheses and bodies; return whether this ends a statement."""
         match kind:
             case "open":
                 self._parentheses += 1
@@ -323,7 +323,7 @@ class Scanner:
         return False
 
     def _skip(self, kind: str, token: bytes, before: bytes) -> None:
-        """Take note of the beginning of what is to be skipped: a comment or quoted text."""
+        """Record the beginning of text to skip: a comment or quoted text."""
         if kind == "comment":
             _refuse_carriage_return(token)
             if not token.endswith(_LINE_END):
@@ -343,7 +343,7 @@ class Scanner:
             self._quote, self._escapes = token, False
 
     def _skip_quoted(self, buffer: bytes, position: int, end: int) -> int:
-        """Return where the quoted text ends, or `end`; a doubled quote opens a new string."""
+        """Return where the quoted text ends, or `end`; a doubled quote starts a new string."""
         if self._depth:
             position, self._depth = _skip_block(buffer, position, end, self._depth)
             return position
@@ -376,7 +376,7 @@ def _tell(pieces: list[Piece], data: bytes) -> None:
 
 
 def _divide(buffer: bytes, start: int, end: int) -> int:
-    """Return where a long line can be divided: after what belongs to no word and no operator."""
+    """Return where a long line can be divided: after bytes outside words and operators."""
     return max(buffer.rfind(byte, start, end) + 1 for byte in (b" ", b",")) or start
 
 
@@ -384,13 +384,13 @@ def _prefix(before: bytes) -> bytes:
     """Return the letter that belongs to a string, of the two bytes before its quote.
 
     Raises:
-        VerificationFailed: a name or a number runs into the quote: that is read differently by the
-            versions of PostgreSQL.
+        VerificationFailed: a name or a number directly precedes the quote, which versions of
+            PostgreSQL read differently.
 
     """
     letter = before[-1:]
     if not _IDENTIFIER_CHARACTERS.match(letter):
-        return letter if letter == b"&" else b""  # perhaps of U&'...', which has no such escapes
+        return letter if letter == b"&" else b""  # possibly U&'...', which has no such escapes
     if letter in _PREFIXES and not _IDENTIFIER_CHARACTERS.match(before[:-1]):
         return letter
     raise e.VerificationFailed(f"a quote right after {before!r}, which pg_dump never writes")
@@ -408,21 +408,21 @@ def _meta(buffer: bytes, at: int) -> Meta:
 
 
 def _refuse_carriage_return(comment: bytes) -> None:
-    """Refuse what ends a comment for psql and the server, and not for us."""
+    """Reject bytes that end a comment for psql and the server, but not for this scanner."""
     if b"\r" in comment:
         raise e.VerificationFailed("a carriage return in a comment, which pg_dump never writes")
 
 
 def _is_cut(match: re.Match[bytes], buffer: bytes, end: int) -> bool:
-    """Whether a token may look different when more input is there."""
+    """Whether a token can look different with more input."""
     at = match.start()
     if match.lastgroup == "copy":
-        # A longer one is none: waiting for its end would take memory and quadratic time.
+        # A longer one is not an entry: waiting for its end would take memory and quadratic time.
         statement = _COPY.match(buffer, at, end)
         return end - at < _COPY_LIMIT and statement is not None and statement["open"] is not None
     if match.group() != b"--\n" or buffer[max(at - 1, 0) : at] not in (b"", b"\n"):
         return False
-    # Perhaps the beginning of an entry: its lines are all comments.
+    # Possibly the beginning of an entry, whose lines are all comments.
     comments = _COMMENTS.match(buffer, at, end)
     return comments is not None and comments.end() == end
 
@@ -449,5 +449,5 @@ def _check_rows_end(buffer: bytes, at: int) -> None:
 def _misread(kind: str, token: bytes) -> e.VerificationFailed:
     """Return the error for a token that psql or the server reads in another way."""
     if kind == "variable":
-        return e.VerificationFailed(f"a variable of psql: {token.decode('ascii', 'replace')}")
+        return e.VerificationFailed(f"a psql variable: {token.decode('ascii', 'replace')}")
     return e.VerificationFailed("a dollar sign within a name, which pg_dump would quote")

@@ -5,30 +5,30 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """An object's announcement in the dump (pg_dump calls it a TOC entry)."""
+    """The announcement of an object in the dump (pg_dump calls it a TOC entry)."""
 
     type: str
     name: bytes
     schema: bytes
     owner: bytes
-    catalog: int  # OID of the system catalog that the object stands in, 0 when not said
-    oid: int  # its OID there, 0 when not said
+    catalog: int  # OID of the system catalog that contains the object, 0 if unknown
+    oid: int  # its OID there, 0 if unknown
 
 
 class Text(NamedTuple):
-    """SQL outside of COPY data; pieces end anywhere between two lines."""
+    """SQL outside COPY data; a piece ends between two lines."""
 
     data: bytes
 
 
 class CopyBegin(NamedTuple):
-    """A whole `COPY ... FROM stdin;` statement with its newline."""
+    """A complete `COPY ... FROM stdin;` statement with its newline."""
 
     data: bytes
 
 
 class Rows(NamedTuple):
-    """COPY data; a piece ends after a row unless a row is longer than what was fed."""
+    """COPY data; a piece ends after a row, unless a row is longer than the input."""
 
     data: bytes
 
@@ -40,31 +40,31 @@ class CopyEnd(NamedTuple):
 
 
 class StatementEnd(NamedTuple):
-    """Where a statement ends, after its semicolon; only if the scanner was asked for these."""
+    """The end of a statement, after its semicolon; only if statements were requested."""
 
     data: bytes = b""
 
 
 class Meta(NamedTuple):
-    """One of the psql commands that pg_dump writes, with its newline; text for psql only."""
+    """A psql command that pg_dump writes, with its newline; psql executes it, not the server."""
 
     data: bytes
 
 
 class Setting(NamedTuple):
-    """`SET default_tablespace = ...;` or its like, which pg_dump writes ahead of an entry."""
+    """`SET default_tablespace = ...;` or similar, which pg_dump writes before an entry."""
 
     data: bytes
 
 
 class Begin(NamedTuple):
-    """The comment that every dump begins with."""
+    """The comment at the beginning of every dump."""
 
     data: bytes
 
 
 class Complete(NamedTuple):
-    """The comment that pg_dump writes when it has written everything."""
+    """The comment that pg_dump writes at the end of a complete dump."""
 
     data: bytes
 
@@ -83,7 +83,7 @@ POST_DATA_TYPES = frozenset({
     "PUBLICATION TABLE", "PUBLICATION TABLES IN SCHEMA", "ROW SECURITY", "RULE", "STATISTICS",
     "SUBSCRIPTION", "SUBSCRIPTION TABLE", "TRIGGER",
 })  # fmt: skip
-# These follow what they belong to, into whichever section that is.
+# These entries follow the object that they belong to, in the same section.
 FOLLOWING_TYPES = frozenset({"ACL", "COMMENT", "SECURITY LABEL"})
 
 
@@ -108,7 +108,7 @@ _OPTIONS = re.compile(
 
 
 def without_marks(text: bytes) -> bytes:
-    """Return SQL without the marks that a server has set at its columns."""
+    """Return SQL without the marks that a server set on its columns."""
 
     def keep(match: re.Match[bytes]) -> bytes:
         options = match["all"].split(b", ")

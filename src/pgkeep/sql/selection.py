@@ -1,4 +1,4 @@
-"""Which tables a pattern means, written as for pg_dump's --table (manual, psql, "Patterns")."""
+"""Select tables by pattern, with the syntax of pg_dump's --table (manual, psql, "Patterns")."""
 
 import re
 from collections.abc import Callable
@@ -11,24 +11,24 @@ _PART = re.compile(r'"(?:[^"]|"")*"|[^".]')
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """`schema.name`, each with * and ?; without a schema it is any."""
+    """`schema.name`, each with * and ?; without a schema, any schema matches."""
 
     text: str
     schema: re.Pattern[str] | None
     name: re.Pattern[str]
 
     def matches(self, schema: str, name: str) -> bool:
-        """Tell whether this is meant."""
+        """Whether the pattern matches a table."""
         if self.schema is not None and not self.schema.fullmatch(schema):
             return False
         return self.name.fullmatch(name) is not None
 
 
 def pattern(text: str) -> Pattern:
-    """Read a pattern: outside of double quotes letters are folded, * and ? stand for others.
+    """Read a pattern: outside double quotes, letters are folded, and * and ? are wildcards.
 
     Raises:
-        UsageError: it has more than one dot, or quotes that are not closed.
+        UsageError: it contains more than one dot, or an unclosed quote.
 
     """
     parts = _split(text, _expression)
@@ -42,10 +42,10 @@ def pattern(text: str) -> Pattern:
 
 
 def names(text: str) -> list[str]:
-    """Read a name, with a schema or without: outside of double quotes letters are folded.
+    """Read a name with or without a schema; outside double quotes, letters are folded.
 
     Raises:
-        UsageError: it has more than one dot, or quotes that are not closed.
+        UsageError: it contains more than one dot, or an unclosed quote.
 
     """
     parts = _split(text, _literal)
@@ -55,7 +55,7 @@ def names(text: str) -> list[str]:
 
 
 def _split(text: str, read: Callable[[str], str]) -> list[str]:
-    """Return what stands between the dots that are not in quotes, piece by piece as it is read."""
+    """Return the parts between dots outside quotes, as a list of tokens each."""
     parts = [""]
     position = 0
     while position < len(text):
@@ -65,7 +65,7 @@ def _split(text: str, read: Callable[[str], str]) -> list[str]:
             continue
         match = _PART.match(text, position)
         if match is None:
-            raise e.UsageError(f"{text}: a double quote is not closed")
+            raise e.UsageError(f"{text}: unclosed double quote")
         parts[-1] += read(match.group())
         position = match.end()
     return parts

@@ -1,16 +1,16 @@
-"""pg_dump's own statements, as far as one must know what they are about.
+"""Read the names in pg_dump's own statements.
 
-pg_dump writes every name with its schema, and quotes what needs it, so a statement can be read by
-its beginning.
+pg_dump writes every name with its schema, and quotes it if necessary. Therefore the beginning of a
+statement is sufficient.
 """
 
 import re
 from collections.abc import Mapping
 
-Name = tuple[str, str]  # schema and name, as they are in the catalog
+Name = tuple[str, str]  # schema and name, as in the catalog
 
 IDENTIFIER = rb'(?:"(?:[^"]|"")*"|[^\s"().;,\']+)'
-# What stands between a statement's beginning and the name that it is about may quote anything.
+# The text between a statement's beginning and the name that it is about can contain quoted text.
 _UP_TO = rb'(?:"(?:[^"]|"")*"|[^"])*?'
 QUALIFIED = rb"(?P<schema>%b)\.(?P<name>%b)" % (IDENTIFIER, IDENTIFIER)
 INDEX_ON = re.compile(
@@ -24,12 +24,12 @@ OWNED_BY = re.compile(
 )
 ATTACHED = re.compile(rb" ATTACH PARTITION %b" % QUALIFIED)
 
-# What pg_dump sets at the beginning of a dump and before entries.
+# Settings that pg_dump writes at the beginning of a dump and before entries.
 SETTING = re.compile(
     rb"^(?:SET (?P<name>\w+) = [^;\n]+;|SELECT pg_catalog\.set_config\([^;\n]+\);)\n", re.MULTILINE
 )
 
-# What says of which relation each type of entry is; without one it is not about a relation.
+# How to find the relation of each type of entry; other types do not concern a relation.
 _SUBJECT = {
     "INDEX": INDEX_ON,
     "DEFAULT": ALTER_TABLE,
@@ -40,7 +40,7 @@ _SUBJECT = {
     "SEQUENCE OWNED BY": OWNED_BY,
     "TABLE ATTACH": ATTACHED,
     "INDEX ATTACH": ATTACHED,
-    # A trigger that came with the one of a partitioned table is only switched on or off.
+    # A trigger that was created by that of a partitioned table is only enabled or disabled.
     "TRIGGER": re.compile(
         rb"^(?:CREATE (?:CONSTRAINT )?TRIGGER %b ON |ALTER TABLE (?:ONLY )?)%b"
         % (_UP_TO, QUALIFIED),
@@ -67,7 +67,7 @@ _SUBJECT = {
 }  # fmt: skip
 
 
-# How each type of entry says its own name; the comment above it has blanks for line ends.
+# How to find the name of each type of entry; in the comment, spaces replace line ends.
 _OWN = {
     "TABLE": re.compile(rb"^CREATE (?:UNLOGGED |FOREIGN )?TABLE %b" % QUALIFIED, re.MULTILINE),
     "SEQUENCE": re.compile(
@@ -91,7 +91,7 @@ _CALLED = {("pg_catalog", "setval")}
 
 
 def own_name(kind: str, text: bytes, codec: str) -> Name | None:
-    """Return the name that an entry's statement gives to what it makes."""
+    """Return the name of the object that an entry's statement creates."""
     if kind in _OF_TABLE:
         match, table = _OF_TABLE[kind].search(text), subject(kind, text, codec)
         return (
@@ -104,19 +104,19 @@ def own_name(kind: str, text: bytes, codec: str) -> Name | None:
 
 
 def unquoted(identifier: bytes, codec: str = "utf-8") -> str:
-    """Return a name as the catalog has it."""
+    """Return a name as in the catalog."""
     if identifier.startswith(b'"'):
         identifier = identifier[1:-1].replace(b'""', b'"')
     return identifier.decode(codec, "backslashreplace")
 
 
 def quoted(name: str) -> str:
-    """Return a name as it may stand in a statement."""
+    """Return a name as written in a statement."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def subject(kind: str, text: bytes, codec: str) -> Name | None:
-    """Return the relation that an entry is about, such as the table of a trigger."""
+    """Return the relation that an entry concerns, such as the table of a trigger."""
     found = _SUBJECT.get(kind)
     if kind == "SEQUENCE" and b" AS IDENTITY (" in text:
         found = ALTER_TABLE
@@ -125,13 +125,13 @@ def subject(kind: str, text: bytes, codec: str) -> Name | None:
 
 
 def name_of(match: re.Match[bytes], codec: str) -> Name:
-    """Return the qualified name that a pattern has found."""
+    """Return the qualified name that a pattern matched."""
     return unquoted(match["schema"], codec), unquoted(match["name"], codec)
 
 
 _WORD = rb'(?:"(?:[^"]|"")*"|[A-Za-z_\x80-\xff][\w$\x80-\xff]*)'
-# What may hold anything is passed over, quoted names of one part too, but for literals that are
-# names of relations.
+# Skip everything that can contain arbitrary text, including quoted names of one part, except
+# literals that are names of relations.
 _TOKEN = re.compile(
     rb"(?P<dollar>\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$).*?(?P=dollar)"
     rb"|(?:(?<=setval\()'(?P<sequence>(?:[^']|'')*)'"
@@ -146,13 +146,13 @@ _LITERAL = re.compile(rb"(?P<schema>%b)\.(?P<name>%b)" % (_WORD, _WORD))
 
 
 def mentioned(text: bytes, codec: str) -> set[Name]:
-    """Return the qualified names in a statement; a name of a column looks the same."""
+    """Return the qualified names in a statement; column names look the same."""
     found = (_qualified(match) for match in _TOKEN.finditer(text))
     return {name_of(match, codec) for match in found if match is not None}
 
 
 def moved(text: bytes, schemas: Mapping[Name, str], codec: str) -> bytes:
-    """Return a statement with these relations in other schemas."""
+    """Return a statement with these relations moved to other schemas."""
 
     def replace(match: re.Match[bytes]) -> bytes:
         inner = _qualified(match)

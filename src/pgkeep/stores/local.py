@@ -1,7 +1,7 @@
 """A directory on a local or mounted file system.
 
-Written as `.NAME.partial-RANDOM` beside its final place, fsynced, renamed, the directory fsynced:
-after a crash there is the old state or the new one (rename(2), fsync(2)).
+A file is written as `.NAME.partial-RANDOM` in the same directory, fsynced and renamed; then the
+directory is fsynced. After a crash, either the old or the new state exists (rename(2), fsync(2)).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{8}")
 
 
 class LocalStore:
-    """A directory; it is made, private to its owner, when the first file is."""
+    """A directory, created with the first file; only its owner has access."""
 
     remote = False
 
@@ -42,7 +42,7 @@ class LocalStore:
         return str(self.directory / name)
 
     def check_writable(self) -> None:
-        """Make the directory if it is not there; raise StoreError if nothing can be put into it."""
+        """Create the directory if it does not exist; raise StoreError if it is not writable."""
         self.prepare()
         with _translated("write to", self.directory):
             if not self.directory.is_dir():
@@ -53,40 +53,40 @@ class LocalStore:
     def existing(self) -> Path:
         """Return the directory, or the lowest existing one above it."""
         existing = self.directory.resolve()
-        while not os.path.exists(existing):  # noqa: PTH110 - Path's raises where it may not look
+        while not os.path.exists(existing):  # noqa: PTH110 - Path's raises without permission
             existing = existing.parent
         return existing
 
     def free(self) -> int:
-        """Return how many bytes are free where the directory is, or would be."""
+        """Return the free bytes of the file system that contains, or would contain, it."""
         return shutil.disk_usage(self.existing()).free
 
     def prepare(self) -> None:
-        """Make the directory, readable by its owner only, if it is not there."""
+        """Create the directory, accessible only by its owner, if it does not exist."""
         missing = [self.directory, *self.directory.parents]
         with _translated("reach", self.directory):
-            missing = missing[: next(n for n, one in enumerate(missing) if one.exists())]
+            missing = missing[: next(n for n, path in enumerate(missing) if path.exists())]
         for directory in reversed(missing):
             with _translated("create directory", directory):
                 directory.mkdir(mode=0o700, exist_ok=True)
-                directory.chmod(0o700)  # a umask may have taken from the owner too
+                directory.chmod(0o700)  # the umask can remove permissions of the owner too
 
     def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> "LocalUpload":
-        """Begin a new file."""
+        """Start a new file."""
         del owner, sha256
         self.prepare()
         return LocalUpload(self.directory, name)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[bool]:
-        """Lock a file, which is made if need be and never removed; it dies with its holder."""
+        """Lock a file, which is created if necessary and never removed; ends with its holder."""
         self.prepare()
         path = self.directory / name
         with _translated("open", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if os.geteuid() == 0:
-                # What root has looked at once must not be locked to the directory's owner for ever.
+                # A lock file that root created must stay usable for the directory's owner.
                 with contextlib.suppress(OSError):
                     owner = self.directory.stat()
                     os.fchown(fd, owner.st_uid, owner.st_gid)
@@ -101,10 +101,10 @@ class LocalStore:
         return LocalSource(self.directory / name)
 
     def exists(self, name: str) -> bool:
-        """Tell whether there is such a file."""
+        """Return whether the file exists."""
         with _translated("look for", self.directory / name):
             try:
-                (self.directory / name).lstat()  # a link that leads nowhere is one that fails
+                (self.directory / name).lstat()  # a dangling link exists; reading it fails
             except (FileNotFoundError, NotADirectoryError):
                 return False
             return True
@@ -122,7 +122,7 @@ class LocalStore:
                         yield from _item(entry)
 
     def delete(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
         with _translated("remove", self.directory / name), contextlib.suppress(FileNotFoundError):
             (self.directory / name).unlink()
 
@@ -140,11 +140,11 @@ class LocalStore:
 
 
 class LocalUpload:
-    """A partial file; renamed when it is published, removed when it is not."""
+    """A partial file; renamed when it is published, otherwise removed."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._final = directory / name
-        # No longer, for a name of 63 bytes takes 255 with all of this, and no file may have more.
+        # A name of 63 bytes takes 255 with all of this, which is the limit for file names.
         self._partial = directory / f".{name}.partial-{os.urandom(4).hex()}"
         self._fd = -1
         self._exists = False
@@ -154,18 +154,18 @@ class LocalUpload:
             self._exists = True
 
     def __del__(self) -> None:
-        """Remove what a signal has taken from whoever would have entered the context."""
+        """Remove the file if a signal prevented the caller from entering the context."""
         self._remove()
 
     def write(self, data: bytes) -> None:
-        """Append bytes; the system may take fewer than it is given."""
+        """Append bytes; the system can accept fewer than it is given."""
         with _translated("write", self._partial):
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
 
     def seal(self) -> None:
-        """Flush to the disk; some file systems report a full disk only here or at close."""
+        """Flush to disk; some file systems report a full disk only here or at close."""
         with _translated("write", self._partial):
             os.fsync(self._fd)
             with interrupts.held():
@@ -173,14 +173,14 @@ class LocalUpload:
                 os.close(fd)
 
     def stop(self) -> None:
-        """Nothing waits here that could be woken."""
+        """Do nothing: no method of this class waits."""
 
     def source(self) -> "LocalSource":
         """Open the file, sealed or still growing."""
         return LocalSource(self._partial)
 
     def publish(self) -> None:
-        """Rename to the final name and make the renaming durable."""
+        """Rename to the final name and make the rename durable."""
         with interrupts.held(), _translated("rename", self._partial):
             self._partial.rename(self._final)
             self._exists = False
@@ -198,7 +198,7 @@ class LocalUpload:
         self._remove()
 
     def _remove(self) -> None:
-        # What goes wrong here is a consequence, and must not hide the failure that led here.
+        # An error here is a consequence of an earlier failure, and must not hide it.
         with interrupts.held():
             if self._fd >= 0:
                 with contextlib.suppress(OSError):
@@ -211,20 +211,21 @@ class LocalUpload:
 
 
 class LocalSource:
-    """An open file, read by position so that threads do not disturb each other."""
+    """An open file, read by position so that threads do not affect each other."""
 
     remote = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with _translated("open", path):
-            # Not to wait for the writer of a pipe.
+            # O_NONBLOCK: do not wait for the writer of a pipe.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
             raise e.StoreError(
-                f"{path} is not a file", hint="A backup is read at any place: save it as a file."
+                f"{path} is not a file",
+                hint="A backup is read at arbitrary positions. Save it as a file.",
             )
         self._size = status.st_size
 
@@ -235,7 +236,7 @@ class LocalSource:
 
     @property
     def size(self) -> int:
-        """Length in bytes when it was opened."""
+        """Length in bytes when the file was opened."""
         return self._size
 
     def read(self, start: int, length: int) -> bytes:
@@ -257,9 +258,9 @@ class LocalSource:
 
 
 def _item(entry: "os.DirEntry[str]") -> Iterator[Item]:
-    """Yield a file; one that cannot be looked at, such as a link to itself, fails when it is read.
+    """Yield a file; one that cannot be examined, such as a link to itself, fails when it is read.
 
-    Another run may remove it while we look (trap B10).
+    Another run can remove it meanwhile (trap B10).
     """
     try:
         if entry.is_file():
@@ -268,7 +269,7 @@ def _item(entry: "os.DirEntry[str]") -> Iterator[Item]:
             return
         elif entry.is_symlink():
             entry.stat()
-        elif naming.parse(entry.name) is not None:  # a pipe or the like in its place
+        elif naming.parse(entry.name) is not None:  # a pipe or similar with the name of a backup
             yield Item(entry.name, UNKNOWN)
     except FileNotFoundError:
         if entry.is_symlink():
@@ -278,7 +279,7 @@ def _item(entry: "os.DirEntry[str]") -> Iterator[Item]:
 
 
 def _flock(fd: int) -> bool:
-    """Lock a file; return False if somebody has it."""
+    """Lock a file; return False if it is already locked."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -291,7 +292,7 @@ def _sync_directory(directory: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        # Some network file systems cannot do that; PostgreSQL lets them pass too.
+        # Some network file systems do not support this; PostgreSQL ignores it too.
         if error.errno not in (errno.EBADF, errno.EINVAL):
             raise
     finally:
@@ -312,8 +313,8 @@ def _translated(action: str, path: Path) -> Iterator[None]:
 def _hint(error: OSError) -> str | None:
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return "Free some space or point BACKUP_DIR elsewhere; nothing was published."
+            return "Free disk space, or set BACKUP_DIR to another directory; nothing was published."
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return "Give the user that runs pgkeep the right to do that, or change BACKUP_DIR."
+            return "Grant the permission to the user that runs pgkeep, or change BACKUP_DIR."
         case _:
             return None

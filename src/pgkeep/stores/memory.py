@@ -1,4 +1,4 @@
-"""A store in memory: for tests of what stands above, and for trying things out."""
+"""A store in memory, for tests and experiments."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -27,16 +27,16 @@ class MemoryStore:
         return f"memory:{name}"
 
     def check_writable(self) -> None:
-        """Memory takes everything."""
+        """Do nothing: memory is always writable."""
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[bool]:
-        """Nobody else sees this store."""
+        """Lock nothing: no other process sees this store."""
         del name
         yield True
 
     def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> "MemoryUpload":
-        """Begin a new file."""
+        """Start a new file."""
         del owner, sha256
         return MemoryUpload(self, name)
 
@@ -48,7 +48,7 @@ class MemoryStore:
             raise e.StoreError(f"could not open {name}: no such file in memory") from None
 
     def exists(self, name: str) -> bool:
-        """Tell whether there is such a file."""
+        """Return whether the file exists."""
         return name in self.files
 
     def items(self) -> Iterator[Item]:
@@ -57,17 +57,17 @@ class MemoryStore:
             yield Item(name, len(data))
 
     def delete(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
         self.files.pop(name, None)
 
     def sweep(self, ours: Callable[[str], bool], owner: str = "0") -> list[str]:
-        """Nothing unfinished outlives its upload here."""
+        """Do nothing: unfinished uploads leave no files."""
         del ours, owner
         return []
 
 
 class MemoryUpload:
-    """Bytes that are not yet a file."""
+    """Bytes that are not published yet."""
 
     def __init__(self, store: MemoryStore, name: str) -> None:
         self._store = store
@@ -79,13 +79,13 @@ class MemoryUpload:
         self._data += data
 
     def seal(self) -> None:
-        """Memory has nothing to make durable."""
+        """Do nothing: memory is not durable."""
 
     def stop(self) -> None:
-        """Nothing waits here that could be woken."""
+        """Do nothing: no method of this class waits."""
 
     def source(self) -> "MemorySource":
-        """Open what has been written."""
+        """Open the bytes written so far."""
         return MemorySource(self._name, bytes(self._data))
 
     def publish(self) -> None:
@@ -126,4 +126,4 @@ class MemorySource:
         return data
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: no resource is held."""

@@ -1,7 +1,7 @@
-"""Where backups lie: the protocol that every store speaks.
+"""The protocol of all stores of backups.
 
-A file appears in two steps: `Upload.seal` makes all bytes durable yet invisible, `Upload.publish`
-gives them their name in one atomic act. Whatever is not published leaves nothing under its name.
+A file is stored in two steps: `Upload.seal` makes all bytes durable but invisible, `Upload.publish`
+gives them their name atomically. A file that is not published leaves nothing under its name.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, Self
 from .. import interrupts
 from ..errors import StoreError
 
-UNKNOWN = -1  # the length of a file that cannot be looked at
+UNKNOWN = -1  # the length of a file that cannot be examined
 
 
 class Item(NamedTuple):
@@ -25,22 +25,22 @@ class Item(NamedTuple):
 
 
 class Upload(Protocol):
-    """A file on its way into a store; leaving the context unpublished removes it."""
+    """A file that is being written to a store; leaving the context unpublished removes it."""
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
 
     def seal(self) -> None:
-        """Make everything written durable; nothing may be written afterwards."""
+        """Make all bytes durable; no more bytes can be written."""
 
     def stop(self) -> None:
-        """Have a `write` fail that waits for the store in another thread."""
+        """Make a `write` fail that waits for the store in another thread."""
 
     def source(self) -> "Source":
-        """Open the sealed file for reading it back, before it is published."""
+        """Open the sealed file for verification, before it is published."""
 
     def publish(self) -> None:
-        """Give the sealed file its name, replacing a file that had it."""
+        """Give the sealed file its name, replacing an existing file."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -52,65 +52,65 @@ class Upload(Protocol):
 
 
 class Source(Protocol):
-    """A file of a store, open for reading at any place; safe to share between threads."""
+    """A file of a store, open for random access; safe to share between threads."""
 
     remote: bool
 
     @property
     def name(self) -> str:
-        """Where the file lies, for messages."""
+        """The location of the file, for messages."""
 
     @property
     def size(self) -> int:
         """Length in bytes."""
 
     def read(self, start: int, length: int) -> bytes:
-        """Return exactly these bytes; raise StoreError when the file has fewer."""
+        """Return exactly these bytes; raise StoreError if the file has fewer."""
 
     def close(self) -> None:
-        """Give the file back."""
+        """Release the file."""
 
 
 class Store(Protocol):
-    """A flat folder of files; every method raises StoreError for what goes wrong outside."""
+    """A flat folder of files; every method raises StoreError for external failures."""
 
-    remote: bool  # reading costs time or money: nothing is read twice, or without need
+    remote: bool  # reading costs time or money: read nothing twice or unnecessarily
 
     @property
     def url(self) -> str:
-        """Where the store is, for messages."""
+        """The location of the store, for messages."""
 
     def url_of(self, name: str) -> str:
-        """Where a file is or would be, for messages."""
+        """The location of a file that exists or not, for messages."""
 
     def check_writable(self) -> None:
-        """Raise StoreError if it is known already that nothing can be put here."""
+        """Raise StoreError if the store is known not to be writable."""
 
     def lock(self, name: str) -> AbstractContextManager[bool]:
-        """Hold a lock that other hosts need not see; give False if somebody has it."""
+        """Hold a lock that other hosts need not see; yield False if it is already held."""
 
     def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> Upload:
-        """Begin a new file of a cluster, which the system identifier names; its hash if known."""
+        """Start a new file; `owner` is the cluster's system identifier, `sha256` is optional."""
 
     def open(self, name: str) -> Source:
         """Open a file for reading."""
 
     def exists(self, name: str) -> bool:
-        """Tell whether there is such a file; no, where that may not be asked."""
+        """Return whether the file exists; False without permission to ask."""
 
     def items(self) -> Iterator[Item]:
         """Yield the published files, in no particular order."""
 
     def delete(self, name: str) -> None:
-        """Remove a file; it is no error when there is none."""
+        """Remove a file; a missing file is not an error."""
 
     def sweep(self, ours: Callable[[str], bool], owner: str = "0") -> list[str]:
-        """Remove what unfinished uploads of a cluster left under these names; return what went."""
+        """Remove unfinished uploads of a cluster under these names; return what was removed."""
 
 
 @contextmanager
 def locked(store: Store, name: str, seconds: float) -> Iterator[bool]:
-    """Hold a lock that others have for moments only; give False if one has it for so long."""
+    """Hold a lock that is only held for moments; yield False after waiting `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         with store.lock(name) as alone:
@@ -122,11 +122,11 @@ def locked(store: Store, name: str, seconds: float) -> Iterator[bool]:
 
 @contextmanager
 def all_or_none(store: Store, names: Sequence[str]) -> Iterator[None]:
-    """Take these files back, the last first, when a signal or an error comes in between."""
+    """Remove these files, the last first, if a signal or an error interrupts the block."""
     try:
         yield
     except BaseException:
-        # Where the manifest cannot be taken back, the others must stay. A bucket may not answer.
+        # If the manifest cannot be removed, the others must stay. A bucket may not respond.
         with nullcontext() if store.remote else interrupts.held(), suppress(StoreError):
             for name in reversed(names):
                 store.delete(name)
@@ -134,19 +134,19 @@ def all_or_none(store: Store, names: Sequence[str]) -> Iterator[None]:
 
 
 def read_all(source: Source) -> bytes:
-    """Return a whole small file."""
+    """Return the contents of a small file."""
     return source.read(0, source.size)
 
 
 def chunks(source: Source) -> Iterator[bytes]:
-    """Yield a file from its beginning to its end."""
-    size = (8 << 20) if source.remote else (1 << 20)  # each costs a round trip there
+    """Yield a file from beginning to end."""
+    size = (8 << 20) if source.remote else (1 << 20)  # each read of a remote file is a request
     for start in range(0, source.size, size):
         yield source.read(start, min(size, source.size - start))
 
 
 def sha256_of(source: Source, progress: Callable[[int], None] = lambda _: None) -> str:
-    """Return the SHA-256 of a file, read from its beginning to its end."""
+    """Return the SHA-256 of a file, read from beginning to end."""
     digest = hashlib.sha256()
     for chunk in chunks(source):
         digest.update(chunk)
@@ -155,7 +155,7 @@ def sha256_of(source: Source, progress: Callable[[int], None] = lambda _: None) 
 
 
 def write_file(store: Store, name: str, data: bytes, *, owner: str = "0") -> None:
-    """Write and publish a small file of a cluster, which the system identifier names."""
+    """Write and publish a small file; `owner` is the cluster's system identifier."""
     digest = hashlib.sha256(data).hexdigest()
     with store.create(name, owner=owner, sha256=digest) as upload:
         upload.write(data)

@@ -1,4 +1,4 @@
-"""Where the shapes of pictures go: decisions in numbers, which the templates draw."""
+"""Calculate the positions of shapes in charts, which the templates draw."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -25,14 +25,14 @@ class Cell(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A word in a picture."""
+    """A label in a chart."""
 
     x: int
     text: str
 
 
 class Calendar(NamedTuple):
-    """Half a year, a column for each week from Monday on."""
+    """Half a year, with one column for each week, starting on Monday."""
 
     width: int
     height: int
@@ -49,7 +49,7 @@ def calendar(days: Mapping[str, str], today: date) -> Calendar:
     cells, months = [], []
     for column, week in enumerate(weeks):
         begins = monday + timedelta(weeks=column)
-        # The last column has no room for a name.
+        # A name does not fit above the last column.
         if begins.day <= 7 and column < WEEKS - 1:
             months.append(Label(left + column * CELL, f"{begins:%b}"))
         for row, tier in enumerate(week):
@@ -62,7 +62,7 @@ def calendar(days: Mapping[str, str], today: date) -> Calendar:
 
 
 class Point(NamedTuple):
-    """A value at a moment, and what it belongs to."""
+    """A value at a time, with its backup."""
 
     when: datetime
     value: float
@@ -71,7 +71,7 @@ class Point(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """A point where it is drawn."""
+    """A point of a chart."""
 
     x: float
     y: float
@@ -80,7 +80,7 @@ class Dot(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Values over time, from nothing up to the highest."""
+    """Values over time, from zero to the highest value."""
 
     dots: list[Dot]
     line: str  # points of an SVG polyline
@@ -90,21 +90,21 @@ class Chart(NamedTuple):
 
 
 def chart(points: Sequence[Point], text: Callable[[float], str]) -> Chart | None:
-    """Lay out the newest points, which come oldest first; none where there are none."""
+    """Lay out the newest points, given oldest first; None without points."""
     shown = points[-MOST:]
     if not shown:
         return None
     begin, end = shown[0].when, shown[-1].when
-    highest = max(one.value for one in shown)
+    highest = max(point.value for point in shown)
     dots = [
         Dot(
-            round(LEFT + (RIGHT - LEFT) * _share((one.when - begin) / timedelta(seconds=1),
+            round(LEFT + (RIGHT - LEFT) * _share((point.when - begin) / timedelta(seconds=1),
                                                  (end - begin) / timedelta(seconds=1)), 1),
-            round(BOTTOM - (BOTTOM - TOP) * _share(one.value, highest), 1),
-            one.tier,
-            one.title,
+            round(BOTTOM - (BOTTOM - TOP) * _share(point.value, highest), 1),
+            point.tier,
+            point.title,
         )
-        for one in shown
+        for point in shown
     ]  # fmt: skip
     line = " ".join(f"{dot.x},{dot.y}" for dot in dots)
     return Chart(dots, line, text(highest), f"{begin:%Y-%m-%d}", f"{end:%Y-%m-%d}")
@@ -127,7 +127,7 @@ class Bar(NamedTuple):
 def bars(seconds: Mapping[str, float], longest: float) -> list[Bar]:
     """Lay out a drill's phases one after the other; a row of `longest` seconds is full.
 
-    Those that a recovery waits for are of two kinds in turn, so that one ends where another begins.
+    Phases that delay a recovery alternate between two kinds, so that their borders are visible.
     """
     laid, start, waited = [], 0.0, 0
     for name, value in seconds.items():

@@ -1,7 +1,7 @@
-"""Pages for people: the drill's report and what `pgkeep serve` shows, from templates.
+"""HTML pages from templates: the drill's report and the pages of `pgkeep serve`.
 
-Every page is one document without scripts that fetches nothing from anywhere, and says so to the
-browser: its style is allowed by its hash.
+Every page is one document without scripts and without external resources. Its
+Content-Security-Policy enforces that: the style is allowed by its hash.
 """
 
 import hashlib

@@ -234,7 +234,7 @@ class Bucket:
                 raise e.StoreError(
                     f"could not {action} {url}: that took longer than"
                     f" {LISTING * self.settings.timeout:g} s",
-                    hint="Raise BACKUP_S3_TIMEOUT if the service is that slow.",
+                    hint="Increase BACKUP_S3_TIMEOUT if the service is that slow.",
                 )
         raise e.StoreError(f"could not {action} {url}: no end after {PAGES} pages")
 

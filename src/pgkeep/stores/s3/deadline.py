@@ -1,7 +1,7 @@
-"""How long a request may take as a whole.
+"""A time limit for a complete request.
 
-The timeout of a socket is that of each piece: a server that sends a byte a second never meets it.
-Here a thread shuts down the connections of calls that take too long, whoever waits for them.
+The timeout of a socket applies to each piece: a server that sends one byte per second never exceeds
+it. Here, a thread shuts down the connections of calls that take too long.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import botocore.awsrequest
 
-EVERY = 0.25  # seconds between two looks
-ATTEMPTS = 20  # of a call, redirections included
+EVERY = 0.25  # seconds between two checks
+ATTEMPTS = 20  # of a call, including redirects
 _local = threading.local()
 _active: dict[int, "Deadline"] = {}
 _starting = threading.Lock()
@@ -22,18 +22,18 @@ _watch: threading.Thread | None = None
 
 
 class Deadline:
-    """A call of this thread, of which each attempt may take so many seconds; after that, none."""
+    """The time limit in seconds for each attempt of a call; afterwards, no attempt starts."""
 
     def __init__(self, seconds: float) -> None:
         self.expired = False
-        self.endless = False  # redirected again and again: botocore would follow for ever
+        self.endless = False  # redirected again and again: botocore would follow forever
         self._attempts = 0
         self._seconds = seconds
         self._ends: float | None = None
         self._connection: Any = None
 
     def begin(self, connection: Any) -> None:
-        """Note that an attempt begins on a connection."""
+        """Record that an attempt starts on a connection."""
         self._attempts += 1
         self.endless = self._attempts > ATTEMPTS
         if self.expired or self.endless:
@@ -70,7 +70,7 @@ class Deadline:
 
 
 class _Timed:
-    """A connection that tells the deadline of its thread of every attempt."""
+    """A connection that reports every attempt to the deadline of its thread."""
 
     def request(self, *args: Any, **more: Any) -> Any:
         deadline: Deadline | None = getattr(_local, "deadline", None)
@@ -96,7 +96,7 @@ class _SecurePool(botocore.awsrequest.AWSHTTPSConnectionPool):  # type: ignore[m
 
 
 def install(client: Any) -> None:
-    """Have the connections of a client of botocore know of deadlines."""
+    """Make the connections of a botocore client respect deadlines."""
     # botocore has no public way to choose the classes of its connections.
     session = client._endpoint.http_session  # noqa: SLF001
     session._pool_classes_by_scheme.update(http=_Pool, https=_SecurePool)  # noqa: SLF001
@@ -113,5 +113,5 @@ def _start() -> None:
 def _look() -> None:
     while True:
         time.sleep(EVERY)
-        for one in list(_active.values()):
-            one.look()
+        for deadline in list(_active.values()):
+            deadline.look()

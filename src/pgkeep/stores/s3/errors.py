@@ -55,7 +55,7 @@ def translated(action: str, target: str, seconds: float | None = None) -> Iterat
         if deadline.expired:
             raise e.StoreError(
                 f"{failed}: no complete answer within {seconds:g} s",
-                hint="Raise BACKUP_S3_TIMEOUT if the service is that slow.",
+                hint="Increase BACKUP_S3_TIMEOUT if the service is that slow.",
             ) from error
         if deadline.endless:
             raise e.StoreError(

@@ -25,17 +25,17 @@ SENDERS = 2  # parts on their way at the same time
 
 
 def part_size(number: int, max_parts: int) -> int:
-    """Return the length in bytes of a part of a stream that may end anywhere up to 5 TB (trap C5).
+    """Return the length in bytes of a part of a stream of unknown length up to 5 TB (trap C5).
 
-    The first parts are small and they grow in a straight line, because the number of parts is
-    limited and nobody knows how many a stream will have.
+    The first parts are small, and the size grows linearly, because the number of parts is limited
+    and the length of the stream is not known in advance.
     """
     return min(LARGEST_PART, SMALLEST_PART + (number - 1) * _slope(max_parts))
 
 
 @functools.cache
 def _slope(max_parts: int) -> int:
-    """Return by how many bytes each part is larger than the one before."""
+    """Return the difference in bytes between the sizes of consecutive parts."""
     wanted = min(LARGEST_OBJECT, max_parts * LARGEST_PART * 19 // 20)
 
     def total(slope: int) -> int:
@@ -252,7 +252,7 @@ class _PartSender:
             raise e.StoreError(
                 f"could not upload {self._bucket.url_of(self._name)}: it lags behind by more than"
                 f" {self._bucket.settings.limit:g} s",
-                hint="Raise BACKUP_S3_LIMIT if the connection is that slow.",
+                hint="Increase BACKUP_S3_LIMIT if the connection is that slow.",
             )
 
     def _work(self) -> None:
