@@ -14,7 +14,7 @@ import pytest
 
 from pgkeep import interrupts
 from pgkeep.postgres.server import Server
-from pgkeep.task_group import Crew
+from pgkeep.task_group import TaskGroup
 from tests.support.signals import Struck, Work, work
 
 STRIKE = """
@@ -204,16 +204,16 @@ def test_an_action_that_fails_while_a_crew_stops() -> None:
     def divides() -> None:
         raise ZeroDivisionError
 
-    crew = Crew()
-    with crew:
-        crew.on_stop(fails)
-        crew.on_stop(lambda: done.append("told"))
-        crew.on_stop(ended.set)
-        crew.start(waits, "waits")
-        crew.start(divides, "fails")
+    threads = TaskGroup()
+    with threads:
+        threads.on_stop(fails)
+        threads.on_stop(lambda: done.append("told"))
+        threads.on_stop(ended.set)
+        threads.start(waits, "waits")
+        threads.start(divides, "fails")
         with pytest.raises(ZeroDivisionError):
-            crew.wait()
-    crew.on_stop(fails)  # at once, for it is stopped
+            threads.wait()
+    threads.on_stop(fails)  # at once, for it is stopped
     assert done == ["told"]
 
 
@@ -230,9 +230,9 @@ def test_a_signal_wins_over_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def tick() -> None:
         raise interrupts.Interrupted(signal.SIGTERM)
 
-    with Crew() as crew:
-        crew.on_stop(stopping.set)
-        crew.start(fails_when_stopped, "fails")
+    with TaskGroup() as threads:
+        threads.on_stop(stopping.set)
+        threads.start(fails_when_stopped, "fails")
         with pytest.raises(interrupts.Interrupted):
-            crew.wait(tick, every=0.01)
+            threads.wait(tick, every=0.01)
     assert failed.is_set()

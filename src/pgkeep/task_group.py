@@ -23,10 +23,10 @@ Worker = TypeVar("Worker")
 
 
 class Stopped(Exception):
-    """Raised in a thread of a crew that was stopped."""
+    """Raised in a thread of a group that was stopped."""
 
 
-class Crew:
+class TaskGroup:
     """Start threads and wait for all of them; no thread outlives `wait`."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Crew:
             _try(action)
 
     def check(self) -> None:
-        """Leave the calling thread if the crew was stopped."""
+        """Leave the calling thread if the group was stopped."""
         if self.stopped:
             raise Stopped
 
@@ -130,7 +130,7 @@ class Crew:
 def for_each(
     items: Iterable[Item],
     workers: Sequence[Worker],
-    work: Callable[[Item, Worker, Crew], None],
+    work: Callable[[Item, Worker, TaskGroup], None],
     *,
     name: str,
     cancel: Callable[[Worker], None] = lambda _: None,
@@ -142,23 +142,23 @@ def for_each(
     waiting = list(items)
     remaining = iter(waiting)
     lock = threading.Lock()
-    crew = Crew()
+    threads = TaskGroup()
 
     def run(worker: Worker) -> None:
         while True:
-            crew.check()
+            threads.check()
             with lock:
                 try:
                     item = next(remaining)
                 except StopIteration:
                     return
-            work(item, worker, crew)
+            work(item, worker, threads)
 
-    with crew:
+    with threads:
         for number, worker in enumerate(workers[: len(waiting)]):
-            crew.on_stop(functools.partial(cancel, worker))
-            crew.start(functools.partial(run, worker), f"{name}-{number}")
-        crew.wait()
+            threads.on_stop(functools.partial(cancel, worker))
+            threads.start(functools.partial(run, worker), f"{name}-{number}")
+        threads.wait()
 
 
 def _try(action: Callable[[], None]) -> None:

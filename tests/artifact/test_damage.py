@@ -94,7 +94,7 @@ def holds(packed: bytes, expected: bytes) -> bool:
         return False
 
 
-def whole(data: bytes) -> verify.Report:
+def whole(data: bytes) -> verify.VerificationReport:
     return verify.verify_source(MemorySource("FILE", data), jobs=2, progress=lambda _: None)
 
 

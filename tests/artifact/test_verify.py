@@ -303,7 +303,7 @@ def artifact_bytes(
     return MemorySource("FILE", packed + index + marker)
 
 
-def verified(source: MemorySource) -> verify.Report:
+def verified(source: MemorySource) -> verify.VerificationReport:
     return verify.verify_source(source, jobs=1, progress=lambda _: None)
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from pgkeep.artifact.file import ArtifactWriter, MemberBuilder, Object
 from pgkeep.backup import assembly
-from pgkeep.backup.assembly import Order
+from pgkeep.backup.assembly import MemberOrder
 from pgkeep.stores.memory import MemoryStore
-from pgkeep.task_group import Crew, Stopped
+from pgkeep.task_group import Stopped, TaskGroup
 
 
 def member(section: str, name: str) -> MemberBuilder:
@@ -22,9 +22,9 @@ def member(section: str, name: str) -> MemberBuilder:
 class Written:
     """An order whose members can be looked at."""
 
-    def __init__(self, crew: Crew, workers: int) -> None:
+    def __init__(self, threads: TaskGroup, workers: int) -> None:
         self.writer = ArtifactWriter(MemoryStore().create("file"))
-        self.order = Order(self.writer, crew, workers)
+        self.order = MemberOrder(self.writer, threads, workers)
 
     @property
     def names(self) -> list[str]:
@@ -33,7 +33,7 @@ class Written:
 
 def test_rows_wait_for_the_pre_data() -> None:
     """And come after it in the order in which they were ready; later ones do not wait."""
-    written = Written(Crew(), 1)
+    written = Written(TaskGroup(), 1)
     written.order.write_rows(member("data", "rows 1"))
     written.order.write(member("pre-data", "table 1"))
     written.order.write_rows(member("data", "rows 2"))
@@ -46,7 +46,7 @@ def test_rows_wait_for_the_pre_data() -> None:
 
 
 def test_post_data_wait_for_every_worker() -> None:
-    written = Written(Crew(), 2)
+    written = Written(TaskGroup(), 2)
     passed = threading.Event()
 
     def wait() -> None:
@@ -66,8 +66,8 @@ def test_post_data_wait_for_every_worker() -> None:
 def test_rows_that_wait_are_few(monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
     """A worker is held up by too many of them, until the pre-data are there or all is stopped."""
     monkeypatch.setattr(assembly, "PENDING_LIMIT", 0)
-    crew = Crew()
-    written = Written(crew, 1)
+    threads = TaskGroup()
+    written = Written(threads, 1)
     written.order.write_rows(member("data", "rows 1"))
     outcome: list[str] = []
 
@@ -83,7 +83,7 @@ def test_rows_that_wait_are_few(monkeypatch: pytest.MonkeyPatch, stopped: bool) 
     waiting.join(0.05)
     assert outcome == []
     if stopped:
-        crew.stop()
+        threads.stop()
     else:
         written.order.pre_data_is_complete()
     waiting.join(5)

@@ -486,9 +486,9 @@ def test_its_output_is_full(begin: Begin, directory: Path) -> None:
 
 def test_who_comes_late_to_a_stopped_crew_does_not_wait() -> None:
     """B20: pg_dump's reader may reach its last section after everybody was told to stop."""
-    members = task_group.Crew()
+    members = task_group.TaskGroup()
     writer = ArtifactWriter(MemoryStore().create("file"))
-    order = assembly.Order(writer, members, workers=1)
+    order = assembly.MemberOrder(writer, members, workers=1)
     members.stop()
     ended: list[BaseException] = []
 

@@ -68,7 +68,7 @@ def test_a_worker_that_has_the_connection_waits_for_pg_dump(
     monkeypatch.setattr(programs, "Child", Child)
     endpoint = Endpoint({**pg17.params, "dbname": db})
     options = backup.BackupOptions(type=naming.BackupType.MANUAL, jobs=1)
-    made: list[backup.Made] = []
+    made: list[backup.PublishedBackup] = []
 
     def work() -> None:
         made.append(backup.backup(endpoint, LocalStore(tmp_path), options, Silent()))

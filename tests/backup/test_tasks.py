@@ -3,7 +3,7 @@
 import pytest
 
 from pgkeep.backup import tasks
-from pgkeep.backup.tasks import MIB, Task, plan_tasks
+from pgkeep.backup.tasks import MIB, CopyTask, plan_tasks
 from pgkeep.postgres.snapshot import Table
 
 BLOCK = 8192
@@ -75,7 +75,7 @@ def test_slices(main: int, whole: int, bounds: list[tuple[int | None, int | None
 )
 def test_not_cut(one: Table, block: int | None, may_be_queried: tuple[int, ...] | None) -> None:
     sizes = {1: (64 * MIB, 64 * MIB)}
-    assert plan_tasks([one], sizes, 2, block, may_be_queried) == [Task(one, 64 * MIB)]
+    assert plan_tasks([one], sizes, 2, block, may_be_queried) == [CopyTask(one, 64 * MIB)]
 
 
 def test_arguments_have_a_limit() -> None:

@@ -331,7 +331,9 @@ def state(*manifests: Manifest, missing: bool = False) -> status.State:
     target = overview.Target(store=MemoryStore(), copy=MemoryStore())
     contents = {target.store.url: [Backup(manifest, missing) for manifest in manifests]}
     databases = status.judge(target, contents, status.Goals(max_age=93600), NOW, UTC)
-    place = status.Place(name=None, target=target, zone=UTC, readable=True, databases=databases)
+    place = status.TargetState(
+        name=None, target=target, zone=UTC, readable=True, databases=databases
+    )
     return status.State(now=NOW, places=[place], contents=contents, problems=[])
 
 

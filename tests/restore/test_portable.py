@@ -9,7 +9,7 @@ from pgkeep.postgres import databases
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.sql import portability
-from pgkeep.sql.portability import Target
+from pgkeep.sql.portability import TargetServer
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.compare import assert_same_database
@@ -250,10 +250,10 @@ def test_what_is_said_about_what(kind: str, name: str, about: str, expected: boo
     ],
 )
 def test_what_needs_what(kind: str, text: bytes, reason: str | None) -> None:
-    target = Target(version_num=170000, superuser=False, extensions=frozenset({"good"}))
+    target = TargetServer(version_num=170000, superuser=False, extensions=frozenset({"good"}))
     found = portability.obstacle(kind, text, target, "utf-8")
     assert (found is None) if reason is None else (found is not None and reason in found)
-    mighty = Target(version_num=180000, superuser=True)
+    mighty = TargetServer(version_num=180000, superuser=True)
     assert portability.obstacle(kind, text, mighty, "utf-8") is None
 
 

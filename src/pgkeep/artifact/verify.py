@@ -19,7 +19,7 @@ from .file import Artifact, Object, is_artifact
 from .plain_reader import GZIP, PlainReading
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a successful verification."""
 
     file: str
@@ -36,7 +36,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None  # of a plain dump
 
 
-def edited(report: Report) -> e.VerificationFailed:
+def edited(report: VerificationReport) -> e.VerificationFailed:
     """Return the error for a file of pgkeep that lost its index; lists statements added to it."""
     unknown = "".join(f"\n  {statement}" for statement in report.statements)
     added = f"; statements that pg_dump does not write:{unknown}" if unknown else ""
@@ -64,7 +64,7 @@ def verify_source(
     progress: Advance,
     side: SideFiles | None = None,
     accept_edited: bool = False,
-) -> Report:
+) -> VerificationReport:
     """Verify an open file and compare it with its side files.
 
     A file of pgkeep that lost its index is treated as a plain dump if `accept_edited`, otherwise as
@@ -139,7 +139,7 @@ def check_names(artifact: Artifact, manifest: Manifest | None) -> None:
 
 def _verify_artifact(
     artifact: Artifact, manifest: Manifest | None, jobs: int, progress: Advance
-) -> Report:
+) -> VerificationReport:
     source = artifact.source
     index = artifact.index
     by_member = index.objects_by_member()
@@ -174,7 +174,7 @@ def _verify_artifact(
     tables = index.table_rows()
     if manifest is not None:
         _compare(source.name, tables, manifest.tables)
-    return Report(
+    return VerificationReport(
         file=source.name, kind="pgkeep", size=source.size, raw_bytes=index.raw_bytes,
         entries=len(index.objects), tables=len(tables), rows=sum(table.rows for table in tables),
         checked=[],
@@ -196,7 +196,7 @@ def _compare(name: str, found: list[TableRows], expected: list[TableRows]) -> No
             )
 
 
-def _verify_plain(source: Source, progress: Advance) -> Report:
+def _verify_plain(source: Source, progress: Advance) -> VerificationReport:
     reading = PlainReading(source, progress)
     try:
         for _ in reading.pieces():
@@ -210,7 +210,7 @@ def _verify_plain(source: Source, progress: Advance) -> Report:
             ) from error
         raise e.VerificationFailed(f"{source.name}: {error}", hint=error.hint) from error
     outline = reading.outline
-    return Report(
+    return VerificationReport(
         file=source.name, kind="plain", size=source.size, raw_bytes=outline.offset,
         entries=outline.entries, tables=outline.copies, rows=outline.rows, checked=[],
         connects=outline.connects, statements=reading.unknown, sha256=reading.sha256,

@@ -9,23 +9,23 @@ from ..artifact.file import ArtifactWriter, MemberBuilder, Object
 from ..artifact.packer import Packer, object_of_entry
 from ..postgres.snapshot import Table
 from ..sql import script
-from ..task_group import Crew
+from ..task_group import TaskGroup
 
 PENDING_LIMIT = 32 << 20  # compressed bytes of rows that can wait until the pre-data is written
 _WITH_COLUMNS = frozenset({"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW"})
 
 
-class Order:
+class MemberOrder:
     """Write pre-data, then rows, then post-data, regardless of which is ready first."""
 
-    def __init__(self, writer: ArtifactWriter, crew: Crew, workers: int) -> None:
+    def __init__(self, writer: ArtifactWriter, threads: TaskGroup, workers: int) -> None:
         self._writer = writer
-        self._crew = crew
+        self._threads = threads
         self._workers = workers
         self._changed = threading.Condition()
         self._pending: list[MemberBuilder] = []
         self._open = False
-        crew.on_stop(self._wake)
+        threads.on_stop(self._wake)
 
     def write(self, member: MemberBuilder) -> None:
         """Write a member of pg_dump's stream; these arrive in order."""
@@ -68,9 +68,9 @@ class Order:
     def _wait(self) -> None:
         # Check first: a thread that only checks after waiting would miss an earlier stop and wait
         # forever.
-        self._crew.check()
+        self._threads.check()
         self._changed.wait()
-        self._crew.check()
+        self._threads.check()
 
     def _wake(self) -> None:
         with self._changed:
@@ -85,7 +85,7 @@ class Assembler:
         header: bytes,
         codec: str,
         tables: Sequence[Table],
-        order: Order,
+        order: MemberOrder,
         rows_are_read: Callable[[], None] = lambda: None,
     ) -> None:
         self._codec = codec

@@ -21,10 +21,10 @@ from ..postgres.messages import one_line
 from ..postgres.snapshot import Snapshot, Table
 from ..progress import Progress
 from ..sql.scanner import Scanner
-from ..task_group import Crew
-from .assembly import Assembler, Order, announcement, object_of
+from ..task_group import TaskGroup
+from .assembly import Assembler, MemberOrder, announcement, object_of
 from .copy_session import CopySession, copy_statement
-from .tasks import Task, exclusion
+from .tasks import CopyTask, exclusion
 
 # The coordinator already holds every lock that pg_dump requests. If pg_dump has to wait, then for a
 # session that waits for the coordinator. pg_dump is started again after that session had its turn.
@@ -75,8 +75,8 @@ class Attempt:
         source: DumpSource,
         writer: ArtifactWriter,
         held: Snapshot,
-        tasks: Sequence[Task],
-        targets: Sequence[computed_values.Target],
+        tasks: Sequence[CopyTask],
+        targets: Sequence[computed_values.ComputedRelation],
         progress: Progress,
     ) -> None:
         self._source = source
@@ -88,16 +88,16 @@ class Attempt:
         self._schemas: frozenset[bytes] = frozenset()
         self.computed: list[Computed] = []
         self._targets = targets
-        self._crew = Crew()
+        self._threads = TaskGroup()
         # First, because a thread that waits for the store can hold locks that others need.
-        self._crew.on_stop(writer.stop)
-        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._threads.on_stop(writer.stop)
+        self._tasks: queue.SimpleQueue[CopyTask] = queue.SimpleQueue()
         for task in tasks:
             self._tasks.put(task)
         self._copied_by_workers = {task.table.oid: task.table for task in tasks}
         self._size = sum(task.size for task in tasks)
         self._workers = min(source.workers, len(tasks))
-        self._order = Order(writer, self._crew, self._workers)
+        self._order = MemberOrder(writer, self._threads, self._workers)
         self._coordinator = threading.Lock()
         self._waiting: dict[int, float] = {}  # process id of a child -> start of its wait
 
@@ -109,14 +109,14 @@ class Attempt:
         self._schemas = self._read_schemas()
         if self._size:
             self._progress.total(self._size)
-        with self._crew:
-            self._crew.start(self._run_pg_dump, "pg_dump")
+        with self._threads:
+            self._threads.start(self._run_pg_dump, "pg_dump")
             for number in range(self._workers):
-                self._crew.start(self._run_worker, f"worker-{number}")
+                self._threads.start(self._run_worker, f"worker-{number}")
             if self._targets:
-                self._crew.start(self._hash, "hashes")
+                self._threads.start(self._hash, "hashes")
             try:
-                self._crew.wait(self._tick)
+                self._threads.wait(self._tick)
             except e.ProgramFailed as error:
                 raise program_error(error, self._source.database.name) from error
 
@@ -163,11 +163,11 @@ class Attempt:
         )
         access = self._source.access
         with programs.Child(command, access.environment, access.descriptors) as child:
-            self._crew.on_stop(child.kill)
+            self._threads.on_stop(child.kill)
             try:
                 scanner = Scanner(self._schemas)
                 while block := child.read():
-                    self._crew.check()
+                    self._threads.check()
                     for piece in scanner.feed(block):
                         assembler.add(piece)
                 child.finish()
@@ -230,10 +230,10 @@ class Attempt:
             self._source.client, self._source.access, self._source.database.encoding, self._held.id
         )
         try:
-            self._crew.on_stop(session.kill)
+            self._threads.on_stop(session.kill)
             packer = Packer("data", self._order.write_rows)
             while (task := self._next_task()) is not None:
-                self._crew.check()
+                self._threads.check()
                 if session.lock(task.table):
                     blocks = session.copy(task.table, task.first, task.last)
                 else:
@@ -253,16 +253,16 @@ class Attempt:
         """Hash the values that a restore computes; only drills need them, so failures only warn."""
         try:
             with self._source.endpoint.connect(**self._source.settings) as connection:
-                self._crew.on_stop(lambda: _cancel(connection))
+                self._threads.on_stop(lambda: _cancel(connection))
                 computed_values.begin(connection, self._held.id, self._source.database.encoding)
                 self.computed, warnings = computed_values.read_all(
-                    connection, self._targets, self._source.codec, self._crew.check
+                    connection, self._targets, self._source.codec, self._threads.check
                 )
                 connection.execute("ROLLBACK")
                 moved_names.check(self._held.names, connection, self._source.codec)
                 self.warnings += warnings
         except (psycopg.Error, e.ConnectionFailed, moved_names.Moved) as error:
-            self._crew.check()
+            self._threads.check()
             self.computed = []
             message = str(error).strip().partition("\n")[0]
             self.warnings.append(
@@ -270,13 +270,13 @@ class Attempt:
                 f" not compare them: {message}"
             )
 
-    def _next_task(self) -> Task | None:
+    def _next_task(self) -> CopyTask | None:
         try:
             return self._tasks.get_nowait()
         except queue.Empty:
             return None
 
-    def _copy_by_coordinator(self, task: Task) -> Iterator[bytes]:
+    def _copy_by_coordinator(self, task: CopyTask) -> Iterator[bytes]:
         """Copy on the connection that already holds the lock (trap D4)."""
         connection = self._source.connection
         with self._coordinator:
@@ -295,13 +295,13 @@ class Attempt:
             connection.execute("SET LOCAL client_encoding = 'UTF8'")
         self._check_names()
 
-    def _pack(self, packer: Packer, task: Task, blocks: Iterator[bytes]) -> None:
+    def _pack(self, packer: Packer, task: CopyTask, blocks: Iterator[bytes]) -> None:
         table = task.table
         packer.begin(object_of(table))
         packer.write(announcement(table, self._source.codec))
         packer.begin_copy(b"COPY %s (%s) FROM stdin;\n" % (table.target, table.columns))
         for block in blocks:
-            self._crew.check()
+            self._threads.check()
             packer.rows(block)
         packer.end_copy()
         packer.write(b"\n\n")

@@ -14,7 +14,7 @@ from .. import errors as e
 from ..artifact import verify
 from ..artifact.file import ArtifactWriter, compress
 from ..catalog import copies
-from ..catalog.catalog import Catalog, mixed
+from ..catalog.catalog import Catalog, several_clusters
 from ..catalog.live_copy import CopiedUpload, LiveCopy
 from ..catalog.locks import GLANCE, backup_lock, copies_lock
 from ..catalog.publication import manifest_of, publication
@@ -39,7 +39,7 @@ ADVISORY_LOCK = int.from_bytes(b"pgkeep")
 LOCK_PATIENCE = 5.0
 
 
-class Made(NamedTuple):
+class PublishedBackup(NamedTuple):
     """A published backup, and why its copy is pending, if it is."""
 
     manifest: Manifest
@@ -72,7 +72,7 @@ def backup(
     roles: Roles | None = None,
     follows: retention.Policy | None = None,
     copy: Store | None = None,
-) -> Made:
+) -> PublishedBackup:
     """Back up the database of the endpoint; return what was published.
 
     Backups of one run can share the dump of the cluster's roles. `follows` is the retention policy
@@ -115,7 +115,7 @@ def backup(
             return _made(run)
 
 
-def _made(run: "_Backup") -> Made:
+def _made(run: "_Backup") -> PublishedBackup:
     """Make a backup; repeat it, within the lock timeout, while names change during the backup."""
     deadline = time.monotonic() + run.options.lock_timeout
     for attempt in itertools.count(1):
@@ -147,7 +147,7 @@ class _Backup:
     copy: Store | None
     warnings: list[str]
 
-    def make(self) -> Made:
+    def make(self) -> PublishedBackup:
         """Write all files, then publish them under their names."""
         name = self.name
         with publication(self.store, name, owner=self.identifier) as files, ExitStack() as stack:
@@ -198,10 +198,10 @@ class _Backup:
         copy = LiveCopy(artifact, target, self.name.artifact, self.identifier, sweep)
         return stack.enter_context(copy)
 
-    def _finish_copy(self, manifest: Manifest, copy: LiveCopy | None) -> Made:
+    def _finish_copy(self, manifest: Manifest, copy: LiveCopy | None) -> PublishedBackup:
         """Finish the copy of a published backup; if that fails, the copy is pending."""
         if self.copy is None or copy is None:
-            return Made(manifest, None)
+            return PublishedBackup(manifest, None)
         self.progress.step(f"copying to {self.copy.url}")
         self.progress.total(manifest.artifact.size)
         try:
@@ -212,9 +212,9 @@ class _Backup:
                 artifact=copy.upload(manifest.artifact.sha256, self.progress.advance),
                 read_back=self.options.verify,
             )
-            return Made(copies.mark_copied(self.store, manifest, self.copy), None)
+            return PublishedBackup(copies.mark_copied(self.store, manifest, self.copy), None)
         except Exception as error:  # noqa: BLE001 - the backup is published, whatever failed
-            return Made(manifest, copies.as_failure(error))
+            return PublishedBackup(manifest, copies.as_failure(error))
 
     def _dump(self, writer: ArtifactWriter) -> DumpResult:
         options = DumpOptions(
@@ -230,7 +230,7 @@ class _Backup:
     def _compared(self, manifest: Manifest) -> Manifest:
         """Return the manifest with warnings that result from comparing with earlier backups."""
         warnings = list(manifest.warnings)
-        if clusters := mixed([*self.earlier, *self.others, manifest]):
+        if clusters := several_clusters([*self.earlier, *self.others, manifest]):
             warnings.append(
                 f"{clusters} clusters have backups of a database {self.name.database} in"
                 f" {self.store.url}: use a separate directory for each cluster"

@@ -27,7 +27,7 @@ from ..progress import Progress
 from ..sql.encodings import codec
 from . import preflight
 from .attempt import Attempt, DumpSource, RefusedError, program_error
-from .tasks import Task, plan_tasks
+from .tasks import CopyTask, plan_tasks
 from .trust import may_be_queried
 
 SLICES_SINCE = 140000  # PostgreSQL 14 introduced TID range scans (trap D11)
@@ -175,7 +175,7 @@ class _Dump:
             lock_timeout=self.options.lock_timeout,
         )
 
-    def _targets(self, held: Snapshot) -> list[computed_values.Target]:
+    def _targets(self, held: Snapshot) -> list[computed_values.ComputedRelation]:
         """Return what to hash for drills; not what others own, as queries read it (trap G2.2)."""
         if self.options.schema_only or not self.options.computed:
             return []
@@ -199,7 +199,7 @@ class _Dump:
                 self.warnings.append(warning)
         return kept
 
-    def _plan(self, held: Snapshot) -> list[Task]:
+    def _plan(self, held: Snapshot) -> list[CopyTask]:
         sizes = snapshot.sizes(self.connection, held.tables)
         row = self.connection.execute("SHOW block_size").fetchone()
         assert row is not None  # noqa: S101 - SHOW returns a row

@@ -27,7 +27,7 @@ from ..postgres.roles import Roles
 from ..progress import Named, Progress
 from ..stores.store import Store
 from . import backup as backup_module
-from .backup import BackupOptions, Made
+from .backup import BackupOptions, PublishedBackup
 from .run_report import DatabaseOutcome, Failure, RunReport, Skipped
 
 EVERY = "*"
@@ -142,7 +142,7 @@ class _Run:
         self._follow_up(made, outcome)
         return outcome
 
-    def _follow_up(self, made: Made, outcome: DatabaseOutcome) -> None:
+    def _follow_up(self, made: PublishedBackup, outcome: DatabaseOutcome) -> None:
         """Upload copies and apply retention; a failure here does not remove the backup."""
         interrupts.check()
         if made.uncopied is not None:

@@ -12,7 +12,7 @@ ARGUMENTS_LIMIT = 1 * MIB  # for --exclude-table-data; Linux allows 2 MiB in tot
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class CopyTask:
     """Rows for a worker: a complete table, or the pages from `first` to before `last`."""
 
     table: Table
@@ -27,7 +27,7 @@ def plan_tasks(
     jobs: int,
     block_size: int | None,
     may_be_queried: Container[int] | None = None,
-) -> list[Task]:
+) -> list[CopyTask]:
     """Decide which tables the workers copy, and in which slices, largest tables first.
 
     pg_dump's own connection keeps the small ones, at most a quarter of one worker's share in total.
@@ -38,7 +38,7 @@ def plan_tasks(
     rest = sum(sizes.get(table.oid, (0, 0))[1] for table in ranked)
     enough = max(rest // (4 * jobs), 16 * MIB)
     arguments = 0
-    tasks: list[Task] = []
+    tasks: list[CopyTask] = []
     for table in ranked:
         main, total = sizes.get(table.oid, (0, 0))
         arguments += len(exclusion(table))
@@ -51,14 +51,14 @@ def plan_tasks(
     return tasks
 
 
-def _slices(table: Table, size: int, pages: int) -> list[Task]:
+def _slices(table: Table, size: int, pages: int) -> list[CopyTask]:
     """Divide a table by pages, weighted with its TOAST (trap D13); the last slice is open-ended."""
     count = min(-(-size // SLICE), pages)
     if count <= 1:
-        return [Task(table, size)]
+        return [CopyTask(table, size)]
     bounds = [pages * number // count for number in range(count)]
     ends: list[int | None] = [*bounds[1:], None]
-    return [Task(table, size // count, *pair) for pair in zip(bounds, ends, strict=True)]
+    return [CopyTask(table, size // count, *pair) for pair in zip(bounds, ends, strict=True)]
 
 
 def exclusion(table: Table) -> bytes:

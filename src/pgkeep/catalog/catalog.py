@@ -196,7 +196,7 @@ def _in_threads(
                 waiting.get_nowait()
 
 
-def mixed(manifests: Iterable[Manifest]) -> int:
+def several_clusters(manifests: Iterable[Manifest]) -> int:
     """Return how many clusters alternate in backing up databases of one name; 0 if none do.
 
     A cluster that was replaced, for example by an upgrade, does not count: it does not return.
@@ -315,7 +315,7 @@ def _check_meant(
             " determine the newest backup",
             hint="Choose a backup from pgkeep list and select it with --backup=FILE.",
         )
-    if clusters := mixed(manifests):
+    if clusters := several_clusters(manifests):
         raise e.Refused(
             f"{where} has backups of {clusters} clusters that have a database {name.database}",
             hint="Select one with --backup=FILE; pgkeep list --json shows system_identifier."
@@ -323,7 +323,7 @@ def _check_meant(
         )
 
 
-class Entry(NamedTuple):
+class ListedBackup(NamedTuple):
     """A backup and the stores that list it, each with whether its artifact is missing there."""
 
     manifest: Manifest
@@ -349,18 +349,18 @@ class Entry(NamedTuple):
         return f"schema, {state}" if self.manifest.schema_only else state
 
 
-def together(catalogs: Sequence[Catalog]) -> list[Entry]:
+def together(catalogs: Sequence[Catalog]) -> list[ListedBackup]:
     """Return the backups of several stores, oldest first, without duplicates."""
     return merge((catalog.store.url, catalog.backups()) for catalog in catalogs)
 
 
-def merge(contents: Iterable[tuple[str, Sequence[Backup]]]) -> list[Entry]:
+def merge(contents: Iterable[tuple[str, Sequence[Backup]]]) -> list[ListedBackup]:
     """Return the backups of several stores, given by URL: oldest first, without duplicates."""
-    found: dict[tuple[str, str], Entry] = {}
+    found: dict[tuple[str, str], ListedBackup] = {}
     for url, backups in contents:
         for backup in backups:
             key = (backup.manifest.server.system_identifier, backup.manifest.artifact.name)
-            entry = found.setdefault(key, Entry(backup.manifest, {}))
+            entry = found.setdefault(key, ListedBackup(backup.manifest, {}))
             entry.stores[url] = backup.missing
     return sorted(
         found.values(), key=lambda entry: (entry.manifest.taken, entry.manifest.artifact.name)

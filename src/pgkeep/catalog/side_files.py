@@ -8,14 +8,14 @@ import msgspec
 
 from .. import errors as e
 from ..artifact.plain_reader import plain_blocks
-from ..artifact.verify import Report, SideFiles, verify_source
+from ..artifact.verify import SideFiles, VerificationReport, verify_source
 from ..model import naming
 from ..progress import Advance
 from ..stores.store import Store, read_all
 from . import manifests
 
 
-def verify(store: Store, name: str, *, jobs: int, progress: Advance) -> Report:
+def verify(store: Store, name: str, *, jobs: int, progress: Advance) -> VerificationReport:
     """Verify a file of a store, and its side files.
 
     Raises:

@@ -89,7 +89,7 @@ def command(
         output.say(f"no backups in {' or '.join(urls)}")
 
 
-def _table(backups: Sequence[catalog.Entry], urls: Sequence[str]) -> list[str]:
+def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list[str]:
     """Return a line for each backup, below the name of its database."""
     now = datetime.now(UTC)
     where = len(urls) > 1
@@ -117,7 +117,7 @@ def age(seconds: float) -> str:
     return "now"
 
 
-def _where(entry: catalog.Entry, urls: Sequence[str]) -> str:
+def _where(entry: catalog.ListedBackup, urls: Sequence[str]) -> str:
     """Return which of two stores has it completely."""
     first, copy = (url in entry.stores and not entry.stores[url] for url in urls)
     if urls[1] in entry.manifest.pending:

@@ -239,7 +239,7 @@ class RunNotifier:
         expected = overview.expected(target, contents, None if run is None else run.report)
         samples = list(metrics.of_target(target, contents, expected, datetime.now(UTC)))
         if run is not None:
-            outcome = metrics.Outcome(
+            outcome = metrics.FinishedRun(
                 target=target, kind=self._kind, started=run.started, finished=run.finished,
                 report=run.report, error=run.error,
             )  # fmt: skip

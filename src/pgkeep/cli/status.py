@@ -70,7 +70,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
             else []
         )
         places.append(
-            status.Place(
+            status.TargetState(
                 name=found.target, target=target, zone=found.settings.zone, readable=readable,
                 databases=databases,
             )

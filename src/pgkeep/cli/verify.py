@@ -4,7 +4,7 @@ import click
 
 from .. import errors as e
 from .. import progress
-from ..artifact.verify import Report
+from ..artifact.verify import VerificationReport
 from ..catalog import side_files
 from ..config import Config
 from . import output
@@ -52,7 +52,7 @@ def command(
     code 5 if a file is damaged. With several files, --json prints a list.
     """
     config = load_config(target=target, directory=directory, jobs=jobs)
-    reports: list[Report] = []
+    reports: list[VerificationReport] = []
     failed: list[e.PgkeepError] = []
     for file in files:
         try:
@@ -73,14 +73,14 @@ def command(
         print_json(reports[0] if len(files) == 1 else reports)
 
 
-def _line(report: Report) -> str:
+def _line(report: VerificationReport) -> str:
     return (
         f"ok: {report.file}: {plural(report.tables, 'table')}, {plural(report.rows, 'row')},"
         f" {progress.size(report.raw_bytes)} of SQL; checked {', '.join(report.checked)}"
     )
 
 
-def _verify(file: str, config: Config, *, silent: bool) -> Report:
+def _verify(file: str, config: Config, *, silent: bool) -> VerificationReport:
     store, name = locate(file, config)
     with output.current().progress(silent=silent) as bar:
         bar.step("verifying")

@@ -102,7 +102,7 @@ class _Values:
                 )
 
     def _depends_on_path(
-        self, target: computed_values.Target, found: Computed, expected: Computed
+        self, target: computed_values.ComputedRelation, found: Computed, expected: Computed
     ) -> bool:
         """Whether a refresh with the database's own search path makes a difference."""
         own = self._refreshed(target, b"RESET search_path")
@@ -111,7 +111,9 @@ class _Values:
         # Or a query that gives other rows each time.
         return own == expected or self._refreshed(target, b"SELECT 1") == found
 
-    def _refreshed(self, target: computed_values.Target, setting: bytes) -> Computed | None:
+    def _refreshed(
+        self, target: computed_values.ComputedRelation, setting: bytes
+    ) -> Computed | None:
         """Return what a materialized view would hold; in the end nothing is changed."""
         connection = self._connection
         try:

@@ -17,7 +17,7 @@ from .. import interrupts
 from ..artifact.copy_statements import COPY, copies, scan
 from ..artifact.file import Artifact, Object
 from ..backup.copy_session import CopySession, copy_statement
-from ..backup.tasks import Task, plan_tasks
+from ..backup.tasks import CopyTask, plan_tasks
 from ..postgres import programs, snapshot
 from ..postgres.connection import ChildAccess, Connection, Endpoint, session_settings
 from ..postgres.facts import server_facts
@@ -25,7 +25,7 @@ from ..postgres.snapshot import Table
 from ..progress import Progress, Silent
 from ..restore.target import extension_tables
 from ..sql.encodings import codec
-from ..task_group import Crew, for_each
+from ..task_group import TaskGroup, for_each
 from .checks import DrillCheck
 from .sketch import Sketch, Sketcher
 
@@ -246,7 +246,7 @@ class _Database:
             try:
                 for_each(
                     self._tasks(groups, tables), readers,
-                    lambda task, reader, crew: self._read(crew, reader, *task, progress),
+                    lambda task, reader, threads: self._read(threads, reader, *task, progress),
                     name="rows", cancel=_Reader.kill,
                 )  # fmt: skip
             finally:
@@ -262,7 +262,7 @@ class _Database:
 
     def _tasks(
         self, groups: Sequence[_Group], tables: Mapping[Key, Table]
-    ) -> list[tuple[Task, _Group]]:
+    ) -> list[tuple[CopyTask, _Group]]:
         """Decide what to read in which pieces, the largest first."""
         wanted: dict[int, tuple[Table, _Group]] = {}
         for group in groups:
@@ -281,7 +281,7 @@ class _Database:
         tasks = plan_tasks(large, sizes, self._jobs, slices)
         planned = {task.table.oid for task in tasks}
         tasks += [
-            Task(table, sizes.get(table.oid, (0, 0))[1])
+            CopyTask(table, sizes.get(table.oid, (0, 0))[1])
             for table in listed
             if table.oid not in planned
         ]
@@ -290,17 +290,22 @@ class _Database:
         return [(task, wanted[task.table.oid][1]) for task in tasks]
 
     def _read(
-        self, crew: Crew, reader: "_Reader", task: Task, group: _Group, progress: Progress
+        self,
+        threads: TaskGroup,
+        reader: "_Reader",
+        task: CopyTask,
+        group: _Group,
+        progress: Progress,
     ) -> None:
         table = task.table
         sketcher = Sketcher()
         try:
             for block in reader.rows(_statement(task, self._conditions.get(table.oid))):
-                crew.check()
+                threads.check()
                 sketcher.feed(block)
                 progress.advance(len(block))
         except e.ProgramFailed as error:
-            crew.check()
+            threads.check()
             reason = "; ".join(error.said[-2:]) or error.message
             with self._lock:
                 group.findings.append(f"table {table.schema}.{table.name} cannot be read: {reason}")
@@ -349,7 +354,7 @@ def _in_zone(access: ChildAccess, zone: str | None) -> ChildAccess:
     return replace(access, environment={**access.environment, "PGTZ": zone})
 
 
-def _statement(task: Task, condition: bytes | None) -> bytes:
+def _statement(task: CopyTask, condition: bytes | None) -> bytes:
     """Return the COPY for a table or a piece of it, as pg_dump would write it."""
     table = task.table
     if condition is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ..artifact.file import DROPS, Object
 from ..artifact.packer import TEXT_SIZE
-from ..backup.assembly import Assembler, Order
+from ..backup.assembly import Assembler, MemberOrder
 from ..sql import dialect, script, statements
 from . import plain
 
@@ -54,7 +54,7 @@ class _StatementEnds:
 class PlainAssembler(Assembler):
     """Put a foreign dump into members: what the catalog would know is read from the dump."""
 
-    def __init__(self, header: bytes, part: plain.Part, order: Order) -> None:
+    def __init__(self, header: bytes, part: plain.Part, order: MemberOrder) -> None:
         super().__init__(header, part.codec, [], order)
         self._last: Object | None = None
         self._before: list[script.Piece] | None = []  # what comes before the first entry

@@ -19,7 +19,7 @@ from .. import __version__
 from .. import errors as e
 from ..artifact import plain_reader, verify
 from ..artifact.file import ArtifactWriter, Meta, compress, is_artifact
-from ..backup.assembly import Order
+from ..backup.assembly import MemberOrder
 from ..catalog.locks import GLANCE, backup_lock
 from ..catalog.publication import manifest_of, publication
 from ..model import naming
@@ -28,7 +28,7 @@ from ..postgres.roles import repeatable_roles
 from ..progress import Progress
 from ..sql import dialect, script
 from ..stores.store import Source, Store, locked
-from ..task_group import Crew
+from ..task_group import TaskGroup
 from . import plain
 from .assembler import DROPPING, UNCONDITIONAL, PlainAssembler
 from .names import Guess
@@ -223,7 +223,7 @@ class _Index:
         dump = plain_reader.PlainReading(
             self.source, self.progress.advance, self.found.schemas, statements=False
         )
-        order = Order(writer, Crew(), 0)
+        order = MemberOrder(writer, TaskGroup(), 0)
         assembler = PlainAssembler(self._header(), self.part, order)
         pieces = plain.numbered(plain.checked(self.source, dump))
         for piece in chosen(pieces, self.number, cluster=self.found.cluster):

@@ -78,7 +78,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class FinishedRun:
     """The result of a target's run."""
 
     target: Target
@@ -198,7 +198,7 @@ def ages(samples: Iterable[Sample], now: datetime) -> Iterator[Sample]:
             yield sample._replace(name="pgkeep_backup_age_seconds", value=age)
 
 
-def of_run(outcome: Outcome, contents: Contents, wanted: Sequence[str]) -> Iterator[Sample]:
+def of_run(outcome: FinishedRun, contents: Contents, wanted: Sequence[str]) -> Iterator[Sample]:
     """Yield the results of the run, for each database."""
     url = outcome.target.store.url
     removed = _removed(outcome.report.removed)
@@ -213,7 +213,7 @@ def of_run(outcome: Outcome, contents: Contents, wanted: Sequence[str]) -> Itera
 
 
 def _exit_codes(
-    outcome: Outcome, backups: Sequence[Backup], wanted: Sequence[str]
+    outcome: FinishedRun, backups: Sequence[Backup], wanted: Sequence[str]
 ) -> dict[str, int]:
     report = outcome.report
     codes = {backup.database.name: 0 for backup in report.backups}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from .. import progress
-from ..catalog.catalog import Entry, merge
+from ..catalog.catalog import ListedBackup, merge
 from ..model.manifest import Manifest
 from ..model.naming import encode_database
 from ..stores.local import LocalStore
@@ -106,7 +106,7 @@ def link(database: str, target: str | None) -> str:
     return path if target is None else f"{path}?target={quote(target, safe='')}"
 
 
-def _section(place: status.Place, state: status.State) -> Section:
+def _section(place: status.TargetState, state: status.State) -> Section:
     worst_first = sorted(
         place.databases, key=lambda database: (not database.expected, not database.problems)
     )
@@ -116,7 +116,10 @@ def _section(place: status.Place, state: status.State) -> Section:
 
 
 def _card(
-    database: status.Database, place: status.Place, state: status.State, entries: Sequence[Entry]
+    database: status.Database,
+    place: status.TargetState,
+    state: status.State,
+    entries: Sequence[ListedBackup],
 ) -> Card:
     whole = [entry.manifest for entry in entries if _restorable(entry)]
     newest = whole[-1] if whole else None
@@ -130,19 +133,19 @@ def _card(
     )
 
 
-def _today(place: status.Place, state: status.State) -> date:
+def _today(place: status.TargetState, state: status.State) -> date:
     return state.now.astimezone(place.zone).date()
 
 
-def _entries(place: status.Place, state: status.State) -> Mapping[str, list[Entry]]:
+def _entries(place: status.TargetState, state: status.State) -> Mapping[str, list[ListedBackup]]:
     """Return the backups by database, oldest first, without duplicates."""
-    found: dict[str, list[Entry]] = defaultdict(list)
+    found: dict[str, list[ListedBackup]] = defaultdict(list)
     for entry in merge((s.url, state.contents.get(s.url, ())) for s in place.target.stores):
         found[entry.manifest.database.name].append(entry)
     return found
 
 
-def _restorable(entry: Entry) -> bool:
+def _restorable(entry: ListedBackup) -> bool:
     return not entry.missing and entry.manifest.full
 
 
@@ -182,7 +185,9 @@ def _pending_copies(state: status.State) -> Iterator[PendingCopy]:
                 yield PendingCopy(*copy_, backup.manifest.finished)
 
 
-def _database_page(database: status.Database, place: status.Place, state: status.State) -> bytes:
+def _database_page(
+    database: status.Database, place: status.TargetState, state: status.State
+) -> bytes:
     entries = _entries(place, state)[database.database]
     whole = [entry.manifest for entry in entries if _restorable(entry)]
     return rendering.render(
@@ -209,7 +214,7 @@ def _point(manifest: Manifest, what: str) -> charts.Point:
     return charts.Point(manifest.as_of, value, str(manifest.type), title)
 
 
-def _drills(entries: Sequence[Entry]) -> list[Drilled]:
+def _drills(entries: Sequence[ListedBackup]) -> list[Drilled]:
     """Return all drills, newest first, with phases in the same scale."""
     drills = sorted(
         ((drill, entry.manifest.name.stem) for entry in entries for drill in entry.manifest.drills),
@@ -230,7 +235,7 @@ def _drills(entries: Sequence[Entry]) -> list[Drilled]:
     ]
 
 
-def _row(entry: Entry) -> Row:
+def _row(entry: ListedBackup) -> Row:
     manifest = entry.manifest
     return Row(
         manifest=manifest,
@@ -240,7 +245,7 @@ def _row(entry: Entry) -> Row:
     )
 
 
-def _commands(database: status.Database, place: status.Place) -> list[str]:
+def _commands(database: status.Database, place: status.TargetState) -> list[str]:
     """Return shell commands that restore the newest backup."""
     if database.newest is None:
         return []

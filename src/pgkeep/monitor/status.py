@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta, tzinfo
 
 import msgspec
 
-from ..catalog.catalog import Backup, mixed
+from ..catalog.catalog import Backup, several_clusters
 from ..model import manifest
 from ..model.manifest import Manifest
 from . import overview
@@ -56,7 +56,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class TargetState:
     """A target and the state of its databases; unknown if no store was read."""
 
     name: str | None
@@ -71,7 +71,7 @@ class State:
     """The state of all targets at one time."""
 
     now: datetime
-    places: list[Place]
+    places: list[TargetState]
     contents: overview.Contents
     problems: list[str]  # stores that could not be read
     unreadable: list[str] = field(default_factory=list)  # manifests that could not be read
@@ -178,7 +178,7 @@ class _Judgement:
         problems = [
             *_of_backup(age, self.goals),
             *_of_clock(len(complete) - len(whole)),
-            *_of_clusters(mixed(whole)),
+            *_of_clusters(several_clusters(whole)),
             *_of_copies(self.target, copies, self.goals, self.now),
             *_of_drill(last, passed, self.goals, self.now),
         ]

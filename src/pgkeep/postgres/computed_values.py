@@ -46,7 +46,7 @@ _REFRESHED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ComputedRelation:
     """What to read: generated columns of tables that count as one, or a materialized view."""
 
     relation: bytes  # SQL in the database's own encoding, as the other fields
@@ -68,7 +68,7 @@ class Target:
         return f"materialized view {name}" if self.view is not None else f"table {name}"
 
 
-def targets(connection: Connection, tables: Sequence[Table]) -> list[Target]:
+def targets(connection: Connection, tables: Sequence[Table]) -> list[ComputedRelation]:
     """List such values of a database; `tables` are those whose rows can be read."""
     columns: dict[int, bytes] = dict(
         connection.execute(_GENERATED, [[table.oid for table in tables]]).fetchall()
@@ -78,9 +78,9 @@ def targets(connection: Connection, tables: Sequence[Table]) -> list[Target]:
         if table.oid in columns:
             grouped.setdefault((table.target, columns[table.oid]), []).append(table.sql)
     return [
-        *(Target(relation, listed, tuple(parts), None)
+        *(ComputedRelation(relation, listed, tuple(parts), None)
           for (relation, listed), parts in grouped.items()),
-        *(Target(relation, b"", (), oid) for oid, relation in connection.execute(_VIEWS)),
+        *(ComputedRelation(relation, b"", (), oid) for oid, relation in connection.execute(_VIEWS)),
     ]  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def readable(tables: Iterable[Table], *, in_recovery: bool) -> list[Table]:
 
 def read(
     connection: Connection,
-    target: Target,
+    target: ComputedRelation,
     codec: str,
     check: Callable[[], None] = lambda: None,
 ) -> Computed | None:
@@ -129,7 +129,10 @@ def read(
 
 
 def read_all(
-    connection: Connection, listed: Sequence[Target], codec: str, check: Callable[[], None]
+    connection: Connection,
+    listed: Sequence[ComputedRelation],
+    codec: str,
+    check: Callable[[], None],
 ) -> tuple[list[Computed], list[str]]:
     """Hash all targets in the connection's transaction; also return why some are skipped."""
     found: list[Computed] = []

@@ -378,7 +378,7 @@ def missing_roles(connection: Connection, needed: Iterable[str]) -> list[str]:
     return [name for name in needed if name not in existing]
 
 
-def portability_of(connection: Connection) -> portability.Target:
+def portability_of(connection: Connection) -> portability.TargetServer:
     """Return what the role is allowed to do on this server."""
     row = connection.execute(
         """
@@ -397,7 +397,7 @@ def portability_of(connection: Connection) -> portability.Target:
         f"SELECT DISTINCT name FROM pg_catalog.pg_available_extension_versions WHERE {trusted}"
         .encode()
     )  # fmt: skip
-    return portability.Target(
+    return portability.TargetServer(
         version_num=version,
         superuser=superuser,
         roles=frozenset(row[0] for row in roles),

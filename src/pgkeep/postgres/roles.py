@@ -8,7 +8,7 @@ import msgspec
 
 from .. import errors as e
 from ..sql.statements import quoted
-from ..task_group import Crew
+from ..task_group import TaskGroup
 from . import programs
 from .connection import ChildAccess, Endpoint
 
@@ -123,14 +123,14 @@ def _output(command: Sequence[str], access: ChildAccess) -> bytes:
 
     def run() -> None:
         with programs.Child(command, access.environment, access.descriptors) as child:
-            crew.on_stop(child.kill)
+            threads.on_stop(child.kill)
             data = b"".join(iter(child.read, b""))
             child.finish()
             output.append(data)
 
-    with Crew() as crew:
-        crew.start(run, command[0])
-        crew.wait()
+    with TaskGroup() as threads:
+        threads.start(run, command[0])
+        threads.wait()
     return output[0]
 
 

@@ -227,7 +227,7 @@ class Selector:
 
     def _target(
         self, connection: Connection, missing: Iterable[str], *, owns: bool
-    ) -> portability.Target:
+    ) -> portability.TargetServer:
         """Return what the server and the role support."""
         target = databases.portability_of(connection)
         roles = set(target.roles)

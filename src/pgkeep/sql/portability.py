@@ -42,7 +42,7 @@ _EXTENSION = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class TargetServer:
     """The role and the server of a restore."""
 
     version_num: int
@@ -51,7 +51,7 @@ class Target:
     extensions: frozenset[str] = field(default=frozenset())  # extensions that the role can create
 
 
-def obstacle(kind: str, text: bytes, target: Target, codec: str) -> str | None:
+def obstacle(kind: str, text: bytes, target: TargetServer, codec: str) -> str | None:
     """Return why an entry cannot be run; None if no reason is known."""
     since = _KINDS_SINCE.get(kind, 0)
     if target.version_num < since:
@@ -78,7 +78,7 @@ def _arguments(types: str) -> str:
     return rf"\({inputs}(?:, OUT .*)?\)"
 
 
-def _refusal(kind: str, text: bytes, target: Target, codec: str) -> str | None:
+def _refusal(kind: str, text: bytes, target: TargetServer, codec: str) -> str | None:
     """Return why an ordinary role cannot create this object."""
     form = _FORMS.get(kind)
     if kind in _SUPERUSER or (form is not None and form.search(text)):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import psycopg
 
-from ...task_group import Crew, for_each
+from ...task_group import TaskGroup, for_each
 from .session import Session
 
 # A partition is analyzed with its root, unless a foreign table there may end that early.
@@ -28,7 +28,7 @@ def analyze(sessions: Sequence[Session]) -> list[str]:
     """Collect statistics; return what the server refused: no reason to lose a restore."""
     warnings: list[str] = []
 
-    def execute(statement: bytes, session: Session, _: Crew) -> None:
+    def execute(statement: bytes, session: Session, _: TaskGroup) -> None:
         try:
             session.connection.execute(statement)
         except psycopg.Error as error:

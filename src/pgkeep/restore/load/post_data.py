@@ -8,7 +8,7 @@ from ... import errors as e
 from ...artifact.file import Object
 from ...sql import statements
 from ...sql.statements import Name
-from ...task_group import Crew, for_each
+from ...task_group import TaskGroup, for_each
 from .entries import EntryReader
 from .options import LoadOptions
 from .session import RETRIES, EntryText, Session, is_deadlock
@@ -95,10 +95,10 @@ class PostData:
         apart: set[_Job] = set()
         changed = threading.Condition()
 
-        def take(crew: Crew) -> _Job | None:
+        def take(threads: TaskGroup) -> _Job | None:
             with changed:
                 while waiting:
-                    crew.check()
+                    threads.check()
                     for job in waiting:
                         if not any(job.conflicts(other) for other in running):
                             waiting.remove(job)
@@ -107,8 +107,8 @@ class PostData:
                     changed.wait(0.5)
                 return None
 
-        def work(_: int, session: Session, crew: Crew) -> None:
-            while (job := take(crew)) is not None:
+        def work(_: int, session: Session, threads: TaskGroup) -> None:
+            while (job := take(threads)) is not None:
                 done = _executed(session, job)
                 with changed:
                     running.remove(job)

@@ -16,7 +16,7 @@ from ...progress import Progress
 from ...sql import script
 from ...sql.encodings import codec
 from ...sql.statements import Name
-from ...task_group import Crew, for_each
+from ...task_group import TaskGroup, for_each
 from ..target import foreign_keys, not_valid_constraints
 from .entries import EntryReader, is_large_object
 from .options import LoadOptions
@@ -61,19 +61,19 @@ class RowLoader:
             self._load_in_one_transaction(rows, others)
             return
         # Large objects and sequences: in their order, by one session; first, for they may be many.
-        tasks: list[Callable[[Session, Crew], None]] = []
+        tasks: list[Callable[[Session, TaskGroup], None]] = []
         if others:
-            tasks.append(lambda session, crew: self._load_others(session, crew, others))
+            tasks.append(lambda session, threads: self._load_others(session, threads, others))
         keyed = self._with_keys(rows)
         if keyed:
-            tasks.append(lambda session, crew: self._load_rows(session, crew, *keyed))
+            tasks.append(lambda session, threads: self._load_rows(session, threads, *keyed))
         tasks += [
-            lambda session, crew, number=number: self._load_rows(session, crew, number)  # type: ignore[misc]
+            lambda session, threads, number=number: self._load_rows(session, threads, number)  # type: ignore[misc]
             for number in rows
             if number not in keyed
         ]
         for_each(
-            tasks, self._sessions, lambda task, session, crew: task(session, crew),
+            tasks, self._sessions, lambda task, session, threads: task(session, threads),
             name="load", cancel=Session.cancel,
         )  # fmt: skip
 
@@ -83,7 +83,7 @@ class RowLoader:
 
     def _load_in_one_transaction(self, rows: Sequence[int], others: Sequence[int]) -> None:
         self._main.execute(self._large_objects("pre"))
-        self._load_others(self._main, Crew(), others)
+        self._load_others(self._main, TaskGroup(), others)
         self._main.execute(self._large_objects("post"))
         self._load_in_order(rows)
 
@@ -109,9 +109,9 @@ class RowLoader:
             )
         )
 
-    def _load_others(self, session: Session, crew: Crew, members: Sequence[int]) -> None:
+    def _load_others(self, session: Session, threads: TaskGroup, members: Sequence[int]) -> None:
         for number in members:
-            crew.check()
+            threads.check()
             pairs = list(self._entries.member(number))
             if any(entry.type in script.LARGE_OBJECT_TYPES for entry, _ in pairs):
                 # libpq keeps the result of every statement of a message until its end.
@@ -158,9 +158,9 @@ class RowLoader:
             session.connection.execute(key.reset)
         not_valid_constraints.add(session.connection, not_valid)
 
-    def _load_rows(self, session: Session, crew: Crew, *numbers: int) -> None:
+    def _load_rows(self, session: Session, threads: TaskGroup, *numbers: int) -> None:
         for number in numbers:
-            self._copy_all(session, iter(self._objects[number]), self._pieces(crew, number))
+            self._copy_all(session, iter(self._objects[number]), self._pieces(threads, number))
 
     def _copy_all(
         self, session: Session, objects: Iterator[Object], pieces: Iterator[script.Piece]
@@ -196,9 +196,9 @@ class RowLoader:
                 raise
         return None
 
-    def _pieces(self, crew: Crew, number: int) -> Iterator[script.Piece]:
+    def _pieces(self, threads: TaskGroup, number: int) -> Iterator[script.Piece]:
         for piece in consistency.pieces(self._artifact, number, self._objects[number]):
-            crew.check()
+            threads.check()
             yield piece
             if not isinstance(piece, script.Entry):
                 self._progress.advance(len(piece.data))

@@ -39,7 +39,7 @@ _UNKNOWN = (
 
 
 def find(
-    connection: Connection, artifact: Artifact, target: portability.Target
+    connection: Connection, artifact: Artifact, target: portability.TargetServer
 ) -> Iterator[tuple[Object, str]]:
     """Yield what is not supported, with the reason; the connection is to any database."""
     server = _Server(connection, artifact, target)
@@ -84,7 +84,7 @@ class _Server:
     """What one server has, as far as the definitions of a backup may need it."""
 
     def __init__(
-        self, connection: Connection, artifact: Artifact, target: portability.Target
+        self, connection: Connection, artifact: Artifact, target: portability.TargetServer
     ) -> None:
         meta = artifact.index.meta
         self.codec = codec(meta.database.encoding)
