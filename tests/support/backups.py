@@ -1,4 +1,4 @@
-"""Backups that a test makes, waits for, looks into, or restores."""
+"""Make backups in a test, wait for them, read them, restore them."""
 
 import contextlib
 import gzip
@@ -41,7 +41,7 @@ def backup_of(server: Server, database: str, directory: Path, *args: str, **extr
 
 @contextlib.contextmanager
 def restored(server: Server, artifact: Path) -> Iterator[psycopg.Connection[Any]]:
-    """Connect to what pgkeep brings back of an artifact."""
+    """Restore an artifact with pgkeep; connect to the new database."""
     name = artifact.name.removesuffix(".sql.gz")[-50:]
     try:
         invoke.restore(server, artifact, name, "--no-analyze")

@@ -111,7 +111,7 @@ class Buckets:
         return name
 
     def environment(self, bucket: str, identity: str = "admin", **extra: str) -> dict[str, str]:
-        """What pgkeep's environment has to say."""
+        """Return the variables with which pgkeep uses the bucket."""
         return {
             "BACKUP_S3_BUCKET": bucket,
             "BACKUP_S3_ENDPOINT": self.endpoint,

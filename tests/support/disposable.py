@@ -1,4 +1,4 @@
-"""Roles and databases that a test makes, or has made by pgkeep, and that are gone afterwards."""
+"""Roles and databases that a test or pgkeep creates and that are dropped after the test."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ _numbers = itertools.count()
 
 
 class Disposables:
-    """Give out names; drop in the end what has them, databases before roles."""
+    """Choose names; drop what has them at the end, databases before roles."""
 
     def __init__(self) -> None:
         self._databases: list[tuple[Server, str]] = []
@@ -54,7 +54,7 @@ class Disposables:
         return chosen
 
     def made_role(self, server: Server, name: str) -> None:
-        """Have a role dropped that something else creates."""
+        """Drop a role at the end that something else creates."""
         self._roles.append((server, name))
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Make a running pgkeep fail: hold it at some point, look at its processes, put liars on PATH."""
+"""Make a running pgkeep fail: hold it at a point, list its processes, replace programs on PATH."""
 
 import contextlib
 import os
@@ -55,19 +55,19 @@ class Run:
                 os.kill(pid, signal.SIGKILL)
 
     def ends(self, code: int, seconds: float = 30) -> str:
-        """Wait for the end; return what it complained of."""
+        """Wait for the end; return its standard error."""
         out, err = self.process.communicate(timeout=seconds)
         assert self.process.returncode == code, f"exit {self.process.returncode}\n{out}\n{err}"
         assert "Traceback" not in (err or ""), err
         return err or ""
 
     def kill(self) -> None:
-        """End it without a chance to clean up."""
+        """Kill it, so that it cannot clean up."""
         self.process.kill()
         self.process.wait()
 
     def children(self, name: str = "") -> list[int]:
-        """Processes that this pgkeep has started, and that are not dead."""
+        """Return the running processes that this pgkeep has started."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             pid = int(folder.name)

@@ -1,4 +1,4 @@
-"""Run pgkeep as its users do: as a command, with an environment, in a process of its own."""
+"""Run pgkeep as users do: a command with its own environment, in its own process."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PGKEEP = launcher.PGKEEP
 def environment(
     server: Server | None = None, database: str | None = None, **extra: str
 ) -> dict[str, str]:
-    """Nothing of libpq's or pgkeep's but what is given; the server's own programs on PATH."""
+    """Return our environment without settings of libpq and pgkeep, and with the given ones."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -78,7 +78,7 @@ def backup(server: Server, database: str, directory: Path, *args: str, **extra: 
 
 
 def restore(server: Server, artifact: Path, target: str, *args: str, **extra: str) -> str:
-    """Restore under a name; return what pgkeep said."""
+    """Restore under a name; return what pgkeep printed."""
     env = environment(server, **extra)
     return run("restore", f"--backup={artifact}", f"--target-db={target}", *args, env=env)
 
@@ -102,7 +102,7 @@ def restore_by_hand(server: Server, artifact: Path, target: str) -> None:
 
 
 def left_over(directory: Path) -> list[str]:
-    """Names of everything in a backup directory but its lock files."""
+    """Return the names of all files in a backup directory except its lock files."""
     if not directory.exists():
         return []
     return sorted(path.name for path in directory.iterdir() if not path.name.endswith(".lock"))
@@ -141,7 +141,7 @@ def on_terminal(
 def run_python(
     prelude: str, *args: str, env: Mapping[str, str]
 ) -> "subprocess.CompletedProcess[str]":
-    """Run pgkeep after some Python that changes what it finds."""
+    """Run pgkeep in Python, after a prelude that changes its surroundings."""
     main = f"{prelude}\nfrom pgkeep.cli import main\nmain()"
     return subprocess.run(
         [sys.executable, "-c", main, *args],

@@ -1,4 +1,4 @@
-"""HTTP servers of the tests: one that keeps what it is told, some that do not answer."""
+"""HTTP servers for tests: one that records requests, some that do not answer."""
 
 import contextlib
 import socket
@@ -17,7 +17,7 @@ class Request(NamedTuple):
 
 
 class Listener:
-    """Where it listens, and what has come, in order."""
+    """The address, and the requests so far, in order."""
 
     def __init__(self, port: int, code: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -55,7 +55,7 @@ def listening(code: int = 200) -> Iterator[Listener]:
 
 @contextlib.contextmanager
 def never_ending() -> Iterator[str]:
-    """Take connections, and send an answer that has no end, a byte at a time."""
+    """Accept connections and send an endless answer, one byte at a time."""
     ended = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -86,7 +86,7 @@ def never_ending() -> Iterator[str]:
 
 @contextlib.contextmanager
 def speaking(greeting: bytes) -> Iterator[str]:
-    """Say something that is no HTTP to everybody who connects."""
+    """Send every client something that is not HTTP."""
 
     class Handler(BaseRequestHandler):
         def handle(self) -> None:
@@ -102,6 +102,6 @@ def speaking(greeting: bytes) -> Iterator[str]:
 
 
 def refusing() -> str:
-    """Return the URL of a port that nobody listens on."""
+    """Return the URL of a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Prometheus and what belongs to it: the real programs, on ports that are free."""
+"""Prometheus and its companions: the real programs, on free ports."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ WITH_ITS_SHARE = [
 
 
 class Program(NamedTuple):
-    """Where it listens, and its process."""
+    """The address and the process id of a running program."""
 
     address: str
     pid: int
@@ -42,7 +42,7 @@ class Program(NamedTuple):
         return f"http://{self.address}"
 
     def get(self, path: str) -> str:
-        """Return what it answers."""
+        """Return the body of an answer."""
         with urllib.request.urlopen(f"{self.url}{path}", timeout=30) as answer:  # noqa: S310
             return str(answer.read().decode())
 
@@ -60,7 +60,7 @@ class Program(NamedTuple):
 
 
 def settled(check: Callable[[], T]) -> T:
-    """Return what a check does as soon as it holds: a scrape may be late, or miss once."""
+    """Repeat a check until it passes: a scrape may be late, or miss once."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Backups of the past: manifests as an earlier run would have written them, and their files."""
+"""Backups as if taken in the past: manifests of any date, with placeholder files."""
 
 import os
 from datetime import datetime
@@ -42,7 +42,7 @@ def manifest(
 
 
 def plant(directory: Path, one: Manifest) -> Manifest:
-    """Write a backup's files; of them only the manifest has sense."""
+    """Write a backup's files; all but the manifest are placeholders."""
     directory.mkdir(exist_ok=True)
     for name in one.name.files:
         (directory / name).write_bytes(b"x")
@@ -51,7 +51,7 @@ def plant(directory: Path, one: Manifest) -> Manifest:
 
 
 def cluster_of(server: Server) -> str:
-    """Return what tells a server's backups from another's."""
+    """Return the system identifier, by which backups of different servers are told apart."""
     ((identifier,),) = servers.sql(
         server, "postgres", "select system_identifier::text from pg_control_system()"
     )

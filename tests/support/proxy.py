@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks HTTP as networks and servers do, at the place that a test names."""
+"""A TCP proxy that breaks HTTP as networks and servers do, where the test chooses."""
 
 import contextlib
 import socket
@@ -14,7 +14,7 @@ Kind = Literal["reset", "stall", "status", "lost", "cut"]
 
 @dataclass
 class Fault:
-    """What happens to the requests that it is for.
+    """What happens to the requests that match.
 
     reset, stall: after so many bytes of the body. status: an answer without asking the server.
     lost: the server does it, and its answer is lost. cut: the answer ends after so many bytes.
@@ -158,7 +158,7 @@ class Proxy:
 
 @contextlib.contextmanager
 def proxy(port: int, *faults: Fault) -> Iterator[Proxy]:
-    """Run a proxy before a port, with these faults."""
+    """Run a proxy in front of a port, with these faults."""
     running = Proxy(port)
     running.faults += faults
     try:

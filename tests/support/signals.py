@@ -61,7 +61,7 @@ create table marks as select 'new' as of;
 
 @dataclass
 class Outcome:
-    """How a run has ended."""
+    """How a run ended."""
 
     code: int
     seconds: float  # after the signal
@@ -148,7 +148,7 @@ class Work:
             )
 
     def prepare(self) -> None:
-        """Make everything as it is before the work."""
+        """Restore the state before the work."""
         if self.kind == "backup":
             self.before = set(faults.published(self.directory))
             return
@@ -190,7 +190,7 @@ class Work:
         return "ended, done" if done else "ended"
 
     def _is_done(self) -> bool:
-        """Whether the work was done; raise AssertionError where it was half done."""
+        """Return whether the work was done; raise AssertionError if only half of it was."""
         if self.kind == "backup":
             names = faults.published(self.directory)  # complete, or nothing
             partial = [name for name in invoke.left_over(self.directory) if ".partial-" in name]
