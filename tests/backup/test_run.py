@@ -117,7 +117,7 @@ def test_one_broken_database_stops_no_other(
     assert (failed["database"], failed["exit_code"]) == (bad, 4)
     assert "is not allowed to read public.t" in failed["error"]
     assert f"GRANT pg_read_all_data TO {role}" in failed["hint"]
-    assert said.startswith(f"error: 1 of 3 databases failed: {bad}\nhint: ")
+    assert f"\nerror: 1 of 3 databases failed: {bad}\nhint: " in said
     assert document["removed"] == [old[good][-1].name.stem]
     there = set(invoke.left_over(directory))
     assert not there & set(old[good][-1].name.files)
