@@ -84,6 +84,7 @@ def test_pieces_joined_are_the_input(data: bytes) -> None:
 
 @given(soup, st.randoms(use_true_random=False), st.sampled_from([1, 2, 7, 60]))
 @example(b"$" + ENTRY + b"a\n", random.Random(1), 60)  # noqa: S311
+@example(b"''E'' FROM stdin;\n-- TOC entry 1 (class 2 OID 3)\n'", random.Random(1), 2)  # noqa: S311
 @settings(max_examples=500, deadline=None)
 def test_chunks_cut_anywhere_give_the_same_pieces(
     data: bytes, cuts: random.Random, longest: int
@@ -99,6 +100,15 @@ def test_chunks_cut_anywhere_give_the_same_pieces(
     assert error_in_chunks == error
     if error is None:
         assert typed(in_chunks) == typed(pieces)
+
+
+def test_a_string_on_the_line_after_an_escape_string() -> None:
+    """A view's columns: whether the second line is fed later, it continues no string."""
+    lines = (b"SELECT E'a\\\\b'::text AS x,\n", b"    'c'::text AS y;\n")
+    for chunks in (lines, (b"".join(lines),)):
+        pieces, error = scanned(*chunks)
+        assert error is None
+        assert data_of(pieces) == b"".join(lines)
 
 
 @given(soup)

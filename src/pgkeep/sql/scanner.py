@@ -251,7 +251,8 @@ class Scanner:
                     break  # continues in the next chunk
             match = self._token.search(buffer, position, end)
             if match is None:
-                position = _divide(buffer, position, end) if divided else end
+                before, position = position, _divide(buffer, position, end) if divided else end
+                self._escaped = self._escaped and not buffer[before:position].strip()
                 break
             before, at, position = position, match.start(), match.end()
             kind = str(match.lastgroup)
