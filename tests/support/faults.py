@@ -174,6 +174,23 @@ def waiting_at(folder: Path) -> list[Path]:
     return [*folder.glob("waits-*")]
 
 
+def remove_unfinished_publication(directory: Path) -> None:
+    """Remove the files of a backup that was killed between its renamings: all but the manifest.
+
+    SIGKILL cannot be held. The manifest is renamed last, so these files are no backup; `pgkeep
+    list` names them, and `pgkeep adopt` recreates the manifest.
+    """
+    names = {name for name in invoke.left_over(directory) if ".partial-" not in name}
+    parsed = {one for one in map(naming.parse, names) if one is not None}
+    for backup in parsed:
+        if backup.manifest in names:
+            continue
+        renamed = [file for file in backup.files if file in names]
+        assert renamed == list(backup.files[: len(renamed)])  # in their order
+        for file in renamed:
+            (directory / file).unlink()
+
+
 def published(directory: Path) -> list[str]:
     """Return the manifests in a directory; what has a final name must have its manifest."""
     names = {name for name in invoke.left_over(directory) if ".partial-" not in name}
