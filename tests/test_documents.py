@@ -23,14 +23,6 @@ GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 LANGUAGES = {"sh", "text", "console", "json", "ini", "cron", "mermaid"}
 
 # Which still have such terms. Remove a name when its last term is gone; add none.
-MESSAGES_TO_DO = {
-    "artifact", "backup", "catalog", "drill", "foreign", "model", "monitor", "postgres", "restore",
-    "sql",
-}  # fmt: skip
-TEMPLATE_TO_DO = {
-    "017-optional-observability-stack.md", "023-database-backup-strategy.md",
-    "database-recovery.md",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
@@ -82,7 +74,7 @@ def test_terms_of_documents(document: Path) -> None:
 @pytest.mark.parametrize("document", TEMPLATE, ids=[path.name for path in TEMPLATE])
 def test_terms_of_the_documents_of_the_template(document: Path) -> None:
     found = terms.found(prose.words(document.read_text()))
-    assert found == [] or document.name in TEMPLATE_TO_DO
+    assert found == []
 
 
 def help_texts(command: click.Command) -> Iterator[str]:
@@ -107,8 +99,7 @@ def test_terms_of_messages() -> None:
     found = {
         path: bad
         for path, tree in messages.sources()
-        if path.split("/")[0] not in MESSAGES_TO_DO
-        and (bad := [term for text in messages.printed(tree) for term in terms.found(text)])
+        if (bad := [term for text in messages.printed(tree) for term in terms.found(text)])
     }
     assert found == {}
 

@@ -314,12 +314,12 @@ def test_side_files_that_disagree(backup: Path, other: bytes, tmp_path: Path) ->
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     rows = re.sub(r'(\[\s*"public",\s*"wide",\s*)\d+', r"\g<1>7", of)
     changes = [
-        (checksum, "0" * 64 + f"  {path.name}\n", "its .sha256 file says 0000"),
-        (checksum, "", "its .sha256 file says"),
-        (checksum, b"\xff\xfe".decode("latin-1"), "its .sha256 file says"),
-        (manifest, of.replace(digest, "1" * 64), "its manifest says 1111"),
+        (checksum, "0" * 64 + f"  {path.name}\n", "its .sha256 file has 0000"),
+        (checksum, "", "its .sha256 file has"),
+        (checksum, b"\xff\xfe".decode("latin-1"), "its .sha256 file has"),
+        (manifest, of.replace(digest, "1" * 64), "its manifest has 1111"),
         (manifest, manifest.read_text().replace(digest, "1" * 64), "is damaged: SHA-256 is"),
-        (manifest, rows, "table public.wide has [0-9]+ rows, its manifest says 7"),
+        (manifest, rows, "table public.wide has [0-9]+ rows, its manifest has 7"),
         (manifest, '{"format": 2, "all": "different"}', "has format 2, this pgkeep reads up to 1"),
         (manifest, "{}", "is not a manifest of pgkeep"),
         (manifest, of[:100], "is not a manifest of pgkeep"),

@@ -413,7 +413,7 @@ def test_in_place_needs_an_empty_database_and_no_more(
         "restore", f"--backup={shop}", f"--target-db={target}x",
         env=invoke.environment(pg17, PGUSER=role), code=9,
     )  # fmt: skip
-    assert "may not create databases" in said
+    assert "is not allowed to create databases" in said
     for name in ("postgres", "template1"):
         sql(pg17, "postgres", f"revoke connect on database {name} from public")
     try:

@@ -127,7 +127,7 @@ def test_an_ordinary_role_creates_roles(
         env = invoke.environment(server, "postgres", PGUSER=role)
         restore = ("restore", f"--backup={artifact}", f"--target-db={target}", "--create-roles")
         err = invoke.run(*restore, "--portable", env=env, code=9)
-        assert "may not create roles" in err
+        assert "is not allowed to create roles" in err
         servers.sql(server, "postgres", f"alter role {role} createrole")
         disposables.made_role(server, f"spare_gone_{major}")
         invoke.run(*restore, "--portable", env=env)

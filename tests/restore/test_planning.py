@@ -91,7 +91,7 @@ def test_target_name(target: str | None, own: str | None, expected: str) -> None
 @pytest.mark.parametrize(
     ("target", "own", "message"),
     [
-        (None, None, "f does not say which database it is of"),
+        (None, None, "f does not contain the name of its database"),
         ("é" * 32, "app", "the name of the target is 64 bytes long, PostgreSQL allows 63"),
     ],
 )

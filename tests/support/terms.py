@@ -20,7 +20,7 @@ TERMS = {
     r"of (its|their|one's|our|your) own": "own, separate",
     r"drills? (?:\w+ ){0,3}(green|red)|(green|red) drills?": "passed, failed",
     r"must not|may not": "not allowed, cannot",
-    r"wants?|wanted": "requires",
+    r"(?<!you )want|wants|wanted": "requires",
     r"needs? of": "requires",
     r"anew": "recreate",
     r"beside": "next to",

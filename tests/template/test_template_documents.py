@@ -172,7 +172,7 @@ CASES = [
     ("the upload fails with `BACKUP_S3_REQUIRED=true`", f"{DEAD} BACKUP_S3_REQUIRED=true", 1),
     ("the upload fails with `BACKUP_DIR=s3://...`",
      f"{DEAD} BACKUP_S3_BUCKET= BACKUP_DIR=s3://nowhere/app", 0),
-    ("the role may not read password hashes", "POSTGRES_USER=reader", 1),
+    ("the role cannot read password hashes", "POSTGRES_USER=reader", 1),
     ("a setting or an argument is invalid", "BACKUP_JOBS=none", 0),
     ("the server cannot be reached", "POSTGRES_PORT=1", 0),
     ("a client program fails", "POSTGRES_USER=stranger", 0),

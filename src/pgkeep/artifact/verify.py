@@ -99,17 +99,17 @@ def check_digest(source: Source, artifact: Artifact | None, side: SideFiles) -> 
         if artifact.index_sha256 != side.index_sha256:
             raise e.VerificationFailed(
                 f"{source.name}: the SHA-256 of its index is {artifact.index_sha256}, its manifest"
-                f" says {side.index_sha256}"
+                f" has {side.index_sha256}"
             )
         return
     found = sha256_of(source)
     if side.sha256 is not None and side.sha256 != found:
         raise e.VerificationFailed(
-            f"{source.name}: SHA-256 is {found}, its .sha256 file says {side.sha256}"
+            f"{source.name}: SHA-256 is {found}, its .sha256 file has {side.sha256}"
         )
     if side.manifest is not None and side.manifest.artifact.sha256 != found:
         raise e.VerificationFailed(
-            f"{source.name}: SHA-256 is {found}, its manifest says {side.manifest.artifact.sha256}"
+            f"{source.name}: SHA-256 is {found}, its manifest has {side.manifest.artifact.sha256}"
         )
 
 
@@ -191,7 +191,7 @@ def _compare(name: str, found: list[TableRows], expected: list[TableRows]) -> No
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
             raise e.VerificationFailed(
-                f"{name}: table {'.'.join(key)} has {mine.get(key)} rows, its manifest says"
+                f"{name}: table {'.'.join(key)} has {mine.get(key)} rows, its manifest has"
                 f" {theirs.get(key)}"
             )
 

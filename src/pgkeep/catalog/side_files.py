@@ -52,7 +52,7 @@ def _digest_of(line: bytes, name: str, file: str) -> str:
     match = _CHECKSUM.fullmatch(line)
     if match is None or os.fsdecode(match["name"]) != name:
         raise e.VerificationFailed(
-            f"{name}: its .sha256 file says {line[:200].decode('utf-8', 'replace')!r}, expected a"
+            f"{name}: its .sha256 file has {line[:200].decode('utf-8', 'replace')!r}, expected a"
             " SHA-256, two spaces and the name of the file",
             hint=f"{file} is damaged, or belongs to another file: compare it with another copy.",
         )

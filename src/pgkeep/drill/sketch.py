@@ -78,7 +78,9 @@ class Sketcher:
             self._held = b""
             self._take(last, last)
         if self._length:
-            raise e.VerificationFailed(f"the last row is cut: no end after {self._length} bytes")
+            raise e.VerificationFailed(
+                f"the last row is truncated: no end after {self._length} bytes"
+            )
         self._add_up()
         return self._sum
 

@@ -63,7 +63,7 @@ def adopt(
         raise e.Refused(f"{name} holds database {meta.database.name}, not {parsed.database}")
     if meta.schema_only != parsed.schema_only:
         holds = "definitions only" if meta.schema_only else "rows too"
-        raise e.Refused(f"{name} holds {holds}, its name says otherwise")
+        raise e.Refused(f"{name} holds {holds}, its name does not match")
     facts, passwords = _roles(store, parsed)
     manifest = msgspec.structs.replace(
         manifest_of(parsed, found, artifact.index, artifact.index_sha256),

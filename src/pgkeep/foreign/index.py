@@ -98,7 +98,7 @@ def index(
     moment = when(part.head, options)
     if moment is None:
         raise e.Refused(
-            f"{source.name} does not say when it was made",
+            f"{source.name} does not contain the time at which it was made",
             hint="Give it a name with the time: app_20260506T070809.sql.gz.",
         )
     name = naming.BackupName(
@@ -150,7 +150,7 @@ def _database_name(part: plain.Part, options: IndexOptions, file: str) -> str:
     name = part.name or options.database or options.guess.database
     if name is None:
         raise e.Refused(
-            f"{file} does not say which database it is of", hint="Name it: --database=NAME."
+            f"{file} does not contain the name of its database", hint="Name it: --database=NAME."
         )
     return name
 

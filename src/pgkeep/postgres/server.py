@@ -76,7 +76,7 @@ class Account:
             entry = pwd.getpwnam(UNPRIVILEGED)
         except KeyError:
             raise e.PgkeepError(
-                f'cannot run PostgreSQL as root, and there is no user "{UNPRIVILEGED}"',
+                f'cannot run PostgreSQL as root, and no user named "{UNPRIVILEGED}"',
                 hint="Run pgkeep as an ordinary user.",
             ) from None
         return cls(uid=entry.pw_uid, gid=entry.pw_gid)
@@ -272,7 +272,7 @@ class Server:
         """Return a folder from which the server's user can run the programs, or a copy of it."""
         for name in PROGRAMS:
             if not (self._bin / name).is_file():
-                raise e.PgkeepError(f"there is no server program {self._bin / name}")
+                raise e.PgkeepError(f"found no server program {self._bin / name}")
         if self._runs(self._bin):
             return self._bin
         # For example, a virtual environment below /root.

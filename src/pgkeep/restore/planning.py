@@ -160,17 +160,18 @@ class _Planner:
             creates = options.create_roles and self._selection.missing_roles
             if creates and not role_creation.may_create(connection):
                 self._refuse(
-                    "the role may not create roles",
+                    "the role is not allowed to create roles",
                     "ALTER ROLE ... CREATEROLE; or have a superuser create them.",
                 )
         if mode in (Mode.NEW, Mode.SWAP) and not database.may_create(connection):
             self._refuse(
-                "the role may not create databases",
+                "the role is not allowed to create databases",
                 "ALTER ROLE ... CREATEDB; or restore into an empty database with --in-place.",
             )
         if mode == Mode.SWAP and not database.may_rename(connection, self._target):
             self._refuse(
-                f"the role is not the owner of database {self._target}: it may not rename it",
+                f"the role is not the owner of database {self._target}: it is not allowed to"
+                " rename it",
                 "Restore as its owner, as a member of its owner, or as a superuser; or under"
                 " another name with --target-db.",
             )
@@ -188,7 +189,7 @@ class _Planner:
             self._warnings.append(at_once_warning(depends))
             return depends
         self._refuse(
-            f"{depends}, so that it cannot be loaded beside {self._target}",
+            f"{depends}, so it cannot be loaded next to {self._target}",
             in_place_instead(self._target),
         )
         return None
@@ -281,7 +282,7 @@ def target_name(file: str, options: RestoreOptions, own: str | None) -> str:
         return options.target
     if own is None:
         raise e.UsageError(
-            f"{file} does not say which database it is of",
+            f"{file} does not contain the name of its database",
             hint="Name the database to restore into: --target-db=NAME.",
         )
     return own

@@ -32,7 +32,7 @@ def check(
     missing = _missing(connection, tables, entries)
     if missing:
         checks.refuse(
-            f"the target database lacks objects that the table needs: {', '.join(missing)}",
+            f"the target database does not have objects that the table needs: {', '.join(missing)}",
             "Create them first: pgkeep cat FILE --schema-only prints the definitions.",
         )
     if not options.new_name:
