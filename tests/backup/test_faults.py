@@ -141,7 +141,7 @@ LIES = {
     "pg_dump says half of it and no word of that": (
         "pg_dump",
         '"$real" "$@" | head -c 3000000; exit 0',
-        "pg_dump's output is not whole: the dump ends inside the data of a COPY",
+        "incomplete output of pg_dump: the dump ends inside the data of a COPY",
     ),
     "pg_dump says nothing": (
         "pg_dump",

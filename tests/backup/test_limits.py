@@ -143,5 +143,5 @@ def test_no_room_for_locks(tmp_path: Path) -> None:
         env = invoke.environment(small, "postgres", BACKUP_DIR=str(tmp_path))
         said = invoke.run("backup", "--jobs=1", env=env, code=4)
     assert "max_locks_per_transaction" in said
-    assert "hint: ALTER SYSTEM SET max_locks_per_transaction = " in said
+    assert "hint: Run ALTER SYSTEM SET max_locks_per_transaction = " in said
     assert invoke.left_over(tmp_path) == []

@@ -219,7 +219,7 @@ def test_every_database_is_found_again_each_night(
     assert f"/{later}_daily_" in out
     assert f"/{leaving}_daily_" not in out
     assert f"warning: {leaving}: no longer on the server; its backups are kept" in err
-    assert f"warning: {closed}: skipped, it does not allow connections" in err
+    assert f"warning: {closed}: skipped, connections are not allowed" in err
     assert {name for name in kept if name.startswith(leaving)} <= set(invoke.left_over(directory))
     servers.sql(cluster, "postgres", f"update pg_database set datconnlimit = -1"
                                f" where datname = '{invalid}'")  # fmt: skip
@@ -258,7 +258,7 @@ def test_a_massacre_is_refused(cluster: Server, directory: Path, app: str) -> No
     document, said = backup(cluster, app, directory, DAILY, code=7)
     assert said.startswith(
         f"error: 4 of 5 verified backups of database {app} would be removed at once: nothing is"
-        " removed\nhint: Look at pgkeep prune --dry-run"
+        " removed\nhint: Check with pgkeep prune --dry-run"
     )
     (refused,) = document["retention"]
     assert (refused["database"], refused["exit_code"]) == (app, 7)
@@ -419,7 +419,7 @@ def test_a_table_that_is_gone_is_told() -> None:
     before = of(a=1000, b=1000, c=1000, small=99, p_2026_01=1000, p_2026_02=1000, q1=1000)
     found = drift(before, of(a=1000, b=1000, p_2026_02=1000, p_2026_03=5), 0.9)
     since = f"since {before.name.stem}"
-    assert found == [f"table s.{name} is gone, with 1000 rows {since}" for name in ("c", "q1")]
+    assert found == [f"table s.{name} with 1000 rows is missing {since}" for name in ("c", "q1")]
 
 
 def test_how_much_may_shrink_is_a_setting(cluster: Server, directory: Path, app: str) -> None:
@@ -516,7 +516,11 @@ def test_files_of_lost_manifests_are_adopted(cluster: Server, directory: Path, a
     for name, code, reason in (
         ("precious.sql.gz", 9, "does not have the name of a backup file"),
         (artifact.name.replace("daily", "hourly"), 9, "does not have the name of a backup file"),
-        (artifact.name.replace(app, "app"), 5, f"holds database {app}, its name says app"),
+        (
+            artifact.name.replace(app, "app"),
+            5,
+            f"contains database {app}, expected app according to its name",
+        ),
         (artifact.name.replace(".sql.gz", "_schema.sql.gz"), 5, "holds definitions and rows, its"),
     ):
         shutil.copy(artifact, directory / name)

@@ -126,7 +126,10 @@ def test_what_cannot_be_read(tmp_path: Path, kind: str) -> None:
     assert len(found.unreadable) == 1
     with pytest.raises(e.Refused) as caught:
         choose(LocalStore(tmp_path))
-    assert f"{old.name.stem} may be too old: what could not be read may be" in caught.value.message
+    assert (
+        f"{old.name.stem} may be too old: a backup that could not be read may be"
+        in caught.value.message
+    )
     assert "--backup=NAME" in (caught.value.hint or "")
 
 
@@ -143,7 +146,7 @@ def test_what_cannot_be_read_stops_nothing(tmp_path: Path, kind: str) -> None:
     both("prune", env=env)
     both("metrics", env=env)
     err = both("restore", "--latest", "--drop-existing", "--yes", env=env, code=9)[1]
-    assert f"{old.name.stem} may be too old: what could not be read may be newer: " in err
+    assert f"{old.name.stem} may be too old: a backup that could not be read may be newer: " in err
     assert "hint: Name the backup to use: --backup=NAME" in err
 
 

@@ -540,7 +540,7 @@ def test_doctor_goes_the_way_of_a_backup(
     env |= buckets.environment(bucket, "writer")
     out, _ = outputs("doctor", env=env)
     assert "can write" in out
-    assert "restores need another identity" in out
+    assert "restores require another identity" in out
 
 
 def test_a_locked_backup_is_retained_not_a_failure(

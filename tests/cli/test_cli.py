@@ -656,7 +656,7 @@ def test_an_empty_maintenance_database_is_told(tmp_path: Path) -> None:
         env = invoke.environment(server, "postgres", BACKUP_DIR=str(tmp_path))
         code, _, err = invoke.complete("backup", env=env)
         assert code == 0
-        assert "warning: postgres: database postgres is empty: PGDATABASE" in err
+        assert "warning: postgres: database postgres is empty: set PGDATABASE" in err
         for name in ("*", "postgres"):
             status, _, err = invoke.complete("backup", env=env | {"BACKUP_DATABASES": name})
             assert (status, "warning" in err) == (0, False), err

@@ -15,7 +15,7 @@ from pgkeep.cli.command import Command
 from pgkeep.cli.program import COMMANDS, SECTIONS, group
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
-from tests.support import faults, invoke
+from tests.support import faults, invoke, servers
 from tests.support.invoke import on_terminal
 
 SHELLS = ("bash", "zsh", "fish")
@@ -93,6 +93,7 @@ def output_of(*args: str, env: dict[str, str], code: int = 0) -> tuple[str, str]
 
 def test_quiet_and_verbose(pg17: Server, database: DatabaseFactory, tmp_path: Path) -> None:
     name = database(pg17)
+    servers.sql(pg17, name, "create table t (a int)")  # or a warning says that nothing is in it
     env = invoke.environment(pg17, name, BACKUP_DIR=str(tmp_path))
     assert output_of("backup", "--type=daily", "--quiet", env=env) == ("", "")
     (manifest,) = faults.published(tmp_path)

@@ -155,7 +155,7 @@ def test_what_may_not_be_read_is_a_warning(
         manifest = side_files.read(LocalStore(tmp_path), artifact.name).manifest
         assert manifest is not None
         (said,) = (warning for warning in manifest.warnings if "hash" in warning)
-        assert said.startswith("no hash of materialized view public.mv is recorded")
+        assert said.startswith("hash of materialized view public.mv not recorded")
         assert "permission denied" in said
     finally:
         sql(pg17, name, f'drop owned by "{name}"; drop role "{name}"')

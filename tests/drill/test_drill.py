@@ -344,8 +344,8 @@ def test_an_extension_that_must_be_preloaded(
     err = invoke.run("drill", f"--backup={artifact}", setting, env=env, code=5)
     assert err.splitlines()[-1].endswith(
         "extension pgkeep_preloaded: pgkeep_preloaded can only be loaded via"
-        " shared_preload_libraries; --setting shared_preload_libraries=pgkeep_preloaded has it"
-        " loaded"
+        " shared_preload_libraries; --setting shared_preload_libraries=pgkeep_preloaded loads"
+        " it"
     )
 
 

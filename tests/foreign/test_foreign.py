@@ -519,7 +519,9 @@ def test_folder_of_cookiecutter_django_is_adopted(plain: bytes, tmp_path: Path) 
         dump = folder / f"backup_2024_05_0{day}T07_08_09.sql.gz"
         dump.write_bytes(gzip.compress(plain, 1))
     env = invoke.environment(BACKUP_DIR=str(tmp_path / "catalog"))
-    assert "does not contain the name of its database" in invoke.run("adopt", str(folder), env=env, code=9)
+    assert "does not contain the name of its database" in invoke.run(
+        "adopt", str(folder), env=env, code=9
+    )
     args = ["--database=app", "--type=daily"]
     said = invoke.run("adopt", str(folder), *args, env=env)
     assert said.endswith("done: 2 dumps indexed\n")

@@ -31,7 +31,7 @@ def _drift(before: Manifest, after: Manifest, share: float) -> Iterator[str]:
         if table.rows < SMALLEST:
             continue
         if now is None and (table.schema, _shape(table.name)) not in shapes:
-            yield f"table {table.schema}.{table.name} is missing, it had {table.rows} rows {since}"
+            yield f"table {table.schema}.{table.name} with {table.rows} rows is missing {since}"
         elif now is not None and _fell(table.rows, now, share):
             yield f"rows of {table.schema}.{table.name} fell from {table.rows} to {now} {since}"
 
