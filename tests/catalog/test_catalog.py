@@ -147,7 +147,7 @@ def test_what_cannot_be_read_stops_nothing(tmp_path: Path, kind: str) -> None:
     both("metrics", env=env)
     err = both("restore", "--latest", "--drop-existing", "--yes", env=env, code=9)[1]
     assert f"{old.name.stem} may be too old: a backup that could not be read may be newer: " in err
-    assert "hint: Name the backup to use: --backup=NAME" in err
+    assert "hint: Select a backup with --backup=NAME" in err
 
 
 def spoil(directory: Path, one: Manifest, kind: str) -> None:
