@@ -54,6 +54,7 @@ class BackupOptions:
     jobs: int
     zone: tzinfo = UTC
     policy: retention.Policy | None = None  # its tiers can be due; None: the default policy
+    applied: retention.Policy | None = None  # to the backups afterwards; the manifest records it
     drift: float = 0.5  # relative decrease that causes a warning
     schema_only: bool = False
     verify: bool = False
@@ -70,14 +71,12 @@ def backup(
     progress: Progress,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     roles: Roles | None = None,
-    follows: retention.Policy | None = None,
     copy: Store | None = None,
 ) -> PublishedBackup:
     """Back up the database of the endpoint; return what was published.
 
-    Backups of one run can share the dump of the cluster's roles. `follows` is the retention policy
-    that is applied afterwards; the manifest records it. A copy that fails is pending; it never
-    fails the backup.
+    Backups of one run can share the dump of the cluster's roles. A copy that fails is pending; it
+    never fails the backup.
 
     Raises:
         AlreadyRunning, ConnectionFailed, DumpFailed, VerificationFailed, StoreError: nothing was
@@ -108,7 +107,6 @@ def backup(
                 identifier=identifier,
                 earlier=earlier,
                 others=[manifest for manifest in existing if manifest not in earlier],
-                follows=follows,
                 copy=copy,
                 warnings=space.warnings(store, earlier[-1:]),
             )
@@ -143,7 +141,6 @@ class _Backup:
     identifier: str  # of the cluster
     earlier: list[Manifest]
     others: list[Manifest]  # of databases with this name in other clusters
-    follows: retention.Policy | None
     copy: Store | None
     warnings: list[str]
 
@@ -177,7 +174,7 @@ class _Backup:
                 warnings=self.warnings + result.warnings + roles.warnings,
                 verified=verified,
                 pending=[self.copy.url] if self.copy is not None else [],
-                policy=None if self.follows is None else str(self.follows),
+                policy=None if self.options.applied is None else str(self.options.applied),
             )
             manifest = self._compared(manifest)
             files.publish(manifest)

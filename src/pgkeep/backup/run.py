@@ -116,7 +116,7 @@ class _Run:
         """Back up one database and do what follows; None is the connected database."""
         interrupts.check()
         endpoint, progress = self._endpoint, self._progress
-        options = self._options.backup
+        options = replace(self._options.backup, applied=self._options.policy)
         if database is not None:
             endpoint = endpoint.to(database)
             options = replace(options, chosen=True)
@@ -128,7 +128,6 @@ class _Run:
                 options,
                 progress,
                 roles=self._roles,
-                follows=self._options.policy,
                 copy=self._copy,
             )
         except Exception as error:  # noqa: BLE001 - the other databases must still be backed up

@@ -149,8 +149,7 @@ class Scanner:
         self._atomic = False  # in a function's body from BEGIN ATOMIC to END
         self._copying = False
         self._row_open = False  # inside a row whose beginning was returned
-        # Whether standard_conforming_strings is off.
-        self.backslash_strings = backslash_strings
+        self.backslash_strings = backslash_strings  # standard_conforming_strings is off
 
     def feed(self, chunk: bytes) -> Iterator[Piece]:
         """Yield the pieces that the input so far determines.
