@@ -389,7 +389,7 @@ def test_tables_that_are_made_all_the_time(
         return
     assert backup.returncode == 4, said
     assert "tables were created, altered or dropped during each of" in said
-    assert "hint: Run the backup when no migration is running, or raise --lock-timeout." in said
+    assert "hint: Run the backup when no migration is running, or increase --lock-timeout." in said
     assert invoke.left_over(tmp_path) == []
 
 

@@ -130,5 +130,5 @@ def test_every_byte_of_a_row_counts() -> None:
 
 def test_a_row_without_an_end_is_refused() -> None:
     """A2.2."""
-    with pytest.raises(e.VerificationFailed, match="cut"):
+    with pytest.raises(e.VerificationFailed, match="truncated"):
         sketched(b"whole\ncut")
