@@ -373,7 +373,7 @@ class Settings:
         Group.MONITORING,
         _optional(_span),
         description=(
-            "Recovery time objective: maximum duration of a database's last "
+            "Recovery time objective: maximum recovery time of a database's last "
             "drill. Not checked if unset."
         ),
     )
