@@ -88,3 +88,18 @@ def test_no_test_imports_another_one() -> None:
         assert not re.search(r"^from tests\S*\.test_\w+ import", path.read_text(), re.MULTILINE), (
             path
         )
+
+
+def test_a_folder_imports_what_it_says() -> None:
+    for room, found in imports().items():
+        path = PACKAGE / room / "__init__.py"
+        if room == "cli" or not path.is_file():
+            continue
+        said = re.search(
+            r"Imports ([^.;]*)[.;]", ast.get_docstring(ast.parse(path.read_text())) or ""
+        )
+        assert said, room
+        named = set(re.findall(r"\w+", said[1])) & rooms()
+        assert named <= found, room
+        if "nothing but" in said[1]:
+            assert named == found, room

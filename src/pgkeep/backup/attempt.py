@@ -332,7 +332,7 @@ def _header(source: DumpSource, held: Snapshot) -> bytes:
 --   zcat NAME.globals.sql.gz | psql -X -d postgres
 --   createdb -T template0 -E {database.encoding} {locale} NEWDB
 --   zcat FILE | psql -X -v ON_ERROR_STOP=1 -d NEWDB && psql -c ANALYZE NEWDB
--- A whole file ends with the index of its contents, in comments such as this one.
+-- A complete file ends with the index of its contents, in comments such as this one.
 --
 
 """.encode()

@@ -149,9 +149,7 @@ class _Backup:
         name = self.name
         with publication(self.store, name, owner=self.identifier) as files, ExitStack() as stack:
             copy = self._live_copy(stack, files.artifact)
-            artifact = files.artifact
-            if copy is not None and isinstance(artifact, LocalUpload):
-                artifact = CopiedUpload(artifact, copy)
+            artifact = files.artifact if copy is None else CopiedUpload(copy)
             writer = ArtifactWriter(artifact)
             result = self._dump(writer)
             self.progress.step("writing to disk")

@@ -31,7 +31,7 @@ class LiveCopy:
         prepare: Callable[[], None],
     ) -> None:
         """Store the parameters; the thread calls `prepare` first."""
-        self._original = original
+        self.original = original
         self._store = store
         self._name = name
         self._owner = owner
@@ -100,7 +100,7 @@ class LiveCopy:
         try:
             self._prepare()
             self._upload = self._store.create(self._name, owner=self._owner)
-            with closing(self._original.source()) as source:
+            with closing(self.original.source()) as source:
                 while length := self._wait():
                     data = source.read(self._sent, length)
                     self._upload.write(data)
@@ -126,8 +126,8 @@ class LiveCopy:
 class CopiedUpload:
     """A local file that reports its growth to a live copy."""
 
-    def __init__(self, original: LocalUpload, copy: LiveCopy) -> None:
-        self._original = original
+    def __init__(self, copy: LiveCopy) -> None:
+        self._original = copy.original
         self._copy = copy
 
     def write(self, data: bytes) -> None:

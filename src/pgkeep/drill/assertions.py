@@ -1,4 +1,4 @@
-"""The user's own questions to a restored database: SQL files of queries that must return true."""
+"""Run assertions on a restored database: SQL files of the user whose queries must return true."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

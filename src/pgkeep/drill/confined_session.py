@@ -1,4 +1,4 @@
-"""A session that loads a dump without being a superuser's, and says what cannot be loaded so."""
+"""A session that loads a dump without superuser rights, and reports what cannot be loaded."""
 
 import re
 from collections.abc import Iterator, Sequence

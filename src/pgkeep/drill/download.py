@@ -1,4 +1,4 @@
-"""Download a backup to a local file that has no name, for a drill reads it twice."""
+"""Download a backup to a local file that has no name, because a drill reads it twice."""
 
 import contextlib
 import os

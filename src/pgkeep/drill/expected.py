@@ -1,4 +1,4 @@
-"""What the statements of a backup file say: objects, constraints, sequences."""
+"""Read from the statements of a backup file what a restore must create: objects, sequences."""
 
 import re
 from collections.abc import Set

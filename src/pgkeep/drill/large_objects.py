@@ -1,4 +1,4 @@
-"""Prove that a restored database has the artifact's large objects, byte by byte.
+"""Compare the large objects of a restored database with the backup file, byte by byte.
 
 Both sides are hashed here. There may be millions, so that what is kept is a sum for each 256 of
 them, which does not depend on their order.

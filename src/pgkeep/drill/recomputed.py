@@ -1,4 +1,4 @@
-"""Compare what a restore has computed with what the source had, and the operators that it used.
+"""Compare values that a restore computed, and the operators that it used, with the source.
 
 Generated columns must be equal. A materialized view need not be: the source's may be older than its
 tables, or its query may give other rows each time. Whether the search path made the difference is

@@ -1,4 +1,4 @@
-"""What a drill has shown, for people, for JSON and for the manifest."""
+"""The result of a drill, for people, for JSON and for the manifest."""
 
 from datetime import datetime
 

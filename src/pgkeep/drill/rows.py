@@ -1,4 +1,4 @@
-"""Prove that the tables of a restored database hold the rows of the artifact, and no others.
+"""Check that the tables of a restored database have the rows of the backup file, and no others.
 
 Both sides are read as COPY writes them, by several threads, and hashed (see sketch.py). The columns
 are those of the artifact's own COPY statements. Hash partitions over an enum are compared together:

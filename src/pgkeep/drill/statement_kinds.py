@@ -1,4 +1,4 @@
-"""Tell what a statement of a dump could run if a superuser executed it."""
+"""Decide which code of a dump a statement could run if a superuser executed it."""
 
 import re
 from typing import NamedTuple
@@ -51,7 +51,7 @@ _SESSION_END = re.compile(rb"RESET SESSION AUTHORIZATION;\s*")
 
 
 def is_harmless(statement: bytes) -> bool:
-    """Whether a single statement runs no code of the dump, whoever executes it."""
+    """Return whether a single statement runs no code of the dump, in any role."""
     return _HARMLESS.match(statement) is not None and not _ESCAPED.search(statement)
 
 

@@ -1,4 +1,4 @@
 """Dumps that other tools made: index them, or register existing files as backups.
 
-Imports backup, restore and what is below them.
+Imports backup and what is below it; needs no server.
 """

@@ -1,6 +1,6 @@
 r"""Turn a plain dump of pg_dump into an artifact, without a server; its SQL stays as it is.
 
-The dump is read twice: first to its end, to see that it is whole and what it holds, then to write
+The dump is read twice: first to its end, to check that it is complete, then to write
 it anew, member by member. Memory is bounded by one member and the definitions.
 
 What pg_dump -C and pg_dumpall write around a database (\connect, CREATE DATABASE and what names
@@ -241,11 +241,11 @@ class _Index:
 -- A plain dump, indexed by pgkeep {__version__}; the time is that of {self.moment.origin}
 --
 -- To restore it:          pgkeep restore --backup=FILE
--- Without pgkeep, when its roles are there, into a new and empty database:
+-- Without pgkeep, if its roles exist, into a new and empty database:
 --   sha256sum -c FILE.sha256
 --   createdb -T template0 -E {self.part.encoding} NEWDB
 --   zcat FILE | psql -X -v ON_ERROR_STOP=1 -d NEWDB && psql -c ANALYZE NEWDB
--- A whole file ends with the index of its contents, in comments such as this one.
+-- A complete file ends with the index of its contents, in comments such as this one.
 --
 
 """.encode()

@@ -1,4 +1,4 @@
-"""Give a restored database what the old one had as a database: settings, grants, owner (A3.6)."""
+"""Restore the properties of the database itself: settings, grants, owner (trap A3.6)."""
 
 import re
 

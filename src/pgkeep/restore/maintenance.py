@@ -1,4 +1,4 @@
-"""Connect to a database that is not the target of a restore: that may be missing or renamed."""
+"""Connect to a database other than the target, which can be missing or is renamed."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a restore finds out while it executes its plan: warnings, and objects that failed."""
+"""The state of a restore that executes its plan: warnings, and objects that failed."""
 
 import contextlib
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""The search path that a dump's SQL is read with, where an empty one does not fit.
+"""Choose the search path for the SQL of a dump, where an empty one does not work.
 
 pg_dump's SQL qualifies every name, so another path changes only what it cannot qualify. Names of
-pg_catalog it leaves unqualified: pg_catalog stays first, whatever the database's own path says.
+pg_catalog it leaves unqualified: pg_catalog stays first, in any search path of the database.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def empty(connection: Connection) -> Iterator[None]:
 
 
 def _schemas(meta: Meta) -> list[str]:
-    """Return where the operators lie that SQL cannot name: whoever used them had these in reach."""
+    """Return the schemas of the operators that SQL cannot name."""
     return sorted({
         schema
         for resolution in meta.resolutions

@@ -1,4 +1,4 @@
 """What the target of a restore has: relations, dependents, roles, privileges, triggers.
 
-Questions to its catalogs, for `restore`.
+Queries its system catalogs, for `restore`.
 """

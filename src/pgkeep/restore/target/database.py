@@ -1,4 +1,4 @@
-"""What the role may do with the target database, who is in it, and what it holds."""
+"""Query what the role can do with the target database, its sessions, and its contents."""
 
 from collections.abc import Iterator
 

@@ -10,11 +10,11 @@ from ...sql.statements import QUALIFIED, Name, mentioned, name_of, own_name
 from . import relations
 
 _OF_ANOTHER_TABLE = frozenset({"FK CONSTRAINT", "POLICY", "RULE"})
-# A table may inherit, or have a column of the table's type; it has gone with its rows.
+# A table that inherits, or has a column of the table's type, is dropped with its rows.
 _KINDS = _OF_ANOTHER_TABLE | {
     "TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "FUNCTION", "PROCEDURE",
 }  # fmt: skip
-# pg_dump makes a view in two steps where it needs a table's primary key.
+# pg_dump creates a view in two steps if it depends on a table's primary key.
 _SECOND_STEP = re.compile(rb"^CREATE OR REPLACE VIEW %b" % QUALIFIED, re.MULTILINE)
 
 

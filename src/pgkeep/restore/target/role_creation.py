@@ -11,7 +11,7 @@ from ...postgres.messages import restore_error
 
 
 def may_create(connection: Connection) -> bool:
-    """Tell whether the role may create others."""
+    """Return whether the role is allowed to create others."""
     row = connection.execute(
         "SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user"
     ).fetchone()
@@ -19,7 +19,7 @@ def may_create(connection: Connection) -> bool:
 
 
 def create(connection: Connection, names: Sequence[str]) -> None:
-    """Create all of them or none; whoever is no superuser becomes a member, to give them objects.
+    """Create all of them or none. An ordinary role becomes a member, so it can give them objects.
 
     Raises:
         RestoreFailed: the server refuses one of them.
