@@ -191,7 +191,7 @@ def probe(store: Store) -> tuple[str, list[Finding]]:
             act()
             allowed.append(right)
         except e.AccessDenied:
-            pass
+            pass  # reported below, by what is not in `allowed`
         except e.StoreError as error:
             findings.append(Finding("error", error.message, error.hint))
     if "read" not in allowed:

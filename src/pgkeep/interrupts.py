@@ -10,7 +10,7 @@ holds signals until it is done.
 import signal
 import sys
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from . import errors as e
@@ -97,12 +97,7 @@ class held:  # noqa: N801 - reads like the function that it stands for
             _state.held += 1
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not _is_main():
             return
         _state.held -= 1

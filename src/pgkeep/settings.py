@@ -251,7 +251,7 @@ class Settings:
         "BACKUP_DRIFT",
         Group.BACKUP,
         _share,
-        description=("Percentage by which size, tables or rows can fall before a backup warns."),
+        description="Percentage by which size, tables or rows can fall before a backup warns.",
         default="50",
     )
     lock_timeout: float = _setting(

@@ -109,7 +109,7 @@ class TaskGroup:
         try:
             work()
         except Stopped:
-            pass
+            pass  # because another thread failed, which is the error to report
         except BaseException as error:  # noqa: BLE001 - passed to the thread that waits
             self._fail(error)
         finally:

@@ -4,7 +4,6 @@ import hashlib
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from types import TracebackType
 from typing import Self
 
 from .. import errors as e
@@ -82,19 +81,14 @@ class LiveCopy:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with interrupts.held():
             with self._changed:
                 self._stopped = True
                 self._changed.notify()
             self._thread.join(PATIENCE)
             if self._upload is not None:
-                self._upload.__exit__(kind, error, trace)
+                self._upload.__exit__()
 
     def _run(self) -> None:
         try:
@@ -154,10 +148,5 @@ class CopiedUpload:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Do nothing: the callers that opened the file and the copy close them."""

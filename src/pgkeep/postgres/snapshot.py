@@ -174,7 +174,7 @@ def _take(connection: Connection, codec: str, lock_timeout: float) -> Snapshot:
             if tables(connection, codec) == listed and _are_locked(connection, listed):
                 return snapshot
         except CAME_AND_WENT:
-            pass
+            pass  # another attempt lists the tables again
         except psycopg.errors.LockNotAvailable as error:
             connection.execute("ROLLBACK")
             raise _not_locked(connection, listed, lock_timeout) from error

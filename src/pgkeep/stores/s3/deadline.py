@@ -8,7 +8,6 @@ import contextlib
 import socket
 import threading
 import time
-from types import TracebackType
 from typing import Any, Self
 
 import botocore.awsrequest
@@ -58,12 +57,7 @@ class Deadline:
         _active[id(self)] = self
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _active.pop(id(self), None)
         self._ends = None
         _local.deadline = self._before

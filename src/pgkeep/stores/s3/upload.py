@@ -10,7 +10,6 @@ import functools
 import queue
 import threading
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from ... import errors as e
@@ -93,12 +92,7 @@ class S3Upload:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._part.close()
         self.stop()
         bucket = self._bucket if self._published else self._bucket.quick()
