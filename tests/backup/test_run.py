@@ -144,10 +144,10 @@ def test_what_the_server_refuses_where_nobody_expects_it(
 ) -> None:
     """B25: no other database goes without its backup, and nobody sees a traceback."""
     bare, good = disposables.database(cluster), disposables.database(cluster)
-    servers.sql(cluster, bare, "revoke execute on function pg_control_system() from public")
+    servers.sql(cluster, bare, "revoke execute on function pg_is_in_recovery() from public")
     servers.sql(cluster, good, "create table t as select 1 a")
     env = {"PGUSER": reader(cluster, disposables, good)}
-    refused = "permission denied for function pg_control_system"
+    refused = "permission denied for function pg_is_in_recovery"
     document, _ = backup(
         cluster, bare, directory, code=11, BACKUP_DATABASES=f"{bare},{good}", **env
     )
@@ -157,6 +157,35 @@ def test_what_the_server_refuses_where_nobody_expects_it(
     assert said.startswith(f"error: the server refused: {refused}")
     variables = invoke.environment(cluster, bare, BACKUP_DIR=str(directory), **env)
     assert f"the server refused: {refused}" in invoke.run("doctor", env=variables, code=3)
+
+
+def test_a_cluster_that_does_not_tell_its_identifier(
+    cluster: Server, directory: Path, disposables: Disposables
+) -> None:
+    """A4.6: a managed service can revoke pg_control_system(); host and port identify the cluster.
+
+    The substitute is the same each night, so that retention, drift and status go on.
+    """
+    name = disposables.database(cluster)
+    servers.sql(cluster, name, "revoke execute on function pg_control_system() from public")
+    servers.sql(cluster, name, "create table t as select 1 a")
+    role = reader(cluster, disposables, name)
+    run = (cluster, name, directory, DAILY)
+    made = [backup(*run, PGUSER=role)[0]["backups"][0] for _ in range(2)]
+    warning = "is not allowed to execute pg_control_system(): backups identify the cluster by host"
+    assert [warning in str(one["warnings"]) for one in made] == [True, True]
+    (identifier,) = {one["server"]["system_identifier"] for one in made}
+    assert re.fullmatch("host-[0-9a-f]{16}", identifier)
+    variables = invoke.environment(cluster, name, BACKUP_DIR=str(directory), PGUSER=role)
+    remedy = f"GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO {role};"
+    assert remedy in "".join(invoke.outputs("doctor", env=variables))
+    assert "ok: 1 database is within the goals" in invoke.run("status", env=variables)
+    artifact = directory / made[0]["artifact"]["name"]
+    invoke.restore(cluster, artifact, disposables.name(cluster))
+    servers.sql(cluster, name, remedy)
+    (own,) = backup(*run, PGUSER=role)[0]["backups"]
+    assert own["server"]["system_identifier"] == planted.cluster_of(cluster)
+    assert warning not in str(own["warnings"])
 
 
 def test_names_of_others_that_are_no_text(

@@ -8,7 +8,7 @@ from .. import errors as e
 from ..model.manifest import ServerFacts
 from ..postgres import name_resolution
 from ..postgres.connection import Connection
-from ..postgres.facts import shared_rows
+from ..postgres.facts import shared_rows, system_identifier
 from ..postgres.snapshot import Table
 
 OLDEST_SERVER = 120000
@@ -96,6 +96,14 @@ def _server(connection: Connection, server: ServerFacts) -> Iterator[Finding]:
             " run code as the role that backs up (CVE-2024-7348)",
             "Update the server to 12.20, 13.16, 14.13, 15.8, 16.4 or newer.",
         )
+    if system_identifier(connection) is None:
+        yield Finding(
+            "warning",
+            "the role is not allowed to execute pg_control_system(): backups identify the cluster"
+            " by host and port of the connection",
+            f"GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO {_user(connection)};"
+            "  -- in each database; or use a separate BACKUP_DIR for each cluster",
+        )
     row = connection.execute(
         "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'standard_conforming_strings'"
     ).fetchone()
@@ -105,6 +113,11 @@ def _server(connection: Connection, server: ServerFacts) -> Iterator[Finding]:
             "standard_conforming_strings is off, which PostgreSQL 19 does not support: functions"
             " that depend on it will change their meaning there",
         )
+
+
+def _user(connection: Connection) -> str:
+    (row,) = shared_rows(connection, "SELECT pg_catalog.quote_ident(current_user)")
+    return str(row[0])
 
 
 def _privileges(connection: Connection, tables: Sequence[Table]) -> Iterator[Finding]:

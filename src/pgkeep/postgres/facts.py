@@ -1,5 +1,6 @@
 """Facts about a server and a database that a backup records."""
 
+import hashlib
 from typing import Any
 
 from ..model.manifest import DatabaseFacts, Extension, Grant, ServerFacts, Setting
@@ -13,12 +14,43 @@ def server_facts(connection: Connection) -> ServerFacts:
         """
         SELECT pg_catalog.current_setting('server_version'),
                pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
-               (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()),
                pg_catalog.pg_is_in_recovery()
         """
     ).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
-    return ServerFacts(row[0].split()[0], *row[1:])
+    version, number, in_recovery = row
+    identifier = system_identifier(connection) or _substitute_identifier(connection)
+    return ServerFacts(version.split()[0], number, identifier, in_recovery)
+
+
+def system_identifier(connection: Connection) -> str | None:
+    """Return the system identifier; None if the role is not allowed to read it.
+
+    The privilege is checked first: an error would end a transaction, and the server also checks
+    calls that are not executed.
+    """
+    row = connection.execute(
+        "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')"
+    ).fetchone()
+    if row is None or not row[0]:
+        return None
+    row = connection.execute(
+        "SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()"
+    ).fetchone()
+    return row[0] if row is not None else None
+
+
+def _substitute_identifier(connection: Connection) -> str:
+    """Return what identifies a cluster whose system identifier cannot be read.
+
+    No fact that such a role can read is both unique to a cluster and the same after a failover:
+    initdb writes the same catalogs everywhere. The host and the port, as they were given, are the
+    same after a failover of a managed service.
+    """
+    given = connection.info.get_parameters()
+    host = given.get("host") or given.get("hostaddr") or connection.info.host
+    port = given.get("port") or str(connection.info.port)
+    return f"host-{hashlib.sha256(f'{host}:{port}'.encode()).hexdigest()[:16]}"
 
 
 def database_facts(connection: Connection) -> DatabaseFacts:
