@@ -83,6 +83,7 @@ def backup(
             published.
 
     """
+    endpoint = endpoint.reading()
     with translated(), endpoint.connect() as connection:
         database = connection.info.dbname
         with _alone(connection, store, database):

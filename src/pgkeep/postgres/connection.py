@@ -70,6 +70,19 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 # priority. A database's owner can set the role and the loaded libraries of everyone who connects.
 # The user's own options come later and have higher priority (trap G2.4).
 _STARTUP = "-c role=none -c local_preload_libraries="
+# A network that drops packets without a word must not keep a snapshot and its locks: after 60 s of
+# silence (30 s, then three probes 10 s apart) the system ends a connection that waits for the
+# server (trap A6.9). The user's own values have priority.
+_PATIENCE = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
+# The same for a request that the server has not received. Only for sessions that send little: the
+# kernel also ends a connection whose server is alive and reads nothing for so long, such as that of
+# a restore whose rows wait for a trigger, a lock or a disk (Linux since 5.11, zero window).
+_PATIENCE_OF_READERS = {"tcp_user_timeout": "60000"}  # ms
 # The server counts a session for a moment after its client closed it. If few connections are free,
 # the next one can be rejected (trap A6.10).
 CROWDED = 3.0  # seconds
@@ -126,6 +139,17 @@ class Endpoint:
         """Return the endpoint of another database of the same server."""
         return replace(self, params={**self.params, "dbname": database})
 
+    def reading(self) -> "Endpoint":
+        """Return the endpoint for sessions that send nothing but statements."""
+        own = self._from_service()
+        return replace(
+            self,
+            params={
+                **{key: val for key, val in _PATIENCE_OF_READERS.items() if key not in own},
+                **self.params,
+            },
+        )
+
     def connect(self, patience: float = CROWDED, /, **settings: str) -> Connection:
         """Connect in autocommit mode, with the settings of a dump unless others are given.
 
@@ -137,7 +161,7 @@ class Endpoint:
         """
         with self._passfile() as passfile:
             keywords: dict[str, Any] = {
-                "connect_timeout": "10",
+                **self._patience(),
                 "application_name": application_name(),
                 **self.params,
                 "client_encoding": "UTF8",
@@ -166,12 +190,22 @@ class Endpoint:
 
     def _options(self) -> str:
         """Return the options of a session: pgkeep's, then the user's, which have priority."""
-        options = self.params.get("options")
-        if options is None and ("service" in self.params or "PGSERVICE" in os.environ):
-            options = _options_of_service(self.params.get("service"))
+        options = self.params.get("options", self._from_service().get("options"))
         if options is None:
             options = os.environ.get("PGOPTIONS", "")
         return options if options.startswith(_STARTUP) else f"{_STARTUP} {options}".strip()
+
+    def _patience(self) -> dict[str, str]:
+        """Return our defaults for keywords that neither environment nor service file has."""
+        own = self._from_service()
+        if "PGCONNECT_TIMEOUT" in os.environ:
+            own = {**own, "connect_timeout": ""}
+        return {key: value for key, value in _PATIENCE.items() if key not in own}
+
+    def _from_service(self) -> Mapping[str, str]:
+        if "service" in self.params or "PGSERVICE" in os.environ:
+            return _service_settings(self.params.get("service"))
+        return {}
 
     def _open(self, conninfo: str, patience: float) -> Connection:
         deadline = time.monotonic() + patience
@@ -347,21 +381,18 @@ def _is_open_to_others(path: str) -> bool:
         return False
 
 
-def _options_of_service(service: str | None) -> str | None:
-    """Return the options in libpq's service file, which only libpq can locate."""
+def _service_settings(service: str | None) -> dict[str, str]:
+    """Return the settings of libpq's service file, which only libpq can locate."""
     named = {} if service is None else {"service": service}
     # The address is not reachable; a connection that failed still knows its keywords.
     nowhere = make_conninfo("", **named, host="/dev/null", hostaddr="")
     attempt = PGconn.connect_start(nowhere.encode())
     try:
-        return next(
-            (
-                option.val.decode()
-                for option in attempt.info
-                if option.keyword == b"options" and option.val
-            ),
-            None,
-        )
+        return {
+            option.keyword.decode(): option.val.decode()
+            for option in attempt.info
+            if option.val and option.val != option.compiled
+        }
     finally:
         attempt.finish()
 
