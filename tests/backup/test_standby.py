@@ -5,8 +5,10 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
@@ -32,6 +34,20 @@ class Standby(Server):
         self._account.own(self._data)
 
 
+class Cascaded(Standby):
+    """A server that follows a standby; made of its primary, which writes no full pages."""
+
+    def __init__(self, primary: Server, upstream: Server) -> None:
+        super().__init__(primary)
+        self._upstream = upstream
+
+    def _create(self) -> None:
+        super()._create()
+        with (self._data / "postgresql.auto.conf").open("a") as file:
+            params = make_conninfo("", **self._upstream.params).replace("'", "''")
+            file.write(f"primary_conninfo = '{params}'\n")
+
+
 @pytest.fixture
 def standby(pg17: Server) -> Iterator[Standby]:
     with Standby(pg17) as running:
@@ -44,11 +60,10 @@ def test_a_backup_is_as_old_as_what_the_standby_has_replayed(
     """D27: an idle primary is no lag; a standby that does not replay is, and its backup is old."""
     app = database(pg17)
     servers.sql(pg17, app, "create table t as select generate_series(1, 1000) a")
-    replayed = "select pg_last_wal_replay_lsn() >= %(lsn)s::pg_lsn"
 
     def caught_up() -> bool:
         ((lsn,),) = servers.sql(pg17, "postgres", "select pg_current_wal_flush_lsn()::text")
-        return servers.sql(standby, "postgres", replayed, lsn=lsn) == [(True,)]
+        return servers.sql(standby, "postgres", REPLAYED, lsn=lsn) == [(True,)]
 
     faults.eventually(caught_up, "the standby")
     artifact = invoke.backup(standby, app, tmp_path / "idle", "--verify")
@@ -78,6 +93,71 @@ def test_a_backup_is_as_old_as_what_the_standby_has_replayed(
     assert datetime.fromisoformat(shown["snapshot"]) < inserted
 
 
-def listed(directory: Path) -> list[dict[str, dict[str, float]]]:
+def test_a_cascaded_standby_does_not_know_what_it_is_not_sent(
+    pg17: Server, standby: Standby, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A6.6: where its upstream is cut off, it has replayed all that it gets and is behind.
+
+    LSN and timeline are those of the snapshot, also of a role that may not read pg_control.
+    """
+    app = database(pg17)
+    servers.sql(pg17, app, "create table t (a int)")
+    with Cascaded(pg17, standby) as cascaded:
+        env = invoke.environment(cascaded, app, BACKUP_DIR=str(tmp_path))
+
+        def caught_up() -> bool:
+            ((sent,),) = servers.sql(standby, "postgres", "select pg_last_wal_replay_lsn()::text")
+            return servers.sql(cascaded, "postgres", REPLAYED, lsn=sent) == [(True,)]
+
+        def written() -> bool:
+            ((lsn,),) = servers.sql(pg17, "postgres", "select pg_current_wal_flush_lsn()::text")
+            return servers.sql(standby, "postgres", REPLAYED, lsn=lsn) == [(True,)]
+
+        faults.eventually(written, "the standby")
+        faults.eventually(caught_up, "the cascaded standby")
+        servers.sql(standby, "postgres", "alter system set primary_conninfo = ''")
+        servers.sql(standby, "postgres", "select pg_reload_conf()")
+        receiver = "select count(*) from pg_stat_wal_receiver"
+        faults.eventually(lambda: servers.sql(standby, "postgres", receiver) == [(0,)], "the cut")
+        servers.sql(pg17, app, "insert into t values (1)")
+        faults.eventually(caught_up, "the cascaded standby")
+        assert servers.sql(cascaded, "postgres", receiver) == [(1,)]
+        done = run_python("import pgkeep.postgres.wal as w; w.SILENCE = 0", "backup", env=env)
+        assert done.returncode == 0, done.stderr
+        assert "it is unknown how far the standby, and so the backup, is behind" in done.stderr
+        (manifest,) = listed(tmp_path)
+        assert manifest["server"]["in_recovery"] is True
+        assert "replay_lag" not in manifest["server"]
+        ((lsn,),) = servers.sql(cascaded, "postgres", "select pg_last_wal_replay_lsn()::text")
+        assert (manifest["server"]["lsn"], manifest["server"]["timeline"]) == (lsn, 1)
+        said = invoke.run("show", f"{manifest['artifact']['name']}", env=env)
+        assert f", LSN {lsn}, timeline 1" in said
+
+
+REPLAYED = "select pg_last_wal_replay_lsn() >= %(lsn)s::pg_lsn"
+
+
+def listed(directory: Path) -> list[dict[str, dict[str, Any]]]:
     env = invoke.environment(BACKUP_DIR=str(directory))
     return [load["manifest"] for load in json.loads(invoke.run("list", "--json", env=env))]
+
+
+def test_lsn_and_timeline_where_the_role_may_read_them(
+    server: Server, disposables: Disposables, tmp_path: Path
+) -> None:
+    """C3: every backup says where its server was; a role without the right does not fail."""
+    name, reader = disposables.database(server), disposables.role(server)
+    before = servers.sql(server, name, "create table t (a int); select pg_current_wal_lsn()")
+    servers.sql(server, name, f"grant select on t to {reader}")
+    invoke.backup(server, name, tmp_path / "all")
+    revoked = "execute on function pg_walfile_name(pg_lsn), pg_current_wal_lsn()"
+    servers.sql(server, name, f"revoke {revoked} from public")  # in this database only
+    invoke.backup(server, name, tmp_path / "less", PGUSER=reader)
+    (full,), (less,) = listed(tmp_path / "all"), listed(tmp_path / "less")
+    assert full["server"]["timeline"] == 1
+    ((later,),) = servers.sql(
+        server, name, f"select '{full['server']['lsn']}'::pg_lsn >= '{before[0][0]}'::pg_lsn"
+    )
+    assert later
+    assert "lsn" not in less["server"]
+    assert "timeline" not in less["server"]

@@ -6,7 +6,7 @@ the point where its next section must wait.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,7 @@ from .. import __version__
 from .. import errors as e
 from ..artifact.file import ArtifactWriter, Index, Meta
 from ..model.manifest import Computed
-from ..postgres import computed_values, moved_names, name_resolution, programs, snapshot
+from ..postgres import computed_values, moved_names, name_resolution, programs, snapshot, wal
 from ..postgres.connection import ChildAccess, Connection, Endpoint, apply, reading_settings
 from ..postgres.facts import database_facts, extensions, roles_in_use, server_facts
 from ..postgres.messages import translated
@@ -153,9 +153,7 @@ class _Dump:
             run.execute()
         index = self.writer.finish(self._meta(held, run.computed))
         warnings = self.warnings + run.warnings
-        lag = held.replay_lag or 0.0
-        if lag > BEHIND:
-            warnings.append(f"the standby, and so the backup, is {lag:.0f} s behind its primary")
+        warnings += _lag_warnings(held, in_recovery=self.server.in_recovery)
         return DumpResult(
             index, held.taken, self.client, self.settings, warnings
         ), run.names_are_checked
@@ -224,7 +222,12 @@ class _Dump:
         return Meta(
             pgkeep=__version__,
             database=self.database,
-            server=msgspec.structs.replace(self.server, replay_lag=held.replay_lag),
+            server=msgspec.structs.replace(
+                self.server,
+                replay_lag=held.replay_lag,
+                lsn=held.position.lsn,
+                timeline=held.position.timeline,
+            ),
             client_version=".".join(map(str, self.client.version)),
             snapshot=held.taken.isoformat(),
             timezone=self.connection.info.parameter_status("TimeZone"),
@@ -234,6 +237,17 @@ class _Dump:
             roles=roles_in_use(self.connection),
             resolutions=name_resolution.ambiguous(self.connection),
             computed=values,
+        )
+
+
+def _lag_warnings(held: Snapshot, *, in_recovery: bool) -> Iterator[str]:
+    if (held.replay_lag or 0.0) > BEHIND:
+        yield f"the standby, and so the backup, is {held.replay_lag:.0f} s behind its primary"
+    elif in_recovery and held.replay_lag is None:
+        yield (
+            "it is unknown how far the standby, and so the backup, is behind: it has received no"
+            f" WAL for more than {wal.SILENCE} s, so its primary is idle, or a server between them"
+            " is disconnected"
         )
 
 

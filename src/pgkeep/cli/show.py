@@ -96,7 +96,10 @@ def _facts(found: extract.Inventory) -> list[str]:
         "database": f"{printable(database.name)}, {database.encoding}"
         + (f", locale {database.collate}" if database.collate else "")
         + (f", owner {printable(database.owner)}" if database.owner else ""),
-        "as it was": found.snapshot + (", definitions only" if found.schema_only else ""),
+        "as it was": found.snapshot
+        + (f", LSN {server.lsn}" if server.lsn else "")
+        + (f", timeline {server.timeline}" if server.timeline else "")
+        + (", definitions only" if found.schema_only else ""),
         "server": f"PostgreSQL {server.version or '(unknown)'}, pg_dump"
         f" {found.client_version or '(unknown)'}, pgkeep {found.pgkeep}",
         "extensions": ", ".join(

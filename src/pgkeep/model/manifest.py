@@ -66,7 +66,9 @@ class ServerFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     version_num: Count  # such as 170002
     system_identifier: str
     in_recovery: bool = False
-    replay_lag: Seconds | None = None  # seconds, of a standby
+    replay_lag: Seconds | None = None  # seconds, of a standby; None: unknown
+    lsn: str | None = None  # just after the snapshot, which sees nothing that is later
+    timeline: Count | None = None
 
     @property
     def major(self) -> int:

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from .. import errors as e
 from ..sql.encodings import shared_text
-from . import moved_names
+from . import moved_names, wal
 from .connection import Connection, application_name
 
 MIN_ATTEMPTS = 10
@@ -61,7 +61,8 @@ class Snapshot:
 
     id: str
     taken: datetime
-    replay_lag: float | None  # seconds, of a standby
+    replay_lag: float | None  # seconds, of a standby; None: unknown
+    position: wal.Position
     tables: Sequence[Table]
     names: moved_names.Names  # by which the tables were found
 
@@ -194,23 +195,14 @@ def _take(connection: Connection, codec: str, lock_timeout: float) -> Snapshot:
 def _export(connection: Connection, listed: Sequence[Table], codec: str) -> Snapshot:
     # The lag is asked for in the statement that takes the snapshot: a standby goes on replaying,
     # or falls further behind, while locks are waited for.
-    row = connection.execute(
-        """
-        SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp(),
-               CASE
-                   WHEN NOT pg_catalog.pg_is_in_recovery() THEN NULL
-                   -- An idle primary is no lag.
-                   WHEN pg_catalog.pg_last_wal_receive_lsn() = pg_catalog.pg_last_wal_replay_lsn()
-                       AND EXISTS (SELECT pid FROM pg_catalog.pg_stat_wal_receiver)
-                   THEN 0
-                   ELSE extract(epoch FROM pg_catalog.clock_timestamp()
-                                - pg_catalog.pg_last_xact_replay_timestamp())
-               END::pg_catalog.float8
-        """
-    ).fetchone()
+    query = (
+        f"SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp(), {wal.REPLAY_LAG}"
+    )
+    row = connection.execute(query.encode(), {"silence": wal.SILENCE}).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
     identifier, taken, lag = row
     return Snapshot(
+        position=wal.position(connection),
         id=identifier,
         taken=taken.astimezone(UTC),
         replay_lag=lag,
