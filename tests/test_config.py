@@ -25,7 +25,8 @@ from tests.support import faults, invoke, setting_rows
 # that it must not have.
 VALUES: dict[str, tuple[str, Callable[[Settings], object], object, list[str]]] = {
     "BACKUP_DIR": ("/b", lambda s: s.directory, "/b", ["  "]),
-    "BACKUP_DATABASES": ("a, b,", lambda s: s.databases, ("a", "b"), [",", " , "]),
+    "BACKUP_DATABASES": ("a, b*,!c,", lambda s: (s.databases.names, s.databases.patterns),
+                         (("a",), ("b*",)), [",", " , ", "!c", "*,!", "[1]"]),
     "BACKUP_RETENTION_DAILY": ("0", lambda s: s.daily, 0, ["seven", "-1", "7.5", "=7", " "]),
     "BACKUP_RETENTION_WEEKLY": ("52", lambda s: s.weekly, 52, ["=seven", "-1", "4 w", "٤"]),
     "BACKUP_RETENTION_MONTHLY": ("9", lambda s: s.monthly, 9, ["+1", "1e3", "twelve"]),
@@ -254,7 +255,7 @@ def test_targets(tmp_path: Path) -> None:
         "[targets.one]\npostgres_port = 5433\n[targets.two]\nbackup_dir = '/two'\n",
     )
     one, two = config.load(environ)
-    assert (one.target, one.settings.directory, one.settings.databases) == (
+    assert (one.target, one.settings.directory, one.settings.databases.names) == (
         "one",
         "/all",
         ("a", "b"),

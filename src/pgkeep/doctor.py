@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from . import errors as e
-from .backup import preflight, run, space
+from .backup import preflight, space
+from .backup.choice import choose
 from .backup.preflight import Finding
 from .catalog.catalog import Catalog
 from .drill import scratch
+from .model.database_patterns import CONNECTED, DatabaseSelection, Excluded
 from .model.manifest import ServerFacts
 from .postgres import programs, snapshot
 from .postgres.connection import Endpoint
@@ -36,6 +38,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     client: str
     stores: dict[str, str]  # by URL: what was found
+    excluded: list[Excluded]  # databases that a pattern of BACKUP_DATABASES does not include
     findings: list[Finding]
 
 
@@ -43,7 +46,7 @@ def examine(
     endpoint: Endpoint,
     stores: Sequence[Store],
     jobs: int,
-    wanted: Sequence[str] = (),
+    wanted: DatabaseSelection = CONNECTED,
     *,
     chosen: bool = False,
     named: bool = False,
@@ -62,17 +65,20 @@ def examine(
         info = connection.info
         address, role = f"{info.host}:{info.port}", info.user
         left = [_left_over(name) for name in scratch.left_over(connection)]
-        names, skipped = run.choose(connection, wanted) if wanted else ([info.dbname], [])
+        run = choose(endpoint, connection, wanted) if wanted else None
+        names = [info.dbname] if run is None else run.choice.chosen
+    unavailable = {} if run is None else run.unavailable
     chosen |= bool(wanted)
     databases = {
-        name: _database(endpoint.to(name), jobs, chosen=chosen, named=named) for name in names
+        name: _database(endpoint.to(name), jobs, chosen=chosen, named=named)
+        for name in names
+        if name not in unavailable
     }
     findings = _merged({name: found for name, (_, found) in databases.items()})
     findings += left
-    findings += [
-        Finding("warning", f"{database.database} is skipped: {database.reason}")
-        for database in skipped
-    ]
+    findings += [Finding("error", error.message, error.hint) for error in unavailable.values()]
+    unmatched = [] if run is None else run.choice.unmatched
+    findings += [Finding("warning", f"no database matches {pattern}") for pattern in unmatched]
     try:
         client = programs.choose(server.major, programs.installations())
         findings += _client(client)
@@ -93,6 +99,7 @@ def examine(
         role=role,
         client=programs_found,
         stores=states,
+        excluded=[] if run is None else run.choice.excluded,
         findings=findings,
     )
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from .model.database_patterns import DatabaseSelection
+
 BUCKET = "s3://"
 LONGEST_SPAN = 100 * 366 * 86400.0  # seconds: a century
 LONGEST = 2_147_483  # seconds: PostgreSQL counts milliseconds in 32 bits
@@ -86,13 +88,6 @@ def _zone(text: str) -> ZoneInfo:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError("a time zone such as UTC or Europe/Berlin") from None
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if text and not names:
-        raise ValueError("names separated by commas, or *")
-    return names
 
 
 def _database_url(text: str) -> str:
@@ -191,14 +186,14 @@ class Settings:
         default="./backups",
         option="--dir",
     )
-    databases: tuple[str, ...] = _setting(
+    databases: DatabaseSelection = _setting(
         "BACKUP_DATABASES",
         Group.BACKUP,
-        _names,
+        DatabaseSelection.parse,
         description=(
-            "Databases to back up: names separated by commas, or `*` for every "
-            "database that allows connections. Without it, the database of the "
-            "connection."
+            "Databases to back up: names and patterns (`*`, `?`) separated by commas,"
+            " exclusions begin with `!`, such as `*,!scratch_*`; or a JSON array of exact names."
+            " Without it, the database of the connection."
         ),
     )
     daily: int = _setting(

@@ -45,7 +45,7 @@ def test_databases_may_be_called_anything(
     for name in NAMES.values():
         servers.sql(pg17, disposables.database(pg17, name=name), TABLE)
     env = invoke.environment(pg17, BACKUP_DIR=str(tmp_path / "made"))
-    several = env | {"BACKUP_DATABASES": ",".join(NAMES.values())}
+    several = env | {"BACKUP_DATABASES": json.dumps([*NAMES.values()])}
     invoke.run("backup", "--type=monthly", env=several)
     moved = (tmp_path / "made").rename(tmp_path / "moved")
     assert sorted(tmp_path.iterdir()) == [moved]

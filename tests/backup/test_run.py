@@ -208,12 +208,16 @@ def test_names_of_others_that_are_no_text(
 def test_every_database_is_found_again_each_night(
     cluster: Server, directory: Path, database: DatabaseFactory, disposables: Disposables
 ) -> None:
-    """A3.15, A3.16: new ones, those out of reach with the reason, those that are gone."""
+    """A3.15, A3.16: new ones; those that nobody excluded and nobody can read have failed.
+
+    The hint of each either makes it readable or excludes it. Those that are gone are reported.
+    """
     first, closed, denied, limited, invalid = (database(cluster) for _ in range(5))
     leaving, later = disposables.name(cluster), disposables.name(cluster)
-    unfinished = database(cluster, name=f"{first}__restore_0123abcd")
+    spare = database(cluster, name=f"scratch {first}")
     former = database(cluster, name=f"{first}__old_20260102T030405Z")
     drilled = database(cluster, name="pgkeep_drill_0123456789ab")
+    copied = database(cluster, "is_template true")
     servers.sql(cluster, "postgres", f"create database {leaving}")
     for statement in (
         f"alter database {closed} allow_connections false",
@@ -224,34 +228,91 @@ def test_every_database_is_found_again_each_night(
         servers.sql(cluster, "postgres", statement)
     role = disposables.role(cluster)
     run = (cluster, "postgres", directory, DAILY)
-    every: dict[str, Any] = {"PGUSER": role, "BACKUP_DATABASES": "*"}
-    document, _ = backup(*run, **every)
-    assert set(names(document)) == {"postgres", first, leaving}
-    reasons = {one["database"]: one["reason"] for one in document["skipped"]}
+    every: dict[str, Any] = {"PGUSER": role, "BACKUP_DATABASES": "*,!scratch*,temp_never*"}
+    document, said = backup(*run, code=11, **every)
+    assert set(names(document)) == {first, leaving, copied}
+    failed = {one["database"]: (one["error"], one["hint"]) for one in document["failed"]}
+    assert failed == {
+        name: (problem, f"Run {remedy}; or exclude it with !{name} in BACKUP_DATABASES.")
+        for name, problem, remedy in (
+            (closed, f"database {closed} does not accept connections",
+             f'ALTER DATABASE "{closed}" ALLOW_CONNECTIONS true'),
+            (denied, f"role {role} has no CONNECT privilege on database {denied}",
+             f'GRANT CONNECT ON DATABASE "{denied}" TO "{role}"'),
+            (limited, f"database {limited} has connection limit 0",
+             f'ALTER DATABASE "{limited}" CONNECTION LIMIT -1'),
+            (invalid, f"database {invalid} is invalid: dropping it was interrupted",
+             f'DROP DATABASE "{invalid}"'),
+        )
+    }  # fmt: skip
+    assert {one["exit_code"] for one in document["failed"]} == {3}
+    assert f"4 of 7 databases failed: {', '.join(sorted(failed))}" in said
+    reasons = {one["database"]: one["reason"] for one in document["excluded"]}
     assert reasons == {
-        closed: "connections are not allowed",
-        denied: "the role has no CONNECT privilege",
-        limited: "connection limit is 0",
-        invalid: "invalid: dropping it was interrupted",
-        unfinished: "left behind by an interrupted restore",
+        spare: "excluded by !scratch*",
         former: "replaced by a restore",
         drilled: "used by a drill that runs or was interrupted",
+        "postgres": "empty",
+        "template0": "template of CREATE DATABASE",
+        "template1": "template of CREATE DATABASE",
     }
-    assert document["dropped"] == []
+    assert (document["dropped"], document["unmatched"]) == ([], ["temp_never*"])
+    variables = invoke.environment(cluster, "postgres", BACKUP_DIR=str(directory), **every)
+    code, out, err = invoke.complete("doctor", env=variables)
+    assert code == 4, err
+    for problem, remedy in failed.values():
+        assert f"error: {problem}\n    {remedy}\n" in out
+    assert "warning: no database matches temp_never*\n" in out
+    assert "excluded   template0, template of CREATE DATABASE\n" in out
+    # Where only one is selected, its own exit code and hint are those of the run.
+    alone = variables | {"BACKUP_DATABASES": f"{limited[:-1]}?"}
+    said = invoke.run("backup", env=alone, code=3)
+    assert f"error: database {limited} has connection limit 0\nhint: Run ALTER" in said
     kept = invoke.left_over(directory)
 
     servers.sql(cluster, "postgres", f"drop database {leaving}")
     servers.sql(cluster, "postgres", f"create database {later}")
-    variables = invoke.environment(cluster, "postgres", BACKUP_DIR=str(directory), **every)
-    code, out, err = invoke.complete("backup", DAILY, env=variables)
-    assert code == 0, err
-    assert f"/{later}_daily_" in out
-    assert f"/{leaving}_daily_" not in out
-    assert f"warning: {leaving}: no longer on the server; its backups are kept" in err
-    assert f"warning: {closed}: skipped, connections are not allowed" in err
-    assert {name for name in kept if name.startswith(leaving)} <= set(invoke.left_over(directory))
+    servers.sql(cluster, "postgres", failed[denied][1].partition(";")[0].removeprefix("Run "))
     servers.sql(cluster, "postgres", f"update pg_database set datconnlimit = -1"
                                f" where datname = '{invalid}'")  # fmt: skip
+    variables["BACKUP_DATABASES"] = f"*,!{closed},!{limited},!scratch*"
+    code, out, err = invoke.complete("backup", DAILY, env=variables)
+    assert code == 0, err
+    for name in (later, denied, invalid):
+        assert f"/{name}_daily_" in out
+    assert f"/{leaving}_daily_" not in out
+    assert f"warning: {leaving}: no longer on the server; its backups are kept" in err
+    assert f"{closed} (excluded by !{closed})" in err
+    assert {name for name in kept if name.startswith(leaving)} <= set(invoke.left_over(directory))
+    servers.sql(cluster, "postgres", f"alter database {copied} is_template false")
+    servers.sql(cluster, "postgres", f"revoke connect on database {denied} from {role}")
+
+
+def test_postgres_is_backed_up_where_it_holds_anything(
+    cluster: Server, directory: Path, app: str, disposables: Disposables
+) -> None:
+    """A3.16: an empty one is excluded, unless it is named or was backed up before."""
+    role = disposables.role(cluster, "superuser")
+    run = (cluster, app, directory, DAILY)
+    every: dict[str, Any] = {"PGUSER": role, "BACKUP_DATABASES": f"{app[:-1]}?,p*s"}
+    assert names(backup(*run, **every)[0]) == [app]
+    servers.sql(cluster, "postgres", "create schema used")
+    try:
+        assert names(backup(*run, **every)[0]) == ["postgres", app]
+    finally:
+        servers.sql(cluster, "postgres", "drop schema used")
+    # Otherwise its last backup would get old, and be missed.
+    assert names(backup(*run, **every)[0]) == ["postgres", app]
+    elsewhere = (*run[:2], directory / "b", DAILY)
+    document, _ = backup(*elsewhere, "--database=postgres", f"--database={app}", **every)
+    assert names(document) == ["postgres", app]
+    assert document["excluded"] == []
+    for selected, said in (
+        ("template?", "every database that matches template? is excluded"),
+        ("no*such,never?", "no database of the server matches no*such,never?"),
+    ):
+        _, err = backup(*run, code=2, BACKUP_DATABASES=selected)
+        assert f"error: no database to back up: {said}\n" in err
 
 
 def test_roles_are_dumped_once_a_run(cluster: Server, app: str, tmp_path: Path) -> None:

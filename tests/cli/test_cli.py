@@ -414,7 +414,7 @@ def test_json_is_one_document_with_a_stable_shape(
         found = json.loads(invoke.run(*args, "--json", env=env))
         return set(found[0] if isinstance(found, list) else found)
 
-    assert {"backups", "failed", "skipped"} <= keys("backup")
+    assert {"backups", "failed", "excluded"} <= keys("backup")
     assert keys("list") == {"missing", "stores", "manifest"}
     artifact = next(tmp_path.glob("*Z.sql.gz"))
     report = {"file", "kind", "raw_bytes", "tables", "rows", "checked"}

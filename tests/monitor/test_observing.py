@@ -413,21 +413,30 @@ def test_an_outcome_is_the_same_for_all_who_are_told(
     assert (code, failed[SUCCESS]) == (3, again[SUCCESS])
 
 
-def test_a_database_that_is_skipped_has_no_success(tmp_path: Path) -> None:
-    """F3: its age goes on, and nothing says that it was tried."""
+def test_a_database_that_cannot_be_backed_up_has_failed(tmp_path: Path) -> None:
+    """F2, F3, A3.16: with a series, also where it never had a backup; what is excluded has none."""
     path, store = tmp_path / "pgkeep.prom", str(tmp_path / "b")
     with Server(servers.bin_folder(17), settings=SETTINGS) as cluster:
-        servers.sql(cluster, "postgres", "create database app")
-        env = invoke.environment(cluster, "postgres", BACKUP_DIR=store, BACKUP_DATABASES="*",
-                               BACKUP_METRICS_FILE=str(path))  # fmt: skip
-        invoke.run("backup", DAILY, env=env)
+        for name in ("app", "never", "scratch"):
+            servers.sql(cluster, "postgres", f"create database {name}")
+        servers.sql(cluster, "postgres", "alter database never allow_connections false")
+        env = invoke.environment(
+            cluster, "postgres", BACKUP_DIR=store, BACKUP_DATABASES="*,!scratch",
+            BACKUP_METRICS_FILE=str(path),
+        )  # fmt: skip
+        invoke.run("backup", DAILY, env=env, code=11)
         before = values(path.read_text())
         servers.sql(cluster, "postgres", "alter database app allow_connections false")
-        invoke.run("backup", DAILY, env=env)
+        invoke.run("backup", DAILY, env=env, code=11)
         after = values(path.read_text())
-    for name in (SUCCESS, ATTEMPT):
-        assert after[name, "app", store, "daily"] == before[name, "app", store, "daily"] > 0
-        assert after[name, "postgres", store, "daily"] > before[name, "postgres", store, "daily"]
+    assert after[SUCCESS, "app", store, "daily"] == before[SUCCESS, "app", store, "daily"] > 0
+    assert after[ATTEMPT, "app", store, "daily"] > before[ATTEMPT, "app", store, "daily"]
+    exit_code = "backup_last_exit_code"
+    assert [found[exit_code, "app", store, "daily"] for found in (before, after)] == [0, 3]
+    assert (after[SUCCESS, "never", store, "daily"], after[exit_code, "never", store, "daily"]) == (
+        0, 3,
+    )  # fmt: skip
+    assert {key[1] for key in after} & {"scratch", "postgres", "template1"} == set()
 
 
 def test_the_log_of_a_failed_run_stays(pg17: Server, app: str, tmp_path: Path) -> None:

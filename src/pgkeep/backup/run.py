@@ -6,9 +6,8 @@ exit code reports it.
 """
 
 import contextlib
-import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,25 +17,19 @@ from .. import interrupts
 from ..catalog import copies, prune
 from ..catalog.catalog import Catalog
 from ..model import retention
+from ..model.database_patterns import CONNECTED, DatabaseSelection
 from ..model.manifest import Manifest
 from ..postgres import advisory_locks
 from ..postgres.connection import Connection, Endpoint
-from ..postgres.facts import server_facts, shared_rows
+from ..postgres.facts import server_facts
 from ..postgres.messages import translated
 from ..postgres.roles import Roles
 from ..progress import Named, Progress
 from ..stores.store import Store
 from . import backup as backup_module
 from .backup import BackupOptions, PublishedBackup
-from .run_report import DatabaseOutcome, Failure, RunReport, Skipped
-
-EVERY = "*"
-# Databases that pgkeep itself created, and why they are skipped.
-_OURS = {
-    re.compile(r"__restore_[0-9a-f]{8}$"): "left behind by an interrupted restore",
-    re.compile(r"__old_[0-9]{8}T[0-9]{6}Z$"): "replaced by a restore",
-    re.compile(r"^pgkeep_drill_[0-9a-f]{12}$"): "used by a drill that runs or was interrupted",
-}
+from .choice import choose
+from .run_report import DatabaseOutcome, Failure, RunReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +37,7 @@ class RunOptions:
     """Options of a run."""
 
     backup: BackupOptions
-    databases: Sequence[str] = ()  # none: the connected one; EVERY: all that allow connections
+    databases: DatabaseSelection = CONNECTED
     policy: retention.Policy | None = None  # None: nothing is removed
     require_copy: bool = False  # a copy that fails makes the run fail
 
@@ -68,23 +61,35 @@ def run(
     work = _Run(endpoint, store, copy, options, progress)
     if not options.databases:
         return RunReport(outcomes=[work.back_up(None)])
-    with translated(e.ConnectionFailed), _alone(endpoint, options.databases) as connection:
-        chosen, skipped = choose(connection, options.databases)
-        dropped = _dropped(connection, store) if EVERY in options.databases else []
+    selection = options.databases
+    with translated(e.ConnectionFailed), _alone(endpoint, selection) as connection:
+        backed_up = _backed_up(connection, store) if selection.patterns else set()
+        found = choose(endpoint, connection, selection, backed_up)
         outcomes = []
-        for database in chosen:
-            outcomes.append(work.back_up(database))
-            finished(outcomes[-1])
-    return RunReport(outcomes=outcomes, skipped=skipped, dropped=dropped)
+        for database in found.choice.chosen:
+            error = found.unavailable.get(database)
+            if error is not None:
+                failure = Failure.of(database, error)
+                outcome = DatabaseOutcome(database=database, failed=failure)
+            else:
+                outcome = work.back_up(database)
+            outcomes.append(outcome)
+            finished(outcome)
+    return RunReport(
+        outcomes=outcomes,
+        excluded=found.choice.excluded,
+        unmatched=found.choice.unmatched,
+        dropped=found.dropped,
+    )
 
 
 @contextlib.contextmanager
-def _alone(endpoint: Endpoint, wanted: Sequence[str]) -> Iterator[Connection]:
+def _alone(endpoint: Endpoint, wanted: DatabaseSelection) -> Iterator[Connection]:
     """Connect and hold the lock of a run for these databases; it ends with the connection.
 
     A backup only locks its own database: two runs for the same databases would each back up some.
     """
-    key = advisory_locks.key_of("pgkeep", *wanted)
+    key = advisory_locks.key_of("pgkeep", *wanted.names, *wanted.patterns, *wanted.exclusions)
     with endpoint.connect() as connection:
         if not advisory_locks.try_acquire(connection, key):
             raise e.AlreadyRunning(
@@ -209,61 +214,15 @@ def _known(error: Exception) -> e.PgkeepError:
     )
 
 
-def choose(connection: Connection, wanted: Sequence[str]) -> tuple[list[str], list[Skipped]]:
-    """Return the databases that a run backs up, and those that it skips.
-
-    Raises:
-        UsageError: no database can be backed up.
-
-    """
-    if EVERY not in wanted:
-        return list(dict.fromkeys(wanted)), []  # in the given order, without duplicates
-    existing = _databases(connection)
-    chosen = [name for name, reason in existing.items() if reason is None]
-    if not chosen:
-        raise e.UsageError("no database to back up: none accepts connections")
-    return chosen, [Skipped(name, reason) for name, reason in existing.items() if reason]
-
-
-def _dropped(connection: Connection, store: Store) -> list[str]:
-    """Return the databases that have backups but no longer exist on the server."""
+def _backed_up(connection: Connection, store: Store) -> set[str]:
+    """Return the databases of this cluster that have backups."""
     identifier = server_facts(connection).system_identifier
     try:
         backups = Catalog(store).backups()
     except e.AccessDenied:
-        return []  # an identity without read permission cannot know
-    known = {
+        return set()  # an identity without read permission cannot know
+    return {
         backup.manifest.database.name
         for backup in backups
         if backup.manifest.server.system_identifier == identifier
     }
-    return sorted(known - _databases(connection).keys())
-
-
-def _databases(connection: Connection) -> dict[str, str | None]:
-    """Return every database except templates, with the reason why it cannot be backed up, if any.
-
-    The server is asked at each run, so that new databases are found (trap A3.15).
-    """
-    rows = shared_rows(
-        connection,
-        """
-        SELECT d.datname, d.datallowconn, d.datconnlimit, r.rolsuper,
-               pg_catalog.has_database_privilege(d.oid, 'CONNECT')
-        FROM pg_catalog.pg_database d, pg_catalog.pg_roles r
-        WHERE NOT d.datistemplate AND r.rolname = current_user ORDER BY 1
-        """,
-    )
-    return {name: _reason(name, *facts) for name, *facts in rows}
-
-
-def _reason(name: str, allowed: bool, limit: int, superuser: bool, privilege: bool) -> str | None:
-    if not allowed:
-        return "connections are not allowed"
-    if limit == -2:  # pg_database.datconnlimit of a database whose DROP was interrupted
-        return "invalid: dropping it was interrupted"
-    if not privilege:
-        return "the role has no CONNECT privilege"
-    if limit == 0 and not superuser:
-        return "connection limit is 0"
-    return next((reason for ours, reason in _OURS.items() if ours.search(name)), None)

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from .. import errors as e
+from ..model.database_patterns import Excluded
 from ..model.manifest import Manifest
 
 
@@ -25,13 +26,6 @@ class Failure(msgspec.Struct, frozen=True):
     def as_error(self) -> e.PgkeepError:
         """Return an error with the same message, hint and exit code."""
         return e.PgkeepError(self.error, hint=self.hint, exit_code=self.exit_code)
-
-
-class Skipped(msgspec.Struct, frozen=True):
-    """A database that was skipped, and why."""
-
-    database: str
-    reason: str
 
 
 class DatabaseOutcome(msgspec.Struct, kw_only=True):
@@ -54,7 +48,8 @@ class RunReport(msgspec.Struct, kw_only=True):
     """The result of a run for one target or several."""
 
     outcomes: list[DatabaseOutcome] = []
-    skipped: list[Skipped] = []
+    excluded: list[Excluded] = []
+    unmatched: list[str] = []  # patterns that match no database
     dropped: list[str] = []  # databases that have backups but no longer exist on the server
 
     @classmethod
@@ -68,7 +63,8 @@ class RunReport(msgspec.Struct, kw_only=True):
         total = cls()
         for report in reports:
             total.outcomes += report.outcomes
-            total.skipped += report.skipped
+            total.excluded += report.excluded
+            total.unmatched += report.unmatched
             total.dropped += report.dropped
         return total
 
@@ -145,7 +141,7 @@ class RunReport(msgspec.Struct, kw_only=True):
     def document(self) -> dict[str, Any]:
         """Return the JSON document of `pgkeep backup --json`."""
         fields = (
-            "backups", "failed", "skipped", "dropped", "removed", "retention", "unreadable",
-            "copied", "copies", "copies_missed", "copies_removed", "retained",
+            "backups", "failed", "excluded", "unmatched", "dropped", "removed", "retention",
+            "unreadable", "copied", "copies", "copies_missed", "copies_removed", "retained",
         )  # fmt: skip
         return {field: getattr(self, field) for field in fields}

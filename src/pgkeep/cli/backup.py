@@ -14,12 +14,13 @@ from ..backup.backup import BackupOptions
 from ..backup.run import RunOptions
 from ..backup.run_report import DatabaseOutcome, Failure, RunReport
 from ..model import naming
+from ..model.database_patterns import DatabaseSelection, Excluded
 from ..stores.store import Store
 from . import output
 from .command import pgkeep_command
 from .common import (
-    connection_options,
     dir_option,
+    dsn_option,
     jobs_option,
     json_option,
     load_configs,
@@ -39,7 +40,7 @@ MANUAL = "manual"
     examples=(
         "pgkeep backup",
         "pgkeep backup --type=auto     # for cron: chooses the tier, removes expired backups",
-        "BACKUP_DATABASES='*' pgkeep backup --type=auto",
+        "BACKUP_DATABASES='*,!scratch_*' pgkeep backup --type=auto",
         "POSTGRES_HOST=db POSTGRES_USER=backup pgkeep backup --database=app --dir=/backups",
     ),
 )
@@ -69,7 +70,14 @@ MANUAL = "manual"
     help="Do not record hashes of materialized views and generated columns"
     " (BACKUP_COMPUTED_VALUES).",
 )
-@connection_options
+@dsn_option
+@click.option(
+    "--database",
+    "databases",
+    metavar="NAME",
+    multiple=True,
+    help="Name of the database, instead of BACKUP_DATABASES. Can be repeated.",
+)
 @target_option
 @dir_option
 @jobs_option
@@ -83,7 +91,7 @@ def command(
     lock_timeout: str | None,
     computed: str | None,
     dsn: str | None,
-    database: str | None,
+    databases: tuple[str, ...],
     target: str | None,
     directory: str | None,
     jobs: str | None,
@@ -107,7 +115,7 @@ def command(
         verify=kind != MANUAL if verify is None else verify,
         schema_only=schema_only,
         prune=not no_prune and kind != MANUAL,
-        database=database,
+        databases=tuple(dict.fromkeys(databases)),
     )
     out = output.current()
     started = time.monotonic()
@@ -141,7 +149,7 @@ class _Request:
     verify: bool
     schema_only: bool
     prune: bool
-    database: str | None
+    databases: tuple[str, ...]
 
     def of(self, target: config.Config) -> RunOptions:
         """Return what a run does for one target."""
@@ -159,10 +167,20 @@ class _Request:
                 lock_timeout=target.settings.lock_timeout,
                 computed=target.settings.computed,
             ),
-            databases=() if self.database is not None else target.settings.databases,
+            databases=self._selection(target),
             policy=target.policy if self.prune else None,
             require_copy=target.settings.require_copy,
         )
+
+    @property
+    def database(self) -> str | None:
+        """The only database that the command line names, None for none and for several."""
+        return self.databases[0] if len(self.databases) == 1 else None
+
+    def _selection(self, target: config.Config) -> DatabaseSelection:
+        if not self.databases:
+            return target.settings.databases
+        return DatabaseSelection(names=self.databases if len(self.databases) > 1 else ())
 
 
 def _summary(total: RunReport, seconds: float) -> str:
@@ -230,6 +248,10 @@ def _noting(unwritten: list[OSError]) -> Iterator[None]:
         unwritten.append(error)
 
 
+def _listed(excluded: list[Excluded]) -> str:
+    return ", ".join(f"{found.database} ({found.reason})" for found in excluded)
+
+
 def _print(
     target: config.Config,
     report: RunReport,
@@ -252,11 +274,12 @@ def _print(
                 f" {progress.size(manifest.artifact.size)}{state}"
             )
     warnings = [
-        *(f"{skipped.database}: skipped, {skipped.reason}" for skipped in report.skipped),
+        *(f"no database matches {pattern}" for pattern in report.unmatched),
         *(f"{name}: no longer on the server; its backups are kept" for name in report.dropped),
         *report.unreadable,
     ]
     notes = [
+        *([f"excluded: {_listed(report.excluded)}"] if report.excluded else []),
         *(f"removed {stem}" for stem in report.removed),
         *(f"uploaded {stem}, which was pending" for stem in report.copied),
         *(f"removed the copy of {stem}" for stem in report.copies_removed),

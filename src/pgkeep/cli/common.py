@@ -69,17 +69,20 @@ target_option = click.option(
 )
 
 
+dsn_option = click.option(
+    "--dsn",
+    metavar="DSN",
+    help=f"{setting_help('--dsn')} Do not put a password here: every user of this machine can"
+    " see the arguments of a process.",
+)
+
+
 def connection_options(function: Function) -> Function:
     """Add the options that name the server and the database."""
     function = click.option(
         "--database", metavar="NAME", help="Name of the database (POSTGRES_DB or PGDATABASE)."
     )(function)
-    return click.option(
-        "--dsn",
-        metavar="DSN",
-        help=f"{setting_help('--dsn')} Do not put a password here: every user of this machine can"
-        " see the arguments of a process.",
-    )(function)
+    return dsn_option(function)
 
 
 def load_configs(

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from ..backup import run
 from ..catalog import catalog
 from ..config import Config
 from ..monitor import overview
@@ -19,12 +18,13 @@ def target_of(config: Config) -> overview.Target:
     """Return the stores of a configuration, and the backups that should exist there."""
     policy = config.policy
     kept = {"daily": policy.daily, "weekly": policy.weekly, "monthly": policy.monthly}
-    every = run.EVERY in config.settings.databases
+    selection = config.settings.databases
     return overview.Target(
         store=config.store(),
         copy=config.copy(),
-        named=() if every else config.settings.databases,
-        connected=None if config.settings.databases else config.connected(),
+        named=() if selection.patterns else selection.names,
+        selection=selection,
+        connected=None if selection else config.connected(),
         tiers=[tier for tier, length in kept.items() if length],
     )
 

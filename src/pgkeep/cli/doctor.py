@@ -3,6 +3,7 @@
 from .. import doctor
 from .. import errors as e
 from ..doctor import Diagnosis
+from ..model.database_patterns import CONNECTED
 from ..terminal import printable
 from . import output
 from .command import pgkeep_command
@@ -42,12 +43,12 @@ def command(
 ) -> None:
     """Find problems that would make a backup fail, with the statement that fixes each.
 
-    Every database of BACKUP_DATABASES is checked, or the one that --database names. Nothing is
-    changed. In a bucket, a file is written, read and removed again. Exit code 4 if a backup would
-    fail.
+    Every database of BACKUP_DATABASES is checked, or the one that --database names. Excluded
+    databases are listed. Nothing is changed. In a bucket, a file is written, read and removed
+    again. Exit code 4 if a backup would fail.
     """
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
-    wanted = () if database is not None else config.settings.databases
+    wanted = CONNECTED if database is not None else config.settings.databases
     report = doctor.examine(
         config.endpoint(database),
         stores(config),
@@ -70,6 +71,8 @@ def _print(report: Diagnosis) -> None:
     output.say(f"server     PostgreSQL {report.server} at {report.address}, role {report.role}")
     for name, tables in report.databases.items():
         output.say(f"database   {printable(name)}, {plural(tables, 'table')}")
+    for excluded in report.excluded:
+        output.say(f"excluded   {printable(excluded.database)}, {excluded.reason}")
     output.say(f"programs   {report.client}")
     for url, state in report.stores.items():
         output.say(f"store      {url}, {state}")

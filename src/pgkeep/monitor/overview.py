@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..catalog.catalog import Backup
+from ..model.database_patterns import CONNECTED, DatabaseSelection
 from ..model.manifest import Drill, Manifest
 from ..model.retention import FUTURE_TOLERANCE
 from ..stores.store import Store
@@ -26,6 +27,7 @@ class Target:
     store: Store
     copy: Store | None = None
     named: Sequence[str] = ()  # exactly these are expected; none: all known databases
+    selection: DatabaseSelection = CONNECTED  # from which databases can be excluded
     connected: str | None = None  # the database that is backed up if none is named
     tiers: Sequence[str] = ("daily", "weekly", "monthly")  # the tiers that retention keeps
 
@@ -48,8 +50,9 @@ def expected(target: Target, contents: Contents, report: "RunReport | None" = No
         dropped = set(report.dropped)
     if target.named:
         return sorted({*target.named, *tried})
-    known = set() if target.connected is None else {target.connected}
-    return sorted(((known | databases(target, contents)) - dropped) | tried)
+    known = {name for name in databases(target, contents) if target.selection.includes(name)}
+    known.update(target.selection.names, [target.connected] if target.connected else [])
+    return sorted((known - dropped) | tried)
 
 
 def databases(target: Target, contents: Contents) -> set[str]:

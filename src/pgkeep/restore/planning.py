@@ -196,7 +196,7 @@ class _Planner:
 
     def _look_into_empty_database(self) -> None:
         with self._endpoint.to(self._target).connect() as inside:
-            found = database.contents(inside)
+            found = databases.contents(inside)
             if found:
                 self._refuse(
                     f"database {self._target} is not empty: it has {found}",

@@ -42,23 +42,3 @@ def sessions_in_the_way(connection: Connection, name: str) -> Iterator[str]:
             f"the role may not end {row[0]} {noun} of database {name}: GRANT pg_signal_backend to"
             " it (sessions of superusers need a superuser), or end them yourself"
         )
-
-
-def contents(connection: Connection) -> str | None:
-    """Return what a database that should be empty holds; extensions count too, except plpgsql."""
-    row = connection.execute(
-        """
-        SELECT (SELECT count(*) FROM pg_catalog.pg_class c WHERE c.oid >= 16384
-                AND c.relnamespace IN (SELECT oid FROM pg_catalog.pg_namespace
-                    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')),
-               (SELECT count(*) FROM pg_catalog.pg_proc WHERE oid >= 16384),
-               (SELECT count(*) FROM pg_catalog.pg_type WHERE oid >= 16384),
-               (SELECT count(*) FROM pg_catalog.pg_namespace
-                WHERE oid >= 16384 AND nspname !~ '^pg_'),
-               (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata)
-        """
-    ).fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM gives a row
-    names = ("relations", "functions", "types", "schemas", "large objects")
-    found = [f"{count} {name}" for count, name in zip(row, names, strict=True) if count]
-    return ", ".join(found) or None
