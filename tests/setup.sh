@@ -78,6 +78,7 @@ packages() {
         command -v "$program" >/dev/null || install "$program"
     done
     command -v chromium-headless-shell >/dev/null || install chromium-headless-shell fonts-dejavu-core
+    [ -e /usr/share/i18n/charmaps ] || install locales
     [ -x /usr/lib/postgresql/15/bin/postgres ] || install_postgresql
 }
 

@@ -87,8 +87,10 @@ class Assembler:
         tables: Sequence[Table],
         order: MemberOrder,
         rows_are_read: Callable[[], None] = lambda: None,
+        settings: bytes = b"",
     ) -> None:
         self._codec = codec
+        self._added = settings  # of pgkeep, after those of pg_dump
         self._rows_are_read = rows_are_read  # called when pg_dump has read all its rows
         self._tables = {table.oid: table for table in tables}
         self._order = order
@@ -139,6 +141,8 @@ class Assembler:
         self._packer.flush()
 
     def _begin(self, entry: script.Entry) -> None:
+        if not self.begun:
+            self._packer.write(self._added)
         self.begun = True
         self._enter(script.section_of(entry, self._section))
         if self._section == "data" and entry.type != self._type:

@@ -47,6 +47,7 @@ class DumpSource:
     workers: int
     schema_only: bool
     lock_timeout: float  # seconds
+    lc_monetary: str | None = None  # where the database can contain money
 
 
 class RefusedError(Exception):
@@ -160,6 +161,7 @@ class Attempt:
             self._held.tables,
             self._order,
             rows_are_read=self._check_names,
+            settings=_money(self._source.lc_monetary),
         )
         access = self._source.access
         with programs.Child(command, access.environment, access.descriptors) as child:
@@ -336,6 +338,13 @@ def _header(source: DumpSource, held: Snapshot) -> bytes:
 --
 
 """.encode()
+
+
+def _money(locale: str | None) -> bytes:
+    """Return the setting with which psql reads money as it was written (trap A5.25)."""
+    if locale is None:
+        return b""
+    return f"SET lc_monetary = {sql.Literal(locale).as_string(None).strip()};\n\n".encode()
 
 
 def program_error(

@@ -148,17 +148,20 @@ class _Dump:
         """Return the result, and whether all names by which data was read were checked."""
         tasks = [] if self.options.schema_only else self._plan(held)
         targets = self._targets(held)
+        money = _lc_monetary(self.connection)
         with self.endpoint.child(**self.settings) as access:
-            run = Attempt(self._source(access), self.writer, held, tasks, targets, self.progress)
+            run = Attempt(
+                self._source(access, money), self.writer, held, tasks, targets, self.progress
+            )
             run.execute()
-        index = self.writer.finish(self._meta(held, run.computed))
+        index = self.writer.finish(self._meta(held, run.computed, money))
         warnings = self.warnings + run.warnings
         warnings += _lag_warnings(held, in_recovery=self.server.in_recovery)
         return DumpResult(
             index, held.taken, self.client, self.settings, warnings
         ), run.names_are_checked
 
-    def _source(self, access: ChildAccess) -> DumpSource:
+    def _source(self, access: ChildAccess, money: str | None) -> DumpSource:
         return DumpSource(
             connection=self.connection,
             endpoint=self.endpoint,
@@ -171,6 +174,7 @@ class _Dump:
             workers=self.options.jobs,
             schema_only=self.options.schema_only,
             lock_timeout=self.options.lock_timeout,
+            lc_monetary=money,
         )
 
     def _targets(self, held: Snapshot) -> list[computed_values.ComputedRelation]:
@@ -218,7 +222,7 @@ class _Dump:
             may_be_queried(self.connection, [candidate.oid for candidate in candidates]),
         )
 
-    def _meta(self, held: Snapshot, values: list[Computed]) -> Meta:
+    def _meta(self, held: Snapshot, values: list[Computed], money: str | None) -> Meta:
         return Meta(
             pgkeep=__version__,
             database=self.database,
@@ -231,7 +235,7 @@ class _Dump:
             client_version=".".join(map(str, self.client.version)),
             snapshot=held.taken.isoformat(),
             timezone=self.connection.info.parameter_status("TimeZone"),
-            lc_monetary=_lc_monetary(self.connection),
+            lc_monetary=money,
             schema_only=self.options.schema_only,
             extensions=extensions(self.connection),
             roles=roles_in_use(self.connection),

@@ -131,8 +131,9 @@ def temporary_server(
             _make_tablespaces(connection, index)
             version = server_facts(connection).version
             warnings: list[str] = []
-            locale = index.meta.lc_monetary
-            if locale is not None and "lc_monetary" not in settings:
+            # In the connection, where a restore leaves it as it is.
+            locale = settings.get("lc_monetary", index.meta.lc_monetary)
+            if locale is not None:
                 endpoint, warnings = with_money(connection, endpoint, locale)
             if not server.isolation:
                 warnings.append(NOT_ISOLATED)

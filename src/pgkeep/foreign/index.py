@@ -258,6 +258,7 @@ class _Index:
             server=plain.server_facts(part.head),
             client_version=plain.client_version(part.head),
             snapshot=self.moment.time.astimezone(UTC).isoformat(),
+            lc_monetary=plain.lc_monetary(part.head),
             schema_only=self.name.schema_only,
             extensions=[Extension(extension, "") for extension in written.extensions],
             roles=sorted(written.owners | part.grantees),

@@ -19,6 +19,7 @@ BEFORE_LIMIT = 64 << 20  # bytes of SQL before the first entry: the DROP stateme
 _DUMPED_FROM = re.compile(rb"^-- Dumped from database version (?P<version>\S+)", re.MULTILINE)
 _DUMPED_BY = re.compile(rb"^-- Dumped by pg_dump version (?P<version>\S+)", re.MULTILINE)
 _ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
+_LC_MONETARY = re.compile(rb"^SET lc_monetary = '([^']+)';$", re.MULTILINE)
 _VERSION = re.compile(r"(?P<major>\d+)(?:\.(?P<minor>\d+))?")
 _AUTHORIZATION = re.compile(rb"^SET SESSION AUTHORIZATION [^\n]*;\s*\Z", re.MULTILINE)
 _CREATE_DATABASE = re.compile(
@@ -370,6 +371,12 @@ def server_facts(head: bytes) -> ServerFacts:
 def client_version(head: bytes) -> str:
     """Return which pg_dump says that it has made a dump, empty where none does."""
     return _version(_DUMPED_BY, head)
+
+
+def lc_monetary(head: bytes) -> str | None:
+    """Return the locale of money, which only pgkeep writes into a dump."""
+    match = _LC_MONETARY.search(head)
+    return match[1].decode("ascii", "replace") if match else None
 
 
 def _version(pattern: re.Pattern[bytes], head: bytes) -> str:

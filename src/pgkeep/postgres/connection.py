@@ -43,6 +43,7 @@ SESSION = {
     "row_security": "off",
     "standard_conforming_strings": "on",
     "default_transaction_read_only": "off",
+    "exit_on_error": "off",
     "search_path": "",
     "statement_timeout": "0",
     "lock_timeout": "0",

@@ -45,7 +45,7 @@ WARNINGS_LIMIT = 100  # of one program; they are stored in the manifest
 # Variables that a child inherits: libpq's settings, the locale, paths of its own files. It must not
 # see any others, above all no cloud credentials (trap A1.9).
 INHERITED = re.compile(
-    r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|KRB5.*|LD_LIBRARY_PATH"
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|KRB5.*|LOCPATH|LD_LIBRARY_PATH"
 )
 
 

@@ -54,7 +54,7 @@ rm -rf -- "$@"
 PROGRAMS = ("initdb", "postgres")
 
 # A server gets no other variables of our environment, because it can run untrusted code.
-ENVIRONMENT = re.compile(r"PATH|LANG|LC_.*|TZ|LD_LIBRARY_PATH")
+ENVIRONMENT = re.compile(r"PATH|LANG|LC_.*|LOCPATH|TZ|LD_LIBRARY_PATH")
 
 START_SECONDS = 60
 STOP_SECONDS = 30

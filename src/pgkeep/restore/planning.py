@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import psycopg
 
 from .. import errors as e
+from ..artifact.contents import Contents
 from ..artifact.file import Artifact, is_artifact
 from ..artifact.verify import SideFiles
 from ..postgres import databases
@@ -12,7 +13,7 @@ from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..sql.encodings import codec
 from ..stores.store import Source
-from . import database_name_use, maintenance, search_path
+from . import database_name_use, maintenance, money, search_path
 from .load.session import describe
 from .object_selection import ObjectSelection, SelectionOptions, Selector
 from .plan import Mode, Plan, PlanSummary, RestoreOptions, in_place_instead, mode_of, steps, tables
@@ -88,6 +89,7 @@ class _Planner:
                 )
             self._select(connection, mode)
             self._look_at_server(connection, mode)
+            self._look_at_money(connection)
             if mode == Mode.SWAP:
                 self._warnings += database.sessions_in_the_way(connection, self._target)
         if mode == Mode.DATA_ONLY:
@@ -175,6 +177,20 @@ class _Planner:
                 "Restore as its owner, as a member of its owner, or as a superuser; or under"
                 " another name with --target-db.",
             )
+
+    def _look_at_money(self, connection: Connection) -> None:
+        selection = self._selection
+        if selection is None or self._meta is None or self._meta.lc_monetary is None:
+            return
+        contents = Contents(selection.artifact)
+        entries = [entry for entry in contents.entries if not selection.skips(entry.one)]
+        rows = not self._options.schema_only
+        problem = money.problem(
+            connection, contents, [] if self._options.data_only else entries,
+            lambda table: rows and not selection.skips_rows(table),
+        )  # fmt: skip
+        if problem is not None:
+            self._refuse(*problem)
 
     def _look_at_name(self, mode: Mode) -> str | None:
         """Say what would be wrong, or fail, in a database that has a temporary name."""

@@ -32,6 +32,7 @@ _SETTINGS = rb"|".join((
     rb"check_function_bodies", rb"xmloption", rb"client_min_messages", rb"row_security",
     rb"escape_string_warning", rb"search_path", rb"default_tablespace",
     rb"default_table_access_method", rb"default_with_oids", rb"default_toast_compression",
+    rb"lc_monetary",  # which pgkeep adds
 ))  # fmt: skip
 _KINDS = rb"|".join((
     rb"ACCESS METHOD", rb"AGGREGATE", rb"CAST", rb"COLLATION", rb"CONVERSION",

@@ -12,12 +12,13 @@ from ...postgres.messages import restore_error
 from ...progress import Progress
 from ...sql.statements import Name
 from ..target import default_privileges
+from . import settings
 from .analyze import analyze
 from .entries import EntryReader
 from .options import Loaded, LoadOptions
 from .post_data import PostData
 from .rows import RowLoader
-from .session import Session, Statement, known_settings
+from .session import Session, Statement
 
 
 def load(
@@ -49,7 +50,7 @@ class _Load:
         try:
             with self._endpoint.connect() as connection:
                 self._header = [
-                    *known_settings(connection, self._artifact),
+                    *settings.header(connection, self._artifact, definitions=self._options.schema),
                     *(self._options.settings if self._options.schema else ()),
                 ]
             for _ in range(1 if self._options.one_transaction else self._options.jobs):

@@ -21,6 +21,7 @@ from ...sql import dialect, script
 from ...sql.encodings import codec
 from ...sql.scanner import Scanner
 from ...stores.store import Source
+from . import settings
 from .session import BATCH_BYTES, Session, describe
 
 BATCH_STATEMENTS = 100
@@ -54,7 +55,9 @@ def load(
     reading = PlainReading(source, progress.advance, statements=False)
     reading.scanner = Scanner(statements=True)
     with endpoint.connect() as connection:
-        loading = _Loading(Session(connection, []), codec(encoding), allow=allow)
+        loading = _Loading(
+            Session(connection, settings.header(connection, None)), codec(encoding), allow=allow
+        )
         pieces = reading.pieces()
         for piece in pieces:
             if isinstance(piece, script.CopyBegin):

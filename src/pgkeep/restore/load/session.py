@@ -12,10 +12,10 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from ... import errors as e
-from ...artifact.file import Artifact, Object
+from ...artifact.file import Object
 from ...postgres.connection import Connection
 from ...postgres.messages import restore_error
-from ...sql import dialect, statements
+from ...sql import dialect
 
 Statement = bytes | sql.Composed
 EntryText = tuple[Object, bytes]  # an object of a backup and its SQL
@@ -182,20 +182,6 @@ def describe(entry: Object) -> str:
     """Name an object for messages."""
     name = f"{entry.schema}.{entry.name}" if entry.schema else entry.name
     return f"{entry.type.lower()} {name}"
-
-
-def known_settings(connection: Connection, artifact: Artifact) -> list[bytes]:
-    """Return the header's SET statements that the target server knows (traps A1.2, A1.3)."""
-    if not artifact.index.members:
-        return []
-    objects = artifact.index.objects_by_member()[0]
-    header = artifact.read(0)[: objects[0].start if objects else None]
-    names = {row[0] for row in connection.execute("SELECT name FROM pg_catalog.pg_settings")}
-    return [
-        match.group()
-        for match in statements.SETTING.finditer(header)
-        if match["name"] is None or match["name"].decode() in names
-    ]
 
 
 def is_deadlock(error: BaseException | None) -> bool:

@@ -4,7 +4,8 @@ from ... import errors as e
 from ...postgres.connection import Endpoint
 from ...postgres.facts import server_facts
 from ...stores.store import Source
-from . import row_checks, table_checks
+from .. import money
+from . import definitions, row_checks, table_checks
 from .plan import TablesOptions, TablesPlan, TablesSummary
 from .selected import SelectedTables, dotted, listed
 
@@ -29,6 +30,13 @@ def make_plan(endpoint: Endpoint, source: Source, options: TablesOptions) -> Tab
         else:
             checks = table_checks.check(connection, tables, options, target)
             steps = table_checks.steps(tables, options)
+        problem = money.problem(
+            connection, tables.contents,
+            definitions.entries(tables, options) if options.where is None else [],
+            lambda table: table in tables.names,
+        )  # fmt: skip
+        if problem is not None:
+            checks.refuse(*problem)
     if major < tables.meta.server.major:
         checks.problems.insert(
             0,

@@ -14,7 +14,8 @@ from ...postgres.messages import restore_error
 from ...progress import Progress
 from ...sql.statements import Name
 from .. import search_path
-from ..load.session import Session, Statement, known_settings
+from ..load import settings
+from ..load.session import Session, Statement
 from ..search_path import SearchPath
 from . import definitions
 from .plan import TablesPlan, TablesResult
@@ -70,7 +71,8 @@ def execute(plan: TablesPlan, progress: Progress, confirm: Confirm) -> TablesRes
 
 
 def _header(plan: TablesPlan, connection: Connection) -> list[Statement]:
-    header: list[Statement] = [*known_settings(connection, plan.tables.artifact)]
+    definitions = plan.options.where is None
+    header = settings.header(connection, plan.tables.artifact, definitions=definitions)
     if plan.options.search_path != SearchPath.EMPTY:
         header.append(search_path.existing(plan.tables.meta))
     return header

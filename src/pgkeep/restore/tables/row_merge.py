@@ -44,6 +44,7 @@ class RowMerge:
         connection.execute("RESET search_path")
         progress.step("loading rows")
         self._load(connection, progress)
+        connection.execute("RESET lc_monetary")  # for literals of the condition
         progress.step("inserting rows")
         columns = _list(self._columns)
         chosen = sql.SQL("FROM pg_temp.{} AS {} WHERE {}").format(
