@@ -154,6 +154,13 @@ def _span(text: str) -> float:
     return seconds
 
 
+def _span_or_none(text: str) -> float | None:
+    try:
+        return None if text in ("0", "none") else _span(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or 0 for no limit") from None
+
+
 def _metrics_file(text: str) -> Path:
     if not text.endswith(".prom") or "\0" in text:
         raise ValueError("a file NAME.prom: node_exporter reads no other files")
@@ -266,6 +273,25 @@ class Settings:
         ),
         default="true",
         option="--no-computed-values",
+    )
+    stall_timeout: float | None = _setting(
+        "BACKUP_STALL_TIMEOUT",
+        Group.BACKUP,
+        _span_or_none,
+        description=(
+            "Maximum time without a byte from the server and without work for the backup on it."
+            " Then the backup fails. `0`: no limit."
+        ),
+        default="5min",
+    )
+    max_snapshot_age: float | None = _setting(
+        "BACKUP_MAX_SNAPSHOT_AGE",
+        Group.BACKUP,
+        _optional(_span),
+        description=(
+            "Maximum age of a backup's snapshot, which holds back VACUUM. Then the backup fails."
+            " No limit if unset."
+        ),
     )
     s3_bucket: str | None = _setting(
         "BACKUP_S3_BUCKET",

@@ -55,6 +55,10 @@ class TaskGroup:
         if stopped:
             _try(action)
 
+    def fail(self, error: BaseException) -> None:
+        """Stop all threads because of an error, from any thread, also from none of the group."""
+        self._fail(error)
+
     def check(self) -> None:
         """Leave the calling thread if the group was stopped."""
         if self.stopped:

@@ -176,6 +176,7 @@ class ArtifactWriter:
         self._objects: list[Object] = []
         self.size = 0
         self.raw = 0
+        self.writing = False  # it waits for the store
         self.index_sha256 = ""  # set by finish; covers the hashes of all members
 
     def append(self, builder: MemberBuilder) -> None:
@@ -214,7 +215,9 @@ class ArtifactWriter:
         return self._hash.hexdigest()
 
     def _write(self, data: bytes) -> None:
+        self.writing = True
         self._upload.write(data)
+        self.writing = False
         self._hash.update(data)
         self.size += len(data)
 

@@ -24,6 +24,7 @@ from ..sql.scanner import Scanner
 from ..task_group import TaskGroup
 from .assembly import Assembler, MemberOrder, announcement, object_of
 from .copy_session import CopySession, copy_statement
+from .deadlines import Watch
 from .tasks import CopyTask, exclusion
 
 # The coordinator already holds every lock that pg_dump requests. If pg_dump has to wait, then for a
@@ -48,6 +49,7 @@ class DumpSource:
     schema_only: bool
     lock_timeout: float  # seconds
     lc_monetary: str | None = None  # where the database can contain money
+    watch: Watch
 
 
 class RefusedError(Exception):
@@ -92,6 +94,7 @@ class Attempt:
         self._threads = TaskGroup()
         # First, because a thread that waits for the store can hold locks that others need.
         self._threads.on_stop(writer.stop)
+        source.watch.on_give_up(self._threads.fail)
         self._tasks: queue.SimpleQueue[CopyTask] = queue.SimpleQueue()
         for task in tasks:
             self._tasks.put(task)
@@ -169,7 +172,7 @@ class Attempt:
             try:
                 scanner = Scanner(self._schemas)
                 while block := child.read():
-                    self._threads.check()
+                    self._check()
                     for piece in scanner.feed(block):
                         assembler.add(piece)
                 child.finish()
@@ -258,7 +261,7 @@ class Attempt:
                 self._threads.on_stop(lambda: _cancel(connection))
                 computed_values.begin(connection, self._held.id, self._source.database.encoding)
                 self.computed, warnings = computed_values.read_all(
-                    connection, self._targets, self._source.codec, self._threads.check
+                    connection, self._targets, self._source.codec, self._check
                 )
                 connection.execute("ROLLBACK")
                 moved_names.check(self._held.names, connection, self._source.codec)
@@ -271,6 +274,11 @@ class Attempt:
                 "hashes of generated columns and materialized views were not recorded, a drill will"
                 f" not compare them: {message}"
             )
+
+    def _check(self) -> None:
+        """Record that something was read, and leave the thread if the group was stopped."""
+        self._source.watch.advanced()
+        self._threads.check()
 
     def _next_task(self) -> CopyTask | None:
         try:
@@ -303,7 +311,7 @@ class Attempt:
         packer.write(announcement(table, self._source.codec))
         packer.begin_copy(b"COPY %s (%s) FROM stdin;\n" % (table.target, table.columns))
         for block in blocks:
-            self._threads.check()
+            self._check()
             packer.rows(block)
         packer.end_copy()
         packer.write(b"\n\n")

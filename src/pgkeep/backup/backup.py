@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from ..progress import Progress
 from ..stores.local import LocalUpload
 from ..stores.store import Store, Upload, locked
 from . import dump, space
+from .deadlines import Limits, Watch
 from .dump import MIN_ATTEMPTS, DumpOptions, DumpResult
 
 # Key of pg_try_advisory_lock: "pgkeep" as a number. The lock belongs to the database and ends with
@@ -62,6 +63,7 @@ class BackupOptions:
     named: bool = False  # the database was named explicitly, to connect to
     lock_timeout: float = 300.0  # seconds
     computed: bool = True  # hash the values that a restore computes, for drills to compare
+    limits: Limits = field(default_factory=Limits)
 
 
 def backup(
@@ -83,11 +85,15 @@ def backup(
             published.
 
     """
-    endpoint = endpoint.reading()
-    with translated(), endpoint.connect() as connection:
+    with (
+        translated(),
+        Watch(options.limits) as watch,
+        watch.connected(endpoint.reading()) as (connection, pinned),
+    ):
         database = connection.info.dbname
-        with _alone(connection, store, database):
-            identifier = server_facts(connection).system_identifier
+        with _alone(connection, store, database, watch):
+            with watch.armed():
+                identifier = server_facts(connection).system_identifier
             store.sweep(lambda name: _is_of(database, name), identifier)
             existing = _earlier(store, database, options)
             earlier = [
@@ -98,8 +104,9 @@ def backup(
             )
             name = _free_name(store, database, kind, options, now)
             run = _Backup(
-                endpoint=endpoint.pinned(connection),
+                endpoint=pinned,
                 connection=connection,
+                watch=watch,
                 store=store,
                 name=name,
                 options=options,
@@ -134,6 +141,7 @@ class _Backup:
 
     endpoint: Endpoint
     connection: Connection
+    watch: Watch
     store: Store
     name: naming.BackupName
     options: BackupOptions
@@ -152,14 +160,16 @@ class _Backup:
             copy = self._live_copy(stack, files.artifact)
             artifact = files.artifact if copy is None else CopiedUpload(copy)
             writer = ArtifactWriter(artifact)
+            self.watch.waits_for_store = lambda: writer.writing
             result = self._dump(writer)
             self.progress.step("writing to disk")
             artifact.seal()
             meta = result.index.meta
-            roles = self.roles.dump(
-                self.endpoint, result.client, result.settings, meta.database.encoding,
-                needed=meta.roles,
-            )  # fmt: skip
+            with self.watch.armed():
+                roles = self.roles.dump(
+                    self.endpoint, result.client, result.settings, meta.database.encoding,
+                    needed=meta.roles,
+                )  # fmt: skip
             facts = files.write(name.globals, compress(roles.sql))
             verified = None
             if self.options.verify:
@@ -221,7 +231,10 @@ class _Backup:
             named=self.options.named,
             computed=self.options.computed,
         )
-        return dump.dump(self.endpoint, self.connection, writer, options, self.progress)
+        with self.watch.armed():
+            return dump.dump(
+                self.endpoint, self.connection, writer, options, self.progress, self.watch
+            )
 
     def _compared(self, manifest: Manifest) -> Manifest:
         """Return the manifest with warnings that result from comparing with earlier backups."""
@@ -237,7 +250,7 @@ class _Backup:
 
 
 @contextmanager
-def _alone(connection: Connection, store: Store, database: str) -> Iterator[None]:
+def _alone(connection: Connection, store: Store, database: str, watch: Watch) -> Iterator[None]:
     """Hold the locks of a run; both end with their holder.
 
     The lock file protects the partial files of the store from a second run on this host. The
@@ -247,12 +260,13 @@ def _alone(connection: Connection, store: Store, database: str) -> Iterator[None
         if not alone:
             raise _already_running(database, store.url)
         deadline = time.monotonic() + LOCK_PATIENCE
-        while not advisory_locks.try_acquire(connection, ADVISORY_LOCK):
-            if time.monotonic() > deadline or advisory_locks.holder_is_idle(
-                connection, ADVISORY_LOCK
-            ):
-                raise _already_running(database, "another host or directory")
-            time.sleep(0.1)
+        with watch.armed():
+            while not advisory_locks.try_acquire(connection, ADVISORY_LOCK):
+                if time.monotonic() > deadline or advisory_locks.holder_is_idle(
+                    connection, ADVISORY_LOCK
+                ):
+                    raise _already_running(database, "another host or directory")
+                time.sleep(0.1)
         yield
 
 

@@ -27,6 +27,7 @@ from ..progress import Progress
 from ..sql.encodings import codec
 from . import preflight
 from .attempt import Attempt, DumpSource, RefusedError, program_error
+from .deadlines import Watch
 from .tasks import CopyTask, plan_tasks
 from .trust import may_be_queried
 
@@ -64,6 +65,7 @@ def dump(
     writer: ArtifactWriter,
     options: DumpOptions,
     progress: Progress,
+    watch: Watch,
 ) -> DumpResult:
     """Dump the connected database into an artifact, which is finished only after a success.
 
@@ -72,7 +74,7 @@ def dump(
 
     """
     with translated():
-        return _Dump(endpoint, connection, writer, options, progress).run()
+        return _Dump(endpoint, connection, writer, options, progress, watch).run()
 
 
 class _Dump:
@@ -85,12 +87,14 @@ class _Dump:
         writer: ArtifactWriter,
         options: DumpOptions,
         progress: Progress,
+        watch: Watch,
     ) -> None:
         self.connection = connection
         self.endpoint = endpoint.pinned(connection)
         self.writer = writer
         self.options = options
         self.progress = progress
+        self.watch = watch
         self.settings = reading_settings(connection)
         apply(connection, self.settings)
         self.server = server_facts(connection)
@@ -132,7 +136,10 @@ class _Dump:
     def _attempt(self) -> DumpResult:
         held: Snapshot | None = None
         try:
-            with snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held:
+            with (
+                snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held,
+                self.watch.snapshot(),
+            ):
                 result, checked = self._dump(held)
         except (e.DumpFailed, psycopg.Error):
             if held is not None:
@@ -175,6 +182,7 @@ class _Dump:
             schema_only=self.options.schema_only,
             lock_timeout=self.options.lock_timeout,
             lc_monetary=money,
+            watch=self.watch,
         )
 
     def _targets(self, held: Snapshot) -> list[computed_values.ComputedRelation]:

@@ -11,6 +11,7 @@ from .. import config, progress
 from .. import errors as e
 from ..backup import run
 from ..backup.backup import BackupOptions
+from ..backup.deadlines import Limits
 from ..backup.run import RunOptions
 from ..backup.run_report import DatabaseOutcome, Failure, RunReport
 from ..model import naming
@@ -166,6 +167,10 @@ class _Request:
                 named=target.connected() is not None,
                 lock_timeout=target.settings.lock_timeout,
                 computed=target.settings.computed,
+                limits=Limits(
+                    stall=target.settings.stall_timeout,
+                    snapshot_age=target.settings.max_snapshot_age,
+                ),
             ),
             databases=self._selection(target),
             policy=target.policy if self.prune else None,

@@ -13,8 +13,8 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -118,6 +118,8 @@ class Endpoint:
     """How to connect to a server: libpq keywords, in addition to libpq's environment."""
 
     params: Mapping[str, str]
+    # Called with each new connection, before its first statement.
+    opened: Callable[["Connection"], object] | None = field(default=None, compare=False)
 
     @classmethod
     def from_dsn(cls, dsn: str) -> "Endpoint":
@@ -171,6 +173,8 @@ class Endpoint:
             if passfile is not None and "password" not in self.params:
                 keywords["passfile"] = passfile.path  # PGPASSWORD would have priority
             connection = self._open(make_conninfo("", **keywords), patience)
+        if self.opened is not None:
+            self.opened(connection)
         try:
             _refuse_pooler(connection)
             # First and separately: a timeout of some milliseconds could end the next statements.
@@ -431,6 +435,11 @@ def apply(connection: Connection, settings: Mapping[str, str]) -> None:
         for name, value in settings.items()
     )
     connection.execute(call)
+
+
+def is_crowded(error: e.ConnectionFailed) -> bool:
+    """Whether the server answered, but has no free connection."""
+    return _CROWDED.search(error.message) is not None
 
 
 def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.ConnectionFailed:

@@ -149,8 +149,8 @@ _alive: set["subprocess.Popen[bytes]"] = set()
 
 
 @atexit.register
-def _end_children() -> None:
-    """End children that a signal separated from the code that would have closed them."""
+def kill_all() -> None:
+    """End all children, also those that a signal separated from the code that would do it."""
     for process in list(_alive):
         process.kill()
 
