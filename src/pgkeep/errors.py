@@ -3,6 +3,7 @@
 PgkeepError (1)
  ├── UsageError (2)          invalid setting or argument
  ├── ConnectionFailed (3)    server not reachable, or role rejected
+ │    └── OtherServer (3)    a connection reached another server than the first one
  ├── DumpFailed (4)          the database could not be dumped completely
  ├── VerificationFailed (5)  damaged, truncated or unexpected backup file
  ├── StoreError (6)          reading or writing a store failed
@@ -58,6 +59,10 @@ class ConnectionFailed(PgkeepError):
     """The server cannot be reached, or rejects this role or database."""
 
     exit_code = 3
+
+
+class OtherServer(ConnectionFailed):
+    """A connection reached another server than the first one."""
 
 
 class DumpFailed(PgkeepError):

@@ -293,6 +293,16 @@ class Settings:
             " No limit if unset."
         ),
     )
+    retries: int = _setting(
+        "BACKUP_RETRIES",
+        Group.BACKUP,
+        _whole(0),
+        description=(
+            "Number of times that the backup of a database is repeated after a lost connection, a"
+            " restart or failover of the server, or a conflict with recovery."
+        ),
+        default="1",
+    )
     s3_bucket: str | None = _setting(
         "BACKUP_S3_BUCKET",
         Group.BUCKET,

@@ -75,7 +75,7 @@ def test_a_server_that_works_is_waited_for(
 ) -> None:
     """A6.9: nothing arrives while a backend computes, or waits for a lock, which has its limit."""
     env = {**through(network), "BACKUP_DIR": str(tmp_path / "b"), "BACKUP_STALL_TIMEOUT": "4s",
-           "BACKUP_JOBS": "1"}  # fmt: skip
+           "BACKUP_JOBS": "1", "BACKUP_RETRIES": "0"}  # fmt: skip
     with (
         faults.statement(pg17, source, "lock table rows"),
         Run(pg17, source, "backup", env=env) as run,

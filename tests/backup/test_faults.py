@@ -55,6 +55,7 @@ def begin(pg17: Server, source: str, tmp_path: Path) -> Iterator[Callable[..., R
 
         def start(*args: str, PATH: str = os.environ["PATH"], **options: Any) -> Run:  # noqa: N803
             env = {"BACKUP_DIR": str(tmp_path / "backups"), "BACKUP_JOBS": "2", "PATH": PATH}
+            env["BACKUP_RETRIES"] = "0"  # the first failure is what is to be seen
             env |= options.pop("env", {})
             run = Run(pg17, source, "backup", *args, env=env, **options)
             return stack.enter_context(run)

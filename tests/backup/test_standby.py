@@ -1,6 +1,8 @@
 """Backups of a standby: they hold what it has replayed, and say so."""
 
 import json
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from tests.conftest import DatabaseFactory
 from tests.support import faults, invoke, servers
 from tests.support.compare import assert_same_database
 from tests.support.disposable import Disposables
+from tests.support.faults import Run
 from tests.support.invoke import run_python
 
 
@@ -134,10 +137,53 @@ def test_a_cascaded_standby_does_not_know_what_it_is_not_sent(
         assert f", LSN {lsn}, timeline 1" in said
 
 
+def test_a_conflict_with_recovery(
+    pg17: Server, standby: Standby, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A6.5: the backup is repeated, with the hint; where replay waits instead, that is told."""
+    app = database(pg17)
+    servers.sql(pg17, app, "create table t as select generate_series(1, 1000) a")
+    gate = tmp_path / "gate"
+    path = faults.path_with(tmp_path / "bin", pg17, {"pg_dump": faults.gate(gate)})
+
+    def set_delay(delay: int) -> None:
+        servers.sql(standby, "postgres", f"alter system set max_standby_streaming_delay = {delay}")
+        servers.sql(standby, "postgres", "select pg_reload_conf()")
+
+    def exists() -> bool:
+        query = "select 1 from pg_database where datname = %(app)s"
+        return servers.sql(standby, "postgres", query, app=app) != []
+
+    faults.eventually(exists, "the database on the standby")
+    set_delay(100)
+    env = {"BACKUP_DIR": str(tmp_path / "b"), "PATH": path}
+    with Run(standby, app, "backup", env=env) as run:
+        faults.eventually(lambda: faults.waiting_at(gate), "the start of pg_dump")
+        servers.sql(pg17, app, "truncate t")  # replay needs the lock that the backup holds
+        faults.eventually(
+            lambda: not faults.sessions(standby, app, "xact_start is not null"), "the conflict"
+        )
+        shutil.rmtree(gate)
+        said = run.ends(0, 60)
+    assert "repeating the backup: " in said
+    (first,) = listed(tmp_path / "b")
+    warning = str(first["warnings"])
+    assert "attempt 1 failed: " in warning
+    assert "conflict with recovery" in warning
+    assert "turn on hot_standby_feedback" in warning
+
+    set_delay(-1)
+    invoke.backup(standby, app, tmp_path / "waits")
+    (second,) = listed(tmp_path / "waits")
+    assert re.search(
+        "max_standby_streaming_delay is -1: .* it was [0-9]+ s behind", str(second["warnings"])
+    )
+
+
 REPLAYED = "select pg_last_wal_replay_lsn() >= %(lsn)s::pg_lsn"
 
 
-def listed(directory: Path) -> list[dict[str, dict[str, Any]]]:
+def listed(directory: Path) -> list[dict[str, Any]]:
     env = invoke.environment(BACKUP_DIR=str(directory))
     return [load["manifest"] for load in json.loads(invoke.run("list", "--json", env=env))]
 

@@ -165,7 +165,8 @@ def gate(folder: Path) -> str:
     folder.mkdir()
     place = shlex.quote(str(folder))
     return (
-        f": >{place}/waits-$$; while [ -d {place} ]; do sleep 0.02; done 2>/dev/null;"
+        f"touch {place}/waits-$$ 2>/dev/null;"
+        f" while [ -d {place} ]; do sleep 0.02; done 2>/dev/null;"
         ' exec "$real" "$@"'
     )
 

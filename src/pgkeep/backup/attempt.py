@@ -32,6 +32,11 @@ from .tasks import CopyTask, exclusion
 # Meanwhile all sessions that need the table wait, so this time is short.
 PG_DUMP_LOCK_WAIT = 2_000  # ms
 
+RECOVERY_HINT = (
+    "Increase max_standby_streaming_delay on the standby, turn on hot_standby_feedback, or back up"
+    " the primary."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpSource:
@@ -131,9 +136,7 @@ class Attempt:
             try:
                 self._look_for_waits()
             except psycopg.Error as error:
-                raise e.DumpFailed(
-                    f"lost the connection that holds the snapshot: {one_line(error)}"
-                ) from error
+                raise lost_snapshot(error) from error
             finally:
                 self._coordinator.release()
 
@@ -197,6 +200,8 @@ class Attempt:
         try:
             with self._source.endpoint.connect(0) as observer:
                 moved_names.check(self._held.names, observer, self._source.codec)
+        except e.OtherServer as error:
+            raise e.DumpFailed(error.message, hint=error.hint) from error
         except e.ConnectionFailed:
             self.names_are_checked = False
 
@@ -355,6 +360,14 @@ def _money(locale: str | None) -> bytes:
     return f"SET lc_monetary = {sql.Literal(locale).as_string(None).strip()};\n\n".encode()
 
 
+def lost_snapshot(error: psycopg.Error) -> e.DumpFailed:
+    """Return the error for the end of the session that holds locks and snapshot."""
+    hint = RECOVERY_HINT if "conflict with recovery" in str(error) else None
+    return e.DumpFailed(
+        f"lost the connection that holds the snapshot: {one_line(error)}", hint=hint
+    )
+
+
 def program_error(
     error: e.ProgramFailed, database: str, table: Table | None = None
 ) -> e.DumpFailed:
@@ -366,6 +379,6 @@ def program_error(
     elif "out of shared memory" in stderr:
         hint = "Run ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
     elif "conflict with recovery" in stderr:
-        hint = "Increase max_standby_streaming_delay on the standby, or back up the primary."
+        hint = RECOVERY_HINT
     of = f", table {table.schema}.{table.name}" if table is not None else ""
     return e.DumpFailed(f"database {database}{of}: {error.message}", hint=hint)

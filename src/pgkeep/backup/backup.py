@@ -63,6 +63,7 @@ class BackupOptions:
     named: bool = False  # the database was named explicitly, to connect to
     lock_timeout: float = 300.0  # seconds
     computed: bool = True  # hash the values that a restore computes, for drills to compare
+    warnings: tuple[str, ...] = ()  # about earlier attempts of the same run
     limits: Limits = field(default_factory=Limits)
 
 
@@ -116,7 +117,7 @@ def backup(
                 earlier=earlier,
                 others=[manifest for manifest in existing if manifest not in earlier],
                 copy=copy,
-                warnings=space.warnings(store, earlier[-1:]),
+                warnings=[*options.warnings, *space.warnings(store, earlier[-1:])],
             )
             return _made(run)
 

@@ -5,9 +5,10 @@ It skips the rows of large tables, which workers copy from the same snapshot. It
 the point where its next section must wait.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,14 +20,21 @@ from .. import errors as e
 from ..artifact.file import ArtifactWriter, Index, Meta
 from ..model.manifest import Computed
 from ..postgres import computed_values, moved_names, name_resolution, programs, snapshot, wal
-from ..postgres.connection import ChildAccess, Connection, Endpoint, apply, reading_settings
+from ..postgres.connection import (
+    SEVERAL_SERVERS,
+    ChildAccess,
+    Connection,
+    Endpoint,
+    apply,
+    reading_settings,
+)
 from ..postgres.facts import database_facts, extensions, roles_in_use, server_facts
 from ..postgres.messages import translated
 from ..postgres.snapshot import Snapshot
 from ..progress import Progress
 from ..sql.encodings import codec
 from . import preflight
-from .attempt import Attempt, DumpSource, RefusedError, program_error
+from .attempt import Attempt, DumpSource, RefusedError, lost_snapshot, program_error
 from .deadlines import Watch
 from .tasks import CopyTask, plan_tasks
 from .trust import may_be_queried
@@ -34,6 +42,8 @@ from .trust import may_be_queried
 SLICES_SINCE = 140000  # PostgreSQL 14 introduced TID range scans (trap D11)
 BEHIND = 60.0  # replay lag of a standby, in seconds, that causes a warning
 MIN_ATTEMPTS = 5
+# Of SET TRANSACTION SNAPSHOT: PostgreSQL 16 has the second message.
+_NO_SNAPSHOT = re.compile(r'invalid snapshot identifier|snapshot "[^"]*" does not exist')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +149,7 @@ class _Dump:
             with (
                 snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held,
                 self.watch.snapshot(),
+                self._missing_snapshot_explained(),
             ):
                 result, checked = self._dump(held)
         except (e.DumpFailed, psycopg.Error):
@@ -150,6 +161,27 @@ class _Dump:
         if not checked:
             moved_names.check(held.names, self.connection, self.codec)
         return result
+
+    @contextmanager
+    def _missing_snapshot_explained(self) -> Iterator[None]:
+        """Replace the error that the snapshot does not exist by its cause.
+
+        Before the transaction of the session that holds it ends, because a session that the server
+        has ended reports the reason only once.
+        """
+        try:
+            yield
+        except (e.DumpFailed, RefusedError) as error:
+            if _NO_SNAPSHOT.search(str(error)) is None:
+                raise
+            try:
+                self.connection.execute("SELECT")
+            except psycopg.OperationalError as lost:
+                raise lost_snapshot(lost) from error
+            raise e.DumpFailed(
+                f"a session of the backup reached a different server: {error}",
+                hint=SEVERAL_SERVERS,
+            ) from error
 
     def _dump(self, held: Snapshot) -> tuple[DumpResult, bool]:
         """Return the result, and whether all names by which data was read were checked."""
@@ -163,7 +195,8 @@ class _Dump:
             run.execute()
         index = self.writer.finish(self._meta(held, run.computed, money))
         warnings = self.warnings + run.warnings
-        warnings += _lag_warnings(held, in_recovery=self.server.in_recovery)
+        if self.server.in_recovery:
+            warnings += _lag_warnings(held, self.connection)
         return DumpResult(
             index, held.taken, self.client, self.settings, warnings
         ), run.names_are_checked
@@ -252,10 +285,17 @@ class _Dump:
         )
 
 
-def _lag_warnings(held: Snapshot, *, in_recovery: bool) -> Iterator[str]:
+def _lag_warnings(held: Snapshot, connection: Connection) -> Iterator[str]:
+    if wal.waits_for_queries(connection):
+        lag = wal.replay_lag(connection)
+        behind = "" if lag is None else f"; it was {lag:.0f} s behind at the end"
+        yield (
+            "max_standby_streaming_delay is -1: where the backup conflicts with it, replay on the"
+            f" standby waits for the backup{behind}"
+        )
     if (held.replay_lag or 0.0) > BEHIND:
         yield f"the standby, and so the backup, is {held.replay_lag:.0f} s behind its primary"
-    elif in_recovery and held.replay_lag is None:
+    elif held.replay_lag is None:
         yield (
             "it is unknown how far the standby, and so the backup, is behind: it has received no"
             f" WAL for more than {wal.SILENCE} s, so its primary is idle, or a server between them"

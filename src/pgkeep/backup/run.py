@@ -27,6 +27,7 @@ from ..postgres.roles import Roles
 from ..progress import Named, Progress
 from ..stores.store import Store
 from . import backup as backup_module
+from . import retry
 from .backup import BackupOptions, PublishedBackup
 from .choice import choose
 from .run_report import DatabaseOutcome, Failure, RunReport
@@ -40,6 +41,7 @@ class RunOptions:
     databases: DatabaseSelection = CONNECTED
     policy: retention.Policy | None = None  # None: nothing is removed
     require_copy: bool = False  # a copy that fails makes the run fail
+    retries: int = 0  # of a database, after a failure that can pass
 
 
 def run(
@@ -127,13 +129,18 @@ class _Run:
             options = replace(options, chosen=True)
             progress = Named(progress, database)
         try:
-            made = backup_module.backup(
+            made = retry.repeated(
+                lambda warnings: backup_module.backup(
+                    endpoint,
+                    self._store,
+                    replace(options, warnings=tuple(warnings)),
+                    progress,
+                    roles=self._roles,
+                    copy=self._copy,
+                ),
+                self._options.retries,
                 endpoint,
-                self._store,
-                options,
                 progress,
-                roles=self._roles,
-                copy=self._copy,
             )
         except Exception as error:  # noqa: BLE001 - the other databases must still be backed up
             name = database or endpoint.params.get("dbname", "(the default)")

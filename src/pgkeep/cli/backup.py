@@ -175,6 +175,7 @@ class _Request:
             databases=self._selection(target),
             policy=target.policy if self.prune else None,
             require_copy=target.settings.require_copy,
+            retries=target.settings.retries,
         )
 
     @property

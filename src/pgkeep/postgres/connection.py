@@ -66,6 +66,10 @@ READING = {
     "client_min_messages": "warning",
 }
 Connection = psycopg.Connection[tuple[Any, ...]]
+SEVERAL_SERVERS = (
+    "The host name leads to several servers, for example through a load balancer, or the server was"
+    " restarted. Set the host and the port of one server."
+)
 
 # Applied at session start, before the settings of the role and of the database, which have lower
 # priority. A database's owner can set the role and the loaded libraries of everyone who connects.
@@ -120,6 +124,7 @@ class Endpoint:
     params: Mapping[str, str]
     # Called with each new connection, before its first statement.
     opened: Callable[["Connection"], object] | None = field(default=None, compare=False)
+    server: str | None = None  # which every connection must reach, by its time of start
 
     @classmethod
     def from_dsn(cls, dsn: str) -> "Endpoint":
@@ -177,6 +182,11 @@ class Endpoint:
             self.opened(connection)
         try:
             _refuse_pooler(connection)
+            if self.server is not None and _started(connection) != self.server:
+                raise e.OtherServer(
+                    "a connection reached a different server than the first one",
+                    hint=SEVERAL_SERVERS,
+                )
             # First and separately: a timeout of some milliseconds could end the next statements.
             connection.execute("SET statement_timeout = 0")
             apply(connection, {**session_settings(connection.info.server_version), **settings})
@@ -245,7 +255,7 @@ class Endpoint:
             params["hostaddr"] = info.hostaddr
         if info.password:
             params["password"] = info.password
-        return replace(self, params={**params, "dbname": info.dbname})
+        return replace(self, params={**params, "dbname": info.dbname}, server=_started(connection))
 
     @contextlib.contextmanager
     def child(self, **settings: str) -> Iterator["ChildAccess"]:
@@ -414,6 +424,14 @@ def _refuse_pooler(connection: Connection) -> None:
         pids.add(row[0] if row is not None else 0)
     if len(pids) > 1:
         raise _behind_a_pooler()
+
+
+def _started(connection: Connection) -> str:
+    """Return when the server started, in microseconds: another server has another time."""
+    row = connection.execute(
+        "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::pg_catalog.text"
+    ).fetchone()
+    return "" if row is None else str(row[0])
 
 
 def _behind_a_pooler() -> e.ConnectionFailed:

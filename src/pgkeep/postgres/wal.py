@@ -46,6 +46,19 @@ def position(connection: Connection) -> Position:
     return Position(lsn, _timeline(connection, in_recovery=recovery))
 
 
+def waits_for_queries(connection: Connection) -> bool:
+    """Whether replay on a standby waits for queries without a limit."""
+    (delay,) = _row(connection, "SHOW max_standby_streaming_delay")
+    return bool(delay == "-1")
+
+
+def replay_lag(connection: Connection) -> float | None:
+    """Return how many seconds a standby is behind now; None if it is unknown."""
+    row = connection.execute(f"SELECT {REPLAY_LAG}".encode(), {"silence": SILENCE}).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
+    return None if row[0] is None else float(row[0])
+
+
 def _timeline(connection: Connection, *, in_recovery: bool) -> int | None:
     """Return the timeline; that of the last restartpoint of a standby can be an older one."""
     if not in_recovery:
