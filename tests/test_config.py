@@ -41,6 +41,8 @@ VALUES: dict[str, tuple[str, Callable[[Settings], object], object, list[str]]] =
     "BACKUP_STALL_TIMEOUT": ("90s", lambda s: s.stall_timeout, 90, ["5", "forever", "-1s"]),
     "BACKUP_MAX_SNAPSHOT_AGE": ("2h", lambda s: s.max_snapshot_age, 7200, ["0", "2"]),
     "BACKUP_RETRIES": ("0", lambda s: s.retries, 0, ["-1", "once"]),
+    "BACKUP_RATE_LIMIT": ("1.5MB", lambda s: s.rate_limit, 1572864,
+                          ["0MB", "50", "50M", "50mb", "1B"]),
     "BACKUP_S3_BUCKET": ("b-1", lambda s: s.s3_bucket, "b-1", ["b/c", "-b", "b c"]),
     "BACKUP_S3_PREFIX": ("/a/b", lambda s: s.s3_prefix, "a/b/", []),
     "BACKUP_S3_ENDPOINT": ("https://s3:9000/", lambda s: s.s3_endpoint, "https://s3:9000",

@@ -20,6 +20,7 @@ BUCKET = "s3://"
 LONGEST_SPAN = 100 * 366 * 86400.0  # seconds: a century
 LONGEST = 2_147_483  # seconds: PostgreSQL counts milliseconds in 32 bits
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_SIZES = {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}  # the units of PostgreSQL
 
 
 class Group(StrEnum):
@@ -144,6 +145,14 @@ def _part_size(text: str) -> int:
 
 def _text(text: str) -> str:
     return text
+
+
+def _size(text: str) -> float:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(kB|MB|GB)", text)
+    size = 0.0 if found is None else float(found[1]) * _SIZES[found[2]]
+    if not 1 << 10 <= size <= 1 << 50:
+        raise ValueError("a size such as 500kB, 50MB or 1.5GB")
+    return size
 
 
 def _span(text: str) -> float:
@@ -302,6 +311,15 @@ class Settings:
             " restart or failover of the server, or a conflict with recovery."
         ),
         default="1",
+    )
+    rate_limit: float | None = _setting(
+        "BACKUP_RATE_LIMIT",
+        Group.BACKUP,
+        _optional(_size),
+        description=(
+            "Bytes of SQL that a backup reads per second, with all its connections: `500kB`,"
+            " `50MB`. No limit if unset. A slower backup holds its snapshot for longer."
+        ),
     )
     s3_bucket: str | None = _setting(
         "BACKUP_S3_BUCKET",

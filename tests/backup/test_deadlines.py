@@ -1,11 +1,13 @@
 """A backup never waits without end: for a network that carries nothing, or with an old snapshot."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,20 @@ def test_the_age_of_a_snapshot_is_limited(pg17: Server, source: str, tmp_path: P
     assert re.search("snapshot is older than 2 s, the limit is BACKUP_MAX_SNAPSHOT_AGE", said)
     assert invoke.left_over(tmp_path / "b") == []
     faults.leaves_no_session(pg17, source)
+
+
+def test_a_rate_limit_is_no_stall(pg17: Server, source: str, tmp_path: Path) -> None:
+    """A6.4: all connections together stay below it; its waits are no stall, and end at a signal."""
+    env = {"BACKUP_DIR": str(tmp_path / "b"), "BACKUP_JOBS": "3", "BACKUP_STALL_TIMEOUT": "2s",
+           "BACKUP_RATE_LIMIT": "300kB"}  # fmt: skip
+    with Run(pg17, source, "backup", env=env) as run:
+        with pytest.raises(TimeoutError):
+            _wait(run, 6)  # a block of a megabyte takes three seconds, of each connection
+        run.process.send_signal(signal.SIGTERM)
+        assert "ended by SIGTERM" in run.ends(128 + signal.SIGTERM, seconds=20)
+    artifact = invoke.backup(pg17, source, tmp_path / "c", BACKUP_RATE_LIMIT="15MB")
+    manifest = json.loads((artifact.parent / next(artifact.parent.glob("*.json"))).read_text())
+    began, ended = (datetime.fromisoformat(manifest[name]) for name in ("snapshot", "finished"))
+    least = manifest["raw_bytes"] / (15 << 20)
+    assert least > 2
+    assert (ended - began).total_seconds() > 0.9 * least

@@ -25,6 +25,7 @@ from ..task_group import TaskGroup
 from .assembly import Assembler, MemberOrder, announcement, object_of
 from .copy_session import CopySession, copy_statement
 from .deadlines import Watch
+from .rate_limit import RateLimit
 from .tasks import CopyTask, exclusion
 
 # The coordinator already holds every lock that pg_dump requests. If pg_dump has to wait, then for a
@@ -100,6 +101,8 @@ class Attempt:
         # First, because a thread that waits for the store can hold locks that others need.
         self._threads.on_stop(writer.stop)
         source.watch.on_give_up(self._threads.fail)
+        self._rate_limit = RateLimit(source.watch.limits.rate, self._check)
+        self._threads.on_stop(self._rate_limit.stop)
         self._tasks: queue.SimpleQueue[CopyTask] = queue.SimpleQueue()
         for task in tasks:
             self._tasks.put(task)
@@ -175,6 +178,7 @@ class Attempt:
             try:
                 scanner = Scanner(self._schemas)
                 while block := child.read():
+                    self._rate_limit.take(len(block))
                     self._check()
                     for piece in scanner.feed(block):
                         assembler.add(piece)
@@ -316,6 +320,7 @@ class Attempt:
         packer.write(announcement(table, self._source.codec))
         packer.begin_copy(b"COPY %s (%s) FROM stdin;\n" % (table.target, table.columns))
         for block in blocks:
+            self._rate_limit.take(len(block))
             self._check()
             packer.rows(block)
         packer.end_copy()

@@ -23,17 +23,18 @@ from ..postgres.connection import Connection, Endpoint, application_name, is_cro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits of a backup in seconds; None: no limit."""
+    """Limits of a backup; None: no limit."""
 
-    stall: float | None = None  # without a byte from the server and without work on it
-    snapshot_age: float | None = None
+    stall: float | None = None  # seconds without a byte from the server and without work on it
+    snapshot_age: float | None = None  # seconds
+    rate: float | None = None  # bytes of SQL per second
 
 
 class Watch:
     """Watches one backup; `advanced` reports that something was read."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._over = threading.Event()
         self._armed = False
         self._advanced = 0.0  # time of the last progress
@@ -91,7 +92,7 @@ class Watch:
             self._snapshot = None
 
     def __enter__(self) -> Self:
-        if self._limits != Limits():
+        if self.limits.stall or self.limits.snapshot_age:
             self._thread.start()
         return self
 
@@ -102,7 +103,7 @@ class Watch:
                 self._thread.join()
 
     def _watch(self) -> None:
-        limits = [limit for limit in (self._limits.stall, self._limits.snapshot_age) if limit]
+        limits = [limit for limit in (self.limits.stall, self.limits.snapshot_age) if limit]
         while not self._over.wait(min(1.0, *(limit / 20 for limit in limits))):
             error = self._exceeded()
             if error is not None:
@@ -110,14 +111,14 @@ class Watch:
                 return
 
     def _exceeded(self) -> e.DumpFailed | None:
-        now, limit, since = time.monotonic(), self._limits.snapshot_age, self._snapshot
+        now, limit, since = time.monotonic(), self.limits.snapshot_age, self._snapshot
         if limit is not None and since is not None and now - since > limit:
             return e.DumpFailed(
                 f"the snapshot is older than {limit:g} s, the limit is BACKUP_MAX_SNAPSHOT_AGE",
                 hint="A snapshot holds back VACUUM. Increase the limit, increase --jobs, or back"
                 " up a standby.",
             )
-        limit = self._limits.stall
+        limit = self.limits.stall
         if limit is None or not self._armed:
             return None
         if self.waits_for_store():  # which has its own limits

@@ -170,6 +170,7 @@ class _Request:
                 limits=Limits(
                     stall=target.settings.stall_timeout,
                     snapshot_age=target.settings.max_snapshot_age,
+                    rate=target.settings.rate_limit,
                 ),
             ),
             databases=self._selection(target),
