@@ -1,0 +1,1 @@
+"""An application at work beside pgkeep: who waits for whom, what fails, how far replicas lag."""
