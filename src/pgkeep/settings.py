@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from .model import cluster as cluster_names
 from .model.database_patterns import DatabaseSelection
 
 BUCKET = "s3://"
@@ -179,6 +180,12 @@ def _metrics_file(text: str) -> Path:
 def _url(text: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@]+([/?]\S*)?", text):
         raise ValueError("a URL such as https://host/path")
+    return text
+
+
+def _cluster(text: str) -> str:
+    if not cluster_names.ALLOWED.fullmatch(text):
+        raise ValueError(cluster_names.EXPECTED)
     return text
 
 
@@ -401,6 +408,15 @@ class Settings:
         Group.MONITORING,
         _optional(_endpoint),
         description="URL of a Pushgateway that receives the same metrics.",
+    )
+    cluster: str | None = _setting(
+        "BACKUP_CLUSTER",
+        Group.MONITORING,
+        _optional(_cluster),
+        description=(
+            "Name of the cluster in metrics, notifications and `pgkeep status`. Without it,"
+            " the last 8 hexadecimal digits of the system identifier."
+        ),
     )
     max_age: float = _setting(
         "BACKUP_MAX_AGE",

@@ -20,15 +20,16 @@ import pytest
 
 from pgkeep import errors as e
 from pgkeep.catalog.catalog import Catalog
+from pgkeep.model import cluster
 from pgkeep.model.manifest import Drill, Manifest
 from pgkeep.monitor import metrics, overview
-from pgkeep.monitor.metrics import Sample
+from pgkeep.monitor.metrics import Sample, Series
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemoryStore
 from tests.support import invoke, planted, servers
 from tests.support.buckets import Buckets
-from tests.support.exposition import check, steady, values
+from tests.support.exposition import check, clusters, steady, values
 from tests.support.invoke import run_python
 from tests.support.listeners import listening, never_ending, refusing
 
@@ -79,7 +80,12 @@ def test_a_failed_run_writes_its_exit_code(pg17: Server, app: str, tmp_path: Pat
         BACKUP_DATABASES=f"{app},no such database",
     )  # fmt: skip
     store = str(tmp_path / "b")
+    invoke.run("backup", "--type=auto", env=env | {"PGHOST": "/nowhere"}, code=3)
+    assert clusters(path.read_text()) == {""}
+    assert values(path.read_text())["backup_last_exit_code", app, store, "auto"] == 3
     invoke.run("backup", "--type=daily", env=env, code=11)
+    short = cluster.short_form(planted.cluster_of(pg17))
+    assert clusters(path.read_text()) == {short}  # and nothing of the run that did not know it
     first = values(path.read_text())
     check(path.read_text())
     code, success = "backup_last_exit_code", "backup_last_success_timestamp_seconds"
@@ -94,6 +100,22 @@ def test_a_failed_run_writes_its_exit_code(pg17: Server, app: str, tmp_path: Pat
     attempt = "backup_last_attempt_timestamp_seconds"
     assert second[attempt, app, store, "auto"] > second[attempt, app, store, "daily"]
     assert second[code, app, store, "daily"] == 0
+    assert clusters(path.read_text()) == {short}
+    # Neither does a run that can read neither server nor store, of one name from then on.
+    (tmp_path / "b").rename(tmp_path / "away")
+    (tmp_path / "b").write_text("not a directory")
+    invoke.run("backup", "--type=auto", env=env, code=2)
+    assert clusters(path.read_text()) == {short}
+    assert values(path.read_text())[code, app, store, "auto"] == 2
+    (tmp_path / "b").unlink()
+    (tmp_path / "away").rename(tmp_path / "b")
+    env["BACKUP_CLUSTER"] = "prod-1"
+    invoke.run("backup", "--type=daily", env=env | {"PGHOST": "/nowhere"}, code=3)
+    assert clusters(path.read_text()) == {"prod-1"}
+    listed = json.loads(invoke.run("list", "--json", env=env))
+    assert {one["cluster"] for one in listed} == {short}  # as they were made
+    state = json.loads(invoke.complete("status", "--json", env=env)[1])
+    assert {one["cluster"] for one in state["databases"]} == {"prod-1"}
 
 
 def test_a_run_that_is_ended_writes_it_too(pg17: Server, app: str, tmp_path: Path) -> None:
@@ -155,10 +177,17 @@ def test_metrics_are_pushed_by_database_type_and_store(
         env["BACKUP_PUSHGATEWAY"] = gateway.url
         invoke.run("backup", "--type=daily", env=env)
         invoke.run("backup", "--type=daily", env=env | {"PGDATABASE": "none"}, code=3)
-    assert {request.method for request in gateway.requests} == {"POST"}
     assert all(request.path.startswith("/metrics/job/pgkeep/") for request in gateway.requests)
+    posts = [request for request in gateway.requests if request.method == "POST"]
+    removed = {request.path for request in gateway.requests if request.method == "DELETE"}
+    assert {request.method for request in gateway.requests} == {"POST", "DELETE"}
+    name = cluster.short_form(planted.cluster_of(pg17))
+    paths = {request.path for request in posts}
+    assert all(f"/cluster/{name}/" in path for path in paths)
+    # What an earlier version pushed, without a cluster, must not stay and grow too old.
+    assert removed == {path.replace(f"/cluster/{name}", "") for path in paths}
     pushed: dict[tuple[str, ...], float] = {}
-    for one in gateway.requests:
+    for one in posts:
         if f"/database/{app}/" in one.path and one.path.endswith("/type/daily"):
             pushed |= values(one.body)
         elif "/database/none/" in one.path and one.path.endswith("/type/daily"):
@@ -290,6 +319,31 @@ def test_only_databases_that_are_named_are_expected(tmp_path: Path) -> None:
     assert (name, "app", store.url, "monthly") not in found
 
 
+def test_each_database_has_one_cluster(tmp_path: Path) -> None:
+    """F16: two machines with databases of the same name, in stores of the same name."""
+    named = msgspec.structs.replace(planted.manifest(NOW, cluster="10"), cluster="prod-1")
+    store = store_with(
+        tmp_path,
+        planted.manifest(NOW - DAY, cluster="10"),
+        named,
+        planted.manifest(NOW + DAY, database="of another", cluster="11"),
+        planted.manifest(NOW + DAY, database="indexed", cluster="0"),
+    )
+
+    def of(cluster: str | None = None) -> dict[str, str]:
+        target = overview.Target(store=store, named=["app", "new", "indexed"], cluster=cluster)
+        contents = {store.url: Catalog(store).backups()}
+        wanted = overview.expected(target, contents)
+        samples = list(metrics.of_target(target, contents, wanted, NOW + 9 * DAY))
+        values(metrics.render(samples).decode())  # without two clusters of a database
+        return {sample.label("database"): sample.label("cluster") for sample in samples}
+
+    everything = {"app": "prod-1", "new": "prod-1", "indexed": "prod-1", "": "prod-1"}
+    assert of() == {**everything, "of another": "0000000b"}
+    renamed = dict.fromkeys(everything, "prod-2")
+    assert of(cluster="prod-2") == {**renamed, "of another": "0000000b"}
+
+
 def test_a_backup_from_the_future_is_not_the_newest(tmp_path: Path) -> None:
     """B6, F1: a clock that was wrong once must not keep the alerts quiet for years."""
     later = Drill(NOW + 99 * DAY, True, {"load": 1}, 0)
@@ -306,7 +360,7 @@ def test_a_backup_from_the_future_is_not_the_newest(tmp_path: Path) -> None:
 
 def test_names_in_any_encoding() -> None:
     name = 'a"\\\n\udce9'
-    text = metrics.render([metrics.sample("rows", name, "daily", "s", 1)]).decode()
+    text = metrics.render([Series("", name, "daily", "s").backup("rows", 1)]).decode()
     check(text)
     assert values(text) == {("backup_rows", 'a"\\\n\\udce9', "s", "daily"): 1}
 
@@ -315,9 +369,10 @@ def test_names_in_any_encoding() -> None:
 
 
 def attempt(database: str, kind: str, store: str, when: datetime, code: int) -> list[Sample]:
+    series = Series("one", database, kind, store)
     return [
-        metrics.sample("last_attempt_timestamp_seconds", database, kind, store, when.timestamp()),
-        metrics.sample("last_exit_code", database, kind, store, code),
+        series.backup("last_attempt_timestamp_seconds", when.timestamp()),
+        series.backup("last_exit_code", code),
     ]
 
 
@@ -328,9 +383,9 @@ def test_what_is_not_known_anew_is_taken_over(tmp_path: Path) -> None:
         *attempt("a", "daily", "here", NOW - DAY, 4),
         *attempt("a", "monthly", "here", NOW - 41 * DAY, 4),
         *attempt("gone", "daily", "here", NOW - DAY, 4),
-        metrics.sample("rows", "a", "daily", "here", 1),
-        metrics.sample("rows", "a", "daily", "copy", 2),
-        metrics.sample("rows", "b", "daily", "elsewhere", 3),
+        Series("one", "a", "daily", "here").backup("rows", 1),
+        Series("one", "a", "daily", "copy").backup("rows", 2),
+        Series("one", "b", "daily", "elsewhere").backup("rows", 3),
         Sample("others_metric", (), 4),
     ]
     path.write_text("")
@@ -355,7 +410,7 @@ def test_what_is_not_known_anew_is_taken_over(tmp_path: Path) -> None:
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     """F11: with several writers too."""
     path = tmp_path / "x.prom"
-    samples = [metrics.sample("rows", str(n), "daily", "s", n) for n in range(300)]
+    samples = [Series("one", str(n), "daily", "s").backup("rows", n) for n in range(300)]
     metrics.write(path, samples, [], NOW)
     whole = path.read_text()
 

@@ -33,16 +33,23 @@ class Case(NamedTuple):
     value: str = ""
 
 
-def series(name: str, kind: str | None = "daily", store: str = "/b") -> str:
+def series(
+    name: str,
+    kind: str | None = "daily",
+    store: str = "/b",
+    cluster: str = "one",
+    database: str = "app",
+) -> str:
     tier = "" if kind is None else f',type="{kind}"'
-    return f'pgkeep_{name}{{database="app",store="{store}"{tier}}}'
+    return f'pgkeep_{name}{{cluster="{cluster}",database="{database}",store="{store}"{tier}}}'
 
 
 # Of these a value every ten minutes, of others every minute.
 SLOW = {"PgkeepWeeklyBackupTooOld", "PgkeepMonthlyBackupTooOld", "PgkeepDrillTooOld"}
-DATABASE = {"database": "app"}
-STORE = {"database": "app", "store": "/b"}
-SERIES = {"database": "app", "store": "/b", "type": "daily"}
+CLUSTER = {"cluster": "one"}
+DATABASE = {**CLUSTER, "database": "app"}
+STORE = {**DATABASE, "store": "/b"}
+SERIES = {**STORE, "type": "daily"}
 CASES = [
     Case("PgkeepBackupTooOld",
          {series(SUCCESS): f"{HOUR}x3000", series(SUCCESS, "weekly"): f"{2 * HOUR}x3000"},
@@ -108,22 +115,72 @@ CASES = [
     Case("PgkeepRecoveryTooSlow", {series("drill_rto_seconds"): "3600x60 7200x60"}, "50m", "70m",
          DATABASE, "2h 0m 0s"),
     Case("PgkeepStoreFilling",  # 1 GB a minute
-         {'pgkeep_store_free_bytes{store="/b"}': f"{10**12}-{10**9}x300"}, "30m", "2h",
-         {"store": "/b"}),
+         {'pgkeep_store_free_bytes{cluster="one",store="/b"}': f"{10**12}-{10**9}x300"},
+         "30m", "2h", {**CLUSTER, "store": "/b"}),
     Case("PgkeepStoreFilling",
-         {'pgkeep_store_free_bytes{store="/b"}': "1999x300", series("backup_size_bytes"): "900x300",
-          'pgkeep_backup_size_bytes{database="b",store="/b",type="daily"}': "100x300"},
-         "30m", "2h", {"store": "/b"}),
+         {'pgkeep_store_free_bytes{cluster="one",store="/b"}': "1999x300",
+          series("backup_size_bytes"): "900x300",
+          series("backup_size_bytes", database="b"): "100x300"},
+         "30m", "2h", {**CLUSTER, "store": "/b"}),
     Case("PgkeepStoreFilling",
-         {'pgkeep_store_free_bytes{store="/b"}': "1999x300", series("backup_size_bytes"): "900x300",
+         {'pgkeep_store_free_bytes{cluster="one",store="/b"}': "1999x300",
+          series("backup_size_bytes"): "900x300",
           series("backup_size_bytes", "weekly"): "890x300",
           series("backup_size_bytes", store="s3"): "5000x300"},
          "2h", None, {}),
     Case("PgkeepStoreFilling",  # told twice, by two machines for instance
          {f'pgkeep_{name}{{{labels},instance="{n}"}}': f"{value + n}x300" for n in (0, 1)
-          for name, labels, value in (("store_free_bytes", 'store="/b"', 1990),
-                                      ("backup_size_bytes", 'database="app",store="/b"', 1000))},
-         "30m", "2h", {"store": "/b"}),
+          for name, labels, value in (("store_free_bytes", 'cluster="one",store="/b"', 1990),
+                                      ("backup_size_bytes",
+                                       'cluster="one",database="app",store="/b"', 1000))},
+         "30m", "2h", {**CLUSTER, "store": "/b"}),
+    # Two clusters with the same names of databases and stores: each has its own state.
+    Case("PgkeepBackupTooOld",
+         {series(SUCCESS): f"{HOUR}x3000", series(SUCCESS, cluster="two"): f"{HOUR}+60x3000"},
+         "26h", "29h", STORE, "1d 4h 0m 0s"),
+    Case("PgkeepBackupNever", {series(SUCCESS): "0x3000", series(SUCCESS, cluster="two"): "1x3000"},
+         "25h", "27h", STORE),
+    Case("PgkeepBackupFailed",  # the other one has succeeded since
+         {series("backup_last_exit_code"): "4x100", series(SUCCESS): "30x100",
+          series("backup_last_attempt_timestamp_seconds"): "60x100",
+          series(SUCCESS, cluster="two"): "120x100"},
+         None, "1h", SERIES, "4"),
+    Case("PgkeepBackupNotVerified",
+         {series("backup_verified_backups"): "0x200",
+          series("backup_newest_timestamp_seconds"): "60x200",
+          series("backup_verified_backups", cluster="two"): "1x200"},
+         "50m", "2h", STORE),
+    Case("PgkeepDrillTooOld",
+         {series("drill_last_success_timestamp_seconds"): f"{HOUR}x6000",
+          series("drill_last_success_timestamp_seconds", cluster="two"): f"{HOUR}+600x6000"},
+         "842h", "870h", DATABASE),
+    Case("PgkeepStoreFilling",  # the other one's disk has space, and its backups need more
+         {'pgkeep_store_free_bytes{cluster="one",store="/b"}': "1999x300",
+          'pgkeep_store_free_bytes{cluster="two",store="/b"}': "99999x300",
+          series("backup_size_bytes"): "1000x300",
+          series("backup_size_bytes", cluster="two"): "9999x300"},
+         "30m", "2h", {**CLUSTER, "store": "/b"}),
+    # One of two hosts vanishes, one of two databases of a host; both are for another alert.
+    Case("PgkeepClusterMissing",
+         {series(SUCCESS): "60x60 stale", series(SUCCESS, cluster="two"): "60x300"},
+         "1h", "150m", CLUSTER),
+    Case("PgkeepClusterMissing", {'pgkeep:expected_cluster{cluster="one"}': "1x300",
+                                  series(SUCCESS, cluster="two"): "60x300"},
+         "50m", "2h", CLUSTER),  # it has never reported
+    Case("PgkeepClusterMissing",
+         {series(SUCCESS): "60x60 stale", series(SUCCESS, database="b"): "60x300"},
+         "150m", None, {}),
+    Case("PgkeepDatabaseMissing",
+         {series(SUCCESS): "60x60 stale", series(SUCCESS, database="b"): "60x300",
+          series(SUCCESS, cluster="two"): "60x300"},
+         "1h", "150m", DATABASE),
+    Case("PgkeepDatabaseMissing",
+         {series(SUCCESS): "60x60 stale", series(SUCCESS, cluster="two"): "60x300"},
+         "150m", None, {}),
+    Case("PgkeepDatabaseMissing",  # an earlier version of pgkeep wrote no cluster
+         {f'pgkeep_{SUCCESS}{{database="app",store="/b"}}': "60x60 stale", series(SUCCESS):
+          "60x300"},
+         "150m", None, {}),
     Case("PgkeepMetricsMissing", {series(SUCCESS): "60x60 stale"}, "1h", "150m", {}),
 ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pgkeep.model import cluster
 from pgkeep.postgres.server import Server
 from tests.support import faults, invoke, observers, planted, servers
 from tests.support.buckets import Buckets
@@ -34,6 +35,7 @@ HOUR = timedelta(hours=1)
 SUCCESS = "backup_last_success_timestamp_seconds"
 ATTEMPT = "backup_last_attempt_timestamp_seconds"
 # What only runs can tell; and what changes by itself.
+CLUSTER = "prod-1"
 OF_RUNS = {f"pgkeep_{ATTEMPT}", "pgkeep_backup_last_exit_code", "pgkeep_backup_prune_removed"}
 FREE = "pgkeep_store_free_bytes"
 AGE = "pgkeep_backup_age_seconds"  # which is another one each time
@@ -97,7 +99,9 @@ def dashboard(prometheus: Program) -> dict[str, list[tuple[dict[str, str], float
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel["targets"]:
-            answer = prometheus.query(target["expr"].replace("$database", ".*"))
+            answer = prometheus.query(
+                target["expr"].replace("$database", ".*").replace("$cluster", CLUSTER)
+            )
             assert answer, target["expr"]
             found.setdefault(panel["title"], []).extend(sorted(answer, key=str))
     return found
@@ -119,7 +123,13 @@ class Observed:
     found: Series
 
     def value(self, name: str, **labels: str) -> float:
-        everything = {"database": self.database, "type": "daily", "store": self.store, **labels}
+        everything = {
+            "cluster": CLUSTER,
+            "database": self.database,
+            "type": "daily",
+            "store": self.store,
+            **labels,
+        }
         return self.found[frozenset({"__name__": f"pgkeep_{name}", **everything}.items())]
 
     @property
@@ -142,7 +152,8 @@ def observed(
         servers.sql(pg17, database, "create table u as select 1 a")
         gateway = start(observers.pushgateway(folder / "gateway"))
         node = start(observers.node_exporter(folder / "node", textfiles))
-        bare = invoke.environment(pg17, database, BACKUP_DIR=store, BACKUP_DATABASES=database)
+        bare = invoke.environment(pg17, database, BACKUP_DIR=store, BACKUP_DATABASES=database,
+                                  BACKUP_CLUSTER=CLUSTER)  # fmt: skip
         served = start(observers.listen(folder / "listen", bare))
         jobs = {"node": node, "pushgateway": gateway, "listen": served}
         prometheus = start(observers.prometheus(folder / "prometheus", jobs))
@@ -166,7 +177,7 @@ def observed(
 def test_three_ways_give_the_same_series(observed: Observed) -> None:
     """F6, F8, F9: `agreed` compares the values; names and labels are those of the reference."""
     names = {name for labels in observed.found for name, _ in labels} - {"__name__"}
-    assert names == {"database", "type", "store", "phase"}
+    assert names == {"cluster", "database", "type", "store", "phase"}
     new = {dict(labels)["__name__"] for labels in observed.found.keys() ^ observed.before.keys()}
     assert {name.partition("_")[2].partition("_")[0] for name in new} == {"drill"}
     for program in observed.jobs.values():
@@ -197,8 +208,9 @@ def test_no_rule_fails_on_three_sources(observed: Observed) -> None:
 def test_the_dashboard_counts_three_sources_once(observed: Observed) -> None:
     """F16: each panel shows what manifests and drill say."""
     phases = observed.drill
-    db, daily = {"database": observed.database}, {"database": observed.database, "type": "daily"}
-    here, there = {"store": observed.store}, {"store": observed.copy}
+    db = {"cluster": CLUSTER, "database": observed.database}
+    daily = {**db, "type": "daily"}
+    here, there = ({"cluster": CLUSTER, "store": url} for url in (observed.store, observed.copy))
     away = sum(phases[name] for name in phases.keys() - {"start", "check", "clean"})
     shown = {
         "Databases without a backup": [({}, 0)],
@@ -267,6 +279,7 @@ def test_an_alert_comes_when_backups_stop_and_ends_when_they_resume(
     (rule,) = [one for one in group["rules"] if one["alert"] == name]
     said = rule["annotations"]["summary"].replace("{{ $labels.database }}", app)
     said = said.replace("{{ $labels.store }}", str(directory))
+    said = said.replace("{{ $labels.cluster }}", cluster.short_form(planted.cluster_of(pg17)))
     before, _, after = said.partition("{{ $value | humanizeDuration }}")
     age = firing["annotations"]["summary"].removeprefix(before).removesuffix(after)
     assert re.fullmatch("1d 2h [0-9]+m [0-9]+s", age), firing

@@ -318,4 +318,27 @@ def test_every_target_has_its_own_goals(tmp_path: Path) -> None:
     assert (code, out.splitlines()[0]) == (5, "not ok: 1 of 2 databases: b")
     assert "target one" in out
     assert "a: " not in err
+    assert "1 backup of cluster 00000001" in out
     invoke.run("status", "--target=one", env=env)
+
+
+def test_databases_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """F16: of forty clusters, many have a database of the same name."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    for n, name in enumerate(("a", "b"), 1):
+        planted.plant(tmp_path / name, planted.manifest(now - n * DAY, cluster=str(n)))
+    planted.plant(tmp_path / "b", planted.manifest(now, database="other", cluster="2"))
+    (tmp_path / "pgkeep.toml").write_text(
+        f"[targets.one]\nbackup_dir = '{tmp_path}/a'\n"
+        f"[targets.two]\nbackup_dir = '{tmp_path}/b'\nbackup_cluster = 'prod-2'\n"
+    )
+    env = invoke.environment(PGKEEP_CONFIG=str(tmp_path / "pgkeep.toml"))
+    code, out, err = invoke.complete("status", env=env)
+    assert code == 5
+    name = "app (target two, cluster prod-2)"
+    assert out.splitlines()[0] == f"not ok: 1 of 3 databases: {name}"
+    assert err.splitlines()[-1].startswith(f"error: {name}: its newest backup is 2 d old")
+    document = json.loads(invoke.complete("status", "--json", env=env)[1])
+    assert [(one["database"], one["cluster"]) for one in document["databases"]] == [
+        ("app", "00000001"), ("app", "prod-2"), ("other", "prod-2"),
+    ]  # fmt: skip

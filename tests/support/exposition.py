@@ -10,11 +10,22 @@ PROMTOOL = Path(__file__).parents[2] / "build/tools/prometheus/usr/bin/promtool"
 
 
 def values(text: str) -> dict[tuple[str, ...], float]:
-    """Return all values by the metric's short name and the labels' values in their order."""
-    return {
-        (one.name.removeprefix("pgkeep_"), *(value for _, value in sorted(one.labels))): one.value
-        for one in metrics.parse(text)
-    }
+    """Return all values by the metric's short name and the labels' values in their order.
+
+    The cluster is left out, because most tests have one; two of them must not hide each other.
+    """
+    found = {}
+    for one in metrics.parse(text):
+        labels = [value for name, value in sorted(one.labels) if name != "cluster"]
+        key = (one.name.removeprefix("pgkeep_"), *labels)
+        assert key not in found
+        found[key] = one.value
+    return found
+
+
+def clusters(text: str) -> set[str]:
+    """Return the names of the clusters; an empty one is a series without such a label."""
+    return {one.label("cluster") for one in metrics.parse(text)}
 
 
 def check(text: str) -> None:

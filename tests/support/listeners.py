@@ -39,7 +39,7 @@ def listening(code: int = 200) -> Iterator[Listener]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_GET = do_POST = do_PUT = handle_any  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             """Not to the tests' output."""

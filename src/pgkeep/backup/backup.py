@@ -65,6 +65,7 @@ class BackupOptions:
     computed: bool = True  # hash the values that a restore computes, for drills to compare
     warnings: tuple[str, ...] = ()  # about earlier attempts of the same run
     limits: Limits = field(default_factory=Limits)
+    cluster: str | None = None  # the name of the cluster, which the manifest records
 
 
 def backup(
@@ -185,6 +186,7 @@ class _Backup:
                 verified=verified,
                 pending=[self.copy.url] if self.copy is not None else [],
                 policy=None if self.options.applied is None else str(self.options.applied),
+                cluster=self.options.cluster,
             )
             manifest = self._compared(manifest)
             files.publish(manifest)

@@ -172,6 +172,7 @@ class _Request:
                     snapshot_age=target.settings.max_snapshot_age,
                     rate=target.settings.rate_limit,
                 ),
+                cluster=target.settings.cluster,
             ),
             databases=self._selection(target),
             policy=target.policy if self.prune else None,

@@ -25,6 +25,7 @@ def target_of(config: Config) -> overview.Target:
         named=() if selection.patterns else selection.names,
         selection=selection,
         connected=None if selection else config.connected(),
+        cluster=config.settings.cluster,
         tiers=[tier for tier, length in kept.items() if length],
     )
 

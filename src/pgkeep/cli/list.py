@@ -72,7 +72,12 @@ def command(
     if as_json:
         print_json(
             [
-                {"missing": backup.missing, "stores": backup.stores, "manifest": backup.manifest}
+                {
+                    "missing": backup.missing,
+                    "stores": backup.stores,
+                    "cluster": backup.manifest.cluster_name,
+                    "manifest": backup.manifest,
+                }
                 for backup in backups
             ]
         )

@@ -139,7 +139,7 @@ class RunNotifier:
             database
             for run in self._runs
             if run.config.settings.webhook == url
-            for database in self._databases(run.config.target, run.report)
+            for database in self._databases(run.config, run.report)
         ]
         return notify.Message(
             event="backup",
@@ -154,11 +154,13 @@ class RunNotifier:
             databases=databases,
         )
 
-    def _databases(self, target: str | None, report: RunReport) -> list[notify.Ended]:
+    def _databases(self, config: Config, report: RunReport) -> list[notify.Ended]:
+        known = [config.settings.cluster, *(backup.cluster_name for backup in report.backups)]
         made = [
             notify.Ended(
                 database=backup.database.name,
-                target=target,
+                cluster=backup.cluster_name or None,
+                target=config.target,
                 ok=True,
                 exit_code=0,
                 backup=backup.name.stem,
@@ -173,7 +175,8 @@ class RunNotifier:
         failed = [
             notify.Ended(
                 database=failure.database,
-                target=target,
+                cluster=next(filter(None, known), None),
+                target=config.target,
                 ok=False,
                 exit_code=failure.exit_code,
                 error=self._redacted(failure.error),

@@ -127,8 +127,9 @@ def _facts(database: status.Database, now: datetime) -> list[str]:
     pending = (
         f", {database.pending_copies} of them not copied yet" if database.pending_copies else ""
     )
+    of = f" of cluster {database.cluster}" if database.cluster else ""
     if database.backups:
-        lines.append(f"{database.backups} {noun}{pending}")
+        lines.append(f"{database.backups} {noun}{of}{pending}")
     if database.drill is not None:
         ago = status.span(max(0.0, (now - database.drill.when).total_seconds()))
         took = status.span(database.drill.recovery_seconds)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from .. import errors as e
+from . import cluster as cluster_names
 from . import naming
 
 FORMAT = 1
@@ -164,6 +165,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pending: list[str] = []  # URLs of stores for which the copy is pending
     policy: str | None = None  # the retention policy to apply after this backup
     drills: list[Drill] = []  # the last drills, newest last
+    cluster: str | None = None  # BACKUP_CLUSTER when the backup was made
 
     @property
     def name(self) -> naming.BackupName:
@@ -189,6 +191,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def indexed(self) -> bool:
         """Whether it is a dump from another tool, whose completeness is unknown."""
         return self.server.system_identifier == UNKNOWN_CLUSTER
+
+    @property
+    def cluster_name(self) -> str:
+        """The name of the cluster; empty if neither a name nor an identifier was recorded."""
+        return self.cluster or cluster_names.short_form(self.server.system_identifier)
 
     @property
     def rows(self) -> int:

@@ -3,8 +3,9 @@
 Everything that a manifest contains is computed again each time. Attempts leave no trace except the
 last metrics file, so a run copies from it what it contains about other databases.
 
-Labels are database, type and store, never a table or a backup (trap F16). The type of an attempt is
-the requested one, such as auto, because a failed attempt has no other.
+Labels are cluster, database, type and store, never a table or a backup (trap F16). The type of an
+attempt is the requested one, such as auto, because a failed attempt has no other. A cluster that is
+unknown has no label, which is the same as an empty one to Prometheus.
 """
 
 import fcntl
@@ -12,7 +13,7 @@ import os
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from ..model import naming
 from ..model.manifest import Manifest
 from ..stores.local import LocalStore
 from ..stores.store import Store
-from .overview import Contents, Target, counted, last_drill, recovery_seconds
+from .overview import Clusters, Contents, Target, clusters, counted, last_drill, recovery_seconds
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -61,8 +62,24 @@ HELP = {
     "pgkeep_drill_rto_seconds": "Time until the last drill had restored the database.",
     "pgkeep_store_free_bytes": "Free space in the file system of a backup directory.",
 }
-LABELS = ("database", "type", "store")
 _ATTEMPT = ("last_attempt_timestamp_seconds", "last_exit_code", "prune_removed")
+
+
+class Series(NamedTuple):
+    """What a series of a database is about."""
+
+    cluster: str
+    database: str
+    type: str
+    store: str
+
+    def sample(self, name: str, value: float, **more: str) -> "Sample":
+        """Return a value of a metric, with more labels if any are given."""
+        return Sample(name, _labels(**self._asdict(), **more), value)
+
+    def backup(self, name: str, value: float) -> "Sample":
+        """Return a value of one of the backup's metrics."""
+        return self.sample(f"pgkeep_backup_{name}", value)
 
 
 class Sample(NamedTuple):
@@ -93,23 +110,31 @@ def of_target(
     target: Target, contents: Contents, wanted: Sequence[str], now: datetime
 ) -> Iterator[Sample]:
     """Yield metrics of the stores, for expected databases even without a backup (trap F2)."""
+    names = clusters(target, contents, wanted)
     for store in target.stores:
         if store.url in contents:
-            yield from _of_store(store, contents[store.url], wanted, target.tiers, now)
+            found = _by_series(contents[store.url], wanted, target.tiers)
+            yield from _of_store(store, found, wanted, names, now)
+            if isinstance(store, LocalStore):
+                with suppress(OSError):
+                    free = shutil.disk_usage(store.directory).free
+                    labels = _labels(cluster=names.own, store=store.url)
+                    yield Sample("pgkeep_store_free_bytes", labels, free)
     if target.copy is not None and target.store.url in contents:
-        yield from _pending_copies(
-            target.copy.url, contents[target.store.url], wanted, target.tiers
-        )
+        found = _by_series(contents[target.store.url], wanted, target.tiers)
+        for (database, kind), manifests in found.items():
+            count = sum(target.copy.url in manifest.pending for manifest in manifests)
+            series = Series(names.of(database), database, kind, target.copy.url)
+            yield series.backup("pending_copies", count)
 
 
 def _of_store(
     store: Store,
-    backups: Sequence[Backup],
+    found: Mapping[tuple[str, str], Sequence[Manifest]],
     wanted: Sequence[str],
-    tiers: Sequence[str],
+    names: Clusters,
     now: datetime,
 ) -> Iterator[Sample]:
-    found = _by_series(backups, wanted, tiers)
     full = (manifest for manifests in found.values() for manifest in manifests if manifest.full)
     counting = defaultdict(list)
     for manifest in counted(full, now):
@@ -126,30 +151,24 @@ def _of_store(
         if database in wanted:
             finished = good[-1].finished.timestamp() if good else 0
             values["last_success_timestamp_seconds"] = finished
+        series = Series(names.of(database), database, kind, store.url)
         for name, value in values.items():
-            yield sample(name, database, kind, store.url, value)
-        yield from _drills(good, (database, kind, store.url), wanted=database in wanted)
-    if isinstance(store, LocalStore):
-        with suppress(OSError):
-            free = shutil.disk_usage(store.directory).free
-            yield Sample("pgkeep_store_free_bytes", (("store", store.url),), free)
+            yield series.backup(name, value)
+        yield from _drills(good, series, wanted=database in wanted)
 
 
-def _drills(
-    manifests: Sequence[Manifest], labels: tuple[str, str, str], *, wanted: bool
-) -> Iterator[Sample]:
+def _drills(manifests: Sequence[Manifest], series: Series, *, wanted: bool) -> Iterator[Sample]:
     passed = [drill.when for manifest in manifests for drill in manifest.drills if drill.passed]
     if wanted or passed:
         when = max(passed).timestamp() if passed else 0
-        yield _sample("pgkeep_drill_last_success_timestamp_seconds", labels, when)
+        yield series.sample("pgkeep_drill_last_success_timestamp_seconds", when)
     last = last_drill(manifests)
     if last is not None:
         findings = max(last.findings, 0 if last.passed else 1)
-        yield _sample("pgkeep_drill_last_findings", labels, findings)
-        yield _sample("pgkeep_drill_rto_seconds", labels, recovery_seconds(last))
+        yield series.sample("pgkeep_drill_last_findings", findings)
+        yield series.sample("pgkeep_drill_rto_seconds", recovery_seconds(last))
         for phase, seconds in last.seconds.items():
-            sample = _sample("pgkeep_drill_duration_seconds", labels, seconds)
-            yield sample._replace(labels=tuple(sorted((*sample.labels, ("phase", phase)))))
+            yield series.sample("pgkeep_drill_duration_seconds", seconds, phase=phase)
 
 
 def _newest(manifest: Manifest) -> dict[str, float]:
@@ -179,14 +198,6 @@ def _by_series(
     return found
 
 
-def _pending_copies(
-    url: str, backups: Sequence[Backup], wanted: Sequence[str], tiers: Sequence[str]
-) -> Iterator[Sample]:
-    for (database, kind), manifests in _by_series(backups, wanted, tiers).items():
-        count = sum(url in manifest.pending for manifest in manifests)
-        yield sample("pending_copies", database, kind, url, count)
-
-
 def ages(samples: Iterable[Sample], now: datetime) -> Iterator[Sample]:
     """Yield the age of each newest backup, for consumers that cannot subtract (trap F1).
 
@@ -202,14 +213,16 @@ def of_run(outcome: FinishedRun, contents: Contents, wanted: Sequence[str]) -> I
     """Yield the results of the run, for each database."""
     url = outcome.target.store.url
     removed = _removed(outcome.report.removed)
+    names = clusters(outcome.target, contents, wanted)
     for database, code in _exit_codes(outcome, contents.get(url, ()), wanted).items():
         values = {
             "last_attempt_timestamp_seconds": outcome.finished.timestamp(),
             "last_exit_code": code,
             "prune_removed": removed[database],
         }
+        series = Series(names.of(database), database, outcome.kind, url)
         for name, value in values.items():
-            yield sample(name, database, outcome.kind, url, value)
+            yield series.backup(name, value)
 
 
 def _exit_codes(
@@ -241,13 +254,11 @@ def _removed(stems: Iterable[str]) -> dict[str, int]:
     return counts
 
 
-def sample(name: str, database: str, kind: str, store: str, value: float) -> Sample:
-    """Return a value of one of the backup's metrics."""
-    return _sample(f"pgkeep_backup_{name}", (database, kind, store), value)
-
-
-def _sample(name: str, labels: tuple[str, str, str], value: float) -> Sample:
-    return Sample(name, tuple(sorted(zip(LABELS, map(_text, labels), strict=True))), value)
+def _labels(**texts: str) -> tuple[tuple[str, str], ...]:
+    """Return labels in their order, without an unknown cluster."""
+    return tuple(
+        sorted((name, _text(text)) for name, text in texts.items() if text or name != "cluster")
+    )
 
 
 def _text(name: str) -> str:
@@ -256,7 +267,7 @@ def _text(name: str) -> str:
 
 
 def take_over(
-    before: Iterable[Sample],
+    before: Sequence[Sample],
     samples: Sequence[Sample],
     unread: Sequence[str],
     now: datetime,
@@ -269,9 +280,10 @@ def take_over(
     attempts to back up databases that are still known. With `others`, it also contributes
     everything about stores of other configurations.
     """
+    samples = _with_clusters(samples, before)
     ours = {(sample.name, sample.labels) for sample in samples}
     stores = _stores(samples)
-    databases = {sample.label("database") for sample in samples}
+    databases = {_cluster_and_database(sample) for sample in samples}
     attempts = {f"pgkeep_backup_{name}" for name in _ATTEMPT}
     kept = []
     tried: dict[tuple[tuple[str, str], ...], float] = {}
@@ -283,7 +295,9 @@ def take_over(
             continue
         not_ours = store in unread or (others and store not in stores)
         known = (
-            sample.name in attempts and store in stores and sample.label("database") in databases
+            sample.name in attempts
+            and store in stores
+            and _cluster_and_database(sample) in databases
         )
         if not_ours or known:
             kept.append(sample)
@@ -296,6 +310,29 @@ def take_over(
             if sample.name not in attempts or tried.get(sample.labels, 0) >= earliest
         ),
     ]
+
+
+def _cluster_and_database(sample: Sample) -> tuple[str, str]:
+    return sample.label("cluster"), sample.label("database")
+
+
+def _with_clusters(samples: Sequence[Sample], before: Sequence[Sample]) -> list[Sample]:
+    """Return the samples, those of unknown clusters with the cluster that the file has.
+
+    A run whose store cannot be read does not know the cluster. Its failure must have the labels
+    that the last success in the file has.
+    """
+    known = {
+        (sample.label("database"), sample.label("store")): sample.label("cluster")
+        for sample in before
+        if sample.name.endswith("_backup_last_success_timestamp_seconds")
+    }
+    completed = []
+    for sample in samples:
+        labels = dict(sample.labels)
+        name = known.get((sample.label("database"), sample.label("store")), "")
+        completed.append(sample._replace(labels=_labels(**{"cluster": name, **labels})))
+    return completed
 
 
 def _stores(samples: Iterable[Sample]) -> set[str]:
@@ -382,7 +419,10 @@ def write(
 
 
 def push(gateway: str, samples: Iterable[Sample], timeout: float) -> None:
-    """Push metrics to a Pushgateway, in a group for each database, type and store (trap F12).
+    """Push metrics to a Pushgateway, in a group for each series of a database (trap F12).
+
+    A group without a cluster is removed when the cluster is known: it is of an earlier version, or
+    of runs before the first backup, and would never change again.
 
     Values that this run does not know, of attempts of other types, are left unchanged.
 
@@ -390,15 +430,19 @@ def push(gateway: str, samples: Iterable[Sample], timeout: float) -> None:
         StoreError: the gateway does not accept them.
 
     """
-    from prometheus_client import pushadd_to_gateway  # noqa: PLC0415
+    from prometheus_client import delete_from_gateway, pushadd_to_gateway  # noqa: PLC0415
 
     groups: dict[tuple[tuple[str, str], ...], list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[tuple(pair for pair in sample.labels if pair[0] != "phase")].append(sample)
-    for labels, group in groups.items():
-        try:
+    try:
+        for labels, group in groups.items():
             pushadd_to_gateway(gateway, JOB, _registry(group), dict(labels), timeout)
-        except OSError as error:
-            # An answer has a code; without one there is a reason.
-            reason = error if hasattr(error, "code") else getattr(error, "reason", error)
-            raise e.StoreError(f"could not push metrics to {gateway}: {reason}") from error
+        for labels in groups:
+            key = dict(labels)
+            if key.pop("cluster", None) is not None:
+                delete_from_gateway(gateway, JOB, key, timeout)
+    except OSError as error:
+        # An answer has a code; without one there is a reason.
+        reason = error if hasattr(error, "code") else getattr(error, "reason", error)
+        raise e.StoreError(f"could not push metrics to {gateway}: {reason}") from error

@@ -26,6 +26,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """The result for one database."""
 
     database: str
+    cluster: str | None  # its name; None if unknown
     target: str | None
     ok: bool
     exit_code: int

@@ -30,6 +30,7 @@ class Target:
     selection: DatabaseSelection = CONNECTED  # from which databases can be excluded
     connected: str | None = None  # the database that is backed up if none is named
     tiers: Sequence[str] = ("daily", "weekly", "monthly")  # the tiers that retention keeps
+    cluster: str | None = None  # BACKUP_CLUSTER
 
     @property
     def stores(self) -> list[Store]:
@@ -62,6 +63,45 @@ def databases(target: Target, contents: Contents) -> set[str]:
         for store in target.stores
         for backup in contents.get(store.url, ())
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """The names of the clusters of a target's databases; empty where unknown."""
+
+    own: str  # the cluster that the target backs up
+    by_database: Mapping[str, str]
+
+    def of(self, database: str) -> str:
+        """Return the cluster of a database, also of one without a backup."""
+        return self.by_database.get(database, self.own)
+
+
+def clusters(target: Target, contents: Contents, wanted: Iterable[str]) -> Clusters:
+    """Return the cluster of every database: a database has one, so that its series are unique.
+
+    An expected database belongs to BACKUP_CLUSTER. Without it, and for databases of others in the
+    same store, the newest backup names the cluster. A run that failed before it was connected does
+    not know its cluster either, and gets the same answer.
+    """
+    newest: dict[str, Manifest] = {}
+    for store in target.stores:
+        for backup in contents.get(store.url, ()):
+            manifest = backup.manifest
+            known = newest.get(manifest.database.name)
+            if not manifest.indexed and (known is None or known.finished < manifest.finished):
+                newest[manifest.database.name] = manifest
+    names = {
+        database: manifest.cluster_name
+        for database, manifest in newest.items()
+        if manifest.cluster_name
+    }
+    expected_here = set(wanted)
+    if target.cluster is not None:
+        return Clusters(target.cluster, {**names, **dict.fromkeys(expected_here, target.cluster)})
+    own = [newest[name] for name in newest.keys() & expected_here] or list(newest.values())
+    last = max(own, key=lambda manifest: manifest.finished, default=None)
+    return Clusters("" if last is None else last.cluster_name, names)
 
 
 def counted(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:

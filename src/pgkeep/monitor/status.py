@@ -1,6 +1,7 @@
 """Check every database against its backup goals: decisions from manifests."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
 
@@ -38,6 +39,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one database."""
 
     database: str
+    cluster: str  # its name; empty if unknown
     target: str | None
     expected: bool  # databases that are not expected are shown, but not checked
     newest: str | None  # the backup's name
@@ -91,10 +93,11 @@ class State:
         """Goals that are not met, with one sentence for each database."""
         if not self.readable:
             return list(self.problems)
+        title = titles(self.databases)
         return [
             *(f"{'' if target is None else f'target {target}: '}{_BARE}" for target in self._bare),
             *(
-                f"{database.database}: {'; '.join(database.problems)}"
+                f"{title(database)}: {'; '.join(database.problems)}"
                 for database in self.databases
                 if database.problems
             ),
@@ -139,7 +142,8 @@ def judge(
     """Return the state of every database that has or should have backups."""
     wanted = overview.expected(target, contents)
     everybody = sorted({*wanted, *overview.databases(target, contents)})
-    judgement = _Judgement(target, contents, goals, now, zone, name)
+    names = overview.clusters(target, contents, wanted)
+    judgement = _Judgement(target, contents, goals, now, zone, name, names)
     return [judgement.of(database, expected=database in wanted) for database in everybody]
 
 
@@ -153,6 +157,7 @@ class _Judgement:
     now: datetime
     zone: tzinfo
     name: str | None  # of the target
+    clusters: overview.Clusters
 
     def of(self, database: str, *, expected: bool) -> Database:
         """Check one database; problems count only if backups of it are expected."""
@@ -184,6 +189,7 @@ class _Judgement:
         ]
         return Database(
             database=database,
+            cluster=self.clusters.of(database),
             target=self.name,
             expected=expected,
             newest=None if newest is None else newest.name.stem,
@@ -200,6 +206,20 @@ class _Judgement:
             problems=problems if expected else [],
             days=_days(whole, self.zone),
         )
+
+
+def titles(databases: Sequence[Database]) -> Callable[[Database], str]:
+    """Return the function that names a database: with its cluster where others have its name."""
+    count = Counter(database.database for database in databases)
+
+    def title(database: Database) -> str:
+        if count[database.database] == 1:
+            return database.database
+        found = {"target": database.target, "cluster": database.cluster}
+        more = ", ".join(f"{noun} {name}" for noun, name in found.items() if name)
+        return f"{database.database} ({more})" if more else database.database
+
+    return title
 
 
 def _shown(drill: manifest.Drill) -> Drill:
@@ -314,6 +334,6 @@ def summary(databases: Sequence[Database]) -> str:
     if not bad:
         noun = "database is" if len(judged) == 1 else "databases are"
         return f"ok: {len(judged)} {noun} within the goals"
-    names = ", ".join(database.database for database in bad)
+    names = ", ".join(map(titles(databases), bad))
     text = f"not ok: {len(bad)} of {len(judged)} databases: {names}"
     return text if len(text) <= 80 else f"{text[:77]}..."

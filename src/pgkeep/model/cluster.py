@@ -1,0 +1,17 @@
+"""The name of a cluster, which tells backups of different servers apart."""
+
+import re
+
+ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+EXPECTED = "1 to 63 letters, digits, dots, underscores or hyphens, a letter or digit first"
+
+
+def short_form(system_identifier: str) -> str:
+    """Return the last 8 hexadecimal digits of a system identifier, or "" if it is unknown.
+
+    The upper half of the identifier is the time of initdb. The lower half also contains the process
+    ID, so that clusters that were made by the same script differ.
+    """
+    if not re.fullmatch(r"[0-9]{1,20}", system_identifier) or not int(system_identifier):
+        return ""
+    return f"{int(system_identifier):016x}"[-8:]
