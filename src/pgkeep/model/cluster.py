@@ -1,4 +1,4 @@
-"""The name of a cluster, which tells backups of different servers apart."""
+"""The name of a cluster, which distinguishes backups of different servers."""
 
 import re
 
