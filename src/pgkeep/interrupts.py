@@ -73,8 +73,13 @@ def over() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # Python restores the default handlers
 
 
-def completed(what: str) -> None:
-    """Record a result that remains if a signal ends the run; the last line of output lists it."""
+def completed(what: str, instead_of: str | None = None) -> None:
+    """Record a result that remains if a signal ends the run; the last line of output lists it.
+
+    It can take the place of an earlier result.
+    """
+    if instead_of in _state.done:
+        _state.done.remove(instead_of)
     _state.done.append(what)
 
 

@@ -192,7 +192,7 @@ def test_a_subscription_goes_with_the_database_that_is_discarded(
         "create subscription s connection 'host=nowhere' publication p with (connect = false)",
     )
     names = {name for _, name in databases(pg17)}
-    args = ("--drop-existing", "--discard-old", "--yes", "--json")
+    args = ("--drop-existing", "--discard-old", "--yes", "--json", "--accept-replication-loss")
     result = json.loads(invoke.restore(pg17, shop[1], target, *args))
     assert result.get("old_database") is None
     assert "its replication slot s stays on the publisher" in "".join(result["warnings"])

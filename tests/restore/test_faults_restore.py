@@ -2,9 +2,11 @@
 
 import contextlib
 import gzip
+import json
 import os
 import re
 import secrets
+import shlex
 import signal
 import subprocess
 import threading
@@ -118,7 +120,7 @@ PHASES = {
     "creating": "query like 'CREATE DATABASE%%' and wait_event_type = 'Lock'",
     "rows": "query like 'COPY %%held%%' and wait_event = 'PgSleep'",
     "indexes": "query like '%%CREATE INDEX%%' and wait_event = 'PgSleep'",
-    "swapping": "query like 'ALTER DATABASE%%' and state = 'active'",
+    "swapping": "query like 'ALTER DATABASE%%' and wait_event_type = 'Lock'",
 }
 
 
@@ -133,11 +135,10 @@ def held_in(
             rename = "alter database template0 rename to template0_renamed"
             stack.enter_context(faults.statement(server, "postgres", rename))
         if phase == "swapping":
-            # Not a session, so nobody can end it.
-            servers.sql(
-                server, target, "begin; create table other (); prepare transaction 'faults'"
-            )
-            stack.callback(servers.sql, server, target, "rollback prepared 'faults'")
+            # The lock of a session in another database, which nobody ends.
+            lock = f"comment on database {target} is 'locked'"
+            stack.enter_context(faults.statement(server, "postgres", lock))
+            args = (*args, "--max-outage=60")
         run = begin(*args, hold=phase, **options)
         condition = PHASES[phase]
         # Of this restore only: a session of a killed one sleeps on until its database is dropped.
@@ -164,6 +165,13 @@ def assert_as_before(server: Server, target: str, *, replace: bool) -> None:
         assert target not in derived(server, target)
 
 
+def finished(server: Server, target: str, phase: str) -> list[str]:
+    """Return the database that is complete and kept for a later swap: where the swap has begun."""
+    kept = derived(server, target, "__restored_")
+    assert [mark(server, name) for name in kept] == ["new"] * (phase == "swapping")
+    return kept
+
+
 @pytest.mark.parametrize(
     ("phase", "replace", "number"),
     [(*case, signal.SIGTERM) for case in CASES] + [("rows", True, signal.SIGINT)],
@@ -177,7 +185,7 @@ def test_a_signal_ends_everything(
     with held_in(pg17, begin, target, phase, *(SWAP if replace else ())) as (run, _):
         run.process.send_signal(number)
         assert f"ended by {number.name}" in run.ends(128 + number, seconds=20)
-        assert derived(pg17, target, "__") == []
+        assert derived(pg17, target, "__") == finished(pg17, target, phase)
         faults.leaves_no_session(pg17, target)
     assert_as_before(pg17, target, replace=replace)
 
@@ -194,7 +202,8 @@ def test_killed(pg17: Server, begin: Begin, target: str, phase: str, replace: bo
             lambda: not faults.sessions(pg17, "", PHASES[phase]), "the end of the sessions"
         )
     assert_as_before(pg17, target, replace=replace)
-    assert derived(pg17, target, "__") == derived(pg17, target, "__restore_")
+    left = finished(pg17, target, phase) or derived(pg17, target, "__restore_")
+    assert derived(pg17, target, "__") == left
     faults.leaves_no_session(pg17, "postgres")
     begin(*(SWAP if replace else ())).ends(0)
     assert mark(pg17, target) == "new"
@@ -373,6 +382,43 @@ def test_clients_that_come_back_at_once(pg17: Server, begin: Begin, target: str)
     assert mark(pg17, old) == "old"
 
 
+def test_a_swap_at_a_chosen_moment(pg17: Server, artifact: Path, begin: Begin, target: str) -> None:
+    """B5, G3.6: what prevents a swap is in the plan; what comes later costs no restore."""
+    make_old(pg17, target)
+    env = invoke.environment(pg17)
+    to = ("restore", f"--backup={artifact}", f"--target-db={target}")
+    slot = "select pg_create_logical_replication_slot(%(name)s, 'pgoutput')"
+    servers.sql(pg17, target, slot, name=target)
+    try:
+        plan = json.loads(invoke.outputs(*to, *SWAP, "--dry-run", "--json", env=env, code=9)[0])
+        assert [finding["kind"] for finding in plan["findings"]] == ["logical replication slot"]
+        assert "--accept-replication-loss" in plan["remedies"][-1]
+        assert "stays with the old database" in begin(*SWAP).ends(9)
+        result = json.loads(invoke.run(*to, "--no-swap", "--json", env=env))
+    finally:
+        servers.sql(pg17, target, "select pg_drop_replication_slot(%(name)s)", name=target)
+    first = result["database"]
+    assert (mark(pg17, target), mark(pg17, first)) == ("old", "new")
+    assert result["swap"] == f"pgkeep swap --from={first} {target}"
+    # A transaction that is prepared while rows are loaded.
+    run = begin(*SWAP, "--max-outage=1", hold="rows", seconds=1)
+    faults.eventually(lambda: faults.sessions(pg17, target, PHASES["rows"]), "loading")
+    servers.sql(pg17, target, "begin; create table x (); prepare transaction 'in the way'")
+    try:
+        with servers.connect(pg17, target) as session:
+            said = run.ends(8)
+            assert session.execute("select of from marks").fetchall() == [("old",)]
+    finally:
+        servers.sql(pg17, target, "rollback prepared 'in the way'")
+    assert "prepared transaction in the way of role postgres is open" in said
+    second = derived(pg17, target, "__restored_")[-1]
+    assert derived(pg17, target, "__") == [first, second]
+    (command,) = re.findall("pgkeep (swap .*)", said)
+    invoke.run(*shlex.split(command), "--yes", env=env)
+    assert mark(pg17, target) == "new"
+    assert len(derived(pg17, target, "__old_")) == 1
+
+
 @pytest.fixture
 def restorer(pg17: Server) -> Iterator[str]:
     """A role that may create databases, and may not end other roles' sessions."""
@@ -399,10 +445,12 @@ def test_a_session_that_may_not_be_ended(
     make_old(pg17, target, restorer)
     with servers.connect(pg17, target):
         planned = begin(*SWAP, *OURS, "--dry-run", env={"PGUSER": restorer}).process
-        assert "warning: the role may not end " in planned.communicate()[0]
-        said = begin(*SWAP, *OURS, env={"PGUSER": restorer}).ends(8)
-    assert f"could not end the sessions in {target}" in said
+        assert "warning: the role is not allowed to end a session" in planned.communicate()[0]
+        swap = ("--max-outage=1", *SWAP)
+        said = begin(*swap, *OURS, env={"PGUSER": restorer}).ends(8)
+    assert f"the role is not allowed to end a session of database {target}" in said
     assert "pg_signal_backend" in said
+    assert "no session was ended" in said
     assert mark(pg17, target) == "old"
     (kept,) = derived(pg17, target, "__")  # trap G3.6
     assert mark(pg17, kept) == "new"
@@ -430,10 +478,8 @@ def test_a_session_that_leaves_by_itself(
     """E3: then nobody needs the right to end it, and done is done."""
     make_old(pg17, target, restorer)
     with servers.connect(pg17, target):
-        run = begin(*SWAP, *OURS, env={"PGUSER": restorer})
-        faults.eventually(lambda: faults.sessions(pg17, "", PHASES["swapping"]), "the swapping")
-        # Time for the attempt to end it, which fails.
-        time.sleep(0.5)
+        run = begin(*SWAP, "--max-outage=60", *OURS, env={"PGUSER": restorer})
+        faults.eventually(lambda: derived(pg17, target, "__restored_"), "what waits for the swap")
     run.ends(0)
     assert mark(pg17, target) == "new"
     (old,) = derived(pg17, target, "__")
@@ -483,7 +529,7 @@ def test_two_at_once(pg17: Server, begin: Begin, target: str, replace: bool) -> 
     said = runs[1].ends(0 if replace else 8)
     assert mark(pg17, target) == "new"
     if not replace:
-        (left,) = derived(pg17, target, "__restore_")  # trap G3.6
+        (left,) = derived(pg17, target, "__restored_")  # trap G3.6
         assert f"database {left} is complete, but could not be renamed to {target}" in said
     if replace:
         assert derived(pg17, target, "__restore_") == []

@@ -22,6 +22,8 @@ def options(**chosen: object) -> RestoreOptions:
         ({}, True, Mode.NEW),  # a problem of the plan
         ({"drop_existing": True}, False, Mode.NEW),
         ({"drop_existing": True}, True, Mode.SWAP),
+        ({"no_swap": True}, True, Mode.ASIDE),
+        ({"no_swap": True, "drop_existing": True}, False, Mode.ASIDE),
         ({"in_place": True}, True, Mode.IN_PLACE),
         ({"data_only": True}, True, Mode.DATA_ONLY),
         ({"data_only": True, "in_place": True}, True, Mode.DATA_ONLY),
@@ -54,6 +56,18 @@ TEMPORARY = "create a database under a temporary name"
                 "end the sessions of app and rename it out of the way",
                 "rename the new database to app",
                 "drop the old database",
+            ],
+        ),
+        (
+            {"no_swap": True},
+            Mode.ASIDE,
+            False,
+            [
+                CHECK,
+                TEMPORARY,
+                LOAD,
+                COMPARE,
+                "keep the new database as app__restored_TIME, for pgkeep swap",
             ],
         ),
         ({}, Mode.DATA_ONLY, False, [CHECK, "load rows into app in one transaction"]),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,16 @@ create table app.fine (id int primary key references app.pages);
 insert into app.fine select generate_series(1, 5);
 create view app.good as select id from app.fine;
 """
+
+
+def swap(server: Server, said: str) -> dict[str, str]:
+    """Run the command that an error has printed; return its result."""
+    (command,) = re.findall("pgkeep (swap .*)", said)
+    env = invoke.environment(server)
+    result: dict[str, str] = json.loads(
+        invoke.run(*shlex.split(command), "--yes", "--json", env=env)
+    )
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +130,13 @@ def test_keep_going(pg17: Server, broken: Path) -> None:
         query = "select (select count(*) from app.pages), (select count(*) from app.good)"
         assert servers.sql(pg17, kept[1], query) == [(20, 5)]
         fails(pg17, broken, target, skip)  # drops what killed runs have left, and not this
-        rename = re.search(r"ALTER DATABASE .*;", err)
-        assert rename is not None
-        servers.sql(pg17, "postgres", rename[0])
+        swap(pg17, err)
         assert servers.sql(pg17, target, query) == [(20, 5)]
         err = fails(pg17, broken, target, skip, "--keep-going", "--drop-existing", "--yes")
         kept = re.search(r"kept as (\S+)", err)
         assert kept is not None
         disposables.name(pg17, kept[1])
-        statements = re.findall(r"ALTER DATABASE .*?;", err)
-        for statement in statements:
-            servers.sql(pg17, "postgres", statement)
-        disposables.name(pg17, re.findall(r'TO "?([^";]+)"?;', statements[0])[0])
+        disposables.name(pg17, swap(pg17, err)["old_database"])
         assert servers.sql(pg17, target, query) == [(20, 5)]
 
 

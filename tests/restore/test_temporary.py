@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -133,16 +134,16 @@ def test_a_session_that_stays_does_not_spoil_a_restore(waiting: Waiting, target:
 def test_what_cannot_be_renamed_is_kept(waiting: Waiting, target: str) -> None:
     """G3.6: what was loaded stays, also when the next restore looks for leftovers."""
     server = waiting.server
-    with waiting.restoring(target) as (process, temporary):
+    with waiting.restoring(target) as (process, _):
         sql(server, "postgres", f"create database {target}")
         waiting.go()
         said = end(process, 8)
-    assert f"database {temporary} is complete, but could not be renamed to {target}" in said
-    (statement,) = re.findall("ALTER DATABASE .* RENAME TO [^;]*;", said)
+    assert f"is complete, but could not be renamed to {target}" in said
+    (command,) = re.findall("pgkeep (swap .*)", said)
     drop(server, target)
     invoke.restore(server, waiting.artifact, target)
     drop(server, target)
-    sql(server, "postgres", statement)
+    invoke.run(*shlex.split(command), "--yes", env=invoke.environment(server))
     assert sql(server, target, "select count(*) from t") == [(100,)]
 
 

@@ -261,10 +261,11 @@ def as_here(project: Path, running: Server, text: str) -> str:
     """Put the times of this project's backups, and of replaced databases, for the example's."""
     for kind in set(re.findall(rf"app_([a-z]+)_{EXAMPLE_TIME}", text)):
         text = text.replace(f"app_{kind}_{EXAMPLE_TIME}", f"app_{kind}_{newest(project, kind)}")
-    if f"__old_{EXAMPLE_TIME}" in text:
-        query = "select datname from pg_database where datname ~ '__old_'"
-        ((old,),) = servers.sql(running, "postgres", query)
-        text = text.replace(f"app__old_{EXAMPLE_TIME}", old)
+    for state in ("old", "restored"):
+        if f"__{state}_{EXAMPLE_TIME}" in text:
+            query = f"select datname from pg_database where datname ~ '__{state}_'"
+            ((name,),) = servers.sql(running, "postgres", query)
+            text = text.replace(f"app__{state}_{EXAMPLE_TIME}", name)
     return text
 
 

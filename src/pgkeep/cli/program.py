@@ -21,6 +21,8 @@ SECTIONS = {
     "Back up and restore": {
         "backup": "back up databases, each into one .sql.gz",
         "restore": "restore a backup",
+        "swap": "put a restored database in the place of the existing one",
+        "undo": "swap back to the database that was replaced",
     },
     "Prove": {
         "verify": "check that a backup, or any plain dump, is complete",

@@ -125,6 +125,9 @@ def _restore_options(common: CommonOptions, whole: DatabaseOptions, jobs: int) -
         target=common.target_db,
         drop_existing=common.drop_existing,
         discard_old=whole.discard_old,
+        no_swap=whole.no_swap,
+        accept_replication_loss=whole.accept_replication_loss,
+        max_outage=whole.max_outage,
         in_place=whole.in_place,
         schema_only=whole.schema_only,
         data_only=whole.data_only,
@@ -147,7 +150,7 @@ def _restore_database(full_plan: Plan, common: CommonOptions, whole: DatabaseOpt
         _show(plan, as_json=common.as_json)
         return
     changes = common.drop_existing or whole.in_place or whole.data_only
-    if changes and plan.mode != Mode.NEW:
+    if changes and plan.mode not in (Mode.NEW, Mode.ASIDE):
         _ask(plan, common)
     warned = _warn_before(plan, as_json=common.as_json)
     with output.current().progress(silent=common.as_json) as bar, _explained(plan):
@@ -156,8 +159,12 @@ def _restore_database(full_plan: Plan, common: CommonOptions, whole: DatabaseOpt
         print_json(result)
         return
     _warn_after(result.warnings, warned)
+    if result.outage is not None:
+        output.note(f"sessions were refused for {result.outage:.1f} s")
     if result.old_database:
         output.note(f"the former database is kept as {result.old_database}")
+    if result.swap:
+        output.note(f"swap it in with: {result.swap}")
     rows = (
         f"{plural(result.tables or 0, 'table')}, {plural(result.rows or 0, 'row')}, "
         if result.rows is not None

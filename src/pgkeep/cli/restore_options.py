@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ..restore.search_path import SearchPath
+from ..restore.swap_plan import MAX_OUTAGE
 from ..restore.tables.plan import Conflict
 from .command import Option
 from .common import complete_files
@@ -19,18 +20,28 @@ RULES: tuple[Rule, ...] = (
         ("--backup", "--database"), "--target-db is the name of the database to restore into"
     ),
     Requires("--discard-old", ("--drop-existing",)),
+    Requires("--accept-replication-loss", ("--drop-existing",)),
+    Requires("--max-outage", ("--drop-existing",)),
     Requires("--disable-triggers", ("--data-only", "--where")),
     Requires("--as", ("--table",)),
     Requires("--where", ("--table",)),
     Requires("--on-conflict", ("--where",)),
     AtMostOne(("--in-place", "--drop-existing", "--data-only")),
     AtMostOne(("--schema-only", "--data-only")),
+    *each_with(
+        "--no-swap",
+        (
+            "--discard-old", "--in-place", "--data-only", "--table", "--max-outage",
+            "--accept-replication-loss",
+        ),
+    ),
     *each_with("--keep-going", ("--in-place", "--data-only", "--table")),
     *each_with(
         "--table",
         (
             "--schema-only", "--data-only", "--in-place", "--portable", "--allow-statements",
-            "--discard-old", "--create-roles", "--skip",
+            "--discard-old", "--create-roles", "--skip", "--accept-replication-loss",
+            "--max-outage",
         ),
     ),
     AtMostOne(("--as", "--where", "--drop-existing")),
@@ -66,6 +77,9 @@ class DatabaseOptions:
     """How to restore a whole database."""
 
     discard_old: bool
+    no_swap: bool
+    accept_replication_loss: bool
+    max_outage: float
     in_place: bool
     schema_only: bool
     data_only: bool
@@ -117,6 +131,24 @@ _DECORATORS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         " renaming. With --table: replace the table.",
     ),
     _whole("--discard-old", is_flag=True, help="Drop the replaced database after the swap."),
+    _whole(
+        "--no-swap",
+        is_flag=True,
+        help="Keep the new database as NAME__restored_TIME. pgkeep swap NAME swaps it in.",
+    ),
+    _whole(
+        "--accept-replication-loss",
+        is_flag=True,
+        help="Swap although logical replication slots or subscriptions stay with the old database.",
+    ),
+    _whole(
+        "--max-outage",
+        type=click.FloatRange(min=1),
+        metavar="SECONDS",
+        default=MAX_OUTAGE,
+        show_default=True,
+        help="Maximum time for which a swap refuses sessions of the existing database.",
+    ),
     _whole("--in-place", is_flag=True, help="Restore into an existing, empty database."),
     _whole("--schema-only", is_flag=True, help="Restore definitions without rows."),
     _whole("--data-only", is_flag=True, help="Restore rows only, into existing, empty tables."),

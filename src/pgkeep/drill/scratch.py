@@ -14,7 +14,7 @@ from psycopg import sql
 
 from .. import errors as e
 from ..artifact.file import Index
-from ..postgres import databases, programs
+from ..postgres import database_names, databases, programs
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts, shared_rows
 from ..postgres.server import Server
@@ -125,7 +125,7 @@ def temporary_server(
         endpoint = Endpoint({**server.params, "dbname": "template1"})
         login = {"user": f"pgkeep_login_{secret}", "password": secrets.token_hex(16)}
         with endpoint.connect() as connection:
-            if databases.exists(connection, database):
+            if database_names.exists(connection, database):
                 database = _vacant(connection, database)
             made = _make_roles(connection, index, roles, login)
             _make_tablespaces(connection, index)

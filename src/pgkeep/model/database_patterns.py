@@ -30,6 +30,7 @@ _BUILT_IN: Mapping[str, str] = {
 # Databases that pgkeep itself created.
 _OURS = {
     re.compile(r"__restore_[0-9a-f]{8}$"): "left behind by an interrupted restore",
+    re.compile(r"__restored_[0-9]{8}T[0-9]{6}Z$"): "restored, and waits for a swap",
     re.compile(r"__old_[0-9]{8}T[0-9]{6}Z$"): "replaced by a restore",
     re.compile(r"^pgkeep_drill_[0-9a-f]{12}$"): "used by a drill that runs or was interrupted",
 }

@@ -1,30 +1,23 @@
-"""Create a database like another one, apply its settings, swap it in, drop it."""
+"""Create a database like another one, apply its settings, drop it."""
 
 import contextlib
 import re
 import secrets
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
 
 import psycopg
 from psycopg import sql
 
 from .. import errors as e
-from .. import interrupts
 from ..model.manifest import DatabaseFacts
 from ..sql import portability
 from . import advisory_locks
 from .connection import Connection, Endpoint
+from .database_names import COMPLETE, derived, renaming
 from .facts import shared_rows
-from .messages import restore_error
 
 UNFINISHED = "__restore_"  # in the name of a database that is being loaded
 INCOMPLETE = "__incomplete_"  # in the name of a database that is kept although objects failed
-COMPLETE = "pgkeep: complete restore"  # in the comment on a database that could not be renamed
-NAME_LIMIT = 63  # bytes; the server truncates longer names (manual, section 4.1.1)
-SWAP_TIME = 30.0  # seconds to end all sessions in the old database
 FORCE_SINCE = 130000
 PROVIDER_SINCE = 150000
 TRUSTED_SINCE = 130000  # extensions that a database's owner can create
@@ -168,89 +161,6 @@ def _provider(facts: DatabaseFacts) -> Iterator[sql.Composable]:
             yield sql.SQL("LOCALE_PROVIDER libc")
 
 
-def swap(
-    connection: Connection,
-    helper: Connection,
-    target: str,
-    old: str | None,
-    temporary: str,
-    swapped: Callable[[], None],
-) -> None:
-    """Rename databases in one transaction while the helper ends sessions that block it.
-
-    RENAME locks the database against new sessions, then waits five seconds for existing ones.
-    Both databases are renamed or neither, even after a kill. Without an old database, only the new
-    one is renamed, which others can have entered too. A signal cancels the transaction if that is
-    still possible; it is raised when the outcome is known.
-    """
-    failures: list[BaseException] = []
-    done = threading.Event()
-
-    def rename() -> None:
-        try:
-            with connection.transaction():
-                if old is not None:
-                    connection.execute(renaming(target, old))
-                connection.execute(renaming(temporary, target))
-        except BaseException as error:  # noqa: BLE001 - passed to the thread that waits
-            failures.append(error)
-        finally:
-            done.set()
-
-    deadline = time.monotonic() + SWAP_TIME
-    while True:
-        failures.clear()
-        done.clear()
-        hindrance: BaseException | None = None
-        with interrupts.held():
-            thread = threading.Thread(target=rename, daemon=True)
-            thread.start()
-            try:
-                while not done.wait(0.1) and not interrupts.pending():
-                    if hindrance is None:
-                        hindrance = _terminate(helper, [target, temporary])
-            except Exception as error:  # noqa: BLE001 - reported below, unless the swap succeeds
-                hindrance = error
-            if not done.is_set():
-                with contextlib.suppress(psycopg.Error):
-                    connection.cancel_safe(timeout=5)
-            thread.join()
-            if not failures:
-                swapped()
-                return  # the databases are swapped, despite any error in between
-        in_use = isinstance(failures[0], psycopg.errors.ObjectInUse)
-        if hindrance is not None or not in_use or time.monotonic() > deadline:
-            break
-    failure = hindrance or failures[0]
-    if isinstance(failure, psycopg.Error):
-        what = f"swapping {target}" if old is not None else f"renaming to {target}"
-        raise restore_error(failure, what) from failure
-    raise failure
-
-
-def _terminate(helper: Connection, databases: list[str]) -> e.RestoreFailed | None:
-    """End the sessions in databases; return an error if that fails, as they can still end."""
-    try:
-        helper.execute(
-            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
-            " WHERE datname = ANY (%s) AND pid <> pg_catalog.pg_backend_pid()",
-            [databases],
-        )
-    except psycopg.errors.InsufficientPrivilege as error:
-        return e.RestoreFailed(
-            f"could not end the sessions in {databases[0]}: {error.diag.message_primary}",
-            hint="Grant pg_signal_backend to the role, or end the sessions manually.",
-        )
-    return None
-
-
-def renaming(name: str, new: str) -> sql.Composed:
-    """Return the statement that renames a database."""
-    return sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
-        sql.Identifier(name), sql.Identifier(new)
-    )
-
-
 def drop(connection: Connection, name: str) -> None:
     """Drop a database if it exists, and end its sessions."""
     force = " WITH (FORCE)" if connection.info.server_version >= FORCE_SINCE else ""
@@ -289,21 +199,6 @@ def drop_subscriptions(endpoint: Endpoint) -> list[tuple[str, str | None]]:
                 connection.execute(sql.SQL(statement).format(subscription))
             dropped.append((name, slot))
     return dropped
-
-
-def derived(name: str, suffix: str) -> str:
-    """Return a name with a suffix, short enough not to be truncated by the server."""
-    room = NAME_LIMIT - len(suffix)
-    return name.encode()[:room].decode("utf-8", "ignore") + suffix
-
-
-def free_name(connection: Connection, name: str) -> str:
-    """Return a dated name for a database that is replaced, with a resolution of one second."""
-    while True:
-        dated = derived(name, f"__old_{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-        if not exists(connection, dated):
-            return dated
-        time.sleep(0.1)
 
 
 def claim(connection: Connection, target: str) -> str:
@@ -355,20 +250,6 @@ def abandoned(
         and advisory_locks.key_of(name[:claimed]) not in taken
         and not (comment or "").startswith(COMPLETE)
     ]
-
-
-def keep(connection: Connection, name: str, target: str) -> None:
-    """Mark a database that is complete but could not be renamed: no other restore drops it."""
-    comment = f"{COMPLETE} of {target}, which could not be renamed"
-    connection.execute(
-        sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), comment)
-    )
-
-
-def exists(connection: Connection, name: str) -> bool:
-    """Return whether the server has a database with this name."""
-    query = "SELECT FROM pg_catalog.pg_database WHERE datname = %s"
-    return connection.execute(query, [name]).fetchone() is not None
 
 
 def contents(connection: Connection) -> str | None:

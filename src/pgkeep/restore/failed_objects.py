@@ -40,11 +40,11 @@ class FailedObjects:
         """Tell whether a table could not be created, or its rows not loaded."""
         return table in self._tables
 
-    def error(self, kept: str, renamings: list[str]) -> e.RestoreFailed:
-        """Return the error that ends the restore; the statements put the database in its place."""
+    def error(self, kept: str, command: str) -> e.RestoreFailed:
+        """Return the error that ends the restore; the command puts the database in its place."""
         count = len(self._messages)
         return e.RestoreFailed(
             f"{count} {_NOUN[count == 1]} could not be restored, the database is kept as {kept}",
-            hint=f"To use it as it is: {' '.join(renamings)}",
+            hint=f"To use it as it is: {command}",
             details=self._messages,
         )

@@ -6,6 +6,7 @@ kill -9, never leaves half a database under the name that people use.
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psycopg
 
@@ -13,12 +14,24 @@ from .. import errors as e
 from .. import interrupts
 from ..postgres import databases
 from ..progress import Progress
-from . import database_settings, swap
+from . import database_settings, finished
 from .fill import encoding, fill
 from .load.options import Loaded
 from .plan import Mode, in_place_instead
 from .planning import at_once_warning
 from .run import Run
+from .swap import SwapResult
+from .swap_plan import command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What was loaded, and where it is."""
+
+    loaded: Loaded | None
+    database: str
+    swapped: SwapResult | None = None  # with the existing database
+    old: str | None = None  # the former database, if it is kept
 
 
 class NewDatabase:
@@ -30,37 +43,47 @@ class NewDatabase:
         self._sha256 = sha256
         self._progress = progress
 
-    def restore(self) -> tuple[Loaded | None, str | None]:
-        """Restore; return what was loaded, and the name of the database that was replaced.
+    def restore(self) -> Restored:
+        """Restore the database.
 
         Raises:
             RestoreFailed: the target is as it was before.
-            NotRenamed: everything is loaded, and can be renamed by hand.
+            NotRenamed: everything is loaded, and can be swapped in later.
 
         """
+        target, mode = self._plan.target, self._plan.mode
         if self._plan.at_once:
-            return self._load_at_once(), None
+            return Restored(loaded=self._load_at_once(), database=target)
         with self._run.maintenance() as connection:
-            temporary = databases.claim(connection, self._plan.target)
+            temporary = databases.claim(connection, target)
             try:
                 with self._created(temporary):
                     loaded = self._load_into(temporary)
-                    kept = swap.keep_incomplete(self._run, temporary) if self._run.failed else None
-                    old = swap.put(self._run, temporary) if kept is None else None
+                    if self._run.failed:
+                        kept = finished.keep_incomplete(self._run, temporary)
+                    elif mode == Mode.NEW:
+                        finished.name(self._run, temporary)
+                        kept = target
+                    else:
+                        kept = finished.keep(self._run, temporary)
             except e.RestoreFailed as error:
                 if not error.message.startswith("extension "):
                     raise
-                return self._load_after(error), None
-        if kept is not None:
+                return Restored(loaded=self._load_after(error), database=target)
+        if self._run.failed:
             raise self._incomplete(kept)
-        if old is not None and self._plan.options.discard_old and swap.discard(self._run, old):
+        if mode != Mode.SWAP:
+            return Restored(loaded=loaded, database=kept)
+        swapped = finished.put(self._run, kept, self._progress.step)
+        old = swapped.old_database
+        if old is not None and self._plan.options.discard_old and finished.discard(self._run, old):
             old = None
-        return loaded, old
+        return Restored(loaded=loaded, database=target, swapped=swapped, old=old)
 
     def _incomplete(self, kept: str) -> e.RestoreFailed:
         """Return the error that lists the objects that failed."""
         assert self._run.failed is not None  # noqa: S101 - something has failed
-        return self._run.failed.error(kept, swap.renamings(self._run, kept))
+        return self._run.failed.error(kept, command(self._plan.target, kept))
 
     def _load_after(self, error: e.RestoreFailed) -> Loaded | None:
         """Load under the own name after an extension's script has failed under another one.
@@ -69,7 +92,7 @@ class NewDatabase:
         the temporary one.
         """
         target = self._plan.target
-        if self._plan.mode == Mode.SWAP:
+        if self._plan.mode != Mode.NEW:
             raise e.RestoreFailed(
                 error.message,
                 hint="If the extension depends on the name of its database: "
@@ -93,7 +116,7 @@ class NewDatabase:
         with self._created(target):
             loaded = self._load_into(target)
         if self._run.failed:
-            raise self._incomplete(swap.keep_incomplete(self._run, target))
+            raise self._incomplete(finished.keep_incomplete(self._run, target))
         return loaded
 
     @contextlib.contextmanager
@@ -106,7 +129,7 @@ class NewDatabase:
                 databases.create(connection, name, facts, encoding(self._plan))
             ours = True
             yield
-        except swap.NotRenamed:
+        except finished.NotRenamed:
             raise
         except BaseException:
             if not ours:

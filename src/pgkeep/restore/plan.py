@@ -15,6 +15,8 @@ from ..stores.store import Source
 from .load.session import Session, Statement
 from .object_selection import ObjectSelection
 from .search_path import SearchPath
+from .swap_plan import MAX_OUTAGE
+from .target.swap_findings import Finding
 
 
 class Mode(StrEnum):
@@ -22,6 +24,7 @@ class Mode(StrEnum):
 
     NEW = "new database"
     SWAP = "beside the existing database, then swapped"
+    ASIDE = "under a dated name, for a later swap"
     IN_PLACE = "into the existing, empty database"
     DATA_ONLY = "rows into the existing, empty tables"
 
@@ -34,6 +37,9 @@ class RestoreOptions:
     target: str | None = None  # default: the database's own name
     drop_existing: bool = False
     discard_old: bool = False
+    no_swap: bool = False  # keep the new database under a dated name
+    accept_replication_loss: bool = False
+    max_outage: float = MAX_OUTAGE
     in_place: bool = False
     schema_only: bool = False
     data_only: bool = False
@@ -65,6 +71,7 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str] = []
     remedies: list[str] = []
     warnings: list[str] = []
+    findings: list[Finding] = []  # what the swap has to respect
     raw_bytes: int | None = None
     tables: int | None = None
     rows: int | None = None
@@ -129,6 +136,8 @@ def steps(
         found.append("if objects have failed, list them and keep it under another name")
     if mode == Mode.SWAP:
         found.append(f"end the sessions of {target} and rename it out of the way")
+    if mode == Mode.ASIDE:
+        return [*found, f"keep the new database as {target}__restored_TIME, for pgkeep swap"]
     if not at_once:
         found.append(f"rename the new database to {target}")
     if mode == Mode.SWAP and options.discard_old:
@@ -142,6 +151,8 @@ def mode_of(options: RestoreOptions, *, exists: bool) -> Mode:
         return Mode.DATA_ONLY
     if options.in_place:
         return Mode.IN_PLACE
+    if options.no_swap:
+        return Mode.ASIDE
     return Mode.SWAP if exists and options.drop_existing else Mode.NEW
 
 

@@ -8,7 +8,7 @@ from .. import errors as e
 from ..artifact.contents import Contents
 from ..artifact.file import Artifact, is_artifact
 from ..artifact.verify import SideFiles
-from ..postgres import databases
+from ..postgres import database_names, databases
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..sql.encodings import codec
@@ -18,6 +18,7 @@ from .load.session import describe
 from .object_selection import ObjectSelection, SelectionOptions, Selector
 from .plan import Mode, Plan, PlanSummary, RestoreOptions, in_place_instead, mode_of, steps, tables
 from .search_path import SearchPath
+from .swap_plan import judge
 from .target import (
     database,
     default_privileges,
@@ -26,8 +27,10 @@ from .target import (
     not_valid_constraints,
     relations,
     role_creation,
+    swap_findings,
     triggers,
 )
+from .target.swap_findings import Finding, Kind
 
 
 def make_plan(
@@ -62,6 +65,7 @@ class _Planner:
         )
         self._problems: list[tuple[str, str | None]] = []  # each with a remedy
         self._warnings: list[str] = []
+        self._findings: list[Finding] = []
 
     def _make_selector(self) -> Selector | None:
         options = self._options
@@ -77,7 +81,7 @@ class _Planner:
     def plan(self) -> Plan:
         stays = self._options.in_place or self._options.data_only
         with maintenance.connection(self._endpoint, self._target, stays=stays) as connection:
-            exists = databases.exists(connection, self._target)
+            exists = database_names.exists(connection, self._target)
             if stays and not exists:
                 raise e.Refused(f"database {self._target} does not exist")
             mode = mode_of(self._options, exists=exists)
@@ -91,7 +95,7 @@ class _Planner:
             self._look_at_server(connection, mode)
             self._look_at_money(connection)
             if mode == Mode.SWAP:
-                self._warnings += database.sessions_in_the_way(connection, self._target)
+                self._look_at_swap(connection)
         if mode == Mode.DATA_ONLY:
             self._look_at_tables()
         else:
@@ -130,6 +134,7 @@ class _Planner:
             ),
             problems=[problem for problem, _ in self._problems],
             remedies=[remedy for _, remedy in self._problems if remedy is not None],
+            findings=self._findings,
             warnings=[*(selection.lines() if selection else ()), *self._warnings],
             raw_bytes=index.raw_bytes if index else None,
             tables=len(restored) if restored is not None else None,
@@ -165,7 +170,7 @@ class _Planner:
                     "the role is not allowed to create roles",
                     "ALTER ROLE ... CREATEROLE; or have a superuser create them.",
                 )
-        if mode in (Mode.NEW, Mode.SWAP) and not database.may_create(connection):
+        if mode not in (Mode.IN_PLACE, Mode.DATA_ONLY) and not database.may_create(connection):
             self._refuse(
                 "the role is not allowed to create databases",
                 "ALTER ROLE ... CREATEDB; or restore into an empty database with --in-place.",
@@ -192,10 +197,28 @@ class _Planner:
         if problem is not None:
             self._refuse(*problem)
 
+    def _look_at_swap(self, connection: Connection) -> None:
+        """Find what would prevent the swap: nobody should wait hours for that.
+
+        Sessions come and go until then, so they are only a warning.
+        """
+        found = [
+            *swap_findings.in_use(connection, [self._target]),
+            *swap_findings.replication(connection, self._target),
+        ]
+        self._findings = found
+        accept_loss = self._options.accept_replication_loss
+        sessions = [finding for finding in found if finding.kind == Kind.SESSION]
+        others = [finding for finding in found if finding.kind != Kind.SESSION]
+        problems, warnings = judge(others, accept_loss=accept_loss)
+        self._problems += problems
+        self._warnings += warnings
+        self._warnings += [f"{finding.message}. {finding.remedy}" for finding in sessions]
+
     def _look_at_name(self, mode: Mode) -> str | None:
         """Say what would be wrong, or fail, in a database that has a temporary name."""
         artifact, options = self._artifact, self._options
-        if artifact is None or options.at_once or mode not in (Mode.NEW, Mode.SWAP):
+        if artifact is None or options.at_once or mode in (Mode.IN_PLACE, Mode.DATA_ONLY):
             return None
         entry = database_name_use.first(artifact)
         if entry is None:
@@ -290,10 +313,10 @@ def target_name(file: str, options: RestoreOptions, own: str | None) -> str:
     """
     if options.target:
         size = len(options.target.encode())
-        if size > databases.NAME_LIMIT:
+        if size > database_names.NAME_LIMIT:
             raise e.UsageError(
                 f"the name of the target is {size} bytes long, PostgreSQL allows"
-                f" {databases.NAME_LIMIT}"
+                f" {database_names.NAME_LIMIT}"
             )
         return options.target
     if own is None:

@@ -10,11 +10,11 @@ from .. import errors as e
 from ..progress import Progress
 from . import database_settings, file_check, run
 from .fill import fill
-from .load.options import Loaded
-from .new_database import NewDatabase
+from .new_database import NewDatabase, Restored
 from .plan import Mode, Plan
 from .planning import at_once_warning
 from .run import Run
+from .swap_plan import command
 from .target import role_creation
 
 
@@ -26,6 +26,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     tables: int | None
     seconds: float
     old_database: str | None = None  # where the former one is kept
+    outage: float | None = None  # seconds for which sessions were refused
+    swap: str | None = None  # the command that swaps the database in, with --no-swap
     warnings: list[str] = []
 
 
@@ -48,32 +50,34 @@ def execute(plan: Plan, progress: Progress) -> Result:
     if plan.name_dependence is not None:
         current.warnings.append(at_once_warning(plan.name_dependence))
     with _created_roles(current):
-        loaded, old = _restore(current, sha256, progress)
+        restored = _restore(current, sha256, progress)
+    loaded, swapped = restored.loaded, restored.swapped
     return Result(
-        database=plan.target,
+        database=restored.database,
         rows=sum(loaded.rows.values()) if loaded is not None else current.plain_rows,
         tables=len(loaded.rows) if loaded is not None else None,
         warnings=[
             *(current.selection.lines() if current.selection is not None else ()),
             *current.warnings,
             *(loaded.warnings if loaded is not None else ()),
+            *(swapped.warnings if swapped is not None else ()),
         ],
         seconds=round(time.monotonic() - started, 3),
-        old_database=old,
+        old_database=restored.old,
+        outage=swapped.outage if swapped is not None else None,
+        swap=command(plan.target, restored.database) if plan.mode == Mode.ASIDE else None,
     )
 
 
-def _restore(
-    current: Run, sha256: str | None, progress: Progress
-) -> tuple[Loaded | None, str | None]:
-    """Restore; return what was loaded, and the name of the database that was replaced."""
+def _restore(current: Run, sha256: str | None, progress: Progress) -> Restored:
+    """Restore, and return what was loaded."""
     plan = current.plan
-    if plan.mode in (Mode.NEW, Mode.SWAP):
+    if plan.mode not in (Mode.IN_PLACE, Mode.DATA_ONLY):
         return NewDatabase(current, sha256, progress).restore()
     loaded = fill(current, plan.endpoint.to(plan.target), sha256, progress)
     if plan.mode == Mode.IN_PLACE and plan.meta is not None:
         database_settings.apply_in_place(current, plan.meta.database)
-    return loaded, None
+    return Restored(loaded=loaded, database=plan.target)
 
 
 @contextlib.contextmanager

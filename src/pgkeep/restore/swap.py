@@ -1,98 +1,193 @@
-"""Put a complete database in its place by renaming, and drop the one that it replaces."""
+"""Swap a database with a restored one, or back: by renaming, for a bounded time."""
 
 import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import msgspec
 import psycopg
+from psycopg import sql
 
 from .. import errors as e
 from .. import interrupts
-from ..postgres import databases
-from .plan import Mode
-from .run import Run
+from ..postgres.connection import Connection, Endpoint
+from ..postgres.database_names import free_name
+from ..postgres.database_swap import PATIENCE, Exchange, Names
+from ..postgres.messages import one_line
+from . import maintenance
+from .swap_plan import SwapPlan, judge, look, waiting
+from .target import swap_findings
+from .target.swap_findings import Finding, Kind
+
+AGAIN = 0.2  # seconds between two looks at what prevents the swap
+SUBSCRIPTION_TIME = "5s"
 
 
-class NotRenamed(e.RestoreFailed):
-    """The new database is complete, and does not have its name."""
+class SwapResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a swap has done."""
+
+    database: str
+    incoming: str
+    old_database: str | None  # the new name of the database that had the name
+    outage: float | None  # seconds for which sessions were refused
+    seconds: float
+    warnings: list[str] = []  # what remains to be done
 
 
-def put(run: Run, temporary: str) -> str | None:
-    """Put the new database in its place, and return the new name of the old one.
-
-    Both renamings or none. If they fail, what was loaded stays (trap G3.6).
+def execute(plan: SwapPlan, report: Callable[[str], None]) -> SwapResult:
+    """Do what the plan says.
 
     Raises:
-        NotRenamed: says how to complete the restore by hand.
+        Refused: the plan has problems; no session was ended.
+        RestoreFailed: both databases have the names that they had.
 
     """
-    target = run.plan.target
-    old = None
-
-    def swapped() -> None:
-        kept = f", the former one is kept as {old}" if old is not None else ""
-        interrupts.completed(f"database {target} is restored{kept}")
-
-    try:
-        with run.maintenance() as connection, run.maintenance() as helper:
-            if run.plan.mode == Mode.SWAP:
-                old = databases.free_name(connection, target)
-            databases.swap(connection, helper, target, old, temporary, swapped)
-    except (e.PgkeepError, psycopg.Error) as error:
-        raise _kept(run, temporary, old, error) from error
-    return old
-
-
-def _kept(
-    run: Run, temporary: str, old: str | None, error: e.PgkeepError | psycopg.Error
-) -> NotRenamed:
-    """Return the error that says how to complete the restore by hand."""
-    target = run.plan.target
-    with contextlib.suppress(psycopg.Error, e.PgkeepError), run.maintenance() as connection:
-        databases.keep(connection, temporary, target)
-    pairs = [(target, old)] if old is not None else []
-    statements = "; ".join(
-        databases.renaming(*pair).as_string(None) for pair in (*pairs, (temporary, target))
-    )
-    message = error.message if isinstance(error, e.PgkeepError) else str(error).strip()
-    reason = f" {error.hint}" if isinstance(error, e.PgkeepError) and error.hint else ""
-    return NotRenamed(
-        f"database {temporary} is complete, but could not be renamed to {target}: {message}",
-        hint=f"Rename it by hand, no session may be in it: {statements};{reason}",
-    )
+    started = time.monotonic()
+    with (
+        maintenance.connection(plan.endpoint, plan.target, stays=False) as connection,
+        maintenance.connection(plan.endpoint, plan.target, stays=False) as helper,
+    ):
+        findings = _wait(plan, connection)
+        kept = free_name(connection, plan.target, plan.kept_state) if plan.replaces else None
+        exchange = Exchange(
+            connection,
+            helper,
+            Names(
+                target=plan.target, incoming=plan.incoming, kept=kept, kept_state=plan.kept_state
+            ),
+            plan.options.max_outage if plan.replaces else PATIENCE,
+        )
+        kept_text = waiting(plan.target, plan.incoming)
+        with _without_subscriptions(plan, findings, report):
+            exchange.run(lambda: interrupts.completed(_done(plan, kept), kept_text))
+        return SwapResult(
+            database=plan.target,
+            incoming=plan.incoming,
+            old_database=kept,
+            outage=exchange.outage,
+            seconds=round(time.monotonic() - started, 3),
+            warnings=_left_to_do(helper, plan, kept, findings),
+        )
 
 
-def keep_incomplete(run: Run, name: str) -> str:
-    """Give a database in which objects failed a name that no later restore drops."""
-    with run.maintenance() as connection:
-        return databases.keep_incomplete(connection, name, run.plan.target)
+def _done(plan: SwapPlan, kept: str | None) -> str:
+    if plan.options.undo:
+        return f"database {plan.target} is {plan.incoming} again, the other one is kept as {kept}"
+    former = f", the former one is kept as {kept}" if kept is not None else ""
+    return f"database {plan.target} is restored{former}"
 
 
-def renamings(run: Run, kept: str) -> list[str]:
-    """Return the statements that put an incomplete database in its place."""
-    target = run.plan.target
-    with run.maintenance() as connection:
-        found = [databases.renaming(kept, target)]
-        if run.plan.mode == Mode.SWAP:
-            old = databases.free_name(connection, target)
-            found.insert(0, databases.renaming(target, old))
-        return [f"{renaming.as_string(connection)};" for renaming in found]
+def _wait(plan: SwapPlan, connection: Connection) -> list[Finding]:
+    """Look once more; wait a moment for what ends by itself, while no session is ended.
 
+    Raises:
+        Refused: something still prevents the swap.
 
-def discard(run: Run, old: str) -> bool:
-    """Drop the database that was replaced; if that fails, the restore has succeeded all the same.
-
-    Returns whether it was dropped.
     """
-    for subscription, slot in databases.drop_subscriptions(run.plan.endpoint.to(old)):
-        if slot is not None:
-            run.warnings.append(
-                f"subscription {subscription} of the old database is dropped, its replication"
-                f" slot {slot} stays on the publisher"
+    deadline = time.monotonic() + plan.options.max_outage
+    while True:
+        findings = look(connection, plan.target, plan.incoming)
+        problems, _ = judge(findings, accept_loss=plan.options.accept_replication_loss)
+        if not problems:
+            return findings
+        if time.monotonic() > deadline:
+            raise e.Refused(
+                f"{'; '.join(problem for problem, _ in problems)}: no session was ended",
+                hint="\n".join(remedy for _, remedy in problems if remedy) or None,
             )
+        time.sleep(AGAIN)
+
+
+@contextlib.contextmanager
+def _without_subscriptions(
+    plan: SwapPlan, findings: Sequence[Finding], report: Callable[[str], None]
+) -> Iterator[None]:
+    """Disable the subscriptions of the old database; after a failure they are enabled again.
+
+    They belong to the OID of a database: enabled ones would go on writing into the old one.
+    """
+    endpoint, disabled = plan.endpoint.to(plan.target), list[str]()
     try:
-        with run.maintenance() as connection:
-            databases.drop(connection, old)
-    except (psycopg.Error, e.PgkeepError) as error:
-        message = str(error).partition("\n")[0]
-        run.warnings.append(f"could not drop the old database: {message}")
-        return False
-    return True
+        if any(finding.kind == Kind.SUBSCRIPTION for finding in findings):
+            _disable(endpoint, plan.target, disabled, report)
+        yield
+    except BaseException as error:
+        if disabled:
+            with interrupts.held():
+                _enable(endpoint, disabled)
+        for name in disabled:
+            left = f"subscription {name} of {plan.target} is still disabled"
+            interrupts.completed(left)
+            if isinstance(error, e.PgkeepError):
+                error.message += f"; {left}"
+        raise
+
+
+def _disable(
+    endpoint: Endpoint, target: str, disabled: list[str], report: Callable[[str], None]
+) -> None:
+    try:
+        with endpoint.connect(statement_timeout=SUBSCRIPTION_TIME) as connection:
+            for name, enabled, *_ in swap_findings.subscriptions(connection, target):
+                if enabled:
+                    report(f"disabling subscription {name} of {target}")
+                    with interrupts.held():
+                        _alter(connection, name, "DISABLE")
+                        disabled.append(name)
+    except psycopg.Error as error:
+        raise e.RestoreFailed(
+            f"could not disable the subscriptions of {target}: {one_line(error)}"
+        ) from error
+
+
+def _enable(endpoint: Endpoint, disabled: list[str]) -> None:
+    """Enable subscriptions, and remove them from the list."""
+    with (
+        contextlib.suppress(psycopg.Error, e.PgkeepError),
+        endpoint.connect(statement_timeout=SUBSCRIPTION_TIME) as connection,
+    ):
+        for name in [*disabled]:
+            _alter(connection, name, "ENABLE")
+            disabled.remove(name)
+
+
+def _alter(connection: Connection, name: str, action: str) -> None:
+    connection.execute(
+        sql.SQL("ALTER SUBSCRIPTION {} {}").format(sql.Identifier(name), sql.SQL(action))
+    )
+
+
+def _left_to_do(
+    connection: Connection, plan: SwapPlan, kept: str | None, findings: Iterable[Finding]
+) -> list[str]:
+    """Say what the swap has left: slots and subscriptions of both databases, replicas."""
+    left: list[str] = []
+    for finding in findings:
+        match finding.kind:
+            case Kind.SLOT:
+                left.append(
+                    f"logical replication slot {finding.name} belongs to {kept} and retains WAL:"
+                    f" drop it with {swap_findings.drop_slot(finding.name)}"
+                )
+            case Kind.SUBSCRIPTION:
+                left.append(
+                    f"subscription {finding.name} of {kept} is disabled. To drop it, run in {kept}:"
+                    f" {swap_findings.drop_subscription(finding.name)}"
+                )
+            case Kind.REPLICA:
+                left.append(
+                    f"replica {finding.name or '(without a name)'} can have sessions in {kept}:"
+                    " end them there with SELECT pg_catalog.pg_terminate_backend(pid) FROM"
+                    " pg_catalog.pg_stat_activity WHERE datname ="
+                    f" {sql.Literal(kept).as_string(None)};"
+                )
+    for name, enabled, *_ in swap_findings.subscriptions(connection, plan.target):
+        if not enabled:
+            identifier = sql.Identifier(name).as_string(None)
+            left.append(
+                f"subscription {name} of {plan.target} is disabled. To receive changes again,"
+                f" run in {plan.target}: ALTER SUBSCRIPTION {identifier} ENABLE; then empty its"
+                f" tables, and ALTER SUBSCRIPTION {identifier} REFRESH PUBLICATION; copies them"
+                " again"
+            )
+    return left

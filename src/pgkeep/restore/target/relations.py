@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ...postgres import databases
+from ...postgres import database_names
 from ...postgres.connection import Connection
 from ...sql.statements import Name
 
@@ -167,7 +167,7 @@ def in_schema(connection: Connection, schema: str) -> list[tuple[str, str]]:
 
 def free_name(connection: Connection, schema: str, name: str) -> str:
     """Return a name that no relation and no statistics of a schema has."""
-    candidate = databases.derived(name, "")
+    candidate = database_names.derived(name, "")
     number = 1
     while (
         connection.execute(
@@ -183,5 +183,5 @@ def free_name(connection: Connection, schema: str, name: str) -> str:
         is not None
     ):
         number += 1
-        candidate = databases.derived(name, f"_{number}")
+        candidate = database_names.derived(name, f"_{number}")
     return candidate
