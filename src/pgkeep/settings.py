@@ -276,7 +276,10 @@ class Settings:
         "BACKUP_LOCK_TIMEOUT",
         Group.BACKUP,
         _seconds,
-        description="Maximum time to wait for table locks, in seconds, up to 2147483.",
+        description=(
+            "Maximum time to wait for table locks, all tables and attempts together, in seconds,"
+            " up to 2147483."
+        ),
         default="300",
         option="--lock-timeout",
     )

@@ -13,6 +13,7 @@ from pgkeep.model.manifest import Computed
 from pgkeep.postgres import computed_values, snapshot
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
+from pgkeep.postgres.table_locks import LockBudget
 from pgkeep.progress import Silent
 from pgkeep.stores.local import LocalStore
 from tests.conftest import DatabaseFactory
@@ -169,7 +170,7 @@ def test_a_refresh_is_not_waited_for(pg17: Server, database: DatabaseFactory) ->
         sql(pg17, name, f"create materialized view {view} as select * from t")
     endpoint = Endpoint({**pg17.params, "dbname": name})
     with endpoint.connect() as holder, endpoint.connect() as reader, connect(pg17, name) as other:
-        with snapshot.hold(holder, "utf-8", 10) as held:
+        with snapshot.hold(holder, "utf-8", LockBudget(10)) as held:
             computed_values.begin(reader, held.id, "UTF8")
             targets = computed_values.targets(reader, held.tables)
             other.execute("insert into t values (2); refresh materialized view mv")

@@ -25,6 +25,7 @@ from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..postgres.messages import translated
 from ..postgres.roles import Roles
+from ..postgres.table_locks import LockBudget
 from ..progress import Progress
 from ..stores.local import LocalUpload
 from ..stores.store import Store, Upload, locked
@@ -119,6 +120,7 @@ def backup(
                 others=[manifest for manifest in existing if manifest not in earlier],
                 copy=copy,
                 warnings=[*options.warnings, *space.warnings(store, earlier[-1:])],
+                budget=LockBudget(options.lock_timeout),
             )
             return _made(run)
 
@@ -154,6 +156,7 @@ class _Backup:
     others: list[Manifest]  # of databases with this name in other clusters
     copy: Store | None
     warnings: list[str]
+    budget: LockBudget  # for the table locks of all attempts
 
     def make(self) -> PublishedBackup:
         """Write all files, then publish them under their names."""
@@ -229,7 +232,7 @@ class _Backup:
         options = DumpOptions(
             jobs=self.options.jobs,
             schema_only=self.options.schema_only,
-            lock_timeout=self.options.lock_timeout,
+            budget=self.budget,
             chosen=self.options.chosen,
             named=self.options.named,
             computed=self.options.computed,

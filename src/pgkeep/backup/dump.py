@@ -31,6 +31,7 @@ from ..postgres.connection import (
 from ..postgres.facts import database_facts, extensions, roles_in_use, server_facts
 from ..postgres.messages import translated
 from ..postgres.snapshot import Snapshot
+from ..postgres.table_locks import LockBudget
 from ..progress import Progress
 from ..sql.encodings import codec
 from . import preflight
@@ -51,8 +52,8 @@ class DumpOptions:
     """Options of a dump."""
 
     jobs: int
+    budget: LockBudget  # for table locks
     schema_only: bool = False
-    lock_timeout: float = 300.0  # seconds
     chosen: bool = False  # the database was named explicitly, for backups
     named: bool = False  # the database was named explicitly, to connect to
     computed: bool = True  # hash the values that a restore computes, for drills to compare
@@ -117,7 +118,7 @@ class _Dump:
         """Check, then try until no schema change interferes."""
         self.progress.step("checking")
         self._preflight()
-        deadline = time.monotonic() + self.options.lock_timeout
+        deadline = time.monotonic() + self.options.budget.seconds
         refused: list[RefusedError] = []
         while True:
             self.progress.step("locking tables")
@@ -147,7 +148,7 @@ class _Dump:
         held: Snapshot | None = None
         try:
             with (
-                snapshot.hold(self.connection, self.codec, self.options.lock_timeout) as held,
+                snapshot.hold(self.connection, self.codec, self.options.budget) as held,
                 self.watch.snapshot(),
                 self._missing_snapshot_explained(),
             ):
@@ -213,7 +214,7 @@ class _Dump:
             settings=self.settings,
             workers=self.options.jobs,
             schema_only=self.options.schema_only,
-            lock_timeout=self.options.lock_timeout,
+            lock_timeout=self.options.budget.seconds,
             lc_monetary=money,
             watch=self.watch,
         )

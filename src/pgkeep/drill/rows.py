@@ -22,6 +22,7 @@ from ..postgres import programs, snapshot
 from ..postgres.connection import ChildAccess, Connection, Endpoint, session_settings
 from ..postgres.facts import server_facts
 from ..postgres.snapshot import Table
+from ..postgres.table_locks import LockBudget
 from ..progress import Progress, Silent
 from ..restore.target import extension_tables
 from ..sql.encodings import codec
@@ -234,8 +235,9 @@ class _Database:
         """Read the rows of all groups; return which tables belong to none."""
         client = programs.choose(self._server.major, programs.installations())
         settings = session_settings(self._server.version_num)
+        budget = LockBudget(LOCK_SECONDS)
         with (
-            snapshot.hold(self._connection, codec(self._encoding), LOCK_SECONDS) as held,
+            snapshot.hold(self._connection, codec(self._encoding), budget) as held,
             self._endpoint.child(**settings) as granted,
         ):
             access = _in_zone(granted, self._zone)

@@ -5,7 +5,6 @@ truncated between the snapshot and its lock is dumped empty without an error. LO
 take a snapshot, so locking first closes that gap (trap D3).
 """
 
-import itertools
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -14,24 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
-from psycopg import sql
 
 from .. import errors as e
 from ..sql.encodings import shared_text
 from . import moved_names, wal
 from .connection import Connection, application_name
+from .table_locks import CAME_AND_WENT, LockBudget, LockedTable, TableLocker, not_locked
 
 MIN_ATTEMPTS = 10
-LOCK_BATCH = 1000  # tables in one LOCK statement
-
-# Errors of LOCK TABLE if a table, or its schema, was dropped, renamed or replaced by another object
-# with its name after it was listed.
-CAME_AND_WENT = (
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.InvalidSchemaName,
-    psycopg.errors.WrongObjectType,
-    psycopg.errors.DeadlockDetected,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,15 +135,16 @@ def sizes(connection: Connection, listed: Sequence[Table]) -> dict[int, tuple[in
 
 
 @contextmanager
-def hold(connection: Connection, codec: str, lock_timeout: float) -> Iterator[Snapshot]:
+def hold(connection: Connection, codec: str, budget: LockBudget) -> Iterator[Snapshot]:
     """Lock every table, export a snapshot, keep both until the context is left.
 
     Raises:
-        DumpFailed: a table could not be locked within `lock_timeout` seconds, or tables were
-            created and dropped all the time.
+        DumpFailed: a table could not be locked within the budget, or tables were created and
+            dropped all the time.
 
     """
-    snapshot = _take(connection, codec, lock_timeout)
+    with budget.spending():
+        snapshot = _take(connection, codec, budget)
     try:
         yield snapshot
     finally:
@@ -164,29 +154,35 @@ def hold(connection: Connection, codec: str, lock_timeout: float) -> Iterator[Sn
             connection.execute("ROLLBACK")
 
 
-def _take(connection: Connection, codec: str, lock_timeout: float) -> Snapshot:
-    deadline = time.monotonic() + lock_timeout
-    for attempt in itertools.count(1):
+def _take(connection: Connection, codec: str, budget: LockBudget) -> Snapshot:
+    locker = TableLocker(connection, budget)
+    changed = 0
+    while True:
         listed = tables(connection, codec)
+        wanted = [
+            LockedTable(table.oid, table.sql, f"{table.schema}.{table.name}") for table in listed
+        ]
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
-            _lock(connection, listed, lock_timeout)
+            locker.lock(wanted)
             snapshot = _export(connection, listed, codec)
             if tables(connection, codec) == listed and _are_locked(connection, listed):
                 return snapshot
         except CAME_AND_WENT:
             pass  # another attempt lists the tables again
-        except psycopg.errors.LockNotAvailable as error:
+        except psycopg.errors.LockNotAvailable:
             connection.execute("ROLLBACK")
-            raise _not_locked(connection, listed, lock_timeout) from error
+            locker.step_aside(wanted)
+            continue
         except psycopg.errors.OutOfMemory as error:
             raise _too_many_locks(connection, len(listed)) from error
         connection.execute("ROLLBACK")
-        if attempt >= MIN_ATTEMPTS and time.monotonic() > deadline:
+        changed += 1
+        if changed >= MIN_ATTEMPTS and budget.left <= 0:
             break
-        time.sleep(random.uniform(0, 0.1 * min(attempt, 10)))  # noqa: S311 - out of step with them
+        time.sleep(random.uniform(0, 0.1 * min(changed, 10)))  # noqa: S311 - out of step with them
     raise e.DumpFailed(
-        f"tables were created, altered or dropped during each of {attempt} attempts to lock them"
+        f"tables were created, altered or dropped during each of {changed} attempts to lock them"
         " all",
         hint="Run the backup when no migration is running, or increase --lock-timeout.",
     )
@@ -220,60 +216,6 @@ def _are_locked(connection: Connection, listed: Sequence[Table]) -> bool:
     return {table.oid for table in listed} <= {row[0] for row in rows}
 
 
-def _lock(connection: Connection, listed: Sequence[Table], lock_timeout: float) -> None:
-    connection.execute(f"SET LOCAL lock_timeout = {max(1, round(lock_timeout * 1000))}".encode())
-    # Quoted names are bytes in the database's encoding; for these statements that is the client's
-    # too. SHOW and SET take no snapshot either.
-    row = connection.execute("SHOW server_encoding").fetchone()
-    assert row is not None  # noqa: S101 - SHOW returns a row
-    connection.execute(sql.SQL("SET LOCAL client_encoding = {}").format(row[0]))
-    for start in range(0, len(listed), LOCK_BATCH):
-        names = b", ".join(b"ONLY " + table.sql for table in listed[start : start + LOCK_BATCH])
-        connection.execute(b"LOCK TABLE " + names + b" IN ACCESS SHARE MODE")
-    connection.execute("SET LOCAL client_encoding = 'UTF8'")
-    connection.execute("SET LOCAL lock_timeout = 0")
-
-
-def _not_locked(
-    connection: Connection, listed: Sequence[Table], lock_timeout: float
-) -> e.DumpFailed:
-    """Return an error with the table and the lock holder: LOCK TABLE reports neither."""
-    row = connection.execute(
-        """
-        SELECT l.relation, l.pid, coalesce(a.usename, '?'), coalesce(a.application_name, '?'),
-               coalesce(a.state, '?'),
-               pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - a.xact_start)::text
-        FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
-        WHERE l.mode = 'AccessExclusiveLock' AND l.relation = ANY (%s)
-          AND l.database = (SELECT oid FROM pg_catalog.pg_database
-                            WHERE datname = pg_catalog.current_database())
-        ORDER BY l.granted DESC, a.xact_start LIMIT 1
-        """,
-        [[table.oid for table in listed]],
-    ).fetchone()
-    if row is None:
-        return e.DumpFailed(f"could not lock all tables within {lock_timeout:g} s")
-    oid, *holder = row
-    table = next(f"{item.schema}.{item.name}" for item in listed if item.oid == oid)
-    return _locked(f"table {table}", lock_timeout, *holder)
-
-
-def _locked(
-    what: str, waited: float, pid: int | None, user: str, application: str, state: str, age: str
-) -> e.DumpFailed:
-    if not pid:
-        return e.DumpFailed(
-            f"could not lock {what} within {waited:g} s: a prepared transaction holds it",
-            hint="See pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED ends it.",
-        )
-    return e.DumpFailed(
-        f"could not lock {what} within {waited:g} s: process {pid} ({user},"
-        f" {application}, {state}, transaction open for {age}) holds it exclusively or waits to",
-        hint="Wait until that transaction ends, end it with pg_terminate_backend, or raise"
-        " --lock-timeout.",
-    )
-
-
 def waiting(connection: Connection) -> set[int]:
     """Return the sessions of this run in this database that wait for a lock."""
     # Otherwise this transaction would always see the same sessions.
@@ -303,7 +245,7 @@ def waits_too_long(connection: Connection, pid: int, waited: float) -> e.DumpFai
         """,
         [pid],
     ).fetchone()
-    return None if row is None else _locked(row[0], waited, *row[1:])
+    return None if row is None else not_locked(row[0], waited, *row[1:])
 
 
 def _too_many_locks(connection: Connection, count: int) -> e.DumpFailed:
