@@ -37,6 +37,7 @@ VALUES: dict[str, tuple[str, Callable[[Settings], object], object, list[str]]] =
     "BACKUP_DRIFT": ("25", lambda s: s.drift, 0.25, ["0", "101", "50%", "0.5"]),
     "BACKUP_LOCK_TIMEOUT": ("0.5", lambda s: s.lock_timeout, 0.5,
                             ["0", "-1", "1 min", "inf", "2147484", "9" * 400]),
+    "BACKUP_YIELD_AFTER": ("5", lambda s: s.yield_after, 5.0, ["0", "soon", "-1"]),
     "BACKUP_COMPUTED_VALUES": ("no", lambda s: s.computed, False, ["perhaps", "2"]),
     "BACKUP_STALL_TIMEOUT": ("90s", lambda s: s.stall_timeout, 90, ["5", "forever", "-1s"]),
     "BACKUP_MAX_SNAPSHOT_AGE": ("2h", lambda s: s.max_snapshot_age, 7200, ["0", "2"]),

@@ -283,6 +283,16 @@ class Settings:
         default="300",
         option="--lock-timeout",
     )
+    yield_after: float | None = _setting(
+        "BACKUP_YIELD_AFTER",
+        Group.BACKUP,
+        _optional(_seconds),
+        description=(
+            "Give up the backup when another session has been waiting for its locks for so many"
+            " seconds. Never if unset."
+        ),
+        option="--yield-after",
+    )
     computed: bool = _setting(
         "BACKUP_COMPUTED_VALUES",
         Group.BACKUP,

@@ -434,7 +434,7 @@ def test_a_locked_view(pg17: Server, database: DatabaseFactory, tmp_path: Path) 
         env = invoke.environment(pg17, db, BACKUP_DIR=str(tmp_path))
         said = invoke.run("backup", "--lock-timeout=1", env=env, code=4, timeout=15)
         pid = holder.info.backend_pid
-    assert f"public.mv within 4 s: process {pid} (postgres" in said
+    assert f"public.mv within 2 s: process {pid} (postgres" in said
     assert invoke.left_over(tmp_path) == []
 
 

@@ -122,9 +122,9 @@ def repeated(
 class Later:
     """A statement that may have to wait, in a session of its own."""
 
-    def __init__(self, server: Server, dbname: str, statement: str) -> None:
+    def __init__(self, server: Server, dbname: str, statement: str, **options: Any) -> None:
         self._error: BaseException | None = None
-        self._connection = servers.connect(server, dbname)
+        self._connection = servers.connect(server, dbname, **options)
         self.pid = self._connection.info.backend_pid
         self._thread = threading.Thread(target=self._work, args=(statement,), daemon=True)
         self._thread.start()

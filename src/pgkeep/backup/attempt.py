@@ -23,6 +23,7 @@ from ..progress import Progress
 from ..sql.scanner import Scanner
 from ..task_group import TaskGroup
 from .assembly import Assembler, MemberOrder, announcement, object_of
+from .blocking import LockWatch
 from .copy_session import CopySession, copy_statement
 from .deadlines import Watch
 from .rate_limit import RateLimit
@@ -31,7 +32,7 @@ from .tasks import CopyTask, exclusion
 # The coordinator already holds every lock that pg_dump requests. If pg_dump has to wait, then for a
 # session that waits for the coordinator. pg_dump is started again after that session had its turn.
 # Meanwhile all sessions that need the table wait, so this time is short.
-PG_DUMP_LOCK_WAIT = 2_000  # ms
+PG_DUMP_LOCK_WAIT = 1_000  # ms
 
 RECOVERY_HINT = (
     "Increase max_standby_streaming_delay on the standby, turn on hot_standby_feedback, or back up"
@@ -54,6 +55,7 @@ class DumpSource:
     workers: int
     schema_only: bool
     lock_timeout: float  # seconds
+    lock_watch: LockWatch  # looks for sessions that wait for us
     lc_monetary: str | None = None  # where the database can contain money
     watch: Watch
 
@@ -133,11 +135,14 @@ class Attempt:
                 raise program_error(error, self._source.database.name) from error
 
     def _tick(self) -> None:
-        """Check that the snapshot is still held, and report progress."""
+        """Check that the snapshot is still held and who waits for it, and report progress."""
         self._progress.wrote(self._writer.raw, self._writer.size)
-        if self._coordinator.acquire(blocking=False):
+        if not self._coordinator.acquire(blocking=False):
+            self._source.lock_watch.look(None)
+        else:
             try:
                 self._look_for_waits()
+                self._source.lock_watch.look(self._source.connection)
             except psycopg.Error as error:
                 raise lost_snapshot(error) from error
             finally:

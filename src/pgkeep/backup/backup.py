@@ -30,6 +30,7 @@ from ..progress import Progress
 from ..stores.local import LocalUpload
 from ..stores.store import Store, Upload, locked
 from . import dump, space
+from .blocking import BlockedSessions
 from .deadlines import Limits, Watch
 from .dump import MIN_ATTEMPTS, DumpOptions, DumpResult
 
@@ -63,6 +64,7 @@ class BackupOptions:
     chosen: bool = False  # the database was named explicitly, for backups
     named: bool = False  # the database was named explicitly, to connect to
     lock_timeout: float = 300.0  # seconds
+    yield_after: float | None = None  # seconds that another session can wait for the backup
     computed: bool = True  # hash the values that a restore computes, for drills to compare
     warnings: tuple[str, ...] = ()  # about earlier attempts of the same run
     limits: Limits = field(default_factory=Limits)
@@ -121,6 +123,7 @@ def backup(
                 copy=copy,
                 warnings=[*options.warnings, *space.warnings(store, earlier[-1:])],
                 budget=LockBudget(options.lock_timeout),
+                blocked=BlockedSessions(),
             )
             return _made(run)
 
@@ -157,6 +160,7 @@ class _Backup:
     copy: Store | None
     warnings: list[str]
     budget: LockBudget  # for the table locks of all attempts
+    blocked: BlockedSessions  # by any attempt
 
     def make(self) -> PublishedBackup:
         """Write all files, then publish them under their names."""
@@ -187,6 +191,7 @@ class _Backup:
                 role_passwords=roles.passwords,
                 warnings=self.warnings + result.warnings + roles.warnings,
                 verified=verified,
+                blocked=self.blocked.recorded(),
                 pending=[self.copy.url] if self.copy is not None else [],
                 policy=None if self.options.applied is None else str(self.options.applied),
                 cluster=self.options.cluster,
@@ -233,6 +238,8 @@ class _Backup:
             jobs=self.options.jobs,
             schema_only=self.options.schema_only,
             budget=self.budget,
+            blocked=self.blocked,
+            yield_after=self.options.yield_after,
             chosen=self.options.chosen,
             named=self.options.named,
             computed=self.options.computed,

@@ -36,6 +36,7 @@ from ..progress import Progress
 from ..sql.encodings import codec
 from . import preflight
 from .attempt import Attempt, DumpSource, RefusedError, lost_snapshot, program_error
+from .blocking import BlockedSessions, LockWatch
 from .deadlines import Watch
 from .tasks import CopyTask, plan_tasks
 from .trust import may_be_queried
@@ -53,6 +54,8 @@ class DumpOptions:
 
     jobs: int
     budget: LockBudget  # for table locks
+    blocked: BlockedSessions  # records who waits for the backup
+    yield_after: float | None = None  # seconds that another session can wait for the backup
     schema_only: bool = False
     chosen: bool = False  # the database was named explicitly, for backups
     named: bool = False  # the database was named explicitly, to connect to
@@ -136,7 +139,7 @@ class _Dump:
 
     def _preflight(self) -> None:
         tables = snapshot.tables(self.connection, self.codec)
-        connections = 1 + self.options.jobs
+        connections = 1 + self.options.jobs + (self.options.yield_after is not None)
         findings = preflight.check(self.connection, self.server, tables, connections)
         preflight.refuse(findings)
         findings += preflight.emptiness(
@@ -145,6 +148,16 @@ class _Dump:
         self.warnings += [finding.message for finding in findings]
 
     def _attempt(self) -> DumpResult:
+        lock_watch = LockWatch(
+            self.endpoint,
+            self.connection.info.backend_pid,
+            self.options.blocked,
+            self.options.yield_after,
+        )
+        with lock_watch.watching():
+            return self._watched(lock_watch)
+
+    def _watched(self, lock_watch: LockWatch) -> DumpResult:
         held: Snapshot | None = None
         try:
             with (
@@ -152,7 +165,7 @@ class _Dump:
                 self.watch.snapshot(),
                 self._missing_snapshot_explained(),
             ):
-                result, checked = self._dump(held)
+                result, checked = self._dump(held, lock_watch)
         except (e.DumpFailed, psycopg.Error):
             if held is not None:
                 with suppress(psycopg.Error):
@@ -184,15 +197,14 @@ class _Dump:
                 hint=SEVERAL_SERVERS,
             ) from error
 
-    def _dump(self, held: Snapshot) -> tuple[DumpResult, bool]:
+    def _dump(self, held: Snapshot, lock_watch: LockWatch) -> tuple[DumpResult, bool]:
         """Return the result, and whether all names by which data was read were checked."""
         tasks = [] if self.options.schema_only else self._plan(held)
         targets = self._targets(held)
         money = _lc_monetary(self.connection)
         with self.endpoint.child(**self.settings) as access:
-            run = Attempt(
-                self._source(access, money), self.writer, held, tasks, targets, self.progress
-            )
+            source = self._source(access, money, lock_watch)
+            run = Attempt(source, self.writer, held, tasks, targets, self.progress)
             run.execute()
         index = self.writer.finish(self._meta(held, run.computed, money))
         warnings = self.warnings + run.warnings
@@ -202,8 +214,9 @@ class _Dump:
             index, held.taken, self.client, self.settings, warnings
         ), run.names_are_checked
 
-    def _source(self, access: ChildAccess, money: str | None) -> DumpSource:
+    def _source(self, access: ChildAccess, money: str | None, lock_watch: LockWatch) -> DumpSource:
         return DumpSource(
+            lock_watch=lock_watch,
             connection=self.connection,
             endpoint=self.endpoint,
             access=access,

@@ -62,6 +62,7 @@ MANUAL = "manual"
 @click.option("--schema-only", is_flag=True, help="Back up definitions without rows.")
 @click.option("--no-prune", is_flag=True, help="Do not remove expired backups afterwards.")
 @click.option("--lock-timeout", metavar="SECONDS", help=setting_help("--lock-timeout"))
+@click.option("--yield-after", metavar="SECONDS", help=setting_help("--yield-after"))
 @click.option(
     "--no-computed-values",
     "computed",
@@ -90,6 +91,7 @@ def command(
     schema_only: bool,
     no_prune: bool,
     lock_timeout: str | None,
+    yield_after: str | None,
     computed: str | None,
     dsn: str | None,
     databases: tuple[str, ...],
@@ -109,7 +111,7 @@ def command(
     """
     configs = load_configs(
         target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout,
-        computed=computed,
+        yield_after=yield_after, computed=computed,
     )  # fmt: skip
     request = _Request(
         kind=kind,
@@ -119,6 +121,7 @@ def command(
         databases=tuple(dict.fromkeys(databases)),
     )
     out = output.current()
+    out.log_warnings()
     started = time.monotonic()
     reports: list[RunReport] = []
     unwritten: list[OSError] = []
@@ -166,6 +169,7 @@ class _Request:
                 chosen=self.database is not None,
                 named=target.connected() is not None,
                 lock_timeout=target.settings.lock_timeout,
+                yield_after=target.settings.yield_after,
                 computed=target.settings.computed,
                 limits=Limits(
                     stall=target.settings.stall_timeout,

@@ -92,6 +92,7 @@ def load_configs(
     directory: str | None = None,
     jobs: str | None = None,
     lock_timeout: str | None = None,
+    yield_after: str | None = None,
     computed: str | None = None,
 ) -> list[config.Config]:
     """Read the environment, pgkeep.toml and these options: one configuration for each target."""
@@ -100,6 +101,7 @@ def load_configs(
         "--dir": directory,
         "--jobs": jobs,
         "--lock-timeout": lock_timeout,
+        "--yield-after": yield_after,
         "--no-computed-values": computed,
     }
     given = {_SETTING_OF[option].variable: text for option, text in options.items()}

@@ -90,13 +90,19 @@ class Output:
         """Print the debug messages of the library as well, for --verbose."""
         import logging  # noqa: PLC0415 - few ask for it
 
+        self.log_warnings()
+        logging.getLogger("pgkeep").setLevel(logging.DEBUG)
+
+    def log_warnings(self) -> None:
+        """Print the warnings of the library when they happen."""
+        import logging  # noqa: PLC0415 - few ask for it
+
         class Handler(logging.Handler):
             def emit(handler, record: logging.LogRecord) -> None:  # noqa: N805
-                self.info(record.getMessage())
+                show = self.warning if record.levelno >= logging.WARNING else self.info
+                show(record.getMessage())
 
-        logger = logging.getLogger("pgkeep")
-        logger.setLevel(logging.DEBUG)
-        logger.addHandler(Handler())
+        logging.getLogger("pgkeep").handlers[:] = [Handler()]
 
     def failed(self, error: e.PgkeepError) -> None:
         """Print, as the last line, why the command failed."""

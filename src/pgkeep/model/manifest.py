@@ -116,6 +116,18 @@ class Computed(msgspec.Struct, frozen=True, array_like=True):
     digest: str
 
 
+class BlockedSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A session that waited for a lock of the backup, or behind a session that did."""
+
+    pid: int
+    user: str
+    application: str
+    waits_for: str  # the table or index, or something else
+    mode: str | None = None  # of the lock on a relation
+    command: str | None = None  # the first word of its statement
+    seconds: Seconds
+
+
 class FileFacts(msgspec.Struct, frozen=True):
     """One file of a backup."""
 
@@ -162,6 +174,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warnings: list[str] = []
     drift: list[str] = []  # figures that fell since the last verified backup
     verified: Moment | None = None  # time of the last successful verification
+    blocked: list[BlockedSession] = []  # by the backup: the longest waits, longest first
     pending: list[str] = []  # URLs of stores for which the copy is pending
     policy: str | None = None  # the retention policy to apply after this backup
     drills: list[Drill] = []  # the last drills, newest last
