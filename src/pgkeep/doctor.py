@@ -10,7 +10,7 @@ import msgspec
 from . import errors as e
 from .backup import preflight, space
 from .backup.choice import choose
-from .backup.preflight import Finding
+from .backup.findings import Finding
 from .catalog.catalog import Catalog
 from .drill import scratch
 from .model.database_patterns import CONNECTED, DatabaseSelection, Excluded

@@ -128,7 +128,9 @@ class SomeFailed(PgkeepError):
 class ProgramFailed(PgkeepError):
     """A PostgreSQL program failed; callers convert this to their own error."""
 
-    def __init__(self, program: str, how: str, said: list[str]) -> None:
-        super().__init__(f"{program} failed ({how}): {'; '.join(said[-5:]) or 'no message'}")
+    def __init__(self, program: str, how: str, said: list[str], cause: Sequence[str] = ()) -> None:
+        last = said[-5:]
+        shown = [*(line for line in cause if line not in last), *last]
+        super().__init__(f"{program} failed ({how}): {'; '.join(shown) or 'no message'}")
         self.program = program
         self.said = said

@@ -20,6 +20,9 @@ from .model.database_patterns import DatabaseSelection
 BUCKET = "s3://"
 LONGEST_SPAN = 100 * 366 * 86400.0  # seconds: a century
 LONGEST = 2_147_483  # seconds: PostgreSQL counts milliseconds in 32 bits
+_POSTGRESQL = re.compile(
+    r"^(?:postgres(?:ql)?|pgsql|psql|postgis|timescale(?:db|gis)?)(?:\+\w+)?://", re.IGNORECASE
+)
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZES = {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}  # the units of PostgreSQL
 
@@ -93,8 +96,9 @@ def _zone(text: str) -> ZoneInfo:
 
 
 def _database_url(text: str) -> str:
-    # URLs of SQLAlchemy and Django can name a driver, which libpq does not know.
-    return re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", text)
+    # URLs of SQLAlchemy name a driver, those of Django (dj-database-url) can name PostGIS or
+    # Timescale, or abbreviate. libpq does not know these schemes.
+    return re.sub(_POSTGRESQL, "postgresql://", text)
 
 
 def _directory(text: str) -> str:

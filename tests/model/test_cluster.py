@@ -12,6 +12,7 @@ from pgkeep.model import cluster
         ("1", "00000001"),
         ("18446744073709551615", "ffffffff"),
         ("0", ""),  # of a dump from another tool
+        ("host-0123456789abcdef", "89abcdef"),  # a substitute: the server hides the identifier
         ("", ""),
         ("none", ""),
         ("٣", ""),  # a digit, but not of an identifier

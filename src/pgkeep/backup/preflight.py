@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
 
 from .. import errors as e
 from ..model.manifest import ServerFacts
@@ -10,17 +9,11 @@ from ..postgres import name_resolution
 from ..postgres.connection import Connection
 from ..postgres.facts import shared_rows, system_identifier
 from ..postgres.snapshot import Table
+from .connection_limits import connection_limits, shortages
+from .findings import Finding
 
 OLDEST_SERVER = 120000
 LARGE_OBJECT_PRIVILEGE_SINCE = 180000
-
-
-class Finding(NamedTuple):
-    """A problem that stops a backup (`error`) or that the user should know (`warning`)."""
-
-    level: Literal["error", "warning"]
-    message: str
-    remedy: str | None = None
 
 
 def check(
@@ -214,33 +207,9 @@ def _large_objects(connection: Connection, server: ServerFacts) -> Iterator[Find
 
 
 def _connections(connection: Connection, needed: int) -> Iterator[Finding]:
-    row = connection.execute(
-        """
-        SELECT pg_catalog.current_setting('max_connections')::pg_catalog.int4
-               - pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
-               - (SELECT count(*) FROM pg_catalog.pg_stat_activity
-                  WHERE backend_type = 'client backend'),
-               r.rolconnlimit, (SELECT count(*) FROM pg_catalog.pg_stat_activity
-                  WHERE usename = current_user AND backend_type = 'client backend'),
-               r.rolsuper, pg_catalog.quote_ident(current_user)
-        FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
-        """
-    ).fetchone()
-    if row is None:
-        return
-    free, limit, used, superuser, user = row
-    if free < needed:
-        yield Finding(
-            "warning" if superuser else "error",
-            f"the server has {free} free connections, the backup needs {needed} more",
-            "Reduce --jobs, or increase max_connections.",
-        )
-    if limit >= 0 and not superuser and limit - used < needed:
-        yield Finding(
-            "error",
-            f"role {user} can open {limit} connections, the backup needs {needed + used}",
-            f"ALTER ROLE {user} CONNECTION LIMIT {needed + used};",
-        )
+    limits = connection_limits(connection)
+    if limits is not None:
+        yield from shortages(limits, needed)
 
 
 def _locks(connection: Connection, tables: Sequence[Table]) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ def short_form(system_identifier: str) -> str:
     The upper half of the identifier is the time of initdb. The lower half also contains the process
     ID, so that clusters that were made by the same script differ.
     """
+    if re.fullmatch(r"host-[0-9a-f]{16}", system_identifier):
+        return system_identifier[-8:]  # of a server that does not let the role read its identifier
     if not re.fullmatch(r"[0-9]{1,20}", system_identifier) or not int(system_identifier):
         return ""
     return f"{int(system_identifier):016x}"[-8:]

