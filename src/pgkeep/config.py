@@ -38,6 +38,7 @@ class Config:
     target: str | None
     values: Mapping[str, Value]  # as they were given, by variable
     settings: Settings
+    cache: Path | None = None  # folder of this machine for copies of small files
 
     @property
     def connection(self) -> Mapping[str, str]:
@@ -114,6 +115,7 @@ class Config:
             part_size=self.settings.s3_part_size,
             timeout=self.settings.s3_timeout,
             limit=self.settings.s3_limit,
+            cache=self.cache,
         )
         return S3Store(s3, tiers=tiers)
 
@@ -162,12 +164,25 @@ def load(
                     f"BACKUP_DIR is already a bucket, {parsed['BACKUP_DIR']}: BACKUP_S3_BUCKET is"
                     " for copies of a directory"
                 )
-            configs.append(Config(target=name, values=values, settings=settings_of(parsed)))
+            settings = settings_of(parsed)
+            configs.append(
+                Config(target=name, values=values, settings=settings, cache=_cache(environ))
+            )
     if problems:
         raise e.UsageError(
             "; ".join(dict.fromkeys(problems)), hint="pgkeep config --help lists every variable."
         )
     return configs
+
+
+def _cache(environ: Mapping[str, str]) -> Path | None:
+    """Return the folder for copies, by the XDG Base Directory Specification; None without a home.
+
+    A path that is not absolute is ignored, as the specification requires.
+    """
+    found = [environ.get("XDG_CACHE_HOME", ""), f"{environ.get('HOME', '')}/.cache"]
+    paths = [Path(path) for path in found if path.startswith("/") and path != "/.cache"]
+    return paths[0] / "pgkeep" if paths else None
 
 
 def _parse(values: Mapping[str, Value], problems: list[str]) -> dict[str, Any]:

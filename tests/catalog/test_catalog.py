@@ -477,7 +477,7 @@ def test_damaged_roles_are_noticed_before_a_restore(
     pg17: Server, whole: Path, tmp_path: Path
 ) -> None:
     """G5.5: not when they are needed."""
-    for path in whole.parent.iterdir():
+    for path in whole.parent.glob("*.*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     artifact = tmp_path / whole.name
     roles = tmp_path / whole.name.replace(".sql.gz", ".globals.sql.gz")
@@ -492,7 +492,7 @@ def test_damaged_roles_are_noticed_before_a_restore(
 
 def test_adopted_with_its_roles(whole: Path, tmp_path: Path) -> None:
     """G5.9: what is known of the roles, and that its copy is pending."""
-    for one in whole.parent.iterdir():
+    for one in whole.parent.glob("*.*"):
         (tmp_path / one.name).write_bytes(one.read_bytes())
     path = tmp_path / whole.name.replace(".sql.gz", ".manifest.json")
     before = manifest.decode(path.read_bytes(), path.name)

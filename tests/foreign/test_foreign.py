@@ -557,7 +557,7 @@ def test_what_a_dump_of_others_holds_is_not_taken_for_more(
         file.write_bytes(servers.dump(pg15, app, *options))
         os.utime(file, (clock.time() + 60 * number,) * 2)  # newer
         invoke.run("index", str(file), f"--database={app}", f"--output={tmp_path / name}", env=env)
-        for path in (tmp_path / name).iterdir():
+        for path in (tmp_path / name).glob("*.*"):
             if name != "all":
                 shutil.copy(path, place)
     states = [line.split()[-1] for line in invoke.run("list", env=env).splitlines()[2:]]

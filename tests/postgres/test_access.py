@@ -170,10 +170,11 @@ def test_only_the_owner_may_read_a_backup(
     process = invoke.start("backup", env=env, umask=umask)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, out + err
-    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
-    assert len(modes) >= 4
+    files = list(filter(Path.is_file, directory.rglob("*")))
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in files}
+    assert len(modes) >= 5
     assert set(modes.values()) == {0o600}, modes
-    for folder in (directory, directory.parent):
+    for folder in (directory / "records", directory, directory.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
@@ -587,7 +588,7 @@ def test_a_password_works_and_is_seen_nowhere(
         assert piece not in calls.replace(str(tmp_path), "")
         assert piece not in out + err
     assert not any(secret in calls for secret in secrets.values())
-    for path in directory.iterdir():
+    for path in filter(Path.is_file, directory.rglob("*")):
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)

@@ -48,7 +48,12 @@ def test_what_was_put_comes_back(store: Store, size: int) -> None:
     """C7: nothing, a byte, exactly one part, two parts and a bit."""
     data = os.urandom(size)
     put(store, NAME, data)
-    assert list(store.items()) == [Item(NAME, size)]
+    (item,) = store.items()
+    assert item[:2] == (NAME, size)
+    assert bool(item.version) == store.remote
+    loaded = store.load(item, 1 << 20)
+    assert loaded[1:] == (size, item.version)
+    assert loaded.data == (data if size <= 1 << 20 else b"")
     assert store.exists(NAME)
     with contextlib.closing(store.open(NAME)) as source:
         assert source.size == size
@@ -103,6 +108,28 @@ def test_read_back_before_it_is_published(store: Store, size: int) -> None:
     assert [item.name for item in store.items()] == [NAME]
 
 
+def test_a_record_is_in_a_folder_of_its_own(store: Store) -> None:
+    """Everything that works for files of backups works for records."""
+    name = "records/20261122T020000Z_backup_0_0123abcd.json"
+    put(store, NAME, b"1")
+    put(store, name, b"{}")
+    assert sorted(item[:2] for item in store.items()) == [(NAME, 1), (name, 2)]
+    assert store.exists(name)
+    assert store.load(Item(name, 2), 10).data == b"{}"
+    store.delete(name)
+    assert [item.name for item in store.items()] == [NAME]
+
+
+def test_a_record_of_root_is_the_directorys_owners(tmp_path: Path) -> None:
+    """B11: `sudo pgkeep restore` must not keep the nightly run from leaving its records."""
+    owner = os.geteuid() or 65534
+    os.chown(tmp_path, owner, -1)
+    name = "records/20261122T020000Z_restore_0_0123abcd.json"
+    put(LocalStore(tmp_path), name, b"{}")
+    assert {path.stat().st_uid for path in (tmp_path / name, tmp_path / "records")} == {owner}
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
 def test_delete_is_exact_and_repeatable(store: Store) -> None:
     other = NAME.replace("app_", "app-2_")
     put(store, NAME, b"1")
@@ -127,7 +154,7 @@ def test_a_tier_is_a_folder_of_the_bucket(
     client = store.bucket.client
     for key in ("a/b/weekly/" + NAME, "a/" + NAME, "a/b/daily/x/" + NAME, "a/b/daily/"):
         client.put_object(Bucket=store.settings.bucket, Key=key, Body=b"not ours")
-    assert list(store.items()) == [Item(NAME, 1)]
+    assert [item[:2] for item in store.items()] == [(NAME, 1)]
     assert store.url_of(NAME) == f"s3://{store.settings.bucket}/a/b/daily/{NAME}"
     found = client.head_object(Bucket=store.settings.bucket, Key=f"a/b/daily/{NAME}")
     assert found["ContentLength"] == 1

@@ -17,6 +17,7 @@ import botocore.exceptions
 import botocore.session
 import pytest
 
+from pgkeep.catalog.small_files import SUMMARY
 from pgkeep.stores.s3.client import S3Settings
 from pgkeep.stores.s3.store import S3Store
 
@@ -168,8 +169,10 @@ def unfinished(client: Any, bucket: str) -> list[str]:
 
 
 def keys(client: Any, bucket: str) -> list[str]:
+    """Return the keys of the files of backups: without records of runs and the summary."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-    return [one["Key"] for page in pages for one in page.get("Contents", ())]
+    found = [one["Key"] for page in pages for one in page.get("Contents", ())]
+    return [key for key in found if "/records/" not in key and not key.endswith(SUMMARY)]
 
 
 def bucket_store(

@@ -26,6 +26,7 @@ def environment(
         for name, value in os.environ.items()
         if not name.startswith(("PG", "POSTGRES_", "BACKUP_", "DATABASE_URL", "AWS_"))
     }
+    kept["XDG_CACHE_HOME"] = "/proc/none"  # tests leave nothing in the home of their user
     if server is not None:
         kept |= {f"PG{name.upper()}": value for name, value in server.params.items()}
     if database is not None:
@@ -102,10 +103,14 @@ def restore_by_hand(server: Server, artifact: Path, target: str) -> None:
 
 
 def left_over(directory: Path) -> list[str]:
-    """Return the names of all files in a backup directory except its lock files."""
+    """Return the names of all files in a backup directory except lock files and records."""
     if not directory.exists():
         return []
-    return sorted(path.name for path in directory.iterdir() if not path.name.endswith(".lock"))
+    return sorted(
+        path.name
+        for path in directory.iterdir()
+        if not path.name.endswith(".lock") and path.name != "records"
+    )
 
 
 def on_terminal(

@@ -4,20 +4,27 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
-from itertools import groupby
-from typing import NamedTuple, Self
+from datetime import UTC, datetime, timedelta
+from itertools import chain, groupby
+from typing import NamedTuple, Self, TypeVar
 
 from .. import errors as e
-from ..model import naming
+from ..model import naming, record
 from ..model.manifest import Manifest
+from ..model.record import Record, RecordName
 from ..model.retention import FUTURE_TOLERANCE
 from ..stores.store import Item, Store
-from . import manifests
+from . import manifests, records
+from .small_files import SmallFiles
 
 AT_ONCE = 16  # manifests that are downloaded in parallel from a remote store
 PATIENCE = 2 * AT_ONCE  # failed downloads of manifests after which the remaining ones are skipped
+ATTEMPT = "backup"  # the command whose records are attempts
+ATTEMPTS = 200  # whose records are read, the newest
+REMEMBERED = timedelta(days=40)  # for which they are read; over a month
 TURNS = timedelta(days=31)  # period in which clusters that share a store are distinguished
+
+R = TypeVar("R")
 
 
 class Backup(NamedTuple):
@@ -41,7 +48,9 @@ class Catalog:
         self.store = store
         self.doubtful: list[Unreadable] = []  # manifests that could not be read the last time
         self.lost: list[str] = []  # artifacts without a manifest at that time
+        self.records: list[RecordName] = []  # of runs, oldest first, at that time
         self._read: list[Backup] | None = None
+        self._files: SmallFiles | None = None  # of a remote store
 
     def read(self) -> Self:
         """Read all manifests now, and keep the result."""
@@ -73,13 +82,58 @@ class Catalog:
             and name_parts.artifact == name
             and name_parts.manifest not in items
         ]
+        self.records = record.names(items)
+        self._files = SmallFiles(self.store, items) if self.store.remote else None
         found = [
             Backup(manifest, _is_missing(manifest, items))
             for manifest in self._manifests(items, database)
         ]
+        if self._files is not None:
+            self._files.keep()
         return sorted(
             found, key=lambda backup: (backup.manifest.taken, backup.manifest.artifact.name)
         )
+
+    def write_summary(self) -> None:
+        """Write the manifests of a remote store into one object, for machines without copies.
+
+        Raises:
+            StoreError: the store cannot be read or does not accept it.
+
+        """
+        self.backups()
+        self.attempts(datetime.now(UTC))
+        if self._files is not None:
+            self._files.write_summary()
+
+    def attempts(self, now: datetime) -> list[Record]:
+        """Return the records of the last backup runs, oldest first, as of the last listing.
+
+        A record that cannot be read is skipped: it describes a run and protects no data.
+        """
+        found = [
+            name
+            for name in self.records
+            if name.command == ATTEMPT and name.finished > now - REMEMBERED
+        ][-ATTEMPTS:]
+        read = self._each([name.file for name in found], self._try_record)
+        known = [result for result in read if result is not None]
+        if self._files is not None:
+            self._files.keep()
+        return sorted(known, key=lambda result: result.finished)
+
+    def _try_record(self, file: str) -> Record | None:
+        with suppress(e.StoreError, e.VerificationFailed):
+            return records.read(self.store, file, self._files)
+        return None
+
+    def _each(self, names: Sequence[str], read: Callable[[str], R]) -> Iterator[R]:
+        """Read files, in parallel those that have to be requested from a remote store."""
+        if self._files is None:
+            return map(read, names)
+        missing = self._files.missing(names)
+        here = [name for name in names if name not in missing]
+        return chain(map(read, here), _in_threads(read, sorted(missing)))
 
     def whole(self) -> list[Manifest]:
         """Return all complete backups, oldest first."""
@@ -112,9 +166,8 @@ class Catalog:
             for name, name_parts in parsed.items()
             if name_parts and database in (None, name_parts.database)
         ]
-        read = _in_threads(self._try, names) if self.store.remote else map(self._try, names)
         found = 0
-        for result in read:
+        for result in self._each(names, self._try):
             if isinstance(result, Manifest):
                 found += 1
                 yield result
@@ -148,7 +201,10 @@ class Catalog:
         )
 
     def _manifest(self, file: str, name: naming.BackupName) -> Manifest:
-        manifest = manifests.read(self.store, file)
+        if self._files is None:
+            manifest = manifests.read(self.store, file)
+        else:
+            manifest = manifests.parse(*self._files.read(file), file)
         # The manifest's own names decide which files are read and, later, removed.
         if manifest.name != name:
             raise e.VerificationFailed(f"{file} is the manifest of backup {manifest.name.stem}")
@@ -159,15 +215,13 @@ class Catalog:
         return manifest
 
 
-def _in_threads(
-    read: Callable[[str], Manifest | Unreadable | None], names: Sequence[str]
-) -> Iterator[Manifest | Unreadable | None]:
+def _in_threads(read: Callable[[str], R], names: Sequence[str]) -> Iterator[R]:
     """Read in parallel, in daemon threads: a store that hangs must not delay the end of a run.
 
     Exceptions of the threads are raised here.
     """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    results: queue.SimpleQueue[Manifest | Unreadable | BaseException | None] = queue.SimpleQueue()
+    results: queue.SimpleQueue[R | BaseException] = queue.SimpleQueue()
     for name in names:
         waiting.put(name)
 

@@ -1,10 +1,9 @@
 """Read and change manifests in a store."""
 
 from collections.abc import Callable
-from contextlib import closing
 
-from ..model.manifest import Manifest, check_size, decode, encode
-from ..stores.store import Store, read_all, write_file
+from ..model.manifest import LARGEST, Manifest, check_size, decode, encode
+from ..stores.store import Store, load_opened, write_file
 from .locks import manifests_locked
 
 
@@ -16,9 +15,19 @@ def read(store: Store, file: str) -> Manifest:
         StoreError: the file cannot be read.
 
     """
-    with closing(store.open(file)) as source:
-        check_size(source.size, file)
-        return decode(read_all(source), file)
+    loaded = load_opened(store.open(file), LARGEST)
+    return parse(loaded.data, loaded.size, file)
+
+
+def parse(data: bytes, size: int, file: str) -> Manifest:
+    """Read a manifest from its bytes, which are missing if its length is above the limit.
+
+    Raises:
+        VerificationFailed: it is damaged, or not a manifest.
+
+    """
+    check_size(size, file)
+    return decode(data, file)
 
 
 def change(

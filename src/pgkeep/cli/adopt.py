@@ -10,7 +10,7 @@ from ..foreign import adopt, index
 from ..foreign.adopt import AdoptedFile
 from ..model import naming
 from ..terminal import printable
-from . import output
+from . import output, run_log
 from .command import pgkeep_command
 from .common import (
     complete_files,
@@ -32,6 +32,7 @@ from .common import (
         "pgkeep adopt /var/old_dumps --database=app --type=daily",
         "pgkeep adopt /backups/weekly --dir=/srv/pgkeep",
     ),
+    recorded=True,
 )
 @click.argument("file", shell_complete=complete_files)
 @click.option("--database", metavar="NAME", help="Database of the dumps in a folder.")
@@ -79,6 +80,7 @@ def command(
         manifest = adopt.adopt(
             store, name, jobs=config.settings.jobs, progress=bar.advance, copy=copy
         )
+    run_log.current().used(config, manifest.database.name, [manifest.name.stem])
     if as_json:
         print_json(manifest)
     output.current().done(

@@ -16,8 +16,9 @@ from ..backup.run import RunOptions
 from ..backup.run_report import DatabaseOutcome, Failure, RunReport
 from ..model import naming
 from ..model.database_patterns import DatabaseSelection, Excluded
+from ..model.record import DatabaseResult
 from ..stores.store import Store
-from . import output
+from . import output, run_log
 from .command import pgkeep_command
 from .common import (
     dir_option,
@@ -31,6 +32,7 @@ from .common import (
     target_option,
 )
 from .notifier import RunNotifier
+from .run_log import TargetOutcome
 
 AUTO = "auto"
 MANUAL = "manual"
@@ -44,6 +46,7 @@ MANUAL = "manual"
         "BACKUP_DATABASES='*,!scratch_*' pgkeep backup --type=auto",
         "POSTGRES_HOST=db POSTGRES_USER=backup pgkeep backup --database=app --dir=/backups",
     ),
+    recorded=True,
 )
 @click.option(
     "--type",
@@ -216,11 +219,39 @@ def _run(
         report = run.run(endpoint, store, request.of(target), bar, copy, _announce)
     except e.PgkeepError as error:
         notifier.end(RunReport(), error)
+        run_log.current().ended(target, TargetOutcome(error=error, type=request.kind))
         if target.target is None:
             raise
         return RunReport.of_failure(Failure.of(target.target, error))
     notifier.end(report)
+    run_log.current().ended(target, _outcome(report, request.kind))
     return report
+
+
+def _outcome(report: RunReport, kind: str) -> TargetOutcome:
+    """Return what the record of the run says of a target."""
+    failures = {
+        failure.database: failure
+        for failure in (*report.copies_missed, *report.retention, *report.failed)
+    }
+    results = [
+        DatabaseResult(
+            database=outcome.database,
+            backup=None if outcome.backup is None else outcome.backup.name.stem,
+            exit_code=0 if failure is None else failure.exit_code,
+            error=None if failure is None else failure.error,
+        )
+        for outcome in report.outcomes
+        for failure in [failures.get(outcome.database)]
+    ]
+    clusters = {backup.server.system_identifier for backup in report.backups}
+    return TargetOutcome(
+        results=results,
+        removed=list(dict.fromkeys((*report.removed, *report.copies_removed))),
+        error=report.failure(),
+        type=kind,
+        cluster=next(iter(clusters), None),
+    )
 
 
 def _announce(outcome: DatabaseOutcome) -> None:

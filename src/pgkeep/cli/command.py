@@ -62,10 +62,12 @@ class Command(click.Command):
         examples: Sequence[str] = (),
         rules: Sequence[Rule] = (),
         lists: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+        recorded: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
         self.params += verbosity_options()
+        self.recorded = recorded  # whether its runs leave a record
         self.examples = examples
         self.rules = rules
         self.lists = lists or {}  # by title, of names with their meanings
@@ -73,7 +75,12 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Check the rules between the options before anything is done."""
         self.check_rules(ctx)
-        return super().invoke(ctx)
+        if not self.recorded or ctx.params.get("dry_run") or ctx.params.get("verify_only"):
+            return super().invoke(ctx)
+        from .run_end import recorded  # noqa: PLC0415 - other commands save the time
+
+        with recorded(ctx):
+            return super().invoke(ctx)
 
     def check_rules(self, context: click.Context) -> None:
         """Refuse options that the rules do not allow.
@@ -118,8 +125,13 @@ def pgkeep_command(
     rules: Sequence[Rule] = (),
     epilog: str | None = None,
     lists: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+    recorded: bool = False,
 ) -> Callable[[Callable[..., Any]], Command]:
-    """Return the decorator that makes a command of a function."""
+    """Return the decorator that makes a command of a function.
+
+    The runs of a command that changes or restores something are recorded in the stores.
+    """
     return click.command(
-        name, cls=Command, examples=examples, rules=rules, epilog=epilog, lists=lists
-    )
+        name, cls=Command, examples=examples, rules=rules, epilog=epilog, lists=lists,
+        recorded=recorded,
+    )  # fmt: skip

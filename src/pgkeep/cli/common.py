@@ -21,7 +21,7 @@ from ..model import naming
 from ..settings import BUCKET, SECRETS, SETTINGS
 from ..stores.local import LocalStore
 from ..stores.store import Store
-from . import output
+from . import output, run_log
 
 if TYPE_CHECKING:
     from ..artifact.file import Artifact
@@ -106,6 +106,7 @@ def load_configs(
     }
     given = {_SETTING_OF[option].variable: text for option, text in options.items()}
     configs = config.load(os.environ, given, target)
+    run_log.current().configs = configs
     out = output.current()
     if out.verbosity == output.Verbosity.VERBOSE:
         for found in configs:

@@ -11,10 +11,11 @@ import msgspec
 
 from .. import errors as e
 from .. import progress
+from ..model import naming
 from ..postgres.connection import Endpoint
 from ..restore.search_path import SearchPath
 from ..terminal import printable
-from . import output
+from . import output, run_log
 from .command import pgkeep_command
 from .common import (
     check_extra,
@@ -47,6 +48,7 @@ SHOWN = 10  # findings of one kind; --json and the report have all
         "pgkeep drill --server=postgresql://drill@staging/postgres",
     ),
     rules=(AtMostOne(("--backup", "--database")), AtMostOne(("--server", "--setting"))),
+    recorded=True,
 )
 @click.option(
     "--backup",
@@ -147,6 +149,7 @@ def command(
     )
     with output.current().progress(silent=as_json) as bar:
         outcome = drill.run(store, name, options, bar)
+    run_log.current().used(config, outcome.database or "", [name.removesuffix(naming.ARTIFACT)])
     RunNotifier([config], "drill", output.current(), partial=True).update_metrics()
     if report is not None:
         _write_report(report, outcome)

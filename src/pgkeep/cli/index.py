@@ -12,7 +12,7 @@ from ..foreign.names import guess
 from ..model import naming
 from ..model.manifest import Manifest
 from ..settings import BUCKET
-from . import output
+from . import output, run_log
 from .command import pgkeep_command
 from .common import (
     complete_files,
@@ -34,6 +34,7 @@ from .common import (
         "pgkeep index app-20260506.sql.gz --database=app --type=daily --output=backups",
         "pgkeep index cluster.sql.zst --database=app",
     ),
+    recorded=True,
 )
 @click.argument("file", shell_complete=complete_files)
 @click.option(
@@ -88,6 +89,7 @@ def command(
         )
         copy = config.copy() if not config.store().remote else None
         manifest = index.index(source, config.store(), options, bar, copy=copy)
+    run_log.current().used(config, manifest.database.name, [manifest.name.stem])
     if as_json:
         print_json(manifest)
     else:

@@ -4,12 +4,9 @@ They fail open: a failure is a warning, nobody is waited for longer than some se
 code stays that of the run.
 """
 
-import contextlib
-import os
 import time
-import urllib.parse
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,12 +17,11 @@ from .. import errors as e
 from ..backup.run_report import RunReport
 from ..config import Config
 from ..monitor import metrics, notify, overview
-from ..settings import SECRETS
-from . import output
+from . import output, run_end
 from .background import BackgroundTask
 from .contents import contents_of, target_of
+from .redaction import secrets_of
 
-_SECRET_VARIABLES = ("PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 NOTIFYING = 8.0  # seconds for all notifications together
 
 
@@ -53,7 +49,7 @@ class RunNotifier:
         self._begun: tuple[Config, datetime] | None = None
         self._started = datetime.now(UTC)
         self._id = str(uuid.uuid4())
-        self._secrets = _secrets(configs)
+        self._secrets = secrets_of(configs)
         self._pings: dict[str, BackgroundTask] = {}
 
     def begin(self, config: Config) -> None:
@@ -79,7 +75,7 @@ class RunNotifier:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        ending = _ending(error)
+        ending = run_end.ending(error)
         if ending is not None:
             self.end(RunReport(), ending)
         tasks = self._metrics()
@@ -265,21 +261,3 @@ def _write(
         f"{path} had metrics of {' and '.join(left_out)}, which are left out now: another"
         " configuration requires a file of its own"
     )
-
-
-def _secrets(configs: Iterable[Config]) -> set[str]:
-    """Return the secrets that no notification may contain."""
-    found = {os.environ.get(name, "") for name in _SECRET_VARIABLES}
-    for config in configs:
-        found |= {value.text for name, value in config.values.items() if name in SECRETS}
-        with contextlib.suppress(e.UsageError):  # the run itself reports it
-            found.add(config.endpoint().params.get("password", ""))
-    return found | {urllib.parse.quote(secret, safe="") for secret in found}
-
-
-def _ending(error: BaseException | None) -> e.PgkeepError | None:
-    """Return the error that the command will report."""
-    if error is None or isinstance(error, e.PgkeepError):
-        return error
-    ended = getattr(error, "ended", None)  # of Interrupted
-    return e.PgkeepError(type(error).__name__) if ended is None else ended()

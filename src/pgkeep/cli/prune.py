@@ -6,7 +6,7 @@ import click
 
 from ..catalog import prune
 from ..model import retention
-from . import output
+from . import output, run_log
 from .command import pgkeep_command
 from .common import (
     catalogs,
@@ -17,6 +17,7 @@ from .common import (
     print_json,
     target_option,
 )
+from .run_log import TargetOutcome
 
 
 @pgkeep_command(
@@ -25,6 +26,7 @@ from .common import (
         "pgkeep prune --dry-run",
         "BACKUP_RETENTION_DAILY=14 pgkeep prune --dry-run --json",
     ),
+    recorded=True,
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print every decision with its reasons, and remove nothing."
@@ -61,6 +63,7 @@ def command(
         decisions = retention.decide(manifests, config.policy, datetime.now(UTC), share)
         decided.append((found, decisions))
     count = 0
+    removed: dict[str, None] = {}  # in their order, without duplicates
     for found, decisions in decided:
         if not as_json and (dry_run or output.current().verbosity != output.Verbosity.QUIET):
             _print(found.store.url if len(decided) > 1 else None, decisions)
@@ -69,8 +72,10 @@ def command(
             continue
         pruned = prune.prune(found, decisions)
         count += len(pruned.removed)
+        removed |= dict.fromkeys(decision.manifest.name.stem for decision in pruned.removed)
         for text in pruned.retained:
             output.current().info(text)
+    run_log.current().ended(config, TargetOutcome(removed=list(removed)))
     if as_json:
         print_json(
             [

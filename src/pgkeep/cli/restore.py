@@ -9,6 +9,7 @@ from .. import errors as e
 from .. import progress
 from ..catalog import side_files
 from ..config import Config
+from ..model import naming
 from ..restore.plan import Mode, Plan, PlanSummary, RestoreOptions
 from ..restore.planning import make_plan
 from ..restore.restore import execute
@@ -18,7 +19,7 @@ from ..restore.tables import restore as tables_restore
 from ..restore.tables.plan import Conflict, TablesOptions, TablesPlan, TablesSummary
 from ..stores.store import Store
 from ..terminal import printable
-from . import output
+from . import output, run_log
 from .command import pgkeep_command
 from .common import (
     connection_options,
@@ -54,6 +55,7 @@ from .restore_options import (
         "pgkeep restore --backup=old_cron_dump.sql.gz --target-db=app_2019",
     ),
     rules=RULES,
+    recorded=True,
 )
 @restore_options
 @connection_options
@@ -82,6 +84,8 @@ def command(**given: Any) -> None:
     if common.verify_only:
         _verify(store, name, config, as_json=common.as_json)
         return
+    backup = name.removesuffix(naming.ARTIFACT)
+    run_log.current().used(config, common.target_db or common.database or "", [backup])
     source = store.open(name)
     side = side_files.read(store, name)
     # Damaged roles would only be noticed when they are needed.

@@ -216,6 +216,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return sum(table.rows for table in self.tables)
 
 
+# msgspec examines a type when it is first used, which crashes if two threads do it at once.
+_EXAMINED = tuple(msgspec.json.Decoder(kind) for kind in (Manifest, _Format))
+
+
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as readable JSON, with its hash."""
     fields = msgspec.json.decode(msgspec.json.encode(manifest))

@@ -18,7 +18,8 @@ from typing import Self
 from .. import errors as e
 from .. import interrupts
 from ..model import naming
-from .store import UNKNOWN, Item
+from ..model.record import FOLDER
+from .store import UNKNOWN, Item, Loaded, load_opened
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{8}")
 
@@ -27,6 +28,7 @@ class LocalStore:
     """A directory, created with the first file; only its owner has access."""
 
     remote = False
+    cache = None
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -74,7 +76,25 @@ class LocalStore:
         """Start a new file."""
         del owner, sha256
         self.prepare()
-        return LocalUpload(self.directory, name)
+        path = self.directory / name
+        if path.parent == self.directory:
+            return LocalUpload(self.directory, name)
+        self._prepare_folder(path.parent)
+        upload = LocalUpload(path.parent, path.name)
+        self._give_to_owner(upload.fileno())
+        return upload
+
+    def _prepare_folder(self, folder: Path) -> None:
+        """Create a folder of the directory; what root creates stays usable for its owner."""
+        with _translated("create directory", folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self._give_to_owner(folder)
+
+    def _give_to_owner(self, file: int | Path) -> None:
+        if os.geteuid() == 0:
+            with contextlib.suppress(OSError):
+                owner = self.directory.stat()
+                os.chown(file, owner.st_uid, owner.st_gid)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[bool]:
@@ -84,11 +104,7 @@ class LocalStore:
         with _translated("open", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            if os.geteuid() == 0:
-                # A lock file that root created must stay usable for the directory's owner.
-                with contextlib.suppress(OSError):
-                    owner = self.directory.stat()
-                    os.fchown(fd, owner.st_uid, owner.st_gid)
+            self._give_to_owner(fd)
             with _translated("lock", path):
                 alone = _flock(fd)
             yield alone
@@ -98,6 +114,10 @@ class LocalStore:
     def open(self, name: str) -> "LocalSource":
         """Open a file for reading."""
         return LocalSource(self.directory / name)
+
+    def load(self, item: Item, limit: int) -> Loaded:
+        """Read a small file."""
+        return load_opened(self.open(item.name), limit)
 
     def exists(self, name: str) -> bool:
         """Return whether the file exists."""
@@ -109,16 +129,11 @@ class LocalStore:
             return True
 
     def items(self) -> Iterator[Item]:
-        """Yield the published files."""
-        with _translated("read directory", self.directory):
-            try:
-                entries = os.scandir(self.directory)
-            except FileNotFoundError:
-                return
-            with entries:
-                for entry in entries:
-                    if not _PARTIAL.fullmatch(entry.name):
-                        yield from _item(entry)
+        """Yield the published files, also those in the folder of records."""
+        yield from _items(self.directory)
+        with contextlib.suppress(e.StoreError):  # records are no backups
+            for item in _items(self.directory / FOLDER):
+                yield item._replace(name=FOLDER + item.name)
 
     def delete(self, name: str) -> None:
         """Remove a file if it exists."""
@@ -155,6 +170,10 @@ class LocalUpload:
     def __del__(self) -> None:
         """Remove the file if a signal prevented the caller from entering the context."""
         self._remove()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the open file."""
+        return self._fd
 
     def write(self, data: bytes) -> None:
         """Append bytes; the system can accept fewer than it is given."""
@@ -249,6 +268,18 @@ class LocalSource:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+def _items(directory: Path) -> Iterator[Item]:
+    with _translated("read directory", directory):
+        try:
+            entries = os.scandir(directory)
+        except FileNotFoundError:
+            return
+        with entries:
+            for entry in entries:
+                if not _PARTIAL.fullmatch(entry.name):
+                    yield from _item(entry)
 
 
 def _item(entry: "os.DirEntry[str]") -> Iterator[Item]:

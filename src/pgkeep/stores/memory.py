@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from typing import Self
 
 from .. import errors as e
-from .store import Item
+from .store import Item, Loaded, load_opened
 
 
 class MemoryStore:
     """Files as a dictionary."""
 
     remote = False
+    cache = None
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -45,6 +46,10 @@ class MemoryStore:
             return MemorySource(name, self.files[name])
         except KeyError:
             raise e.StoreError(f"could not open {name}: no such file in memory") from None
+
+    def load(self, item: Item, limit: int) -> Loaded:
+        """Read a small file."""
+        return load_opened(self.open(item.name), limit)
 
     def exists(self, name: str) -> bool:
         """Return whether the file exists."""

@@ -7,7 +7,8 @@ gives them their name atomically. A file that is not published leaves nothing un
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 from .. import interrupts
@@ -21,6 +22,15 @@ class Item(NamedTuple):
 
     name: str
     size: int  # bytes
+    version: str = ""  # changes with the contents (an ETag); empty if the store has none
+
+
+class Loaded(NamedTuple):
+    """A small file, read completely."""
+
+    data: bytes  # empty if the file is larger than the limit
+    size: int  # bytes
+    version: str = ""  # as in Item
 
 
 class Upload(Protocol):
@@ -71,6 +81,10 @@ class Store(Protocol):
     remote: bool  # reading costs time or money: read nothing twice or unnecessarily
 
     @property
+    def cache(self) -> Path | None:
+        """A folder of this machine for copies of small files of a remote store."""
+
+    @property
     def url(self) -> str:
         """The location of the store, for messages."""
 
@@ -88,6 +102,9 @@ class Store(Protocol):
 
     def open(self, name: str) -> Source:
         """Open a file for reading."""
+
+    def load(self, item: Item, limit: int) -> Loaded:
+        """Read a small file that was listed, of at most `limit` bytes, in one request."""
 
     def exists(self, name: str) -> bool:
         """Return whether the file exists; False without permission to ask."""
@@ -130,6 +147,12 @@ def all_or_none(store: Store, names: Sequence[str]) -> Iterator[None]:
 def read_all(source: Source) -> bytes:
     """Return the contents of a small file."""
     return source.read(0, source.size)
+
+
+def load_opened(source: Source, limit: int) -> Loaded:
+    """Read an open file of at most `limit` bytes, and close it."""
+    with closing(source):
+        return Loaded(read_all(source) if source.size <= limit else b"", source.size)
 
 
 def chunks(source: Source) -> Iterator[bytes]:

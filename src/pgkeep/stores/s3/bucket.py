@@ -15,6 +15,8 @@ import botocore.exceptions
 
 from ... import errors as e
 from ...model import naming
+from ...model.record import FOLDER
+from ..store import Item, Loaded
 from .client import S3Settings, create_client
 from .errors import Absent, translated
 
@@ -135,13 +137,25 @@ class Bucket:
             return None
         return int(found["ContentLength"])
 
-    def objects(self) -> Iterator[tuple[str, int]]:
-        """Yield name and size of the objects that have the key of their name (trap C10)."""
+    def objects(self) -> Iterator[Item]:
+        """Yield the objects that have the key of their name (trap C10)."""
         for page in self._pages("list_objects_v2", "list", self.settings.prefix):
             for found in page.get("Contents", ()):
-                name = found["Key"].rpartition("/")[2]
+                name = found["Key"].removeprefix(self.settings.prefix)
+                if not name.startswith(FOLDER):
+                    name = name.rpartition("/")[2]
                 if name and found["Key"] == self.key(name):
-                    yield name, int(found["Size"])
+                    yield Item(name, int(found["Size"]), str(found.get("ETag", "")))
+
+    def load(self, item: Item, limit: int) -> Loaded:
+        """Read a small object in one request; return no bytes if it is larger than the limit."""
+        seconds = self.settings.timeout + min(item.size, limit) / SLOWEST
+        with translated("read", self.url_of(item.name), seconds):
+            found = self.client.get_object(**self._object(item.name))
+            with contextlib.closing(found["Body"]) as body:
+                size = int(found["ContentLength"])
+                data: bytes = body.read() if size <= limit else b""
+        return Loaded(data, size, str(found.get("ETag", "")))
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """Return bytes of an object, fewer if it ends before."""

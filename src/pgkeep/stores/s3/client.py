@@ -3,6 +3,7 @@
 import functools
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import botocore.config
@@ -27,6 +28,7 @@ class S3Settings:
     timeout: float = 60.0  # seconds without an answer
     limit: float = 21_600.0  # seconds that an upload may lag behind the bytes that are written
     attempts: int = 3  # of each call
+    cache: Path | None = None  # folder for copies of small objects
 
     @property
     def url(self) -> str:

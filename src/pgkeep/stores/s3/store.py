@@ -5,12 +5,14 @@ The folder of its type lets a lifecycle rule name a tier.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ... import errors as e
-from ..store import Item
+from ..store import Item, Loaded
 from .bucket import Bucket, marked
 from .client import S3Settings
-from .source import S3Source
+from .errors import AnswerTruncated
+from .source import ATTEMPTS, S3Source
 from .upload import S3Upload
 
 
@@ -30,6 +32,11 @@ class S3Store:
     def url(self) -> str:
         """The bucket and the prefix."""
         return self.settings.url
+
+    @property
+    def cache(self) -> Path | None:
+        """The folder of this machine for copies of small objects."""
+        return self.settings.cache
 
     def url_of(self, name: str) -> str:
         """Return the location of a file, for messages."""
@@ -56,6 +63,13 @@ class S3Store:
             raise e.Missing(f"could not open {self.url_of(name)}: no such object")
         return S3Source(self.bucket, name, size)
 
+    def load(self, item: Item, limit: int) -> Loaded:
+        """Read a small object; a truncated answer is requested again."""
+        for _ in range(ATTEMPTS - 1):
+            with contextlib.suppress(AnswerTruncated):
+                return self.bucket.load(item, limit)
+        return self.bucket.load(item, limit)
+
     def exists(self, name: str) -> bool:
         """Return whether an object exists; False where that may not be asked."""
         try:
@@ -65,7 +79,7 @@ class S3Store:
 
     def items(self) -> Iterator[Item]:
         """Yield the objects."""
-        return (Item(name, size) for name, size in self.bucket.objects())
+        return self.bucket.objects()
 
     def delete(self, name: str) -> None:
         """Remove an object; one by one, because many servers refuse batches (traps C3, C4).
