@@ -1,6 +1,8 @@
 """Bake the template, read its documents as a reader does, and run what they say."""
 
+import fcntl
 import itertools
+import json
 import os
 import re
 import shutil
@@ -48,6 +50,22 @@ def bake(folder: Path, **values: str) -> Path:
 def name_of(combination: Mapping[str, str]) -> str:
     """Return a short name, such as `yes-no-yes-yes`."""
     return "-".join(combination.values())
+
+
+def combinations(folder: Path) -> dict[str, Path]:
+    """Return a project for every combination; the first worker of pytest-xdist makes them all."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        paths = folder / "paths.json"
+        if not paths.exists():
+            baked = {}
+            for values in COMBINATIONS:
+                own = folder / name_of(values)
+                own.mkdir()
+                baked[own.name] = str(bake(own, **values))
+            paths.write_text(json.dumps(baked))
+    return {name: Path(path) for name, path in json.loads(paths.read_text()).items()}
 
 
 def files(project: Path, pattern: str = "*") -> list[Path]:

@@ -1,6 +1,7 @@
 """Every combination of the template's options gives a project in which everything fits."""
 
 import json
+import os
 import re
 import shutil
 import stat
@@ -20,16 +21,15 @@ from pgkeep import config
 from pgkeep.cli.serve import PORT
 from pgkeep.settings import SETTINGS
 from tests.support.baking import (
-    COMBINATIONS,
     OPTIONS,
     TEMPLATE,
     anchors,
     bake,
     blocks,
+    combinations,
     distinct,
     files,
     links,
-    name_of,
     run,
     section_text,
 )
@@ -56,9 +56,9 @@ WATCHED = re.compile(
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A project for every combination."""
-    return {
-        name_of(one): bake(tmp_path_factory.mktemp(name_of(one)), **one) for one in COMBINATIONS
-    }
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return combinations(shared / "projects")
 
 
 @pytest.fixture(scope="module")
