@@ -27,6 +27,7 @@ from ..postgres.messages import translated
 from ..postgres.roles import Roles
 from ..postgres.table_locks import LockBudget
 from ..progress import Progress
+from ..stores import spool
 from ..stores.local import LocalUpload
 from ..stores.store import Store, Upload, locked
 from . import dump, space
@@ -167,7 +168,7 @@ class _Backup:
         name = self.name
         with publication(self.store, name, owner=self.identifier) as files, ExitStack() as stack:
             copy = self._live_copy(stack, files.artifact)
-            artifact = files.artifact if copy is None else CopiedUpload(copy)
+            artifact = self._artifact(stack, files.artifact, copy)
             writer = ArtifactWriter(artifact)
             self.watch.waits_for_store = lambda: writer.writing
             result = self._dump(writer)
@@ -199,6 +200,14 @@ class _Backup:
             manifest = self._compared(manifest)
             files.publish(manifest)
             return self._finish_copy(manifest, copy)
+
+    def _artifact(self, stack: ExitStack, upload: Upload, copy: LiveCopy | None) -> Upload:
+        """Return where the artifact is written to: never directly to a slow store."""
+        if copy is not None:
+            return CopiedUpload(copy)
+        if self.store.remote and spool.room() >= spool.SEGMENT:
+            return stack.enter_context(spool.SpooledUpload(upload))
+        return upload
 
     def _live_copy(self, stack: ExitStack, artifact: Upload) -> LiveCopy | None:
         """Start copying the artifact, if it is a local file and a copy is configured."""

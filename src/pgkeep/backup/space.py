@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Sequence
 
 from ..model.manifest import Manifest
+from ..stores import spool
 from ..stores.local import LocalStore
 from ..stores.store import Store
 
@@ -15,7 +16,7 @@ def warnings(store: Store, last: Sequence[Manifest]) -> list[str]:
     """
     needed = sum(manifest.artifact.size for manifest in last)
     if not isinstance(store, LocalStore):
-        return []
+        return _spool_warnings(store, needed)
     with contextlib.suppress(OSError):
         free = store.free()
         if free < needed:
@@ -26,3 +27,16 @@ def warnings(store: Store, last: Sequence[Manifest]) -> list[str]:
             )
             return [warning]
     return []
+
+
+def _spool_warnings(store: Store, needed: int) -> list[str]:
+    """Warn if a backup cannot be kept on disk until a slow store has received it."""
+    free = spool.room()
+    if not store.remote or (free >= spool.SEGMENT and free >= needed):
+        return []
+    last = f", the last backup needed {needed / 1e9:.1f} GB" if needed else ""
+    warning = (
+        f"TMPDIR has room for {free / 1e9:.1f} GB{last}: if the upload to {store.url} is slower"
+        " than the dump, the dump waits for it and holds its snapshot"
+    )
+    return [warning]
