@@ -206,7 +206,7 @@ class _Backup:
         if copy is not None:
             return CopiedUpload(copy)
         if self.store.remote and spool.room() >= spool.SEGMENT:
-            return stack.enter_context(spool.SpooledUpload(upload))
+            return stack.enter_context(spool.SpooledUpload(upload, self.name.artifact))
         return upload
 
     def _live_copy(self, stack: ExitStack, artifact: Upload) -> LiveCopy | None:

@@ -46,8 +46,9 @@ class _Segment:
 class SpooledUpload:
     """An upload that is fed from temporary files by a thread; the caller closes the upload."""
 
-    def __init__(self, upload: Upload) -> None:
+    def __init__(self, upload: Upload, name: str) -> None:
         self._upload = upload
+        self._name = name
         self._changed = threading.Condition()
         self._segments: list[_Segment] = []
         self._complete = False
@@ -112,7 +113,7 @@ class SpooledUpload:
         if self._error is not None:
             raise self._error
         if self._stopped:
-            raise e.StoreError("the upload was stopped")
+            raise e.StoreError(f"the upload of {self._name} was stopped")
 
     def _writable(self) -> _Segment:
         """Return the file to write to; the first one is made in any case."""
