@@ -22,7 +22,7 @@ from ..model import drift, naming, retention
 from ..model.manifest import FileFacts, Manifest
 from ..postgres import advisory_locks, moved_names
 from ..postgres.connection import Connection, Endpoint
-from ..postgres.facts import server_facts
+from ..postgres.facts import database_size, server_facts
 from ..postgres.messages import translated
 from ..postgres.roles import Roles
 from ..postgres.table_locks import LockBudget
@@ -100,6 +100,7 @@ def backup(
         with _alone(connection, store, database, watch):
             with watch.armed():
                 identifier = server_facts(connection).system_identifier
+                size = database_size(connection)
             store.sweep(lambda name: _is_of(database, name), identifier)
             existing = _earlier(store, database, options)
             earlier = [
@@ -122,9 +123,13 @@ def backup(
                 earlier=earlier,
                 others=[manifest for manifest in existing if manifest not in earlier],
                 copy=copy,
-                warnings=[*options.warnings, *space.warnings(store, earlier[-1:])],
                 budget=LockBudget(options.lock_timeout),
                 blocked=BlockedSessions(),
+                size=size,
+                warnings=[
+                    *options.warnings,
+                    *space.check(store, earlier, size, schema_only=options.schema_only),
+                ],
             )
             return _made(run)
 
@@ -159,6 +164,7 @@ class _Backup:
     earlier: list[Manifest]
     others: list[Manifest]  # of databases with this name in other clusters
     copy: Store | None
+    size: int  # of the database on the server's disk
     warnings: list[str]
     budget: LockBudget  # for the table locks of all attempts
     blocked: BlockedSessions  # by any attempt
@@ -190,6 +196,7 @@ class _Backup:
                 manifest_of(name, found, result.index, writer.index_sha256),
                 globals=facts,
                 role_passwords=roles.passwords,
+                database_size=self.size,
                 warnings=self.warnings + result.warnings + roles.warnings,
                 verified=verified,
                 blocked=self.blocked.recorded(),

@@ -279,6 +279,8 @@ def _print_plan(plan: PlanSummary | TablesSummary) -> None:
     else:
         output.say(f"into     {plan.target}")
         _print_tables(plan)
+    if isinstance(plan, PlanSummary):
+        output.say(f"space    {_space(plan)}")
     for number, step in enumerate(plan.steps, 1):
         output.say(f"{number:5}. {step}")
     for warning in plan.warnings:
@@ -287,6 +289,19 @@ def _print_plan(plan: PlanSummary | TablesSummary) -> None:
         output.say(f"problem: {problem}")
     for remedy in plan.remedies:
         output.say(f"hint: {remedy}")
+
+
+def _space(plan: PlanSummary) -> str:
+    known = [
+        f"the database had {progress.size(plan.database_size)} with indexes"
+        if plan.database_size is not None
+        else None,
+        f"its SQL has {progress.size(plan.raw_bytes)}" if plan.raw_bytes is not None else None,
+        f"the server's disk has {progress.size(plan.free_bytes)} free"
+        if plan.free_bytes is not None
+        else "free space on the server is not known from here",
+    ]
+    return ", ".join(filter(None, known))
 
 
 def _print_tables(plan: TablesSummary) -> None:

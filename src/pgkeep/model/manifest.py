@@ -165,6 +165,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished: Moment  # UTC
     artifact: FileFacts
     raw_bytes: Count  # of SQL
+    database_size: Count | None = None  # bytes on the server's disk, with indexes
     index_sha256: str | None = None  # of the index, which contains all other hashes
     globals: FileFacts | None = None
     role_passwords: bool = False  # the globals contain password hashes

@@ -107,6 +107,15 @@ def database_facts(connection: Connection) -> DatabaseFacts:
     )
 
 
+def database_size(connection: Connection) -> int:
+    """Return the bytes of the connected database on the server's disk, with indexes."""
+    row = connection.execute(
+        "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
+    return int(row[0])
+
+
 def shared_rows(connection: Connection, query: str, *params: object) -> list[tuple[Any, ...]]:
     """Read names that all databases of a cluster share, which can be in any encoding.
 

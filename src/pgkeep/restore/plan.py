@@ -73,6 +73,8 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
     findings: list[Finding] = []  # what the swap has to respect
     raw_bytes: int | None = None
+    database_size: int | None = None  # bytes on the disk of the server that was backed up
+    free_bytes: int | None = None  # on the disk of the server; None: not known from here
     tables: int | None = None
     rows: int | None = None
 

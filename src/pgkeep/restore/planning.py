@@ -28,6 +28,7 @@ from .target import (
     relations,
     role_creation,
     swap_findings,
+    space,
     triggers,
 )
 from .target.swap_findings import Finding, Kind
@@ -44,6 +45,9 @@ def make_plan(
 
     """
     return _Planner(endpoint, source, options, side).plan()
+
+
+SPACE_RESERVE = 0.1  # of the size of the database
 
 
 class _Planner:
@@ -66,6 +70,7 @@ class _Planner:
         self._problems: list[tuple[str, str | None]] = []  # each with a remedy
         self._warnings: list[str] = []
         self._findings: list[Finding] = []
+        self._free: int | None = None  # bytes on the server's disk
 
     def _make_selector(self) -> Selector | None:
         options = self._options
@@ -94,6 +99,7 @@ class _Planner:
             self._select(connection, mode)
             self._look_at_server(connection, mode)
             self._look_at_money(connection)
+            self._look_at_space(connection)
             if mode == Mode.SWAP:
                 self._look_at_swap(connection)
         if mode == Mode.DATA_ONLY:
@@ -137,6 +143,8 @@ class _Planner:
             findings=self._findings,
             warnings=[*(selection.lines() if selection else ()), *self._warnings],
             raw_bytes=index.raw_bytes if index else None,
+            database_size=self._database_size(),
+            free_bytes=self._free,
             tables=len(restored) if restored is not None else None,
             rows=sum(table.rows for table in restored) if restored is not None else None,
         )  # fmt: skip
@@ -182,6 +190,23 @@ class _Planner:
                 "Restore as its owner, as a member of its owner, or as a superuser; or under"
                 " another name with --target-db.",
             )
+
+    def _look_at_space(self, connection: Connection) -> None:
+        """Warn if the server's disk may be too small; bloat of the original can explain it."""
+        self._free = space.free(connection)
+        size = self._database_size()
+        if size is not None and self._free is not None and self._free < size * (1 + SPACE_RESERVE):
+            self._warnings.append(
+                f"the server's disk has {self._free / 1e9:.1f} GB free, the database had"
+                f" {size / 1e9:.1f} GB when it was backed up"
+            )
+
+    def _database_size(self) -> int | None:
+        """Return the size with indexes when it was backed up; None if only rows or no rows come."""
+        manifest = None if self._side is None else self._side.manifest
+        if manifest is None or self._options.schema_only or self._options.data_only:
+            return None
+        return manifest.database_size
 
     def _look_at_money(self, connection: Connection) -> None:
         selection = self._selection
