@@ -44,6 +44,8 @@ def test_a_lost_connection_and_a_restart(
     path = faults.path_with(tmp_path / "bin", server, {"pg_dump": faults.gate(gate)})
     with wire(server) as network:
         env = {**through(network), "BACKUP_DIR": str(tmp_path / "b"), "PATH": path}
+        if kind == "restart":
+            env["BACKUP_DATABASES"] = name  # the connection with the lock of the run is lost too
         with Run(server, name, "backup", env=env) as run:
             faults.eventually(lambda: faults.waiting_at(gate), "the start of pg_dump")
             shutil.rmtree(gate)
