@@ -27,8 +27,8 @@ from .target import (
     not_valid_constraints,
     relations,
     role_creation,
-    swap_findings,
     space,
+    swap_findings,
     triggers,
 )
 from .target.swap_findings import Finding, Kind
