@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -207,3 +208,26 @@ def test_lsn_and_timeline_where_the_role_may_read_them(
     assert later
     assert "lsn" not in less["server"]
     assert "timeline" not in less["server"]
+
+
+def test_a_swap_on_the_primary_says_what_its_replicas_go_on_reading(
+    pg17: Server, standby: Standby, database: DatabaseFactory
+) -> None:
+    """G3.10: the primary cannot end them; the statement that does is in the output."""
+    app = database(pg17)
+    copy = database(pg17, name=f"{app}_copy")
+    env = invoke.environment(pg17, "postgres")
+    exists = "select 1 from pg_database where datname = %(name)s"
+    faults.eventually(lambda: servers.sql(standby, "postgres", exists, name=copy), "the databases")
+    with servers.connect(standby, app) as reader, Disposables() as disposables:
+        plan = json.loads(invoke.run("swap", app, f"--from={copy}", "--dry-run", "--json", env=env))
+        assert [finding["kind"] for finding in plan["findings"]] == ["replica"]
+        args = ("swap", app, f"--from={copy}", "--yes", "--json")
+        result = json.loads(invoke.run(*args, env=env))
+        old = disposables.name(pg17, result["old_database"])
+        faults.eventually(lambda: servers.sql(standby, "postgres", exists, name=old), "the swap")
+        assert reader.execute("select 1").fetchall() == [(1,)]  # in the old database
+        (statement,) = re.findall("SELECT pg_catalog.pg_terminate_backend.*;", *result["warnings"])
+        servers.sql(standby, "postgres", statement)
+        with pytest.raises(psycopg.OperationalError):
+            reader.execute("select 1")

@@ -191,11 +191,14 @@ def test_a_subscription_goes_with_the_database_that_is_discarded(
         target,
         "create subscription s connection 'host=nowhere' publication p with (connect = false)",
     )
+    servers.sql(pg17, target, f"select pg_create_logical_replication_slot('{target}', 'pgoutput')")
     names = {name for _, name in databases(pg17)}
     args = ("--drop-existing", "--discard-old", "--yes", "--json", "--accept-replication-loss")
     result = json.loads(invoke.restore(pg17, shop[1], target, *args))
     assert result.get("old_database") is None
-    assert "its replication slot s stays on the publisher" in "".join(result["warnings"])
+    said = "".join(result["warnings"])
+    assert "its replication slot s stays on the publisher" in said
+    assert f"logical replication slot {target} was dropped with the old database" in said
     assert {name for _, name in databases(pg17)} == names
 
 

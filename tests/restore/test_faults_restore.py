@@ -358,7 +358,17 @@ def test_clients_that_come_back_at_once(pg17: Server, begin: Begin, target: str)
                     ((of,),) = connection.execute("select of from marks").fetchall()
                     seen.append(of)
 
+    def exporter() -> None:
+        while not done.is_set():
+            for name in derived(pg17, target):
+                with (
+                    contextlib.suppress(psycopg.OperationalError),
+                    servers.connect(pg17, name) as connection,
+                ):
+                    connection.execute("select pg_sleep(0.05)")
+
     clients = [threading.Thread(target=client, daemon=True) for _ in range(4)]
+    clients.append(threading.Thread(target=exporter, daemon=True))
     # These do not come back by themselves, and one of them is at work.
     idle = [servers.connect(pg17, target) for _ in range(3)]
     idle[0].execute("begin")

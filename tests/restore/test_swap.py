@@ -169,6 +169,12 @@ def test_a_subscription_and_its_slot(subscribed: tuple[Server, str, str], name: 
     assert f"disable subscription s of {subscriber}" in shown
     result = swapped(server, "swap", subscriber, "--accept-replication-loss")
     old = result["old_database"]
+    # Enabled, its worker would be started again after 5 s, and would write into the old database.
+    enabled = (
+        "select subenabled from pg_subscription s join pg_database d on d.oid = subdbid"
+        " where datname = %(name)s"
+    )
+    assert sql(server, "postgres", enabled, name=old) == [(False,)]
     sql(server, publisher, "insert into t values (2)")
     assert 'ALTER SUBSCRIPTION "s" DISABLE' in result["warnings"][0]
     assert f"subscription s of {subscriber} is disabled" in result["warnings"][1]
@@ -217,6 +223,10 @@ def test_what_prevents_a_swap_ends_no_session(pg17: Server, name: str) -> None:
                 f"the role is not allowed to end a session of database {name}: process ",
             ):
                 assert problem in said
+            # What may end by itself is waited for, and then refused.
+            said = pgkeep(pg17, "swap", name, "--yes", "--max-outage=1", code=9)
+            assert "is open in database" in said
+            assert "no session was ended" in said
             # A database of this role only looks like ours.
             sql(pg17, "postgres", f"alter database {quoted(restored)} owner to pg_monitor")
             assert "no restored database waits" in pgkeep(pg17, "swap", name, "--yes", code=9)
@@ -289,6 +299,19 @@ def test_the_outage_is_bounded(pg17: Server, name: str) -> None:
     assert (mark(pg17, name), mark(pg17, restored)) == ("old", "new")
     swapped(pg17, "swap", name)
     assert mark(pg17, name) == "new"
+
+
+def test_a_stopped_process_does_not_prolong_the_outage(pg17: Server, name: str) -> None:
+    """B5, G3.11: the server itself ends what pgkeep has begun."""
+    waiting(pg17, name)
+    with (
+        locked(pg17, name),
+        faults.Run(pg17, "postgres", "swap", name, "--yes", "--max-outage=1") as run,
+    ):
+        faults.eventually(lambda: faults.sessions(pg17, "", RENAMING), "the renaming")
+        run.process.send_signal(signal.SIGSTOP)
+        assert mark(pg17, name) == "old"  # as soon as the lock is released
+        assert run.process.poll() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda one: one.name)

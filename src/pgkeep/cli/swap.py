@@ -98,11 +98,9 @@ def run(
     summary = plan.summary
     if dry_run:
         print_json(summary) if as_json else _print(summary)
-    if summary.problems:
+    if summary.problems and (dry_run or not yes):  # else `execute` waits for what ends by itself
         raise e.Refused(
-            f"this swap would be refused: {'; '.join(summary.problems)}"
-            if dry_run
-            else "; ".join(summary.problems),
+            f"this swap would be refused: {'; '.join(summary.problems)}",
             hint="\n".join(summary.remedies),
         )
     if dry_run:

@@ -15,7 +15,7 @@ from ..postgres.database_names import free_name
 from ..postgres.database_swap import PATIENCE, Exchange, Names
 from ..postgres.messages import one_line
 from . import maintenance
-from .swap_plan import SwapPlan, judge, look, waiting
+from .swap_plan import SwapPlan, judge, look, obstacles, waiting
 from .target import swap_findings
 from .target.swap_findings import Finding, Kind
 
@@ -85,12 +85,14 @@ def _wait(plan: SwapPlan, connection: Connection) -> list[Finding]:
 
     """
     deadline = time.monotonic() + plan.options.max_outage
+    accept_loss = plan.options.accept_replication_loss
     while True:
         findings = look(connection, plan.target, plan.incoming)
-        problems, _ = judge(findings, accept_loss=plan.options.accept_replication_loss)
-        if not problems:
+        refused = obstacles(findings, accept_loss=accept_loss)
+        if not refused:
             return findings
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or not all(finding.may_end for finding in refused):
+            problems, _ = judge(findings, accept_loss=accept_loss)
             raise e.Refused(
                 f"{'; '.join(problem for problem, _ in problems)}: no session was ended",
                 hint="\n".join(remedy for _, remedy in problems if remedy) or None,

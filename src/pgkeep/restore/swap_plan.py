@@ -146,22 +146,28 @@ def candidates(databases: Iterable[Candidate], target: str, state: State) -> lis
     return sorted(found, key=lambda name: (time_of(name), name), reverse=True)
 
 
+def obstacles(findings: Iterable[Finding], *, accept_loss: bool) -> list[Finding]:
+    """Return the findings for which a swap is refused."""
+    return [
+        finding
+        for finding in findings
+        if finding.effect == Effect.PREVENTS or (finding.effect == Effect.LOSES and not accept_loss)
+    ]
+
+
 def judge(
-    findings: Iterable[Finding], *, accept_loss: bool
+    findings: Sequence[Finding], *, accept_loss: bool
 ) -> tuple[list[tuple[str, str | None]], list[str]]:
     """Return the problems, each with what to do, and the warnings."""
-    problems: list[tuple[str, str | None]] = []
-    warnings: list[str] = []
-    loses = False
-    for finding in findings:
-        lost = finding.effect == Effect.LOSES
-        if finding.effect == Effect.PREVENTS or (lost and not accept_loss):
-            problems.append((finding.message, finding.remedy))
-            loses |= lost
-        else:
-            warnings.append(f"{finding.message}. {finding.remedy}")
-    if loses:
+    refused = obstacles(findings, accept_loss=accept_loss)
+    problems: list[tuple[str, str | None]] = [
+        (finding.message, finding.remedy) for finding in refused
+    ]
+    if any(finding.effect == Effect.LOSES for finding in refused):
         problems[-1] = (problems[-1][0], f"{problems[-1][1]}\n{_NEVERTHELESS}")
+    warnings = [
+        f"{finding.message}. {finding.remedy}" for finding in findings if finding not in refused
+    ]
     return problems, warnings
 
 

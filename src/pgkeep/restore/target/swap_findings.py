@@ -10,6 +10,8 @@ from ...postgres.connection import Connection
 from ...postgres.database_swap import remaining_sessions
 from ...postgres.facts import shared_rows
 
+_WITHOUT_SESSIONS = ("pg_receivewal", "pg_basebackup")  # clients of replication, not servers
+
 
 class Effect(StrEnum):
     """What a finding means for a swap."""
@@ -40,6 +42,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     effect: Effect
     message: str
     remedy: str
+
+    @property
+    def may_end(self) -> bool:
+        """Whether this can end by itself within seconds."""
+        return self.kind in (Kind.PREPARED, Kind.SESSION)
 
 
 def in_use(connection: Connection, databases: Sequence[str]) -> Iterator[Finding]:
@@ -112,7 +119,9 @@ def replication(
         connection,
         "SELECT r.pid, COALESCE(r.application_name, '') FROM pg_catalog.pg_stat_replication r"
         " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s"
-        " WHERE s.active_pid = r.pid AND s.slot_type = 'logical') ORDER BY r.pid",
+        " WHERE s.active_pid = r.pid AND s.slot_type = 'logical')"
+        " AND COALESCE(r.application_name, '') <> ALL (%s) ORDER BY r.pid",
+        [*_WITHOUT_SESSIONS],
     )
     for pid, name in replicas:
         yield Finding(
