@@ -119,29 +119,40 @@ def repeated(
         raise errors[0]
 
 
-class Later:
-    """A statement that may have to wait, in a session of its own."""
+class Background:
+    """Work in a thread of its own."""
 
-    def __init__(self, server: Server, dbname: str, statement: str, **options: Any) -> None:
+    def __init__(self, work: Callable[[], object]) -> None:
         self._error: BaseException | None = None
-        self._connection = servers.connect(server, dbname, **options)
-        self.pid = self._connection.info.backend_pid
-        self._thread = threading.Thread(target=self._work, args=(statement,), daemon=True)
+        self._thread = threading.Thread(target=self._execute, args=(work,), daemon=True)
         self._thread.start()
 
     def finish(self, seconds: float = 30) -> None:
         """Wait until it is done; it must succeed."""
         self._thread.join(seconds)
-        assert not self._thread.is_alive(), "the statement still waits"
-        self._connection.close()
+        assert not self._thread.is_alive(), "the work is not done"
         if self._error is not None:
             raise self._error
 
-    def _work(self, statement: str) -> None:
+    def _execute(self, work: Callable[[], object]) -> None:
         try:
-            self._connection.execute(statement)
+            work()
         except BaseException as error:  # noqa: BLE001 - raised in finish
             self._error = error
+
+
+class Later:
+    """A statement that may have to wait, in a session of its own."""
+
+    def __init__(self, server: Server, dbname: str, statement: str, **options: Any) -> None:
+        self._connection = servers.connect(server, dbname, **options)
+        self.pid = self._connection.info.backend_pid
+        self._background = Background(lambda: self._connection.execute(statement))
+
+    def finish(self, seconds: float = 30) -> None:
+        """Wait until it is done; it must succeed."""
+        self._background.finish(seconds)
+        self._connection.close()
 
 
 def waits(server: Server, pid: int) -> bool:

@@ -122,9 +122,12 @@ def load_config(
     dsn: str | None = None,
     directory: str | None = None,
     jobs: str | None = None,
+    lock_timeout: str | None = None,
 ) -> config.Config:
     """Read the configuration of one target."""
-    configs = load_configs(target=target, dsn=dsn, directory=directory, jobs=jobs)
+    configs = load_configs(
+        target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout
+    )
     if len(configs) > 1:
         names = ", ".join(str(found.target) for found in configs)
         raise e.UsageError(

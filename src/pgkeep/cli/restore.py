@@ -17,6 +17,7 @@ from ..restore.search_path import SearchPath
 from ..restore.tables import planning as tables_planning
 from ..restore.tables import restore as tables_restore
 from ..restore.tables.plan import Conflict, TablesOptions, TablesPlan, TablesSummary
+from ..restore.tables.row_merge import MergeCount
 from ..stores.store import Store
 from ..terminal import printable
 from . import output, run_log
@@ -74,7 +75,11 @@ def command(**given: Any) -> None:
     """
     common = group(CommonOptions, given)
     config = load_config(
-        target=common.target, dsn=common.dsn, directory=common.directory, jobs=common.jobs
+        target=common.target,
+        dsn=common.dsn,
+        directory=common.directory,
+        jobs=common.jobs,
+        lock_timeout=common.lock_timeout,
     )
     if common.file is not None:
         store, name = locate(common.file, config)
@@ -92,7 +97,8 @@ def command(**given: Any) -> None:
     side_files.read_globals(store, name, side)
     tables = group(TableOptions, given)
     if tables.tables:
-        options = _tables_options(common, tables, group(RowOptions, given))
+        rows = group(RowOptions, given)
+        options = _tables_options(common, tables, rows, config.settings.lock_timeout)
         _restore_tables(tables_planning.make_plan(config.endpoint(), source, options), common)
     else:
         whole = group(DatabaseOptions, given)
@@ -107,7 +113,9 @@ def _verify(store: Store, name: str, config: Config, *, as_json: bool) -> None:
     print_json(report) if as_json else output.note(f"ok: {report.file} is complete")
 
 
-def _tables_options(common: CommonOptions, tables: TableOptions, rows: RowOptions) -> TablesOptions:
+def _tables_options(
+    common: CommonOptions, tables: TableOptions, rows: RowOptions, lock_timeout: float
+) -> TablesOptions:
     return TablesOptions(
         patterns=tables.tables,
         new_name=tables.new_name,
@@ -120,6 +128,7 @@ def _tables_options(common: CommonOptions, tables: TableOptions, rows: RowOption
         analyze=not common.no_analyze,
         search_path=SearchPath(common.search_path),
         disable_triggers=common.disable_triggers,
+        lock_timeout=lock_timeout,
     )
 
 
@@ -185,10 +194,11 @@ def _restore_tables(full_plan: TablesPlan, common: CommonOptions) -> None:
     if full_plan.replaces:
         _ask(plan, common)
 
-    def confirm(found: int, written: int) -> bool:
+    def confirm(count: MergeCount) -> bool:
+        verb = "matches" if count.chosen == 1 else "match"
         changes = (
-            f"{plural(found, 'row')} of the backup {'matches' if found == 1 else 'match'}, of which"
-            f" {written:,} {'is' if written == 1 else 'are'} written"
+            f"{plural(count.chosen, 'row')} of the backup {verb}, of which {count.written:,}"
+            f" {'is' if count.written == 1 else 'are'} written; {count.existing:,} exist already"
         )
         output.current().info(changes)
         if common.yes:
@@ -198,7 +208,7 @@ def _restore_tables(full_plan: TablesPlan, common: CommonOptions) -> None:
                 f"{changes}: nothing is changed without confirmation",
                 hint="Use --yes to skip the confirmation.",
             )
-        return output.ask("Commit?")
+        return output.ask("Write them?")
 
     warned = _warn_before(plan, as_json=common.as_json)
     with output.current().progress(silent=common.as_json) as bar, _explained(plan):

@@ -24,6 +24,7 @@ RULES: tuple[Rule, ...] = (
     Requires("--max-outage", ("--drop-existing",)),
     Requires("--disable-triggers", ("--data-only", "--where")),
     Requires("--as", ("--table",)),
+    Requires("--lock-timeout", ("--table",)),
     Requires("--where", ("--table",)),
     Requires("--on-conflict", ("--where",)),
     AtMostOne(("--in-place", "--drop-existing", "--data-only")),
@@ -69,6 +70,7 @@ class CommonOptions:
     target: str | None
     directory: str | None
     jobs: str | None
+    lock_timeout: str | None
     as_json: bool
 
 
@@ -190,6 +192,11 @@ _DECORATORS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         "new_name",
         metavar="NAME",
         help="With --table: restore under this name, next to the existing table.",
+    ),
+    _table(
+        "--lock-timeout",
+        metavar="SECONDS",
+        help="Maximum time to wait for locks on existing tables (BACKUP_LOCK_TIMEOUT).",
     ),
     _rows(
         "--where",

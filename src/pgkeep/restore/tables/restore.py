@@ -25,7 +25,7 @@ from .whole_tables import WholeTables
 
 
 def execute(plan: TablesPlan, progress: Progress, confirm: Confirm) -> TablesResult:
-    """Do what the plan says; `confirm` is asked with the rows that match and were written.
+    """Do what the plan says; `confirm` is asked before rows are written.
 
     Raises:
         Refused: the plan has problems, or `confirm` says no.
@@ -45,17 +45,10 @@ def execute(plan: TablesPlan, progress: Progress, confirm: Confirm) -> TablesRes
         session = Session(connection, _header(plan, connection))
         connection.execute("SET synchronous_commit = on")
         try:
-            connection.execute("BEGIN")
             if plan.options.where is not None:
-                rows, written = RowMerge(plan, session).restore(progress, confirm)
+                rows, written = _merge(plan, session, progress, confirm, warnings)
             else:
-                whole = WholeTables(plan, session)
-                rows = written = whole.restore(progress)
-                warnings += whole.warnings
-            progress.step("committing")
-            with interrupts.held():
-                connection.execute("COMMIT")
-                interrupts.completed(f"{listed(tables.names)} committed")
+                rows = written = _restore(plan, session, progress, warnings)
             if plan.options.analyze and plan.options.where is None:
                 _analyze(connection, restored)
         except psycopg.Error as error:
@@ -68,6 +61,41 @@ def execute(plan: TablesPlan, progress: Progress, confirm: Confirm) -> TablesRes
         seconds=round(time.monotonic() - started, 3),
         warnings=warnings,
     )
+
+
+def _restore(plan: TablesPlan, session: Session, progress: Progress, warnings: list[str]) -> int:
+    session.connection.execute("BEGIN")
+    whole = WholeTables(plan, session)
+    rows = whole.restore(progress)
+    _commit(plan, session, progress)
+    progress.step("validating foreign keys")
+    whole.validate()
+    warnings += whole.warnings
+    return rows
+
+
+def _merge(
+    plan: TablesPlan, session: Session, progress: Progress, confirm: Confirm, warnings: list[str]
+) -> tuple[int, int]:
+    merge = RowMerge(plan, session)
+    merge.load(progress)
+    expected = merge.count()
+    # Nothing is open and nothing locked while somebody thinks about the answer.
+    if not confirm(expected):
+        raise e.Refused("cancelled: nothing was changed")
+    session.connection.execute("BEGIN")
+    written = merge.write(progress, expected)
+    _commit(plan, session, progress)
+    if written < expected.written:
+        warnings.append(f"{written} rows were written, {expected.written} were expected")
+    return expected.chosen, written
+
+
+def _commit(plan: TablesPlan, session: Session, progress: Progress) -> None:
+    progress.step("committing")
+    with interrupts.held():
+        session.connection.execute("COMMIT")
+        interrupts.completed(f"{listed(plan.tables.names)} committed")
 
 
 def _header(plan: TablesPlan, connection: Connection) -> list[Statement]:

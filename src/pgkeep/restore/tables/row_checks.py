@@ -72,5 +72,6 @@ def _check_triggers(
 def steps(tables: SelectedTables, options: TablesOptions) -> Iterator[str]:
     """Say in their order what will be done."""
     yield f"load {listed(tables.names)} into a temporary table"
+    yield f"count the rows where {options.where}, and ask"
     yield f"insert the rows where {options.where}"
     yield _STEPS[options.conflict]

@@ -132,9 +132,13 @@ def steps(tables: SelectedTables, options: TablesOptions) -> Iterator[str]:
         yield f"load the rows of {rows}, which belongs to an extension"
     if tables.defined:
         names = listed(tables.defined)
-        if options.replace:
-            yield f"drop {names}"
         new = definitions.new_name(tables, options)
         to = f" as {dotted(new)}" if new is not None else ""
-        yield f"create {names}{to}, load its rows, then indexes, constraints and triggers"
+        aside = " in another schema" if options.replace else ""
+        yield f"create {names}{to}{aside}, load its rows, then indexes, constraints and triggers"
+    if options.replace and tables.defined:
+        yield (
+            f"drop the existing {listed(tables.defined)} and put the restored into its place, with"
+            f" locks for which it waits at most {options.lock_timeout:g} s"
+        )
     yield "compare the number of rows with the backup, and commit"

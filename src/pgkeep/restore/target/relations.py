@@ -72,6 +72,33 @@ def tells_conflicts(connection: Connection, oid: int) -> bool:
     return row is not None and bool(row[0])
 
 
+def unique_keys(connection: Connection, oid: int) -> list[dict[str, str]]:
+    """Return the unique keys of whole columns, each column with the operator of its index."""
+    rows = connection.execute(
+        """
+        SELECT i.indexrelid, a.attname,
+               pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, o.oprname)
+        FROM pg_catalog.pg_index i
+        CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(i.indkey::pg_catalog.int2[]),
+            pg_catalog.unnest(i.indclass::pg_catalog.oid[]))
+            WITH ORDINALITY AS k(attnum, class, place)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        JOIN pg_catalog.pg_opclass c ON c.oid = k.class
+        JOIN pg_catalog.pg_amop p ON p.amopfamily = c.opcfamily AND p.amopstrategy = 3
+            AND p.amoplefttype = c.opcintype AND p.amoprighttype = c.opcintype
+        JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr
+        JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+        WHERE i.indrelid = %s AND i.indisunique AND i.indimmediate AND i.indpred IS NULL
+          AND i.indexprs IS NULL AND k.place <= i.indnkeyatts
+        """,
+        [oid],
+    )
+    found: dict[int, dict[str, str]] = {}
+    for index, column, operator in rows:
+        found.setdefault(index, {})[column] = operator
+    return list(found.values())
+
+
 def is_deferrable(connection: Connection, oid: int) -> bool:
     """Tell whether the primary key is checked later: by it ON CONFLICT finds no row."""
     query = (
@@ -128,34 +155,36 @@ def children(connection: Connection, names: Sequence[Name]) -> set[Name]:
     return {(row[0], row[1]) for row in rows}
 
 
-def foreign_keys_from_elsewhere(
-    connection: Connection, names: Sequence[Name]
-) -> list[tuple[str, str]]:
-    """Return for each foreign key of another table what drops it, and what makes it again."""
+def is_partitioned(connection: Connection, oid: int) -> bool:
+    """Tell whether a relation is a partitioned table."""
+    query = "SELECT FROM pg_catalog.pg_class WHERE oid = %s AND relkind = 'p'"
+    return connection.execute(query, [oid]).fetchone() is not None
+
+
+def around(connection: Connection, names: Sequence[Name]) -> list[int]:
+    """Return tables with those that refer to them, that they refer to, and their parents."""
     rows = connection.execute(
         """
-        SELECT a.sql || pg_catalog.format('DROP CONSTRAINT %%I', k.conname),
-               a.sql || pg_catalog.format('ADD CONSTRAINT %%I %%s', k.conname,
-                                          pg_catalog.pg_get_constraintdef(k.oid))
-        FROM pg_catalog.pg_constraint k
-        JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        CROSS JOIN LATERAL pg_catalog.format('ALTER TABLE %%I.%%I ', n.nspname, c.relname) AS a(sql)
-        WHERE k.contype = 'f' AND k.conparentid = 0
-          AND k.confrelid = ANY (%(oids)s) AND k.conrelid <> ALL (%(oids)s)
+        SELECT pg_catalog.unnest(ARRAY[conrelid, confrelid]) FROM pg_catalog.pg_constraint
+        WHERE contype = 'f' AND (conrelid = ANY (%(oids)s) OR confrelid = ANY (%(oids)s))
+        UNION SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = ANY (%(oids)s)
+        UNION SELECT pg_catalog.unnest(%(oids)s::pg_catalog.oid[])
         """,
         {"oids": oids(connection, names)},
     )
-    return [(row[0], row[1]) for row in rows]
+    return [row[0] for row in rows]
 
 
 def in_schema(connection: Connection, schema: str) -> list[tuple[str, str]]:
-    """Return indexes, sequences and statistics of a schema; constraints follow their indexes."""
+    """Return what a schema has by kind and name; constraints follow their indexes."""
     rows = connection.execute(
         """
         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'INDEX' END, c.relname
         FROM pg_catalog.pg_class c WHERE c.relnamespace = %(schema)s::pg_catalog.regnamespace
           AND c.relkind IN ('i', 'I', 'S')
+        UNION ALL
+        SELECT 'TABLE', relname FROM pg_catalog.pg_class
+        WHERE relnamespace = %(schema)s::pg_catalog.regnamespace AND relkind IN ('r', 'p')
         UNION ALL
         SELECT 'STATISTICS', stxname FROM pg_catalog.pg_statistic_ext
         WHERE stxnamespace = %(schema)s::pg_catalog.regnamespace
