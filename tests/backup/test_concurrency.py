@@ -197,8 +197,8 @@ from generate_series(1, {SPARSE_ROWS}) i;
     with pg17.log.open("rb") as log:
         log.seek(logged)
         refused = re.findall(rb"ERROR:  could not obtain lock on relation", log.read())
-    assert len(refused) == 2, "both workers were refused, so that the coordinator has copied"
-    assert len(parts(artifact, 'tä "b')) == 2
+    assert len(refused) == 1, "a worker was refused, so that the coordinator has copied it all"
+    assert len(parts(artifact, 'tä "b')) == 1
     servers.sql(pg17, db, f"alter table {table} drop b")  # it got its turn
     with restored(pg17, artifact) as copy, servers.connect(pg17, db) as source:
         assert one(copy, "show server_encoding") == "LATIN1"

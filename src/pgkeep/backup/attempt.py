@@ -1,63 +1,33 @@
 """One attempt to dump a database: pg_dump and the workers, on one snapshot."""
 
-import queue
+import functools
 import re
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import psycopg
 from psycopg import sql
 
 from .. import __version__
 from .. import errors as e
-from ..artifact.file import BLOCK, ArtifactWriter
-from ..artifact.packer import Packer
-from ..model.manifest import Computed, DatabaseFacts, ServerFacts
+from ..artifact.file import ArtifactWriter
+from ..model.manifest import Computed
 from ..postgres import computed_values, moved_names, programs, snapshot
-from ..postgres.connection import ChildAccess, Connection, Endpoint
-from ..postgres.messages import one_line
-from ..postgres.snapshot import Snapshot, Table
+from ..postgres.connection import Connection
+from ..postgres.snapshot import Snapshot
 from ..progress import Progress
 from ..sql.scanner import Scanner
 from ..task_group import TaskGroup
-from .assembly import Assembler, MemberOrder, announcement, object_of
-from .blocking import LockWatch
-from .copy_session import CopySession, copy_statement
-from .deadlines import Watch
+from .assembly import Assembler, MemberOrder
 from .rate_limit import RateLimit
+from .source import DumpSource, lost_snapshot, program_error
 from .tasks import CopyTask, exclusion
+from .workers import Workers
 
 # The coordinator already holds every lock that pg_dump requests. If pg_dump has to wait, then for a
 # session that waits for the coordinator. pg_dump is started again after that session had its turn.
 # Meanwhile all sessions that need the table wait, so this time is short.
 PG_DUMP_LOCK_WAIT = 1_000  # ms
-
-RECOVERY_HINT = (
-    "Increase max_standby_streaming_delay on the standby, turn on hot_standby_feedback, or back up"
-    " the primary."
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DumpSource:
-    """The database to dump, and how sessions and programs connect to it."""
-
-    connection: Connection  # of the coordinator, which holds the locks and the snapshot
-    endpoint: Endpoint
-    access: ChildAccess
-    client: programs.Installation
-    server: ServerFacts
-    database: DatabaseFacts
-    codec: str
-    settings: Mapping[str, str]  # of every session that reads data
-    workers: int
-    schema_only: bool
-    lock_timeout: float  # seconds
-    lock_watch: LockWatch  # looks for sessions that wait for us
-    lc_monetary: str | None = None  # where the database can contain money
-    watch: Watch
 
 
 class RefusedError(Exception):
@@ -105,14 +75,13 @@ class Attempt:
         source.watch.on_give_up(self._threads.fail)
         self._rate_limit = RateLimit(source.watch.limits.rate, self._check)
         self._threads.on_stop(self._rate_limit.stop)
-        self._tasks: queue.SimpleQueue[CopyTask] = queue.SimpleQueue()
-        for task in tasks:
-            self._tasks.put(task)
         self._copied_by_workers = {task.table.oid: task.table for task in tasks}
         self._size = sum(task.size for task in tasks)
-        self._workers = min(source.workers, len(tasks))
-        self._order = MemberOrder(writer, self._threads, self._workers)
-        self._coordinator = threading.Lock()
+        self._jobs = min(source.workers, len(tasks))
+        self._order = MemberOrder(writer, self._threads, self._jobs)
+        self._workers = Workers(
+            source, tasks, self._order, self._threads, self._read, self._check_names
+        )
         self._waiting: dict[int, float] = {}  # process id of a child -> start of its wait
 
     def execute(self) -> None:
@@ -125,8 +94,9 @@ class Attempt:
             self._progress.total(self._size)
         with self._threads:
             self._threads.start(self._run_pg_dump, "pg_dump")
-            for number in range(self._workers):
-                self._threads.start(self._run_worker, f"worker-{number}")
+            for number in range(self._jobs):
+                copy = functools.partial(self._workers.run, self._held.id, self._progress)
+                self._threads.start(copy, f"worker-{number}")
             if self._targets:
                 self._threads.start(self._hash, "hashes")
             try:
@@ -137,7 +107,7 @@ class Attempt:
     def _tick(self) -> None:
         """Check that the snapshot is still held and who waits for it, and report progress."""
         self._progress.wrote(self._writer.raw, self._writer.size)
-        if not self._coordinator.acquire(blocking=False):
+        if not self._workers.coordinator.acquire(blocking=False):
             self._source.lock_watch.look(None)
         else:
             try:
@@ -146,7 +116,7 @@ class Attempt:
             except psycopg.Error as error:
                 raise lost_snapshot(error) from error
             finally:
-                self._coordinator.release()
+                self._workers.coordinator.release()
 
     def _look_for_waits(self) -> None:
         """Fail if a child waits too long to lock a non-table: pg_dump has no timeout for that."""
@@ -183,8 +153,7 @@ class Attempt:
             try:
                 scanner = Scanner(self._schemas)
                 while block := child.read():
-                    self._rate_limit.take(len(block))
-                    self._check()
+                    self._read(len(block))
                     for piece in scanner.feed(block):
                         assembler.add(piece)
                 child.finish()
@@ -244,30 +213,6 @@ class Attempt:
                 names = ", ".join(f"{table.schema}.{table.name}" for table in tables[:5])
                 raise e.DumpFailed(f"{len(tables)} tables dumped {how}, such as {names}")
 
-    def _run_worker(self) -> None:
-        session = CopySession(
-            self._source.client, self._source.access, self._source.database.encoding, self._held.id
-        )
-        try:
-            self._threads.on_stop(session.kill)
-            packer = Packer("data", self._order.write_rows)
-            while (task := self._next_task()) is not None:
-                self._threads.check()
-                if session.lock(task.table):
-                    blocks = session.copy(task.table, task.first, task.last)
-                else:
-                    blocks = self._copy_by_coordinator(task)
-                try:
-                    self._pack(packer, task, blocks)
-                except e.ProgramFailed as error:
-                    raise program_error(error, self._source.database.name, task.table) from error
-                self._progress.advance(task.size)
-            packer.flush()
-            session.finish()
-        finally:
-            session.close()
-        self._order.worker_is_done()
-
     def _hash(self) -> None:
         """Hash the values that a restore computes; only drills need them, so failures only warn."""
         try:
@@ -294,42 +239,10 @@ class Attempt:
         self._source.watch.advanced()
         self._threads.check()
 
-    def _next_task(self) -> CopyTask | None:
-        try:
-            return self._tasks.get_nowait()
-        except queue.Empty:
-            return None
-
-    def _copy_by_coordinator(self, task: CopyTask) -> Iterator[bytes]:
-        """Copy on the connection that already holds the lock (trap D4)."""
-        connection = self._source.connection
-        with self._coordinator:
-            encoding = sql.SQL("SET LOCAL client_encoding = {}")
-            connection.execute(encoding.format(self._source.database.encoding))
-            statement = copy_statement(task.table, task.first, task.last)
-            with connection.cursor() as cursor, cursor.copy(statement) as copy:
-                # The driver returns one row at a time, and a row can be large.
-                block = bytearray()
-                for row in copy:
-                    block += row
-                    if len(block) >= BLOCK:
-                        yield bytes(block)
-                        block.clear()
-                yield bytes(block)
-            connection.execute("SET LOCAL client_encoding = 'UTF8'")
-        self._check_names()
-
-    def _pack(self, packer: Packer, task: CopyTask, blocks: Iterator[bytes]) -> None:
-        table = task.table
-        packer.begin(object_of(table))
-        packer.write(announcement(table, self._source.codec))
-        packer.begin_copy(b"COPY %s (%s) FROM stdin;\n" % (table.target, table.columns))
-        for block in blocks:
-            self._rate_limit.take(len(block))
-            self._check()
-            packer.rows(block)
-        packer.end_copy()
-        packer.write(b"\n\n")
+    def _read(self, size: int) -> None:
+        """Record that so many bytes were read, and wait until more are allowed."""
+        self._rate_limit.take(size)
+        self._check()
 
 
 def _cancel(connection: Connection) -> None:
@@ -368,27 +281,3 @@ def _money(locale: str | None) -> bytes:
     if locale is None:
         return b""
     return f"SET lc_monetary = {sql.Literal(locale).as_string(None).strip()};\n\n".encode()
-
-
-def lost_snapshot(error: psycopg.Error) -> e.DumpFailed:
-    """Return the error for the end of the session that holds locks and snapshot."""
-    hint = RECOVERY_HINT if "conflict with recovery" in str(error) else None
-    return e.DumpFailed(
-        f"lost the connection that holds the snapshot: {one_line(error)}", hint=hint
-    )
-
-
-def program_error(
-    error: e.ProgramFailed, database: str, table: Table | None = None
-) -> e.DumpFailed:
-    """Return a program's failure as a failure of the dump, with a hint for known causes."""
-    stderr = " ".join(error.said)
-    hint = None
-    if "invalid memory alloc request size" in stderr or "Cannot enlarge string buffer" in stderr:
-        hint = "A row is larger than 1 GB as text, which COPY does not support. Reduce its size."
-    elif "out of shared memory" in stderr:
-        hint = "Run ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
-    elif "conflict with recovery" in stderr:
-        hint = RECOVERY_HINT
-    of = f", table {table.schema}.{table.name}" if table is not None else ""
-    return e.DumpFailed(f"database {database}{of}: {error.message}", hint=hint)

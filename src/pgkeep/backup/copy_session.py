@@ -45,6 +45,29 @@ _UNLOCK = b"""\
 ROLLBACK TO SAVEPOINT before;
 RELEASE SAVEPOINT before;
 """
+# A query locks the indexes of its table when it is planned. REINDEX holds them exclusively for long
+# and if it has to wait for us, all other queries on the table wait behind it. Therefore a slice
+# holds them only while it is copied, and does not wait for them. EXPLAIN takes the same locks.
+_PLAN = b"""\
+\\set ON_ERROR_STOP off
+SAVEPOINT slice;
+SET LOCAL lock_timeout = %d;
+EXPLAIN %s \\g /dev/null
+\\if :ERROR
+ROLLBACK TO SAVEPOINT slice;
+RELEASE SAVEPOINT slice;
+\\echo busy
+\\else
+SET LOCAL lock_timeout = 0;
+\\echo planned
+\\endif
+\\set ON_ERROR_STOP on
+"""
+_UNPLAN = b"""\
+ROLLBACK TO SAVEPOINT slice;
+RELEASE SAVEPOINT slice;
+"""
+INDEX_LOCK_WAIT = 200  # ms
 _ECHO_END = b"\\echo '\\\\.'\n"
 
 
@@ -62,6 +85,11 @@ class CopySession:
             with_input=True,
         )
         self._child.write(_SETUP.format(snapshot=snapshot).encode())
+
+    def wait_until_ready(self) -> None:
+        """Wait until the session is connected and has the snapshot."""
+        self._child.write(b"\\echo ready\n")
+        self._line()
 
     def lock(self, table: Table) -> bool:
         """Lock a table and release the previous one; return whether the lock was free.
@@ -83,8 +111,16 @@ class CopySession:
         self._locked = table.oid
         return True
 
+    def plan(self, table: Table, first: int, last: int | None) -> bool:
+        """Lock what a query for some pages of a locked table needs; return whether it was free.
+
+        If so, these pages must be copied next.
+        """
+        self._child.write(_PLAN % (INDEX_LOCK_WAIT, _slice_query(table, first, last)))
+        return self._line() == b"planned\n"
+
     def copy(self, table: Table, first: int | None, last: int | None) -> Iterator[bytes]:
-        """Yield the rows of a locked table, or of some of its pages, in COPY's text format.
+        """Yield the rows of a locked table, or of some of its planned pages, in COPY's text format.
 
         A statement locks what it reads by name until the end of the subtransaction. If no other
         relation is locked afterwards, nothing else was read, whatever the name meant in between
@@ -97,6 +133,8 @@ class CopySession:
         yield from self.run(copy_statement(table, first, last))
         self._child.write(_LOCKED)
         _check_locked(table, self._line())
+        if first is not None:
+            self._child.write(_UNPLAN)
 
     def run(self, statement: bytes) -> Iterator[bytes]:
         """Yield the rows of any `COPY ... TO STDOUT`."""
@@ -163,9 +201,11 @@ def copy_statement(table: Table, first: int | None, last: int | None) -> bytes:
     """
     if first is None:
         return b"COPY %s (%s) TO STDOUT" % (table.sql, table.columns)
+    return b"COPY (%s) TO STDOUT" % _slice_query(table, first, last)
+
+
+def _slice_query(table: Table, first: int, last: int | None) -> bytes:
     condition = b"ctid >= '(%d,0)'" % first
     if last is not None:
         condition += b" AND ctid < '(%d,0)'" % last
-    return b"COPY (SELECT %s FROM ONLY %s WHERE %s) TO STDOUT" % (
-        table.columns, table.sql, condition,
-    )  # fmt: skip
+    return b"SELECT %s FROM ONLY %s WHERE %s" % (table.columns, table.sql, condition)

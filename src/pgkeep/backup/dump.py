@@ -35,9 +35,10 @@ from ..postgres.table_locks import LockBudget
 from ..progress import Progress
 from ..sql.encodings import codec
 from . import preflight
-from .attempt import Attempt, DumpSource, RefusedError, lost_snapshot, program_error
+from .attempt import Attempt, RefusedError
 from .blocking import BlockedSessions, LockWatch
 from .deadlines import Watch
+from .source import DumpSource, lost_snapshot, program_error
 from .tasks import CopyTask, plan_tasks
 from .trust import may_be_queried
 

@@ -108,7 +108,8 @@ def read(
 
     """
     rows = total = 0
-    with connection.transaction(), connection.cursor() as cursor:
+    # The rollback releases the locks that the query has taken, also on indexes.
+    with connection.transaction(force_rollback=True), connection.cursor() as cursor:
         for statement in target.statements:
             with cursor.copy(statement) as copy:
                 for row in copy:  # the server sends each row in its own message

@@ -57,12 +57,21 @@ LATER_SETTINGS = {
     "client_connection_check_interval": ("2000", 140000),
     "transaction_timeout": ("0", 170000),
 }
+# With these, a query for some pages of a table reads only these pages. Without a TID range scan, or
+# with other costs or a parallel plan, each slice would read the complete table (trap D11).
+SLICES = {
+    "enable_tidscan": "on",
+    "seq_page_cost": "1",
+    "random_page_cost": "4",
+    "max_parallel_workers_per_gather": "0",
+}
 # Settings only of sessions that read for a dump, if the server has them. A table's owner can
 # replace the table: reading a view or planning a query can run the owner's code (trap G2.2). The
 # other settings, which the database's owner can set, change the output.
 READING = {
     "restrict_nonsystem_relation_kind": "view, foreign-table",
     "constraint_exclusion": "off",
+    **SLICES,
     "quote_all_identifiers": "off",
     "client_min_messages": "warning",
 }
