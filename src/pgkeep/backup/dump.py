@@ -19,7 +19,15 @@ from .. import __version__
 from .. import errors as e
 from ..artifact.file import ArtifactWriter, Index, Meta
 from ..model.manifest import Computed
-from ..postgres import computed_values, moved_names, name_resolution, programs, snapshot, wal
+from ..postgres import (
+    computed_values,
+    lock_table,
+    moved_names,
+    name_resolution,
+    programs,
+    snapshot,
+    wal,
+)
 from ..postgres.connection import (
     SEVERAL_SERVERS,
     ChildAccess,
@@ -116,6 +124,7 @@ class _Dump:
         self.database = database_facts(connection)
         self.codec = codec(self.database.encoding)
         self.client = programs.choose(self.server.major, programs.installations())
+        self.jobs = options.jobs
         self.warnings: list[str] = []
 
     def run(self) -> DumpResult:
@@ -143,6 +152,7 @@ class _Dump:
         connections = 1 + self.options.jobs + (self.options.yield_after is not None)
         findings = preflight.check(self.connection, self.server, tables, connections)
         preflight.refuse(findings)
+        self.jobs = lock_table.forecast(self.connection, len(tables), self.jobs).workers
         findings += preflight.emptiness(
             self.connection, tables, chosen=self.options.chosen, named=self.options.named
         )
@@ -226,7 +236,7 @@ class _Dump:
             database=self.database,
             codec=self.codec,
             settings=self.settings,
-            workers=self.options.jobs,
+            workers=self.jobs,
             schema_only=self.options.schema_only,
             lock_timeout=self.options.budget.seconds,
             lc_monetary=money,
@@ -273,7 +283,7 @@ class _Dump:
         return plan_tasks(
             candidates,
             sizes,
-            self.options.jobs,
+            self.jobs,
             int(row[0]) if slices else None,
             may_be_queried(self.connection, [candidate.oid for candidate in candidates]),
         )

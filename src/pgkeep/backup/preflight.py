@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from .. import errors as e
 from ..model.manifest import ServerFacts
-from ..postgres import name_resolution
+from ..postgres import lock_table, name_resolution
 from ..postgres.connection import Connection
 from ..postgres.facts import shared_rows, system_identifier
 from ..postgres.snapshot import Table
@@ -29,7 +29,7 @@ def check(
         *_row_security(connection, tables),
         *_large_objects(connection, server),
         *_connections(connection, connections),
-        *_locks(connection, tables),
+        *_locks(lock_table.forecast(connection, len(tables), connections - 1)),
         *_oddities(connection, server, tables),
         *_ambiguous(connection),
     ]
@@ -212,20 +212,19 @@ def _connections(connection: Connection, needed: int) -> Iterator[Finding]:
         yield from shortages(limits, needed)
 
 
-def _locks(connection: Connection, tables: Sequence[Table]) -> Iterator[Finding]:
-    row = connection.execute(
-        """
-        SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8
-             * (pg_catalog.current_setting('max_connections')::pg_catalog.int8
-                + pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8)
-        """
-    ).fetchone()
-    if row is not None and len(tables) > row[0]:
-        yield Finding(
-            "warning",
-            f"{len(tables)} tables to lock, the server has room for about {row[0]} locks",
-            "ALTER SYSTEM SET max_locks_per_transaction = 1024;  -- and restart the server",
-        )
+def _locks(forecast: lock_table.LockForecast) -> Iterator[Finding]:
+    if forecast.share <= lock_table.WARN:
+        return
+    refused = forecast.share > lock_table.REFUSE
+    consequence = ": other sessions would run out of shared memory" if refused else ""
+    yield Finding(
+        "error" if refused else "warning",
+        f"the lock table of the server has room for {forecast.size} locks, {forecast.used} are in"
+        f" use, the backup needs {forecast.needed} more with"
+        f" --jobs={forecast.workers}{consequence}",
+        f"ALTER SYSTEM SET max_locks_per_transaction = {forecast.suggested};"
+        "  -- and restart the server",
+    )
 
 
 def _oddities(

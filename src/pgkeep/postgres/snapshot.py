@@ -16,7 +16,7 @@ import psycopg
 
 from .. import errors as e
 from ..sql.encodings import shared_text
-from . import moved_names, wal
+from . import lock_table, moved_names, wal
 from .connection import Connection, application_name
 from .table_locks import CAME_AND_WENT, LockBudget, LockedTable, TableLocker, not_locked
 
@@ -250,9 +250,10 @@ def waits_too_long(connection: Connection, pid: int, waited: float) -> e.DumpFai
 
 def _too_many_locks(connection: Connection, count: int) -> e.DumpFailed:
     connection.execute("ROLLBACK")
-    setting = connection.execute("SHOW max_locks_per_transaction").fetchone()
+    forecast = lock_table.forecast(connection, count, 1)
     return e.DumpFailed(
-        f"the server has not enough memory for locks on {count} tables"
-        f" (max_locks_per_transaction = {setting[0] if setting else '?'})",
-        hint="Run ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server.",
+        f"the server has not enough memory for locks on {count} tables: its lock table has room for"
+        f" {forecast.size} locks, {forecast.used} are in use",
+        hint=f"Run ALTER SYSTEM SET max_locks_per_transaction = {forecast.suggested}; and restart"
+        " the server.",
     )
