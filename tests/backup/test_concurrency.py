@@ -167,6 +167,31 @@ def test_migration_waits_holding_a_view(
         assert one(copy, f"{columns} where attrelid = 'v'::regclass") == "bigint integer"
 
 
+def test_migration_drops_a_view_before_pg_dump_reads_it(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """D4, D5: nobody can continue; the backup releases its locks at once, and starts again."""
+    db = database(pg17)
+    servers.psql(
+        pg17,
+        db,
+        input="create table t (a int); create materialized view a_view as select 1 as a;"
+        " create view z_view as select a from t",
+    )
+    with servers.connect(pg17, db) as holder:
+        holder.execute("begin; refresh materialized view a_view")
+        backup = start(pg17, db, tmp_path, BACKUP_LOCK_TIMEOUT="20")
+        until(lambda: locks_of_backup(pg17, db, "a_view", granted=False))
+        migration = Later(pg17, db, "begin; drop view z_view; alter table t add b int; commit")
+        until(lambda: waits(pg17, migration.pid))
+        holder.execute("commit")
+        artifact = finish(backup, tmp_path)
+    migration.finish()
+    with restored(pg17, artifact) as copy:
+        assert one(copy, "select count(*) from pg_class where relname = 'z_view'") == 0
+        assert copy.execute("select a, b from t").fetchall() == []
+
+
 def test_alter_waits_before_a_worker_locks(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:

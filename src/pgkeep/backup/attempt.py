@@ -218,6 +218,7 @@ class Attempt:
         try:
             with self._source.endpoint.connect(**self._source.settings) as connection:
                 self._threads.on_stop(lambda: _cancel(connection))
+                self._source.lock_watch.patient.add(connection.info.backend_pid)
                 computed_values.begin(connection, self._held.id, self._source.database.encoding)
                 self.computed, warnings = computed_values.read_all(
                     connection, self._targets, self._source.codec, self._check

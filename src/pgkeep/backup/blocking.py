@@ -15,7 +15,8 @@ import psycopg
 from .. import errors as e
 from .. import interrupts
 from ..model.manifest import BlockedSession
-from ..postgres.blocked import WaitingSession, end_sessions, waiting_for_us
+from ..postgres import moved_names
+from ..postgres.blocked import WaitingSession, end_session, end_sessions, find
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.messages import one_line
 
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 RECORDED = 100  # waits in the manifest: the longest
 # Seconds between two looks of the thread that gives up: a wait ends at most this much late.
 INTERVAL = 0.25
+PLANNING = "EXPLAIN"  # of a worker, which waits for at most 0.2 s
 
 
 class BlockedSessions:
@@ -95,6 +97,7 @@ class LockWatch:
         self._observer: Connection | None = None
         self._stop = threading.Event()
         self._error: e.DumpFailed | None = None
+        self.patient: set[int] = set()  # process ids of sessions of ours that do not wait for long
 
     def check(self) -> None:
         """Raise the reason if the backup was given up."""
@@ -102,10 +105,18 @@ class LockWatch:
             raise self._error
 
     def look(self, idle: Connection | None) -> None:
-        """Record who waits, with the coordinator's connection if it is idle."""
+        """Record who waits, with the coordinator's connection if it is idle.
+
+        Raises:
+            Moved: none of us and of the sessions that wait for us can continue.
+
+        """
         self.check()
-        if self._limit is not None:
-            return  # the thread looks
+        if self._limit is None:  # otherwise the thread looks
+            self._look_by(idle)
+            self.check()
+
+    def _look_by(self, idle: Connection | None) -> None:
         if idle is not None:
             self._look(idle)
             return
@@ -165,7 +176,19 @@ class LockWatch:
                 return
 
     def _look(self, connection: Connection) -> None:
-        self._sessions.saw(waiting_for_us(connection, self._coordinator))
+        found = find(connection, self._coordinator)
+        self._sessions.saw(found.for_us)
+        stuck = [
+            session
+            for session in found.stuck
+            if session.pid not in self.patient and session.command != PLANNING
+        ]
+        if stuck:
+            # At once: the server would end one of both after deadlock_timeout, maybe the other one.
+            self._error = moved_names.Moved(
+                f"a session that waits for the backup blocks it: {stuck[0]}"
+            )
+            end_session(connection, stuck[0].pid)
 
 
 def _gave_up(session: WaitingSession, waited: float) -> e.DumpFailed:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..sql.encodings import codec, shared_text
 from .connection import Connection, application_name
@@ -50,8 +50,8 @@ WAIT_START_SINCE = 140000  # pg_locks.waitstart
 # what is secret.
 _COMMANDS = frozenset({
     "ALTER", "ANALYZE", "BEGIN", "CALL", "CLUSTER", "COMMENT", "COPY", "CREATE", "DELETE", "DO",
-    "DROP", "EXECUTE", "GRANT", "INSERT", "LOCK", "MERGE", "REFRESH", "REINDEX", "REVOKE", "SELECT",
-    "TRUNCATE", "UPDATE", "VACUUM", "WITH",
+    "DROP", "EXECUTE", "EXPLAIN", "GRANT", "INSERT", "LOCK", "MERGE", "REFRESH", "REINDEX",
+    "REVOKE", "SELECT", "TRUNCATE", "UPDATE", "VACUUM", "WITH",
 })  # fmt: skip
 _OTHERS = {"virtualxid": "the end of a snapshot", "transactionid": "the end of a transaction"}
 
@@ -78,19 +78,32 @@ class WaitingSession:
         )
 
 
-def waiting_for_us(connection: Connection, coordinator: int) -> list[WaitingSession]:
-    """Return the sessions that wait for this run, whose coordinator is the given process."""
+class Waits(NamedTuple):
+    """Which sessions wait, at one moment."""
+
+    for_us: list[WaitingSession]
+    stuck: list[WaitingSession]  # sessions of ours that wait for those
+
+
+def find(connection: Connection, coordinator: int) -> Waits:
+    """Return who waits for this run, whose coordinator is the given process.
+
+    A session of ours that waits for one of these cannot continue before the backup ends, which
+    waits for it. The server sees such a deadlock only if the same session of ours is waited for,
+    and can then end the other one (trap D4).
+    """
     # Otherwise a transaction would always see the same sessions.
     connection.execute("SELECT pg_catalog.pg_stat_clear_snapshot()")
     if connection.execute(_ANYBODY.encode()).fetchall() == [(False,)]:
-        return []
+        return Waits([], [])
     ours = {row[0] for row in connection.execute(_OURS, [application_name()])} | {coordinator}
     newer = connection.info.server_version >= WAIT_START_SINCE
     query = _WAITING.format(since="l.waitstart" if newer else "NULL::pg_catalog.timestamptz")
     rows = connection.execute(query.encode(), {"limit": LIMIT})
     waiting = {row[0]: _session(connection, *row) for row in rows}
     found = behind(ours, {pid: session.blockers for pid, session in waiting.items()})
-    return [waiting[pid] for pid in found]
+    stuck = [waiting[pid] for pid in ours & waiting.keys() if waiting[pid].blockers & {*found}]
+    return Waits([waiting[pid] for pid in found], stuck)
 
 
 def behind(ours: Collection[int], blockers: Mapping[int, Collection[int]]) -> list[int]:
@@ -110,6 +123,11 @@ def behind(ours: Collection[int], blockers: Mapping[int, Collection[int]]) -> li
 def end_sessions(connection: Connection, coordinator: int) -> None:
     """End all sessions of this run that can hold locks; they are gone when their locks are."""
     connection.execute(_END, [coordinator, application_name()])
+
+
+def end_session(connection: Connection, pid: int) -> None:
+    """End a session, which otherwise waits on after its client has been killed."""
+    connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
 
 
 def _session(
