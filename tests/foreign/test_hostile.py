@@ -663,12 +663,12 @@ def test_little_that_unpacks_to_much_is_not_kept() -> None:
     collected = dialect.Statements(1 << 20)
     list(scanner.feed(b"INSERT INTO t VALUES ('"))
     given = 0
-    for _ in range(300):
+    for _ in range(32):
         for piece in scanner.feed(b"a" * (1 << 20)):
             assert isinstance(piece, script.Text)
             given += len(piece.data)
             collected.add(piece)
-    assert given > 290 << 20
+    assert given > 30 << 20
     assert sum(map(len, collected._parts)) <= 1 << 20
 
 

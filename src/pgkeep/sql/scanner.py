@@ -115,7 +115,7 @@ _LINE_END = b"\n"  # the end of a comment whose beginning was already returned
 _ROWS_END = b"\\."
 _LINE_LIMIT = 1 << 20  # longer lines are read in parts
 _LOOK_AHEAD = 64  # bytes that are kept when a line is divided
-_HELD_LIMIT = 64 << 20
+_HELD_LIMIT = 16 << 20  # each block reads what is held again: its square is the time
 
 
 class Scanner:
