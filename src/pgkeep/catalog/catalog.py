@@ -70,10 +70,21 @@ class Catalog:
         """
         return self._read if self._read is not None else self._backups(None)
 
+    def list_records(self) -> list[RecordName]:
+        """Return the names of the records of runs, oldest first, without reading manifests."""
+        self._list()
+        return self.records
+
+    def _list(self) -> dict[str, Item]:
+        items = {item.name: item for item in self.store.items()}
+        self.records = record.names(items)
+        self._files = SmallFiles(self.store, items) if self.store.remote else None
+        return items
+
     def _backups(self, database: str | None) -> list[Backup]:
         """Read the manifests of one database, or of all databases."""
         self.doubtful = []
-        items = {item.name: item for item in self.store.items()}
+        items = self._list()
         parsed = {name: naming.parse(name) for name in items if name.endswith(naming.ARTIFACT)}
         self.lost = [
             name
@@ -82,8 +93,6 @@ class Catalog:
             and name_parts.artifact == name
             and name_parts.manifest not in items
         ]
-        self.records = record.names(items)
-        self._files = SmallFiles(self.store, items) if self.store.remote else None
         found = [
             Backup(manifest, _is_missing(manifest, items))
             for manifest in self._manifests(items, database)
@@ -116,7 +125,11 @@ class Catalog:
             for name in self.records
             if name.command == ATTEMPT and name.finished > now - REMEMBERED
         ][-ATTEMPTS:]
-        read = self._each([name.file for name in found], self._try_record)
+        return self.read_records(found)
+
+    def read_records(self, names: Sequence[RecordName]) -> list[Record]:
+        """Read records that were listed, oldest first; those that cannot be read are skipped."""
+        read = self._each([name.file for name in names], self._try_record)
         known = [result for result in read if result is not None]
         if self._files is not None:
             self._files.keep()
@@ -400,6 +413,8 @@ class ListedBackup(NamedTuple):
             state = "rows only"
         elif self.manifest.indexed:
             state = "indexed"
+        if self.manifest.hold is not None:
+            state += ", held"
         return f"schema, {state}" if self.manifest.schema_only else state
 
 

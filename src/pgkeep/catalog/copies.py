@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from .. import errors as e
-from ..model.manifest import FileFacts, Manifest, encode
+from ..model.manifest import FileFacts, Hold, Manifest, encode
 from ..stores.store import Store, Upload, all_or_none, chunks, read_all, sha256_of, write_file
 from . import manifests
 from .catalog import Catalog
@@ -50,8 +50,16 @@ def transfer(
             published.append(name.globals)
             write_file(target, name.globals, roles, owner=owner)
         published.append(name.manifest)
-        copied = msgspec.structs.replace(manifest, pending=[])
+        copied = msgspec.structs.replace(manifest, pending=[], hold=_hold(source, manifest))
         write_file(target, name.manifest, encode(copied), owner=owner)
+
+
+def _hold(source: Store, manifest: Manifest) -> Hold | None:
+    """Return the hold that the backup has now: an upload takes long."""
+    try:
+        return manifests.read(source, manifest.name.manifest).hold
+    except (e.StoreError, e.VerificationFailed):
+        return manifest.hold
 
 
 def _upload_artifact(

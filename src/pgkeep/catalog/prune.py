@@ -6,7 +6,11 @@ from typing import NamedTuple
 
 from .. import errors as e
 from .. import interrupts
-from ..model.retention import Decision
+from ..model.manifest import Hold
+from ..model.naming import BackupName
+from ..model.retention import Decision, held_reason
+from ..stores.store import Store
+from . import manifests
 from .catalog import Catalog
 from .locks import manifests_locked
 
@@ -38,16 +42,27 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
             # A bucket may not respond, so signals are not held. A partial removal is harmless.
             held = contextlib.nullcontext() if catalog.store.remote else interrupts.held()
             with manifests_locked(catalog.store), held:
+                if (hold := _hold(catalog.store, name)) is not None:
+                    pruned.retained.append(f"{name.stem} is {held_reason(hold)}")
+                    continue
                 for file in reversed(name.files):
                     catalog.store.delete(file)
         except e.Retained as error:
             pruned.retained.append(error.message)
         except e.AccessDenied:
             raise
-        except e.StoreError as error:
+        except (e.StoreError, e.VerificationFailed) as error:
             raise e.RetentionFailed(
                 f"could not remove {name.stem}: {error.message}", hint=error.hint
             ) from error
         else:
             pruned.removed.append(decision)
     return pruned
+
+
+def _hold(store: Store, name: BackupName) -> Hold | None:
+    """Return the hold that a backup has now: it can have been held since the decision."""
+    try:
+        return manifests.read(store, name.manifest).hold
+    except e.Missing:
+        return None  # another run has removed it

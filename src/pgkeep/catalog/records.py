@@ -1,6 +1,5 @@
 """The records of runs in a store: a small file for each, so that writers never meet."""
 
-import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -17,7 +16,7 @@ from .small_files import SmallFiles
 AT_ONCE = 200  # expired records that one run removes
 
 
-def write(store: Store, written: Record) -> None:
+def write(store: Store, name: RecordName, written: Record) -> None:
     """Add a record to a store. A directory that does not exist is not created for it.
 
     Raises:
@@ -26,7 +25,6 @@ def write(store: Store, written: Record) -> None:
     """
     if isinstance(store, LocalStore) and not store.directory.is_dir():
         return
-    name = RecordName(written.finished, written.command, written.exit_code, secrets.token_hex(4))
     write_file(store, name.file, msgspec.json.format(msgspec.json.encode(written), indent=2))
 
 

@@ -56,7 +56,7 @@ def application(state: Cached[status.State], token: str | None, host: str) -> fl
     @app.get("/metrics")
     def metrics() -> flask.Response:
         now = state.get()
-        text = exposition([place.target for place in now.places], now.contents)
+        text = exposition([place.target for place in now.places], now.contents, now.attempts)
         if text is None:
             return _text("none of the stores can be read\n", 503)
         return flask.Response(text, content_type=CONTENT_TYPE)

@@ -244,6 +244,23 @@ def locate(file: str, target: config.Config) -> tuple[Store, str]:
     return LocalStore(path.parent), path.name
 
 
+def backup_name(text: str) -> naming.BackupName:
+    """Return the name of a backup, given as `pgkeep list` prints it or as one of its files.
+
+    Raises:
+        UsageError: it is not the name of a backup.
+
+    """
+    file = Path(text).name
+    found = naming.parse(file) or naming.parse(file + naming.ARTIFACT)
+    if found is None:
+        raise e.UsageError(
+            f"{text!r} is not the name of a backup",
+            hint="pgkeep list --names prints the names of backups.",
+        )
+    return found
+
+
 def plural(count: int, noun: str) -> str:
     """Return `1 table`, `2 tables`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
 from ..catalog import catalog
 from ..config import Config
-from ..monitor import overview
+from ..model.record import Record
+from ..monitor import attempts, overview
 from ..stores.store import Store
 from .background import BackgroundTask
 
@@ -22,6 +24,7 @@ def target_of(config: Config) -> overview.Target:
     return overview.Target(
         store=config.store(),
         copy=config.copy(),
+        name=config.target,
         named=() if selection.patterns else selection.names,
         selection=selection,
         connected=None if selection else config.connected(),
@@ -36,26 +39,37 @@ class StoreContents(NamedTuple):
     contents: overview.Contents
     problems: list[str]  # stores
     unreadable: list[str]  # manifests
+    attempts: attempts.Attempts
 
 
 def contents_of(targets: Iterable[overview.Target]) -> StoreContents:
     """Read all stores in parallel."""
     found: dict[str, Sequence[catalog.Backup]] = {}
     unreadable: list[str] = []
+    runs: dict[str, Sequence[Record]] = {}
     stores = {store.url: store for target in targets for store in target.stores}
     tasks = [
-        BackgroundTask(url, partial(_read, store, found, unreadable))
+        BackgroundTask(url, partial(_read, store, found, unreadable, runs))
         for url, store in stores.items()
     ]
     deadline = time.monotonic() + READING
     problems = [task.problem(deadline) for task in tasks]
     return StoreContents(
-        dict(found), [problem for problem in problems if problem is not None], list(unreadable)
+        dict(found),
+        [problem for problem in problems if problem is not None],
+        list(unreadable),
+        dict(runs),
     )
 
 
-def _read(store: Store, found: dict[str, Sequence[catalog.Backup]], unreadable: list[str]) -> None:
+def _read(
+    store: Store,
+    found: dict[str, Sequence[catalog.Backup]],
+    unreadable: list[str],
+    runs: dict[str, Sequence[Record]],
+) -> None:
     read = catalog.Catalog(store)
     backups = read.backups()
     unreadable += [f"{store.url}: {problem}" for problem in read.unreadable]
+    runs[store.url] = read.attempts(datetime.now(UTC))
     found[store.url] = backups

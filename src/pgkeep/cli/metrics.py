@@ -8,7 +8,7 @@ import click
 
 from .. import config
 from .. import errors as e
-from ..monitor import metrics, overview
+from ..monitor import attempts, metrics, overview
 from . import output
 from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
@@ -54,10 +54,9 @@ UNREADABLE = "503 Service Unavailable", b"none of the stores can be read\n"
 def command(*, listen: Address | None, target: str | None, directory: str | None) -> None:
     """Print or serve metrics of the existing backups for Prometheus.
 
-    The metrics come from the manifests, which are read for each scrape (in a bucket at most once a
-    minute). Failed runs are only visible in BACKUP_METRICS_FILE and BACKUP_PUSHGATEWAY, which every
-    run updates. Everybody who can reach the port can read the names of databases. By default only
-    this machine can.
+    The metrics come from the manifests and from the records of runs, which are read for each
+    scrape (in a bucket at most once a minute). Everybody who can reach the port can read the names
+    of databases. By default only this machine can.
     """
     check_extra("metrics", "prometheus_client", "waitress")
     configs = load_configs(target=target, directory=directory)
@@ -65,16 +64,18 @@ def command(*, listen: Address | None, target: str | None, directory: str | None
         _listen(configs, listen)
         return
     targets = [target_of(found) for found in configs]
-    contents, problems, unreadable = contents_of(targets)
+    contents, problems, unreadable, runs = contents_of(targets)
     for problem in (*problems, *unreadable):
         output.current().warning(problem)
-    text = exposition(targets, contents)
+    text = exposition(targets, contents, runs)
     if text is None:
         raise e.StoreError("none of the stores can be read")
     output.sql(text)
 
 
-def exposition(targets: Sequence[overview.Target], contents: overview.Contents) -> bytes | None:
+def exposition(
+    targets: Sequence[overview.Target], contents: overview.Contents, runs: attempts.Attempts
+) -> bytes | None:
     """Return the text for Prometheus, or None if no store was read."""
     if not contents:
         return None
@@ -82,7 +83,11 @@ def exposition(targets: Sequence[overview.Target], contents: overview.Contents) 
     samples = [
         sample
         for target in targets
-        for sample in metrics.of_target(target, contents, overview.expected(target, contents), now)
+        for expected in [overview.expected(target, contents)]
+        for sample in (
+            *metrics.of_target(target, contents, expected, now),
+            *attempts.samples(target, contents, runs, expected),
+        )
     ]
     return metrics.render([*samples, *metrics.ages(samples, now)])
 
@@ -93,9 +98,9 @@ def _listen(configs: Sequence[config.Config], address: Address) -> None:
     problems_printed = NewProblems(out)
 
     def read() -> bytes | None:
-        contents, problems, unreadable = contents_of(targets)
+        contents, problems, unreadable, runs = contents_of(targets)
         problems_printed.warn(problems + unreadable)
-        return exposition(targets, contents)
+        return exposition(targets, contents, runs)
 
     text = Cached(read, cache_seconds(targets))
 

@@ -34,12 +34,15 @@ SECTIONS = {
         "cat": "print a backup, or a table of it, as plain SQL",
     },
     "Monitor": {
+        "history": "list runs: who ran what, and how it ended",
         "status": "check every database against its backup goals",
         "serve": "show the status on a web page",
         "metrics": "print or serve metrics for Prometheus",
     },
     "Maintain": {
         "prune": "remove expired backups",
+        "hold": "keep a backup until it is released, regardless of retention",
+        "release": "release a backup that is held",
         "sync": "upload pending copies",
         "index": "make a backup from any plain dump of pg_dump",
         "adopt": "register existing dump files as backups",

@@ -5,10 +5,10 @@ All of it fails open: the command has done its work, or has failed for a reason 
 
 import contextlib
 import os
-import pwd
+import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -23,7 +23,7 @@ from ..catalog.catalog import Catalog
 from ..config import Config
 from ..interrupts import Interrupted
 from ..model import record
-from ..model.record import DatabaseResult, Record
+from ..model.record import DatabaseResult, Record, RecordName
 from ..monitor import notify
 from ..stores.store import Store
 from . import output, run_log
@@ -31,6 +31,7 @@ from .background import BackgroundTask
 from .common import stores
 from .redaction import secrets_of
 from .run_log import RunLog, TargetOutcome
+from .user import login_name, user_name
 
 FINISHING = 30.0  # seconds for all stores
 RECORDING = 5.0  # for the record alone
@@ -79,17 +80,18 @@ def ending(error: BaseException | None) -> e.PgkeepError | None:
 def _finish(context: click.Context, log: RunLog, error: BaseException | None) -> None:
     """Write the record into all stores, then what depends on their contents."""
     command = context.info_name or ""
-    written: dict[str, list[Record]] = {}
+    written: dict[str, list[tuple[RecordName, Record]]] = {}
     found: dict[str, Store] = {}
     for config in log.configs:
         made = _record(context, log, config, ending(error))
+        entry = (record.name_of(made, secrets.randbits(32)), made)  # the same in all stores
         for store in stores(config):
             found[store.url] = store
-            written.setdefault(store.url, []).append(made)
+            written.setdefault(store.url, []).append(entry)
     upkeep = command not in _READING and not isinstance(error, Interrupted)
     tasks = [
-        BackgroundTask(url, partial(_write, found[url], command, made, upkeep=upkeep))
-        for url, made in written.items()
+        BackgroundTask(url, partial(_write, found[url], command, named, upkeep=upkeep))
+        for url, named in written.items()
     ]
     seconds = FINISHING if upkeep and error is None else RECORDING
     deadline = time.monotonic() + (AFTER_SIGNAL if isinstance(error, Interrupted) else seconds)
@@ -102,17 +104,19 @@ def _finish(context: click.Context, log: RunLog, error: BaseException | None) ->
             say(f"the run is not recorded in {problem}")
 
 
-def _write(store: Store, command: str, made: Sequence[Record], *, upkeep: bool) -> str | None:
+def _write(
+    store: Store, command: str, made: Sequence[tuple[RecordName, Record]], *, upkeep: bool
+) -> str | None:
     """Write records; then, if the run changed something, bring the store up to date.
 
     An identity that is only allowed to write cannot do the latter, and does not have to.
     """
     try:
-        for written in made:
-            records.write(store, written)
+        for name, written in made:
+            records.write(store, name, written)
     except e.AccessDenied as error:
         return error.message if command not in _READING else "it is read-only"
-    if not upkeep or all(it.exit_code in _UNCHANGED for it in made):
+    if not upkeep or all(name.exit_code in _UNCHANGED for name, _ in made):
         return None
     with contextlib.suppress(e.StoreError):
         now = datetime.now(UTC)
@@ -139,12 +143,14 @@ def _record(
     results = [_hidden(result, hide) for result in outcome.results]
     if len(results) == 1 and failure is not outcome.error:  # it failed after this was noted
         results = [msgspec.structs.replace(results[0], exit_code=code, error=message)]
-    made = Record(
+    return Record(
         command=context.info_name or "",
         options=[hide(text) for text in _options(context)],
         pgkeep=__version__,
-        user="",
+        user=user_name(),
+        login=login_name(),
         host=socket.gethostname(),
+        client=next(iter(os.environ.get("SSH_CONNECTION", "").split()), None),
         target=config.target,
         cluster=outcome.cluster,
         type=outcome.type,
@@ -155,23 +161,11 @@ def _record(
         results=results,
         removed=list(outcome.removed),
     )
-    return _with_user(made, os.environ)
 
 
 def _hidden(result: DatabaseResult, hide: Callable[[str], str]) -> DatabaseResult:
     error = None if result.error is None else hide(result.error)
     return msgspec.structs.replace(result, error=error)
-
-
-def _with_user(made: Record, environ: Mapping[str, str]) -> Record:
-    """Add who runs the command, and from where."""
-    user = str(os.geteuid())
-    with contextlib.suppress(KeyError):
-        user = pwd.getpwuid(os.geteuid()).pw_name
-    connected = environ.get("SSH_CONNECTION", "").split()
-    return msgspec.structs.replace(
-        made, user=user, login=environ.get("SUDO_USER") or None, client=next(iter(connected), None)
-    )
 
 
 def _options(context: click.Context) -> Iterator[str]:

@@ -36,9 +36,10 @@ class RunLog:
         """Note how the run of a target ended; what is not noted ends as the command does."""
         self._outcomes.append((config, outcome))
 
-    def used(self, config: Config, database: str, backups: Iterable[str]) -> None:
+    def used(self, config: Config, database: str, backups: Iterable[str] = ()) -> None:
         """Note a database and the backups that were made or used, of a command without failures."""
-        results = [DatabaseResult(database=database, backup=backup) for backup in backups]
+        names: list[str | None] = [*backups]
+        results = [DatabaseResult(database=database, backup=backup) for backup in names or [None]]
         self.ended(config, TargetOutcome(results=results))
 
     def outcome_of(self, config: Config) -> TargetOutcome | None:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from .. import config, progress
 from .. import errors as e
-from ..monitor import status
+from ..monitor import attempts, status
 from ..terminal import printable
 from . import output
 from .command import pgkeep_command
@@ -55,7 +57,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
     """Read all stores and check their backups."""
     now = datetime.now(UTC)
     targets = [(found, target_of(found)) for found in configs]
-    contents, problems, unreadable = contents_of(target for _, target in targets)
+    contents, problems, unreadable, runs = contents_of(target for _, target in targets)
     places = []
     for found, target in targets:
         goals = status.Goals(
@@ -69,6 +71,11 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
             if readable
             else []
         )
+        databases = [
+            msgspec.structs.replace(database, last_failure=failure)
+            for database in databases
+            for failure in [attempts.last_failure(target, contents, runs, database.database)]
+        ]
         places.append(
             status.TargetState(
                 name=found.target, target=target, zone=found.settings.zone, readable=readable,
@@ -76,8 +83,9 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
             )
         )  # fmt: skip
     return status.State(
-        now=now, places=places, contents=contents, problems=problems, unreadable=unreadable
-    )
+        now=now, places=places, contents=contents, problems=problems, unreadable=unreadable,
+        attempts=runs,
+    )  # fmt: skip
 
 
 def document(state: status.State) -> dict[str, Any]:
@@ -116,6 +124,12 @@ def _head(database: status.Database) -> tuple[str, ...]:
 
 def _facts(database: status.Database, now: datetime) -> list[str]:
     lines: list[str] = [output.style(problem, fg="red") for problem in database.problems]
+    if (failure := database.last_failure) is not None:
+        ago = status.span(max(0.0, (now - failure.when).total_seconds()))
+        lines.append(
+            f"last run failed {ago} ago on {failure.host}, exit code {failure.exit_code}:"
+            f" {failure.error}"
+        )
     if database.snapshot is not None:
         state = "verified" if database.verified else "not verified"
         age = status.span(max(0.0, database.age_seconds or 0))

@@ -9,7 +9,7 @@ import click
 from .. import errors as e
 from ..restore.swap import execute
 from ..restore.swap_plan import MAX_OUTAGE, SwapOptions, SwapSummary, make_plan
-from . import output
+from . import output, run_log
 from .command import pgkeep_command
 from .common import dsn_option, json_option, load_config, plural, print_json, target_option
 
@@ -61,6 +61,7 @@ def swap_options(function: Function) -> Function:
         "pgkeep swap app --yes",
         "pgkeep swap app --from=app_copy",
     ),
+    recorded=True,
 )
 @swap_options
 def command(**given: Any) -> None:
@@ -88,6 +89,7 @@ def run(
 ) -> None:
     """Plan a swap, ask, and execute it."""
     config = load_config(target=target, dsn=dsn)
+    run_log.current().used(config, database)
     options = SwapOptions(
         incoming=incoming,
         undo=undo,

@@ -9,6 +9,7 @@ from .swap import run, swap_options
 @pgkeep_command(
     "undo",
     examples=("pgkeep undo app --dry-run", "pgkeep undo app --yes"),
+    recorded=True,
 )
 @swap_options
 def command(**given: Any) -> None:

@@ -145,6 +145,14 @@ class Drill(msgspec.Struct, frozen=True):
     findings: Count
 
 
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that retention never removes."""
+
+    reason: str
+    by: str  # user and host
+    since: Moment  # UTC
+
+
 class _Format(msgspec.Struct):
     format: int = FORMAT
 
@@ -179,6 +187,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pending: list[str] = []  # URLs of stores for which the copy is pending
     policy: str | None = None  # the retention policy to apply after this backup
     drills: list[Drill] = []  # the last drills, newest last
+    hold: Hold | None = None  # why retention never removes it
     cluster: str | None = None  # BACKUP_CLUSTER when the backup was made
 
     @property

@@ -81,6 +81,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return found
 
 
+def name_of(written: Record, number: int) -> RecordName:
+    """Return the name of a record, with a random number."""
+    return RecordName(written.finished, written.command, written.exit_code, f"{number:08x}")
+
+
 # Examined now and not in several threads at once, as the manifest is.
 _DECODER = msgspec.json.Decoder(Record)
 

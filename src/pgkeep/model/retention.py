@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import groupby
 
 from .. import errors as e
-from .manifest import Manifest
+from .manifest import Hold, Manifest
 from .naming import BackupType
 
 FUTURE_TOLERANCE = timedelta(hours=1)  # clocks of two hosts can differ by some minutes
@@ -87,9 +87,13 @@ def _decide(backups: Sequence[Manifest], policy: Policy) -> Iterator[Decision]:
         for backup in backups:
             yield Decision(backup, True, ("the database has no verified full backup",))
         return
-    untouchable = {id(backup) for backup in good[: policy.min_keep]}
+    # A held backup does not take the place of another one: it can be released at any time.
+    free = [backup for backup in good if backup.hold is None]
+    untouchable = {id(backup) for backup in free[: policy.min_keep]}
     for backup in backups:
         reasons = list(_reasons_to_keep(backup, policy, good[0].taken))
+        if backup.hold is not None:
+            reasons.insert(0, held_reason(backup.hold))
         if id(backup) in untouchable:
             reasons.insert(0, f"one of the {policy.min_keep} newest verified")
         if reasons:
@@ -98,6 +102,11 @@ def _decide(backups: Sequence[Manifest], policy: Policy) -> Iterator[Decision]:
             yield Decision(
                 backup, False, (f"{backup.type}: older than {_span(backup.type, policy)}",)
             )
+
+
+def held_reason(hold: Hold) -> str:
+    """Return the reason to keep a backup that is held."""
+    return f"held since {hold.since:%Y-%m-%d} by {hold.by}: {hold.reason}"
 
 
 def _reasons_to_keep(manifest: Manifest, policy: Policy, newest: datetime) -> Iterator[str]:
@@ -160,9 +169,11 @@ def _check_share(decisions: Sequence[Decision], policy: Policy, largest: float) 
         for manifest in going
         if then is None or any(_reasons_to_keep(manifest, policy, then))
     ]
-    if len(sudden) > largest * len(verified):
+    # Held backups are never removed, so they do not allow the removal of others.
+    removable = sum(decision.manifest.hold is None for decision in verified)
+    if len(sudden) > largest * removable:
         raise e.RetentionFailed(
-            f"{len(going)} of {len(verified)} verified backups of database"
+            f"{len(going)} of {removable} verified backups of database"
             f" {verified[0].manifest.database.name} would be removed at once: nothing is removed",
             hint="Check with pgkeep prune --dry-run. If the removal is intended, run pgkeep prune"
             " --force.",

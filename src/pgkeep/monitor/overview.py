@@ -26,6 +26,7 @@ class Target:
 
     store: Store
     copy: Store | None = None
+    name: str | None = None  # in pgkeep.toml
     named: Sequence[str] = ()  # exactly these are expected; none: all known databases
     selection: DatabaseSelection = CONNECTED  # from which databases can be excluded
     connected: str | None = None  # the database that is backed up if none is named

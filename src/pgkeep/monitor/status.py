@@ -11,6 +11,7 @@ from ..catalog.catalog import Backup, several_clusters
 from ..model import manifest
 from ..model.manifest import Manifest
 from . import overview
+from .attempts import Attempts, Failure
 
 _BARE = "no backup, and no database is configured by name"
 WEEKS = 9  # shown in the calendar, including the current week
@@ -55,6 +56,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     last_passed_drill: datetime | None
     problems: list[str]  # goals that are not met
     days: dict[str, str]  # for each day with a backup, its highest tier
+    last_failure: Failure | None = None  # of the last run, if it failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,7 @@ class State:
     contents: overview.Contents
     problems: list[str]  # stores that could not be read
     unreadable: list[str] = field(default_factory=list)  # manifests that could not be read
+    attempts: Attempts = field(default_factory=dict)
 
     @property
     def databases(self) -> list[Database]:
