@@ -9,7 +9,8 @@ from .terminal import printable
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-EVERY = 5.0  # seconds between two lines of a log
+EVERY = 5.0  # seconds between two lines on a terminal
+LOG_EVERY = 60.0  # and in a log, which somebody keeps
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -78,9 +79,15 @@ class Lines(Silent):
     """A line for each step, and one every few seconds with share, rate and time left."""
 
     def __init__(
-        self, say: Callable[[str], None], every: float = EVERY, *, with_times: bool = False
+        self,
+        say: Callable[[str], None],
+        say_progress: Callable[[str], None] | None = None,
+        every: float = LOG_EVERY,
+        *,
+        with_times: bool = False,
     ) -> None:
         self._say = say
+        self._say_progress = say_progress or say
         self._every = every
         self._with_times = with_times  # also a line with its duration when a step ends
         self._text = ""
@@ -133,7 +140,7 @@ class Lines(Silent):
             parts.append(f"{duration(left)} left")
         if self._written[0]:
             parts.append(f"{size(self._written[0])} of SQL in {size(self._written[1])}")
-        self._say(", ".join(parts))
+        self._say_progress(", ".join(parts))
 
 
 class Bar(Silent):

@@ -51,10 +51,12 @@ def run(
     progress: Progress,
     copy: Store | None = None,
     finished: Callable[[DatabaseOutcome], None] = lambda _: None,
+    started: Callable[[str], None] = lambda _: None,
 ) -> RunReport:
     """Back up every selected database; one that fails does not stop the others.
 
-    With several databases, each outcome is passed to `finished` as soon as it is known.
+    Each outcome is passed to `finished` as soon as it is known. With several databases, the name of
+    each is passed to `started`.
 
     Raises:
         AlreadyRunning, ConnectionFailed, UsageError: before the first backup started.
@@ -62,13 +64,16 @@ def run(
     """
     work = _Run(endpoint, store, copy, options, progress)
     if not options.databases:
-        return RunReport(outcomes=[work.back_up(None)])
+        outcomes = [work.back_up(None)]
+        finished(outcomes[0])
+        return RunReport(outcomes=outcomes)
     selection = options.databases
     with translated(e.ConnectionFailed), _alone(endpoint, selection) as connection:
         backed_up = _backed_up(connection, store) if selection.patterns else set()
         found = choose(endpoint, connection, selection, backed_up)
         outcomes = []
         for database in found.choice.chosen:
+            started(database)
             error = found.unavailable.get(database)
             if error is not None:
                 failure = Failure.of(database, error)

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import click
 
@@ -31,6 +32,7 @@ from .common import (
     setting_help,
     target_option,
 )
+from .events import Event
 from .notifier import RunNotifier
 from .run_log import TargetOutcome
 
@@ -130,6 +132,7 @@ def command(
     unwritten: list[OSError] = []
     with RunNotifier(configs, kind, out, partial=target is not None) as notifier:
         for configured in configs:
+            out.about(target=configured.target, cluster=configured.settings.cluster, database=None)
             if configured.target is not None:
                 out.info(f"target {configured.target}")
             with out.progress(silent=as_json) as bar:
@@ -216,12 +219,16 @@ def _run(
     try:
         endpoint = target.endpoint(request.database)
         store, copy = _store(target), target.copy()
-        report = run.run(endpoint, store, request.of(target), bar, copy, _announce)
+        options = request.of(target)
+        announce = partial(_announce, alone=not options.databases)
+        report = run.run(endpoint, store, options, bar, copy, announce, _announce_start)
     except e.PgkeepError as error:
         notifier.end(RunReport(), error)
         run_log.current().ended(target, TargetOutcome(error=error, type=request.kind))
         if target.target is None:
             raise
+        text = f"target {target.target}: {error.message}"
+        output.current().event(Event.WARNING, text, "warning", hint=error.hint)
         return RunReport.of_failure(Failure.of(target.target, error))
     notifier.end(report)
     run_log.current().ended(target, _outcome(report, request.kind))
@@ -254,16 +261,37 @@ def _outcome(report: RunReport, kind: str) -> TargetOutcome:
     )
 
 
-def _announce(outcome: DatabaseOutcome) -> None:
-    """Print a line when one of several databases is finished."""
+def _announce_start(database: str) -> None:
+    """Report that the backup of one of several databases starts, to machines."""
     out = output.current()
+    out.about(database=database)
+    out.event(Event.DATABASE_STARTED, f"{database}: started")
+
+
+def _announce(outcome: DatabaseOutcome, *, alone: bool) -> None:
+    """Report the result of a database when it is known; people get it of one of several."""
+    out = output.current()
+    out.about(database=outcome.database)
     if outcome.failed is not None:
-        out.info(f"{outcome.database}: failed: {outcome.failed.error}")
-    elif (backup := outcome.backup) is not None:
-        out.info(
+        text = f"{outcome.database}: failed: {outcome.failed.error}"
+        out.event(Event.DATABASE_FAILED, text, "error", hint=outcome.failed.hint)
+    else:
+        assert outcome.backup is not None  # noqa: S101 - every outcome has one of the two
+        backup = outcome.backup
+        out.about(cluster=backup.cluster_name or None)
+        text = (
             f"{outcome.database}: finished, {plural(len(backup.tables), 'table')},"
             f" {plural(backup.rows, 'row')}, {progress.size(backup.artifact.size)}"
         )
+        out.event(
+            Event.DATABASE_FINISHED, text, backup=backup.name.stem, size=backup.artifact.size,
+            tables=len(backup.tables), rows=backup.rows, verified=backup.verified is not None,
+            copy_pending=bool(backup.pending), warnings=[*backup.warnings, *backup.drift],
+            seconds=(backup.finished - backup.taken).total_seconds(),
+        )  # fmt: skip
+    if not alone and out.style == "text":
+        out.info(text)
+    out.about(database=None)
 
 
 def _store(target: config.Config) -> Store:
@@ -306,7 +334,7 @@ def _print(
     store, copy = target.store(), target.copy()
     for manifest in report.backups:
         for warning in (*manifest.warnings, *manifest.drift):
-            out.warning(f"{manifest.database.name}: {warning}")
+            out.warning(f"{manifest.database.name}: {warning}", database=manifest.database.name)
         state = ", verified" if manifest.verified else ""
         if copy is not None:
             state += ", its copy is pending" if manifest.pending else f", copied to {copy.url}"
@@ -329,6 +357,8 @@ def _print(
         *report.retained,
     ]
     failures = [*report.failed, *report.retention, *report.copies]
+    if out.style == "json":  # the others were events when they happened
+        failures = [*report.retention, *report.copies]
     if not (alone and failures == report.failed[:1] and not report.backups):
         # A single failure is reported in the last line.
         warnings += [f"{failure.database}: {failure.error}" for failure in failures]

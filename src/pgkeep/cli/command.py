@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from .. import __version__
 from .output import Output, Verbosity
 from .rules import Rule, given_options, problem
 
@@ -75,6 +76,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Check the rules between the options before anything is done."""
         self.check_rules(ctx)
+        if (out := ctx.find_object(Output)) is not None:
+            out.started(ctx.command_path, __version__)
         if not self.recorded or ctx.params.get("dry_run") or ctx.params.get("verify_only"):
             return super().invoke(ctx)
         from .run_end import recorded  # noqa: PLC0415 - other commands save the time

@@ -17,6 +17,7 @@ from .. import errors as e
 from ..backup.run_report import RunReport
 from ..config import Config
 from ..monitor import metrics, notify, overview
+from ..run_id import run_id
 from . import output, run_end
 from .background import BackgroundTask
 from .contents import contents_of, target_of
@@ -48,7 +49,8 @@ class RunNotifier:
         self._runs: list[TargetRun] = []
         self._begun: tuple[Config, datetime] | None = None
         self._started = datetime.now(UTC)
-        self._id = str(uuid.uuid4())
+        # A ping requires a UUID; its first part is the id in the log and in pg_stat_activity.
+        self._id = f"{run_id()}{str(uuid.uuid4())[8:]}"
         self._secrets = secrets_of(configs)
         self._pings: dict[str, BackgroundTask] = {}
 

@@ -11,15 +11,19 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from typing import Any, Literal
 
 import click
 
 from .. import errors as e
 from .. import progress
+from ..run_id import run_id
 from ..terminal import harmless, printable
+from .events import Event
 
 Level = Literal["info", "warning", "error"]
+_EVENTS: dict[Level, Event] = {"info": Event.INFO, "warning": Event.WARNING, "error": Event.ERROR}
 REMEMBERED = 100  # lines
 
 
@@ -77,14 +81,36 @@ class Output:
         self.verbosity = Verbosity.NORMAL
         self.printed = False  # whether standard output has its one JSON document
         self.tail: deque[str] = deque(maxlen=REMEMBERED)  # the last lines
+        self._about: dict[str, str | None] = dict.fromkeys(("target", "cluster", "database"))
+        self._open = False  # whether a run has started and not ended
+
+    def about(self, **names: str | None) -> None:
+        """Set the target, cluster or database that the next events are about."""
+        self._about |= names
 
     def info(self, text: str) -> None:
         """Print what is being done, unless --quiet is given."""
         self._line("info", text)
 
-    def warning(self, text: str) -> None:
-        """Print a warning."""
-        self._line("warning", text)
+    def warning(self, text: str, **more: object) -> None:
+        """Print a warning; only events have more than the text."""
+        self._line("warning", text, **more)
+
+    def event(self, event: Event, text: str, level: Level = "info", **more: object) -> None:
+        """Print an event for machines; people get no line."""
+        if self.style == "json" and (level != "info" or self.verbosity != Verbosity.QUIET):
+            self._json(level, text, event=event, **more)
+
+    def started(self, command: str, version: str) -> None:
+        """Print that a command starts, for machines."""
+        self._open = True
+        self.event(Event.RUN_STARTED, command, version=version)
+
+    def ended(self, code: int) -> None:
+        """Print that a command has ended, for machines, if it has not reported it itself."""
+        if self._open:
+            self._open = False
+            self.event(Event.RUN_FINISHED, "done", hint=None, exit_code=code)
 
     def log(self) -> None:
         """Print the debug messages of the library as well, for --verbose."""
@@ -103,10 +129,23 @@ class Output:
                 show(record.getMessage())
 
         logging.getLogger("pgkeep").handlers[:] = [Handler()]
+        logging.getLogger("pgkeep").propagate = False
+
+    def capture(self) -> None:
+        """Print warnings of Python and of other libraries as events."""
+        import logging  # noqa: PLC0415 - few ask for it
+
+        class Handler(logging.Handler):
+            def emit(handler, record: logging.LogRecord) -> None:  # noqa: N805
+                self.warning(record.getMessage().strip(), logger=record.name)
+
+        logging.captureWarnings(capture=True)
+        logging.getLogger().handlers[:] = [Handler(logging.WARNING)]
 
     def failed(self, error: e.PgkeepError) -> None:
         """Print, as the last line, why the command failed."""
         if self.style == "json":
+            self._open = False
             details = {"details": error.details} if error.details else {}
             self._json(
                 "error", error.message, hint=error.hint, exit_code=error.exit_code, **details
@@ -126,7 +165,8 @@ class Output:
         if self.verbosity == Verbosity.QUIET:
             return
         if self.style == "json":
-            self._json("info", text, hint=None, exit_code=0)
+            self._open = False
+            self._json("info", text, event=Event.RUN_FINISHED, hint=None, exit_code=0)
         else:
             say(f"done: {text}", err=as_json)
 
@@ -136,15 +176,21 @@ class Output:
             return progress.Silent()
         verbose = self.verbosity == Verbosity.VERBOSE
         if verbose or self.style == "json":  # a bar is no JSON, even on a terminal
-            return progress.Lines(self.info, with_times=verbose)
+            every = progress.EVERY if sys.stderr.isatty() else progress.LOG_EVERY
+            return progress.Lines(
+                partial(self._line, "info", event=Event.STEP),
+                partial(self._line, "info", event=Event.PROGRESS),
+                every,
+                with_times=verbose,
+            )
         return progress.create(self.info, sys.stderr)
 
-    def _line(self, level: Level, text: str) -> None:
+    def _line(self, level: Level, text: str, **more: object) -> None:
         self.tail.append(f"{datetime.now().astimezone():%H:%M:%S} {level}: {printable(text)}")
         if level == "info" and self.verbosity == Verbosity.QUIET:
             return
         if self.style == "json":
-            self._json(level, text)
+            self._json(level, text, **more)
         elif level == "info":
             _tell(f"{datetime.now().astimezone():%H:%M:%S} {text}")
         else:
@@ -153,7 +199,15 @@ class Output:
     def _json(self, level: Level, text: str, **more: object) -> None:
         import json  # noqa: PLC0415 - few ask for it
 
-        record = {"time": datetime.now(UTC).isoformat(), "level": level, "message": text, **more}
+        record = {
+            "time": datetime.now(UTC).isoformat(),
+            "level": level,
+            "event": _EVENTS[level],
+            "run": run_id(),
+            **self._about,
+            "message": text,
+            **more,
+        }
         _tell(json.dumps(record))
 
 

@@ -5,6 +5,7 @@ import importlib
 import os
 import select
 import sys
+import threading
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from .. import __version__, interrupts
 from .. import errors as e
 from ..interrupts import Interrupted
 from .command import verbosity_options
+from .events import Event
 from .output import Output, say
 
 SECTIONS = {
@@ -109,6 +111,10 @@ class Commands(click.Group):
 def _choose_format(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
     del ctx, parameter
     _output.style = value  # at once, so that errors in the other arguments have this format too
+    if value == "json":
+        _output.capture()
+        threading.excepthook = _ignored
+        sys.unraisablehook = _ignored
 
 
 @click.command(
@@ -124,9 +130,10 @@ def _choose_format(ctx: click.Context, parameter: click.Parameter, value: str) -
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
+    envvar="PGKEEP_LOG_FORMAT",
     expose_value=False,
     callback=_choose_format,
-    help="Format of the messages on standard error.",
+    help="Format of the messages on standard error (PGKEEP_LOG_FORMAT).",
 )
 @click.version_option(
     __version__, "-V", "--version", prog_name="pgkeep", message="%(prog)s %(version)s"
@@ -178,8 +185,22 @@ def _unexpected(
     """Print the traceback of a bug, escaped: its message can contain text of others."""
     import traceback  # noqa: PLC0415
 
-    for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
+    lines = "".join(traceback.format_exception(kind, error, trace)).splitlines()
+    if _output.style == "json":
+        hint = "This is a bug in pgkeep: please report it."
+        _output.event(Event.ERROR, lines[-1], "error", hint=hint, exit_code=1, traceback=lines)
+        return
+    for line in lines:
         say(line, err=True)
+
+
+def _ignored(found: "threading.ExceptHookArgs | sys.UnraisableHookArgs") -> None:
+    """Print an exception of a thread or a destructor, which Python would print as text."""
+    import traceback  # noqa: PLC0415
+
+    lines = traceback.format_exception(found.exc_type, found.exc_value, found.exc_traceback)
+    text = "".join(lines).splitlines()
+    _output.warning(text[-1] if text else "unknown exception", traceback=text)
 
 
 def _flush() -> None:
@@ -222,7 +243,9 @@ def _run() -> int:  # noqa: PLR0911 - a return for each way to end
         from ..postgres.messages import server_error  # noqa: PLC0415
 
         return _failed(server_error(error, e.ConnectionFailed))
-    return code if isinstance(code, int) else 0  # of ctx.exit
+    status = code if isinstance(code, int) else 0  # of ctx.exit
+    _output.ended(status)
+    return status
 
 
 def _cause(error: e.PgkeepError) -> e.PgkeepError:

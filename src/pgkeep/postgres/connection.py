@@ -5,11 +5,9 @@ never appears in an argument list: children read it from a passfile that only th
 """
 
 import contextlib
-import functools
 import logging
 import os
 import re
-import secrets
 import stat
 import tempfile
 import time
@@ -23,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo, PGconn
 
 from .. import errors as e
+from ..run_id import run_id
 from . import programs
 from .connection_hints import hint_for
 from .messages import one_line
@@ -104,10 +103,9 @@ CROWDED = 3.0  # seconds
 _CROWDED = re.compile(r"too many (clients|connections)|remaining connection slots are reserved")
 
 
-@functools.cache
 def application_name() -> str:
-    """Return the application name of this process's sessions, unique to the process."""
-    return f"pgkeep {secrets.token_hex(4)}"
+    """Return the application name of this process's sessions, with the id of the run."""
+    return f"pgkeep {run_id()}"
 
 
 def session_settings(version: int) -> dict[str, str]:
