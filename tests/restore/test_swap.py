@@ -197,6 +197,12 @@ def test_a_subscription_and_its_slot(subscribed: tuple[Server, str, str], name: 
     swapped(server, "undo", publisher)
     sql(server, publisher, "insert into t values (3)")
     eventually_rows(server, subscriber, "select a from t order by a", [(1,), (2,), (3,)])
+    assert "subscription s stays" in pgkeep(server, "undo", subscriber, "--yes", code=9)
+    result = swapped(server, "undo", subscriber, "--accept-replication-loss")
+    assert "it continues where it stopped" in result["warnings"][-1]
+    sql(server, subscriber, "alter subscription s enable")
+    sql(server, publisher, "insert into t values (4)")
+    eventually_rows(server, subscriber, "select a from t order by a", [(1,), (4,)])
 
 
 def test_what_prevents_a_swap_ends_no_session(pg17: Server, name: str) -> None:
@@ -314,7 +320,11 @@ def test_a_stopped_process_does_not_prolong_the_outage(pg17: Server, name: str) 
         assert run.process.poll() is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    ("server", "number"),
+    [(15, signal.SIGKILL), (17, signal.SIGTERM), (18, signal.SIGKILL)],
+    indirect=["server"],
+)
 def test_ended_between_the_renames(
     subscribed: tuple[Server, str, str], number: signal.Signals
 ) -> None:

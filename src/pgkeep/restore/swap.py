@@ -186,10 +186,14 @@ def _left_to_do(
     for name, enabled, *_ in swap_findings.subscriptions(connection, plan.target):
         if not enabled:
             identifier = sql.Identifier(name).as_string(None)
+            then = (
+                "it continues where it stopped, unless its slot was used meanwhile"
+                if plan.options.undo
+                else f"then empty its tables, and ALTER SUBSCRIPTION {identifier} REFRESH"
+                " PUBLICATION; copies them again"
+            )
             left.append(
                 f"subscription {name} of {plan.target} is disabled. To receive changes again,"
-                f" run in {plan.target}: ALTER SUBSCRIPTION {identifier} ENABLE; then empty its"
-                f" tables, and ALTER SUBSCRIPTION {identifier} REFRESH PUBLICATION; copies them"
-                " again"
+                f" run in {plan.target}: ALTER SUBSCRIPTION {identifier} ENABLE; {then}"
             )
     return left
