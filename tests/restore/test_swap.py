@@ -166,7 +166,7 @@ def test_a_subscription_and_its_slot(subscribed: tuple[Server, str, str], name: 
     said = pgkeep(server, "swap", subscriber, "--yes", code=9)
     assert "subscription s stays with the old database: it would go on writing there" in said
     shown = pgkeep(server, "swap", subscriber, "--dry-run", "--accept-replication-loss")
-    assert f"disable subscription s of {subscriber}" in shown
+    assert f"disable the enabled subscriptions of {subscriber}" in shown
     result = swapped(server, "swap", subscriber, "--accept-replication-loss")
     old = result["old_database"]
     # Enabled, its worker would be started again after 5 s, and would write into the old database.
@@ -342,6 +342,11 @@ def test_ended_between_the_renames(
     if number == signal.SIGTERM:
         sql(server, publisher, "insert into t values (2)")
         eventually_rows(server, name, "select a from t", [(1,), (2,)])
+    else:
+        plan = pgkeep(server, "swap", name, "--dry-run", "--json")
+        (warning,) = json.loads(plan)["warnings"]
+        assert f"subscription s of database {name} is disabled" in warning
+        assert 'ALTER SUBSCRIPTION "s" ENABLE;' in warning
     result = swapped(server, "swap", name, "--accept-replication-loss")
     assert mark(server, name) == "new"
     assert mark(server, result["old_database"]) == "old"

@@ -187,13 +187,9 @@ def steps(
     """Say in their order what a swap does."""
     if not replaces:
         return [f"end the sessions of {incoming}", f"rename {incoming} to {target}"]
-    disabled = [
-        f"disable subscription {finding.name} of {target}"
-        for finding in findings
-        if finding.kind == Kind.SUBSCRIPTION
-    ]
+    subscriptions = any(finding.kind == Kind.SUBSCRIPTION for finding in findings)
     return [
-        *disabled,
+        *([f"disable the enabled subscriptions of {target}"] if subscriptions else []),
         f"end the sessions of {incoming} and of {target}",
         f"rename {target} to {target}__{kept}_TIME and {incoming} to {target}, in one transaction",
     ]

@@ -86,7 +86,8 @@ def replication(
 ) -> Iterator[Finding]:
     """Yield what replicates from or into a database by its OID, and so stays with the old one.
 
-    A disabled subscription is not lost if the new database, where it is known, also has it.
+    A disabled subscription is not lost if it has no slot, or if the new database, where that is
+    known, also has it.
     """
     others = subscriptions(connection, incoming) if incoming is not None else []
     also = {(name, slot) for name, _, slot, *_ in others}
@@ -105,6 +106,16 @@ def replication(
     for name, enabled, publisher_slot, owner, may_alter in subscriptions(connection, database):
         if enabled or (publisher_slot is not None and (name, publisher_slot) not in also):
             yield _subscription(database, name, publisher_slot, enabled=enabled)
+        else:
+            yield Finding(
+                kind=Kind.SUBSCRIPTION,
+                name=name,
+                database=database,
+                effect=Effect.NOTE,
+                message=f"subscription {name} of database {database} is disabled",
+                remedy="If a swap that was killed has disabled it, run in that database: ALTER"
+                f" SUBSCRIPTION {sql.Identifier(name).as_string(None)} ENABLE;",
+            )
         if enabled and not may_alter:
             yield Finding(
                 kind=Kind.PRIVILEGE,
