@@ -1,5 +1,7 @@
 """Names that mean something else while a backup reads by them (G2)."""
 
+import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,8 +11,9 @@ from psycopg.conninfo import make_conninfo
 
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
-from tests.support import concurrency, invoke, servers
+from tests.support import concurrency, faults, invoke, servers
 from tests.support.attacker import ROWS, WHOLE, Attacker, attacker, attempt, contents
+from tests.support.disposable import Disposables
 
 
 def held(
@@ -175,6 +178,49 @@ def test_functions_that_are_dropped_meanwhile(
         assert process.returncode == 0, out + err
         text = invoke.run("cat", str(artifact(folder)), env=invoke.environment())
         assert f"FUNCTION public.{name}" not in text
+
+
+def test_roles_that_are_dropped_meanwhile(
+    pg17: Server, disposables: Disposables, tmp_path: Path
+) -> None:
+    """A3.1, G2.6: of a dropped role the server shows pg_dump only the OID: GRANT ... TO "16400".
+
+    Before pg_dump has read the privileges, the backup begins again. Afterwards the role is in the
+    backup, and a restore creates it.
+    """
+    db = disposables.database(pg17)
+    before, after = disposables.role(pg17), disposables.role(pg17)
+    create = f"create table t as select 1 a; grant select on t to {before}, {after};"
+    servers.sql(pg17, db, f"{create} create schema u authorization {after}")
+
+    def leave(role: str) -> str:
+        gone = f"reassign owned by {role} to current_user; drop owned by {role}; drop role {role}"
+        return f"psql -X -q -d {db} -c '{gone}' >&2"
+
+    scripts = {
+        "pg_dump": f'if mkdir "{tmp_path}/once" 2>/dev/null; then {leave(before)}; fi;'
+        ' exec "$real" "$@"',
+        "pg_dumpall": f'if mkdir "{tmp_path}/twice" 2>/dev/null; then {leave(after)}; fi;'
+        ' exec "$real" "$@"',
+    }
+    path = faults.path_with(tmp_path / "bin", pg17, scripts)
+    made = invoke.backup(pg17, db, tmp_path / "b", PATH=path)
+    text = invoke.run("cat", str(made), env=invoke.environment())
+    assert f"TO {after};" in text
+    assert f"ALTER SCHEMA u OWNER TO {after};" in text
+    assert before not in text
+    assert not re.search(r'TO "[0-9]+"', text)
+    manifest = json.loads(made.with_name(made.name[:-7] + ".manifest.json").read_bytes())
+    assert (after in manifest["roles"], before in manifest["roles"]) == (True, False)
+    warning = f"roles were dropped during the backup and are not in its globals: {after}"
+    assert warning in manifest["warnings"]
+    target = disposables.name(pg17)
+    env = invoke.environment(pg17)
+    command = ("restore", f"--backup={made}", f"--target-db={target}")
+    assert f"roles are missing on the server: {after}" in invoke.run(*command, env=env, code=9)
+    invoke.run(*command, "--create-roles", env=env)
+    query = "select nspowner::regrole::text from pg_namespace where nspname = 'u'"
+    assert servers.sql(pg17, target, query) == [(after,)]
 
 
 def test_no_connection_to_check_names_by(

@@ -586,7 +586,7 @@ def test_odd_names_and_every_database(
     servers.sql(cluster, "postgres", f"create database {servers.quoted(odd)} template template0")
     servers.sql(cluster, odd, "create table t as select 42 as a")
     cloud = buckets.environment(
-        bucket, "writer", BACKUP_DIR=f"s3://{bucket}/a b", BACKUP_DATABASES="*"
+        bucket, "writer", BACKUP_DIR=f"s3://{bucket}/a b", BACKUP_DATABASES="*,postgres"
     )
     del cloud["BACKUP_S3_BUCKET"]
     env = invoke.environment(cluster, "postgres", **cloud)

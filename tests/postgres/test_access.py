@@ -160,6 +160,32 @@ def test_globals_can_be_replayed_twice_elsewhere(
     )
 
 
+@pytest.mark.parametrize("server", [15, 18], ids="pg{}".format, indirect=True)
+def test_user_mappings_that_only_others_can_read(
+    server: Server, disposables: Disposables, tmp_path: Path
+) -> None:
+    """A4.11: pg_dump leaves out their options without a word; the backup warns of each."""
+    reader, other = disposables.role(server), disposables.role(server)
+    database = disposables.database(server)
+    psql(server, database, input=f"""
+        create extension postgres_fdw;
+        create server far foreign data wrapper postgres_fdw;
+        grant usage on foreign server far to {reader};
+        create user mapping for {reader} server far options (user 'visible');
+        create user mapping for {other} server far options (user 'hidden', password 'secret');
+        create user mapping for public server far options (user 'hidden too');
+    """)  # fmt: skip
+    for user, hidden in ((reader, f"public on far, {other} on far"), (server.params["user"], "")):
+        folder = tmp_path / (hidden[:3] or "all")
+        artifact = invoke.backup(server, database, folder, PGUSER=user)
+        warnings = str(manifest_of(artifact).get("warnings"))
+        expected = f"restored without user and password: {hidden}"
+        assert (expected in warnings) == bool(hidden), warnings
+        assert ("user mappings" in warnings) == bool(hidden)
+        assert (b"hidden" in gzip.decompress(artifact.read_bytes())) != bool(hidden)
+        assert b"visible" in gzip.decompress(artifact.read_bytes())
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o177], ids=oct)
 def test_only_the_owner_may_read_a_backup(
     pg15: Server, disposables: Disposables, tmp_path: Path, umask: int

@@ -12,6 +12,7 @@ from tests.support import invoke, servers
 from tests.support.backups import fails
 from tests.support.compare import assert_same_database
 from tests.support.disposable import Disposables
+from tests.support.servers import Servers, psql, sql
 
 GONE = "gone; role"  # needs quotes
 OBJECTS = """
@@ -104,35 +105,38 @@ def test_missing_roles_are_created(pg17: Server, artifact: Path) -> None:
         assert_same_database(pg17, target, pg17, again)
 
 
-@pytest.mark.parametrize("major", [15, 17])
-def test_an_ordinary_role_creates_roles(
-    major: int, pg15: Server, pg17: Server, tmp_path: Path
-) -> None:
-    """G6.6: it becomes a member, for otherwise it could give them nothing."""
-    server = {15: pg15, 17: pg17}[major]
+@pytest.mark.parametrize("major", [15, 17, 18])
+def test_an_ordinary_role_creates_roles(major: int, servers: Servers, tmp_path: Path) -> None:
+    """G6.6, A4.8: it becomes a member, for otherwise it could give them nothing.
+
+    The database belongs to the new role from the beginning, or nothing in schema public could.
+    """
+    server = servers(major)
     with Disposables() as disposables:
         name, target = disposables.database(server), disposables.name(server)
-        servers.sql(server, "postgres", f"create role spare_gone_{major}")
-        servers.psql(
+        sql(server, "postgres", f"create role spare_gone_{major}")
+        psql(
             server,
             name,
             input=f"create schema app authorization spare_gone_{major};"
-            f" create table app.t as select 1 a; alter table app.t owner to spare_gone_{major};",
+            f" create table app.t as select 1 a; alter table app.t owner to spare_gone_{major};"
+            f" create table public.t as table app.t; alter table t owner to spare_gone_{major};"
+            f" alter database {name} owner to spare_gone_{major};",
         )
         artifact = invoke.backup(server, name, tmp_path)
-        servers.sql(server, name, "drop schema app cascade")
-        servers.sql(server, "postgres", f"drop role spare_gone_{major}")
         role = disposables.role(server, "createdb")
-        servers.sql(server, name, f"alter database {name} owner to {role}")
+        sql(server, name, f"alter database {name} owner to {role}")
+        sql(server, name, "drop schema app cascade; drop table t")
+        sql(server, "postgres", f"drop role spare_gone_{major}")
         env = invoke.environment(server, "postgres", PGUSER=role)
         restore = ("restore", f"--backup={artifact}", f"--target-db={target}", "--create-roles")
         err = invoke.run(*restore, "--portable", env=env, code=9)
         assert "is not allowed to create roles" in err
-        servers.sql(server, "postgres", f"alter role {role} createrole")
+        sql(server, "postgres", f"alter role {role} createrole")
         disposables.made_role(server, f"spare_gone_{major}")
         invoke.run(*restore, "--portable", env=env)
         query = "select tableowner from pg_tables where tablename = 't'"
-        assert servers.sql(server, target, query) == [(f"spare_gone_{major}",)]
+        assert sql(server, target, query) == [(f"spare_gone_{major}",)] * 2
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import functools
 import re
 import time
 from collections.abc import Sequence
+from enum import Enum, auto
 
 import psycopg
 from psycopg import sql
@@ -28,6 +29,14 @@ from .workers import Workers
 # session that waits for the coordinator. pg_dump is started again after that session had its turn.
 # Meanwhile all sessions that need the table wait, so this time is short.
 PG_DUMP_LOCK_WAIT = 1_000  # ms
+
+
+class Roles(Enum):
+    """Whether pg_dump has read the privileges of roles, and these still existed afterwards."""
+
+    NOT_READ = auto()
+    READ = auto()
+    CHECKED = auto()
 
 
 class RefusedError(Exception):
@@ -83,6 +92,7 @@ class Attempt:
             source, tasks, self._order, self._threads, self._read, self._check_names
         )
         self._waiting: dict[int, float] = {}  # process id of a child -> start of its wait
+        self._roles = Roles.NOT_READ
 
     def execute(self) -> None:
         """Run to the end; raise the first failure after every child has ended."""
@@ -103,6 +113,13 @@ class Attempt:
                 self._threads.wait(self._tick)
             except e.ProgramFailed as error:
                 raise program_error(error, self._source.database.name) from error
+        self._check_roles()
+
+    def _check_roles(self) -> None:
+        """Check once, as soon as pg_dump has read privileges, that all roles still exist."""
+        if self._roles == Roles.READ:
+            moved_names.check_roles(self._source.connection)
+            self._roles = Roles.CHECKED
 
     def _tick(self) -> None:
         """Check that the snapshot is still held and who waits for it, and report progress."""
@@ -113,6 +130,7 @@ class Attempt:
             try:
                 self._look_for_waits()
                 self._source.lock_watch.look(self._source.connection)
+                self._check_roles()
             except psycopg.Error as error:
                 raise lost_snapshot(error) from error
             finally:
@@ -153,6 +171,8 @@ class Attempt:
             try:
                 scanner = Scanner(self._schemas)
                 while block := child.read():
+                    if self._roles == Roles.NOT_READ:
+                        self._roles = Roles.READ  # pg_dump reads all catalogs before it writes
                     self._read(len(block))
                     for piece in scanner.feed(block):
                         assembler.add(piece)

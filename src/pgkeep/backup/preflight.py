@@ -28,6 +28,7 @@ def check(
         *_privileges(connection, tables),
         *_row_security(connection, tables),
         *_large_objects(connection, server),
+        *_user_mappings(connection),
         *_connections(connection, connections),
         *_locks(lock_table.forecast(connection, len(tables), connections - 1)),
         *_oddities(connection, server, tables),
@@ -203,6 +204,35 @@ def _large_objects(connection: Connection, server: ServerFacts) -> Iterator[Find
             else "DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM pg_largeobject_metadata LOOP"
             f" EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO %I', o, {row[3]});"
             " END LOOP; END $$;",
+        )
+
+
+def _user_mappings(connection: Connection) -> Iterator[Finding]:
+    """Warn about user mappings whose options, such as passwords, only others can read (A4.11).
+
+    The conditions are those of the view pg_user_mappings, which pg_dump reads.
+    """
+    rows = shared_rows(
+        connection,
+        """
+        SELECT pg_catalog.format('%s on %s', m.usename, m.srvname)
+        FROM pg_catalog.pg_user_mappings m
+        JOIN pg_catalog.pg_foreign_server s ON s.oid = m.srvid
+        JOIN pg_catalog.pg_roles me ON me.rolname = current_user
+        WHERE m.umoptions IS NULL AND NOT me.rolsuper
+          AND NOT (m.umuser = me.oid AND (pg_catalog.pg_has_role(s.srvowner, 'USAGE')
+                                          OR pg_catalog.has_server_privilege(s.oid, 'USAGE'))
+                   OR m.umuser = 0 AND pg_catalog.pg_has_role(s.srvowner, 'USAGE'))
+        ORDER BY 1
+        """,
+    )
+    if rows:
+        yield Finding(
+            "warning",
+            "the role cannot read options of user mappings, so they are restored without user and"
+            f" password: {_listed([row[0] for row in rows])}",
+            "Back up as a superuser; or after a restore run ALTER USER MAPPING FOR ... SERVER ..."
+            " OPTIONS (ADD ...).",
         )
 
 

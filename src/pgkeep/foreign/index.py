@@ -24,7 +24,7 @@ from ..catalog.locks import GLANCE, backup_lock
 from ..catalog.publication import manifest_of, publication
 from ..model import naming
 from ..model.manifest import Extension, FileFacts, Manifest
-from ..postgres.roles import repeatable_roles
+from ..postgres.repeatable_roles import repeatable_roles
 from ..progress import Progress
 from ..sql import dialect, script
 from ..stores.store import Source, Store, locked

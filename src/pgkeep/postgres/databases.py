@@ -20,6 +20,7 @@ UNFINISHED = "__restore_"  # in the name of a database that is being loaded
 INCOMPLETE = "__incomplete_"  # in the name of a database that is kept although objects failed
 FORCE_SINCE = 130000
 PROVIDER_SINCE = 150000
+MEMBERSHIP_OPTIONS_SINCE = 160000  # INHERIT and SET
 TRUSTED_SINCE = 130000  # extensions that a database's owner can create
 
 # Settings whose value is a list of quoted identifiers (guc.h, GUC_LIST_QUOTE).
@@ -31,16 +32,26 @@ _LIST_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,"]*))\s*(?:,|$)')
 
 
 def create(
-    connection: Connection, name: str, facts: DatabaseFacts | None, encoding: str | None = None
+    connection: Connection,
+    name: str,
+    facts: DatabaseFacts | None,
+    encoding: str | None = None,
+    owner: str | None = None,
 ) -> None:
     """Create an empty database with the encoding, locale and tablespace of another one.
+
+    A role that is not a superuser gives it to its owner at once: only the owner has CREATE on
+    schema public since PostgreSQL 15, and only such a role can own what is in the schema.
 
     The template is template0: template1 can contain additional objects (trap A3.10), and only
     template0 can be copied with another encoding. PUBLIC is denied CONNECT at once (trap G3.5).
     """
     database = sql.Identifier(name)
     try:
-        connection.execute(_creation(connection, name, facts, encoding))
+        creation = _creation(connection, name, facts, encoding)
+        if owner is not None and not is_superuser(connection):
+            creation += sql.SQL(" OWNER {}").format(sql.Identifier(owner))
+        connection.execute(creation)
     except psycopg.Error as error:
         hint = None
         if "locale" in str(error) or "collation" in str(error):
@@ -57,6 +68,14 @@ def create(
         with contextlib.suppress(psycopg.Error):
             drop(connection, name)
         raise
+
+
+def is_superuser(connection: Connection) -> bool:
+    """Return whether the current role is a superuser."""
+    row = connection.execute(
+        "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    return row is not None and bool(row[0])
 
 
 def opening(name: str) -> sql.Composed:
@@ -281,18 +300,16 @@ def missing_roles(connection: Connection, needed: Iterable[str]) -> list[str]:
 
 def portability_of(connection: Connection) -> portability.TargetServer:
     """Return what the role is allowed to do on this server."""
-    row = connection.execute(
-        """
-        SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
-               (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
-        """
-    ).fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
-    version, superuser = row
-    member_of = (
-        "SELECT rolname FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid, 'MEMBER')"
+    version, superuser = connection.info.server_version, is_superuser(connection)
+    # What belongs to another role is created, given to it, and filled: since PostgreSQL 16 the
+    # membership has separate options for both.
+    act_as = "SET" if version >= MEMBERSHIP_OPTIONS_SINCE else "MEMBER"
+    rows = shared_rows(
+        connection,
+        "SELECT rolname, pg_catalog.pg_has_role(oid, 'MEMBER'),"
+        f" pg_catalog.pg_has_role(oid, '{act_as}'), pg_catalog.pg_has_role(oid, 'USAGE')"
+        " FROM pg_catalog.pg_roles",
     )
-    roles = shared_rows(connection, member_of)
     trusted = "trusted" if version >= TRUSTED_SINCE else "false"
     extensions = connection.execute(
         f"SELECT DISTINCT name FROM pg_catalog.pg_available_extension_versions WHERE {trusted}"
@@ -301,7 +318,9 @@ def portability_of(connection: Connection) -> portability.TargetServer:
     return portability.TargetServer(
         version_num=version,
         superuser=superuser,
-        roles=frozenset(row[0] for row in roles),
+        roles=frozenset(name for name, _, sets, inherits in rows if sets and inherits),
+        memberships=frozenset(name for name, member, _, _ in rows if member),
+        privileges=frozenset(name for name, _, _, inherits in rows if inherits),
         extensions=frozenset(row[0] for row in extensions),
     )
 

@@ -152,24 +152,27 @@ def extensions(connection: Connection) -> list[Extension]:
 def roles_in_use(connection: Connection) -> list[str]:
     """Return the roles that own objects or have privileges in the database, or on it.
 
-    The bootstrap superuser is pinned and has no rows in pg_shdepend (manual, section 51.49).
+    The bootstrap superuser is pinned and has no rows in pg_shdepend (manual, section 51.49). Names
+    are those of the snapshot: pg_get_userbyid() would not find a role that was dropped since.
     """
     rows = shared_rows(
         connection,
         """
-        SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database
-        WHERE datname = pg_catalog.current_database()
-        UNION
-        SELECT pg_catalog.pg_get_userbyid(s.refobjid)
-        FROM pg_catalog.pg_database d JOIN pg_catalog.pg_shdepend s
-          ON s.dbid = d.oid
-          OR s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND s.objid = d.oid
-        WHERE d.datname = pg_catalog.current_database()
-          AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
-        UNION
-        SELECT pg_catalog.pg_get_userbyid(s.setrole)
-        FROM pg_catalog.pg_database d JOIN pg_catalog.pg_db_role_setting s ON s.setdatabase = d.oid
-        WHERE d.datname = pg_catalog.current_database() AND s.setrole <> 0
+        SELECT r.rolname FROM pg_catalog.pg_roles r WHERE r.oid IN (
+            SELECT datdba FROM pg_catalog.pg_database
+            WHERE datname = pg_catalog.current_database()
+            UNION
+            SELECT s.refobjid
+            FROM pg_catalog.pg_database d JOIN pg_catalog.pg_shdepend s
+              ON s.dbid = d.oid
+              OR s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND s.objid = d.oid
+            WHERE d.datname = pg_catalog.current_database()
+              AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+            UNION
+            SELECT s.setrole
+            FROM pg_catalog.pg_database d
+            JOIN pg_catalog.pg_db_role_setting s ON s.setdatabase = d.oid
+            WHERE d.datname = pg_catalog.current_database() AND s.setrole <> 0)
         ORDER BY 1
         """,
     )

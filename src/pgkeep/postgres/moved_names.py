@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 
 from .. import errors as e
+from .facts import shared_rows
 
 # Since PostgreSQL 18, pg_dump reads sequences by their OIDs (pg_get_sequence_data).
 SEQUENCES_BY_OID_SINCE = 180000
@@ -91,6 +92,28 @@ def check(names: Names, connection: "psycopg.Connection[Any]", codec: str) -> No
     moved = names.moved(read(connection, codec))
     if moved:
         raise Moved(_said(moved))
+
+
+def check_roles(connection: "psycopg.Connection[Any]") -> None:
+    """Raise Moved if a role in use was dropped or renamed since the snapshot of the connection.
+
+    pg_dump reads privileges with server functions that see the newest roles: of a dropped role
+    they contain only its OID. pg_get_userbyid() sees what they see.
+    """
+    rows = shared_rows(
+        connection,
+        """
+        SELECT r.rolname FROM pg_catalog.pg_roles r
+        WHERE pg_catalog.pg_get_userbyid(r.oid) <> r.rolname AND r.oid IN (
+            SELECT s.refobjid
+            FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_database d ON d.oid = s.dbid
+            WHERE d.datname = pg_catalog.current_database()
+              AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass)
+        ORDER BY 1
+        """,
+    )
+    if rows:
+        raise Moved(_said([f"role {row[0]}" for row in rows]))
 
 
 def _said(moved: Sequence[str]) -> str:

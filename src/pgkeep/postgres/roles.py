@@ -1,6 +1,5 @@
 """The roles of a cluster as SQL: dumped with each backup, and repeatable on another server."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,19 +10,9 @@ from ..sql.statements import quoted
 from ..task_group import TaskGroup
 from . import programs
 from .connection import ChildAccess, Endpoint
+from .repeatable_roles import repeatable_roles
 
 _GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n--"
-_NAME = rb'(?:"(?:[^"]|"")*"|[^";\s]+)'
-_REST = rb"(?:[^\n';]|'[^']*')*;"
-# Quoted names and comments on roles can contain similar text, which is skipped.
-_STATEMENT = re.compile(
-    rb"^(?:(?P<create>CREATE ROLE (?P<role>%(name)b);"
-    rb"(?:\nALTER ROLE (?P=role) WITH %(rest)b)?)"
-    rb"|(?:ALTER|COMMENT ON) ROLE (?P<about>%(name)b) (?:SET|IS) %(rest)b"
-    rb"|GRANT (?P<group>%(name)b) TO (?P<member>%(name)b)(?:[^\n;'\"]|%(name)b)*;)$"
-    rb"""|--[^\n]*|'[^']*'|"[^"]*\"""" % {b"name": _NAME, b"rest": _REST},
-    re.MULTILINE,
-)
 
 
 class RolesDump(msgspec.Struct, frozen=True):
@@ -49,9 +38,20 @@ class Roles:
         needed: Iterable[str],
     ) -> RolesDump:
         """Return the dump; make it when first requested, and again if a role was created since."""
-        if self._dump is None or not all(_is_in(role, self._dump.sql) for role in needed):
+        roles = list(needed)
+        if self._dump is None or _missing(roles, self._dump.sql):
             self._dump = _dump_roles(endpoint, client, settings, encoding)
-        return self._dump
+        dropped = _missing(roles, self._dump.sql)
+        if not dropped:
+            return self._dump
+        warning = (
+            f"roles were dropped during the backup and are not in its globals: {', '.join(dropped)}"
+        )
+        return msgspec.structs.replace(self._dump, warnings=[*self._dump.warnings, warning])
+
+
+def _missing(roles: Iterable[str], script: bytes) -> list[str]:
+    return [role for role in roles if not _is_in(role, script)]
 
 
 def _is_in(role: str, script: bytes) -> bool:
@@ -136,37 +136,3 @@ def _output(command: Sequence[str], access: ChildAccess) -> bytes:
 
 def _conninfo_value(value: str) -> str:
     return "'" + re.sub(r"([\\'])", r"\\\1", value) + "'"
-
-
-def repeatable_roles(script: bytes) -> bytes:
-    """Return pg_dumpall's SQL for roles in a form that tolerates existing roles (trap A3.4).
-
-    Existing roles keep their attributes, passwords, settings and comments, which can have been
-    changed since. Existing roles are not made members of each other.
-    """
-    return _STATEMENT.sub(_only_if_missing, script)
-
-
-def _only_if_missing(match: re.Match[bytes]) -> bytes:
-    if match["create"] is not None:
-        body = b"%b PERFORM pg_catalog.set_config('%b', 'made', false);" % (
-            match.group(), _mark(match["role"]),
-        )  # fmt: skip
-        return _block(b"%b EXCEPTION WHEN duplicate_object THEN NULL;" % body)
-    names = [match[group] for group in ("about", "group", "member") if match[group] is not None]
-    if not names:
-        return match.group()
-    made = b", ".join(b"pg_catalog.current_setting('%b', true)" % _mark(name) for name in names)
-    return _block(b"IF 'made' IN (%b) THEN\n%b\nEND IF;" % (made, match.group()))
-
-
-def _mark(role: bytes) -> bytes:
-    """Return the setting that records, until the session ends, that it created the role."""
-    return b"pgkeep.role_" + hashlib.sha256(role).hexdigest()[:16].encode()
-
-
-def _block(body: bytes) -> bytes:
-    tag = b"$pgkeep$"
-    while tag in body:
-        tag = tag[:-1] + b"_$"
-    return b"DO %b BEGIN %b END %b;" % (tag, body, tag)

@@ -40,12 +40,19 @@ def apply(run: Run, connection: Connection, name: str) -> None:
             raise restore_error(error, "privileges of the database") from error
 
 
-def _apply_facts(run: Run, connection: Connection, name: str, facts: DatabaseFacts) -> None:
-    options, selection = run.plan.options, run.selection
+def owner_of(run: Run) -> str | None:
+    """Return the role that owns a new database, None for the role that restores."""
+    if run.plan.meta is None or not run.plan.options.owner:
+        return None
+    owner, selection = run.plan.meta.database.owner, run.selection
     keeps_out = selection.keeps_owners_out if selection is not None else frozenset()
+    return owner if owner and owner not in keeps_out else None
+
+
+def _apply_facts(run: Run, connection: Connection, name: str, facts: DatabaseFacts) -> None:
     for statement in databases.facts_statements(
-        sql.Identifier(name), facts, owner=options.owner and facts.owner not in keeps_out,
-        privileges=options.privileges,
+        sql.Identifier(name), facts, owner=owner_of(run) is not None,
+        privileges=run.plan.options.privileges,
     ):  # fmt: skip
         try:
             connection.execute(statement)

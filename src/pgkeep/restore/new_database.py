@@ -126,7 +126,8 @@ class NewDatabase:
         try:
             with self._run.maintenance() as connection:
                 facts = self._plan.meta.database if self._plan.meta else None
-                databases.create(connection, name, facts, encoding(self._plan))
+                owner = database_settings.owner_of(self._run)
+                databases.create(connection, name, facts, encoding(self._plan), owner)
             ours = True
             yield
         except finished.NotRenamed:

@@ -5,7 +5,7 @@ The selection is made for one server and one role, before anything is changed.
 
 import dataclasses
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -57,7 +57,8 @@ class ObjectSelection:
     unsupported: Sequence[tuple[Object, str]] = ()  # by the server or the role, with the reason
     missing_roles: Sequence[str] = ()  # that the backup needs
     unnamed_roles: frozenset[str] = frozenset()  # missing roles that statements do without
-    other_owners: frozenset[str] = frozenset()  # that the role cannot give objects to
+    # Owners that the role cannot give objects to, with the reason.
+    other_owners: Mapping[str, str] = field(default_factory=dict)
     shared_schemas: frozenset[str] = frozenset()  # of extensions, of which some are missing
     access_methods: frozenset[str] = frozenset()  # of tables, that are skipped
 
@@ -72,7 +73,7 @@ class ObjectSelection:
     @property
     def keeps_owners_out(self) -> frozenset[str]:
         """Return the owners that --portable gives nothing to."""
-        return self.other_owners if self.options.portable else frozenset()
+        return frozenset(self.other_owners) if self.options.portable else frozenset()
 
     @property
     def is_tolerant(self) -> bool:
@@ -121,9 +122,7 @@ class ObjectSelection:
             more = " and more" if len(refused) > SHOWN else ""
             yield (
                 f"the server or the role does not support {'; '.join(refused[:SHOWN])}{more}",
-                "Restore as a superuser, or skip them with --portable."
-                if any("superuser" in text or "not a member" in text for text in refused)
-                else "Skip them with --skip=TYPE:NAME, or all of them with --portable.",
+                self._remedy(refused),
             )
         extensions = [
             entry.name
@@ -139,9 +138,21 @@ class ObjectSelection:
                 ),
             )
 
+    def _remedy(self, refused: Sequence[str]) -> str:
+        if self.other_owners:
+            return (
+                f"Run GRANT {', '.join(map(statements.quoted, sorted(self.other_owners)))} TO the"
+                " role (since PostgreSQL 16: WITH INHERIT TRUE, SET TRUE), restore as a superuser,"
+                " or skip them with --portable."
+            )
+        if any("superuser" in text or "not a member" in text for text in refused):
+            return "Restore as a superuser, or skip them with --portable."
+        return "Skip them with --skip=TYPE:NAME, or all of them with --portable."
+
     def _owners_out(self) -> list[str]:
         return [
-            f"what belongs to {owner} (not a member of it)" for owner in sorted(self.other_owners)
+            f"what belongs to {owner} ({reason})"
+            for owner, reason in sorted(self.other_owners.items())
         ]
 
     def lines(self) -> list[str]:
@@ -207,9 +218,14 @@ class Selector:
         unsupported = [pair for pair in found if not selection.skips(pair[0])]
         if self._options.portable:
             self._skip(unsupported)
-        others = frozenset[str]()
+        others: dict[str, str] = {}
         if self._options.owner and not target.superuser:
-            others = frozenset(self._owners() - target.roles)
+            others = {
+                owner: "a member of it, but without INHERIT and SET"
+                if owner in target.memberships
+                else "not a member of it"
+                for owner in self._owners() - target.roles
+            }
         gone = {entry.name for entry, _ in unsupported if entry.type == "EXTENSION"}
         return dataclasses.replace(
             selection, skipped=self._skipped, unsupported=tuple(unsupported), other_owners=others,
@@ -230,12 +246,12 @@ class Selector:
     ) -> portability.TargetServer:
         """Return what the server and the role support."""
         target = databases.portability_of(connection)
-        roles = set(target.roles)
-        if self._options.create_roles:
-            roles.update(missing)
+        added = set(missing) if self._options.create_roles else set()
         if owns and target.version_num >= DATABASE_OWNER_SINCE:
-            roles.add("pg_database_owner")  # whose member a database's owner is
-        return dataclasses.replace(target, roles=frozenset(roles))
+            added.add("pg_database_owner")  # whose member a database's owner is
+        return dataclasses.replace(
+            target, roles=target.roles | added, privileges=target.privileges | added
+        )
 
     def _access_methods(self) -> frozenset[str]:
         """Return the access methods that are skipped."""

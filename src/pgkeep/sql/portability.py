@@ -47,7 +47,11 @@ class TargetServer:
 
     version_num: int
     superuser: bool
-    roles: frozenset[str] = field(default=frozenset())  # roles that the role can act as
+    # Roles that the role can give objects to and go on working with these objects, roles that it
+    # is a member of in any way, and roles whose privileges it has.
+    roles: frozenset[str] = field(default=frozenset())
+    memberships: frozenset[str] = field(default=frozenset())
+    privileges: frozenset[str] = field(default=frozenset())
     extensions: frozenset[str] = field(default=frozenset())  # extensions that the role can create
 
 
@@ -85,9 +89,9 @@ def _refusal(kind: str, text: bytes, target: TargetServer, codec: str) -> str | 
         return "only a superuser can create it"
     if kind == "ACL" and _SYSTEM_PRIVILEGES.search(text):
         return "only a superuser can change privileges of system objects"
-    if kind == "SUBSCRIPTION" and "pg_create_subscription" not in target.roles:
+    if kind == "SUBSCRIPTION" and "pg_create_subscription" not in target.privileges:
         return "only a superuser or a member of pg_create_subscription can create it"
-    if kind == "DEFAULT ACL" and (role := _found(_FOR_ROLE, text, codec)) not in target.roles:
+    if kind == "DEFAULT ACL" and (role := _found(_FOR_ROLE, text, codec)) not in target.privileges:
         return f"the role is not a member of {role}"
     if kind in ("EXTENSION", "COMMENT"):
         extension = _found(_EXTENSION, text, codec)

@@ -7,6 +7,7 @@ import psycopg
 from psycopg import sql
 
 from ...postgres.connection import Connection
+from ...postgres.databases import MEMBERSHIP_OPTIONS_SINCE, is_superuser
 from ...postgres.messages import restore_error
 
 
@@ -25,17 +26,18 @@ def create(connection: Connection, names: Sequence[str]) -> None:
         RestoreFailed: the server refuses one of them.
 
     """
-    row = connection.execute(
-        "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
-    ).fetchone()
-    superuser = row is not None and bool(row[0])
+    superuser = is_superuser(connection)
+    options = ""
+    if connection.info.server_version >= MEMBERSHIP_OPTIONS_SINCE:
+        options = " WITH INHERIT TRUE, SET TRUE"
     with connection.transaction():
         for name in names:
             role = sql.Identifier(name)
             try:
                 connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
                 if not superuser:
-                    connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
+                    grant = sql.SQL("GRANT {} TO CURRENT_USER").format(role) + sql.SQL(options)
+                    connection.execute(grant)
             except psycopg.Error as error:
                 raise restore_error(error, f"creating role {name}") from error
 
