@@ -5,7 +5,7 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh .ci/run
 
-.PHONY: help demo test lint bench regress clean setup
+.PHONY: help demo test lint lock bench regress clean setup
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,13 @@ lint: $(ready)  ## check style, types, the direction of imports, shell scripts
 	$(bin)/mypy
 	$(bin)/lint-imports
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck $(scripts); fi
+
+lock: $(ready)  ## write the exact versions of the image, with hashes; LOCK_ARGS="--upgrade"
+	$(bin)/pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	$(bin)/uv pip compile pyproject.toml --quiet $(LOCK_ARGS) --python-version 3.11 \
+		--python-platform linux --extra drill --extra metrics --extra s3 --extra serve \
+		--generate-hashes --no-annotate --custom-compile-command "make lock" \
+		--output-file 'template/{{cookiecutter.project_slug}}/scripts/requirements.lock'
 
 bench: $(ready) setup  ## measure against pg_dump and pg_restore (30 minutes); BENCH_ARGS="--help"
 	$(bin)/python -m bench $(BENCH_ARGS)
