@@ -330,9 +330,10 @@ def test_the_policy_is_kept(browser: Browser, tmp_path: Path) -> None:
 def state(*manifests: Manifest, missing: bool = False) -> status.State:
     target = overview.Target(store=MemoryStore(), copy=MemoryStore())
     contents = {target.store.url: [Backup(manifest, missing) for manifest in manifests]}
-    databases = status.judge(target, contents, status.Goals(max_age=93600), NOW, UTC)
+    goals = status.Goals(max_age=93600)
+    databases = status.judge(target, contents, goals, NOW, UTC)
     place = status.TargetState(
-        name=None, target=target, zone=UTC, readable=True, databases=databases
+        name=None, target=target, zone=UTC, goals=goals, readable=True, databases=databases
     )
     return status.State(now=NOW, places=[place], contents=contents, problems=[])
 

@@ -58,6 +58,12 @@ def note(*parts: str, err: bool = False) -> None:
         say(*parts, err=err)
 
 
+def plugin(line: str) -> None:
+    """Print the line of a monitoring plugin; if nobody reads it, the exit code is enough."""
+    with contextlib.suppress(OSError):
+        say(line)
+
+
 def show(lines: Iterable[str]) -> None:
     """Print several lines at once: each call writes through."""
     click.echo("\n".join(map(printable, lines)))

@@ -17,7 +17,7 @@ from .. import errors as e
 from ..interrupts import Interrupted
 from .command import verbosity_options
 from .events import Event
-from .output import Output, say
+from .output import Output, plugin, say
 
 SECTIONS = {
     "Back up and restore": {
@@ -273,6 +273,11 @@ def _usage_error(error: click.ClickException) -> e.UsageError:
 
 
 def _failed(error: e.PgkeepError) -> int:
+    if "--nagios" in sys.argv and not interrupts.pending():
+        from ..monitor import nagios  # noqa: PLC0415
+
+        plugin(nagios.line(nagios.UNKNOWN, error.message))  # else its exit code is a state
+        return nagios.UNKNOWN
     if "--json" in sys.argv and not _output.printed:
         import msgspec  # noqa: PLC0415
 

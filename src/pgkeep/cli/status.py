@@ -1,19 +1,23 @@
 """pgkeep status."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import click
 import msgspec
 
 from .. import config, progress
 from .. import errors as e
 from ..monitor import attempts, status
+from ..monitor import nagios as plugin
 from ..terminal import printable
 from . import output
 from .command import pgkeep_command
 from .common import dir_option, json_option, load_configs, print_json, target_option
 from .contents import contents_of, target_of
+from .rules import AtMostOne
 
 _MARKS = {"monthly": "M", "weekly": "W", "daily": "d", "manual": "m", None: "."}
 _COLOURS = {"monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "yellow"}
@@ -25,12 +29,34 @@ _COLOURS = {"monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "ye
         "pgkeep status",
         "BACKUP_MAX_AGE=2d BACKUP_RTO=30min pgkeep status",
         'pgkeep status >/dev/null || echo "check the backups"',
+        "pgkeep status --nagios --database=app",
     ),
+    rules=(AtMostOne(("--nagios", "--json")),),
+)
+@click.option(
+    "--nagios",
+    is_flag=True,
+    help="Print one line with performance data, and exit as a Nagios plugin: 0 OK, 1 WARNING, 2"
+    " CRITICAL, 3 UNKNOWN.",
+)
+@click.option(
+    "--database",
+    "databases",
+    metavar="NAME",
+    multiple=True,
+    help="Check only this database. Can be repeated.",
 )
 @target_option
 @dir_option
 @json_option
-def command(*, target: str | None, directory: str | None, as_json: bool) -> None:
+def command(
+    *,
+    nagios: bool,
+    databases: tuple[str, ...],
+    target: str | None,
+    directory: str | None,
+    as_json: bool,
+) -> None:
     """Check every database against its backup goals; exit code 5 if one is missed.
 
     Checked are the databases of BACKUP_DATABASES, or all databases that have backups. The goals are
@@ -38,8 +64,9 @@ def command(*, target: str | None, directory: str | None, as_json: bool) -> None
     drill (BACKUP_DRILL_MAX_AGE) and its recovery time (BACKUP_RTO). The first line is the summary,
     for Nagios and similar systems.
     """
-    configs = load_configs(target=target, directory=directory)
-    state = state_of(configs)
+    if nagios:
+        click.get_current_context().exit(_plugin(target, directory, databases))
+    state = _chosen(state_of(load_configs(target=target, directory=directory)), databases)
     out = output.current()
     if not state.readable:
         raise e.StoreError("; ".join(state.problems))
@@ -51,6 +78,44 @@ def command(*, target: str | None, directory: str | None, as_json: bool) -> None
         out.warning(problem)
     if not state.ok:
         raise e.VerificationFailed(printable(". ".join(state.reasons)))
+
+
+def _plugin(target: str | None, directory: str | None, databases: Sequence[str]) -> int:
+    """Print the line of a Nagios plugin and return its exit code, whatever happens."""
+    data: list[str] = []
+    try:
+        configs = load_configs(target=target, directory=directory)
+        state = _chosen(state_of(configs), databases)
+        code, text = plugin.verdict(state)
+        data = list(plugin.performance_data(state))
+    except e.VerificationFailed as error:
+        code, text = plugin.CRITICAL, error.message
+    except e.PgkeepError as error:
+        code, text = plugin.UNKNOWN, error.message
+    except Exception as error:  # noqa: BLE001 - a plugin prints one line
+        code, text = plugin.UNKNOWN, f"{type(error).__name__}: {error}"
+    output.plugin(plugin.line(code, text, data))
+    return code
+
+
+def _chosen(state: status.State, names: Sequence[str]) -> status.State:
+    """Return the state of these databases only, if any are given.
+
+    Raises:
+        VerificationFailed: one of them is not backed up.
+
+    """
+    if not names or not state.readable:
+        return state
+    expected = {database.database for database in state.databases if database.expected}
+    for name in names:
+        if name not in expected:
+            raise e.VerificationFailed(f"database {name} is not among those that are backed up")
+    places = [
+        replace(place, databases=[found for found in place.databases if found.database in names])
+        for place in state.places
+    ]
+    return replace(state, places=[place for place in places if place.databases])
 
 
 def state_of(configs: Sequence[config.Config]) -> status.State:
@@ -78,8 +143,8 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
         ]
         places.append(
             status.TargetState(
-                name=found.target, target=target, zone=found.settings.zone, readable=readable,
-                databases=databases,
+                name=found.target, target=target, zone=found.settings.zone, goals=goals,
+                readable=readable, databases=databases,
             )
         )  # fmt: skip
     return status.State(

@@ -55,6 +55,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     drill: Drill | None
     last_passed_drill: datetime | None
     problems: list[str]  # goals that are not met
+    critical: bool  # whether one of them endangers a restore now: no recent backup, a failed drill
     days: dict[str, str]  # for each day with a backup, its highest tier
     last_failure: Failure | None = None  # of the last run, if it failed
 
@@ -66,6 +67,7 @@ class TargetState:
     name: str | None
     target: overview.Target
     zone: tzinfo
+    goals: Goals
     readable: bool
     databases: list[Database]
 
@@ -98,7 +100,7 @@ class State:
             return list(self.problems)
         title = titles(self.databases)
         return [
-            *(f"{'' if target is None else f'target {target}: '}{_BARE}" for target in self._bare),
+            *(f"{'' if target is None else f'target {target}: '}{_BARE}" for target in self.bare),
             *(
                 f"{title(database)}: {'; '.join(database.problems)}"
                 for database in self.databases
@@ -108,7 +110,7 @@ class State:
         ]
 
     @property
-    def _bare(self) -> list[str | None]:
+    def bare(self) -> list[str | None]:
         """The targets without any backup or expected database."""
         return [
             place.name
@@ -126,10 +128,10 @@ class State:
         """One line for people and for Nagios."""
         if not self.readable:
             return "not ok: no store of a target can be read"
-        if self.ok or any(database.problems for database in self.databases) or self._bare == [None]:
+        if self.ok or any(database.problems for database in self.databases) or self.bare == [None]:
             return summary(self.databases)
-        if self._bare:
-            return f"not ok: no backup of target {', '.join(map(str, self._bare))}"
+        if self.bare:
+            return f"not ok: no backup of target {', '.join(map(str, self.bare))}"
         count = len(self.unreadable)
         return f"not ok: {count} {'manifest' if count == 1 else 'manifests'} cannot be read"
 
@@ -207,6 +209,8 @@ class _Judgement:
             drill=None if last is None else _shown(last),
             last_passed_drill=passed,
             problems=problems if expected else [],
+            critical=expected
+            and (bool(_of_backup(age, self.goals)) or (last is not None and not last.passed)),
             days=_days(whole, self.zone),
         )
 
