@@ -1,4 +1,4 @@
-"""Sessions that wait for a backup: logged, in the manifest, and yielded to on request (B1)."""
+"""Sessions that wait for a backup: logged, in the manifest, and yielded to on request (D30)."""
 
 import threading
 import time
@@ -11,9 +11,10 @@ import pytest
 
 from pgkeep import errors as e
 from pgkeep.backup import backup, dump
+from pgkeep.backup.blocking import BlockedSessions, LockWatch
 from pgkeep.model import naming
 from pgkeep.model.manifest import decode
-from pgkeep.postgres.blocked import behind
+from pgkeep.postgres.blocked import WaitingSession, behind
 from pgkeep.postgres.connection import Connection, Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
@@ -72,7 +73,7 @@ def queue(server: Server, database: str) -> Iterator[list[Later]]:
 def test_who_waits_is_logged_and_in_the_manifest(
     server: Server, database: DatabaseFactory, disposables: Disposables, tmp_path: Path
 ) -> None:
-    """B1: also for a role that does not see what others do, and of the queue behind it."""
+    """D30: also for a role that does not see what others do, and of the queue behind it."""
     db = database(server)
     servers.sql(server, db, "create table t (a int); insert into t values (1)")
     role = disposables.role(server, "in role pg_read_all_data")
@@ -99,6 +100,41 @@ def test_who_waits_is_logged_and_in_the_manifest(
     assert "secret" not in said + manifest.read_text()
 
 
+def test_the_coordinator_is_busy(pg17: Server, app: str) -> None:
+    """D30: another connection looks then; a wait is recorded once, and ends with the backup."""
+    endpoint = Endpoint({**pg17.params, "dbname": app})
+    sessions = BlockedSessions()
+    with endpoint.connect() as coordinator:
+        coordinator.execute("begin; lock table public.t in access share mode")
+        watch = LockWatch(endpoint, coordinator.info.backend_pid, sessions, None)
+        with watch.watching():
+            later = Later(pg17, app, "truncate t")
+            until(lambda: waits(pg17, later.pid))
+            watch.look(None)
+            watch.look(None)
+            assert sessions.recorded() == []
+        ((wait,),) = [sessions.recorded()]
+        assert (wait.pid, wait.waits_for, wait.command) == (later.pid, "public.t", "TRUNCATE")
+        coordinator.execute("rollback")
+    later.finish()
+
+
+def test_the_longest_waits_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D30: a manifest stays small, however many sessions queue."""
+    clock = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    sessions = BlockedSessions()
+    for pid in range(500):
+        waiting = WaitingSession(
+            pid, "u", "a", "public.t", "AccessShareLock", None, None, frozenset()
+        )
+        sessions.saw([waiting])
+        clock += pid % 250
+    sessions.released()
+    found = [wait.seconds for wait in sessions.recorded()]
+    assert found == sorted([*range(200, 250)] * 2, reverse=True)
+
+
 @pytest.mark.parametrize("how", ["process", "busy"])
 def test_a_backup_gives_way(
     server: Server,
@@ -107,7 +143,7 @@ def test_a_backup_gives_way(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    """B1: --yield-after holds whatever the coordinator does; nothing is left of the backup."""
+    """D30: --yield-after holds whatever the coordinator does; nothing is left of the backup."""
     db = database(server)
     servers.sql(server, db, "create table t (a int); insert into t values (1)")
     said: list[str] = []

@@ -170,7 +170,7 @@ def test_migration_waits_holding_a_view(
 def test_migration_drops_a_view_before_pg_dump_reads_it(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
-    """D4, D5: nobody can continue; the backup releases its locks at once, and starts again."""
+    """D32: nobody can continue; the backup releases its locks at once, and starts again."""
     db = database(pg17)
     servers.psql(
         pg17,

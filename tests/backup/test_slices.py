@@ -1,4 +1,4 @@
-"""Slices of tables: the planner locks indexes, and settings must not change the plan (B2, D11)."""
+"""Slices of tables: the planner locks indexes, and settings must not change the plan (D11, D31)."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_other_rows_than_those_of_the_slices(copied: tuple[int, int]) -> None:
 
 
 def test_an_open_reindex(server: Server, database: DatabaseFactory, tmp_path: Path) -> None:
-    """B2: pg_dump does not need indexes, and neither does a backup."""
+    """D31: pg_dump does not need indexes, and neither does a backup."""
     db = database(server)
     servers.psql(server, db, input=LARGE)
     with servers.connect(server, db) as other:
@@ -68,7 +68,7 @@ def test_an_open_reindex(server: Server, database: DatabaseFactory, tmp_path: Pa
 def test_a_reindex_that_begins_between_slices(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
-    """B2: REINDEX has its turn after a slice; the rest is copied as a whole, no row twice."""
+    """D31: REINDEX has its turn after a slice; the rest is copied as a whole, no row twice."""
     db = database(pg17)
     servers.psql(pg17, db, input=LARGE)
     servers.psql(pg17, db, input=f"insert into t select g + {SPARSE_ROWS}, 'y' from"
@@ -94,7 +94,7 @@ def test_a_reindex_that_begins_between_slices(
 def test_reindex_concurrently_waits_and_is_recorded(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
-    """B2: it waits for the snapshot, as beside pg_dump, and blocks nobody."""
+    """D31: it waits for the snapshot, as beside pg_dump, and blocks nobody."""
     db = database(pg17)
     servers.psql(pg17, db, input=LARGE)
     gate = Gate(tmp_path, pg17, "pg_dump")

@@ -1,4 +1,4 @@
-"""What locking all tables does to other sessions: nobody waits while we wait (A6.2)."""
+"""What locking all tables does to other sessions: nobody waits while we wait (A6.2, D30)."""
 
 import contextlib
 import threading

@@ -46,7 +46,7 @@ ROLLBACK TO SAVEPOINT before;
 RELEASE SAVEPOINT before;
 """
 # A query locks the indexes of its table when it is planned. REINDEX holds them exclusively for long
-# and if it has to wait for us, all other queries on the table wait behind it. Therefore a slice
+# and if it has to wait for us, all other queries on the table wait behind it (D31). So a slice
 # holds them only while it is copied, and does not wait for them. EXPLAIN takes the same locks.
 _PLAN = b"""\
 \\set ON_ERROR_STOP off

@@ -90,7 +90,7 @@ def find(connection: Connection, coordinator: int) -> Waits:
 
     A session of ours that waits for one of these cannot continue before the backup ends, which
     waits for it. The server sees such a deadlock only if the same session of ours is waited for,
-    and can then end the other one (trap D4).
+    and can then end the other one (traps D4, D32).
     """
     # Otherwise a transaction would always see the same sessions.
     connection.execute("SELECT pg_catalog.pg_stat_clear_snapshot()")

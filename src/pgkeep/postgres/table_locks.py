@@ -4,7 +4,7 @@ A session that requests an exclusive lock waits for those who hold the table, an
 needs the table afterwards waits behind it. A session that waits for one table while it holds others
 therefore stops readers of those others, as soon as an ALTER of one of them is queued. Therefore a
 try takes all tables that are free and does not wait. If one is not free, all locks are released,
-and that table is waited for alone, while nothing else is held (trap A6.2).
+and that table is waited for alone, while nothing else is held (traps A6.2, D30).
 """
 
 import random
