@@ -134,11 +134,11 @@ class LockWatch:
 
         """
         thread = threading.Thread(target=self._watch, name="lock-watch", daemon=True)
-        if self._limit is not None:
-            with interrupts.held():
-                self._observer = self._endpoint.connect()
-                thread.start()
         try:
+            if self._limit is not None:
+                self._observer = self._endpoint.connect()
+                with interrupts.held():
+                    thread.start()
             yield
         except Exception:
             self._close(thread)
