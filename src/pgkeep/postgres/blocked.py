@@ -70,12 +70,9 @@ class WaitingSession:
     blockers: frozenset[int] = field(compare=False)
 
     def __str__(self) -> str:
-        running = f", {self.command}" if self.command else ""
+        known = ", ".join(filter(None, [self.user, self.application, self.command]))
         lock = f"{self.mode} on " if self.mode else ""
-        return (
-            f"process {self.pid} ({self.user}, {self.application}{running}) waits for"
-            f" {lock}{self.waits_for}"
-        )
+        return f"process {self.pid} ({known}) waits for {lock}{self.waits_for}"
 
 
 class Waits(NamedTuple):
