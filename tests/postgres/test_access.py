@@ -297,6 +297,46 @@ def test_the_new_database_sorts_as_the_old_one(
     assert_same_database(server, database, server, target)
 
 
+def test_a_collation_that_sorts_differently_now(
+    pg15: Server, disposables: Disposables, tmp_path: Path
+) -> None:
+    """A3.11, A3.12: of the database, of a restore, and of template0; the hints fix it."""
+    database = disposables.database(
+        pg15, "locale_provider icu icu_locale 'de-u-co-phonebk' locale 'C.UTF-8' is_template true"
+    )
+    fake = "update pg_database set datcollversion = '0.1' where datname ="
+    sql(pg15, "postgres", f"{fake} '{database}'")
+    artifact = invoke.backup(pg15, database, tmp_path)
+    message = f"database {database} records version 0.1 of its collation, the server provides "
+    assert message in str(manifest_of(artifact)["warnings"])
+    env = invoke.environment(pg15, database, BACKUP_DIR=str(tmp_path))
+    said = _output("doctor", env)
+    remedy = f'REINDEX DATABASE "{database}";', f'DATABASE "{database}" REFRESH COLLATION VERSION;'
+    assert f"    {remedy[0]}\n    ALTER {remedy[1]}\n" in said
+    for statement in (remedy[0], f"ALTER {remedy[1]}"):
+        sql(pg15, database, statement)
+    assert "of its collation" not in _output("doctor", env)
+    target = disposables.name(pg15)
+    command = ("restore", f"--backup={artifact}", f"--target-db={target}")
+    plan = json.loads(invoke.run(*command, "--dry-run", "--json", env=env))
+    assert "the backup records version 0.1 of its collation, the server" in str(plan["warnings"])
+    invoke.run(*command, env=env)
+    query = "select datistemplate from pg_database where datname = current_database()"
+    assert sql(pg15, target, query) == [(True,)]
+    for name in (database, target):
+        sql(pg15, "postgres", f"alter database {name} is_template false")
+    sql(pg15, "postgres", f"{fake} 'template0'")
+    try:
+        assert "template0 records version 0.1 of its collation" in _output("doctor", env)
+        again = disposables.name(pg15)
+        err = invoke.run("restore", command[1], f"--target-db={again}", env=env, code=8)
+        assert "could not create a database: template database" in err
+        assert "Run ALTER DATABASE template0 REFRESH COLLATION VERSION." in err
+    finally:
+        reset = "update pg_database set datcollversion = null where datname = 'template0'"
+        sql(pg15, "postgres", reset)
+
+
 def test_row_security_is_refused_before_anything_is_dumped(
     pg17: Server, disposables: Disposables, tmp_path: Path
 ) -> None:

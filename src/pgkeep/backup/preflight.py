@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from psycopg import sql
+
 from .. import errors as e
 from ..model.manifest import ServerFacts
-from ..postgres import lock_table, name_resolution
+from ..postgres import collation_versions, lock_table, name_resolution
 from ..postgres.connection import Connection
 from ..postgres.facts import shared_rows, system_identifier
 from ..postgres.snapshot import Table
@@ -29,6 +31,7 @@ def check(
         *_row_security(connection, tables),
         *_large_objects(connection, server),
         *_user_mappings(connection),
+        *_collation_versions(connection),
         *_connections(connection, connections),
         *_locks(lock_table.forecast(connection, len(tables), connections - 1)),
         *_oddities(connection, server, tables),
@@ -205,6 +208,27 @@ def _large_objects(connection: Connection, server: ServerFacts) -> Iterator[Find
             f" EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO %I', o, {row[3]});"
             " END LOOP; END $$;",
         )
+
+
+def _collation_versions(connection: Connection) -> Iterator[Finding]:
+    """Warn about text that sorts differently than when its indexes were built (trap A3.11)."""
+    for name, recorded, provided in collation_versions.mismatches(connection):
+        database = sql.Identifier(name).as_string()
+        refresh = f"ALTER DATABASE {database} REFRESH COLLATION VERSION;"
+        if name == connection.info.dbname:
+            yield Finding(
+                "warning",
+                f"database {name} records version {recorded} of its collation, the server provides"
+                f" {provided}: indexes on text can be damaged",
+                f"REINDEX DATABASE {database};\n{refresh}",
+            )
+        else:
+            yield Finding(
+                "warning",
+                f"{name} records version {recorded} of its collation, the server provides"
+                f" {provided}: the server cannot create databases, and restores fail",
+                refresh,
+            )
 
 
 def _user_mappings(connection: Connection) -> Iterator[Finding]:

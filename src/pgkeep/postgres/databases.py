@@ -54,7 +54,12 @@ def create(
         connection.execute(creation)
     except psycopg.Error as error:
         hint = None
-        if "locale" in str(error) or "collation" in str(error):
+        if "has a collation version" in str(error):
+            hint = (
+                "Since an upgrade of the operating system, template0 records another version. Run"
+                " ALTER DATABASE template0 REFRESH COLLATION VERSION."
+            )
+        elif "locale" in str(error) or "collation" in str(error):
             hint = "Install the backup's locale on the server. List locales with: locale -a."
         raise e.RestoreFailed(
             f"could not create a database: {error.diag.message_primary}", hint=hint

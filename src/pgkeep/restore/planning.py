@@ -8,7 +8,7 @@ from .. import errors as e
 from ..artifact.contents import Contents
 from ..artifact.file import Artifact, is_artifact
 from ..artifact.verify import SideFiles
-from ..postgres import database_names, databases
+from ..postgres import collation_versions, database_names, databases
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..sql.encodings import codec
@@ -170,6 +170,9 @@ class _Planner:
                     f" {self._meta.server.major}",
                     "Restore into a newer server, or try it with --portable.",
                 )
+        if self._meta is not None and mode != Mode.DATA_ONLY:
+            warning = collation_versions.restore_warning(connection, self._meta.database)
+            self._warnings += [warning] if warning is not None else []
         if self._selection is not None:
             self._problems += self._selection.problems()
             creates = options.create_roles and self._selection.missing_roles
