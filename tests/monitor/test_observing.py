@@ -450,6 +450,13 @@ def test_a_database_that_cannot_be_backed_up_has_failed(tmp_path: Path) -> None:
         0, 3,
     )  # fmt: skip
     assert {key[1] for key in after} & {"scratch", "postgres", "template1"} == set()
+    # Neither has a server to ask: the record of the run names the database.
+    document = json.loads(invoke.outputs("status", "--json", env=env, code=5)[0])
+    found = {one["database"]: one["problems"] for one in document["databases"]}
+    assert found == {"app": [], "never": ["no backup"]}
+    scraped = values(invoke.outputs("metrics", env=env)[0])
+    assert (scraped[SUCCESS, "never", store, "daily"], scraped[exit_code, "never", store, "daily"]
+            ) == (0, 3)  # fmt: skip
 
 
 def test_the_log_of_a_failed_run_stays(pg17: Server, app: str, tmp_path: Path) -> None:

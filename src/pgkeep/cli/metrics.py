@@ -82,7 +82,7 @@ def exposition(
     now = datetime.now(UTC)
     samples = [
         sample
-        for target in targets
+        for target in [attempts.with_tried(found, runs) for found in targets]
         for expected in [overview.expected(target, contents)]
         for sample in (
             *metrics.of_target(target, contents, expected, now),

@@ -124,7 +124,8 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
     targets = [(found, target_of(found)) for found in configs]
     contents, problems, unreadable, runs = contents_of(target for _, target in targets)
     places = []
-    for found, target in targets:
+    for found, stores in targets:
+        target = attempts.with_tried(stores, runs)
         goals = status.Goals(
             max_age=found.settings.max_age,
             drill_max_age=found.settings.drill_max_age,

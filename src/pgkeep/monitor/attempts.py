@@ -1,6 +1,7 @@
 """The last backup runs, also failed ones, from their records: what manifests cannot show."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import msgspec
@@ -19,6 +20,21 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int
     error: str | None
     host: str
+
+
+def with_tried(target: Target, attempts: Attempts) -> Target:
+    """Return the target with the databases of its last run, by which patterns are known (F2).
+
+    A manual run counts only if there is no other: it can be about one database.
+    """
+    found = [
+        made
+        for made in attempts.get(target.store.url, ())
+        if made.results and made.target == target.name
+    ]
+    last = max(found, key=lambda made: (made.type != "manual", made.finished), default=None)
+    tried = () if last is None else tuple(result.database for result in last.results)
+    return replace(target, tried=tried)
 
 
 def last_failure(

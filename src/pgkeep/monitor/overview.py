@@ -29,6 +29,7 @@ class Target:
     name: str | None = None  # in pgkeep.toml
     named: Sequence[str] = ()  # exactly these are expected; none: all known databases
     selection: DatabaseSelection = CONNECTED  # from which databases can be excluded
+    tried: Sequence[str] = ()  # the databases of the last run, which can have no backup yet
     connected: str | None = None  # the database that is backed up if none is named
     tiers: Sequence[str] = ("daily", "weekly", "monthly")  # the tiers that retention keeps
     cluster: str | None = None  # BACKUP_CLUSTER
@@ -54,6 +55,8 @@ def expected(target: Target, contents: Contents, report: "RunReport | None" = No
         return sorted({*target.named, *tried})
     known = {name for name in databases(target, contents) if target.selection.includes(name)}
     known.update(target.selection.names, [target.connected] if target.connected else [])
+    if target.selection.patterns:
+        known.update(name for name in target.tried if target.selection.includes(name))
     return sorted((known - dropped) | tried)
 
 
