@@ -175,11 +175,16 @@ def test_when_a_file_was_published(backup: Work, name: str) -> None:
     assert said == "ended, done"
 
 
-def test_when_databases_were_swapped(swap: Work) -> None:
-    """G5.4: the last line says that the database is restored, and where the former one is."""
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [("swap it in with: pgkeep swap", "ended"), ("is restored", "ended, done")],
+)
+def test_when_databases_were_swapped(swap: Work, message: str, outcome: str) -> None:
+    """G5.4: the last line says that the database is restored, or how it can be swapped in."""
     prelude = AFTER.replace("{module} as", "pgkeep.{module} as")
-    said = struck(swap, prelude, module="interrupts", function="completed", condition="True")
-    assert said == "ended, done"
+    condition = f"'{message}' in args[0]"
+    said = struck(swap, prelude, module="interrupts", function="completed", condition=condition)
+    assert said == outcome
 
 
 @pytest.mark.parametrize("event", [150_000, 250_000, 300_000])
