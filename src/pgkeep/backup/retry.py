@@ -6,6 +6,7 @@ hide it, and hold locks twice.
 """
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ import psycopg
 
 from .. import errors as e
 from ..postgres.connection import Connection, Endpoint, application_name
-from ..progress import Progress
 from .backup import ADVISORY_LOCK, PublishedBackup
+
+_log = logging.getLogger(__name__)
 
 RECONNECT = 60.0  # seconds that a failover, or recovery after a crash, can take
 _TRANSIENT = re.compile(
@@ -32,7 +34,6 @@ def repeated(
     attempt: Callable[[Sequence[str]], PublishedBackup],
     retries: int,
     endpoint: Endpoint,
-    progress: Progress,
 ) -> PublishedBackup:
     """Call `attempt` with the warnings about earlier attempts, until it succeeds or gives up."""
     warnings: list[str] = []
@@ -42,7 +43,7 @@ def repeated(
         except e.DumpFailed as error:
             if len(warnings) >= retries or not is_transient(error):
                 raise
-            progress.step(f"repeating the backup: {error.message}")
+            _log.warning("repeating the backup: %s", error.message)
             if not _prepared(endpoint):
                 raise
             hint = f" ({error.hint})" if error.hint else ""

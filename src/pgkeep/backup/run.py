@@ -145,7 +145,6 @@ class _Run:
                 ),
                 self._options.retries,
                 endpoint,
-                progress,
             )
         except Exception as error:  # noqa: BLE001 - the other databases must still be backed up
             name = database or endpoint.params.get("dbname", "(the default)")
