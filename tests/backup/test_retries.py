@@ -10,6 +10,7 @@ import pytest
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import faults, invoke, servers
+from tests.support.disposable import Disposables
 from tests.support.faults import Run
 from tests.support.wire import through, wire
 
@@ -77,6 +78,26 @@ def test_a_name_of_several_servers(
     assert "reached a different server" in said
     assert "hint: The host name leads to several servers" in said
     assert "repeating" not in said
+    assert invoke.left_over(tmp_path / "b") == []
+
+
+def test_roles_of_another_server(
+    pg17: Server, own: Server, disposables: Disposables, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """A7.7: pg_dumpall cannot say where it was; its roles can."""
+    name, gate = database(pg17), tmp_path / "gate"
+    database(own, name=name)
+    disposables.role(pg17)
+    path = faults.path_with(tmp_path / "bin", pg17, {"pg_dumpall": faults.gate(gate)})
+    with wire(pg17) as network:
+        env = {**through(network), "BACKUP_DIR": str(tmp_path / "b"), "PATH": path}
+        with Run(pg17, name, "backup", env=env) as run:
+            faults.eventually(lambda: faults.waiting_at(gate), "the start of pg_dumpall")
+            network.divert(own)
+            shutil.rmtree(gate)
+            said = run.ends(4)
+    assert "pg_dumpall reached a different server: role " in said
+    assert "hint: The host name leads to several servers" in said
     assert invoke.left_over(tmp_path / "b") == []
 
 

@@ -36,6 +36,10 @@ class Wire:
     def stalled(self) -> bool:
         return not self._going.is_set()
 
+    def divert(self, server: Server) -> None:
+        """Lead later connections to another server."""
+        self._targets = itertools.cycle([f"{server.host}/.s.PGSQL.{server.port}"])
+
     def stall(self) -> None:
         """Forward nothing from now on."""
         self._going.clear()

@@ -20,11 +20,11 @@ from ..catalog.locks import GLANCE, backup_lock, copies_lock
 from ..catalog.publication import manifest_of, publication
 from ..model import drift, naming, retention
 from ..model.manifest import FileFacts, Manifest
-from ..postgres import advisory_locks, moved_names
-from ..postgres.connection import Connection, Endpoint
+from ..postgres import advisory_locks, moved_names, role_names
+from ..postgres.connection import SEVERAL_SERVERS, Connection, Endpoint
 from ..postgres.facts import database_size, server_facts
 from ..postgres.messages import translated
-from ..postgres.roles import Roles
+from ..postgres.roles import Roles, RolesDump
 from ..postgres.table_locks import LockBudget
 from ..progress import Progress
 from ..stores import spool
@@ -180,12 +180,8 @@ class _Backup:
             result = self._dump(writer)
             self.progress.step("writing to disk")
             artifact.seal()
-            meta = result.index.meta
             with self.watch.armed():
-                roles = self.roles.dump(
-                    self.endpoint, result.client, result.settings, meta.database.encoding,
-                    needed=meta.roles,
-                )  # fmt: skip
+                roles = self._dump_roles(result)
             facts = files.write(name.globals, compress(roles.sql))
             verified = None
             if self.options.verify:
@@ -248,6 +244,24 @@ class _Backup:
             return PublishedBackup(copies.mark_copied(self.store, manifest, self.copy), None)
         except Exception as error:  # noqa: BLE001 - the backup is published, whatever failed
             return PublishedBackup(manifest, copies.as_failure(error))
+
+    def _dump_roles(self, result: DumpResult) -> RolesDump:
+        """Dump the roles of the cluster; those that exist before and after it must be in it."""
+        meta = result.index.meta
+        before = role_names.names(self.connection)
+        lost: set[str] = set()
+        for _ in range(2):  # the dump of an earlier database in the run lacks newer roles
+            roles = self.roles.dump(
+                self.endpoint, result.client, result.settings, meta.database.encoding,
+                needed=[*meta.roles, *lost],
+            )  # fmt: skip
+            lost = role_names.missing(before & role_names.names(self.connection), roles.sql)
+            if not lost:
+                return roles
+        raise e.DumpFailed(
+            f"pg_dumpall reached a different server: role {min(lost)} is missing in its output",
+            hint=SEVERAL_SERVERS,
+        )
 
     def _dump(self, writer: ArtifactWriter) -> DumpResult:
         options = DumpOptions(
