@@ -442,8 +442,10 @@ def _refuse_pooler(connection: Connection) -> None:
 
 def _started(connection: Connection) -> str:
     """Return when the server started, in microseconds: another server has another time."""
+    # As an integer: before PostgreSQL 14, the text of the number depends on extra_float_digits.
     row = connection.execute(
-        "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::pg_catalog.text"
+        "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)"
+        "::pg_catalog.int8"
     ).fetchone()
     return "" if row is None else str(row[0])
 
