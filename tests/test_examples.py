@@ -7,7 +7,9 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 
@@ -97,7 +99,7 @@ def crontab(text: str) -> tuple[dict[str, str], str, str]:
 def as_cron(text: str) -> "subprocess.CompletedProcess[str]":
     """Run the job as cron does: no HOME that is of use, nothing on PATH but what it says."""
     variables, time, command = crontab(text)
-    assert time == "30 2 * * *"
+    assert time == "30 4 * * *"
     assert "%" not in command  # would be a newline
     assert variables.pop("MAILTO") == "root"
     given = [f"{name}={value}" for name, value in variables.items()]
@@ -160,7 +162,7 @@ def test_systemd_timer_and_service_are_valid(machine: Machine, tmp_path: Path) -
     """Asked of systemd itself where it is installed."""
     timer = unit(machine.read("systemd/pgkeep-backup.timer"))
     assert timer["Timer"]["Persistent"] == "yes"
-    assert timer["Timer"]["OnCalendar"] == "*-*-* 02:30:00"
+    assert timer["Timer"]["OnCalendar"] == "*-*-* 02:30:00 UTC"
     assert timer["Install"]["WantedBy"] == "timers.target"
     known = {"Unit", "Service", "Timer", "Install"}
     paths = []
@@ -212,3 +214,19 @@ def test_every_example_is_tried_here() -> None:
     text = Path(__file__).read_text()
     for path in EXAMPLES.rglob("*"):
         assert path.is_dir() or path.name in text
+
+
+def test_the_time_of_the_jobs_exists_exactly_once_a_day() -> None:
+    """F1: at 02:30 no backup is made in the night in which clocks are set forward."""
+    minute, hour, *_ = crontab((EXAMPLES / "crontab").read_text())[1].split()
+    first = datetime(2026, 1, 1, int(hour), int(minute))  # noqa: DTZ001 - of every zone
+    days = [first + timedelta(days=n) for n in range(3 * 366)]
+
+    def once(day: datetime, zone: ZoneInfo) -> bool:
+        local = day.replace(tzinfo=zone)
+        return local.utcoffset() == local.replace(fold=1).utcoffset()
+
+    zones = [ZoneInfo(name) for name in sorted(available_timezones())]
+    assert all(once(day, zone) for zone in zones for day in days)
+    berlin = ZoneInfo("Europe/Berlin")
+    assert sum(not once(day - timedelta(hours=2), berlin) for day in days) == 6

@@ -231,7 +231,7 @@ def test_crontab(live: Path, cluster: Server, tmp_path: Path) -> None:
     variables = dict(line.split("=", 1) for line in lines[:-2])
     assert variables["MAILTO"] == "root"
     words = [line.split(None, 5) for line in lines[-2:]]
-    assert [" ".join(word[:5]) for word in words] == ["30 2 * * *", "0 6 2 * *"]
+    assert [" ".join(word[:5]) for word in words] == ["30 4 * * *", "0 6 2 * *"]
     backup, drill = (word[5] for word in words)
     assert "%" not in backup + drill  # would be a newline
 
@@ -273,7 +273,7 @@ def test_systemd(live: Path, cluster: Server, tmp_path: Path, observability: str
     baked = baking.bake(tmp_path / "units", include_observability=observability)
     units = {path.name: unit(path) for path in (baked / "deploy" / "systemd").iterdir()}
     assert len(units) == 4
-    for name, when in (("backup", "*-*-* 02:30:00"), ("drill", "*-*-02 06:00:00")):
+    for name, when in (("backup", "*-*-* 02:30:00 UTC"), ("drill", "*-*-02 06:00:00 UTC")):
         service = units[f"my-project-{name}.service"]["Service"]
         timer = units[f"my-project-{name}.timer"]["Timer"]
         assert (timer["OnCalendar"], timer["Persistent"]) == (when, "yes")
