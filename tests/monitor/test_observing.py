@@ -77,7 +77,8 @@ def told(prometheus: Program) -> dict[str, Series]:
 def agreed(prometheus: Program, newest: float, store: str) -> Series:
     """All three must tell of the newest backup, and the same; return what they tell.
 
-    From the directory pgkeep can serve less than a run knows: nothing of attempts and copies.
+    From the directory pgkeep can serve less than a run knows: nothing of copies. Of attempts, the
+    record has a time that is some milliseconds later.
     """
     found = told(prometheus)
     node, pushed, served = (found.get(job, {}) for job in ("node", "pgkeep", "listen"))
@@ -87,7 +88,9 @@ def agreed(prometheus: Program, newest: float, store: str) -> Series:
         if ("store", store) in labels and dict(labels)["__name__"] not in {*OF_RUNS, FREE}
     }
     served = {
-        labels: one for labels, one in served.items() if dict(labels)["__name__"] not in (FREE, AGE)
+        labels: one
+        for labels, one in served.items()
+        if dict(labels)["__name__"] not in {*OF_RUNS, FREE, AGE}
     }
     assert newest in node.values()
     assert not [*node.items() ^ pushed.items(), *less.items() ^ served.items()]
