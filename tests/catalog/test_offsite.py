@@ -133,7 +133,7 @@ def test_to_a_bucket_only(
     place = f"s3://{bucket}/my/backups"
     cloud = buckets.environment(bucket)
     del cloud["BACKUP_S3_BUCKET"]
-    env = invoke.environment(pg17, large, BACKUP_DIR=place, TMPDIR="/nonexistent", **cloud)
+    env = invoke.environment(pg17, large, BACKUP_DIR=place, TMPDIR=str(tmp_path / "none"), **cloud)
     out, _ = outputs("backup", "--type=daily", env=env)
     (url,) = re.findall(rf"{place}/daily/\S+[.]sql[.]gz", out)
     assert ", verified" in out
@@ -509,10 +509,11 @@ MISTAKES: dict[str, tuple[dict[str, str], str]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_within_ten_seconds(
-    pg17: Server, small: str, buckets: Buckets, bucket: str, mistake: str
+    pg17: Server, small: str, buckets: Buckets, bucket: str, mistake: str, tmp_path: Path
 ) -> None:
     """C20, C22, C23, C25: before anything is dumped."""
-    cloud = buckets.environment(bucket, BACKUP_DIR=f"s3://{bucket}/backups", HOME="/nonexistent")
+    place, home = f"s3://{bucket}/backups", str(tmp_path / "none")
+    cloud = buckets.environment(bucket, BACKUP_DIR=place, HOME=home)
     del cloud["BACKUP_S3_BUCKET"]
     changes, expected = MISTAKES[mistake]
     env = invoke.environment(pg17, small, **(cloud | changes))

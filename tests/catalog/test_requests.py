@@ -103,6 +103,13 @@ def test_a_listing_costs_one_request_more_where_nothing_is_known(place: Place) -
         assert (out.split(), requests) == (left, {"GET": 1, "LIST": 1})
 
 
+def test_no_home_directory_is_created(place: Place) -> None:
+    """That of accounts for services often does not exist."""
+    home = place.home.parent / "none"
+    place.requests("list", env={"XDG_CACHE_HOME": "", "HOME": str(home)})
+    assert not home.exists()
+
+
 def test_a_change_is_seen_and_costs_one_request(place: Place) -> None:
     """C11: a copy is of one version of a file."""
     newest, *_ = place.plant(3)

@@ -25,7 +25,7 @@ from pgkeep.catalog import side_files
 from pgkeep.drill import assertions, drill, examine, scratch
 from pgkeep.drill.result import DrillResult
 from pgkeep.drill.rows import compare
-from pgkeep.model import naming
+from pgkeep.model import cluster, naming
 from pgkeep.model.manifest import Drill, decode, encode
 from pgkeep.postgres import programs
 from pgkeep.postgres.connection import Endpoint
@@ -523,7 +523,9 @@ def test_metrics_have_its_result_at_once(shop: Path, place: Path, tmp_path: Path
     file = tmp_path / "pgkeep.prom"
     name = naming.parse(shop.name)
     assert name is not None
-    labels = f'database="{name.database}",store="{tmp_path}",type="daily"'
+    manifest = decode((tmp_path / name.manifest).read_bytes(), name.manifest)
+    label = cluster.short_form(manifest.server.system_identifier)
+    labels = f'cluster="{label}",database="{name.database}",store="{tmp_path}",type="daily"'
     attempt = f"pgkeep_backup_last_exit_code{{{labels}}} 4.0"
     file.write_text(
         f"{attempt}\npgkeep_backup_last_attempt_timestamp_seconds{{{labels}}} {time.time()}\n"
@@ -576,12 +578,13 @@ def test_what_a_drill_needs_is_named(shop: Path, place: Path, tmp_path: Path, pg
     plain.write_bytes(b"--\n-- PostgreSQL database dump\n--\n" + b"\n" * 1000)
     empty = tmp_path / "empty.sql"
     empty.write_text("-- nothing; /* at all; */")
+    none = tmp_path / "none"
     env = environment(shop, place)
     for options, sentence in [
         ([f"--backup={plain}"], "is a plain dump without an index"),
         ([f"--check={empty}"], "has no statement"),
-        (["--check=/nonexistent.sql"], "could not read /nonexistent.sql: No such file"),
-        (["--report=/nonexistent/x.html"], "directory /nonexistent does not exist"),
+        ([f"--check={none}.sql"], f"could not read {none}.sql: No such file"),
+        ([f"--report={none}/x.html"], f"directory {none} does not exist"),
         ([f"--report={tmp_path}/x.json"], "would be overwritten by the JSON"),
         (["--setting=fsync"], "is not NAME=VALUE"),
         (["--setting=a=b", "--server=x"], "cannot be used together"),

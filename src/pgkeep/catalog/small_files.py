@@ -195,9 +195,12 @@ def _prepare(folder: Path) -> None:
     """Create the folder, accessible only by this user.
 
     Raises:
-        OSError: it belongs to somebody else, as HOME does after some kinds of sudo.
+        OSError: it belongs to somebody else, as HOME does after some kinds of sudo, or the home
+            directory does not exist, as that of accounts for services.
 
     """
+    if not folder.parent.parent.is_dir():
+        raise FileNotFoundError(str(folder.parent.parent))
     existing = folder
     while not existing.exists():
         existing = existing.parent
