@@ -5,10 +5,10 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh .ci/run
 
-.PHONY: help demo test lint lock bench regress clean setup
+.PHONY: help demo test lint lock bench production regress clean setup
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(ready)  ## back up, lose and restore a database on a throw-away server
 	@$(bin)/pgkeep demo
@@ -32,6 +32,9 @@ lock: $(ready)  ## write the exact versions of the image, with hashes; LOCK_ARGS
 
 bench: $(ready) setup  ## measure against pg_dump and pg_restore (30 minutes); BENCH_ARGS="--help"
 	$(bin)/python -m bench $(BENCH_ARGS)
+
+production: $(ready) setup  ## measure what pgkeep does to an application at work (25 minutes)
+	$(bin)/python -m bench.production $(PRODUCTION_ARGS)
 
 regress: $(ready) setup  ## back up and restore PostgreSQL's own regression database in every way
 	@tests/setup.sh regress

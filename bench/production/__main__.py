@@ -151,60 +151,63 @@ def idle(seconds: float) -> dict[int, int]:
     return {}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all phases and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--major", type=int, default=17)
-    parser.add_argument("--rows", type=int, default=400_000, help="rows of the large table")
-    parser.add_argument("--backups", type=int, default=50)
-    parser.add_argument("--restores", type=int, default=10)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args(arguments)
-    programs = bin_folder(options.major)
+def run(major: int, options: argparse.Namespace) -> report.Result:
+    """Run all phases on a server of one major version."""
+    programs = bin_folder(major)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(Server(programs, settings=SETTINGS))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        lab = Lab(server=server, major=options.major, folder=folder)
-        schema = SCHEMA.format(rows=options.rows)
-        with lab.connect("postgres") as connection:
-            connection.execute(f"create database {DATABASE}".encode())
-            connection.execute(f"create database {REPORTS}".encode())
-        with lab.connect(DATABASE) as connection:
-            connection.execute(schema.encode())
-        with lab.connect(REPORTS) as connection:
-            connection.execute("create table t as select generate_series(1, 100000) a")
-        lab.pgkeep("backup", "--type=manual", "--verify", database=REPORTS)
+        lab = Lab(server=server, major=major, folder=folder)
+        prepare(lab, options.rows)
         stack.enter_context(replicas.Standby(server, programs))
         small = SCHEMA.format(rows=1)
         stack.enter_context(replicas.subscriber(server, DATABASE, small, programs))
         observer = stack.enter_context(Observer(server, DATABASE))
         application = stack.enter_context(Application(server, DATABASE))
         half = options.backups // 2
-        phases = [
-            measure("the application alone", application, observer, lambda: idle(20)),
-            measure(
-                f"{half} backups", application, observer, lambda: backups(lab, half)
+        works: dict[str, Callable[[], dict[int, int]]] = {
+            "the application alone": lambda: idle(20),
+            f"{half} backups": lambda: backups(lab, half),
+            f"{half} backups with `--yield-after=5`": lambda: backups(lab, half, "--yield-after=5"),
+            f"{options.restores} restores of a table": lambda: table_restores(
+                lab, options.restores
             ),
-            measure(
-                f"{half} backups with `--yield-after=5`", application, observer,
-                lambda: backups(lab, half, "--yield-after=5"),
+            f"{options.restores} restores of a database, swapped": lambda: swaps(
+                lab, options.restores
             ),
-            measure(
-                f"{options.restores} restores of a table", application, observer,
-                lambda: table_restores(lab, options.restores),
-            ),
-            measure(
-                f"{options.restores} restores of a database, swapped", application, observer,
-                lambda: swaps(lab, options.restores),
-            ),
-        ]  # fmt: skip
-        noted = noted_waits(lab)
-        checked = check_sums(lab)
+        }
+        phases = [measure(name, application, observer, work) for name, work in works.items()]
         if observer.failed:
             raise SystemExit(f"the observer failed: {observer.failed[0]}")
-    text = report.text(phases, options.major, noted, checked)
-    if options.output:
-        options.output.write_text(text)
+        return report.Result(
+            major=major, phases=phases, noted=noted_waits(lab), checked=check_sums(lab)
+        )
+
+
+def prepare(lab: Lab, rows: int) -> None:
+    """Create the databases, and a backup of the one that is swapped."""
+    with lab.connect("postgres") as connection:
+        connection.execute(f"create database {DATABASE}".encode())
+        connection.execute(f"create database {REPORTS}".encode())
+    with lab.connect(DATABASE) as connection:
+        connection.execute(SCHEMA.format(rows=rows).encode())
+    with lab.connect(REPORTS) as connection:
+        connection.execute("create table t as select generate_series(1, 100000) a")
+    lab.pgkeep("backup", "--type=manual", "--verify", database=REPORTS)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all phases on every server and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m bench.production", description=__doc__)
+    parser.add_argument("--majors", default="15,17,18")
+    parser.add_argument("--rows", type=int, default=400_000, help="rows of the large table")
+    parser.add_argument("--backups", type=int, default=50)
+    parser.add_argument("--restores", type=int, default=10)
+    parser.add_argument("--output", type=Path, default=Path("docs/production.md"))
+    options = parser.parse_args(arguments)
+    results = [run(int(major), options) for major in options.majors.split(",")]
+    text = report.page(results)
+    options.output.write_text(text)
     print(text)
 
 

@@ -21,6 +21,37 @@ class Phase:
     lag: Mapping[str, float]  # bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What happened on one server."""
+
+    major: int
+    phases: Sequence[Phase]
+    noted: int  # waits in the manifests
+    checked: int  # backups that were restored
+
+
+INTRODUCTION = """\
+# An application at work beside pgkeep
+
+`make production` writes this page. The [glossary](glossary.md) explains the terms.
+
+Eight sessions use a database all the time: three transfer money between accounts, one reads, one
+inserts orders, one executes DDL every second, one rebuilds indexes every second, and one holds a
+transaction open for two seconds. A standby and a logical subscriber follow the server. Its
+settings for locks are the defaults. Beside them, pgkeep makes backups (`--verify`), replaces a
+table that is read and referenced (`--table --drop-existing`), and replaces another database
+(`--drop-existing`).
+
+- *Waited* is the longest time that a session waited for a lock of pgkeep, and the number of such
+  waits. A session that is queued behind another one which waits for pgkeep counts, too. The locks
+  are sampled 20 times a second.
+- *DDL* are the sessions that execute DDL and rebuild indexes.
+- *Failed* is the number of transactions of the application that ended with an error.
+- *Lag* is how far the standby or the subscriber was behind, at most.
+"""
+
+
 def copied(session: Session) -> Session:
     """Return the figures of a session as they are now."""
     return dataclasses.replace(session, failures=list(session.failures))
@@ -43,29 +74,35 @@ def _row(phase: Phase) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def text(phases: Sequence[Phase], major: int, noted: int, checked: int) -> str:
+def page(results: Sequence[Result]) -> str:
     """Return the page in Markdown."""
-    waits = [wait.seconds for phase in phases for wait in phase.waits]
+    return INTRODUCTION + "".join(map(_section, results))
+
+
+def _section(result: Result) -> str:
+    waits = [wait.seconds for phase in result.phases for wait in phase.waits]
     median = f"{statistics.median(waits):.2f} s" if waits else "none"
     failures = sorted(
-        {failure for phase in phases for session in phase.sessions for failure in session.failures}
-    )
-    introduction = (
-        f"PostgreSQL {major}, default settings for locks. Waits are those for a lock of pgkeep,"
-        " directly or behind a session that waits for pgkeep: the longest, and how many."
+        {
+            failure
+            for phase in result.phases
+            for session in phase.sessions
+            for failure in session.failures
+        }
     )
     summary = (
-        f"The median of all {len(waits)} waits is {median}. The manifests record {noted} waits."
-        f" {checked} of the backups were restored, and the sum of all accounts was right."
+        f"The median of all {len(waits)} waits is {median}. The manifests record {result.noted}"
+        f" waits: pgkeep looks four times a second. {result.checked} of the backups were restored, and the sum of"
+        " all accounts was right."
     )
     lines = [
-        introduction,
+        f"## PostgreSQL {result.major}",
         "",
         "| phase | exit codes | transactions | failed | DDL waited | others waited | lag |",
         "|---|---|---|---|---|---|---|",
-        *map(_row, phases),
+        *map(_row, result.phases),
         "",
         summary,
+        *(f"- Failed: {failure}" for failure in failures),
     ]
-    lines += [f"Failed: {failure}" for failure in failures]
-    return "\n".join(lines) + "\n"
+    return "\n" + "\n".join(lines) + "\n"
