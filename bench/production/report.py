@@ -92,8 +92,8 @@ def _section(result: Result) -> str:
     )
     summary = (
         f"The median of all {len(waits)} waits is {median}. The manifests record {result.noted}"
-        f" waits: pgkeep looks four times a second. {result.checked} of the backups were restored, and the sum of"
-        " all accounts was right."
+        f" waits: pgkeep looks four times a second. {result.checked} of the backups were restored,"
+        " and the sum of all accounts was right."
     )
     lines = [
         f"## PostgreSQL {result.major}",
