@@ -126,6 +126,7 @@ def _tables_options(
         owner=not common.no_owner,
         privileges=not common.no_privileges,
         analyze=not common.no_analyze,
+        tablespaces=not common.no_tablespaces,
         search_path=SearchPath(common.search_path),
         disable_triggers=common.disable_triggers,
         lock_timeout=lock_timeout,
@@ -152,6 +153,8 @@ def _restore_options(common: CommonOptions, whole: DatabaseOptions, jobs: int) -
         skip=whole.skip,
         keep_going=whole.keep_going,
         create_roles=whole.create_roles,
+        tablespaces=not common.no_tablespaces,
+        vacuum=whole.vacuum,
         allow_statements=whole.allow_statements,
         search_path=SearchPath(common.search_path),
     )

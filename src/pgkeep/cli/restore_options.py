@@ -30,6 +30,9 @@ RULES: tuple[Rule, ...] = (
     AtMostOne(("--in-place", "--drop-existing", "--data-only")),
     AtMostOne(("--schema-only", "--data-only")),
     *each_with(
+        "--vacuum", ("--no-analyze", "--schema-only", "--data-only", "--in-place", "--table")
+    ),
+    *each_with(
         "--no-swap",
         (
             "--discard-old", "--in-place", "--data-only", "--table", "--max-outage",
@@ -61,6 +64,7 @@ class CommonOptions:
     no_owner: bool
     no_privileges: bool
     no_analyze: bool
+    no_tablespaces: bool
     disable_triggers: bool
     search_path: str
     verify_only: bool
@@ -89,6 +93,7 @@ class DatabaseOptions:
     skip: tuple[str, ...]
     keep_going: bool
     create_roles: bool
+    vacuum: bool
     allow_statements: bool
 
 
@@ -173,6 +178,9 @@ _DECORATORS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         help="Continue when objects fail, list them at the end, and keep the database under another"
         " name.",
     ),
+    _whole(
+        "--vacuum", is_flag=True, help="VACUUM (FREEZE, ANALYZE) instead of ANALYZE afterwards."
+    ),
     _whole("--create-roles", is_flag=True, help="Create missing roles, without login."),
     _whole(
         "--allow-statements",
@@ -217,6 +225,7 @@ _DECORATORS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     _how("--no-owner", is_flag=True, help="Make the restoring role the owner of all objects."),
     _how("--no-privileges", is_flag=True, help="Skip GRANT and REVOKE."),
     _how("--no-analyze", is_flag=True, help="Do not collect statistics afterwards."),
+    _how("--no-tablespaces", is_flag=True, help="Use the default tablespace for everything."),
     _how(
         "--search-path",
         type=click.Choice([path.value for path in SearchPath]),

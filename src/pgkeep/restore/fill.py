@@ -84,6 +84,7 @@ class _Filling:
             one_transaction=self._plan.mode in (Mode.IN_PLACE, Mode.DATA_ONLY),
             disable_triggers=chosen.disable_triggers,
             analyze=chosen.analyze and not chosen.schema_only,
+            vacuum=chosen.vacuum,
             adapt=self._adapt,
             skips_rows=lambda entry: self._run.skips_rows((entry.schema, entry.name)),
             tolerates=self._tolerates if tolerant else None,

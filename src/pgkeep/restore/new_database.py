@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import psycopg
 
 from .. import errors as e
@@ -126,6 +127,8 @@ class NewDatabase:
         try:
             with self._run.maintenance() as connection:
                 facts = self._plan.meta.database if self._plan.meta else None
+                if facts is not None and not self._plan.options.tablespaces:
+                    facts = msgspec.structs.replace(facts, tablespace="pg_default")
                 owner = database_settings.owner_of(self._run)
                 databases.create(connection, name, facts, encoding(self._plan), owner)
             ours = True

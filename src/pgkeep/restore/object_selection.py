@@ -22,7 +22,7 @@ from . import skipped_objects
 from .load.entries import without_owner
 from .load.session import EntryText, describe
 from .skipped_objects import SkippedObjects
-from .target import access_methods, unsupported_objects
+from .target import access_methods, tablespaces, unsupported_objects
 
 SHOWN = 7  # in one message
 DATABASE_OWNER_SINCE = 140000
@@ -44,6 +44,7 @@ class SelectionOptions:
     privileges: bool = True
     portable: bool = False
     create_roles: bool = False
+    tablespaces: bool = True
     rows_only: bool = False
 
 
@@ -61,6 +62,7 @@ class ObjectSelection:
     other_owners: Mapping[str, str] = field(default_factory=dict)
     shared_schemas: frozenset[str] = frozenset()  # of extensions, of which some are missing
     access_methods: frozenset[str] = frozenset()  # of tables, that are skipped
+    missing_tablespaces: frozenset[str] = frozenset()
 
     def skips(self, entry: Object) -> bool:
         """Tell whether an object, or the rows of a table, are skipped."""
@@ -93,6 +95,10 @@ class ObjectSelection:
             if self.unnamed_roles.intersection(roles):
                 left = named_roles.without(entry.type, text, self.unnamed_roles, self._codec)
                 return None if left is None else (entry, left)
+        if not self.options.tablespaces:
+            entry = tablespaces.without(entry, None)
+        elif self.options.portable and self.missing_tablespaces:
+            entry = tablespaces.without(entry, self.missing_tablespaces)
         if entry.owner in self.keeps_owners_out:
             text = without_owner(text)
         if self.access_methods:
@@ -112,6 +118,9 @@ class ObjectSelection:
             )
         if self.options.portable:
             return
+        if self.missing_tablespaces and self.options.tablespaces:
+            names = ", ".join(sorted(self.missing_tablespaces))
+            yield f"tablespaces are missing on the server: {names}", tablespaces.REMEDY
         refused = [
             f"{describe(entry)} ({reason})"
             for entry, reason in self.unsupported
@@ -169,6 +178,9 @@ class ObjectSelection:
         if self.unnamed_roles:
             roles = ", ".join(sorted(self.unnamed_roles))
             lines.append(f"policies and user mappings are restored without missing roles: {roles}")
+        if self.options.portable and self.options.tablespaces and self.missing_tablespaces:
+            names = ", ".join(sorted(self.missing_tablespaces))
+            lines.append(f"restored into the default tablespace instead of {names}")
         lines += [
             f"tables of access method {name} are created with {access_methods.BUILT_IN}"
             for name in sorted(self.access_methods)
@@ -231,6 +243,7 @@ class Selector:
             selection, skipped=self._skipped, unsupported=tuple(unsupported), other_owners=others,
             shared_schemas=frozenset(unsupported_objects.shared_schemas(self._artifact, gone)),
             access_methods=self._access_methods(),
+            missing_tablespaces=frozenset(tablespaces.missing(connection, self._tablespaces())),
         )  # fmt: skip
 
     def _skip(self, objects: Iterable[tuple[Object, str]]) -> None:
@@ -260,6 +273,10 @@ class Selector:
             for entry in self._artifact.index.objects
             if entry.type == "ACCESS METHOD" and self._skips(entry)
         )
+
+    def _tablespaces(self) -> set[str]:
+        objects = self._artifact.index.objects
+        return tablespaces.named(entry for entry in objects if not self._skips(entry))
 
     def _skips(self, entry: Object) -> bool:
         return self._skipped is not None and entry in self._skipped

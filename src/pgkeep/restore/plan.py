@@ -51,6 +51,8 @@ class RestoreOptions:
     skip: Sequence[str] = ()  # objects, as TYPE:NAME
     keep_going: bool = False  # report all objects that fail at the end
     create_roles: bool = False  # those that are missing, without login
+    tablespaces: bool = True  # else all objects are in the default one
+    vacuum: bool = False  # and freeze, when everything is loaded
     at_once: bool = False  # a new database gets its name before it is loaded
     closed: bool = False  # and stays closed to PUBLIC and to all others
     session: Callable[[Endpoint, Sequence[Statement]], Session] | None = None

@@ -79,6 +79,7 @@ class _Planner:
         wanted = SelectionOptions(
             skip=options.skip, owner=options.owner, privileges=options.privileges,
             portable=options.portable, create_roles=options.create_roles,
+            tablespaces=options.tablespaces,
             rows_only=options.data_only,
         )  # fmt: skip
         return Selector(self._artifact, wanted)

@@ -1,4 +1,4 @@
-"""ANALYZE all tables of a loaded database, the largest first, by several sessions at once."""
+"""Analyze or vacuum all tables of a loaded database, the largest first, by several sessions."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,8 @@ from .session import Session
 
 # A partition is analyzed with its root, unless a foreign table there may end that early.
 _STATEMENTS = """
-SELECT pg_catalog.convert_to(pg_catalog.format('ANALYZE %I.%I', n.nspname, c.relname),
+SELECT pg_catalog.convert_to(pg_catalog.format('%%s %%I.%%I', %s::pg_catalog.text, n.nspname,
+                                               c.relname),
                              pg_catalog.getdatabaseencoding())
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -24,8 +25,11 @@ ORDER BY CASE c.relkind
 """
 
 
-def analyze(sessions: Sequence[Session]) -> list[str]:
-    """Collect statistics; return what the server refused: no reason to lose a restore."""
+def analyze(sessions: Sequence[Session], *, vacuum: bool = False) -> list[str]:
+    """Collect statistics; with `vacuum` also freeze rows and write visibility maps.
+
+    Return what the server refused: no reason to lose a restore.
+    """
     warnings: list[str] = []
 
     def execute(statement: bytes, session: Session, _: TaskGroup) -> None:
@@ -37,6 +41,7 @@ def analyze(sessions: Sequence[Session]) -> list[str]:
             what = statement.decode("utf-8", "replace")
             warnings.append(f"{what}: {error.diag.message_primary}")
 
-    statements = [row[0] for row in sessions[0].connection.execute(_STATEMENTS)]
+    command = "VACUUM (FREEZE, ANALYZE)" if vacuum else "ANALYZE"
+    statements = [row[0] for row in sessions[0].connection.execute(_STATEMENTS, [command])]
     for_each(statements, sessions, execute, name="analyze", cancel=Session.cancel)
     return warnings

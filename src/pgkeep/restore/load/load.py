@@ -106,12 +106,22 @@ class _Load:
             with interrupts.held():
                 self._main.connection.execute("COMMIT")
                 interrupts.completed("the rows are committed")
-        elif options.analyze:
-            self._progress.step("analyzing")
-            self._warnings += analyze(self._sessions)
-        # Waits until everything that was committed before is on the disk.
-        self._main.connection.execute("SELECT pg_catalog.txid_current()")
+        elif options.analyze or options.vacuum:
+            # Rows whose commit is not yet on the disk are not known as visible to all.
+            self._flush()
+            self._progress.step("vacuuming" if options.vacuum else "analyzing")
+            self._warnings += analyze(self._sessions, vacuum=options.vacuum)
+        self._flush()
         return rows.loaded
+
+    def _flush(self) -> None:
+        """Wait until everything that was committed before is on the disk.
+
+        Only the commit of a transaction that has written to the WAL waits for that.
+        """
+        self._main.connection.execute(
+            "SELECT pg_catalog.pg_logical_emit_message(true, 'pgkeep', '')"
+        )
 
     def _suspend_default_privileges(self) -> list[default_privileges.Difference]:
         """Have objects created as the backup has them; a new database has no default privileges."""

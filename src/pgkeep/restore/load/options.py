@@ -22,6 +22,7 @@ class LoadOptions:
     one_transaction: bool = False  # by one session: all or nothing, at the price of time
     disable_triggers: bool = False  # user triggers and foreign keys; needs a superuser
     analyze: bool = True
+    vacuum: bool = False
     adapt: Callable[[Object, bytes], EntryText | None] = lambda entry, text: (entry, text)
     skips_rows: Callable[[Object], bool] = lambda _: False  # of a table
     tolerates: Callable[[Object, bytes, e.RestoreFailed], bool] | None = None  # what has failed

@@ -7,6 +7,7 @@ from ...artifact.contents import Entry
 from ...sql import selection, statements
 from ...sql.statements import Name
 from ..load.entries import PRIVILEGE_TYPES, without_owner
+from ..target import tablespaces
 from .plan import TablesOptions
 from .selected import SelectedTables
 
@@ -31,7 +32,8 @@ def entries(tables: SelectedTables, options: TablesOptions) -> list[Entry]:
             continue
         if not options.owner:
             text = without_owner(text)
-        found.append(Entry(entry.one, text, entry.table))
+        indexed = entry.one if options.tablespaces else tablespaces.without(entry.one, None)
+        found.append(Entry(indexed, text, entry.table))
     return found
 
 

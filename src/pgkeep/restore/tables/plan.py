@@ -33,6 +33,7 @@ class TablesOptions:
     owner: bool = True
     privileges: bool = True
     analyze: bool = True
+    tablespaces: bool = True
     lock_timeout: float = 300.0  # seconds, for locks on existing tables
     search_path: SearchPath = SearchPath.EMPTY
 

@@ -14,6 +14,7 @@ from ..target import (
     extension_tables,
     missing_dependents,
     relations,
+    tablespaces,
 )
 from . import definitions
 from .checks import Checks
@@ -44,6 +45,11 @@ def check(
         checks.refuse(
             f"roles are missing on the server: {', '.join(roles)}",
             "Create them, or skip them with --no-owner --no-privileges.",
+        )
+    gone = tablespaces.missing(connection, tablespaces.named(entry.one for entry in entries))
+    if gone:
+        checks.refuse(
+            f"tablespaces are missing on the server: {', '.join(gone)}", tablespaces.REMEDY
         )
     if not options.privileges:
         checks.warnings.extend(default_privileges.warnings(connection, target, "rS"))

@@ -155,6 +155,21 @@ def children(connection: Connection, names: Sequence[Name]) -> set[Name]:
     return {(row[0], row[1]) for row in rows}
 
 
+def partition_roots(connection: Connection) -> dict[Name, Name]:
+    """Return the partitioned table of each partition that has rows of its own."""
+    rows = connection.execute(
+        """
+        SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+               m.nspname::pg_catalog.text, r.relname::pg_catalog.text
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_class r ON r.oid = pg_catalog.pg_partition_root(c.oid)
+        JOIN pg_catalog.pg_namespace m ON m.oid = r.relnamespace
+        WHERE c.relispartition AND c.relkind = 'r'
+        """
+    )
+    return {(row[0], row[1]): (row[2], row[3]) for row in rows}
+
+
 def is_partitioned(connection: Connection, oid: int) -> bool:
     """Tell whether a relation is a partitioned table."""
     query = "SELECT FROM pg_catalog.pg_class WHERE oid = %s AND relkind = 'p'"
