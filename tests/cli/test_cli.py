@@ -418,7 +418,7 @@ def test_json_is_one_document_with_a_stable_shape(
         return set(found[0] if isinstance(found, list) else found)
 
     assert {"backups", "failed", "excluded"} <= keys("backup")
-    assert keys("list") == {"missing", "stores", "manifest"}
+    assert keys("list") == {"cluster", "missing", "stores", "manifest"}
     artifact = next(tmp_path.glob("*Z.sql.gz"))
     report = {"file", "kind", "raw_bytes", "tables", "rows", "checked"}
     assert report <= keys("verify", str(artifact))

@@ -46,7 +46,7 @@ def test_every_object_that_failed_has_a_line_of_its_own(
     # Its rows fail too, which is the same object.
     assert lines[number + 1].startswith("    table public.a")
     assert lines[number + 2] == f"    table public.c: {REFUSED}"
-    assert lines[number + 3].startswith("hint: To use it as it is: ALTER DATABASE")
+    assert lines[number + 3].startswith("hint: To use it as it is: pgkeep swap --from=")
     assert len(lines) == number + 4
     report = json.loads(invoke.complete(*command, "--json", env=env)[1])
     servers.drop(pg17, report["error"].rpartition(" ")[2])

@@ -273,7 +273,7 @@ def test_the_server_crashes(artifact: Path, tmp_path: Path) -> None:
             "create table rows as select repeat('x', 2000) from generate_series(1, 30000)",
         )
         servers.sql(server, "app", "alter table rows alter repeat set storage external")
-        env = {"BACKUP_DIR": str(tmp_path / "backups"), "BACKUP_JOBS": "2"}
+        env = {"BACKUP_DIR": str(tmp_path / "backups"), "BACKUP_JOBS": "2", "BACKUP_RETRIES": "0"}
         with Run(server, "app", "backup", env=env) as run:
             with run.frozen_in_copy(server, "rows"):
                 server.stop(immediate=True)

@@ -196,18 +196,18 @@ class Endpoint:
             self.opened(connection)
         try:
             _refuse_pooler(connection)
+            # First and separately: a timeout of some milliseconds could end the next statements.
+            connection.execute("SET statement_timeout = 0")
+            apply(connection, {**session_settings(connection.info.server_version), **settings})
             if self.server is not None and _started(connection) != self.server:
                 raise e.OtherServer(
                     "a connection reached a different server than the first one",
                     hint=SEVERAL_SERVERS,
                 )
-            # First and separately: a timeout of some milliseconds could end the next statements.
-            connection.execute("SET statement_timeout = 0")
-            apply(connection, {**session_settings(connection.info.server_version), **settings})
         except psycopg.Error as error:
             connection.close()
             raise _connection_failed(error, self.params) from error
-        except e.ConnectionFailed:
+        except e.PgkeepError:
             connection.close()
             raise
         info = connection.info

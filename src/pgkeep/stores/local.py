@@ -87,7 +87,9 @@ class LocalStore:
     def _prepare_folder(self, folder: Path) -> None:
         """Create a folder of the directory; what root creates stays usable for its owner."""
         with _translated("create directory", folder):
-            folder.mkdir(mode=0o700, exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, exist_ok=True)
+                folder.chmod(0o700)  # the umask can remove permissions of the owner too
         self._give_to_owner(folder)
 
     def _give_to_owner(self, file: int | Path) -> None:
