@@ -198,6 +198,7 @@ def _facts(database: status.Database, now: datetime) -> list[str]:
         )
     if database.snapshot is not None:
         state = "verified" if database.verified else "not verified"
+        state += ", lag of the standby unknown" if database.lag_unknown else ""
         age = status.span(max(0.0, database.age_seconds or 0))
         lines.append(
             f"newest: {database.snapshot.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {age} ago,"

@@ -206,6 +206,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.snapshot - timedelta(seconds=max(0.0, self.server.replay_lag or 0.0))
 
     @property
+    def lag_unknown(self) -> bool:
+        """Whether the data can be older than `as_of`: the standby did not know its lag."""
+        return self.server.in_recovery and self.server.replay_lag is None
+
+    @property
     def full(self) -> bool:
         """Whether a database can be restored from it: it has definitions and rows."""
         return not self.schema_only and not self.data_only

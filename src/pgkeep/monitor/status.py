@@ -46,6 +46,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     newest: str | None  # the backup's name
     snapshot: datetime | None  # the time as of which it restores data
     age_seconds: float | None
+    lag_unknown: bool  # of the standby: the data can be older
     type: str | None
     verified: bool
     size: int | None
@@ -200,6 +201,7 @@ class _Judgement:
             newest=None if newest is None else newest.name.stem,
             snapshot=None if newest is None else newest.as_of,
             age_seconds=age,
+            lag_unknown=newest is not None and newest.lag_unknown,
             type=None if newest is None else str(newest.type),
             verified=newest is not None and newest.verified is not None,
             size=None if newest is None else newest.artifact.size,
