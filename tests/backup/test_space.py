@@ -1,12 +1,13 @@
 """A full disk is foreseen: before the dump begins, and before a restore begins."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from pgkeep.backup.space import forecast
-from pgkeep.model.manifest import decode, encode
+from pgkeep.model.manifest import NOT_RECOVERY, decode, encode
 from pgkeep.postgres.server import Server
 from tests.support import invoke, servers
 from tests.support.disposable import Disposables
@@ -58,6 +59,15 @@ def test_a_restore_says_what_it_needs(
     plan = json.loads(invoke.run(*args, "--json", env=env))
     assert plan["database_size"] > plan["raw_bytes"]
     assert plan["free_bytes"] > 0
+    assert plan["estimate"] is None
+    assert "time     not known: no drill of this database has passed" in shown
+    invoke.run("drill", f"--backup={artifact}", env=env)
+    (drill,) = json.loads(next(tmp_path.glob("*.manifest.json")).read_text())["drills"]
+    took = sum(drill["seconds"][phase] for phase in drill["seconds"].keys() - NOT_RECOVERY)
+    plan = json.loads(invoke.run(*args, "--json", env=env))
+    assert plan["estimate"]["seconds"] == pytest.approx(took, abs=0.1)
+    assert plan["estimate"]["drill_bytes"] == plan["raw_bytes"]
+    assert re.search(r"^time     about \d+\.\d s: the drill of ", invoke.run(*args, env=env), re.M)
     full = run_python(
         "import pgkeep.restore.target.space as s; s.free = lambda connection: 1000", *args, env=env
     )

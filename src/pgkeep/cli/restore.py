@@ -5,11 +5,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
+
 from .. import errors as e
 from .. import progress
 from ..catalog import side_files
+from ..catalog.catalog import Catalog
 from ..config import Config
 from ..model import naming
+from ..model.restore_estimate import estimate
 from ..restore.plan import Mode, Plan, PlanSummary, RestoreOptions
 from ..restore.planning import make_plan
 from ..restore.restore import execute
@@ -104,7 +108,7 @@ def command(**given: Any) -> None:
         whole = group(DatabaseOptions, given)
         options_of_all = _restore_options(common, whole, config.settings.jobs)
         full_plan = make_plan(config.endpoint(), source, options_of_all, side)
-        _restore_database(full_plan, common, whole)
+        _restore_database(full_plan, store, common, whole)
 
 
 def _verify(store: Store, name: str, config: Config, *, as_json: bool) -> None:
@@ -160,14 +164,28 @@ def _restore_options(common: CommonOptions, whole: DatabaseOptions, jobs: int) -
     )
 
 
-def _restore_database(full_plan: Plan, common: CommonOptions, whole: DatabaseOptions) -> None:
+def _with_estimate(plan: Plan, store: Store) -> PlanSummary:
+    """Add how long the restore will take, if drills of the same database in this store tell it."""
+    summary, meta = plan.summary, plan.meta
+    if meta is None or summary.raw_bytes is None or plan.options.schema_only:
+        return summary
+    try:
+        backups = Catalog(store).of(meta.server.system_identifier, meta.database.name)
+    except e.StoreError:  # such as without permission to list
+        return summary
+    return msgspec.structs.replace(summary, estimate=estimate(backups, summary.raw_bytes))
+
+
+def _restore_database(
+    full_plan: Plan, store: Store, common: CommonOptions, whole: DatabaseOptions
+) -> None:
     plan = full_plan.summary
     if common.dry_run:
-        _show(plan, as_json=common.as_json)
+        _show(_with_estimate(full_plan, store), as_json=common.as_json)
         return
     changes = common.drop_existing or whole.in_place or whole.data_only
     if changes and plan.mode not in (Mode.NEW, Mode.ASIDE):
-        _ask(plan, common)
+        _ask(plan if common.yes else _with_estimate(full_plan, store), common)
     warned = _warn_before(plan, as_json=common.as_json)
     with output.current().progress(silent=common.as_json) as bar, _explained(plan):
         result = execute(full_plan, bar)
@@ -294,6 +312,7 @@ def _print_plan(plan: PlanSummary | TablesSummary) -> None:
         _print_tables(plan)
     if isinstance(plan, PlanSummary):
         output.say(f"space    {_space(plan)}")
+        output.say(f"time     {_time(plan)}")
     for number, step in enumerate(plan.steps, 1):
         output.say(f"{number:5}. {step}")
     for warning in plan.warnings:
@@ -315,6 +334,16 @@ def _space(plan: PlanSummary) -> str:
         else "free space on the server is not known from here",
     ]
     return ", ".join(filter(None, known))
+
+
+def _time(plan: PlanSummary) -> str:
+    basis = plan.estimate
+    if basis is None:
+        return "not known: no drill of this database has passed"
+    return (
+        f"about {progress.duration(basis.seconds)}: the drill of {basis.drill:%Y-%m-%d} took"
+        f" {progress.duration(basis.drill_seconds)} for {progress.size(basis.drill_bytes)} of SQL"
+    )
 
 
 def _print_tables(plan: TablesSummary) -> None:

@@ -18,6 +18,8 @@ from . import naming
 FORMAT = 1
 EARLIEST, LATEST = 1970, 9000  # years
 LARGEST = 64 << 20  # bytes: over a million tables
+# Phases of a drill that do not delay a recovery: they belong to the drill itself.
+NOT_RECOVERY = frozenset({"start", "check", "clean"})
 UNKNOWN_CLUSTER = "0"  # the system identifier of a dump from another tool, which does not record it
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -143,6 +145,11 @@ class Drill(msgspec.Struct, frozen=True):
     passed: bool
     seconds: dict[str, Seconds]  # by phase
     findings: Count
+
+    @property
+    def recovery_seconds(self) -> float:
+        """The time after which the database was restored."""
+        return sum(seconds for phase, seconds in self.seconds.items() if phase not in NOT_RECOVERY)
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):

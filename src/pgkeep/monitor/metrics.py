@@ -27,7 +27,7 @@ from ..model import naming
 from ..model.manifest import Manifest
 from ..stores.local import LocalStore
 from ..stores.store import Store
-from .overview import Clusters, Contents, Target, clusters, counted, last_drill, recovery_seconds
+from .overview import Clusters, Contents, Target, clusters, counted, last_drill
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -166,7 +166,7 @@ def _drills(manifests: Sequence[Manifest], series: Series, *, wanted: bool) -> I
     if last is not None:
         findings = max(last.findings, 0 if last.passed else 1)
         yield series.sample("pgkeep_drill_last_findings", findings)
-        yield series.sample("pgkeep_drill_rto_seconds", recovery_seconds(last))
+        yield series.sample("pgkeep_drill_rto_seconds", last.recovery_seconds)
         for phase, seconds in last.seconds.items():
             yield series.sample("pgkeep_drill_duration_seconds", seconds, phase=phase)
 

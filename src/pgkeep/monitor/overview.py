@@ -16,9 +16,6 @@ from ..stores.store import Store
 if TYPE_CHECKING:
     from ..backup.run_report import RunReport
 
-# Phases that delay a recovery; the other phases belong to the drill itself.
-NOT_RECOVERY = frozenset({"start", "check", "clean"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -140,8 +137,3 @@ def last_drill(manifests: Iterable[Manifest]) -> Drill | None:
     """Return the newest drill of any of these backups."""
     drills = [drill for manifest in manifests for drill in manifest.drills]
     return max(drills, key=lambda drill: drill.when, default=None)
-
-
-def recovery_seconds(drill: Drill) -> float:
-    """Return the time after which the database was restored."""
-    return sum(seconds for phase, seconds in drill.seconds.items() if phase not in NOT_RECOVERY)

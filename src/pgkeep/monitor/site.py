@@ -15,7 +15,7 @@ from ..model.manifest import Manifest
 from ..model.naming import encode_database
 from ..stores.local import LocalStore
 from ..stores.store import Store
-from . import overview, status
+from . import status
 from .pages import charts, rendering
 
 SHOWN = 500  # backups of a database
@@ -227,7 +227,7 @@ def _drills(entries: Sequence[ListedBackup]) -> list[Drilled]:
             when=drill.when,
             passed=drill.passed,
             findings=max(drill.findings, 0 if drill.passed else 1),
-            recovery=overview.recovery_seconds(drill),
+            recovery=drill.recovery_seconds,
             backup=backup,
             bars=charts.bars(drill.seconds, longest),
         )

@@ -232,7 +232,7 @@ def titles(databases: Sequence[Database]) -> Callable[[Database], str]:
 
 
 def _shown(drill: manifest.Drill) -> Drill:
-    return Drill(drill.when, drill.passed, drill.findings, overview.recovery_seconds(drill))
+    return Drill(drill.when, drill.passed, drill.findings, drill.recovery_seconds)
 
 
 def _whole(copies: Iterable[Backup]) -> list[Manifest]:
@@ -301,7 +301,7 @@ def _of_drill(
     if goals.rto is not None:
         if last is None or not last.passed:
             problems.append("no drill has measured the recovery time (BACKUP_RTO)")
-        elif (took := overview.recovery_seconds(last)) > goals.rto:
+        elif (took := last.recovery_seconds) > goals.rto:
             problems.append(f"its recovery took {span(took)}, BACKUP_RTO is {span(goals.rto)}")
     return problems
 

@@ -9,6 +9,7 @@ import msgspec
 from ..artifact.file import Artifact, Meta
 from ..artifact.verify import SideFiles
 from ..model.manifest import TableRows
+from ..model.restore_estimate import RestoreEstimate
 from ..postgres.connection import Endpoint
 from ..sql.statements import Name
 from ..stores.store import Source
@@ -79,6 +80,7 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int | None = None  # on the disk of the server; None: not known from here
     tables: int | None = None
     rows: int | None = None
+    estimate: RestoreEstimate | None = None  # None: no drill has passed, or not computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
-from .. import overview, status
+from ...model.manifest import NOT_RECOVERY
+from .. import status
 
 WEEKS = 26  # of a calendar
 CELL = 13  # of which 2 are the gap
@@ -133,7 +134,7 @@ def bars(seconds: Mapping[str, float], longest: float) -> list[Bar]:
     for name, value in seconds.items():
         width = 100 * _share(value, longest)
         kind = "own"
-        if name not in overview.NOT_RECOVERY:
+        if name not in NOT_RECOVERY:
             kind = ("even", "odd")[waited % 2]
             waited += 1
         laid.append(Bar(round(start, 2), round(width, 2), kind, name, value))
