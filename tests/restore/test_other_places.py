@@ -40,12 +40,19 @@ def test_another_server(pg17: Server, pg18: Server, tablespace: str, tmp_path: P
         source, target, live = made.database(pg17), made.name(pg18), made.database(pg18)
         space = tablespace.replace('"', '""')
         servers.psql(pg17, source, input=TABLES.format(space=space))
+        whole = made.database(pg17, f'tablespace "{space}"')
+        alone = invoke.backup(pg17, whole, tmp_path / "whole")
         artifact = invoke.backup(pg17, source, tmp_path)
         env = invoke.environment(pg18, PGOPTIONS="-c app.seed=5")
         restore = ["restore", f"--backup={artifact}"]
         said = invoke.run(*restore, f"--target-db={target}", env=env, code=9)
         assert f"tablespaces are missing on the server: {tablespace}" in said
         assert "restore into the default tablespace with --no-tablespaces" in said
+        command = ["restore", f"--backup={alone}", f"--target-db={target}"]
+        said = invoke.run(*command, "--dry-run", env=env, code=9)
+        assert f"tablespaces are missing on the server: {tablespace}" in said
+        invoke.run(*command, "--no-tablespaces", env=env)
+        servers.drop(pg18, target)
         table = [*restore, "--table=spaced", f"--target-db={live}"]
         assert "tablespaces are missing" in invoke.run(*table, "--dry-run", env=env, code=9)
         invoke.run(*table, "--no-tablespaces", env=env)

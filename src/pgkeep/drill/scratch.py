@@ -18,6 +18,7 @@ from ..postgres import database_names, databases, programs
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts, shared_rows
 from ..postgres.server import Server
+from ..restore.target import tablespaces
 from .confinement import Confinement
 
 EVENT_TRIGGERS_SINCE = 170000
@@ -47,7 +48,6 @@ _MEMBERSHIP = re.compile(
     rf"(?: GRANTED BY {_NAME})?;$",
     re.MULTILINE,
 )
-_TABLESPACE = re.compile(rf"^SET default_tablespace = (?P<name>{_NAME});$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,13 +338,9 @@ def _unquoted(name: str) -> str:
 
 
 def _make_tablespaces(connection: Connection, index: Index) -> None:
-    """Create the tablespaces that tables and indexes lie in, inside of the data directory."""
-    named = {
-        _unquoted(match["name"])
-        for settings in {entry.settings for entry in index.objects}
-        for match in _TABLESPACE.finditer(settings)
-    }
-    for name in sorted(named - {"''", "pg_default"}):
+    """Create the tablespaces of the database, its tables and indexes, in the data directory."""
+    named = tablespaces.named(index.objects) | {index.meta.database.tablespace}
+    for name in sorted(named - {"", "pg_default"}):
         connection.execute("SET allow_in_place_tablespaces = on")
         space = sql.Identifier(name)
         connection.execute(sql.SQL("CREATE TABLESPACE {} LOCATION ''").format(space))

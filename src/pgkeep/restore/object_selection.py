@@ -46,6 +46,7 @@ class SelectionOptions:
     create_roles: bool = False
     tablespaces: bool = True
     rows_only: bool = False
+    creates: bool = True  # the database is created, so its own tablespace is needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,8 +276,10 @@ class Selector:
         )
 
     def _tablespaces(self) -> set[str]:
-        objects = self._artifact.index.objects
-        return tablespaces.named(entry for entry in objects if not self._skips(entry))
+        index = self._artifact.index
+        own = {index.meta.database.tablespace} if self._options.creates else set()
+        named = tablespaces.named(entry for entry in index.objects if not self._skips(entry))
+        return named | own
 
     def _skips(self, entry: Object) -> bool:
         return self._skipped is not None and entry in self._skipped

@@ -80,7 +80,7 @@ class _Planner:
             skip=options.skip, owner=options.owner, privileges=options.privileges,
             portable=options.portable, create_roles=options.create_roles,
             tablespaces=options.tablespaces,
-            rows_only=options.data_only,
+            rows_only=options.data_only, creates=not (options.in_place or options.data_only),
         )  # fmt: skip
         return Selector(self._artifact, wanted)
 

@@ -11,7 +11,9 @@ from ...postgres.facts import shared_rows
 from ...sql import statements
 
 REMEDY = "Create them, or restore into the default tablespace with --no-tablespaces."
-_SETTING = re.compile(r"^SET default_tablespace = (?!'';)(?P<name>.+);$", re.MULTILINE)
+_SETTING = re.compile(
+    r"""^SET default_tablespace = (?P<name>"(?:[^"]|"")+"|[^'"\s;]+);$""", re.MULTILINE
+)
 
 
 def named(objects: Iterable[Object]) -> set[str]:
