@@ -355,8 +355,9 @@ def test_a_directory_that_cannot_be_written_to(tmp_path: Path, pg17: Server) -> 
         assert str(tmp_path / place) in said
     assert [*(tmp_path / "closed").iterdir()] == []
     code = (
-        "import sys; from pathlib import Path; from pgkeep import doctor; from pgkeep.stores"
-        ".local import LocalStore; print(doctor._directory(LocalStore(Path(sys.argv[1]))))"
+        "import sys; from pathlib import Path; from pgkeep.doctor import examine; "
+        "from pgkeep.stores.local import LocalStore; "
+        "print(examine._directory(LocalStore(Path(sys.argv[1]))))"
     )
     found = subprocess.run([sys.executable, "-c", code, tmp_path / "locked" / "below"],
                            preexec_fn=without_override, capture_output=True, text=True,

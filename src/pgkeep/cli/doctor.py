@@ -1,8 +1,8 @@
 """pgkeep doctor."""
 
-from .. import doctor
 from .. import errors as e
-from ..doctor import Diagnosis
+from ..doctor import examine
+from ..doctor.examine import Diagnosis
 from ..model.database_patterns import CONNECTED
 from ..terminal import printable
 from . import output
@@ -49,7 +49,7 @@ def command(
     """
     config = load_config(target=target, dsn=dsn, directory=directory, jobs=jobs)
     wanted = CONNECTED if database is not None else config.settings.databases
-    report = doctor.examine(
+    report = examine.examine(
         config.endpoint(database),
         stores(config),
         config.settings.jobs,

@@ -4,23 +4,26 @@ import contextlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
-from . import errors as e
-from .backup import preflight, space
-from .backup.choice import choose
-from .backup.findings import Finding
-from .catalog.catalog import Catalog
-from .drill import scratch
-from .model.database_patterns import CONNECTED, DatabaseSelection, Excluded
-from .model.manifest import ServerFacts
-from .postgres import programs, snapshot
-from .postgres.connection import Endpoint
-from .postgres.facts import database_facts, server_facts
-from .sql.encodings import codec
-from .stores.local import LocalStore
-from .stores.store import Store, chunks
+from .. import errors as e
+from ..backup import preflight, space
+from ..backup.choice import choose
+from ..backup.findings import Finding
+from ..catalog.catalog import Catalog
+from ..drill import scratch
+from ..model.database_patterns import CONNECTED, DatabaseSelection, Excluded
+from ..model.manifest import ServerFacts
+from ..postgres import programs, snapshot
+from ..postgres.connection import Endpoint
+from ..postgres.facts import database_facts, server_facts
+from ..sql.encodings import codec
+from ..stores.local import LocalStore
+from ..stores.store import Store, chunks
+from . import schedules
 
 PROBE = (8 << 20) + 1  # bytes: one more than the first part of an upload
 
@@ -86,6 +89,7 @@ def examine(
     except e.UsageError as error:
         findings.insert(0, Finding("error", error.message, error.hint))
         programs_found = "none of a suitable version"
+    findings += schedules.examine(Path("/"), datetime.now(UTC).date())
     states = {}
     for store in stores:
         state, found = _directory(store) if isinstance(store, LocalStore) else probe(store)
