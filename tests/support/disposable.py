@@ -64,4 +64,8 @@ class Disposables:
         for server, name in self._databases:
             servers.drop(server, name)
         for server, name in self._roles:
-            servers.sql(server, "postgres", f"drop role if exists {servers.quoted(name)}")
+            role = servers.quoted(name)
+            exists = "select from pg_roles where rolname = %(name)s"
+            if servers.sql(server, "postgres", exists, name=name):
+                # Memberships that it has granted; the globals contain roles of other tests.
+                servers.sql(server, "postgres", f"drop owned by {role}; drop role {role}")
