@@ -196,6 +196,7 @@ def test_names_of_others_that_are_no_text(
     servers.psql_bytes(cluster, latin, script=b'create role "b\xfcro"; create database "d\xfcb";')
     try:
         document, _ = backup(cluster, app, directory, code=11, BACKUP_DATABASES="*")
+        assert document["failed"][0]["database"] != app, document["failed"]
         (artifact,) = directory.glob(f"{app}_*Z.sql.gz")
         target = disposables.name(cluster)
         invoke.restore(cluster, artifact, target)

@@ -77,4 +77,4 @@ def test_without_room_it_is_said(pg17: Server, app: str, buckets: Buckets, tmp_p
         env=invoke.environment(pg17, app, **env),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "TMPDIR has room for 0.0 GB: if the upload to s3://" in done.stderr
+    assert "TMPDIR has room for 0.0 GB, the backup needs about 0.0 GB: if the upload" in done.stderr

@@ -451,7 +451,7 @@ def test_lines_elsewhere(pg17: Server, disposables: Disposables, tmp_path: Path)
     database = disposables.database(pg17)
     servers.sql(pg17, database, "create table big as select repeat('x', 1900) f from"
           " generate_series(1, 20000)")  # fmt: skip
-    often = "import pgkeep.progress as p; p.Lines.__init__.__defaults__ = (0.0,)"
+    often = "import pgkeep.progress as p; p.Lines.__init__.__defaults__ = (None, 0.0)"
     env = invoke.environment(pg17, database, BACKUP_DIR=str(tmp_path))
     done = run_python(often, "backup", "--verify", env=env)
     assert done.returncode == 0, done.stderr

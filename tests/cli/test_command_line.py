@@ -198,7 +198,9 @@ def test_completion_in_a_shell(shell: str, tmp_path: Path) -> None:
     assert {"restore"} == {*completed(shell, ["pgkeep", "resto"], tmp_path)}
     assert {*COMMANDS} <= {*completed(shell, ["pgkeep", ""], tmp_path)}
     options = completed(shell, ["pgkeep", "restore", "--no-"], tmp_path)
-    assert {"--no-owner", "--no-privileges", "--no-analyze", "--no-swap"} == {*options}
+    assert {"--no-owner", "--no-privileges", "--no-analyze", "--no-swap", "--no-tablespaces"} == {
+        *options
+    }
     kinds = completed(shell, ["pgkeep", "backup", "--type", ""], tmp_path)
     assert {"daily", "weekly", "monthly", "manual", "auto"} == {*kinds}
 

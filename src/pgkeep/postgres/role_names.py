@@ -4,11 +4,14 @@ pg_dumpall makes a new connection, and cannot be asked where it arrived. A host 
 several servers.
 """
 
+import re
 from collections.abc import Iterable
 
 from ..sql.statements import quoted
 from .connection import Connection
 from .facts import shared_rows
+
+_CREATED = re.compile(rb'CREATE ROLE ("(?:[^"]|"")+"|[^";\s]+);')
 
 
 def names(connection: Connection) -> set[str]:
@@ -20,13 +23,14 @@ def names(connection: Connection) -> set[str]:
 def missing(existing: Iterable[str], script: bytes) -> set[str]:
     """Return the roles that a script does not create.
 
-    Other names than ASCII ones have no certain form in the script (trap A3.14).
+    Names with other than ASCII characters have no certain form in the script (trap A3.14). Those
+    of another encoding are read with a backslash.
     """
+    created = set(_CREATED.findall(script))
     return {
         role
         for role in existing
         if role.isascii()
-        and not any(
-            b"CREATE ROLE %b;" % name.encode("ascii") in script for name in (role, quoted(role))
-        )
+        and "\\" not in role
+        and created.isdisjoint((role.encode("ascii"), quoted(role).encode("ascii")))
     }
