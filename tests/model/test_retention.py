@@ -110,7 +110,7 @@ def told(decisions: Sequence[retention.Decision]) -> list[tuple[object, ...]]:
 
 
 @given(histories(), policies, st.randoms(use_true_random=False))
-@settings(many, max_examples=1000)
+@settings(many, max_examples=300)
 def test_what_the_policy_keeps_stays_and_nothing_else(
     history: list[Manifest], policy: Policy, shuffled: random.Random
 ) -> None:
@@ -141,7 +141,7 @@ def test_what_the_policy_keeps_stays_and_nothing_else(
 
 
 @given(histories(), policies, st.floats(-24 * 400, 24 * 400))
-@settings(many, max_examples=700)
+@settings(many, max_examples=250)
 def test_a_wrong_clock_and_a_massacre_are_refused(
     history: list[Manifest], policy: Policy, hours: float
 ) -> None:
@@ -196,7 +196,7 @@ FOREIGN = (
 
 
 @given(histories(), policies, st.integers(-1, 60))
-@settings(many, max_examples=400)
+@settings(many, max_examples=150)
 def test_prune_touches_only_the_files_of_what_may_go(
     history: list[Manifest], policy: Policy, patience: int
 ) -> None:
