@@ -33,7 +33,7 @@ lock: $(ready)  ## write the exact versions of the image, with hashes; LOCK_ARGS
 bench: $(ready) setup  ## measure against pg_dump and pg_restore (30 minutes); BENCH_ARGS="--help"
 	$(bin)/python -m bench $(BENCH_ARGS)
 
-production: $(ready) setup  ## measure what pgkeep does to an application at work (25 minutes)
+production: $(ready) setup  ## measure what pgkeep does to an application at work (25 minutes); PRODUCTION_ARGS="--help"
 	$(bin)/python -m bench.production $(PRODUCTION_ARGS)
 
 regress: $(ready) setup  ## back up and restore PostgreSQL's own regression database in every way

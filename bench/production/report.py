@@ -32,14 +32,14 @@ class Result:
 
 
 INTRODUCTION = """\
-# An application at work beside pgkeep
+# What pgkeep does to an application
 
 `make production` writes this page. The [glossary](glossary.md) explains the terms.
 
 Eight sessions use a database all the time: three transfer money between accounts, one reads, one
 inserts orders, one executes DDL every second, one rebuilds indexes every second, and one holds a
 transaction open for two seconds. A standby and a logical subscriber follow the server. Its
-settings for locks are the defaults. Beside them, pgkeep makes backups (`--verify`), replaces a
+settings for locks are the defaults. Meanwhile pgkeep makes backups (`--verify`), replaces a
 table that is read and referenced (`--table --drop-existing`), and replaces another database
 (`--drop-existing`).
 
