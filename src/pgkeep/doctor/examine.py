@@ -92,10 +92,8 @@ def examine(
     findings += schedules.examine(Path("/"), datetime.now(UTC).date())
     states = {}
     for store in stores:
-        state, found = _directory(store) if isinstance(store, LocalStore) else probe(store)
-        states[store.url] = state
+        states[store.url], found = _store(store, server, names)
         findings += found
-        findings += [Finding("warning", warning) for warning in _space(store, server, names)]
     return Diagnosis(
         databases={name: tables for name, (tables, _) in databases.items()},
         server=server.version,
@@ -106,6 +104,12 @@ def examine(
         excluded=[] if run is None else run.choice.excluded,
         findings=findings,
     )
+
+
+def _store(store: Store, server: ServerFacts, names: Sequence[str]) -> tuple[str, list[Finding]]:
+    """Return the state of a store, and what would make a backup into it fail."""
+    state, found = _directory(store) if isinstance(store, LocalStore) else probe(store)
+    return state, found + [Finding("warning", warning) for warning in _space(store, server, names)]
 
 
 def _space(store: Store, server: ServerFacts, names: Sequence[str]) -> list[str]:

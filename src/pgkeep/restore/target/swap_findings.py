@@ -126,6 +126,11 @@ def replication(
                 remedy="Swap as the owner of the subscription, as a member of the owner, or as a"
                 " superuser.",
             )
+    yield from _replicas(connection, database)
+
+
+def _replicas(connection: Connection, database: str) -> Iterator[Finding]:
+    """Yield the replicas, whose sessions nobody ends."""
     replicas = shared_rows(
         connection,
         "SELECT r.pid, COALESCE(r.application_name, '') FROM pg_catalog.pg_stat_replication r"
