@@ -65,7 +65,7 @@ class Disposables:
             servers.drop(server, name)
         for server, name in self._roles:
             role = servers.quoted(name)
-            exists = "select from pg_roles where rolname = %(name)s"
+            exists = "select 1 from pg_roles where rolname = %(name)s"
             if servers.sql(server, "postgres", exists, name=name):
                 # Memberships that it has granted; the globals contain roles of other tests.
                 servers.sql(server, "postgres", f"drop owned by {role}; drop role {role}")

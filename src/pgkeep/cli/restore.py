@@ -219,7 +219,8 @@ def _restore_tables(full_plan: TablesPlan, common: CommonOptions) -> None:
         verb = "matches" if count.chosen == 1 else "match"
         changes = (
             f"{plural(count.chosen, 'row')} of the backup {verb}, of which {count.written:,}"
-            f" {'is' if count.written == 1 else 'are'} written; {count.existing:,} exist already"
+            f" {'is' if count.written == 1 else 'are'} written; {count.existing:,}"
+            f" {'exists' if count.existing == 1 else 'exist'} already"
         )
         output.current().info(changes)
         if common.yes:
