@@ -1,6 +1,7 @@
 """A full disk is foreseen: before the dump begins, and before a restore begins."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pgkeep.backup.space import forecast
 from pgkeep.model.manifest import NOT_RECOVERY, decode, encode
 from pgkeep.postgres.server import Server
+from pgkeep.restore.target import space
 from tests.support import invoke, servers
 from tests.support.disposable import Disposables
 from tests.support.invoke import run_python
@@ -44,6 +46,19 @@ def test_a_backup_that_does_not_fit(pg17: Server, app: str, tmp_path: Path) -> N
     del old["database_size"], old["manifest_sha256"]
     assert forecast(decode(json.dumps(old).encode(), path.name), 10**12).likely == needed
     assert decode(encode(manifest), path.name) == manifest
+
+
+def test_files_of_a_server_are_not_believed(tmp_path: Path) -> None:
+    """G1.7: a server names its data directory itself; a pipe or an endless file is not read."""
+    pid = tmp_path / "postmaster.pid"
+    os.mkfifo(pid)
+    assert space.start_time(tmp_path) is None
+    pid.unlink()
+    pid.symlink_to("/dev/zero")
+    assert space.start_time(tmp_path) is None
+    pid.unlink()
+    pid.write_text("1\n/data\n1795716899\n5432\n")
+    assert space.start_time(tmp_path) == 1795716899
 
 
 def test_a_restore_says_what_it_needs(

@@ -1,6 +1,7 @@
 """How many requests commands send to a bucket; copies save requests and are never trusted."""
 
 import gzip
+import hashlib
 import json
 import os
 import stat
@@ -123,6 +124,15 @@ def test_a_change_is_seen_and_costs_one_request(place: Place) -> None:
     assert place.requests("list", "--json") == (out, {"LIST": 1})
 
 
+def forge(data: bytes) -> bytes:
+    """Change copies, and their SHA-256 with them."""
+    copies = json.loads(gzip.decompress(data))
+    for copy in copies["files"]:
+        copy["text"] = copy["text"].replace('"verified"', '"VERIFIED"')
+        copy["sha256"] = hashlib.sha256(copy["text"].encode()).hexdigest()
+    return gzip.compress(json.dumps(copies).encode())
+
+
 def lie(data: bytes, **changes: str) -> bytes:
     """Change copies: all of them say that their backup is not verified."""
     copies = json.loads(gzip.decompress(data))
@@ -160,7 +170,7 @@ def test_a_copy_is_never_trusted_more_than_the_bucket(place: Place) -> None:
         cached.write_bytes(spoil(good))
         assert place.requests("list", "--json") == (out, {"GET": len(made), "LIST": 1}), kind
         assert place.requests("list", "--json") == (out, {"LIST": 1}), kind
-    for kind, spoil in BAD.items():
+    for kind, spoil in {**BAD, "forged": forge}.items():
         place.put(small_files.SUMMARY, spoil(good))
         found, requests = place.requests("list", "--json", env=NO_COPIES)
         assert (found, requests["GET"]) == (out, len(made) + 1), kind

@@ -130,6 +130,21 @@ def test_a_record_of_root_is_the_directorys_owners(tmp_path: Path) -> None:
     assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
+def test_a_folder_of_records_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """G5.5: the owner of the directory must not get files or directories of root."""
+    owner, elsewhere = tmp_path / "backups", tmp_path / "etc"
+    owner.mkdir()
+    elsewhere.mkdir()
+    os.chown(owner, 65534 if os.geteuid() == 0 else -1, -1)
+    (owner / "records").symlink_to(elsewhere)
+    before = elsewhere.stat()
+    name = "records/20261122T020000Z_restore_0_0123abcd.json"
+    with pytest.raises(e.StoreError, match="records"):
+        put(LocalStore(owner), name, b"{}")
+    assert [*elsewhere.iterdir()] == []
+    assert (elsewhere.stat().st_uid, elsewhere.stat().st_mode) == (before.st_uid, before.st_mode)
+
+
 def test_delete_is_exact_and_repeatable(store: Store) -> None:
     other = NAME.replace("app_", "app-2_")
     put(store, NAME, b"1")

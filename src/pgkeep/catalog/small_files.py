@@ -2,8 +2,11 @@
 
 Copies are in two places: in a folder of this machine, and in one object of the store, the summary.
 Neither is a source of truth. A copy counts only if name, length and version (ETag) are those of the
-store's own list, and if its SHA-256 is right. Whatever else is found there is ignored, and the file
-itself is read. Both places can be removed at any time.
+store's own list, and if its SHA-256 is right. One in the summary counts only if the ETag is its MD5
+too: an identity that can add objects, but not change those that a lock protects, could write a
+summary. Encrypted with a key of KMS, objects have other ETags, and a new machine reads them all.
+Whatever else is found is ignored, and the file itself is read. Both places can be removed at any
+time.
 """
 
 import contextlib
@@ -12,7 +15,7 @@ import os
 import secrets
 import stat
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,6 +51,12 @@ class _Copy(msgspec.Struct, frozen=True):
             and hashlib.sha256(data).hexdigest() == self.sha256
         )
 
+    @property
+    def is_proved(self) -> bool:
+        """Whether the version depends on the bytes: the ETag of most objects is their MD5."""
+        digest = hashlib.md5(self.text.encode(), usedforsecurity=False).hexdigest()
+        return self.version.strip('"') == digest
+
 
 class _Copies(msgspec.Struct, frozen=True):
     """The contents of the summary, and of a file in the folder of this machine."""
@@ -73,7 +82,7 @@ class SmallFiles:
             with contextlib.suppress(OSError):
                 found = _decode(_read(path))
                 if found is not None and found.store == store.url:
-                    self._take(found)
+                    self._take(found.files)
                     if len(self._copies) == len(found.files):
                         self._before = self._versions()
 
@@ -87,7 +96,7 @@ class SmallFiles:
         with contextlib.suppress(e.StoreError):
             found = _decode(self._store.load(item, LARGEST_COPIES).data)
             if found is not None:
-                self._take(found)
+                self._take(copy for copy in found.files if copy.is_proved)
         return missing - self._copies.keys()
 
     def read(self, name: str) -> tuple[bytes, int]:
@@ -136,8 +145,8 @@ class SmallFiles:
         """
         write_file(self._store, SUMMARY, self._encode())
 
-    def _take(self, found: _Copies) -> None:
-        for copy in found.files:
+    def _take(self, found: Iterable[_Copy]) -> None:
+        for copy in found:
             if copy.name not in self._copies and copy.is_of(self._items.get(copy.name)):
                 self._copies[copy.name] = copy
 

@@ -85,18 +85,25 @@ class LocalStore:
         return upload
 
     def _prepare_folder(self, folder: Path) -> None:
-        """Create a folder of the directory; what root creates stays usable for its owner."""
-        with _translated("create directory", folder):
-            if not folder.is_dir():
-                folder.mkdir(mode=0o700, exist_ok=True)
-                folder.chmod(0o700)  # the umask can remove permissions of the owner too
-        self._give_to_owner(folder)
+        """Create a folder of the directory; what root creates stays usable for its owner.
 
-    def _give_to_owner(self, file: int | Path) -> None:
+        The owner of the directory can have put a link there, which root must not follow.
+        """
+        with _translated("create directory", folder):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchmod(fd, 0o700)  # the umask can remove permissions of the owner too
+                self._give_to_owner(fd)
+            finally:
+                os.close(fd)
+
+    def _give_to_owner(self, fd: int) -> None:
         if os.geteuid() == 0:
             with contextlib.suppress(OSError):
                 owner = self.directory.stat()
-                os.chown(file, owner.st_uid, owner.st_gid)
+                os.fchown(fd, owner.st_uid, owner.st_gid)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[bool]:

@@ -1,10 +1,13 @@
 """Find out how much space the server's disk has, if that can be known from here."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 
 from ...postgres.connection import Connection
+
+BEGINNING = 4096  # bytes; the third line has the time
 
 
 def free(connection: Connection) -> int | None:
@@ -22,10 +25,26 @@ def free(connection: Connection) -> int | None:
     if row is None or not row[0]:
         return None  # only some roles see the setting
     directory, started = Path(row[0]), int(row[1])
+    written = start_time(directory)
+    if written is None or abs(written - started) > 1:
+        return None
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(directory).free
+    return None
+
+
+def start_time(directory: Path) -> int | None:
+    """Return when the server of a data directory started, None if there is no such file.
+
+    The server names the directory, so the file can be anything: it is not waited for, and only its
+    beginning is read.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        written = int((directory / "postmaster.pid").read_text().splitlines()[2])
-        if abs(written - started) > 1:
-            return None
-        return shutil.disk_usage(os.fspath(directory)).free
+        fd = os.open(directory / "postmaster.pid", flags)
+        try:
+            return int(os.read(fd, BEGINNING).splitlines()[2])
+        finally:
+            os.close(fd)
     except (OSError, ValueError, IndexError):
         return None
