@@ -249,7 +249,7 @@ class _Backup:
         """Dump the roles of the cluster; those that exist before and after it must be in it."""
         meta = result.index.meta
         before = role_names.names(self.connection)
-        lost: set[str] = set()
+        lost: list[str] = []
         for _ in range(2):  # the dump of an earlier database in the run lacks newer roles
             roles = self.roles.dump(
                 self.endpoint, result.client, result.settings, meta.database.encoding,

@@ -145,16 +145,16 @@ class Watch:
     def _answer(self) -> None:
         if self._endpoint is None:
             return
-        try:
-            with self._endpoint.connect(0) as connection:
-                if _works(connection, self._pids()):
+        # An answer that fails is none: then the limit decides.
+        with contextlib.suppress(psycopg.Error):
+            try:
+                with self._endpoint.connect(0) as connection:
+                    if _works(connection, self._pids()):
+                        self.advanced()
+            except e.ConnectionFailed as error:
+                # The server answers, and cannot be asked.
+                if is_crowded(error):
                     self.advanced()
-        except e.ConnectionFailed as error:
-            # The server answers, and cannot be asked.
-            if is_crowded(error):
-                self.advanced()
-        except psycopg.Error:
-            pass
 
     def _pids(self) -> list[int]:
         return [each.info.backend_pid for each in [*self._connections] if not each.closed]

@@ -59,7 +59,7 @@ class Workers:
         self._order.worker_is_done()
 
     def _take(self, session: CopySession) -> tuple[CopyTask, Iterator[bytes]] | None:
-        """Return the next task and its rows, from whoever can read them."""
+        """Return the next task and its rows, read by this session or by the coordinator."""
         with self._slices.taking:
             self._threads.check()
             task = self._slices.take()

@@ -1,7 +1,7 @@
 """How much of the server's lock table a backup takes, and whether enough is left for others.
 
 All sessions of a server share one lock table. If it is full, the next session that needs a lock
-fails with "out of shared memory", whoever filled the table (trap A5.20).
+fails with "out of shared memory", whichever session filled the table (trap A5.20).
 """
 
 import math
@@ -76,7 +76,7 @@ def forecast(connection: Connection, tables: int, workers: int) -> LockForecast:
 
 
 def needed_of(table: LockTable, tables: int, others: int, workers: int) -> LockForecast:
-    """Return what a backup needs, with fewer workers where there is no room for all of them.
+    """Return what a backup requires, with fewer workers if the lock table has no room for all.
 
     The coordinator and pg_dump lock the same tables: each is one object and two pairs. pg_dump also
     locks views and sequences.

@@ -1,6 +1,6 @@
-"""Compare a dump of the cluster's roles with the server that a backup has locked.
+"""Which roles of a server pg_dumpall has written.
 
-pg_dumpall makes a new connection, and cannot be asked where it arrived. A host name can lead to
+pg_dumpall makes a new connection, and cannot be asked where it arrived: a host name can lead to
 several servers.
 """
 
@@ -15,22 +15,21 @@ _CREATED = re.compile(rb'CREATE ROLE ("(?:[^"]|"")+"|[^";\s]+);')
 
 
 def names(connection: Connection) -> set[str]:
-    """Return the roles of the server that pg_dumpall writes."""
-    query = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_'"
-    return {row[0] for row in shared_rows(connection, query)}
+    """Return the roles of the server that pg_dumpall writes in a certain form.
 
-
-def missing(existing: Iterable[str], script: bytes) -> set[str]:
-    """Return the roles that a script does not create.
-
-    Names with other than ASCII characters have no certain form in the script (trap A3.14). Those
-    of another encoding are read with a backslash.
+    Names with other than ASCII characters have none (trap A3.14). Those of another encoding are
+    read with a backslash.
     """
+    query = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_'"
+    found = {row[0] for row in shared_rows(connection, query)}
+    return {name for name in found if name.isascii() and "\\" not in name}
+
+
+def missing(roles: Iterable[str], script: bytes) -> list[str]:
+    """Return the roles that a script does not create, without those of every server."""
     created = set(_CREATED.findall(script))
-    return {
+    return [
         role
-        for role in existing
-        if role.isascii()
-        and "\\" not in role
-        and created.isdisjoint((role.encode("ascii"), quoted(role).encode("ascii")))
-    }
+        for role in roles
+        if not role.startswith("pg_") and created.isdisjoint((role.encode(), quoted(role).encode()))
+    ]

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from .. import errors as e
-from ..sql.statements import quoted
 from ..task_group import TaskGroup
 from . import programs
 from .connection import ChildAccess, Endpoint
 from .repeatable_roles import repeatable_roles
+from .role_names import missing
 
 _GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n--"
 
@@ -39,24 +39,15 @@ class Roles:
     ) -> RolesDump:
         """Return the dump; make it when first requested, and again if a role was created since."""
         roles = list(needed)
-        if self._dump is None or _missing(roles, self._dump.sql):
+        if self._dump is None or missing(roles, self._dump.sql):
             self._dump = _dump_roles(endpoint, client, settings, encoding)
-        dropped = _missing(roles, self._dump.sql)
+        dropped = missing(roles, self._dump.sql)
         if not dropped:
             return self._dump
         warning = (
             f"roles were dropped during the backup and are not in its globals: {', '.join(dropped)}"
         )
         return msgspec.structs.replace(self._dump, warnings=[*self._dump.warnings, warning])
-
-
-def _missing(roles: Iterable[str], script: bytes) -> list[str]:
-    return [role for role in roles if not _is_in(role, script)]
-
-
-def _is_in(role: str, script: bytes) -> bool:
-    created = (b"CREATE ROLE %b;" % name.encode() for name in (role, quoted(role)))
-    return role.startswith("pg_") or any(statement in script for statement in created)
 
 
 def _dump_roles(

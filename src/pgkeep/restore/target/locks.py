@@ -1,7 +1,7 @@
 """Take locks on tables that others use: short waits, nothing held between them, within a limit.
 
-Whoever waits for an exclusive lock makes everybody wait who comes later, also readers. So a wait is
-short, a step that had to give up releases everything that it has locked, and others go first.
+A session that waits for an exclusive lock makes every later session wait, also readers. So a wait
+is short. A step that gives up releases all its locks, and the others go first.
 """
 
 import time

@@ -43,7 +43,7 @@ def find(connection: Connection, contents: Contents, tables: Iterable[Name]) -> 
     ]
     found: list[_Dependent] = []
     while True:
-        # Whoever drops a partition drops the foreign keys that refer to all of the table.
+        # Dropping a partition also drops the foreign keys that refer to all of the table.
         roots = around | {ancestor for name in around for ancestor in _ancestors(name, contents)}
         more = [
             candidate
