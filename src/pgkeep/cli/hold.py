@@ -1,11 +1,13 @@
-"""pgkeep hold."""
+"""pgkeep hold, and what pgkeep release shares with it."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 
 from ..catalog import holds
-from ..model.manifest import Hold
+from ..model.manifest import Hold, Manifest
 from . import output, run_log
 from .command import pgkeep_command
 from .common import (
@@ -20,6 +22,15 @@ from .common import (
 )
 from .user import user_and_host
 
+Function = Callable[..., Any]
+
+
+def hold_options(function: Function) -> Function:
+    """Add the argument and the options that name a backup and its stores."""
+    for option in (json_option, dir_option, target_option):
+        function = option(function)
+    return click.argument("name", shell_complete=complete_files)(function)
+
 
 @pgkeep_command(
     "hold",
@@ -29,24 +40,32 @@ from .user import user_and_host
     ),
     recorded=True,
 )
-@click.argument("name", shell_complete=complete_files)
+@hold_options
 @click.option("--reason", metavar="TEXT", required=True, help="Why the backup is held.")
-@target_option
-@dir_option
-@json_option
-def command(
-    *, name: str, reason: str, target: str | None, directory: str | None, as_json: bool
-) -> None:
+def command(*, reason: str, **backup: Any) -> None:
     """Hold a backup: retention never removes it until pgkeep release.
 
     The hold is recorded in the manifest, in the directory and in the bucket. A held backup does not
     count for BACKUP_MIN_KEEP, so it does not take the place of another one.
     """
+    hold = Hold(reason=reason, by=user_and_host(), since=datetime.now(UTC).replace(microsecond=0))
+    change(holds.held(hold), "is held", **backup)
+
+
+def change(
+    changed: Callable[[Manifest], Manifest],
+    state: str,
+    *,
+    name: str,
+    target: str | None,
+    directory: str | None,
+    as_json: bool,
+) -> None:
+    """Change the manifest of a backup in all stores."""
     config = load_config(target=target, directory=directory)
     parsed = backup_name(name)
-    hold = Hold(reason=reason, by=user_and_host(), since=datetime.now(UTC).replace(microsecond=0))
-    changed = list(holds.change(stores(config), parsed, holds.held(hold)))
+    manifests = list(holds.change(stores(config), parsed, changed))
     run_log.current().used(config, parsed.database, [parsed.stem])
     if as_json:
-        print_json(changed[0])
-    output.current().done(f"{parsed.stem} is held", as_json=as_json)
+        print_json(manifests[0])
+    output.current().done(f"{parsed.stem} {state}", as_json=as_json)

@@ -29,6 +29,11 @@ class Mode(StrEnum):
     IN_PLACE = "into the existing, empty database"
     DATA_ONLY = "rows into the existing, empty tables"
 
+    @property
+    def creates(self) -> bool:
+        """Whether a database is created."""
+        return self not in (Mode.IN_PLACE, Mode.DATA_ONLY)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOptions:

@@ -18,7 +18,7 @@ from .load.session import describe
 from .object_selection import ObjectSelection, SelectionOptions, Selector
 from .plan import Mode, Plan, PlanSummary, RestoreOptions, in_place_instead, mode_of, steps, tables
 from .search_path import SearchPath
-from .swap_plan import judge
+from .swap_plan import judge_early
 from .target import (
     database,
     default_privileges,
@@ -31,7 +31,7 @@ from .target import (
     swap_findings,
     triggers,
 )
-from .target.swap_findings import Finding, Kind
+from .target.swap_findings import Finding
 
 
 def make_plan(
@@ -45,9 +45,6 @@ def make_plan(
 
     """
     return _Planner(endpoint, source, options, side).plan()
-
-
-SPACE_RESERVE = 0.1  # of the size of the database
 
 
 class _Planner:
@@ -182,7 +179,7 @@ class _Planner:
                     "the role is not allowed to create roles",
                     "ALTER ROLE ... CREATEROLE; or have a superuser create them.",
                 )
-        if mode not in (Mode.IN_PLACE, Mode.DATA_ONLY) and not database.may_create(connection):
+        if mode.creates and not database.may_create(connection):
             self._refuse(
                 "the role is not allowed to create databases",
                 "ALTER ROLE ... CREATEDB; or restore into an empty database with --in-place.",
@@ -196,14 +193,8 @@ class _Planner:
             )
 
     def _look_at_space(self, connection: Connection) -> None:
-        """Warn if the server's disk may be too small; bloat of the original can explain it."""
         self._free = space.free(connection)
-        size = self._database_size()
-        if size is not None and self._free is not None and self._free < size * (1 + SPACE_RESERVE):
-            self._warnings.append(
-                f"the server's disk has {self._free / 1e9:.1f} GB free, the database had"
-                f" {size / 1e9:.1f} GB when it was backed up"
-            )
+        self._warnings += space.warnings(self._free, self._database_size())
 
     def _database_size(self) -> int | None:
         """Return the size with indexes when it was backed up; None if only rows or no rows come."""
@@ -227,27 +218,21 @@ class _Planner:
             self._refuse(*problem)
 
     def _look_at_swap(self, connection: Connection) -> None:
-        """Find what would prevent the swap: nobody should wait hours for that.
-
-        Sessions come and go until then, so they are only a warning.
-        """
-        found = [
+        """Find what would prevent the swap: nobody should wait hours for that."""
+        self._findings = [
             *swap_findings.in_use(connection, [self._target]),
             *swap_findings.replication(connection, self._target),
         ]
-        self._findings = found
-        accept_loss = self._options.accept_replication_loss
-        sessions = [finding for finding in found if finding.kind == Kind.SESSION]
-        others = [finding for finding in found if finding.kind != Kind.SESSION]
-        problems, warnings = judge(others, accept_loss=accept_loss)
+        problems, warnings = judge_early(
+            self._findings, accept_loss=self._options.accept_replication_loss
+        )
         self._problems += problems
         self._warnings += warnings
-        self._warnings += [f"{finding.message}. {finding.remedy}" for finding in sessions]
 
     def _look_at_name(self, mode: Mode) -> str | None:
         """Say what would be wrong, or fail, in a database that has a temporary name."""
         artifact, options = self._artifact, self._options
-        if artifact is None or options.at_once or mode in (Mode.IN_PLACE, Mode.DATA_ONLY):
+        if artifact is None or options.at_once or not mode.creates:
             return None
         entry = database_name_use.first(artifact)
         if entry is None:

@@ -72,7 +72,7 @@ def execute(plan: Plan, progress: Progress) -> Result:
 def _restore(current: Run, sha256: str | None, progress: Progress) -> Restored:
     """Restore, and return what was loaded."""
     plan = current.plan
-    if plan.mode not in (Mode.IN_PLACE, Mode.DATA_ONLY):
+    if plan.mode.creates:
         return NewDatabase(current, sha256, progress).restore()
     loaded = fill(current, plan.endpoint.to(plan.target), sha256, progress)
     if plan.mode == Mode.IN_PLACE and plan.meta is not None:

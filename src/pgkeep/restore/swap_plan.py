@@ -171,6 +171,16 @@ def judge(
     return problems, warnings
 
 
+def judge_early(
+    findings: Sequence[Finding], *, accept_loss: bool
+) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Return the same for a swap that follows in hours: sessions only warn, they come and go."""
+    sessions = [finding for finding in findings if finding.kind == Kind.SESSION]
+    others = [finding for finding in findings if finding.kind != Kind.SESSION]
+    problems, warnings = judge(others, accept_loss=accept_loss)
+    return problems, warnings + [f"{finding.message}. {finding.remedy}" for finding in sessions]
+
+
 def look(connection: Connection, target: str, incoming: str) -> list[Finding]:
     """Return what a swap of two databases has to respect."""
     return [

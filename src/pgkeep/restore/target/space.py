@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...postgres.connection import Connection
 
+RESERVE = 0.1  # of the size of the database
 BEGINNING = 4096  # bytes; the third line has the time
 
 
@@ -31,6 +32,17 @@ def free(connection: Connection) -> int | None:
     with contextlib.suppress(OSError):
         return shutil.disk_usage(directory).free
     return None
+
+
+def warnings(free_bytes: int | None, size: int | None) -> list[str]:
+    """Warn if a database of this size might not fit; bloat of the original can explain it."""
+    if free_bytes is None or size is None or free_bytes >= size * (1 + RESERVE):
+        return []
+    warning = (
+        f"the server's disk has {free_bytes / 1e9:.1f} GB free, the database had"
+        f" {size / 1e9:.1f} GB when it was backed up"
+    )
+    return [warning]
 
 
 def start_time(directory: Path) -> int | None:
