@@ -15,6 +15,7 @@ from pgkeep import errors as e
 from pgkeep.catalog import catalog, holds, prune
 from pgkeep.catalog.catalog import Catalog
 from pgkeep.model import record, retention
+from pgkeep.model.cluster import short_form
 from pgkeep.model.manifest import Hold, Manifest
 from pgkeep.model.record import DatabaseResult, Record
 from pgkeep.postgres.server import Server
@@ -56,7 +57,7 @@ def test_each_run_is_recorded_also_a_failed_one(
     target = disposables.name(pg17)
     invoke.run("restore", "--latest", f"--target-db={target}", env=env)
     invoke.run("restore", "--latest", "--dry-run", "--target-db=x", env=env)
-    invoke.run("backup", "--no-verify", env=env)
+    invoke.run("backup", "--no-verify", env=env | {"BACKUP_CLUSTER": "north"})
     assert "last run failed" not in invoke.run("status", env=env)
     found = history(env)
     assert [(one["command"], one["exit_code"]) for one in found] == [
@@ -64,6 +65,8 @@ def test_each_run_is_recorded_also_a_failed_one(
     ]  # fmt: skip
     for one in found:
         assert (one["login"], one["client"], one["pgkeep"]) == ("alice", "10.1.2.3", "0.1.0")
+    own = short_form(planted.cluster_of(pg17))
+    assert [one.get("cluster") for one in found] == ["north", None, None, own]
     assert found[0]["options"] == ["--no-verify"]
     assert found[1]["options"] == ["--latest", f"--target-db={target}"]
     assert found[1]["results"][0]["database"] == target

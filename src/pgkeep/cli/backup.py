@@ -251,13 +251,13 @@ def _outcome(report: RunReport, kind: str) -> TargetOutcome:
         for outcome in report.outcomes
         for failure in [failures.get(outcome.database)]
     ]
-    clusters = {backup.server.system_identifier for backup in report.backups}
+    clusters = {backup.cluster_name for backup in report.backups}
     return TargetOutcome(
         results=results,
         removed=list(dict.fromkeys((*report.removed, *report.copies_removed))),
         error=report.failure(),
         type=kind,
-        cluster=next(iter(clusters), None),
+        cluster=next(iter(clusters), None) or None,
     )
 
 

@@ -152,7 +152,7 @@ def _record(
         host=socket.gethostname(),
         client=next(iter(os.environ.get("SSH_CONNECTION", "").split()), None),
         target=config.target,
-        cluster=outcome.cluster,
+        cluster=outcome.cluster or config.settings.cluster,
         type=outcome.type,
         started=log.started,
         finished=datetime.now(UTC),
