@@ -222,7 +222,7 @@ from generate_series(1, {SPARSE_ROWS}) i;
     with pg17.log.open("rb") as log:
         log.seek(logged)
         refused = re.findall(rb"ERROR:  could not obtain lock on relation", log.read())
-    assert len(refused) == 1, "a worker was refused, so that the coordinator has copied it all"
+    assert refused, "a worker was refused, so that the coordinator has copied it all"
     assert len(parts(artifact, 'tä "b')) == 1
     servers.sql(pg17, db, f"alter table {table} drop b")  # it got its turn
     with restored(pg17, artifact) as copy, servers.connect(pg17, db) as source:
@@ -475,7 +475,7 @@ def test_timeouts_of_the_role(pg17: Server, database: DatabaseFactory, tmp_path:
         for setting in (
             "statement_timeout = '1ms'",
             "lock_timeout = '1ms'",
-            "transaction_timeout = '30ms'",
+            "transaction_timeout = '300ms'",
             "idle_in_transaction_session_timeout = '300ms'",
             "idle_session_timeout = '100ms'",
         ):

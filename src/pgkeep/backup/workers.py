@@ -1,6 +1,7 @@
 """Copy the rows of large tables with several sessions, while pg_dump writes everything else."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from psycopg import sql
@@ -8,6 +9,7 @@ from psycopg import sql
 from .. import errors as e
 from ..artifact.file import BLOCK
 from ..artifact.packer import Packer
+from ..postgres.snapshot import Table
 from ..progress import Progress
 from ..task_group import TaskGroup
 from .assembly import MemberOrder, announcement, object_of
@@ -15,6 +17,11 @@ from .copy_session import CopySession, copy_statement
 from .slices import CopiedSlice, SliceQueue
 from .source import DumpSource, program_error
 from .tasks import CopyTask
+
+# A worker does not queue for a lock, but tries again: a migration with a short lock_timeout comes
+# and goes. Copied as a whole, a large table takes as long as with one job.
+TRIES = 5
+AGAIN = 0.05  # seconds
 
 
 class Workers:
@@ -66,7 +73,7 @@ class Workers:
             if task is None:
                 return None
             table = task.table
-            locked = session.lock(table)
+            locked = _lock(session, table)
             if locked and (task.first is None or session.plan(table, task.first, task.last)):
                 return task, self._limited(session.copy(table, task.first, task.last))
             task = self._slices.take_rest(task)
@@ -112,3 +119,12 @@ class Workers:
         packer.write(b"\n\n")
         if task.first is not None:
             self._slices.copied(task, CopiedSlice(rows, size))
+
+
+def _lock(session: CopySession, table: Table) -> bool:
+    """Lock a table if it is free, or becomes free soon."""
+    for _ in range(TRIES - 1):
+        if session.lock(table):
+            return True
+        time.sleep(AGAIN)
+    return session.lock(table)

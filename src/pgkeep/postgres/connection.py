@@ -82,8 +82,9 @@ SEVERAL_SERVERS = (
 
 # Applied at session start, before the settings of the role and of the database, which have lower
 # priority. A database's owner can set the role and the loaded libraries of everyone who connects.
-# The user's own options come later and have higher priority (trap G2.4).
-_STARTUP = "-c role=none -c local_preload_libraries="
+# The user's own options come later and have higher priority (trap G2.4). A timeout of some
+# milliseconds would end the first statement (trap A6.1).
+_STARTUP = "-c role=none -c local_preload_libraries= -c statement_timeout=0"
 # A network that drops packets without a word must not keep a snapshot and its locks: after 60 s of
 # silence (30 s, then three probes 10 s apart) the system ends a connection that waits for the
 # server (trap A6.9). The user's own values have priority.
