@@ -228,3 +228,47 @@ def test_reads_a_bucket(
     invoke.run("index", dump, "--database=app", f"-o{catalog}", env=env)
     invoke.run("sync", f"--dir={catalog}", env=env)
     assert b"COPY app.orders" in output("cat", f"s3://{bucket}/backups/manual/{name}", env=env)
+
+
+def test_cat_prints_the_globals(
+    pg17: Server, database: DatabaseFactory, buckets: Buckets, disposables: Disposables,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """A3.1: the roles of a lost server, with nothing but the bucket and its keys."""
+    source = database(pg17)
+    disposables.role(pg17, name='a "role"; 1', password="secret")
+    bucket = buckets.bucket()
+    artifact = invoke.backup(pg17, source, tmp_path, **buckets.environment(bucket))
+    file = artifact.with_name(artifact.name.replace(".sql.gz", ".globals.sql.gz"))
+    roles = gzip.decompress(file.read_bytes())
+    assert b"SCRAM-SHA-256" in roles
+    place = f"s3://{bucket}/backups"
+    alone = {**buckets.environment(bucket), "BACKUP_S3_BUCKET": ""}
+    env = invoke.environment(None, None, **alone)
+    for args in (
+        ["--latest", f"--dir={place}"],
+        ["--latest", f"--database={source}", f"--dir={place}"],
+        [f"{place}/manual/{artifact.name}"],
+        [f"{place}/manual/{file.name}"],
+        [str(artifact), f"--dir={tmp_path}"],
+    ):
+        assert output("cat", "--globals", *args, env=env) == roles
+    assert output("cat", "--latest", f"--dir={place}", env=env) == output("cat", str(artifact))
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    key = f"backups/manual/{file.name}"
+    buckets.client().put_object(Bucket=bucket, Key=key, Body=bytes(damaged))
+    said = invoke.run("cat", "--globals", "--latest", f"--dir={place}", env=env, code=5)
+    assert f"{file.name} is damaged: it differs from the manifest" in said
+    buckets.client().delete_object(Bucket=bucket, Key=key)
+    said = invoke.run("cat", "--globals", "--latest", f"--dir={place}", env=env, code=6)
+    assert f"{artifact.name} has no globals in {place}" in said
+    for wrong in ([], ["--latest", "FILE"], ["--globals", "--table=t", "--latest"]):
+        invoke.run("cat", *wrong, env=env, code=2)
+    manifest = artifact.with_name(artifact.name.replace(".sql.gz", ".manifest.json"))
+    facts = {**json.loads(manifest.read_text()), "role_passwords": False}
+    del facts["manifest_sha256"]
+    manifest.write_text(json.dumps(facts))
+    here = f"--dir={tmp_path}"
+    said = invoke.outputs("cat", "--globals", "--latest", here, env=env)[1]
+    assert "the globals contain no passwords" in said

@@ -283,7 +283,14 @@ def pipe() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_artifact(file: str, target: config.Config) -> Iterator["Artifact"]:
-    """Open a backup file; only its end marker and its index are read.
+    """Open a backup file given by its path, URL or name, see `open_located`."""
+    with open_located(*locate(file, target)) as artifact:
+        yield artifact
+
+
+@contextlib.contextmanager
+def open_located(store: Store, name: str) -> Iterator["Artifact"]:
+    """Open a backup file of a store; only its end marker and its index are read.
 
     Raises:
         Refused: it is a plain dump without an index.
@@ -294,11 +301,11 @@ def open_artifact(file: str, target: config.Config) -> Iterator["Artifact"]:
     from ..artifact import plain_reader  # noqa: PLC0415
     from ..artifact.file import is_artifact  # noqa: PLC0415 - other commands save the time
 
-    store, name = locate(file, target)
     with contextlib.closing(store.open(name)) as source:
         if not is_artifact(source) and not plain_reader.is_ours(source):
             raise e.Refused(
                 f"{source.name} is not a backup file of pgkeep: it has no index",
-                hint=f"pgkeep index {file} makes one of it. pgkeep verify reads any plain dump.",
+                hint=f"pgkeep index {store.url_of(name)} makes one of it. pgkeep verify reads any"
+                " plain dump.",
             )
         yield file_module.Artifact(source)
