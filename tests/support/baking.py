@@ -229,10 +229,10 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def server(port: int) -> Server:
+def server(port: int, major: int = 17) -> Server:
     """A server as the documents know it: on localhost."""
     settings = {**SETTINGS, "listen_addresses": "localhost", "port": str(port)}
-    return Server(servers.bin_folder(17), settings=settings)
+    return Server(servers.bin_folder(major), settings=settings)
 
 
 def with_roles(running: Server) -> None:
@@ -241,9 +241,9 @@ def with_roles(running: Server) -> None:
         servers.sql(running, "postgres", f"create role {role} login")
 
 
-def shell_environment(project: Path, **extra: str) -> dict[str, str]:
+def shell_environment(project: Path, major: int = 17, **extra: str) -> dict[str, str]:
     """What a person has in a shell: pgkeep and the client programs on PATH."""
-    folders = [Path(invoke.PGKEEP).parent, servers.bin_folder(17), "/usr/bin", "/bin"]
+    folders = [Path(invoke.PGKEEP).parent, servers.bin_folder(major), "/usr/bin", "/bin"]
     return {"PATH": os.pathsep.join(map(str, folders)), "HOME": str(project.parent), **extra}
 
 
@@ -287,13 +287,15 @@ def as_here(project: Path, running: Server, text: str) -> str:
     return text
 
 
-def play(project: Path, running: Server, some: list[Block], before: str = "") -> Iterator[Block]:
+def play(
+    project: Path, running: Server, some: list[Block], before: str = "", major: int = 17
+) -> Iterator[Block]:
     """Run blocks one after the other; what one exports holds for the next. Yields before each."""
     exports = before
     for block in some:
         yield block
         script = as_here(project, running, block.text)
-        output = shell(project, f"{exports}\n{script}")
+        output = shell(project, f"{exports}\n{script}", env=shell_environment(project, major))
         assert_shown(block.expected, output)
         exports += "".join(
             f"{line}\n" for line in block.text.splitlines() if re.match("export|unset ", line)
