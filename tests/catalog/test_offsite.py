@@ -331,7 +331,9 @@ def test_sync_all_fills_a_new_bucket_and_never_spreads_damage(
         [False, True],
         [False, False],
     )
-    assert "missing in one" in outputs("list", env=env)[0]
+    lines = outputs("list", env=env)[0].splitlines()
+    assert re.search(r" dir +missing in$", lines[2])
+    assert (lines[3].strip(), max(map(len, lines))) == ("one", 80)
     artifact = directory / first.rpartition("/")[2]
     data = artifact.read_bytes()
     artifact.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])

@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 
 from .. import config
 from .. import errors as e
-from ..catalog import catalog
+from ..catalog import catalog, ids
 from ..model import naming
 from ..settings import BUCKET, SECRETS, SETTINGS
 from ..stores.local import LocalStore
@@ -214,14 +214,22 @@ def _read(target: config.Config) -> tuple[list[catalog.Catalog], list[str]]:
 
 
 def locate(file: str, target: config.Config) -> tuple[Store, str]:
-    """Return store and name of a file given as a path, a URL, or a name in one of the stores.
+    """Return store and name of a file: a path, a URL, or the name or id of a backup in a store.
 
     Raises:
-        UsageError: the name is empty, or the URL has no key.
+        UsageError: the name is empty, the URL has no key, or several backups can be meant.
+        Missing: no backup has this id.
+        StoreError: a store that could have a backup with this id cannot be read.
 
     """
     if not file:
         raise e.UsageError("the name of the backup file is empty")
+    if naming.is_id(file):
+        found = _with_id(file, target)
+        if found is not None:
+            return found[0], found[1].artifact
+        if not os.path.lexists(file):
+            raise e.Missing(f"no backup with id {file} in {_where(target)}", hint=_LIST)
     if file.startswith(BUCKET):
         place, _, name = file.rpartition("/")
         if not name or not place.startswith(BUCKET) or place == BUCKET:
@@ -244,19 +252,48 @@ def locate(file: str, target: config.Config) -> tuple[Store, str]:
     return LocalStore(path.parent), path.name
 
 
-def backup_name(text: str) -> naming.BackupName:
-    """Return the name of a backup, given as `pgkeep list` prints it or as one of its files.
+_LIST = "List existing backups with: pgkeep list."
+
+
+def _where(target: config.Config) -> str:
+    return " or ".join(store.url for store in stores(target))
+
+
+def _with_id(text: str, target: config.Config) -> tuple[Store, naming.BackupName] | None:
+    """Return the backup that has an id, unless a file could be meant as well.
 
     Raises:
-        UsageError: it is not the name of a backup.
+        UsageError: several backups, or a backup and a file, can be meant.
 
     """
+    found = ids.find(stores(target), text)
+    if found is not None and os.path.lexists(text):
+        raise e.UsageError(
+            f"{text} is the id of backup {found[1].stem}, and a file in the current directory",
+            hint=f"Write ./{text} for the file, or the name of the backup.",
+        )
+    return found
+
+
+def backup_name(text: str, target: config.Config) -> naming.BackupName:
+    """Return the name of a backup, given as its id, as its name or as one of its files.
+
+    Raises:
+        UsageError: it is not the name of a backup, or several backups can be meant.
+        Refused: no backup has this id.
+
+    """
+    if naming.is_id(text):
+        with_id = ids.find(stores(target), text)
+        if with_id is None:
+            raise e.Refused(f"no backup with id {text} in {_where(target)}", hint=_LIST)
+        return with_id[1]
     file = Path(text).name
     found = naming.parse(file) or naming.parse(file + naming.ARTIFACT)
     if found is None:
         raise e.UsageError(
             f"{text!r} is not the name of a backup",
-            hint="pgkeep list --names prints the names of backups.",
+            hint="pgkeep list prints the ids of backups, pgkeep list --names their names.",
         )
     return found
 

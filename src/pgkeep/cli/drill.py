@@ -55,7 +55,7 @@ SHOWN = 10  # findings of one kind; --json and the report have all
     "file",
     metavar="FILE",
     shell_complete=complete_files,
-    help="Use this backup instead of the newest verified one.",
+    help="Use this backup (id, name or file) instead of the newest verified one.",
 )
 @click.option("--database", metavar="NAME", help="Use the newest verified backup of this database.")
 @click.option(

@@ -9,6 +9,7 @@ import click
 from .. import errors as e
 from .. import progress
 from ..catalog.catalog import Catalog
+from ..model import naming
 from ..model.record import Record, RecordName
 from ..terminal import printable
 from . import output
@@ -103,13 +104,15 @@ def _read(
 
 def _table(records: Sequence[Record]) -> Iterator[str]:
     """Yield a line for each run, and what it removed or why it failed below it."""
-    yield f"{'FINISHED (UTC)':17}{'COMMAND':9}{'CODE':>4}{'TOOK':>9}  {'DATABASE':17}WHO"
+    title = f"{'FINISHED (UTC)':17}{'COMMAND':9}{'CODE':>4}{'TOOK':>9}"
+    yield f"{title}  {'BACKUP':9}{'DATABASE':14}WHO"
     for found in records:
         took = progress.duration((found.finished - found.started).total_seconds())
         who = f"{found.login or found.user}@{found.host}"
         yield (
             f"{found.finished.astimezone(UTC):%Y-%m-%d %H:%M} {found.command[:8]:9}"
-            f"{found.exit_code:>4}{took:>9}  {_short(_databases(found), 16):17}{_short(who, 22)}"
+            f"{found.exit_code:>4}{took:>9}  {_backup(found):9}{_short(_databases(found), 13):14}"
+            f"{_short(who, 16)}"
         )
         if found.error is not None:
             yield from _below(found.error)
@@ -122,6 +125,15 @@ def _databases(found: Record) -> str:
     if not names:
         return "-"
     return printable(names[0]) if len(names) == 1 else f"{len(names)} databases"
+
+
+def _backup(found: Record) -> str:
+    """Return the id of the backup that a run made or used."""
+    stems = {result.backup for result in found.results if result.backup is not None}
+    if len(stems) > 1:
+        return f"{len(stems)} made"
+    name = naming.parse(stems.pop() + naming.ARTIFACT) if stems else None
+    return "-" if name is None else name.id
 
 
 def _below(text: str) -> list[str]:

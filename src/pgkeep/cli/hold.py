@@ -35,6 +35,7 @@ def hold_options(function: Function) -> Function:
 @pgkeep_command(
     "hold",
     examples=(
+        'pgkeep hold 3fa01b2c --reason="audit of 2026"',
         'pgkeep hold app_daily_20261122T020000Z --reason="audit of 2026"',
         'pgkeep hold "$(pgkeep list --names | tail -n 1)" --reason="before the migration"',
     ),
@@ -63,9 +64,9 @@ def change(
 ) -> None:
     """Change the manifest of a backup in all stores."""
     config = load_config(target=target, directory=directory)
-    parsed = backup_name(name)
+    parsed = backup_name(name, config)
     manifests = list(holds.change(stores(config), parsed, changed))
     run_log.current().used(config, parsed.database, [parsed.stem])
     if as_json:
         print_json(manifests[0])
-    output.current().done(f"{parsed.stem} {state}", as_json=as_json)
+    output.current().done(f"{parsed.id} ({parsed.stem}) {state}", as_json=as_json)

@@ -1,5 +1,6 @@
 """pgkeep list."""
 
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -21,6 +22,8 @@ from .common import (
 )
 from .rules import AtMostOne
 
+WIDTH = 80  # of a terminal
+
 
 @pgkeep_command(
     "list",
@@ -36,7 +39,7 @@ from .rules import AtMostOne
 @click.option(
     "--names",
     is_flag=True,
-    help="Print only the names of complete backups with rows, as --backup accepts them.",
+    help="Print only the names of complete backups with rows, which --backup accepts too.",
 )
 @target_option
 @dir_option
@@ -51,7 +54,8 @@ def command(
 ) -> None:
     """List backups, oldest first.
 
-    Every file with a manifest is listed. If the file is gone or has another length, STATE is
+    Commands that take a backup accept its ID, or at least the first four digits of it. Every file
+    with a manifest is listed. If the file is gone or has another length, STATE is
     "missing". With BACKUP_S3_BUCKET, WHERE is "both" if the directory and the bucket have the
     backup, "dir" or "copy" if only one of them has it, "pending" if it is not uploaded yet.
     "indexed" backups are dumps of other tools, which can contain less than a database.
@@ -73,6 +77,8 @@ def command(
         print_json(
             [
                 {
+                    "id": backup.manifest.name.id,
+                    "name": backup.manifest.name.stem,
                     "missing": backup.missing,
                     "stores": backup.stores,
                     "cluster": backup.manifest.cluster_name,
@@ -95,23 +101,35 @@ def command(
 
 
 def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list[str]:
-    """Return a line for each backup, below the name of its database."""
+    """Return the lines of each backup, below the name of its database."""
     now = datetime.now(UTC)
-    where = len(urls) > 1
-    title = f"{'TAKEN (UTC)':16}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>15}  "
-    lines = [f"{title}{'WHERE   ' if where else ''}STATE"]
+    two = len(urls) > 1
+    title = f"{'ID':9}{'TAKEN (UTC)':16}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>10} "
+    title += "WHERE   " if two else ""
+    lines = [f"{title}STATE"]
     before = None
     for backup in sorted(backups, key=lambda backup: backup.manifest.database.name):
         manifest = backup.manifest
         if manifest.database.name != before:
             before = manifest.database.name
             lines.append(f"database {printable(before)}")
-        lines.append(
-            f"{manifest.taken:%Y-%m-%d %H:%M}{age((now - manifest.taken).total_seconds()):>7}"
-            f" {manifest.type:7}{progress.size(manifest.artifact.size):>9}{manifest.rows:>15,}"
-            f"  {f'{_where(backup, urls):8}' if where else ''}{backup.state}"
+        line = (
+            f"{manifest.name.id} {manifest.taken:%Y-%m-%d %H:%M}"
+            f"{age((now - manifest.taken).total_seconds()):>7} {manifest.type:7}"
+            f"{progress.size(manifest.artifact.size):>9}{_count(manifest.rows):>10} "
+            f"{f'{_where(backup, urls):8}' if two else ''}"
         )
+        state = textwrap.wrap(backup.state, WIDTH - len(title))
+        lines += [line + state[0], *(" " * len(title) + more for more in state[1:])]
     return lines
+
+
+def _count(rows: int) -> str:
+    """Return a number in at most nine characters; `pgkeep show` and --json have all digits."""
+    for unit, length in (("G", 10**9), ("M", 10**6)):
+        if rows >= 10 * length:
+            return f"{rows / length:,.1f} {unit}"
+    return f"{rows:,}"
 
 
 def age(seconds: float) -> str:

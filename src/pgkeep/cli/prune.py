@@ -1,5 +1,6 @@
 """pgkeep prune."""
 
+import textwrap
 from datetime import UTC, datetime
 
 import click
@@ -18,6 +19,8 @@ from .common import (
     target_option,
 )
 from .run_log import TargetOutcome
+
+WIDTH = 80  # of a terminal
 
 
 @pgkeep_command(
@@ -80,6 +83,7 @@ def command(
         print_json(
             [
                 {
+                    "id": decision.manifest.name.id,
                     "backup": decision.manifest.name.stem,
                     "database": decision.manifest.database.name,
                     "store": found.store.url,
@@ -105,8 +109,10 @@ def _print(url: str | None, decisions: list[retention.Decision]) -> None:
             before = manifest.database.name
             output.say(f"database {before}")
         line = (
-            f"  {manifest.taken:%Y-%m-%d %H:%M} {manifest.type:8}"
+            f"  {manifest.name.id} {manifest.taken:%Y-%m-%d %H:%M} {manifest.type:8}"
             f"{'keep' if decision.keep else 'REMOVE':7} "
         )
-        for number, reason in enumerate(decision.reasons or [""]):
-            output.say(f"{' ' * len(line) if number else line}{reason}")
+        width = WIDTH - len(line)
+        reasons = [text for reason in decision.reasons for text in textwrap.wrap(reason, width)]
+        for number, text in enumerate(reasons or [""]):
+            output.say(f"{' ' * len(line) if number else line}{text}")

@@ -53,6 +53,7 @@ from .restore_options import (
     "restore",
     examples=(
         "pgkeep restore --latest --target-db=app_copy",
+        "pgkeep restore --backup=3fa01b2c --target-db=app_copy",
         "pgkeep restore --backup=backups/app_daily_20261122T020000Z.sql.gz --dry-run",
         "pgkeep restore --latest --drop-existing --yes",
         "pgkeep restore --latest --table=app.orders --as=app.orders_yesterday",

@@ -127,7 +127,7 @@ _DECORATORS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         "file",
         metavar="FILE",
         shell_complete=complete_files,
-        help="This backup, or any plain dump made by pg_dump.",
+        help="This backup, by its id, name or file, or any plain dump made by pg_dump.",
     ),
     _source("--latest", is_flag=True, help="The newest complete backup (of --database)."),
     _whole("--target-db", metavar="NAME", help="Restore under this name."),

@@ -32,7 +32,7 @@ SECTIONS = {"pre": "before the rows", "data": "rows", "post": "after the rows"}
     "show",
     examples=(
         "pgkeep show backups/app_daily_20261122T020000Z.sql.gz",
-        "pgkeep show app_daily_20261122T020000Z.sql.gz --tree",
+        "pgkeep show 3fa01b2c --tree",
         "pgkeep show s3://bucket/backups/daily/app_daily_20261122T020000Z.sql.gz",
         "pgkeep show FILE --table=app.orders --head=10",
     ),
@@ -64,7 +64,7 @@ def command(
     directory: str | None,
     as_json: bool,
 ) -> None:
-    """Show the contents of FILE: a path, an s3:// URL, or the name of a backup.
+    """Show the contents of FILE: the id or name of a backup, a path, or an s3:// URL.
 
     Only the index of the file is read. SIZE is the share of a table in the file. With --table and
     --head, the first rows of a table are printed as COPY writes them, below the names of the

@@ -1,9 +1,11 @@
 """Format and parse names of backup files: `{database}_{type}_{timestamp}[_schema].sql.gz`.
 
 The database name is percent-encoded byte by byte, so that every name that PostgreSQL allows is a
-safe file name, and parsing never takes `app-2` for `app`.
+safe file name, and parsing never takes `app-2` for `app`. A short id, for people, follows from the
+name alone.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +24,8 @@ _STEM = re.compile(
     r"_(?P<taken>[0-9]{8}T[0-9]{6}Z)"
     r"(?P<schema>_schema)?"
 )
+_ID_LENGTH = 8
+_ID = re.compile(rf"[0-9a-f]{{4,{_ID_LENGTH}}}")
 
 
 class BackupType(StrEnum):
@@ -55,6 +59,11 @@ class BackupName:
         return self.stem + ARTIFACT
 
     @property
+    def id(self) -> str:
+        """A short name for people: the beginning of the SHA-256 of the file name."""
+        return hashlib.sha256(self.artifact.encode()).hexdigest()[:_ID_LENGTH]
+
+    @property
     def checksum(self) -> str:
         """The name of the file for `sha256sum -c`."""
         return self.stem + CHECKSUM
@@ -81,6 +90,16 @@ def encode_database(database: str) -> str:
     `quote` leaves exactly the allowed characters and the tilde unchanged; encode the tilde too.
     """
     return quote(database.encode("utf-8", "surrogateescape"), safe="").replace("~", "%7E")
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text can be the id of a backup, or the beginning of it."""
+    return _ID.fullmatch(text) is not None
+
+
+def is_whole_id(text: str) -> bool:
+    """Return whether a text can be the id of a backup, with all its digits."""
+    return is_id(text) and len(text) == _ID_LENGTH
 
 
 def parse(file_name: str) -> BackupName | None:
