@@ -3,6 +3,7 @@
 PgkeepError (1)
  ├── UsageError (2)          invalid setting or argument
  ├── ConnectionFailed (3)    server not reachable, or role rejected
+ │    ├── Crowded (3)        the server answers, but has no free connection
  │    └── OtherServer (3)    a connection reached another server than the first one
  ├── DumpFailed (4)          the database could not be dumped completely
  ├── VerificationFailed (5)  damaged, truncated or unexpected backup file
@@ -59,6 +60,10 @@ class ConnectionFailed(PgkeepError):
     """The server cannot be reached, or rejects this role or database."""
 
     exit_code = 3
+
+
+class Crowded(ConnectionFailed):
+    """The server answers, but has no free connection."""
 
 
 class OtherServer(ConnectionFailed):

@@ -9,7 +9,7 @@ import psycopg
 from .. import errors as e
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """Return libpq's message, which can have several lines, as one line."""
     return re.sub(r"\s*\n\s*", "; ", str(error).strip())
 
