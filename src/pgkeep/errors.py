@@ -13,6 +13,7 @@ PgkeepError (1)
  │    └── Retained (6)       the store retains the file until a date
  ├── RetentionFailed (7)     old backups could not be removed
  ├── RestoreFailed (8)       the backup could not be restored
+ │    └── ExtensionFailed (8) an extension could not be created
  ├── Refused (9)             nothing was done, on purpose
  ├── AlreadyRunning (10)     another run works on the same database
  ├── SomeFailed (11)         several databases: at least one failed
@@ -110,6 +111,10 @@ class RestoreFailed(PgkeepError):
     """A backup could not be restored; an existing database was left unchanged."""
 
     exit_code = 8
+
+
+class ExtensionFailed(RestoreFailed):
+    """An extension could not be created; some depend on the name of the database."""
 
 
 class Refused(PgkeepError):

@@ -8,18 +8,22 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pgkeep import config
 from pgkeep import errors as e
+from pgkeep.backup.source import program_error
+from pgkeep.postgres import programs
 from pgkeep.postgres.connection import Endpoint
+from pgkeep.postgres.messages import LOCK_TABLE_HINT, restore_error
 from pgkeep.postgres.server import Server
 from tests.support import locales, servers
 from tests.support.buckets import free_ports
 from tests.support.concurrency import until
 
 HBA = """
-local all login,postgres peer
+local all login peer
 local all all trust
 host rejected all 127.0.0.1/32 reject
 host all login 127.0.0.1/32 scram-sha-256
@@ -30,6 +34,7 @@ host all login 127.0.0.1/32 scram-sha-256
 def german() -> Iterator[Server]:
     """Yield a server that answers in German; only Debian's has translations."""
     settings = {"listen_addresses": "127.0.0.1", "port": str(free_ports(1)[0])}
+    settings |= {"max_locks_per_transaction": "10", "max_worker_processes": "2"}
     settings |= {"max_connections": "6", "superuser_reserved_connections": "3"}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pgkeep-locales-"))
@@ -66,7 +71,7 @@ ANSWERS = {
     "nothing like it": (f"{TCP} dbname=XYZ", "has postgres, private, shop, shop_archive."),
     "no CONNECT": (f"{TCP} dbname=private", "GRANT CONNECT ON DATABASE"),
     "no connections": (f"{TCP} dbname=closed", "ALLOW_CONNECTIONS true"),
-    "template": (f"{TCP} dbname=template0", "it is a template"),
+    "template": (f"{TCP} dbname=template0", "It is the server's own template"),
     "wrong password": (f"{TCP} password=wrong dbname=shop", "The password is wrong or has expired"),
     "rejected by pg_hba.conf": (f"{TCP} dbname=rejected", "pg_hba.conf on the server"),
     "no entry": ("host=127.0.0.1 user=free dbname=shop", "pg_hba.conf"),
@@ -174,6 +179,25 @@ def test_where_the_password_comes_from(
     assert f"{gone} does not exist. Set POSTGRES_PASSWORD" in hint_of(
         {**where, "PGPASSFILE": str(gone)}
     )
+
+
+def test_a_full_lock_table(german: Server) -> None:
+    """A5.20: of a restore and of a program; the hint depends on no language and no size."""
+    many = (
+        "do $$begin for n in 1..2000 loop execute format('create table t%s ()', n); end loop; end$$"
+    )
+    with servers.connect(german, "shop") as connection, pytest.raises(psycopg.Error) as caught:
+        connection.execute(many)
+    assert "shared memory" not in str(caught.value)
+    assert restore_error(caught.value, "table t").hint == LOCK_TABLE_HINT
+    command = [str(servers.bin_folder(15) / "psql"), "-X", "-h", german.host]
+    command += ["-p", str(german.port), "-U", german.user, "-d", "shop", "-c", many]
+    with (
+        programs.Child(command, programs.environment({})) as child,
+        pytest.raises(e.ProgramFailed) as failed,
+    ):
+        child.finish()
+    assert program_error(failed.value, "shop").hint == LOCK_TABLE_HINT
 
 
 def test_a_server_that_is_full_or_shuts_down(german: Server) -> None:

@@ -496,5 +496,6 @@ def apply(connection: Connection, settings: Mapping[str, str]) -> None:
 def _connection_failed(failure: Failure) -> e.ConnectionFailed:
     if "unsupported startup parameter" in failure.message:  # of PgBouncer, which knows few
         return _behind_a_pooler()
-    kind = e.Crowded if failure.state == TOO_MANY_CONNECTIONS else e.ConnectionFailed
-    return kind(f"could not connect: {failure.message}", hint=hint_for(failure))
+    if failure.state == TOO_MANY_CONNECTIONS:
+        return e.Crowded(f"could not connect: {failure.message}", hint=hint_for(failure))
+    return e.ConnectionFailed(f"could not connect: {failure.message}", hint=hint_for(failure))

@@ -265,10 +265,13 @@ _BY_STATE: Mapping[str, Hint] = {
         "GRANT CONNECT ON DATABASE ... TO ... allows the role to connect to the database; its owner"
         " or a superuser can execute it."
     ),
-    "55000": (
-        "The database does not accept connections: it is a template, a restore or swap has stopped"
-        " half-way, or it is invalid. ALTER DATABASE ... ALLOW_CONNECTIONS true allows them, unless"
-        " it is invalid."
+    "55000": lambda failure: (
+        "It is the server's own template and has nothing to back up. Set POSTGRES_DB to another"
+        " database."
+        if failure.given.get("dbname") == "template0"
+        else "The database does not accept connections: it is a template, a restore or swap has"
+        " stopped half-way, or it is invalid. ALTER DATABASE ... ALLOW_CONNECTIONS true allows"
+        " them, unless it is invalid."
     ),
     TOO_MANY_CONNECTIONS: (
         "Use --jobs=1, or increase max_connections or the connection limit of the role or the"
