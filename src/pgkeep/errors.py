@@ -7,6 +7,7 @@ PgkeepError (1)
  │    └── OtherServer (3)    a connection reached another server than the first one
  ├── DumpFailed (4)          the database could not be dumped completely
  ├── VerificationFailed (5)  damaged, truncated or unexpected backup file
+ │    └── NotPlainDump (5)   a file of another format
  ├── StoreError (6)          reading or writing a store failed
  │    ├── AccessDenied (6)   permission denied
  │    ├── Missing (6)        file not found
@@ -81,6 +82,10 @@ class VerificationFailed(PgkeepError):
     """A backup file is damaged, truncated, incomplete, or contradicts its side files."""
 
     exit_code = 5
+
+
+class NotPlainDump(VerificationFailed):
+    """A file has another format than the plain one of pg_dump."""
 
 
 class StoreError(PgkeepError):

@@ -1,7 +1,8 @@
 """Progress of long work: a bar on a terminal, a line every few seconds elsewhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from .terminal import printable
@@ -68,6 +69,11 @@ class Silent:
 
     def wrote(self, raw: int, compressed: int) -> None:
         """Ignore the bytes."""
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Show nothing while something else is written to the terminal, such as a question."""
+        yield
 
     def __enter__(self) -> Self:
         return self
@@ -156,6 +162,15 @@ class Bar(Silent):
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Remove the bar; a bar that refreshes itself would overwrite a question."""
+        was_shown = self._bars.live.is_started
+        self._bars.stop()
+        yield
+        if was_shown:
+            self._bars.start()
 
     def step(self, text: str) -> None:
         """Begin a step."""

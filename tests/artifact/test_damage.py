@@ -346,7 +346,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     env = invoke.environment()
     for name, said in (
         ("pipe", "is not a file"),
-        ("directory", "is not a file"),
+        ("directory", "is a directory, expected a file"),
         ("nothing", "No such file"),
     ):
         path = tmp_path / f"{name}.sql.gz"
@@ -525,8 +525,8 @@ def test_other_kinds_of_files_are_named(
     name = plain_databases(pg17)
     custom, tar = servers_module.dump(pg17, name, "-Fc"), servers_module.dump(pg17, name, "-Ft")
     for kind, said in (
-        (custom, "an archive of pg_dump -Fc"),
-        (gzip.compress(custom), "an archive of pg_dump -Fc"),
+        (custom, r"not a plain dump: custom format of pg_dump (PGDMP), expected plain SQL"),
+        (gzip.compress(custom), "custom format of pg_dump (PGDMP)"),
         (tar, "a tar archive"),
         (plain.decode().encode("utf-16"), "text in UTF-16"),
         (b"\x1f", "not a plain dump of pg_dump"),

@@ -632,13 +632,23 @@ def test_edited_file_is_restored_when_that_is_allowed(
 
 def test_reasons_say_what_was_found(dump: bytes) -> None:
     """G1.6: what a file is, and what makes a plain dump of it."""
-    xz = subprocess.run(["xz", "-c"], input=dump, capture_output=True, check=True).stdout
+
+    def through(*command: str) -> bytes:
+        return subprocess.run(command, input=dump, capture_output=True, check=True).stdout
+
     found = {
-        "compressed with xz": xz,
-        "compressed with bzip2": b"BZh91AY" + bytes(100),
+        "compressed with xz": through("xz", "-c"),
+        "compressed with bzip2": through("bzip2", "-c"),
         "a zip archive": b"PK\x03\x04" + bytes(100),
-        "compressed with lz4": b"\x04\x22\x4d\x18" + bytes(100),
-        "an archive of pg_dump -Fc": b"PGDMP" + bytes(100),
+        "compressed with lz4": through("lz4", "-c"),
+        "encrypted with openssl": through("openssl", "enc", "-aes-256-cbc", "-pbkdf2", "-k", "x"),
+        "encrypted with age": b"age-encryption.org/v1\n-> X25519 " + bytes(100),
+        # The beginnings of `gpg -c`, of `gpg -e` with RSA and with Curve 25519, and of gpg 2.4.
+        "encrypted with gpg": bytes.fromhex("8c0d0409030223af03b886849"[:24]),
+        "not a plain dump: encrypted with gpg": bytes.fromhex("85018c03a1b2c3d4e5f60718010c00"),
+        "plain dump: encrypted with gpg": bytes.fromhex("845e03a1b2c3d4e5f60718120740"),
+        "dump: encrypted with gpg": bytes.fromhex("c15e03a1b2c3d4e5f60718120740"),
+        r"custom format of pg_dump \(PGDMP\), expected plain SQL": b"PGDMP" + bytes(100),
         "text in UTF-16": dump.decode().encode("utf-16"),
         "byte order mark": b"\xef\xbb\xbf" + dump,
         "found a message of pg_dump in the dump": b"pg_dump: warning: a\n" + dump,

@@ -85,7 +85,7 @@ TEMPORARY = "create a database under a temporary name"
 )
 def test_steps(chosen: dict[str, bool], mode: Mode, at_once: bool, expected: list[str]) -> None:
     found = steps(
-        options(**chosen), mode, file="app.sql.gz", target="app", at_once=at_once,
+        options(**chosen), mode, check=CHECK, target="app", at_once=at_once,
         missing_roles=("ann", "bob"),
     )  # fmt: skip
     assert found == expected

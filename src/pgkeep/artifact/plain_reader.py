@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -23,17 +24,24 @@ _FORM = 1 << 20  # bytes of a statement that are kept to recognize its form
 
 # Formats of files that are not plain dumps, and how to make a plain dump of each.
 _FORMATS = (
-    (b"PGDMP", "an archive of pg_dump -Fc", "Convert it: pg_restore -f FILE.sql FILE."),
+    (b"PGDMP", "custom format of pg_dump (PGDMP)", "Convert it: pg_restore -f FILE.sql FILE."),
     (b"\xfd7zXZ\x00", "compressed with xz", "Decompress it: xz -d FILE."),
     (b"BZh", "compressed with bzip2", "Decompress it: bzip2 -d FILE."),
     (b"\x04\x22\x4d\x18", "compressed with lz4", "Decompress it: lz4 -d FILE."),
+    (b"\x02\x21\x4c\x18", "compressed with lz4", "Decompress it: lz4 -d FILE."),
     (b"PK\x03\x04", "a zip archive", "Unpack it: unzip FILE."),
     (b"\x1f\x9d", "compressed with compress", "Decompress it: gzip -d FILE."),
     (b"\xff\xfe", "text in UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.sql."),
     (b"\xfe\xff", "text in UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.sql."),
     (b"age-encryption.org/", "encrypted with age", "Decrypt it: age -d -i KEY FILE."),
     (b"-----BEGIN AGE", "encrypted with age", "Decrypt it: age -d -i KEY FILE."),
-    (b"-----BEGIN PGP", "encrypted with gpg", "Decrypt it: gpg -d FILE."),
+    (b"-----BEGIN PGP", "encrypted with gpg", "Decrypt it: gpg -d FILE > FILE.sql.gz."),
+    (b"Salted__", "encrypted with openssl", "Decrypt it with openssl enc -d, as it was encrypted."),
+)
+# The first packet of an encrypted OpenPGP message: tag and length, and then the version (RFC 4880,
+# 4.2 and 5.1): a session key for a public key (3) or for a password (4).
+_OPENPGP = re.compile(
+    rb"(?:\x84.|\x85..|\xc1(?:[\x00-\xbf]|[\xc0-\xdf].))\x03|(?:\x8c|\xc3).\x04", re.DOTALL
 )
 _TAR = (257, b"ustar")
 
@@ -41,13 +49,42 @@ _TAR = (257, b"ustar")
 def check_format(head: bytes) -> None:
     """Raise VerificationFailed if a file begins like another known format."""
     if head[_TAR[0] :].startswith(_TAR[1]):
-        raise e.VerificationFailed(
-            "a tar archive, expected plain SQL",
-            hint="If pg_dump -Ft wrote it, convert it: pg_restore -f FILE.sql FILE.",
+        raise _other_format(
+            "a tar archive", "If pg_dump -Ft wrote it, convert it: pg_restore -f FILE.sql FILE."
         )
     for magic, what, hint in _FORMATS:
         if head.startswith(magic):
-            raise e.VerificationFailed(f"{what}, expected plain SQL, gzip or zstd", hint=hint)
+            raise _other_format(what, hint)
+    if _OPENPGP.match(head):
+        raise _other_format("encrypted with gpg", "Decrypt it: gpg -d FILE > FILE.sql.gz.")
+
+
+def _other_format(what: str, hint: str) -> e.NotPlainDump:
+    return e.NotPlainDump(
+        f"not a plain dump: {what}, expected plain SQL, optionally compressed with gzip or zstd",
+        hint=hint,
+    )
+
+
+def check_head(source: Source) -> None:
+    """Raise VerificationFailed if the first bytes of a file rule out a plain dump."""
+    try:
+        check_format(source.read(0, min(512, source.size)))
+        _head(plain_blocks(source))
+    except e.VerificationFailed as error:
+        raise type(error)(f"{source.name}: {error}", hint=error.hint) from error
+
+
+def _head(blocks: Iterator[bytes]) -> bytes:
+    """Read and check the first bytes of the SQL."""
+    head = b""
+    for block in blocks:
+        head += block
+        if len(head) >= HEAD:
+            break
+    check_format(head)
+    check_beginning(head)
+    return head
 
 
 def plain_blocks(
@@ -165,14 +202,8 @@ class PlainReading:
         """
         check_format(self._source.read(0, min(512, self._source.size)))
         blocks = plain_blocks(self._source, self._count, self._digest.update)
-        head = b""
-        for block in blocks:
-            head += block
-            if len(head) >= HEAD:
-                break
-        check_format(head)
+        head = _head(blocks)
         self.ours = OURS in head[:100]
-        check_beginning(head)
         for block in itertools.chain([head], blocks):
             yield from self._noted(self.scanner.feed(block))
         yield from self._noted(self.scanner.close())

@@ -208,7 +208,7 @@ def _verify_plain(source: Source, progress: Advance) -> VerificationReport:
                 f" missing ({error})",
                 hint=error.hint,
             ) from error
-        raise e.VerificationFailed(f"{source.name}: {error}", hint=error.hint) from error
+        raise type(error)(f"{source.name}: {error}", hint=error.hint) from error
     outline = reading.outline
     return VerificationReport(
         file=source.name, kind="plain", size=source.size, raw_bytes=outline.offset,

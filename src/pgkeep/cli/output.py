@@ -75,8 +75,9 @@ def sql(block: bytes) -> None:
 
 
 def ask(question: str) -> bool:
-    """Ask whether to go on."""
-    return click.confirm(printable(question))
+    """Ask whether to go on; the default is no. Every question of pgkeep is asked here."""
+    with current().display.paused():
+        return click.confirm(printable(question), prompt_suffix=" ")
 
 
 class Output:
@@ -89,6 +90,7 @@ class Output:
         self.tail: deque[str] = deque(maxlen=REMEMBERED)  # the last lines
         self._about: dict[str, str | None] = dict.fromkeys(("target", "cluster", "database"))
         self._open = False  # whether a run has started and not ended
+        self.display = progress.Silent()  # the last one
 
     def about(self, **names: str | None) -> None:
         """Set the target, cluster or database that the next events are about."""
@@ -176,8 +178,7 @@ class Output:
         else:
             say(f"done: {text}", err=as_json)
 
-    def progress(self, *, silent: bool) -> progress.Silent:
-        """Return the progress display of a command."""
+    def _create_display(self, *, silent: bool) -> progress.Silent:
         if silent or self.verbosity == Verbosity.QUIET:
             return progress.Silent()
         verbose = self.verbosity == Verbosity.VERBOSE
@@ -190,6 +191,11 @@ class Output:
                 with_times=verbose,
             )
         return progress.create(self.info, sys.stderr)
+
+    def progress(self, *, silent: bool) -> progress.Silent:
+        """Return the progress display of a command."""
+        self.display = self._create_display(silent=silent)
+        return self.display
 
     def _line(self, level: Level, text: str, **more: object) -> None:
         self.tail.append(f"{datetime.now().astimezone():%H:%M:%S} {level}: {printable(text)}")

@@ -2,7 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from ..catalog.catalog import Catalog
 from ..config import Config
 from ..model import naming
 from ..model.restore_estimate import estimate
+from ..progress import Progress
+from ..restore import file_check
 from ..restore.plan import Mode, Plan, PlanSummary, RestoreOptions
 from ..restore.planning import make_plan
 from ..restore.restore import execute
@@ -182,7 +185,7 @@ def _restore_database(
 ) -> None:
     plan = full_plan.summary
     if common.dry_run:
-        _show(_with_estimate(full_plan, store), as_json=common.as_json)
+        _dry_run(_with_estimate(full_plan, store), partial(_check, full_plan), common)
         return
     changes = common.drop_existing or whole.in_place or whole.data_only
     if changes and plan.mode not in (Mode.NEW, Mode.ASIDE):
@@ -211,7 +214,7 @@ def _restore_database(
 def _restore_tables(full_plan: TablesPlan, common: CommonOptions) -> None:
     plan = full_plan.summary
     if common.dry_run:
-        _show(plan, as_json=common.as_json)
+        _dry_run(plan, partial(tables_restore.check, full_plan), common)
         return
     if full_plan.replaces:
         _ask(plan, common)
@@ -246,16 +249,35 @@ def _restore_tables(full_plan: TablesPlan, common: CommonOptions) -> None:
     )
 
 
-def _show(plan: PlanSummary | TablesSummary, *, as_json: bool) -> None:
-    """Print the plan of --dry-run.
+def _check(plan: Plan, progress: Progress) -> list[str]:
+    file_check.check(plan, progress)
+    return file_check.checks(plan)
+
+
+def _dry_run(
+    plan: PlanSummary | TablesSummary,
+    check: Callable[[Progress], list[str]],
+    common: CommonOptions,
+) -> None:
+    """Print the plan, then check the file as the restore would.
 
     Raises:
-        Refused: the restore would be refused.
+        Refused: the restore would be refused, before it reads the file.
+        VerificationFailed: the file is damaged.
 
     """
-    print_json(plan) if as_json else _print_plan(plan)
+    checked: list[str] = []
+    if not common.as_json:
+        _print_plan(plan)
+    if not plan.problems:
+        with output.current().progress(silent=common.as_json) as bar:
+            checked = check(bar)
+    if common.as_json:
+        print_json(msgspec.structs.replace(plan, checked=checked))
     if plan.problems:
         raise e.Refused(f"this restore would be refused: {'; '.join(plan.problems)}")
+    if not common.as_json:
+        output.say(f"checked  {', '.join(checked)}")
 
 
 def _ask(plan: PlanSummary | TablesSummary, common: CommonOptions) -> None:

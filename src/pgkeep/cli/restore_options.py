@@ -235,7 +235,7 @@ _DECORATORS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         " extensions that SQL cannot name.",
     ),
     _how("--verify-only", is_flag=True, help="Only verify the backup, like pgkeep verify."),
-    _how("--dry-run", is_flag=True, help="Print the plan and stop."),
+    _how("--dry-run", is_flag=True, help="Print the plan, check the file, and stop."),
     _how("--yes", is_flag=True, help="Do not ask before an existing database is changed."),
 )
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,10 +46,13 @@ def adopt(
     """
     parsed = naming.parse(name)
     if parsed is None or name != parsed.artifact:
+        with suppress(e.StoreError), closing(store.open(name)) as source:
+            if not is_artifact(source):
+                plain_reader.check_head(source)
         raise e.Refused(
             f"{name} does not have the name of a backup file",
             hint="Names are DATABASE_TYPE_TIMESTAMP.sql.gz, such as"
-            " app_daily_20261122T020000Z.sql.gz.",
+            " app_daily_20261122T020000Z.sql.gz. pgkeep index FILE makes a backup of a plain dump.",
         )
     there = {item.name for item in store.items()}
     if parsed.manifest in there:
@@ -161,8 +164,8 @@ def _index(
         made = index.index(source, store, options, progress, copy=copy)
     except index.IsThere as error:
         return AdoptedFile(name, "there", error.name)
+    except (e.Refused, e.UsageError, e.NotPlainDump) as error:
+        return AdoptedFile(name, "refused", message=error.message)
     except e.VerificationFailed as error:
         return AdoptedFile(name, "damaged", message=error.message)
-    except (e.Refused, e.UsageError) as error:
-        return AdoptedFile(name, "refused", message=error.message)
     return AdoptedFile(name, "indexed", made.artifact.name, made.database.name, made.rows)

@@ -136,6 +136,8 @@ def checked(source: Source, dump: plain_reader.PlainReading) -> Iterator[script.
                     "made by pgkeep, but without its end marker: truncated, or compressed again",
                 )
             yield piece
+    except e.NotPlainDump as error:
+        raise e.NotPlainDump(f"{source.name}: {error.message}", hint=error.hint) from error
     except e.VerificationFailed as error:
         place = (
             f"byte {dump.outline.offset} of the SQL, byte {dump.done} of {source.size} of the file"

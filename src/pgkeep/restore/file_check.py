@@ -20,6 +20,7 @@ def check(plan: Plan, progress: Progress) -> str | None:
 
     """
     source, artifact, side = plan.source, plan.artifact, plan.side
+    progress.step("checking the file")
     if side is not None and (artifact or not plan.options.allow_statements):
         # It may be complete, and yet another one than its side files describe.
         verify.check_digest(source, artifact, side)
@@ -31,6 +32,17 @@ def check(plan: Plan, progress: Progress) -> str | None:
         progress.total(source.size)
         artifact.check_hashes(progress.advance)
     return None
+
+
+def checks(plan: Plan) -> list[str]:
+    """Return what `check` examines, for people."""
+    if plan.artifact is None:
+        return ["structure of the SQL", *(["SHA-256"] if plan.side and plan.side.sha256 else [])]
+    known = plan.side is not None and (plan.side.sha256 or plan.side.manifest)
+    if plan.source.remote:
+        digest = "SHA-256 of the index" if plan.side and plan.side.index_sha256 else "SHA-256"
+        return ["end marker", "index", *([digest] if known else [])]
+    return ["end marker", "index", "hashes of all members", *(["SHA-256"] if known else [])]
 
 
 def _check_plain(plan: Plan, progress: Progress) -> str | None:

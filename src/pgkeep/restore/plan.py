@@ -86,6 +86,7 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     tables: int | None = None
     rows: int | None = None
     estimate: RestoreEstimate | None = None  # None: no drill has passed, or not computed
+    checked: list[str] = []  # what --dry-run has checked of the file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,11 +127,11 @@ def tables(artifact: Artifact | None, skips_rows: Callable[[Name], bool]) -> lis
 
 
 def steps(
-    options: RestoreOptions, mode: Mode, *, file: str, target: str, at_once: bool,
+    options: RestoreOptions, mode: Mode, *, check: str, target: str, at_once: bool,
     missing_roles: Sequence[str],
 ) -> list[str]:  # fmt: skip
     """Say in their order what a restore will do."""
-    found = [f"check {file} to its end"]
+    found = [check]
     if missing_roles and options.create_roles:
         found.append(f"create roles without login: {', '.join(missing_roles)}")
     what = "schema" if options.schema_only else "schema and rows"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import psycopg
 
 from .. import errors as e
+from ..artifact import plain_reader
 from ..artifact.contents import Contents
 from ..artifact.file import Artifact, is_artifact
 from ..artifact.verify import SideFiles
@@ -41,6 +42,7 @@ def make_plan(
 
     Raises:
         UsageError: the file has not what the options ask for.
+        VerificationFailed: the file is no dump at all, or its index is damaged.
         Refused: the target does not exist, and must.
 
     """
@@ -58,6 +60,7 @@ class _Planner:
         self._artifact = Artifact(source) if is_artifact(source) else None
         self._meta = self._artifact.index.meta if self._artifact else None
         if self._artifact is None:
+            plain_reader.check_head(source)
             check_options_of_plain_dump(source.name, options)
         self._selector = self._make_selector()
         self._selection: ObjectSelection | None = None
@@ -135,7 +138,7 @@ class _Planner:
             target=self._target,
             mode=mode.value,
             steps=steps(
-                self._options, mode, file=self._source.name, target=self._target,
+                self._options, mode, check=self._check(), target=self._target,
                 at_once=at_once or self._options.at_once,
                 missing_roles=selection.missing_roles if selection else (),
             ),
@@ -149,6 +152,11 @@ class _Planner:
             tables=len(restored) if restored is not None else None,
             rows=sum(table.rows for table in restored) if restored is not None else None,
         )  # fmt: skip
+
+    def _check(self) -> str:
+        if self._artifact is not None and self._source.remote:
+            return f"check end marker and index of {self._source.name}, members as they are loaded"
+        return f"check {self._source.name} to its end"
 
     def _refuse(self, problem: str, remedy: str | None = None) -> None:
         self._problems.append((problem, remedy))

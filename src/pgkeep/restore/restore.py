@@ -44,7 +44,6 @@ def execute(plan: Plan, progress: Progress) -> Result:
     if summary.problems:
         raise e.Refused("; ".join(summary.problems), hint="\n".join(summary.remedies) or None)
     started = time.monotonic()
-    progress.step("checking the file")
     sha256 = file_check.check(plan, progress)
     current = run.start(plan)
     if plan.name_dependence is not None:

@@ -33,7 +33,10 @@ def check_beginning(head: bytes) -> None:
     For files of any kind: a scanner would search a disk image for the end of its first line.
     """
     if not head:
-        raise e.VerificationFailed("the dump is empty")
+        raise e.VerificationFailed(
+            "the dump is empty",
+            hint="pg_dump wrote nothing, or the disk was full. Use another backup.",
+        )
     match = _BEGINNING.search(head)
     if match is None or b"\0" in head[: match.start()]:  # pg_dump -Ft has plain SQL inside
         raise _no_dump()
@@ -57,7 +60,7 @@ def check_beginning(head: bytes) -> None:
 
 
 def _no_dump() -> e.VerificationFailed:
-    return e.VerificationFailed(
+    return e.NotPlainDump(
         "not a plain dump of pg_dump: the comment at its beginning is missing",
         hint="pgkeep reads plain SQL (pg_dump -Fp). Use pg_restore for other formats.",
     )

@@ -243,6 +243,11 @@ class LocalSource:
             # O_NONBLOCK: do not wait for the writer of a pipe.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             status = os.fstat(self._fd)
+        if stat.S_ISDIR(status.st_mode):
+            os.close(self._fd)
+            raise e.StoreError(
+                f"{path} is a directory, expected a file", hint=_directory_hint(path)
+            )
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
             raise e.StoreError(
@@ -310,6 +315,12 @@ def _item(entry: "os.DirEntry[str]") -> Iterator[Item]:
             yield Item(entry.name, UNKNOWN)
     except OSError:
         yield Item(entry.name, UNKNOWN)
+
+
+def _directory_hint(path: Path) -> str:
+    if (path / "toc.dat").exists():
+        return f"It has the directory format of pg_dump. Convert it: pg_restore -f FILE.sql {path}."
+    return f"List the backups in it with: pgkeep list --dir={path}."
 
 
 def _flock(fd: int) -> bool:

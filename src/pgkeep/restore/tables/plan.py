@@ -50,6 +50,7 @@ class TablesSummary(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str] = []
     remedies: list[str] = []
     warnings: list[str] = []
+    checked: list[str] = []  # what --dry-run has checked of the file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from ... import errors as e
+from ...artifact import plain_reader
 from ...artifact.contents import Contents
 from ...artifact.copy_statements import COPY, blocks_of, copies, scan
 from ...artifact.file import Artifact, Object, is_artifact
@@ -33,10 +34,12 @@ class SelectedTables:
 
         Raises:
             UsageError: the file is a plain dump.
+            VerificationFailed: it is no dump at all, or its index is damaged.
             Refused: a pattern matches no table, or their rows cannot be restored alone.
 
         """
         if not is_artifact(source):
+            plain_reader.check_head(source)
             raise e.UsageError(
                 f"{source.name} is a plain dump without an index: no table can be found in it",
                 hint="Make a backup of it with pgkeep index.",
@@ -91,6 +94,21 @@ class SelectedTables:
         members = self.artifact.index.members
         size = sum(members[number].length for number in {part.member for part in parts})
         return TableFacts(*name, sum(part.rows or 0 for part in parts), size)
+
+    def check_rows(self, progress: Progress) -> None:
+        """Read the members that contain the rows, and compare their hashes.
+
+        Raises:
+            VerificationFailed: one is damaged.
+
+        """
+        parts = [part for name in self.names for part in self.contents.rows(name)]
+        members = sorted({part.member for part in parts})
+        lengths = {number: self.artifact.index.members[number].length for number in members}
+        progress.total(sum(lengths.values()))
+        for number, length in lengths.items():
+            self.artifact.compressed(number)
+            progress.advance(length)
 
     def raw_bytes(self) -> int:
         """Return how many bytes of SQL the rows of all tables are."""
