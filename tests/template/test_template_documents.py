@@ -1,5 +1,6 @@
 """What ADR-023 and the runbook say is run, command by command, and compared with the code."""
 
+import json
 import re
 import signal
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pgkeep import config, errors
+from pgkeep import errors
 from pgkeep.model.retention import Policy
 from pgkeep.settings import SETTINGS
 from tests.support import baking, servers, setting_rows
@@ -16,10 +17,11 @@ from tests.support.baking import TIMESTAMP
 from tests.support.place import Place
 
 ADR = "docs/adr/023-database-backup-strategy.md"
+REFERENCE = "docs/operations/backup-reference.md"
 RUNBOOK = "docs/operations/database-recovery.md"
 CHECKLIST = "docs/operations/recovery-testing-checklist.md"
 WATCHING = "docs/adr/017-optional-observability-stack.md"
-SOURCE = Path(config.__file__).parent
+VARIABLES = "Environment Variables"
 
 
 @pytest.fixture(scope="module")
@@ -36,50 +38,69 @@ def place(the_place: Place) -> Place:
     return the_place
 
 
-@pytest.fixture
-def variables(place: Place) -> str:
-    """What the runbook has one export before anything else."""
-    first = baking.blocks(place.project / RUNBOOK)[0]
-    assert first.section == "First steps"
-    assert first.text.startswith("export PGHOST=localhost PGPORT=")
-    return first.text
-
-
 # -- ADR-023
 
 
-def test_interface_of_the_adr(place: Place, variables: str) -> None:
+def test_interface_of_the_adr(place: Place) -> None:
     """Each command of the interface block does what the decision says."""
-    before = set((place.project / "backups").iterdir())
-    blocks = [block for block in baking.blocks(place.project / ADR) if block.section == "Interface"]
-    lines = [line.split("#")[0].strip() for line in blocks[0].text.splitlines()]
+    folder = place.project / "backups"
+    before = set(folder.iterdir())
+    (block,) = [one for one in baking.blocks(place.project / ADR) if one.section == "Interface"]
+    lines = [line.split("#")[0].strip() for line in block.text.splitlines()]
+    backups, restores = [
+        [line for line in lines if script in line] for script in ("db-backup.sh", "db-restore.sh")
+    ]
     made = []
-    for line in lines:
+    for line in backups:
         place.shell(line)
-        now = set((place.project / "backups").glob("*Z*.sql.gz")) - before
+        now = set(folder.glob("*Z*.sql.gz")) - before
         made += [path.name for path in now if ".globals." not in path.name]
         before |= now
+    daily, _, newest, _ = made
     stems = [re.sub(TIMESTAMP, "TIME", name) for name in made]
     assert stems == [
-        "app_manual_TIME.sql.gz", "app_daily_TIME.sql.gz", "app_weekly_TIME.sql.gz",
-        "app_monthly_TIME.sql.gz", "app_daily_TIME.sql.gz", "app_manual_TIME.sql.gz",
-        "app_manual_TIME_schema.sql.gz",
+        "app_daily_TIME.sql.gz", "app_weekly_TIME.sql.gz", "app_daily_TIME.sql.gz",
+        "app_daily_TIME_schema.sql.gz",
     ]  # fmt: skip
     for name in made:
-        assert (place.project / "backups" / f"{name}.sha256").is_file()
-        stem = name.removesuffix(".sql.gz")
-        assert (place.project / "backups" / f"{stem}.manifest.json").is_file()
-    for block in baking.play(place.project, place.server, blocks[1:3], variables):
-        assert block.section == "Interface"
-    for name in ("app", "app_copy", "app_by_hand"):
-        assert place.contents(name) == place.good
-    (old,) = [name for name in place.databases() if "__old_" in name]
-    assert place.contents(old) == place.good
-    said = place.shell(f"./scripts/db-restore.sh --backup=backups/{made[1]}", code=9)
+        assert (folder / f"{name}.sha256").is_file()
+        manifest = folder / f"{name.removesuffix('.sql.gz')}.manifest.json"
+        assert json.loads(manifest.read_text())["verified"]
+    from_file, verify, replace = restores
+    said = place.shell(from_file.replace("FILE", f"backups/{daily}"), code=9)
     assert "database app exists" in said
     servers.drop(place.server, "app")
-    place.shell(f"./scripts/db-restore.sh --backup=backups/{made[1]}")
+    place.shell(from_file.replace("FILE", f"backups/{daily}"))
     assert place.contents() == place.good
+    said = place.shell(verify)  # the newest with rows
+    assert said == f"ok: {folder / newest} is complete\n"
+    place.spoil("delete from orders where id = 1")
+    assert "app exists and would be changed" in place.shell(replace, code=9)
+    assert place.contents() != place.good
+    place.shell(f"{replace} --yes")
+    assert place.contents() == place.good
+    script = place.project / from_file.split()[0]
+    place.shell(f"cd / && {script} --backup=backups/{newest} --target-db=app_copy")
+    assert place.contents("app_copy") == place.good
+    assert [name for name in place.databases() if "__old_" in name]
+
+
+def test_the_reference_prints_what_it_says(place: Place) -> None:
+    """Its commands, and where pgkeep's own manual is."""
+    (block,) = [one for one in baking.blocks(place.project / REFERENCE) if one.section == "pgkeep"]
+    shown = place.shell(block.text)
+    for word in ("Usage: pgkeep ", "--schema-only", "BACKUP_RETENTION_DAILY"):
+        assert word in shown
+
+
+def test_what_the_adr_says_of_other_tools(place: Place) -> None:
+    """The manual does not: of the exit code of a pipe, and of a newer format."""
+    connection = f"-h localhost -p {place.port} -U app"
+    place.shell(f"pg_dump {connection} missing | gzip > {place.project.parent}/dump.gz")
+    archive = place.project.parent / "archive"
+    place.shell(f"pg_dump {connection} -Fc -f {archive} app")
+    said = place.shell(f"{servers.bin_folder(15) / 'pg_restore'} -l {archive}", code=1)
+    assert "unsupported version" in said
 
 
 DEAD = (
@@ -103,7 +124,7 @@ CASES = [
 
 def exit_code_of(place: Place, case: str) -> int:
     """Return what the fail-open section promises."""
-    rows = baking.table(place.project / ADR, "7. Fail-Open Pattern")
+    rows = baking.table(place.project / REFERENCE, "Fail-open cases")
     (code,) = [int(code) for name, _, code in rows if name.startswith(case)]
     return code
 
@@ -152,7 +173,7 @@ def test_fail_open_when_retention_refuses(place: Place) -> None:
 
 
 def test_exit_codes_of_the_fail_open_section(the_place: Place) -> None:
-    rows = baking.table(the_place.project / ADR, "7. Fail-Open Pattern")
+    rows = baking.table(the_place.project / REFERENCE, "Fail-open cases")
     signals = {128 + signal.SIGTERM, 128 + signal.SIGKILL}
     assert {int(row[2]) for row in rows} == {0, 2, 3, 4, 5, 6, 7, 10, 11} | signals
 
@@ -165,36 +186,44 @@ def exit_codes() -> set[int]:
     }
 
 
-def test_tables_of_the_adr_agree_with_the_code(the_place: Place) -> None:
+def test_tables_agree_with_the_code(the_place: Place) -> None:
     """Variables with their defaults, exit codes, the lengths of the tiers."""
-    adr = the_place.project / ADR
-    documented = baking.table(adr, "Environment Variables")
+    adr, page = the_place.project / ADR, the_place.project / REFERENCE
+    documented = baking.table(page, "Variables")
     assert documented == [setting_rows.cells(setting) for setting in SETTINGS]
-    codes = {row[0] for row in baking.table(adr, "Exit Codes")}
+    codes = {row[0] for row in baking.table(page, "Exit codes")}
     assert codes == {*map(str, exit_codes()), "128 + n"}
-    reference = Path(__file__).parents[2] / "docs" / "reference.md"
-    meanings = {row[0]: row[1] for row in baking.table(reference, "Exit codes")}
-    for code, meaning in baking.table(adr, "Exit Codes"):
-        assert meaning.startswith(meanings[code].partition(";")[0]), code
-    tiers = {
-        row[0]: (row[1], row[2].strip("`"))
-        for row in baking.table(adr, "3. Retention Policy: Tiered Retention")
-    }
+    written = setting_rows.TEMPLATE.read_text()
+    assert setting_rows.template_page(written, setting_rows.REFERENCE.read_text()) == written
+    defaults = {setting.variable: setting.default for setting in SETTINGS}
+    named = {row[0]: row[1].replace("(none)", "") for row in baking.table(adr, VARIABLES)}
+    assert len(named) == 6
+    assert named.items() <= defaults.items()
+    tiers = {row[0]: row[1] for row in baking.table(adr, "3. Retention Policy: Tiered Retention")}
     policy = Policy()
     assert tiers == {
-        "daily": (f"{policy.daily} days", "BACKUP_RETENTION_DAILY"),
-        "weekly": (f"{policy.weekly} weeks", "BACKUP_RETENTION_WEEKLY"),
-        "monthly": (f"{policy.monthly} months", "BACKUP_RETENTION_MONTHLY"),
+        "Daily": f"{policy.daily} days",
+        "Weekly": f"{policy.weekly} weeks",
+        "Monthly": f"{policy.monthly} months",
     }
     assert f"{policy.daily + policy.weekly + policy.monthly} files cover a year" in adr.read_text()
 
 
-def test_file_structure_of_the_adr(the_place: Place) -> None:
-    """Everything that it names is there, and nothing that is there is left out."""
+def test_the_pattern_summarizes_the_cases(the_place: Place) -> None:
+    """Four rows; each exit code of theirs is that of a case with the same outcome."""
+    pattern = baking.table(the_place.project / ADR, "7. Fail-Open Pattern")
+    assert [row[2] for row in pattern] == ["2 to 6, 10", "0", "7", "0"]
+    cases = baking.table(the_place.project / REFERENCE, "Fail-open cases")
+    closed = {int(code) for _, result, code in cases if result.startswith("nothing is")}
+    assert closed - {143, 137} == {2, 3, 4, 5, 6, 10}
+    stays = {int(code) for _, result, code in cases if not result.startswith("nothing is")}
+    assert stays == {0, 6, 7, 11}
+
+
+def test_files_are_described(the_place: Place) -> None:
+    """Everything that is named is there, and nothing that is there is left out."""
     (block,) = [
-        block
-        for block in baking.blocks(the_place.project / ADR)
-        if block.section == "File Structure"
+        block for block in baking.blocks(the_place.project / REFERENCE) if block.section == "Files"
     ]
     named = {
         name.rstrip(",")
@@ -211,51 +240,23 @@ def test_file_structure_of_the_adr(the_place: Place) -> None:
         assert set(known) & named or inside.parts[:2] == ("docs", "adr"), inside
 
 
-CHOICES = [
-    "1. Backup Method: pg_dump (Logical Backups)",
-    "2. Backup Format: Plain-Text SQL with Compression",
-    "3. Retention Policy: Tiered Retention", "4. Storage: Local with Optional S3",
-    "5. Verification: Checksum and Structure Validation", "6. Scheduling: External Scheduler",
-    "7. Fail-Open Pattern",
-]  # fmt: skip
-ALTERNATIVES = [
-    "Alternative 1: pg_basebackup (Physical Backups)", "Alternative 2: pg_dump Custom Format",
-    "Alternative 3: Third-Party Backup Tools (Barman, pgBackRest)",
-    "Alternative 4: Database-as-a-Service Managed Backups",
-]  # fmt: skip
-SECTIONS = [
-    "ADR-023: Database Backup Strategy", "Status", "Date", "Context", "Requirements", "Constraints",
-    "Decision", *CHOICES, "Alternatives Considered", *ALTERNATIVES, "Consequences", "Positive",
-    "Measured", "Negative", "Risks and Mitigations", "Implementation", "File Structure",
-    "Interface", "Exit Codes", "Environment Variables", "Future Enhancements", "Related Decisions",
-    "References",
-]  # fmt: skip
-
-
-def test_sections_of_the_adr(the_place: Place) -> None:
-    """Each decision has choice and rationale, each alternative pros, cons and the decision."""
-    adr = the_place.project / ADR
-    assert baking.sections(adr) == SECTIONS
-    assert baking.section_text(adr, "Status").strip() == "Accepted"
-    required: dict[str, tuple[str, ...]] = dict.fromkeys(CHOICES, ("Choice", "Rationale"))
-    required |= dict.fromkeys(ALTERNATIVES, ("Pros", "Cons", "Decision"))
-    for heading, words in required.items():
-        text = baking.section_text(adr, heading)
-        for word in words:
-            assert re.search(rf"^\*\*{word}:\*\*\s+\S", text, re.MULTILINE), heading
-    enhancements = baking.section_text(adr, "Future Enhancements")
-    for number, enhancement in enumerate(re.split(r"^\d\. ", enhancements, flags=re.MULTILINE)[1:]):
-        for word in ("Today", "Planned"):
-            assert f"   - {word}: " in enhancement, number + 1
-    targets = baking.links(adr)
-    assert {"017-optional-observability-stack.md", "021-kubernetes-deployment.md"} <= set(targets)
+def test_file_structure_of_the_adr(the_place: Place) -> None:
+    """Each line of the tree is there."""
+    (block,) = [one for one in baking.blocks(the_place.project / ADR)
+                if one.section == "File Structure"]  # fmt: skip
+    folders: list[str] = []
+    for line in filter(None, block.text.splitlines()):
+        name = line.split("#")[0].rstrip()
+        depth = (len(name) - len(name.lstrip())) // 2
+        folders = [*folders[:depth], name.strip()]
+        assert the_place.project.joinpath(*folders).exists(), line
 
 
 def test_figures_are_those_of_the_benchmarks(the_place: Place) -> None:
     """No number that was not measured."""
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
-    measured = set(re.findall(r"[\d.]+ (?:s|MiB|GB)\b", page))
-    for document, section in ((ADR, "Measured"), (RUNBOOK, "How long it takes")):
+    measured = set(re.findall(r"[\d.]+ (?:s|MiB|[MG]B)\b", page))
+    for document, section in ((REFERENCE, "Measured"), (RUNBOOK, "How long it takes")):
         rows = baking.table(the_place.project / document, section)
         assert rows
         for row in rows:
@@ -267,7 +268,13 @@ def test_figures_are_those_of_the_benchmarks(the_place: Place) -> None:
         assert rate is not None
         slowest = min(size / seconds for size, seconds in restored(page))
         assert 0.75 * slowest * 3600 < int(rate[1]) < slowest * 3600
-    assert f"{peak(page)} MiB" in (the_place.project / ADR).read_text()
+    assert f"{peak(page)} MiB" in (the_place.project / REFERENCE).read_text()
+    adr = (the_place.project / ADR).read_text()
+    rate = re.search(r"an hour restores (\d+ GB)", adr)
+    assert rate is not None
+    assert rate[0] in (the_place.project / REFERENCE).read_text()
+    figures = re.findall(r"[\d.]+ (?:s|[MG]B)\b", adr)
+    assert [figure for figure in figures if figure not in measured] == [rate[1]]
 
 
 def restored(page: str) -> list[tuple[float, float]]:

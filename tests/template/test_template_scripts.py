@@ -50,7 +50,7 @@ def teller(path: Path) -> None:
     path.chmod(0o755)
 
 
-def call(script: Path, *args: str, cwd: Path | str = "/", **env: str) -> tuple[int, str, str]:
+def call(script: Path | str, *args: str, cwd: Path | str = "/", **env: str) -> tuple[int, str, str]:
     """Run a script with nothing in its environment but this; return code, output, errors."""
     done = subprocess.run(
         [str(script), *args],
@@ -65,18 +65,79 @@ def given(out: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in out.splitlines()[1:])
 
 
+def words(out: str) -> list[str]:
+    """Return the arguments that arrived."""
+    return re.findall("<(.*?)>", out.splitlines()[0])
+
+
 @pytest.mark.parametrize(("name", "verb"), [("db-backup", "backup"), ("db-restore", "restore")])
-def test_arguments_and_exit_code_go_through(project: Path, name: str, verb: str) -> None:
-    """B24: whatever is in them, from whatever directory."""
+def test_arguments_and_exit_code_go_through(project: Path, tmp_path: Path, name: str,
+                                            verb: str) -> None:  # fmt: skip
+    """B24: whatever is in them, from whatever directory, through symlinks, in two shells."""
     odd = ["--type=weekly", "two words", "*", "", "$HOME", "`id`", "'\"", "-", "a\\b"]
-    for cwd in ("/", project, project / "scripts"):
-        script = project / "scripts" / f"{name}.sh"
-        code, out, err = call(script, *odd, cwd=cwd)
-        assert (code, err) == (7, "")
-        assert out.splitlines()[0] == f"<{verb}>" + "".join(f"<{one}>" for one in odd)
-        assert given(out) == {"BACKUP_DIR": f"{project}/backups"}
-    relative = Path("..") / project.name / "scripts" / f"{name}.sh"
-    assert call(relative, cwd=project)[0] == 7
+    script = project / "scripts" / f"{name}.sh"
+    direct, folder, relative = tmp_path / "a link", tmp_path / "folder", tmp_path / "relative"
+    direct.symlink_to(script)
+    folder.symlink_to(script.parent)
+    relative.symlink_to(Path("a link"))
+    ways: list[tuple[str | Path, ...]] = [
+        (script,), (Path("..") / script.parent.name / script.name,), (direct,), (relative,),
+        (folder / script.name,), ("dash", script), ("bash", "--posix", direct),
+    ]  # fmt: skip
+    for way in ways:
+        for cwd in ("/", project / "scripts"):
+            if cwd == "/" and not Path(way[-1]).is_absolute():
+                continue
+            code, out, err = call(way[0], *map(str, way[1:]), *odd, cwd=cwd)
+            assert (code, err) == (7, ""), way
+            assert words(out) == [verb, *odd]
+            assert given(out) == {"BACKUP_DIR": f"{project}/backups"}
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        ("db-backup", "backup --type=daily"),
+        ("db-backup --verify", "backup --type=daily --verify"),
+        ("db-backup --schema-only", "backup --type=daily --schema-only"),
+        ("db-backup --type=weekly", "backup --type=weekly"),
+        ("db-backup --verify --type manual", "backup --verify --type manual"),
+        ("db-restore", "restore"),
+        ("db-restore --verify-only", "restore --latest --verify-only"),
+        ("db-restore --drop-existing --yes", "restore --latest --drop-existing --yes"),
+        ("db-restore --drop-existing --backup=x", "restore --drop-existing --backup=x"),
+        ("db-restore --backup x --verify-only", "restore --backup x --verify-only"),
+        ("db-restore --latest --drop-existing", "restore --latest --drop-existing"),
+        ("db-restore --target-db=x --dry-run", "restore --target-db=x --dry-run"),
+    ],
+)
+def test_what_the_scripts_add(project: Path, line: str, arguments: str) -> None:
+    """A daily backup, and the newest backup, unless others are named."""
+    name, *options = line.split()
+    _, out, _ = call(project / "scripts" / f"{name}.sh", *options)
+    assert words(out) == arguments.split()
+
+
+def test_a_backup_is_found_from_another_directory(project: Path, tmp_path: Path) -> None:
+    """backups/FILE, as all documents write it; a file of the current directory comes first."""
+    script = project / "scripts" / "db-restore.sh"
+    (project / "backups" / "a b.sql.gz").touch()
+    cases = {
+        "--backup=backups/a b.sql.gz": f"--backup={project}/backups/a b.sql.gz",
+        "--backup=backups/a b": f"--backup={project}/backups/a b",
+        "backups/a b.sql.gz": f"{project}/backups/a b.sql.gz",
+        "--backup=a b.sql.gz": "--backup=a b.sql.gz",
+        "--backup=/backups/x": "--backup=/backups/x",
+        "--as=backups/x": "--as=backups/x",
+    }
+    _, out, _ = call(script, *cases)
+    assert words(out) == ["restore", *cases.values()]
+    own = tmp_path / "own"
+    (own / "backups").mkdir(parents=True)
+    (own / "backups" / "a b.sql.gz").touch()
+    for cwd in (own, project):
+        _, out, _ = call(script, *cases, cwd=cwd)
+        assert words(out) == ["restore", *cases]
 
 
 VALUES = {
@@ -180,14 +241,14 @@ def test_pgkeep_is_found_on_path_in_the_environment_or_in_docker(
     on_path.rename(on_path.with_name("docker"))
     code, out, _ = call(script, "--type=weekly", PATH=f"{tmp_path / 'bin'}:{SYSTEM}")
     assert code == 8
-    words = re.findall("<(.*?)>", out.splitlines()[0])
-    assert words == ["compose", "run", "--rm", "-T", "backup", "backup", "--type=weekly"]
+    started = words(out)
+    assert started == ["compose", "run", "--rm", "-T", "backup", "backup", "--type=weekly"]
     compose = yaml.safe_load((project / "compose.yml").read_text())
-    assert words[4] in compose["services"]
+    assert started[4] in compose["services"]
     (tmp_path / "bin" / "docker").unlink()
     bare = tmp_path / "bare"  # what the script itself needs, and no docker
     bare.mkdir()
-    for name in ("sh", "dirname", "env", "sed", "tr"):
+    for name in ("sh", "dirname", "env", "readlink", "sed", "tr"):
         (bare / name).symlink_to(str(shutil.which(name, path=SYSTEM)))
     code, out, err = call(script, PATH=str(bare))
     assert (code, out) == (2, "")

@@ -18,7 +18,7 @@ import psycopg
 from .. import errors as e
 from .. import interrupts
 from ..postgres import programs
-from ..postgres.connection import Connection, Endpoint, application_name
+from ..postgres.connection import Connection, Endpoint, application_name, is_crowded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,14 +146,15 @@ class Watch:
         if self._endpoint is None:
             return
         # An answer that fails is none: then the limit decides.
-        with contextlib.suppress(psycopg.Error, e.ConnectionFailed):
+        with contextlib.suppress(psycopg.Error):
             try:
                 with self._endpoint.connect(0) as connection:
                     if _works(connection, self._pids()):
                         self.advanced()
-            except e.Crowded:
+            except e.ConnectionFailed as error:
                 # The server answers, and cannot be asked.
-                self.advanced()
+                if is_crowded(error):
+                    self.advanced()
 
     def _pids(self) -> list[int]:
         return [each.info.backend_pid for each in [*self._connections] if not each.closed]

@@ -8,7 +8,8 @@
 # variables override the file. Set DB_BACKUP_ENV to use another file.
 set -eu
 
-project=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+self=$(readlink -f -- "$0") # also if this file is called through a symlink
+project=$(CDPATH='' cd -- "$(dirname -- "$self")/.." && pwd)
 settings=${DB_BACKUP_ENV:-$project/scripts/backup-config.env}
 
 fail() {
@@ -67,8 +68,26 @@ case ${BACKUP_DIR:-} in
 *) export BACKUP_DIR="$project/${BACKUP_DIR#./}" ;;
 esac
 
+# backups/FILE is relative to the project, too, unless the current directory has such a file.
+from_project() {
+    if [ -e "$1" ] || [ -e "$1.sql.gz" ]; then printf '%s\n' "$1"; else printf '%s\n' "$project/$1"; fi
+}
+
+run() {
+    program=$1 && shift
+    for argument; do
+        shift
+        case $argument in
+        --backup=backups/*) argument=--backup=$(from_project "${argument#--backup=}") ;;
+        backups/*) argument=$(from_project "$argument") ;;
+        esac
+        set -- "$@" "$argument"
+    done
+    exec "$program" "$@"
+}
+
 for program in "$(command -v pgkeep || true)" "$project/.venv/bin/pgkeep" "$project/venv/bin/pgkeep"; do
-    if [ -x "$program" ]; then exec "$program" "$@"; fi
+    if [ -x "$program" ]; then run "$program" "$@"; fi
 done
 if command -v docker >/dev/null; then
     cd "$project" # the container sees backups/ under the same relative path
