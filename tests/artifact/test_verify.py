@@ -203,15 +203,15 @@ def test_what_never_becomes_a_copy_is_not_gathered() -> None:
 @pytest.mark.parametrize(
     ("size", "before", "unit", "after"),
     [
-        (50, b"INSERT INTO t VALUES ('", b"a", b"');\n"),
-        (10, b"SELECT ", b"'abcdefghijklmnopqrstuvwxyz', ", b"1;\n"),
-        (50, b"COPY t (", b"a, ", b"b) FROM stdin;\n"),
-        (50, b"COPY t (\n", b"a,\n", b"b) FROM stdin;\n"),
-        (10, b"", b"COPY this to\n", b"\n"),
-        (50, b'COPY "', b"nothing\n", b'";\n'),
-        (20, b"SELECT ", b"$abcdefghijklmnopqrstuvwxyz ", b"1;\n"),
-        (30, b"", b"-- a comment among comments\n--\n", b"\n"),
-        (50, b"COPY t (a) FROM stdin;\n", b"x", b"\n\\.\n"),
+        (20, b"INSERT INTO t VALUES ('", b"a", b"');\n"),
+        (5, b"SELECT ", b"'abcdefghijklmnopqrstuvwxyz', ", b"1;\n"),
+        (20, b"COPY t (", b"a, ", b"b) FROM stdin;\n"),
+        (20, b"COPY t (\n", b"a,\n", b"b) FROM stdin;\n"),
+        (2, b"", b"COPY this to\n", b"\n"),
+        (20, b'COPY "', b"nothing\n", b'";\n'),
+        (10, b"SELECT ", b"$abcdefghijklmnopqrstuvwxyz ", b"1;\n"),
+        (5, b"", b"-- a comment among comments\n--\n", b"\n"),
+        (20, b"COPY t (a) FROM stdin;\n", b"x", b"\n\\.\n"),
     ],
     ids=["string", "strings", "copy", "lines", "copies", "name", "dollars", "comments", "row"],
 )
@@ -225,7 +225,7 @@ def test_time_grows_with_the_size_only(size: int, before: bytes, unit: bytes, af
         told += sum(len(data_of([piece])) for piece in scanner.feed(data[at : at + MIB]))
     told += sum(len(data_of([piece])) for piece in scanner.close())
     assert told == len(data)
-    assert time.process_time() - began < 30  # quadratic would be minutes
+    assert time.process_time() - began < 15  # quadratic would be minutes
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1, 8, 20, 257, 32768, 65537])

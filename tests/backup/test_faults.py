@@ -360,7 +360,7 @@ def test_a_signal_that_was_ignored_before(
     assert len(faults.published(directory)) == 1
 
 
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 8), (signal.SIGKILL, 12)])
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 6), (signal.SIGKILL, 8)])
 def test_ended_at_any_moment(
     begin: Begin, pg17: Server, source: str, directory: Path, number: signal.Signals, times: int
 ) -> None:
