@@ -77,9 +77,11 @@ class Buckets:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
             [
-                WEED, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+                WEED, f"-logdir={self._folder}",
+                "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
                 f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
                 "-filer", "-s3", f"-s3.port={s3}", f"-s3.config={config}",
+                f"-filer.localSocket={self._folder}/filer", f"-s3.localSocket={self._folder}/s3",
                 "-s3.port.iceberg=0", "-s3.port.lance=0",
                 "-master.volumeSizeLimitMB=64", "-volume.max=1000",
             ],
