@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -143,6 +144,38 @@ def test_several_databases_are_named(
     for name in names:
         assert re.search(rf"\d\d:\d\d:\d\d {name}: finished, 0 tables, .*\n", shown)
         assert f"{name}: dumping" in shown
+
+
+# -- output that cannot be written
+
+BUG = "from pgkeep.cli import program; program._run = lambda: 1 // 0; program.run()"
+COMMANDS_AND_CODES = {
+    "information": (["{pgkeep}", "list", "--dir={folder}", "--verbose"], 0),
+    "error": (["{pgkeep}", "verify", "{folder}/missing.sql.gz"], 6),
+    "error as JSON": (["{pgkeep}", "--log-format=json", "verify", "{folder}/missing.sql.gz"], 6),
+    "bug": ([sys.executable, "-c", BUG], 1),
+}
+
+
+@pytest.mark.parametrize("target", ["a pipe without a reader", "a full disk"])
+@pytest.mark.parametrize("name", COMMANDS_AND_CODES)
+def test_standard_error_cannot_be_written(name: str, target: str, tmp_path: Path) -> None:
+    """B31: Python would write it again at its end, fail again, and exit with 120."""
+    words, code = COMMANDS_AND_CODES[name]
+    command = [word.format(pgkeep=invoke.PGKEEP, folder=tmp_path) for word in words]
+    if target == "a full disk":
+        writer = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+    try:
+        done = subprocess.run(
+            command, stderr=writer, stdout=subprocess.DEVNULL, env=invoke.environment(),
+            check=False, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert done.returncode == code
 
 
 # -- completion

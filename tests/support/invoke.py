@@ -16,6 +16,9 @@ from tests.support import launcher, servers
 
 PGKEEP = launcher.PGKEEP
 
+# Containers set it, users do not: it hides what Python does with output that it has not written.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 
 def environment(
     server: Server | None = None, database: str | None = None, **extra: str

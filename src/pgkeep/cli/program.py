@@ -166,9 +166,8 @@ def run() -> NoReturn:
         interrupts.over()
     except Interrupted as error:  # outside of `_run`, or while it printed an error
         code = _failed(error.ended())
+        _flush()
         interrupts.over()
-    if interrupts.pending() and not select.select([], [sys.stdout], [], 0)[1]:
-        _drop_unwritten()
     sys.exit(code)
 
 
@@ -189,9 +188,11 @@ def _unexpected(
     if _output.style == "json":
         hint = "This is a bug in pgkeep: please report it."
         _output.event(Event.ERROR, lines[-1], "error", hint=hint, exit_code=1, traceback=lines)
-        return
-    for line in lines:
-        say(line, err=True)
+    else:
+        with contextlib.suppress(OSError):  # the exit code reports it too
+            for line in lines:
+                say(line, err=True)
+    _flush()
 
 
 def _ignored(found: "threading.ExceptHookArgs | sys.UnraisableHookArgs") -> None:
@@ -204,17 +205,16 @@ def _ignored(found: "threading.ExceptHookArgs | sys.UnraisableHookArgs") -> None
 
 
 def _flush() -> None:
-    if interrupts.pending():
-        return  # there may be no reader
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _drop_unwritten()
-
-
-def _drop_unwritten() -> None:
-    """Drop what standard output does not accept: Python would try again, or exit with 120."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Write what is buffered, or drop it: Python would try again at its end, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            # After a signal nobody may read, and the flush would wait for a reader.
+            if not interrupts.pending() or select.select([], [stream], [], 0)[1]:
+                stream.flush()
+                continue
+        except OSError:
+            pass
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run() -> int:  # noqa: PLR0911 - a return for each way to end
