@@ -176,7 +176,10 @@ def test_what_makes_no_sense_is_refused(variable: str, text: str, tmp_path: Path
         ("backup_jobs = 2026-01-01", "expected a string or a number"),
         ("backup_dir = 7 = 8", "PGKEEP_CONFIG: could not read"),
         ("backup_dir = '/b'\nbackup_dir = '/c'", "PGKEEP_CONFIG: could not read"),
-        ("postgres_password_file = '/none'", "POSTGRES_PASSWORD_FILE: could not read /none: No su"),
+        (
+            "postgres_password_file = '/proc/none'",
+            "POSTGRES_PASSWORD_FILE: could not read /proc/none: No su",
+        ),
         ("backup_dir = '/b'\nbackup_dir_file = '/c'", "are both set in"),
     ],
 )
@@ -185,7 +188,7 @@ def test_mistakes_in_the_file(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "pgkeep.toml"
     message = problems(toml(path, text + "\n"))
     assert said in message
-    assert str(path) in message or "/none" in message
+    assert str(path) in message or "/proc/none" in message
 
 
 def test_no_secret_is_told(tmp_path: Path) -> None:
@@ -207,16 +210,16 @@ def test_no_secret_is_told(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """Never is a default taken because a file is not there."""
-    assert "PGKEEP_CONFIG: could not read /none" in problems({"PGKEEP_CONFIG": "/none"})
+    assert "PGKEEP_CONFIG: could not read /proc/none" in problems({"PGKEEP_CONFIG": "/proc/none"})
     assert "could not read" in problems({"PGKEEP_CONFIG": str(tmp_path)})
     (tmp_path / "latin").write_bytes(b"backup_dir = '\xe4'\n")
     assert "could not read" in problems({"PGKEEP_CONFIG": str(tmp_path / "latin")})
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     said = problems({"BACKUP_DIR_FILE": str(tmp_path / "binary")})
     assert said == f"BACKUP_DIR_FILE: could not read {tmp_path / 'binary'}: not text"
-    said = problems({"POSTGRES_PASSWORD_FILE": "/none"})
-    assert said == "POSTGRES_PASSWORD_FILE: could not read /none: No such file or directory"
-    said = problems({"POSTGRES_PASSWORD": "x", "POSTGRES_PASSWORD_FILE": "/none"})
+    said = problems({"POSTGRES_PASSWORD_FILE": "/proc/none"})
+    assert said == "POSTGRES_PASSWORD_FILE: could not read /proc/none: No such file or directory"
+    said = problems({"POSTGRES_PASSWORD": "x", "POSTGRES_PASSWORD_FILE": "/proc/none"})
     assert "POSTGRES_PASSWORD and POSTGRES_PASSWORD_FILE are both set in the environment" in said
 
 
@@ -279,7 +282,8 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     environ = toml(tmp_path / "p", "nonsense = 1\n[targets.a]\nbackup_jobs = 0\n[targets.b]\nx = 1")
     environ |= {
         "BACKUP_RETENTION_DAILY": "=seven", "BACKUP_MIN_KEEP": "-1", "BACKUP_S3_BUCKET": "b",
-        "POSTGRES_PASSWORD_FILE": "/none", "BACKUP_DATABASE": "app", "BACKUP_DIR": "/nowhere",
+        "POSTGRES_PASSWORD_FILE": "/proc/none", "BACKUP_DATABASE": "app",
+        "BACKUP_DIR": str(tmp_path / "nowhere"),
     }  # fmt: skip
     said = invoke.run("backup", env=invoke.environment() | environ, code=2)
     message, hint = said.splitlines()
@@ -289,7 +293,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     for part in ("nonsense", "[targets.a]", "[targets.b]", "'=seven'", "'-1'", "BACKUP_S3_BUCKET",
                  "POSTGRES_PASSWORD_FILE", "BACKUP_DATABASE:"):  # fmt: skip
         assert sum(part in one for one in told) == 1, part
-    assert not Path("/nowhere").exists()
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_config_shows_origins_and_hides_secrets(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_by_programs_that_are_older_than_the_server(
     assert script.without_marks(MARKED) == UNMARKED
     shop = database(pg15)
     psql(pg15, shop, input=SHOP)
-    env = invoke.environment(pg15, shop, BACKUP_DIR=str(tmp_path), PATH="/nowhere")
+    env = invoke.environment(pg15, shop, BACKUP_DIR=str(tmp_path), PATH="/proc/nowhere")
     done = run_python("import pgkeep.postgres.programs as p; p.FOLDERS = ()", "backup", env=env)
     assert done.returncode == 0, done.stderr
     artifact = next(path for path in tmp_path.glob("*.sql.gz") if "globals" not in path.name)

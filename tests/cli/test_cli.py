@@ -143,7 +143,7 @@ def test_dry_run_changes_nothing(pg17: Server, shop: tuple[str, Path], tmp_path:
 
 
 def test_verify_only_needs_no_server(shop: tuple[str, Path], tmp_path: Path) -> None:
-    env = invoke.environment(PGHOST="/nowhere")
+    env = invoke.environment(PGHOST="/proc/nowhere")
     said = invoke.run("restore", f"--backup={shop[1]}", "--verify-only", env=env)
     assert said.startswith("ok: ")
     report = json.loads(
@@ -534,7 +534,11 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str]] = {
     "no jobs": (["backup", "--jobs=0"], {}, "got '0' from the command line"),
     "minus": (["backup", "--jobs=-1"], {}, "got '-1' from the command line"),
     "lock": (["backup", "--lock-timeout=soon"], {}, "a number of seconds above 0"),
-    "secret": (["backup"], {"POSTGRES_PASSWORD_FILE": "/no/secret"}, "could not read /no/secret"),
+    "secret": (
+        ["backup"],
+        {"POSTGRES_PASSWORD_FILE": "/proc/none/secret"},
+        "could not read /proc/none/secret",
+    ),
     "folder": (["backup"], {"POSTGRES_PASSWORD_FILE": "/"}, "could not read /"),
     "twice": (["list"], {"BACKUP_DIR": "x", "BACKUP_DIR_FILE": "y"}, "are both set"),
     "bucket": (["verify", "s3://bucket"], {}, "s3://bucket names no file: expected s3://BUCKET/"),
@@ -560,7 +564,7 @@ def test_a_mistake_gets_a_sentence(
 
 def test_all_problems_of_the_settings_are_told_at_once(tmp_path: Path) -> None:
     env = invoke.environment(
-        BACKUP_JOBS="zero", POSTGRES_PASSWORD_FILE="/no/secret", BACKUP_LOCK_TIMEOUT="-1",
+        BACKUP_JOBS="zero", POSTGRES_PASSWORD_FILE="/proc/none/secret", BACKUP_LOCK_TIMEOUT="-1",
         POSTGRES_USER="a", POSTGRES_USER_FILE="/b",
     )  # fmt: skip
     said = invoke.run("backup", env=env, code=2)

@@ -142,7 +142,7 @@ def test_what_is_restored_is_green(restored: Restored) -> None:
 
 
 SUBSCRIBE = """
-create subscription s connection 'host=/nonexistent dbname=x' publication p with (connect = false);
+create subscription s connection 'host=/proc/none dbname=x' publication p with (connect = false);
 alter subscription s enable
 """
 NOT_THOSE = "table app.orders: its 2000 rows are not those of the backup: at least one differs"
@@ -591,7 +591,7 @@ def test_what_a_drill_needs_is_named(shop: Path, place: Path, tmp_path: Path, pg
         (["--backup=x", "--database=y"], "cannot be used together"),
     ]:
         assert sentence in invoke.run("drill", *options, env=env, code=2)
-    found = [programs.Installation((16, 1), Path("/nonexistent"))]
+    found = [programs.Installation((16, 1), Path("/proc/none"))]
     with pytest.raises(e.UsageError, match="no server of 17 or newer is installed"):
         scratch.server_programs(17, found)
     ours = programs_for(18), programs_for(15), programs_for(17)

@@ -80,7 +80,7 @@ def test_a_failed_run_writes_its_exit_code(pg17: Server, app: str, tmp_path: Pat
         BACKUP_DATABASES=f"{app},no such database",
     )  # fmt: skip
     store = str(tmp_path / "b")
-    invoke.run("backup", "--type=auto", env=env | {"PGHOST": "/nowhere"}, code=3)
+    invoke.run("backup", "--type=auto", env=env | {"PGHOST": "/proc/nowhere"}, code=3)
     assert clusters(path.read_text()) == {""}
     assert values(path.read_text())["backup_last_exit_code", app, store, "auto"] == 3
     invoke.run("backup", "--type=daily", env=env, code=11)
@@ -92,7 +92,7 @@ def test_a_failed_run_writes_its_exit_code(pg17: Server, app: str, tmp_path: Pat
     assert first[code, app, store, "daily"] == 0
     assert first[code, "no such database", store, "daily"] == 3
     assert first[success, "no such database", store, "daily"] == 0
-    invoke.run("backup", "--type=auto", env=env | {"PGHOST": "/nowhere"}, code=3)
+    invoke.run("backup", "--type=auto", env=env | {"PGHOST": "/proc/nowhere"}, code=3)
     second = values(path.read_text())
     assert second[success, app, store, "daily"] == first[success, app, store, "daily"] > 0
     for name in (app, "no such database"):
@@ -110,7 +110,7 @@ def test_a_failed_run_writes_its_exit_code(pg17: Server, app: str, tmp_path: Pat
     (tmp_path / "b").unlink()
     (tmp_path / "away").rename(tmp_path / "b")
     env["BACKUP_CLUSTER"] = "prod-1"
-    invoke.run("backup", "--type=daily", env=env | {"PGHOST": "/nowhere"}, code=3)
+    invoke.run("backup", "--type=daily", env=env | {"PGHOST": "/proc/nowhere"}, code=3)
     assert clusters(path.read_text()) == {"prod-1"}
     listed = json.loads(invoke.run("list", "--json", env=env))
     assert {one["cluster"] for one in listed} == {short}  # as they were made

@@ -56,7 +56,7 @@ def test_begin_and_end_are_told(pg17: Server, app: str, listener: Listener, tmp_
 
 def test_the_end_never_overtakes_the_beginning(listener: Listener, tmp_path: Path) -> None:
     """F13: or the service would wait for the end of a run that is over."""
-    env = invoke.environment(None, None, PGHOST="/nowhere", **settings(listener, tmp_path))
+    env = invoke.environment(None, None, PGHOST="/proc/nowhere", **settings(listener, tmp_path))
     listener.delays["start"] = 1.5
     invoke.run("backup", env=env, code=3)
     assert pings(listener) == ["/start", "/fail"]
@@ -111,7 +111,7 @@ def test_the_webhook_gets_the_outcome(
                            BACKUP_DATABASES=app)  # fmt: skip
     invoke.run("backup", "--type=daily", env=env)
     invoke.run("backup", "--type=daily", env=env | {"BACKUP_DATABASES": f"{app},{KEY}"}, code=11)
-    invoke.run("backup", env=env | {"PGHOST": "/nowhere"}, code=3)
+    invoke.run("backup", env=env | {"PGHOST": "/proc/nowhere"}, code=3)
     well, partly, badly = (json.loads(request.body) for request in listener.requests)
     assert {request.path for request in listener.requests} == {"/hook"}
     assert (well["event"], well["type"], well["ok"], well["exit_code"]) == (
@@ -123,7 +123,7 @@ def test_the_webhook_gets_the_outcome(
     assert (partly["ok"], partly["exit_code"]) == (False, 11)
     assert [each["exit_code"] for each in partly["databases"]] == [0, 3]
     assert (badly["ok"], badly["exit_code"], badly["databases"]) == (False, 3, [])
-    assert "/nowhere" in badly["error"]
+    assert "/proc/nowhere" in badly["error"]
     assert "does not exist" in partly["databases"][1]["error"]
     assert KEY not in partly["error"] + partly["databases"][1]["error"]
 

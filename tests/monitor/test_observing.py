@@ -425,7 +425,7 @@ def test_an_outcome_is_the_same_for_all_who_are_told(
     invoke.run("prune", "--force", env=env)
     code, again = runs.once()
     assert (code, again["backup_verified_backups"]) == (0, 3)
-    code, failed = runs.once(PGHOST="/nowhere")
+    code, failed = runs.once(PGHOST="/proc/nowhere")
     assert (code, failed[SUCCESS]) == (3, again[SUCCESS])
 
 

@@ -261,8 +261,8 @@ def leftovers() -> set[Path]:
     [
         (Server(DEBIAN, settings={"nonsense": "1"}), "did not start", "nonsense"),
         (Server(DEBIAN, initdb=["--nonsense"]), "initdb failed", "nonsense"),
-        (Server(Path("/nonexistent/bin")), "/nonexistent/bin/initdb", ""),
-        (Server(DEBIAN, directory=Path("/nonexistent")), "cannot enter /nonexistent", ""),
+        (Server(Path("/proc/none/bin")), "/proc/none/bin/initdb", ""),
+        (Server(DEBIAN, directory=Path("/proc/none")), "cannot enter /proc/none", ""),
     ],
     ids=["setting", "initdb", "programs", "directory"],
 )

@@ -205,8 +205,8 @@ def test_the_environment_wins(project: Path) -> None:
     other.write_text("POSTGRES_DB=other\n")
     _, out, _ = call(script, DB_BACKUP_ENV=str(other))
     assert given(out) == {"POSTGRES_DB": "other", "BACKUP_DIR": f"{project}/backups"}
-    code, _, err = call(script, DB_BACKUP_ENV="/none")
-    assert (code, err) == (2, "error: DB_BACKUP_ENV: file /none does not exist\n")
+    code, _, err = call(script, DB_BACKUP_ENV="/proc/none")
+    assert (code, err) == (2, "error: DB_BACKUP_ENV: file /proc/none does not exist\n")
 
 
 @pytest.mark.parametrize(
