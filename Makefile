@@ -3,9 +3,9 @@
 venv := .venv
 ready := $(venv)/.ready
 bin := $(venv)/bin
-scripts := tests/setup.sh .ci/run
+scripts := tests/setup.sh tests/fresh.sh .ci/run
 
-.PHONY: help demo test lint lock bench production regress clean setup
+.PHONY: help demo test lint lock bench production regress fresh clean setup
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ regress: $(ready) setup  ## back up and restore PostgreSQL's own regression data
 	@tests/setup.sh regress
 	$(bin)/python -m tests.regression $(REGRESS_ARGS)
 
+fresh:  ## run README's commands in a bare Debian 12 and 13 (an hour); FRESH_ARGS="--help"
+	@tests/fresh.sh $(FRESH_ARGS)
+
 clean:  ## remove everything that was made here
 	rm -rf $(venv) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -exec rm -rf {} +
@@ -48,6 +51,5 @@ setup: $(ready)
 	@tests/setup.sh
 
 $(ready): pyproject.toml
-	python=$$(tests/setup.sh python) && "$$python" -m venv $(venv)
-	$(bin)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@tests/setup.sh python
 	@touch $@

