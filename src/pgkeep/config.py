@@ -5,7 +5,7 @@ back to its default.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,6 +72,10 @@ class Config:
 
         dsn = self.settings.dsn
         endpoint = Endpoint(self.connection) if dsn is None else Endpoint.from_dsn(dsn)
+        variable = "POSTGRES_PASSWORD" if dsn is None else "DATABASE_URL"
+        if variable in self.values:
+            origin = f"{variable}, from {self.values[variable].origin},"
+            endpoint = replace(endpoint, password_from=origin)
         return endpoint if database is None else endpoint.to(database)
 
     def connected(self) -> str | None:

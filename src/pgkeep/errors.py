@@ -3,6 +3,7 @@
 PgkeepError (1)
  ├── UsageError (2)          invalid setting or argument
  ├── ConnectionFailed (3)    server not reachable, or role rejected
+ │    ├── Crowded (3)        the server answers, but has no free connection
  │    └── OtherServer (3)    a connection reached another server than the first one
  ├── DumpFailed (4)          the database could not be dumped completely
  ├── VerificationFailed (5)  damaged, truncated or unexpected backup file
@@ -13,6 +14,7 @@ PgkeepError (1)
  │    └── Retained (6)       the store retains the file until a date
  ├── RetentionFailed (7)     old backups could not be removed
  ├── RestoreFailed (8)       the backup could not be restored
+ │    └── ExtensionFailed (8) an extension could not be created
  ├── Refused (9)             nothing was done, on purpose
  ├── AlreadyRunning (10)     another run works on the same database
  ├── SomeFailed (11)         several databases: at least one failed
@@ -60,6 +62,10 @@ class ConnectionFailed(PgkeepError):
     """The server cannot be reached, or rejects this role or database."""
 
     exit_code = 3
+
+
+class Crowded(ConnectionFailed):
+    """The server answers, but has no free connection."""
 
 
 class OtherServer(ConnectionFailed):
@@ -110,6 +116,10 @@ class RestoreFailed(PgkeepError):
     """A backup could not be restored; an existing database was left unchanged."""
 
     exit_code = 8
+
+
+class ExtensionFailed(RestoreFailed):
+    """An extension could not be created; some depend on the name of the database."""
 
 
 class Refused(PgkeepError):

@@ -1,6 +1,9 @@
-"""Remove the files of options that were not chosen."""
+"""Remove the files of options that were not chosen. Add the wheel of pgkeep and its hash."""
 
+import hashlib
 import shutil
+import sys
+from pathlib import Path
 
 OPTIONAL = {
     "k8s/page": "{{ cookiecutter.include_observability }}",
@@ -8,6 +11,35 @@ OPTIONAL = {
     "deploy/monitoring": "{{ cookiecutter.include_observability }}",
     ".github": "{{ cookiecutter.include_github_actions }}",
 }
+VENDORED = "{{ cookiecutter.__vendored }}"
+SOURCE = "{{ cookiecutter.pgkeep_source }}"
+
+
+def wheel() -> tuple[str, bytes]:
+    """Return the name and the contents of the wheel."""
+    if SOURCE != "wheel":
+        path = Path(SOURCE)
+        return path.name, path.read_bytes()
+    try:
+        from pgkeep.scaffold.wheel import own_wheel  # noqa: PLC0415 - not installed everywhere
+    except ImportError:
+        sys.exit(
+            "pgkeep_source: wheel requires pgkeep in the environment of cookiecutter."
+            " Use `pgkeep init`, or set it to the path of a wheel, to git+URL@COMMIT or a version."
+        )
+    made = own_wheel()
+    return made.name, made.contents
+
+
 for folder, wanted in OPTIONAL.items():
     if wanted == "no":
         shutil.rmtree(folder)
+if VENDORED == "yes":
+    name, contents = wheel()
+    vendor = Path("scripts", "vendor")
+    vendor.mkdir()
+    (vendor / name).write_bytes(contents)
+    requirements = Path("scripts", "requirements.txt")
+    version, digest = name.split("-")[1], hashlib.sha256(contents).hexdigest()
+    text = requirements.read_text("utf-8").replace("VERSION", version).replace("HASH", digest)
+    requirements.write_text(text, "utf-8")

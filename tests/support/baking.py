@@ -17,6 +17,7 @@ from cookiecutter.main import cookiecutter
 from markdown_it import MarkdownIt
 
 from pgkeep.postgres.server import Server
+from pgkeep.scaffold.wheel import own_wheel
 from tests.support import invoke, servers
 from tests.support.servers import SETTINGS
 
@@ -59,17 +60,23 @@ def combinations(folder: Path) -> dict[str, Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         paths = folder / "paths.json"
         if not paths.exists():
+            made = own_wheel()
+            wheel = folder / made.name
+            wheel.write_bytes(made.contents)
             baked = {}
             for values in COMBINATIONS:
                 own = folder / name_of(values)
                 own.mkdir()
-                baked[own.name] = str(bake(own, **values))
+                baked[own.name] = str(bake(own, pgkeep_source=str(wheel), **values))
             paths.write_text(json.dumps(baked))
     return {name: Path(path) for name, path in json.loads(paths.read_text()).items()}
 
 
 def files(project: Path, pattern: str = "*") -> list[Path]:
-    return sorted(path for path in project.rglob(pattern) if path.is_file())
+    """Return the files of a project that are text: all but the wheel of pgkeep."""
+    return sorted(
+        path for path in project.rglob(pattern) if path.is_file() and path.suffix != ".whl"
+    )
 
 
 def distinct(projects: list[Path], pattern: str, folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """Every combination of the template's options gives a project in which everything fits."""
 
+import hashlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +122,7 @@ def test_other_values_reach_every_file(tmp_path: Path) -> None:
     [
         ("project_slug", "Ship Yard"), ("project_slug", "x" * 33), ("postgres_db", "a-b"),
         ("postgres_db", "a'; drop"), ("postgres_user", "Admin"), ("postgres_port", "0"),
-        ("postgres_port", "54x"),
+        ("postgres_port", "54x"), ("pgkeep_source", "git+https://example.com/pgkeep@main"),
     ],
 )  # fmt: skip
 def test_values_that_would_break_files_are_refused(tmp_path: Path, name: str, value: str) -> None:
@@ -207,17 +209,30 @@ def test_the_dockerfile_is_clean(full: Path, projects: dict[str, Path]) -> None:
     run([str(BIN / "hadolint"), "--ignore=DL3008", str(full / "Dockerfile.backup")])
     text = (full / "Dockerfile.backup").read_text()
     assert re.search(r'^ARG POSTGRES_MAJORS="([\d ]+)"$', text, re.MULTILINE)
-    copied = re.findall(r"^COPY (\S+) ", text, re.MULTILINE)
-    assert [one for one in copied if not (full / one).is_file()] == []
-    allowed = (full / ".dockerignore").read_text().splitlines()
-    assert [f"!{one}" in allowed for one in copied] == [True, True]
+    copied = [
+        path.relative_to(full).as_posix()
+        for words in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE)
+        for name in words.split()
+        for path in ([full / name] if (full / name).is_file() else (full / name).iterdir())
+    ]
+    wheel = f"scripts/vendor/pgkeep-{pgkeep.__version__}-py3-none-any.whl"
+    assert copied == ["scripts/requirements.lock", "scripts/requirements.txt", wheel]
+    rules = (full / "Dockerfile.backup.dockerignore").read_text().splitlines()
+    allowed = [line[1:] for line in rules if line.startswith("!")]
+    assert "*" in rules
+    assert [any(fnmatch(one, rule) for rule in allowed) for one in copied] == [True] * 3
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE)
     assert 'ENTRYPOINT ["pgkeep"]' in text  # no shell between PID 1 and pgkeep
     for options, project in projects.items():
         _, observability, s3, _ = (part == "yes" for part in options.split("-"))
         extras = ["drill", *["metrics", "serve"] * observability, *["s3"] * s3]
         lines = (project / "scripts" / "requirements.txt").read_text().splitlines()
-        assert lines[1:] == [f"pgkeep[{','.join(extras)}]=={pgkeep.__version__}"]
+        digest = hashlib.sha256((project / wheel).read_bytes()).hexdigest()
+        assert [line for line in lines if not line.startswith("#")] == [
+            "--find-links vendor",
+            "-r requirements.lock",
+            f"pgkeep[{','.join(extras)}]=={pgkeep.__version__} --hash=sha256:{digest}",
+        ]
 
 
 def test_yaml_is_what_its_readers_expect(projects: dict[str, Path], tmp_path: Path) -> None:
@@ -357,7 +372,9 @@ def kustomized(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def objects(projects: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
+def objects(
+    projects: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, Any]]]:
     """All objects of every overlay, by combination and overlay; equal ones are made once.
 
     Where there is a page, staging has it.
@@ -366,11 +383,14 @@ def objects(projects: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
     for options, project in projects.items():
         kubernetes, observability, s3, actions = options.split("-")
         if kubernetes == "yes" and actions == "yes":
-            restore = yaml.safe_load((project / "k8s" / "restore-pod.yaml").read_text())
+            # Other workers read the same projects.
+            k8s = tmp_path_factory.mktemp(options) / "k8s"
+            shutil.copytree(project / "k8s", k8s)
+            restore = yaml.safe_load((k8s / "restore-pod.yaml").read_text())
             for overlay in ("staging", "production"):
                 if observability == "yes" and overlay == "staging":
-                    add_page(project / "k8s" / "overlays" / overlay / "kustomization.yaml")
-                built = kustomized(project / "k8s" / "overlays" / overlay)
+                    add_page(k8s / "overlays" / overlay / "kustomization.yaml")
+                built = kustomized(k8s / "overlays" / overlay)
                 made[f"{observability}-{s3}-{overlay}"] = [*built, restore]
     assert len(made) == 8
     return made
@@ -623,7 +643,7 @@ def test_dumps_and_passwords_are_not_committed(full: Path, tmp_path: Path) -> No
 def test_json_of_the_template_has_the_promised_variables() -> None:
     assert [name for name in CONTEXT if not name.startswith("_")] == [
         "project_name", "project_slug", "postgres_version", "postgres_db", "postgres_user",
-        "postgres_port", *OPTIONS,
+        "postgres_port", *OPTIONS, "pgkeep_source",
     ]  # fmt: skip
     assert {tuple(sorted(CONTEXT[name])) for name in OPTIONS} == {("no", "yes")}
     assert "_creation_date" in CONTEXT

@@ -15,6 +15,7 @@ from ..artifact.file import ArtifactWriter
 from ..model.manifest import Computed
 from ..postgres import computed_values, moved_names, programs, snapshot
 from ..postgres.connection import Connection
+from ..postgres.messages import is_lock_table_full
 from ..postgres.snapshot import Snapshot
 from ..progress import Progress
 from ..sql.scanner import Scanner
@@ -54,7 +55,7 @@ class RefusedError(Exception):
     def queued(self) -> bool:
         """Whether a lock was not available; the coordinator holds it, so a session is queued."""
         stderr = " ".join(self.error.said)
-        return "LOCK TABLE" in stderr and "out of shared memory" not in stderr
+        return "LOCK TABLE" in stderr and not is_lock_table_full(stderr)
 
 
 class Attempt:

@@ -99,6 +99,12 @@ def _is_empty(endpoint: Endpoint, name: str) -> bool:
 
 def _unavailable(database: _Database, *, named: bool) -> e.PgkeepError | None:
     """Return the error of a database that cannot be backed up, with the ways out."""
+    if database.name == "template0" and not database.allowed:
+        # Nobody can have changed it, and a connection would end that.
+        return e.ConnectionFailed(
+            "database template0 is the server's own template: it has nothing to back up",
+            hint="Remove it from BACKUP_DATABASES.",
+        )
     problem = _problem(database)
     if problem is None:
         return None

@@ -18,7 +18,7 @@ import psycopg
 from .. import errors as e
 from .. import interrupts
 from ..postgres import programs
-from ..postgres.connection import Connection, Endpoint, application_name, is_crowded
+from ..postgres.connection import Connection, Endpoint, application_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,15 +146,14 @@ class Watch:
         if self._endpoint is None:
             return
         # An answer that fails is none: then the limit decides.
-        with contextlib.suppress(psycopg.Error):
+        with contextlib.suppress(psycopg.Error, e.ConnectionFailed):
             try:
                 with self._endpoint.connect(0) as connection:
                     if _works(connection, self._pids()):
                         self.advanced()
-            except e.ConnectionFailed as error:
+            except e.Crowded:
                 # The server answers, and cannot be asked.
-                if is_crowded(error):
-                    self.advanced()
+                self.advanced()
 
     def _pids(self) -> list[int]:
         return [each.info.backend_pid for each in [*self._connections] if not each.closed]

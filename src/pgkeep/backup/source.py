@@ -9,7 +9,7 @@ from .. import errors as e
 from ..model.manifest import DatabaseFacts, ServerFacts
 from ..postgres import programs
 from ..postgres.connection import ChildAccess, Connection, Endpoint
-from ..postgres.messages import one_line
+from ..postgres.messages import LOCK_TABLE_HINT, is_lock_table_full, one_line
 from ..postgres.snapshot import Table
 from .blocking import LockWatch
 from .deadlines import Watch
@@ -56,8 +56,8 @@ def program_error(
     hint = None
     if "invalid memory alloc request size" in stderr or "Cannot enlarge string buffer" in stderr:
         hint = "A row is larger than 1 GB as text, which COPY does not support. Reduce its size."
-    elif "out of shared memory" in stderr:
-        hint = "Run ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
+    elif is_lock_table_full(stderr):
+        hint = LOCK_TABLE_HINT
     elif "conflict with recovery" in stderr:
         hint = RECOVERY_HINT
     of = f", table {table.schema}.{table.name}" if table is not None else ""

@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from .. import errors as e
-from .. import scaffold
-from ..scaffold import FileState, TemplateFile
+from ..scaffold import files as project_files
+from ..scaffold.files import FileState, TemplateFile
+from ..scaffold.template import render
 from . import output
 from .command import pgkeep_command
 from .common import complete_directories, json_option, plural, print_json
@@ -27,7 +28,8 @@ from .rules import AtMostOne
     rules=(AtMostOne(("--keep", "--overwrite")),),
     epilog="Values for --set: project_name (default: the name of the directory), project_slug,"
     " postgres_version, postgres_db, postgres_user, postgres_port, include_kubernetes,"
-    " include_observability, include_s3, include_github_actions (yes or no).",
+    " include_observability, include_s3, include_github_actions (yes or no), pgkeep_source (wheel,"
+    " the default: the pgkeep that runs; or the path of a wheel, git+URL@COMMIT, or a version).",
 )
 @click.argument("directory", metavar="DIR", shell_complete=complete_directories)
 @click.option(
@@ -57,11 +59,11 @@ def command(
     --keep or --overwrite is given. Requires the extra pgkeep[init].
     """
     project = Path(directory)
-    rendered = scaffold.render(_values(values, project), datetime.now(UTC).date())
-    files = scaffold.compare(rendered, project)
+    rendered = render(_values(values, project), datetime.now(UTC).date())
+    files = project_files.compare(rendered, project)
     if not dry_run:
         files = _decided(files, keep=keep, overwrite=overwrite, may_ask=not as_json)
-        scaffold.write(files, project)
+        project_files.write(files, project)
     if as_json:
         shown = [{"path": file.path, "state": file.state} for file in files]
         print_json({"directory": directory, "files": shown})
@@ -100,9 +102,9 @@ def _decided(
         )
 
     def decided(file: TemplateFile) -> TemplateFile:
-        if file.state != FileState.DIFFERENT:
+        if file.state != FileState.DIFFERENT or project_files.is_wheel(file):
             return file
         replaced = overwrite or (not keep and output.ask(f"Overwrite {file.path}?"))
         return replace(file, state=FileState.REPLACED if replaced else FileState.KEPT)
 
-    return [decided(file) for file in files]
+    return project_files.with_wheel([decided(file) for file in files])

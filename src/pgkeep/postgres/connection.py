@@ -23,8 +23,8 @@ from psycopg.pq import Conninfo, PGconn
 from .. import errors as e
 from ..run_id import run_id
 from . import programs
-from .connection_hints import hint_for
-from .messages import one_line
+from .connection_failure import TOO_MANY_CONNECTIONS, Failure, examine
+from .connection_hints import hint_for, passfile
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +101,6 @@ _PATIENCE_OF_READERS = {"tcp_user_timeout": "60000"}  # ms
 # The server counts a session for a moment after its client closed it. If few connections are free,
 # the next one can be rejected (trap A6.10).
 CROWDED = 3.0  # seconds
-_CROWDED = re.compile(r"too many (clients|connections)|remaining connection slots are reserved")
 
 
 def application_name() -> str:
@@ -134,6 +133,8 @@ class Endpoint:
     # Called with each new connection, before its first statement.
     opened: Callable[["Connection"], object] | None = field(default=None, compare=False)
     server: str | None = None  # which every connection must reach, by its time of start
+    # The setting with the password in `params`, for messages.
+    password_from: str | None = field(default=None, compare=False)
 
     @classmethod
     def from_dsn(cls, dsn: str) -> "Endpoint":
@@ -207,7 +208,7 @@ class Endpoint:
                 )
         except psycopg.Error as error:
             connection.close()
-            raise _connection_failed(error, self.params) from error
+            raise _connection_failed(self._examined(error, "")) from error
         except e.PgkeepError:
             connection.close()
             raise
@@ -243,9 +244,29 @@ class Endpoint:
             try:
                 return psycopg.connect(conninfo, autocommit=True)
             except psycopg.Error as error:
-                if not _CROWDED.search(str(error)) or time.monotonic() > deadline:
-                    raise _connection_failed(error, self.params) from error
+                failure = self._examined(error, conninfo)
+                if failure.state != TOO_MANY_CONNECTIONS or time.monotonic() > deadline:
+                    raise _connection_failed(failure) from error
             time.sleep(0.1)
+
+    def _examined(self, error: psycopg.Error, conninfo: str) -> Failure:
+        service = self._from_service()
+        environment = {
+            keyword: value
+            for keyword, variable in _VARIABLES.items()
+            if (value := os.environ.get(variable))
+        }
+        given = {**environment, **service, **self.params}
+        if "password" in self.params:
+            source = self.password_from
+        elif "password" in service:
+            source = "the service file"
+        elif "password" in environment:
+            source = _VARIABLES["password"]
+        else:
+            path, _ = passfile(given)
+            source = str(path) if path is not None and path.exists() else None
+        return examine(error, conninfo, given, source)
 
     def pinned(self, connection: Connection) -> "Endpoint":
         """Return the endpoint of exactly the server that a connection has reached.
@@ -472,22 +493,9 @@ def apply(connection: Connection, settings: Mapping[str, str]) -> None:
     connection.execute(call)
 
 
-def is_crowded(error: e.ConnectionFailed) -> bool:
-    """Whether the server answered, but has no free connection."""
-    return _CROWDED.search(error.message) is not None
-
-
-def _connection_failed(error: psycopg.Error, params: Mapping[str, str]) -> e.ConnectionFailed:
-    message = re.sub(r"^connection (failed|is bad): ", "", one_line(error))
-    if "unsupported startup parameter" in message:  # an error of PgBouncer, which knows few
+def _connection_failed(failure: Failure) -> e.ConnectionFailed:
+    if "unsupported startup parameter" in failure.message:  # of PgBouncer, which knows few
         return _behind_a_pooler()
-    password = params.get("password")
-    if password:
-        message = message.replace(password, "********")
-    hint = hint_for(message)
-    if _CROWDED.search(message):
-        hint = (
-            "Use --jobs=1, or increase max_connections or the connection limit of the role or the"
-            " database."
-        )
-    return e.ConnectionFailed(f"could not connect: {message}", hint=hint)
+    if failure.state == TOO_MANY_CONNECTIONS:
+        return e.Crowded(f"could not connect: {failure.message}", hint=hint_for(failure))
+    return e.ConnectionFailed(f"could not connect: {failure.message}", hint=hint_for(failure))

@@ -9,7 +9,7 @@ import psycopg
 from .. import errors as e
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """Return libpq's message, which can have several lines, as one line."""
     return re.sub(r"\s*\n\s*", "; ", str(error).strip())
 
@@ -33,12 +33,25 @@ def translated(kind: type[e.PgkeepError] = e.DumpFailed) -> Iterator[None]:
         raise server_error(error, kind) from error
 
 
-def restore_error(error: psycopg.Error, what: str) -> e.RestoreFailed:
+def is_lock_table_full(said: str) -> bool:
+    """Whether an error says that the lock table is full: its hint has this word in any language."""
+    return "max_locks_per_transaction" in said
+
+
+LOCK_TABLE_HINT = (
+    "The lock table of the server is full. Double max_locks_per_transaction, whose value SHOW"
+    " max_locks_per_transaction; prints, with ALTER SYSTEM, and restart the server."
+)
+
+
+def restore_error(
+    error: psycopg.Error, what: str, kind: type[e.RestoreFailed] = e.RestoreFailed
+) -> e.RestoreFailed:
     """Translate a server error without its DETAIL and CONTEXT, which can contain rows."""
     message = error.diag.message_primary or one_line(error)
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         message = f"lost the connection to the server: {message}"
     hint = error.diag.message_hint
-    if isinstance(error, psycopg.errors.OutOfMemory) and "shared memory" in message:
-        hint = "Run ALTER SYSTEM SET max_locks_per_transaction = 1024; and restart the server."
-    return e.RestoreFailed(f"{what}: {message}", hint=hint)
+    if is_lock_table_full(hint or ""):
+        hint = LOCK_TABLE_HINT
+    return kind(f"{what}: {message}", hint=hint)

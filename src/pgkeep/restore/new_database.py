@@ -67,9 +67,7 @@ class NewDatabase:
                         kept = target
                     else:
                         kept = finished.keep(self._run, temporary)
-            except e.RestoreFailed as error:
-                if not error.message.startswith("extension "):
-                    raise
+            except e.ExtensionFailed as error:
                 return Restored(loaded=self._load_after(error), database=target)
         if self._run.failed:
             raise self._incomplete(kept)

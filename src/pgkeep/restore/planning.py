@@ -14,7 +14,7 @@ from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..sql.encodings import codec
 from ..stores.store import Source
-from . import database_name_use, maintenance, money, search_path
+from . import database_name_use, maintenance, money, protected_databases, search_path
 from .load.session import describe
 from .object_selection import ObjectSelection, SelectionOptions, Selector
 from .plan import Mode, Plan, PlanSummary, RestoreOptions, in_place_instead, mode_of, steps, tables
@@ -67,6 +67,7 @@ class _Planner:
         self._target = target_name(
             source.name, options, self._meta.database.name if self._meta else None
         )
+        protected_databases.check_target(self._target)
         self._problems: list[tuple[str, str | None]] = []  # each with a remedy
         self._warnings: list[str] = []
         self._findings: list[Finding] = []
@@ -91,6 +92,8 @@ class _Planner:
             if stays and not exists:
                 raise e.Refused(f"database {self._target} does not exist")
             mode = mode_of(self._options, exists=exists)
+            if mode == Mode.SWAP:
+                protected_databases.check_replaced(self._target)
             if exists and mode == Mode.NEW:
                 self._refuse(
                     f"database {self._target} exists",

@@ -12,7 +12,7 @@ from ..postgres.connection import Connection, Endpoint
 from ..postgres.database_names import State, exists, parse_mark, state_of, time_of
 from ..postgres.databases import UNFINISHED
 from ..postgres.facts import shared_rows
-from . import maintenance
+from . import maintenance, protected_databases
 from .target import database as target_database
 from .target import swap_findings
 from .target.swap_findings import Effect, Finding, Kind
@@ -84,6 +84,7 @@ def make_plan(endpoint: Endpoint, target: str, options: SwapOptions) -> SwapPlan
         Refused: there is no database to swap with.
 
     """
+    protected_databases.check_replaced(target, *filter(None, [options.incoming]))
     with maintenance.connection(endpoint, target, stays=False) as connection:
         state = State.OLD if options.undo else State.RESTORED
         if options.incoming is None:

@@ -118,7 +118,9 @@ class Session:
                 self._settings = ""  # what SET did is gone with the statement
                 again = is_deadlock(error) and self.connection.info.transaction_status == 0
                 if not again or not left:
-                    raise restore_error(error, describe(entry)) from error
+                    extension = entry.type == "EXTENSION"
+                    kind = e.ExtensionFailed if extension else e.RestoreFailed
+                    raise restore_error(error, describe(entry), kind) from error
 
     def send(self, statements: Sequence[bytes]) -> None:
         """Execute statements in one transaction, each by itself."""

@@ -4,7 +4,7 @@ from ... import errors as e
 from ...postgres.connection import Endpoint
 from ...postgres.facts import server_facts
 from ...stores.store import Source
-from .. import money
+from .. import money, protected_databases
 from . import definitions, row_checks, table_checks
 from .plan import TablesOptions, TablesPlan, TablesSummary
 from .selected import SelectedTables, dotted, listed
@@ -21,6 +21,7 @@ def make_plan(endpoint: Endpoint, source: Source, options: TablesOptions) -> Tab
     tables = SelectedTables(source, options.patterns)
     check_selection(tables, options)
     target = options.target or tables.meta.database.name
+    protected_databases.check_target(target)
     endpoint = endpoint.to(target)
     with endpoint.connect() as connection:
         major = server_facts(connection).major
