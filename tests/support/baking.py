@@ -287,10 +287,11 @@ def as_here(project: Path, running: Server, text: str) -> str:
     for kind in set(re.findall(rf"app_([a-z]+)_{EXAMPLE_TIME}", text)):
         text = text.replace(f"app_{kind}_{EXAMPLE_TIME}", f"app_{kind}_{newest(project, kind)}")
     for state in ("old", "restored"):
-        if f"__{state}_{EXAMPLE_TIME}" in text:
+        example = f"__{state}_{EXAMPLE_TIME}"
+        if example in text:
             query = f"select datname from pg_database where datname ~ '__{state}_'"
             ((name,),) = servers.sql(running, "postgres", query)
-            text = text.replace(f"app__{state}_{EXAMPLE_TIME}", name)
+            text = text.replace(example, name[name.index(f"__{state}_") :])
     return text
 
 

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import psycopg
 
-from tests.support import baking, servers
+from tests.support import baking, planted, servers
 from tests.support.baking import ORDERS, Block
+
+RUNBOOK = "docs/operations/database-recovery.md"
+# What DROP TABLE orders CASCADE takes, too.
+VIEW = """
+create view big_orders as select id, total from orders where total > 2;
+grant select on big_orders to reader;
+"""
 
 
 class Place:
@@ -42,7 +49,9 @@ class Place:
             connection.execute(ORDERS)
             connection.execute("grant select on all tables in schema public to reader")
             connection.execute("grant select on all sequences in schema public to reader")
+            connection.execute(VIEW)
         self.shell("./scripts/db-backup.sh --type=daily")
+        planted.another(self.project / "backups", "daily", "weekly", days=8)
         servers.sql(self.server, "postgres", "alter database app rename to pristine")
 
     def contents(self, database: str = "app") -> list[object]:
@@ -52,6 +61,8 @@ class Place:
             for query in (
                 "select * from orders order by id",
                 "select * from items order by what",
+                "select * from big_orders order by id",
+                "select relacl::text from pg_class where relname in ('orders', 'big_orders')",
                 "select pg_get_constraintdef(oid) from pg_constraint where conname ~ '^(ord|item)'",
                 "select indexdef from pg_indexes where schemaname = 'public' order by 1",
                 "select pg_get_userbyid(relowner) from pg_class where relname = 'orders'",
@@ -72,14 +83,29 @@ class Place:
         env = baking.shell_environment(self.project, self.major)
         return baking.shell(self.project, script, code=code, env=env)
 
-    def play(self, document: str, section: str, before: str = "") -> Iterator[Block]:
+    def exports(self) -> str:
+        """What the runbook has one export before anything else."""
+        first = self.blocks("First steps")[0]
+        assert first.text.startswith("export PGHOST=localhost PGPORT=")
+        return first.text
+
+    def blocks(self, section: str, document: str = RUNBOOK) -> list[Block]:
+        """Return the commands of a section."""
         found = [
             block
             for block in baking.blocks(self.project / document)
-            if block.section == section and block.language == "sh"
+            if (block.section, block.language) == (section, "sh")
         ]
         assert found, section
-        return self.run(found, before)
+        return found
+
+    def as_here(self, text: str) -> str:
+        """Put the times of this project's backups for the example's."""
+        return baking.as_here(self.project, self.server, text)
+
+    def play(self, section: str, before: str = "", document: str = RUNBOOK) -> Iterator[Block]:
+        """Run the commands of a section one after the other, yielding before each."""
+        return self.run(self.blocks(section, document), before)
 
     def run(self, some: list[Block], before: str = "") -> Iterator[Block]:
         return baking.play(self.project, self.server, some, before, self.major)

@@ -1,12 +1,20 @@
 """Backups as if taken in the past: manifests of any date, with placeholder files."""
 
 import os
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
-from pgkeep.model.manifest import DatabaseFacts, FileFacts, Manifest, ServerFacts, encode
+from pgkeep.model.manifest import (
+    DatabaseFacts,
+    Drill,
+    FileFacts,
+    Manifest,
+    ServerFacts,
+    decode,
+    encode,
+)
 from pgkeep.model.naming import BackupType
 from pgkeep.model.retention import Policy
 from pgkeep.postgres.server import Server
@@ -48,6 +56,43 @@ def plant(directory: Path, one: Manifest) -> Manifest:
         (directory / name).write_bytes(b"x")
     (directory / one.name.manifest).write_bytes(encode(one))
     return one
+
+
+def another(
+    directory: Path, kind: str, as_kind: str, *, days: float, cluster: str | None = None
+) -> str:
+    """Copy the newest backup of a type, as if it were older; return its name."""
+    path = max(directory.glob(f"*_{kind}_*Z.manifest.json"))
+    one = decode(path.read_bytes(), path.name)
+    server = one.server
+    if cluster is not None:
+        server = msgspec.structs.replace(server, system_identifier=cluster)
+    made = msgspec.structs.replace(
+        one, type=BackupType(as_kind), server=server,
+        **{name: getattr(one, name) - timedelta(days=days)
+           for name in ("taken", "snapshot", "finished")},
+    )  # fmt: skip
+    assert one.globals is not None
+    made = msgspec.structs.replace(
+        made,
+        artifact=msgspec.structs.replace(one.artifact, name=made.name.artifact),
+        globals=msgspec.structs.replace(one.globals, name=made.name.globals),
+    )
+    for old, new in zip(one.name.files[:-1], made.name.files[:-1], strict=True):
+        data = (directory / old).read_bytes()
+        if new == made.name.checksum:
+            data = data.replace(one.name.artifact.encode(), made.name.artifact.encode())
+        (directory / new).write_bytes(data)
+    (directory / made.name.manifest).write_bytes(encode(made))
+    return made.name.stem
+
+
+def drill(directory: Path, kind: str, *, seconds: float) -> None:
+    """Record a passed drill of the newest backup of a type."""
+    path = max(directory.glob(f"*_{kind}_*Z.manifest.json"))
+    one = decode(path.read_bytes(), path.name)
+    passed = Drill(datetime.now(UTC), passed=True, seconds={"rows": seconds}, findings=0)
+    path.write_bytes(encode(msgspec.structs.replace(one, drills=[passed])))
 
 
 def cluster_of(server: Server) -> str:

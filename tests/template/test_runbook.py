@@ -7,17 +7,31 @@ import re
 import select
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pgkeep import config
-from tests.support import baking, servers
-from tests.support.place import Place
+from pgkeep.model import naming
+from pgkeep.postgres.server import Server
+from tests.support import baking, planted, servers
+from tests.support.baking import Block
+from tests.support.buckets import Buckets
+from tests.support.place import RUNBOOK, Place
 
-RUNBOOK = "docs/operations/database-recovery.md"
+CHECKLIST = "docs/operations/recovery-testing-checklist.md"
 SOURCE = Path(config.__file__).parent
 MAJORS = (15, 18)
+# Docker and kubectl run the command that is to be run in a container: here.
+CONTAINERS = """#!/bin/sh
+until [ "$1" = db ] || [ "$1" = backup ] || [ "$1" = -- ]; do shift; done
+[ "$1" = backup ] && shift && exec ./scripts/pgkeep.sh "$@"
+shift
+exec "$@"
+"""
 
 
 @pytest.fixture(scope="module", params=MAJORS, ids=lambda major: f"pg{major}")
@@ -38,11 +52,25 @@ def place(the_place: Place) -> Place:
 
 @pytest.fixture
 def variables(place: Place) -> str:
-    """What the runbook has one export before anything else."""
-    first = baking.blocks(place.project / RUNBOOK)[0]
-    assert first.section == "First steps"
-    assert first.text.startswith("export PGHOST=localhost PGPORT=")
-    return first.text
+    return place.exports()
+
+
+@pytest.fixture
+def bucket(place: Place, buckets: Buckets) -> str:
+    """What the settings of a project with a bucket have; the bucket has a copy of each backup."""
+    client, name = buckets.client(), "my-project-backups"
+    if name not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket=name)
+    for one in client.list_objects_v2(Bucket=name).get("Contents", ()):
+        client.delete_object(Bucket=name, Key=one["Key"])
+    for path in (place.project / "backups").glob("app_*"):
+        parsed = naming.parse(path.name)
+        if parsed is not None:
+            key = f"backups/{parsed.type}/{path.name}"
+            client.put_object(Bucket=name, Key=key, Body=path.read_bytes())
+    return "".join(
+        f"export {name}='{value}'\n" for name, value in buckets.environment(name).items()
+    )
 
 
 SCENES: dict[str, Callable[[Place, str], None]] = {}
@@ -58,15 +86,16 @@ def scene(section: str) -> Callable[[Callable[[Place, str], None]], Callable[[Pl
 
 @scene("First steps")
 def first_steps(place: Place, variables: str) -> None:
-    for _ in place.play(RUNBOOK, "First steps"):
+    for _ in place.play("First steps"):
         pass
+    assert "held" in place.shell("./scripts/pgkeep.sh list")
     del variables
 
 
 @scene("Dropped table")
 def dropped_table(place: Place, variables: str) -> None:
     place.spoil("drop table orders cascade")
-    for _ in place.play(RUNBOOK, "Dropped table", variables):
+    for _ in place.play("Dropped table", variables):
         pass
     assert place.contents() == place.good
     # The sequence goes on where it was.
@@ -75,13 +104,31 @@ def dropped_table(place: Place, variables: str) -> None:
     assert place.databases() == ["app"]
 
 
-@scene("Deleted or changed rows")
+@scene("Wrong values")
+def wrong_values(place: Place, variables: str) -> None:
+    """What was changed since, in other columns, other rows, or by a correction, stays."""
+    place.spoil(
+        "update orders set total = 0; update orders set customer = 'better' where id = 2;"
+        "update orders set total = 7 where id = 3;"
+        "insert into orders (customer, total, placed) values ('new', 0, '2026-09-01')"
+    )
+    for _ in place.play("Wrong values", variables):
+        pass
+    rows = servers.sql(
+        place.server, "app", "select id, customer, total::int from orders order by id"
+    )
+    assert rows == [(1, "a", 1), (2, "better", 2), (3, "c", 7), (4, "d", 4), (5, "new", 0)]
+    assert servers.sql(place.server, "app", "select to_regclass('orders_before')") == [(None,)]
+
+
+@scene("Deleted rows")
 def deleted_rows(place: Place, variables: str) -> None:
     place.spoil(
-        "delete from orders where id < 3; update orders set total = 0 where id = 4;"
+        "delete from items where order_id = 3; delete from orders where id < 3;"
+        "update orders set total = 0 where id = 4;"
         "insert into orders (customer, total, placed) values ('new', 9, '2026-09-01')"
     )
-    for _ in place.play(RUNBOOK, "Deleted or changed rows", variables):
+    for _ in place.play("Deleted rows", variables):
         pass
     servers.sql(place.server, "app", "delete from orders where customer = 'new'")  # which was kept
     assert place.contents() == place.good
@@ -90,9 +137,9 @@ def deleted_rows(place: Place, variables: str) -> None:
 
 @scene("Wrong migration")
 def wrong_migration(place: Place, variables: str) -> None:
-    for number, _ in enumerate(place.play(RUNBOOK, "Wrong migration", variables)):
+    for number, _ in enumerate(place.play("Wrong migration", variables)):
         if number == 1:
-            place.spoil("alter table orders drop column total")
+            place.spoil("alter table orders drop column total cascade")
         elif number == 2:
             assert place.contents() == place.good
         elif number == 3:
@@ -100,27 +147,87 @@ def wrong_migration(place: Place, variables: str) -> None:
     assert place.databases() == ["app"]
 
 
-@scene("Corrupt database")
-def corrupt_database(place: Place, variables: str) -> None:
-    servers.sql(place.server, "app", "delete from orders where id < 3")
-    for _ in place.play(RUNBOOK, "Corrupt database", variables):
-        pass
-    assert place.contents() == place.good
-
-
 @scene("Lost database")
 def lost_database(place: Place, variables: str) -> None:
+    """A4: also where another server writes backups of a database of this name to the store."""
     servers.drop(place.server, "app")
-    for _ in place.play(RUNBOOK, "Lost database", variables):
+    for number, _ in enumerate(place.play("Lost database", variables)):
+        if number == 1:
+            assert place.contents() == place.good
+            servers.drop(place.server, "app")
+            backups = place.project / "backups"
+            planted.another(backups, "daily", "daily", days=1, cluster="7123456789012345678")
+            said = place.shell("./scripts/db-restore.sh --latest", code=9)
+            assert "has backups of 2 clusters that have a database app" in said
+    assert place.contents() == place.good
+
+
+@scene("Corrupt database")
+def corrupt_database(place: Place, variables: str) -> None:
+    place.spoil("delete from orders where id < 3")
+    newer = "insert into orders (customer, total, placed) values ('n', 9, current_date)"
+    servers.sql(place.server, "app", newer)
+    for _ in place.play("Corrupt database", variables):
         pass
     assert place.contents() == place.good
+    assert "n,9" in (place.project / "newer.csv").read_text()
+
+
+@scene("Full disk")
+def full_disk(place: Place, variables: str) -> None:
+    servers.sql(
+        place.server, "postgres", "select pg_create_physical_replication_slot('gone_replica', true)"
+    )
+    former = servers.quoted("app__old_20261101T020000Z")
+    servers.sql(place.server, "postgres", f"create database {former} template app")
+    expired = planted.another(place.project / "backups", "daily", "daily", days=20)
+    for _ in place.play("Full disk", variables):
+        assert (place.project / "backups" / f"{expired}.sql.gz").exists()
+    assert servers.sql(place.server, "postgres", "select 1 from pg_replication_slots") == []
+    assert place.databases() == ["app"]
+    assert not (place.project / "backups" / f"{expired}.sql.gz").exists()
 
 
 @scene("Without pgkeep")
 def without_pgkeep(place: Place, variables: str) -> None:
-    for _ in place.play(RUNBOOK, "Without pgkeep", variables):
+    for _ in place.play("Without pgkeep", variables):
         pass
     assert place.contents("app_by_hand") == place.good
+
+
+@scene("How long it takes")
+def how_long(place: Place, variables: str) -> None:
+    planted.drill(place.project / "backups", "daily", seconds=83)
+    for _ in place.play("How long it takes", variables):
+        pass
+    assert place.databases() == ["app"]
+
+
+def containers(place: Place, variables: str, section: str, name: str) -> None:
+    program = place.project.parent / name / name
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(CONTAINERS)
+    program.chmod(0o755)
+    before = f"{variables}export PATH='{program.parent}':\"$PATH\" NS=x\n"
+    for _ in place.play(section, before):
+        pass
+    assert place.contents("app_rescue") == place.good
+
+
+@scene("Docker only")
+def docker_only(place: Place, variables: str) -> None:
+    containers(place, variables, "Docker only", "docker")
+
+
+@scene("Kubernetes")
+def kubernetes(place: Place, variables: str) -> None:
+    containers(place, variables, "Kubernetes", "kubectl")
+
+
+@pytest.mark.parametrize("section", SCENES)
+def test_case(place: Place, variables: str, section: str) -> None:
+    """Every command succeeds, shows what it should, and the damage is undone."""
+    SCENES[section](place, variables)
 
 
 def type_into(place: Place, script: str, answers: dict[str, str]) -> str:
@@ -148,41 +255,108 @@ def type_into(place: Place, script: str, answers: dict[str, str]) -> str:
     return shown
 
 
-@scene("Lost credentials")
-def lost_credentials(place: Place, variables: str) -> None:
-    blocks = [block for block in baking.blocks(place.project / RUNBOOK)
-              if (block.section, block.language) == ("Lost credentials", "sh")]  # fmt: skip
+def test_lost_credentials(place: Place, variables: str, bucket: str) -> None:
+    """A superuser sets another password; the bucket gets other keys."""
+    first, *others = place.blocks("Lost credentials")
     hashes = "select rolpassword from pg_authid where rolname = 'app'"
     before = servers.sql(place.server, "postgres", hashes)
-    questions = dict.fromkeys((line.strip() for line in blocks[0].expected), "n3w secret")
-    type_into(place, f"{variables}\n{blocks[0].text}", questions)
+    asked = [line.strip().replace("...", '"app":') for line in first.expected]
+    type_into(place, f"{variables}\n{first.text}", dict.fromkeys(asked, "n3w secret"))
     assert servers.sql(place.server, "postgres", hashes) != before
-    for _ in baking.play(place.project, place.server, blocks[1:], variables):
-        pass
-
-
-@pytest.mark.parametrize("section", SCENES)
-def test_runbook(place: Place, variables: str, section: str) -> None:
-    """Every command succeeds, shows what it should, and the damage is undone."""
-    SCENES[section](place, variables)
-
-
-def test_runbook_after_the_loss_of_the_server(tmp_path: Path) -> None:
-    """A3.1, A3.4: a new server on the same port, with nothing but its superuser."""
-    place = Place(tmp_path)
-    with place.server:
-        baking.with_roles(place.server)
-        place.reset()
-    with baking.server(place.port) as new:
-        place.server = new
-        for _ in place.play(RUNBOOK, "Lost server"):
+    with servers.connect(place.server, "app", user="app") as session:
+        for _ in place.run(others, variables + bucket):
             pass
-        assert place.contents() == place.good
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("select 1")
+
+
+def test_damaged_backup(place: Place, variables: str, bucket: str) -> None:
+    """A2: neither the newest backup nor its copy is taken on trust."""
+    place.spoil("delete from items")
+    (newest,) = (place.project / "backups").glob("app_daily_*Z.sql.gz")
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    damaged = place.contents()
+    assert "error: " in place.shell("./scripts/db-restore.sh --latest --target-db=app_x", code=5)
+    for number, _ in enumerate(place.play("Damaged backup", variables + bucket)):
+        if number in (1, 2):
+            assert place.contents("app_copy" if number == 1 else "app_older") == place.good
+    assert place.contents() == place.good
+    (old,) = [name for name in place.databases() if "__old_" in name]
+    assert place.contents(old) == damaged
+
+
+@pytest.fixture(scope="module")
+def new_server(the_place: Place) -> Iterator[Server]:
+    """A server with nothing but its superuser."""
+    with ExitStack() as stack:
+        yield stack.enter_context(baking.server(baking.free_port(), the_place.major))
+
+
+@pytest.fixture
+def other_server(the_place: Place, new_server: Server, place: Place) -> Iterator[str]:
+    """Let the commands meet a new server in place of the old one; return its settings."""
+    del place
+    old, the_place.server = the_place.server, new_server
+    port = new_server.params["port"]
+    for (name,) in servers.sql(
+        new_server, "postgres", "select datname from pg_database where datname like 'app%'"
+    ):
+        servers.drop(new_server, name)
+    roles = "select rolname from pg_roles where rolname !~ '^pg_' and rolname <> current_user"
+    for (name,) in servers.sql(new_server, "postgres", roles):
+        servers.sql(new_server, "postgres", f"drop role {servers.quoted(name)}")
+    yield f"export POSTGRES_PORT={port}\n"
+    the_place.server = old
+
+
+def on(server: Server, place: Place, section: str) -> list[Block]:
+    """Return the commands of a section for another server, before the backups are lost."""
+    old, new = f"PGPORT={place.port}", f"PGPORT={server.params['port']}"
+    return [
+        replace(block, text=place.as_here(block.text).replace(old, new))
+        for block in place.blocks(section)
+    ]
+
+
+def test_lost_server(place: Place, other_server: str, bucket: str) -> None:
+    """A3.1, A3.4: a new server, and nothing but the bucket and its keys."""
+    blocks = on(place.server, place, "Lost server")
+    empty(place.project / "backups")
+    for _ in place.run(blocks, other_server + bucket):
+        pass
+    assert place.contents() == place.good
+    assert not [*place.project.glob("*.sql")]
+
+
+def test_ransomware(place: Place, other_server: str, bucket: str) -> None:
+    """The backups of the machine are encrypted; an older one is in the bucket."""
+    blocks = [
+        *on(place.server, place, "Lost server")[:1], *on(place.server, place, "Ransomware")
+    ]  # fmt: skip
+    for path in (place.project / "backups").glob("app_*"):
+        path.write_bytes(os.urandom(200))
+        path.rename(f"{path}.locked")
+    for _ in place.run(blocks, other_server + bucket):
+        pass
+    assert place.contents() == place.good
+    known = "select rolname from pg_authid where rolpassword is not null"
+    assert servers.sql(place.server, "postgres", known) == []
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
 
 
 def test_no_command_of_the_documents_is_left_out(the_place: Place) -> None:
     """What is not run needs Docker, Kubernetes or the server's own machine."""
-    ran = {*SCENES, "Lost server", "Every month", "Interface", "Setup", "pgkeep"}
+    ran = {
+        *SCENES, "Lost credentials", "Damaged backup", "Lost server", "Ransomware", "Every month",
+        "Interface", "Setup", "pgkeep",
+    }  # fmt: skip
     for document in baking.files(the_place.project, "*.md"):
         for block in baking.blocks(document):
             if block.language == "sh":
@@ -191,7 +365,9 @@ def test_no_command_of_the_documents_is_left_out(the_place: Place) -> None:
                 lines = [line for line in block.text.splitlines() if line]
                 for line in lines:
                     if document.name != "README.md":
-                        assert re.match("(kubectl|sudo) |export NS=", line), line
+                        assert re.match(r"(kubectl|sudo|aws|docker) |export NS=|  --query", line), (
+                            line
+                        )
             else:
                 assert block.language == "text", block.language
 
@@ -225,16 +401,29 @@ def test_messages_of_the_troubleshooting_are_those_of_the_code(the_place: Place)
         assert any(rule.search(source) for source in sources), message
 
 
-def test_the_server_is_that_of_the_documents(the_place: Place) -> None:
-    """Otherwise the tests above would prove less than they seem to."""
+def test_every_case_is_found(the_place: Place) -> None:
+    """The chart names every section that is a case, and no other."""
+    sections = baking.sections(the_place.project / RUNBOOK)
+    (chart,) = [block for block in baking.blocks(the_place.project / RUNBOOK) if not block.expected
+                and block.section == "Find your case"]  # fmt: skip
+    named = re.findall(r"\.{2,} (.+)$", chart.text, re.MULTILINE)
+    others = {
+        "Database recovery", "Find your case", "First steps", "How long it takes",
+        "Troubleshooting",
+    }  # fmt: skip
+    assert sorted(named) == sorted({*sections} - others)
+    assert max(map(len, chart.text.splitlines())) < 80
+
+
+DELETES = re.compile(
+    r"^ *(rm |dropdb \"|psql .*(DROP TABLE|pg_drop)|\./\S+ prune$|kubectl .* delete )", re.MULTILINE
+)
+
+
+def test_what_deletes_says_so(the_place: Place) -> None:
+    """A step with a command that removes something has the word in bold."""
     text = (the_place.project / RUNBOOK).read_text()
-    assert f"export PGHOST=localhost PGPORT={the_place.port} PGUSER=app" in text
-    headings = baking.sections(the_place.project / RUNBOOK)
-    (chart,) = [
-        block.text
-        for block in baking.blocks(the_place.project / RUNBOOK)
-        if block.section == "Find your case"
-    ]
-    named = re.findall(r"\.{3,} (.+)$", chart, re.MULTILINE)
-    assert len(named) == 8
-    assert set(named) <= set(headings)
+    steps = re.split(r"^(?=\d\. |\*\*|#)", text, flags=re.MULTILINE)
+    deleting = [step for step in steps if DELETES.search(step)]
+    assert len(deleting) == 9
+    assert [step for step in deleting if "**Deletes**" not in step] == []

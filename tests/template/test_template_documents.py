@@ -14,11 +14,10 @@ from pgkeep.model.retention import Policy
 from pgkeep.settings import SETTINGS
 from tests.support import baking, servers, setting_rows
 from tests.support.baking import TIMESTAMP
-from tests.support.place import Place
+from tests.support.place import RUNBOOK, Place
 
 ADR = "docs/adr/023-database-backup-strategy.md"
 REFERENCE = "docs/operations/backup-reference.md"
-RUNBOOK = "docs/operations/database-recovery.md"
 CHECKLIST = "docs/operations/recovery-testing-checklist.md"
 WATCHING = "docs/adr/017-optional-observability-stack.md"
 VARIABLES = "Environment Variables"
@@ -256,18 +255,17 @@ def test_figures_are_those_of_the_benchmarks(the_place: Place) -> None:
     """No number that was not measured."""
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
     measured = set(re.findall(r"[\d.]+ (?:s|MiB|[MG]B)\b", page))
-    for document, section in ((REFERENCE, "Measured"), (RUNBOOK, "How long it takes")):
-        rows = baking.table(the_place.project / document, section)
-        assert rows
-        for row in rows:
-            figures = re.findall(r"[\d.]+ (?:s|MiB|GB)\b", " ".join(row))
-            assert len(figures) >= 3, row
-            assert [figure for figure in figures if figure not in measured] == [], row
-        text = baking.section_text(the_place.project / document, section)
-        rate = re.search(r"an hour restores (\d+) GB", text)
-        assert rate is not None
-        slowest = min(size / seconds for size, seconds in restored(page))
-        assert 0.75 * slowest * 3600 < int(rate[1]) < slowest * 3600
+    rows = baking.table(the_place.project / REFERENCE, "Measured")
+    assert rows
+    for row in rows:
+        figures = re.findall(r"[\d.]+ (?:s|MiB|GB)\b", " ".join(row))
+        assert len(figures) >= 3, row
+        assert [figure for figure in figures if figure not in measured] == [], row
+    text = baking.section_text(the_place.project / REFERENCE, "Measured")
+    rate = re.search(r"an hour restores (\d+) GB", text)
+    assert rate is not None
+    slowest = min(size / seconds for size, seconds in restored(page))
+    assert 0.75 * slowest * 3600 < int(rate[1]) < slowest * 3600
     assert f"{peak(page)} MiB" in (the_place.project / REFERENCE).read_text()
     adr = (the_place.project / ADR).read_text()
     rate = re.search(r"an hour restores (\d+ GB)", adr)
@@ -324,6 +322,6 @@ def test_files_of_monitoring_are_described(the_place: Place) -> None:
 
 
 def test_checklist(place: Place) -> None:
-    for _ in place.play(CHECKLIST, "Every month"):
+    for _ in place.play("Every month", document=CHECKLIST):
         pass
     assert place.databases() == ["app"]

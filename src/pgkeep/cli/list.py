@@ -1,7 +1,7 @@
 """pgkeep list."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -107,12 +107,13 @@ def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list
     title = f"{'ID':9}{'TAKEN (UTC)':16}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>10} "
     title += "WHERE   " if two else ""
     lines = [f"{title}STATE"]
+    heading = _headings(backups)
     before = None
-    for backup in sorted(backups, key=lambda backup: backup.manifest.database.name):
+    for backup in sorted(backups, key=heading):
         manifest = backup.manifest
-        if manifest.database.name != before:
-            before = manifest.database.name
-            lines.append(f"database {printable(before)}")
+        if heading(backup) != before:
+            before = heading(backup)
+            lines.append(before)
         line = (
             f"{manifest.name.id} {manifest.taken:%Y-%m-%d %H:%M}"
             f"{age((now - manifest.taken).total_seconds()):>7} {manifest.type:7}"
@@ -122,6 +123,23 @@ def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list
         state = textwrap.wrap(backup.state, WIDTH - len(title))
         lines += [line + state[0], *(" " * len(title) + more for more in state[1:])]
     return lines
+
+
+def _headings(
+    backups: Sequence[catalog.ListedBackup],
+) -> Callable[[catalog.ListedBackup], str]:
+    """Return what names the database of a backup: with its cluster if several have this name."""
+    clusters: dict[str, set[str]] = {}
+    for backup in backups:
+        manifest = backup.manifest
+        clusters.setdefault(manifest.database.name, set()).add(manifest.cluster_name)
+
+    def heading(backup: catalog.ListedBackup) -> str:
+        name, cluster = backup.manifest.database.name, backup.manifest.cluster_name
+        several = len(clusters[name]) > 1
+        return f"database {printable(name)}" + (f", cluster {cluster or '-'}" if several else "")
+
+    return heading
 
 
 def _count(rows: int) -> str:
