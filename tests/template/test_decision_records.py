@@ -95,7 +95,7 @@ Works with existing monitoring and alerting
 Clear separation of concerns
 ### 7. Fail-Open Pattern
 Fail closed until a backup is complete, and fail open afterwards
-(?:\|[^|]+\|[^|]+\| [\d to,]+ \| ){4}
+(?:\|[^|]+\|[^|]+\| [\d a-z,]+ \| ?){4}
 ## Alternatives Considered
 ### Alternative 1: pg_basebackup (Physical Backups)
 fastest backup and restore for large databases
