@@ -49,7 +49,11 @@ def test_each_run_is_recorded_also_a_failed_one(
     assert failure["exit_code"] == 3
     assert "127.0.0.1" in failure["error"]
     out = invoke.run("status", env=env)
-    assert re.search(r"\n  last run failed \d+ s ago on \S+, exit code 3: could not ", out), out
+    words = " ".join(out.split())
+    assert re.search(
+        r" last run failed \d+ s ago \(.+ UTC\) on \S+, exit code 3: could not ", words
+    )
+    assert words.startswith(f"ok: 1 database is within the goals; last run failed: {app}")
     metrics = invoke.run("metrics", env=env)
     (code,) = [line for line in metrics.splitlines() if line.startswith("pgkeep_backup_last_exit_")]
     assert 'type="auto"' in code
@@ -58,7 +62,12 @@ def test_each_run_is_recorded_also_a_failed_one(
     invoke.run("restore", "--latest", f"--target-db={target}", env=env)
     invoke.run("restore", "--latest", "--dry-run", "--target-db=x", env=env)
     invoke.run("backup", "--no-verify", env=env | {"BACKUP_CLUSTER": "north"})
-    assert "last run failed" not in invoke.run("status", env=env)
+    out = " ".join(invoke.run("status", env=env).split())
+    assert "last run failed" not in out
+    assert re.search(
+        r" a run failed .* exit code 3: could not .*; another succeeded \d+ s ago", out
+    )
+    assert re.search(r" last run succeeded \d+ s ago on ", out)
     found = history(env)
     assert [(one["command"], one["exit_code"]) for one in found] == [
         ("backup", 0), ("restore", 0), ("backup", 3), ("backup", 0),

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ import msgspec
 import pytest
 
 from pgkeep.catalog.catalog import Backup
+from pgkeep.cli.contents import contents_of
 from pgkeep.model.manifest import UNKNOWN_CLUSTER, Drill, Manifest, ServerFacts
-from pgkeep.monitor import metrics, overview, status
+from pgkeep.model.record import DatabaseResult, Record
+from pgkeep.monitor import attempts, metrics, overview, status
 from pgkeep.monitor.status import Goals
+from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemoryStore
 from tests.support import invoke, planted
 from tests.support.invoke import on_terminal
@@ -53,7 +58,7 @@ def test_the_newest_backup_that_can_be_restored_is_judged(
     manifests: list[Manifest], problems: list[str]
 ) -> None:
     assert judge(*manifests)["app"].problems == problems
-    assert judge(*manifests, missing=True)["app"].problems == ["no backup"]
+    assert judge(*manifests, missing=True)["app"].problems[0] == "no backup"
 
 
 def test_drills_are_judged_only_where_a_goal_is_set() -> None:
@@ -193,6 +198,198 @@ def test_a_standby_that_was_behind_makes_old_backups() -> None:
     found = judge(late)["app"]
     assert found.snapshot == NOW - HOUR - 7 * DAY
     assert found.problems == ["its newest backup is 7 d 1 h old, BACKUP_MAX_AGE is 26 h"]
+
+
+# -- files
+
+EXAMPLES = Path(__file__).parents[1] / "fixtures" / "backups"  # of which the weekly is the newest
+
+
+def examined(*directories: Path) -> status.Database:
+    """Return the state of a database with backups in a directory, and in a second one as copies."""
+    store, *copies = map(LocalStore, directories)
+    target = overview.Target(store=store, copy=copies[0] if copies else None, named=["shop"])
+    found = contents_of([target])
+    now = datetime(2026, 12, 1, tzinfo=UTC)
+    goals = Goals(max_age=99 * 86400)
+    (judged,) = status.judge(target, found.contents, goals, now, UTC, lost=found.lost)
+    return judged
+
+
+def overwrite(path: Path, start: int, length: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"x" * length)
+
+
+def test_good_backups_in_the_bucket_do_not_hide_other_files_here(tmp_path: Path) -> None:
+    """A2, B11, F1: replaced, encrypted in part, without manifests, without files, removed."""
+    copy = tmp_path / "copy"
+    shutil.copytree(EXAMPLES, copy)
+    daily, weekly = sorted(path.name for path in EXAMPLES.glob("shop_*Z.sql.gz"))
+    only = f"{{}} has no complete backup of it, only {copy}"
+    n = 0
+
+    def local() -> Path:
+        nonlocal n
+        n += 1
+        return Path(shutil.copytree(EXAMPLES, tmp_path / f"b{n}"))
+
+    here = local()
+    assert (examined(here, copy).problems, examined(here, copy).notes) == ([], [])
+    # Other contents of the same size, and of another size.
+    for name in (daily, weekly):
+        overwrite(here / name, 0, (here / name).stat().st_size)
+    every = f"in {here}, the files of 2 of its 2 backups are missing or are not those of their"
+    assert examined(here, copy).problems == [
+        f"{every} manifests, the newest: {weekly.removesuffix('.sql.gz')}", only.format(here),
+    ]  # fmt: skip
+    assert examined(here).problems[0] == "no backup"
+    for name in (daily, weekly):
+        (here / name).write_bytes(b"short")
+    assert examined(here, copy).problems[1] == only.format(here)
+    # The beginning alone, the end alone, the file is missing: of the newest.
+    for start, length in ((0, 4096), (30883 - 60, 60), (0, 0)):
+        here = local()
+        if length:
+            overwrite(here / weekly, start, length)
+        else:
+            (here / weekly).unlink()
+        found = examined(here, copy)
+        one = f"in {here}, the file of {weekly.removesuffix('.sql.gz')} is missing or is not"
+        assert found.problems == [
+            f"{one} that of its manifest", f"its newest backup is only in {copy}, not in {here}",
+        ]  # fmt: skip
+        assert (found.newest, found.backups) == (weekly.removesuffix(".sql.gz"), 2)
+        alone = examined(here)
+        assert (alone.newest, alone.backups) == (daily.removesuffix(".sql.gz"), 1)
+    # Files without manifests, manifests that were removed with them, a disk that is not mounted.
+    here = local()
+    for path in here.glob("*.manifest.json"):
+        path.unlink()
+    found = examined(here, copy)
+    assert found.problems == [only.format(here)]
+    assert found.notes == [
+        f"2 backup files have no manifest in {here}: {weekly}; pgkeep adopt FILE recreates it"
+    ]
+    assert examined(tmp_path / "none", copy).problems == [only.format(tmp_path / "none")]
+    # The other way round: somebody has emptied the bucket.
+    assert examined(copy, tmp_path / "none").problems == [only.format(tmp_path / "none")]
+    # Contents in the middle are not read; docs/design.md says so.
+    here = local()
+    overwrite(here / weekly, 9000, 100)
+    assert examined(here, copy).problems == []
+
+
+# -- runs
+
+
+def run(
+    hours: float, code: int = 0, command: str = "backup", backup: str | None = None, **more: Any
+) -> Record:
+    """Return the record of a run that ended so many hours ago."""
+    error = f"reason {code}" if code else None
+    result = DatabaseResult(database="app", backup=backup, exit_code=code, error=error)
+    return Record(**{
+        "command": command, "pgkeep": "0", "user": "u", "host": "db1", "exit_code": code,
+        "started": NOW - hours * HOUR, "finished": NOW - hours * HOUR, "results": [result],
+        "error": error, **more,
+    })  # fmt: skip
+
+
+def with_runs(*runs: Record, manifests: Sequence[Manifest] = ()) -> status.Database:
+    target = overview.Target(store=MemoryStore(), named=["app"])
+    contents = {target.store.url: [Backup(manifest, False) for manifest in manifests]}
+    (judged,) = status.judge(target, contents, GOALS, NOW, UTC)
+    attempts = {target.store.url: sorted(runs, key=lambda made: made.finished)}
+    return status.with_runs(judged, target, contents, attempts, NOW, UTC)
+
+
+def texts(database: status.Database) -> list[str]:
+    return [text for found in database.failures for text in status.failure_texts(found, NOW)]
+
+
+def test_a_failure_has_a_beginning_and_an_end() -> None:
+    """F3: when, why, since when, and whether a later run succeeded."""
+    made = planted.manifest(NOW - 60 * HOUR)
+    failing = run(50, 3), run(26, 3), run(2, 10)
+    found = with_runs(run(60), *failing, manifests=[made])
+    assert texts(found) == [
+        "last run failed 2 h ago (2026-03-10 10:00 UTC) on db1, exit code 10: reason 10",
+        "all 3 runs since 2026-03-08 10:00 UTC have failed",
+    ]
+    assert found.last_attempt is not None
+    assert (found.last_attempt.exit_code, found.last_failure) == (10, found.failures[0])
+    assert status.summary([found]).startswith("not ok: ")
+    # A backup is a success also where its run could leave no record.
+    later = planted.manifest(NOW - 1 * HOUR)
+    for ended in (
+        with_runs(run(60), *failing, run(1), manifests=[made]),
+        with_runs(run(60), *failing, manifests=[made, later]),
+    ):
+        (text,) = texts(ended)
+        assert text == (
+            "a run failed 2 h ago (2026-03-10 10:00 UTC) on db1, exit code 10: reason 10;"
+            " another succeeded 1 h ago"
+        )
+        assert ended.last_failure is None
+    between = with_runs(*failing, manifests=[planted.manifest(NOW - 30 * HOUR)])
+    assert between.failures[0].runs == 2
+    # Its backup is there, and the retention has failed each night: no success in between.
+    nights = [planted.manifest(NOW - hours * HOUR - HOUR / 60) for hours in (50, 26, 2)]
+    kept = [
+        run(hours, 7, backup=each.name.stem)
+        for hours, each in zip((50, 26, 2), nights, strict=True)
+    ]
+    found = with_runs(*kept, manifests=nights)
+    assert (found.failures[0].runs, found.problems) == (3, [])
+    assert status.summary([found]) == ("ok: 1 database is within the goals; last run failed: app")
+    # Runs of another database say nothing of this one, also if they failed before a result.
+    other = run(1, 3, results=[], options=["--database=other"])
+    assert with_runs(other).failures == []
+    assert with_runs(run(1, 3, results=[])).failures != []
+
+
+def test_failed_drills_restores_and_prunes_are_shown() -> None:
+    """F7, F8: which leave nothing in manifests; not what a user has mistyped or cancelled."""
+    stem = planted.manifest(NOW - 60 * HOUR).name.stem
+    found = with_runs(
+        run(5, 8, "drill", stem), run(4, 8, "restore", stem), run(3, 9, "restore", stem),
+        run(2, 130, "drill", stem), run(1, 5, "drill", "shop_daily_20260310T020000Z"),
+    )  # fmt: skip
+    assert [text.partition(" (")[0] for text in texts(found)] == [
+        "last drill failed 5 h ago", "last restore failed 4 h ago",
+    ]  # fmt: skip
+    passed = msgspec.structs.replace(
+        planted.manifest(NOW - 60 * HOUR), drills=[Drill(NOW - HOUR, True, {"load": 1}, 0)]
+    )
+    found = with_runs(run(5, 8, "drill", stem), manifests=[passed])
+    assert [failure.succeeded for failure in found.failures] == [NOW - HOUR]
+    assert with_runs(run(8 * 24, 8, "restore", stem)).failures == []
+    target = overview.Target(store=MemoryStore())
+    pruned = run(3, 7, "prune", results=[])
+    failure = attempts.failed_prune(target, {target.store.url: [pruned]})
+    assert failure is not None
+    assert status.failure_texts(failure, NOW)[0].startswith("last prune failed 3 h ago")
+    failure = attempts.failed_prune(target, {target.store.url: [pruned, run(1)]})
+    assert failure is not None
+    assert failure.succeeded == NOW - HOUR
+
+
+def test_days_without_a_run_differ_from_removed_backups() -> None:
+    """B6: what the records say of days that have no backup."""
+    taken = {days: planted.manifest(NOW - days * DAY) for days in range(1, 6)}
+    stem = {days: made.name.stem for days, made in taken.items()}
+    found = with_runs(
+        run(1, 3), run(24, backup=stem[1], removed=[stem[4]]), run(48, backup=stem[2]),
+        run(72, 3), run(96, backup=stem[4]),
+        manifests=[taken[1]],
+    )  # fmt: skip
+    day = {days: (NOW - days * DAY).date().isoformat() for days in range(6)}
+    assert found.days == {day[1]: "daily"}
+    assert found.gaps == {
+        day[4]: "removed", day[3]: "failed", day[2]: "gone", day[0]: "failed",
+    }  # fmt: skip
 
 
 # -- the command

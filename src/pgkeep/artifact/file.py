@@ -325,6 +325,16 @@ def is_artifact(source: Source) -> bool:
     return _MAGIC in tail or tail.startswith(_MARKER_HEADER)
 
 
+def index_hash(source: Source) -> str:
+    """Return the hash of the index, as the end marker has it.
+
+    Raises:
+        VerificationFailed: the file does not end as a backup file.
+
+    """
+    return _read_marker(source)[2].hex()
+
+
 def decompressed_blocks(data: bytes) -> Iterator[bytes]:
     """Yield the contents of exactly one gzip member; raise VerificationFailed if it is damaged."""
     inflater = isal_zlib.decompressobj(wbits=31)

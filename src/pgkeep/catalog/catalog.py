@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby
 from typing import NamedTuple, Self, TypeVar
 
@@ -19,9 +19,10 @@ from .small_files import SmallFiles
 
 AT_ONCE = 16  # manifests that are downloaded in parallel from a remote store
 PATIENCE = 2 * AT_ONCE  # failed downloads of manifests after which the remaining ones are skipped
-ATTEMPT = "backup"  # the command whose records are attempts
-ATTEMPTS = 200  # whose records are read, the newest
-REMEMBERED = timedelta(days=40)  # for which they are read; over a month
+RUNS = frozenset({"backup", "drill", "prune", "restore"})  # whose records show the state
+NEWEST_RUNS = 200  # whose records are read
+RUNS_A_DAY = 4  # whose records are read of earlier days
+REMEMBERED = timedelta(days=183)  # for which they are read; half a year is shown
 TURNS = timedelta(days=31)  # period in which clusters that share a store are distinguished
 
 R = TypeVar("R")
@@ -111,21 +112,25 @@ class Catalog:
 
         """
         self.backups()
-        self.attempts(datetime.now(UTC))
+        self.runs(datetime.now(UTC))
         if self._files is not None:
             self._files.write_summary()
 
-    def attempts(self, now: datetime) -> list[Record]:
-        """Return the records of the last backup runs, oldest first, as of the last listing.
+    def runs(self, now: datetime) -> list[Record]:
+        """Return the records of recent runs, oldest first, as of the last listing.
 
         A record that cannot be read is skipped: it describes a run and protects no data.
         """
         found = [
             name
             for name in self.records
-            if name.command == ATTEMPT and name.finished > now - REMEMBERED
-        ][-ATTEMPTS:]
-        return self.read_records(found)
+            if name.command in RUNS and name.finished > now - REMEMBERED
+        ]
+        days: dict[date, list[RecordName]] = {}
+        for name in found[:-NEWEST_RUNS]:
+            days.setdefault(name.finished.date(), []).append(name)
+        earlier = [name for day in days.values() for name in day[-RUNS_A_DAY:]]
+        return self.read_records([*earlier, *found[-NEWEST_RUNS:]])
 
     def read_records(self, names: Sequence[RecordName]) -> list[Record]:
         """Read records that were listed, oldest first; those that cannot be read are skipped."""

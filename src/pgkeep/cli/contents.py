@@ -1,12 +1,12 @@
 """The backups of all stores, for commands that report on them."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
-from ..catalog import catalog
+from ..catalog import catalog, spot_check
 from ..config import Config
 from ..model.record import Record
 from ..monitor import attempts, overview
@@ -40,6 +40,7 @@ class StoreContents(NamedTuple):
     problems: list[str]  # stores
     unreadable: list[str]  # manifests
     attempts: attempts.Attempts
+    lost: Mapping[str, Sequence[str]]  # backup files without a manifest, by the store's URL
 
 
 def contents_of(targets: Iterable[overview.Target]) -> StoreContents:
@@ -47,9 +48,10 @@ def contents_of(targets: Iterable[overview.Target]) -> StoreContents:
     found: dict[str, Sequence[catalog.Backup]] = {}
     unreadable: list[str] = []
     runs: dict[str, Sequence[Record]] = {}
+    lost: dict[str, Sequence[str]] = {}
     stores = {store.url: store for target in targets for store in target.stores}
     tasks = [
-        BackgroundTask(url, partial(_read, store, found, unreadable, runs))
+        BackgroundTask(url, partial(_read, store, found, unreadable, runs, lost))
         for url, store in stores.items()
     ]
     deadline = time.monotonic() + READING
@@ -59,6 +61,7 @@ def contents_of(targets: Iterable[overview.Target]) -> StoreContents:
         [problem for problem in problems if problem is not None],
         list(unreadable),
         dict(runs),
+        dict(lost),
     )
 
 
@@ -67,9 +70,11 @@ def _read(
     found: dict[str, Sequence[catalog.Backup]],
     unreadable: list[str],
     runs: dict[str, Sequence[Record]],
+    lost: dict[str, Sequence[str]],
 ) -> None:
     read = catalog.Catalog(store)
-    backups = read.backups()
+    backups = spot_check.checked(store, read.backups())
     unreadable += [f"{store.url}: {problem}" for problem in read.unreadable]
-    runs[store.url] = read.attempts(datetime.now(UTC))
+    runs[store.url] = read.runs(datetime.now(UTC))
+    lost[store.url] = list(read.lost)
     found[store.url] = backups

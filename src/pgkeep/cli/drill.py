@@ -147,9 +147,12 @@ def command(
         settings=dict(map(_setting, settings)),
         search_path=SearchPath(search_path),
     )
+    parsed = naming.parse(name)
+    of = "" if parsed is None else parsed.database
+    # Noted before it starts, so that the record of a drill that fails names its database.
+    run_log.current().used(config, of, [name.removesuffix(naming.ARTIFACT)])
     with output.current().progress(silent=as_json) as bar:
         outcome = drill.run(store, name, options, bar)
-    run_log.current().used(config, outcome.database or "", [name.removesuffix(naming.ARTIFACT)])
     RunNotifier([config], "drill", output.current(), partial=True).update_metrics()
     if report is not None:
         _write_report(report, outcome)

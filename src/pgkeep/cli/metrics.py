@@ -64,7 +64,7 @@ def command(*, listen: Address | None, target: str | None, directory: str | None
         _listen(configs, listen)
         return
     targets = [target_of(found) for found in configs]
-    contents, problems, unreadable, runs = contents_of(targets)
+    contents, problems, unreadable, runs, _ = contents_of(targets)
     for problem in (*problems, *unreadable):
         output.current().warning(problem)
     text = exposition(targets, contents, runs)
@@ -86,7 +86,7 @@ def exposition(
         for expected in [overview.expected(target, contents)]
         for sample in (
             *metrics.of_target(target, contents, expected, now),
-            *attempts.samples(target, contents, runs, expected),
+            *attempts.samples(target, contents, runs, expected, now),
         )
     ]
     return metrics.render([*samples, *metrics.ages(samples, now)])
@@ -98,7 +98,7 @@ def _listen(configs: Sequence[config.Config], address: Address) -> None:
     problems_printed = NewProblems(out)
 
     def read() -> bytes | None:
-        contents, problems, unreadable, runs = contents_of(targets)
+        contents, problems, unreadable, runs, _ = contents_of(targets)
         problems_printed.warn(problems + unreadable)
         return exposition(targets, contents, runs)
 

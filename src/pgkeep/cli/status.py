@@ -1,6 +1,7 @@
 """pgkeep status."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,8 +20,15 @@ from .common import dir_option, json_option, load_configs, print_json, target_op
 from .contents import contents_of, target_of
 from .rules import AtMostOne
 
-_MARKS = {"monthly": "M", "weekly": "W", "daily": "d", "manual": "m", None: "."}
-_COLOURS = {"monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "yellow"}
+_MARKS = {
+    "monthly": "M", "weekly": "W", "daily": "d", "manual": "m",
+    "removed": "-", "gone": "?", "failed": "x", None: ".",
+}  # fmt: skip
+_COLOURS = {
+    "monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "yellow", "gone": "red",
+    "failed": "red",
+}  # fmt: skip
+WIDTH = 80
 
 
 @pgkeep_command(
@@ -122,7 +130,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
     """Read all stores and check their backups."""
     now = datetime.now(UTC)
     targets = [(found, target_of(found)) for found in configs]
-    contents, problems, unreadable, runs = contents_of(target for _, target in targets)
+    contents, problems, unreadable, runs, lost = contents_of(target for _, target in targets)
     places = []
     for found, stores in targets:
         target = attempts.with_tried(stores, runs)
@@ -133,19 +141,19 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
         )
         readable = not contents.keys().isdisjoint(store.url for store in target.stores)
         databases = (
-            status.judge(target, contents, goals, now, found.settings.zone, found.target)
+            status.judge(target, contents, goals, now, found.settings.zone, found.target, lost)
             if readable
             else []
         )
         databases = [
-            msgspec.structs.replace(database, last_failure=failure)
+            status.with_runs(database, target, contents, runs, now, found.settings.zone)
             for database in databases
-            for failure in [attempts.last_failure(target, contents, runs, database.database)]
         ]
         places.append(
             status.TargetState(
                 name=found.target, target=target, zone=found.settings.zone, goals=goals,
                 readable=readable, databases=databases,
+                failed_prune=attempts.failed_prune(target, runs),
             )
         )  # fmt: skip
     return status.State(
@@ -156,7 +164,15 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
 
 def document(state: status.State) -> dict[str, Any]:
     """Return the document for --json."""
-    return {"ok": state.ok, "reasons": state.reasons, "databases": state.databases}
+    prunes = [
+        {"target": place.name, **msgspec.structs.asdict(place.failed_prune)}
+        for place in state.places
+        if place.failed_prune is not None
+    ]
+    return {
+        "ok": state.ok, "reasons": state.reasons, "databases": state.databases,
+        "failed_prunes": prunes,
+    }  # fmt: skip
 
 
 def _print(state: status.State) -> None:
@@ -164,18 +180,41 @@ def _print(state: status.State) -> None:
     for place in state.places:
         if len(state.places) > 1:
             output.show(["", f"target {place.name}"])
+        if place.failed_prune is not None:
+            output.say()
+            _say(status.failure_texts(place.failed_prune, state.now), "red")
         for database in place.databases:
             output.say()
             output.say(*_head(database))
-            for line in _facts(database, state.now):
-                output.say("  ", line)
-            weeks = status.calendar(database.days, state.now.astimezone(place.zone).date())
+            _say(database.problems, "red")
+            for failure in database.failures:
+                _say(
+                    status.failure_texts(failure, state.now),
+                    "red" if failure.succeeded is None else None,
+                )
+            _say(database.notes, "yellow")
+            _say(_facts(database, state.now))
+            weeks = status.calendar(
+                {**database.gaps, **database.days}, state.now.astimezone(place.zone).date()
+            )
             output.say(" ", *(mark for week in weeks for mark in (" ", *map(_mark, week))))
     if state.databases:
         output.say()
         output.say(
-            f"{status.WEEKS} weeks from Monday until today: M monthly, W weekly, d daily, m manual"
+            f"{status.WEEKS} weeks from Monday until today: M monthly, W weekly, d daily, m manual,"
         )
+        output.say("- removed by retention, ? no longer there, x run failed, . no run recorded")
+
+
+def _say(texts: Iterable[str], colour: str | None = None) -> None:
+    """Print lines about a database, indented and wrapped."""
+    for text in texts:
+        lines = textwrap.wrap(
+            printable(text), WIDTH, initial_indent="  ", subsequent_indent="    ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+        for line in lines:
+            output.say(line if colour is None else output.style(line, fg=colour))
 
 
 def _head(database: status.Database) -> tuple[str, ...]:
@@ -189,13 +228,10 @@ def _head(database: status.Database) -> tuple[str, ...]:
 
 
 def _facts(database: status.Database, now: datetime) -> list[str]:
-    lines: list[str] = [output.style(problem, fg="red") for problem in database.problems]
-    if (failure := database.last_failure) is not None:
-        ago = status.span(max(0.0, (now - failure.when).total_seconds()))
-        lines.append(
-            f"last run failed {ago} ago on {failure.host}, exit code {failure.exit_code}:"
-            f" {failure.error}"
-        )
+    lines: list[str] = []
+    if (last := database.last_attempt) is not None and last.exit_code == 0:
+        ago = status.span(max(0.0, (now - last.when).total_seconds()))
+        lines.append(f"last run succeeded {ago} ago on {last.host}")
     if database.snapshot is not None:
         state = "verified" if database.verified else "not verified"
         state += ", lag of the standby unknown" if database.lag_unknown else ""

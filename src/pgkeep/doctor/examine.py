@@ -23,7 +23,7 @@ from ..postgres.facts import database_facts, server_facts
 from ..sql.encodings import codec
 from ..stores.local import LocalStore
 from ..stores.store import Store, chunks
-from . import schedules
+from . import kept_databases, schedules
 
 PROBE = (8 << 20) + 1  # bytes: one more than the first part of an upload
 
@@ -68,6 +68,7 @@ def examine(
         info = connection.info
         address, role = f"{info.host}:{info.port}", info.user
         left = [_left_over(name) for name in scratch.left_over(connection)]
+        left += kept_databases.examine(connection, datetime.now(UTC))
         run = choose(endpoint, connection, wanted) if wanted else None
         names = [info.dbname] if run is None else run.choice.chosen
     unavailable = {} if run is None else run.unavailable

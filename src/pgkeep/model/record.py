@@ -18,6 +18,7 @@ FORMAT = 1
 FOLDER = "records/"  # of a store
 KEPT = timedelta(days=400)  # a year, and the month in which it is reviewed
 LARGEST = 1 << 20  # bytes
+_DATABASE = "--database="
 _TIMESTAMP = "%Y%m%dT%H%M%SZ"
 _NAME = re.compile(
     FOLDER + r"(?P<finished>[0-9]{8}T[0-9]{6}Z)_(?P<command>[a-z][a-z-]{0,30})"
@@ -73,10 +74,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def of(self, database: str) -> DatabaseResult | None:
         """Return the outcome for a database, None if the run did not concern it.
 
-        A run that failed before it had a result concerns every database.
+        A run that failed before it had a result concerns every database, or those that its options
+        name.
         """
         found = next((result for result in self.results if result.database == database), None)
-        if found is None and not self.results and self.exit_code:
+        options = (option for option in self.options if option.startswith(_DATABASE))
+        named = {option.removeprefix(_DATABASE) for option in options} or {database}
+        if found is None and not self.results and self.exit_code and database in named:
             return DatabaseResult(database=database, exit_code=self.exit_code, error=self.error)
         return found
 

@@ -1,25 +1,46 @@
-"""The last backup runs, also failed ones, from their records: what manifests cannot show."""
+"""What runs did, also failed ones, from their records: what manifests cannot show."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta, tzinfo
 
 import msgspec
 
-from ..model.record import Record
-from .metrics import Sample, Series
+from ..model import naming
+from ..model.record import DatabaseResult, Record
+from .metrics import REMEMBERED, Sample, Series
 from .overview import Contents, Target, clusters
+
+BACKUP, DRILL, RESTORE, PRUNE = "backup", "drill", "restore", "prune"
+RESTORES = timedelta(days=7)  # for which a failed restore is shown: nobody has to repeat it
+# Exit codes of what a user has mistyped, cancelled or ended: nothing is wrong with the backups.
+_BY_THE_USER = {DRILL: {2}, RESTORE: {2, 9}, PRUNE: {2, 9}}
+_SIGNAL = 128  # exit codes above it
+_GAPS = ("removed", "gone", "failed")  # of a day, by precedence
 
 Attempts = Mapping[str, Sequence[Record]]  # by the store's URL, oldest first
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """The last run of a database, which failed."""
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """The last backup run of a database."""
 
     when: datetime
     exit_code: int
     error: str | None
     host: str
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """The last failed run of a command for a database, or for a target."""
+
+    command: str
+    when: datetime
+    exit_code: int
+    error: str | None
+    host: str
+    since: datetime  # when the first run failed after the last success
+    runs: int  # that have failed since then
+    succeeded: datetime | None  # when a later run succeeded
 
 
 def with_tried(target: Target, attempts: Attempts) -> Target:
@@ -30,47 +51,150 @@ def with_tried(target: Target, attempts: Attempts) -> Target:
     found = [
         made
         for made in attempts.get(target.store.url, ())
-        if made.results and made.target == target.name
+        if made.command == BACKUP and made.results and made.target == target.name
     ]
     last = max(found, key=lambda made: (made.type != "manual", made.finished), default=None)
     tried = () if last is None else tuple(result.database for result in last.results)
     return replace(target, tried=tried)
 
 
-def last_failure(
-    target: Target, contents: Contents, attempts: Attempts, database: str
-) -> Failure | None:
-    """Return the last run of a database if it failed, and no later one has made a backup."""
-    last = max(
-        (made for made, _ in _of_target(target, attempts, database)),
-        key=lambda made: made.finished,
-        default=None,
-    )
-    result = None if last is None else last.of(database)
-    if last is None or result is None or not result.exit_code:
+def last_attempt(target: Target, attempts: Attempts, database: str) -> Attempt | None:
+    """Return the last backup run of a database."""
+    found = _of_database(target, attempts, database, BACKUP)
+    if not found:
         return None
-    finished = [
-        backup.manifest.finished
+    made, result = found[-1]
+    return Attempt(
+        when=made.finished, exit_code=result.exit_code, error=result.error, host=made.host
+    )
+
+
+def failures(
+    target: Target, contents: Contents, attempts: Attempts, database: str, now: datetime
+) -> list[Failure]:
+    """Return the last failed run of each command that concerns a database."""
+    backups = [
+        backup.manifest
         for store in target.stores
         for backup in contents.get(store.url, ())
         if backup.manifest.database.name == database
     ]
-    if any(moment > last.finished for moment in finished):
+    drills = [drill.when for manifest in backups for drill in manifest.drills if drill.passed]
+    runs = {name: _of_database(target, attempts, database, name) for name in (BACKUP, DRILL)}
+    # A run whose retention failed has published a backup.
+    of_failed = {result.backup for _, result in runs[BACKUP] if result.exit_code}
+    made = [found.finished for found in backups if found.name.stem not in of_failed]
+    restores = [
+        (found, result)
+        for found, result in _of_database(target, attempts, database, RESTORE)
+        if found.finished > now - RESTORES
+    ]
+    found = [
+        _last(BACKUP, runs[BACKUP], made),
+        _last(DRILL, runs[DRILL], drills),
+        _last(RESTORE, restores, ()),
+    ]
+    return [failure for failure in found if failure is not None]
+
+
+def failed_prune(target: Target, attempts: Attempts) -> Failure | None:
+    """Return the last failed run of `pgkeep prune`; a backup that succeeds has pruned too."""
+    runs = {made.finished: made for made, _ in _of_target(target, attempts)}  # from either store
+    own = [made for _, made in sorted(runs.items()) if made.target == target.name]
+    prunes = [
+        (made, DatabaseResult(database="", exit_code=made.exit_code, error=made.error))
+        for made in own
+        if made.command == PRUNE
+    ]
+    backups = [made.finished for made in own if made.command == BACKUP and not made.exit_code]
+    return _last(PRUNE, prunes, backups)
+
+
+def _last(
+    command: str, runs: Sequence[tuple[Record, DatabaseResult]], succeeded: Iterable[datetime]
+) -> Failure | None:
+    failed = [(made, result) for made, result in runs if _counts(command, result.exit_code)]
+    if not failed:
         return None
+    last, result = failed[-1]
+    good = {made.finished for made, result in runs if not result.exit_code} | {*succeeded}
+    before = max((when for when in good if when <= last.finished), default=None)
+    row = [made for made, _ in failed if before is None or made.finished > before] or [last]
     return Failure(
-        when=last.finished, exit_code=result.exit_code, error=result.error, host=last.host
+        command=command,
+        when=last.finished,
+        exit_code=result.exit_code,
+        error=result.error,
+        host=last.host,
+        since=row[0].finished,
+        runs=len(row),
+        succeeded=min((when for when in good if when > last.finished), default=None),
     )
 
 
+def _counts(command: str, exit_code: int) -> bool:
+    if command == BACKUP:
+        return exit_code != 0
+    return 0 < exit_code < _SIGNAL and exit_code not in _BY_THE_USER[command]
+
+
+def recent(target: Target, attempts: Attempts, database: str, count: int) -> list[Record]:
+    """Return the last runs that concern a database, newest first, each with its own result."""
+    found = [
+        msgspec.structs.replace(made, exit_code=result.exit_code, error=result.error)
+        for command in (BACKUP, DRILL, RESTORE)
+        for made, result in _of_database(target, attempts, database, command)
+    ]
+    return sorted(found, key=lambda made: made.finished, reverse=True)[:count]
+
+
+def gaps(
+    target: Target, contents: Contents, attempts: Attempts, database: str, zone: tzinfo
+) -> dict[str, str]:
+    """Return what happened on days without a backup: `removed`, `gone` or `failed`.
+
+    Removed are backups that retention has removed; gone are those that no record removes.
+    """
+    here = {
+        backup.manifest.name.stem
+        for store in target.stores
+        for backup in contents.get(store.url, ())
+        if not backup.missing
+    }
+    all_read = all(store.url in contents for store in target.stores)
+    runs = _of_database(target, attempts, database, BACKUP)
+    found = [(made.started, "failed") for made, result in runs if result.backup is None]
+    found += [
+        (name.taken, state)
+        for state, stems in (
+            ("gone", [result.backup or "" for _, result in runs] if all_read else []),
+            (
+                "removed",
+                [stem for made, _ in _of_target(target, attempts) for stem in made.removed],
+            ),
+        )
+        for stem in stems
+        if stem not in here and (name := naming.parse(stem + naming.ARTIFACT)) is not None
+        if name.database == database and not name.schema_only
+    ]
+    days: dict[str, str] = {}
+    for when, state in found:
+        day = when.astimezone(zone).date().isoformat()
+        days[day] = min(state, days.get(day, _GAPS[-1]), key=_GAPS.index)
+    return dict(sorted(days.items()))
+
+
 def samples(
-    target: Target, contents: Contents, attempts: Attempts, wanted: Sequence[str]
+    target: Target, contents: Contents, attempts: Attempts, wanted: Sequence[str], now: datetime
 ) -> Iterator[Sample]:
     """Yield time and exit code of the last run of each database and requested type."""
     names = clusters(target, contents, wanted)
     for database in wanted:
         last: dict[str, Record] = {}
-        for made, url in _of_target(target, attempts, database):
-            if url == target.store.url:
+        for made, url in _of_target(target, attempts):
+            if url != target.store.url or made.command != BACKUP or made.of(database) is None:
+                continue
+            if made.finished > now - REMEMBERED:
                 last[made.type or "manual"] = made
         for kind, made in last.items():
             result = made.of(database)
@@ -79,14 +203,35 @@ def samples(
             yield series.backup("last_exit_code", 0 if result is None else result.exit_code)
 
 
-def _of_target(target: Target, attempts: Attempts, database: str) -> Iterator[tuple[Record, str]]:
-    """Yield the runs that concern a database, with the store of their record, oldest first.
+def _of_database(
+    target: Target, attempts: Attempts, database: str, command: str
+) -> list[tuple[Record, DatabaseResult]]:
+    """Return the runs of a command that concern a database, oldest first, without duplicates."""
+    found = {}
+    for made, _ in _of_target(target, attempts):
+        result = _result(made, database) if made.command == command else None
+        if result is not None:
+            found[made.started, made.finished, made.host] = (made, result)  # from either store
+    return sorted(found.values(), key=lambda pair: pair[0].finished)
+
+
+def _result(made: Record, database: str) -> DatabaseResult | None:
+    """Return the outcome for a database; a restore or a drill uses one of its backups."""
+    if made.command == BACKUP:
+        return made.of(database)
+    for result in made.results:
+        name = naming.parse(f"{result.backup}{naming.ARTIFACT}")
+        if name is not None and name.database == database:
+            return result
+    return None
+
+
+def _of_target(target: Target, attempts: Attempts) -> Iterator[tuple[Record, str]]:
+    """Yield the runs that concern a target, with the store of their record, oldest first.
 
     Targets can share a store: a run that failed before it had results concerns its own target.
     """
     for store in target.stores:
         for made in attempts.get(store.url, ()):
-            if made.of(database) is None:
-                continue
             if made.results or made.target == target.name:
                 yield made, store.url

@@ -3,15 +3,17 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
 import msgspec
 
 from ..catalog.catalog import Backup, several_clusters
 from ..model import manifest
 from ..model.manifest import Manifest
-from . import overview
-from .attempts import Attempts, Failure
+from . import files, overview
+from .attempts import BACKUP, Attempt, Attempts, Failure, failures, last_attempt
+from .attempts import gaps as gaps_of
+from .files import Lost
 
 _BARE = "no backup, and no database is configured by name"
 WEEKS = 9  # shown in the calendar, including the current week
@@ -57,8 +59,12 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     last_passed_drill: datetime | None
     problems: list[str]  # goals that are not met
     critical: bool  # whether one of them endangers a restore now: no recent backup, a failed drill
+    notes: list[str]  # what is unusual, but is no missed goal
     days: dict[str, str]  # for each day with a backup, its highest tier
+    gaps: dict[str, str] = {}  # for other days of which records are known: removed, gone, failed
+    last_attempt: Attempt | None = None
     last_failure: Failure | None = None  # of the last run, if it failed
+    failures: list[Failure] = []  # the last one of each command, also if a later run succeeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +77,7 @@ class TargetState:
     goals: Goals
     readable: bool
     databases: list[Database]
+    failed_prune: Failure | None = None  # the last run of `pgkeep prune`, if no later one succeeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,12 +151,13 @@ def judge(
     now: datetime,
     zone: tzinfo,
     name: str | None = None,
+    lost: Lost | None = None,
 ) -> list[Database]:
     """Return the state of every database that has or should have backups."""
     wanted = overview.expected(target, contents)
     everybody = sorted({*wanted, *overview.databases(target, contents)})
     names = overview.clusters(target, contents, wanted)
-    judgement = _Judgement(target, contents, goals, now, zone, name, names)
+    judgement = _Judgement(target, contents, goals, now, zone, name, names, lost or {})
     return [judgement.of(database, expected=database in wanted) for database in everybody]
 
 
@@ -164,6 +172,7 @@ class _Judgement:
     zone: tzinfo
     name: str | None  # of the target
     clusters: overview.Clusters
+    lost: Lost
 
     def of(self, database: str, *, expected: bool) -> Database:
         """Check one database; problems count only if backups of it are expected."""
@@ -188,6 +197,7 @@ class _Judgement:
         age = None if newest is None else (self.now - newest.as_of).total_seconds()
         problems = [
             *_of_backup(age, self.goals),
+            *files.problems(self.target, self.contents, database, newest, self.now),
             *_of_clock(len(complete) - len(whole)),
             *_of_clusters(several_clusters(whole)),
             *_of_copies(self.target, copies, self.goals, self.now),
@@ -213,6 +223,7 @@ class _Judgement:
             problems=problems if expected else [],
             critical=expected
             and (bool(_of_backup(age, self.goals)) or (last is not None and not last.passed)),
+            notes=list(files.notes(self.target, self.lost, database)),
             days=_days(whole, self.zone),
         )
 
@@ -327,7 +338,7 @@ def span(seconds: float) -> str:
 
 
 def calendar(days: Mapping[str, str], today: date, weeks: int = WEEKS) -> list[list[str | None]]:
-    """Return the tier of each day of the last weeks, from Monday; the last week ends today."""
+    """Return the state of each day of the last weeks, from Monday; the last week ends today."""
     monday = today - timedelta(days=today.weekday() + 7 * (weeks - 1))
     shown = [monday + timedelta(days=n) for n in range((today - monday).days + 1)]
     tiers = [days.get(day.isoformat()) for day in shown]
@@ -342,7 +353,54 @@ def summary(databases: Sequence[Database]) -> str:
     bad = [database for database in judged if database.problems]
     if not bad:
         noun = "database is" if len(judged) == 1 else "databases are"
-        return f"ok: {len(judged)} {noun} within the goals"
-    names = ", ".join(map(titles(databases), bad))
-    text = f"not ok: {len(bad)} of {len(judged)} databases: {names}"
+        text = f"ok: {len(judged)} {noun} within the goals"
+        failed = [database for database in judged if database.last_failure is not None]
+        if failed:
+            text += f"; last run failed: {', '.join(map(titles(databases), failed))}"
+    else:
+        names = ", ".join(map(titles(databases), bad))
+        text = f"not ok: {len(bad)} of {len(judged)} databases: {names}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_TITLES = {"backup": "run", "drill": "drill", "restore": "restore", "prune": "prune"}
+
+
+def failure_texts(failure: Failure, now: datetime) -> list[str]:
+    """Describe a failed run: when, where and why, since when all have failed, what followed."""
+    title = _TITLES[failure.command]
+    how = (
+        f"failed {_ago(failure.when, now)} ({_moment(failure.when)}) on {failure.host}, exit code"
+        f" {failure.exit_code}: {failure.error}"
+    )
+    if failure.succeeded is not None:
+        return [f"a {title} {how}; another succeeded {_ago(failure.succeeded, now)}"]
+    texts = [f"last {title} {how}"]
+    if failure.runs > 1:
+        texts.append(f"all {failure.runs} runs since {_moment(failure.since)} have failed")
+    return texts
+
+
+def _ago(when: datetime, now: datetime) -> str:
+    return f"{span(max(0.0, (now - when).total_seconds()))} ago"
+
+
+def _moment(when: datetime) -> str:
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def with_runs(
+    database: Database, target: overview.Target, contents: overview.Contents, attempts: Attempts,
+    now: datetime, zone: tzinfo,
+) -> Database:  # fmt: skip
+    """Return the state of a database with what the records of its runs say."""
+    failed = failures(target, contents, attempts, database.database, now)
+    unresolved = [failure for failure in failed if failure.succeeded is None]
+    gaps = gaps_of(target, contents, attempts, database.database, zone)
+    return msgspec.structs.replace(
+        database,
+        gaps={day: state for day, state in gaps.items() if day not in database.days},
+        last_attempt=last_attempt(target, attempts, database.database),
+        last_failure=next((found for found in unresolved if found.command == BACKUP), None),
+        failures=failed,
+    )

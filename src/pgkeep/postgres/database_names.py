@@ -77,6 +77,17 @@ def time_of(name: str) -> str:
     return match[0].rpartition("_")[2] if match is not None else ""
 
 
+def dated(name: str) -> tuple[State, datetime] | None:
+    """Return state and time in a dated name, None for any other name."""
+    match = _DATED.search(name)
+    if match is None:
+        return None
+    try:
+        return State(match[1]), datetime.fromisoformat(time_of(name))
+    except ValueError:
+        return None
+
+
 def derived(name: str, suffix: str) -> str:
     """Return a name with a suffix, short enough not to be truncated by the server."""
     room = NAME_LIMIT - len(suffix)
