@@ -27,6 +27,7 @@ class Value(NamedTuple):
 
 _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 CONFIG_FILE = "PGKEEP_CONFIG"
+COMMAND_LINE = "the command line"  # the origin of options
 _CONNECTION = {setting.variable for setting in SETTINGS if setting.libpq is not None}
 _FLAGS = {setting.variable for setting in SETTINGS if setting.parse is flag}
 
@@ -145,7 +146,7 @@ def load(
         problems.append(f"--target: no target {target} in the configuration (targets: {known})")
     surroundings = {**top, **_environment(environ, problems)}
     from_options = {
-        variable: Value(text, "the command line")
+        variable: Value(text, COMMAND_LINE)
         for variable, text in (options or {}).items()
         if text is not None
     }

@@ -4,13 +4,12 @@ import base64
 import contextlib
 import json
 import re
-import signal
 import socket
 import subprocess
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from pathlib import Path
@@ -30,31 +29,13 @@ from tests.support import invoke, planted
 from tests.support.buckets import Buckets
 from tests.support.exposition import steady
 from tests.support.listeners import refusing
+from tests.support.pages import CHROMIUM, serving
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)  # a Tuesday
 DAY = timedelta(days=1)
 TOKEN = "0123456789abcdef"
 WRONG = f"Bearer {TOKEN}x", "Bearer ", "Bearer ä", "Basic !", "Basic YTpi", "Digest x=y", TOKEN
-CHROMIUM = "/usr/bin/chromium-headless-shell"
 HOSTILE = 'a"b<script>alert(1)</script>\n/../?&#%é'
-
-
-@contextlib.contextmanager
-def serving(
-    *args: str, env: Mapping[str, str], command: str = "serve"
-) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Run the command, on a port that is free; return its address."""
-    process = invoke.start(command, *(args or ("--listen=0",)), env=env)
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    found = re.search(r"serving (http://\S+)/(metrics)?$", line)
-    try:
-        assert found is not None, line + process.stderr.read()
-        yield found[1], process
-    finally:
-        process.terminate()
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, "Traceback" in err) == (128 + signal.SIGTERM, False), err
 
 
 class Answer(NamedTuple):
@@ -246,8 +227,8 @@ def test_several_targets(tmp_path: Path) -> None:
     env = invoke.environment(PGKEEP_CONFIG=str(tmp_path / "pgkeep.toml"))
     with serving(env=env) as (url, _):
         page = get(f"{url}/").body
-        assert "Target one" in page
-        assert "Target t&amp;wo" in page
+        assert "Target <bdi>one</bdi>" in page
+        assert "Target <bdi>t&amp;wo</bdi>" in page
         (first, second) = re.findall(r'<h3><a href="(/database/[^"]+)">', page)
         assert f"{tmp_path}/a" in get(url + first).body
         assert "--target=t&amp;wo" in get(url + second).body.replace("&#39;", "")
@@ -322,6 +303,43 @@ def test_the_policy_is_kept(browser: Browser, tmp_path: Path) -> None:
         assert page.locator("h1").inner_text().startswith("app")
         context.close()
     assert said == []
+
+
+# Each is a valid name in PostgreSQL, and each has another meaning in a path, in HTML or in a shell.
+ODD = (
+    HOSTILE, ".", "..", "a b", "a\nb", "a/b?c#d%65", "\\", "$(id)", "'", "-x", "\u202egnp.ppa",
+    "שלום", "ä" * 31 + "x", "%2E", "~",
+)  # fmt: skip
+
+
+def test_a_database_with_any_name_has_a_page(browser: Browser, tmp_path: Path) -> None:
+    """A1.6, A7: it is reached by its link, and its commands are for exactly this name."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    stems = {planted.plant(tmp_path / "b", planted.manifest(now, database=name)).name.id: name
+             for name in ODD}  # fmt: skip
+    found = {}
+    with serving("--listen=0", "--dir=b", env=invoke.environment(), cwd=tmp_path) as (url, _):
+        page = browser.new_page()
+        page.goto(url)
+        for n in range(page.locator("h3 a").count()):
+            page.locator("h3 a").nth(n).click()
+            found[page.locator("td abbr").first.inner_text()] = page.locator("pre").inner_text()
+            page.goto(url)
+        page.close()
+    assert found.keys() == stems.keys()
+    for key, commands in found.items():
+        name = stems[key]
+        said = subprocess.run(
+            ["/bin/bash", "-c", f"pgkeep() {{ printf '%s\\0' \"$@\" END; }}\n{commands}"],
+            capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"},
+        ).stdout.decode()  # fmt: skip
+        words = [part.split("\0") for part in said.removesuffix("\0END\0").split("\0END\0")]
+        start = ["restore", "--latest", f"--dir={tmp_path / 'b'}", f"--database={name}"]
+        assert [line[:4] for line in words] == [start] * 3
+        copy = words[0][4].removeprefix("--target-db=").removesuffix("_copy")
+        assert name.startswith(copy)
+        assert len(copy.encode()) <= 58
+        assert words[2][4:] == ["--drop-existing"]
 
 
 # -- what is decided without a browser

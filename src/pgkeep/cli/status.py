@@ -11,8 +11,9 @@ import msgspec
 
 from .. import config, progress
 from .. import errors as e
-from ..monitor import attempts, status
+from ..monitor import attempts, overview, status
 from ..monitor import nagios as plugin
+from ..stores.local import LocalStore
 from ..terminal import printable
 from . import output
 from .command import pgkeep_command
@@ -154,12 +155,24 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
                 name=found.target, target=target, zone=found.settings.zone, goals=goals,
                 readable=readable, databases=databases,
                 failed_prune=attempts.failed_prune(target, runs),
+                options=_options(found, target),
             )
         )  # fmt: skip
     return status.State(
         now=now, places=places, contents=contents, problems=problems, unreadable=unreadable,
         attempts=runs,
     )  # fmt: skip
+
+
+def _options(found: config.Config, target: overview.Target) -> list[str]:
+    """Return the options with which a command uses the same stores, in any folder."""
+    store = target.store
+    place = str(store.directory.absolute()) if isinstance(store, LocalStore) else store.url
+    options = [] if found.target is None else [f"--target={found.target}"]
+    given = found.values.get("BACKUP_DIR")
+    if found.target is None or (given is not None and given.origin == config.COMMAND_LINE):
+        options.append(f"--dir={place}")
+    return options
 
 
 def document(state: status.State) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from ..model.manifest import Manifest
 from ..model.naming import encode_database
 from ..stores.local import LocalStore
 from ..stores.store import Store
-from . import status
+from . import attempts, overview, status
 from .pages import charts, rendering
 
 SHOWN = 500  # backups of a database
+RUNS = 10  # shown of a database
 
 
 class Card(NamedTuple):
@@ -29,7 +30,8 @@ class Card(NamedTuple):
     calendar: charts.Calendar
     oldest: datetime | None
     size: int  # of all its backups that can be restored
-    notes: list[str]  # warnings of the newest
+    failures: list[str]  # of the last runs
+    notes: list[str]  # what is unusual, and warnings of the newest
 
 
 class Section(NamedTuple):
@@ -38,6 +40,8 @@ class Section(NamedTuple):
     name: str | None
     readable: bool
     cards: list[Card]
+    failures: list[str]  # of runs that concern no single database
+    off_site: str | None  # what is to say of copies, if none are configured
 
 
 class Holding(NamedTuple):
@@ -65,6 +69,7 @@ class Drilled(NamedTuple):
     findings: int
     recovery: float
     backup: str
+    id: str
     bars: list[charts.Bar]
 
 
@@ -95,15 +100,21 @@ def database_page(state: status.State, key: str, target: str | None) -> bytes | 
     """Return the page of the database in the last part of a link, or None if it is unknown."""
     for place in state.places:
         for database in place.databases:
-            if place.name == target and encode_database(database.database) == key:
+            if place.name == target and _key(database.database) == key:
                 return _database_page(database, place, state)
     return None
 
 
 def link(database: str, target: str | None) -> str:
     """Return the path of a database's page; names can contain any character."""
-    path = f"/database/{quote(encode_database(database))}"
+    path = f"/database/{quote(_key(database), safe='')}"
     return path if target is None else f"{path}?target={quote(target, safe='')}"
+
+
+def _key(database: str) -> str:
+    """Return the last part of a link; browsers drop the parts `.` and `..`, also if encoded."""
+    encoded = encode_database(database)
+    return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
 
 
 def _section(place: status.TargetState, state: status.State) -> Section:
@@ -112,7 +123,21 @@ def _section(place: status.TargetState, state: status.State) -> Section:
     )
     entries = _entries(place, state)
     cards = [_card(database, place, state, entries[database.database]) for database in worst_first]
-    return Section(place.name, place.readable, cards)
+    return Section(
+        place.name,
+        place.readable,
+        cards,
+        [] if place.failed_prune is None else status.failure_texts(place.failed_prune, state.now),
+        _off_site(place.target),
+    )
+
+
+def _off_site(target: overview.Target) -> str | None:
+    if target.copy is not None:
+        return None
+    if target.store.remote:
+        return f"The backups are only in {target.store.url}: no second store is configured."
+    return "No off-site copy configured: the backups are only in this directory."
 
 
 def _card(
@@ -126,10 +151,18 @@ def _card(
     return Card(
         database=database,
         link=link(database.database, place.name),
-        calendar=charts.calendar(database.days, _today(place, state)),
+        calendar=charts.calendar({**database.gaps, **database.days}, _today(place, state)),
         oldest=whole[0].as_of if whole else None,
         size=sum(each.artifact.size for each in whole),
-        notes=[] if newest is None else [*newest.drift, *newest.warnings],
+        failures=[
+            text
+            for failure in database.failures
+            for text in status.failure_texts(failure, state.now)
+        ],
+        notes=[
+            *database.notes,
+            *([] if newest is None else [*newest.drift, *newest.warnings]),
+        ],
     )
 
 
@@ -200,6 +233,8 @@ def _database_page(
         backups=[_row(entry) for entry in entries[: -SHOWN - 1 : -1]],
         more=len(entries) > SHOWN,
         commands=_commands(database, place),
+        off_site=_off_site(place.target),
+        runs=attempts.recent(place.target, state.attempts, database.database, RUNS),
     )
 
 
@@ -217,7 +252,7 @@ def _point(manifest: Manifest, what: str) -> charts.Point:
 def _drills(entries: Sequence[ListedBackup]) -> list[Drilled]:
     """Return all drills, newest first, with phases in the same scale."""
     drills = sorted(
-        ((drill, entry.manifest.name.stem) for entry in entries for drill in entry.manifest.drills),
+        ((drill, entry.manifest.name) for entry in entries for drill in entry.manifest.drills),
         key=lambda pair: pair[0].when,
         reverse=True,
     )
@@ -228,7 +263,8 @@ def _drills(entries: Sequence[ListedBackup]) -> list[Drilled]:
             passed=drill.passed,
             findings=max(drill.findings, 0 if drill.passed else 1),
             recovery=drill.recovery_seconds,
-            backup=backup,
+            backup=backup.stem,
+            id=backup.id,
             bars=charts.bars(drill.seconds, longest),
         )
         for drill, backup in drills
@@ -249,12 +285,28 @@ def _commands(database: status.Database, place: status.TargetState) -> list[str]
     """Return shell commands that restore the newest backup."""
     if database.newest is None:
         return []
-    which = ["pgkeep", "restore", "--latest", f"--database={database.database}"]
-    if place.name is not None:
-        which.insert(2, f"--target={place.name}")
+    which = ["pgkeep", "restore", "--latest", *place.options, f"--database={database.database}"]
     variants = (
-        [f"--target-db={database.database}_copy"],
+        [f"--target-db={_copy_of(database.database)}"],
         ["--table=SCHEMA.TABLE", "--as=TABLE_copy"],
-        ["--drop-existing", "--yes"],
+        ["--drop-existing"],
     )
-    return [shlex.join([*which, *options]) for options in variants]
+    return [" ".join(map(_word, [*which, *options])) for options in variants]
+
+
+def _copy_of(database: str) -> str:
+    """Return a name for a second database, of at most the 63 bytes to which the server cuts."""
+    return database.encode()[:58].decode("utf-8", "ignore") + "_copy"
+
+
+def _word(text: str) -> str:
+    """Quote a word for a shell; bash and zsh know the form for bytes that cannot be shown."""
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = (
+        character
+        if character.isprintable() and character not in "'\\"
+        else "".join(f"\\{byte:03o}" for byte in character.encode())
+        for character in text
+    )
+    return f"$'{''.join(escaped)}'"

@@ -78,6 +78,7 @@ class TargetState:
     readable: bool
     databases: list[Database]
     failed_prune: Failure | None = None  # the last run of `pgkeep prune`, if no later one succeeded
+    options: Sequence[str] = ()  # with which a command in a shell uses the same stores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

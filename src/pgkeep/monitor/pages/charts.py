@@ -16,6 +16,14 @@ LEFT, RIGHT, TOP, BOTTOM = 4, 396, 18, 108
 MOST = 400  # points of a chart
 
 
+_MEANINGS = {
+    None: "no run recorded",
+    "removed": "removed by retention",
+    "gone": "its backup is no longer there",
+    "failed": "the run failed",
+}
+
+
 class Cell(NamedTuple):
     """One day of a calendar."""
 
@@ -43,7 +51,7 @@ class Calendar(NamedTuple):
 
 
 def calendar(days: Mapping[str, str], today: date) -> Calendar:
-    """Lay out the days with the highest tier of their backups."""
+    """Lay out the days with the highest tier of their backups, or the reason why there are none."""
     left, top = MARGIN
     weeks = status.calendar(days, today, WEEKS)
     monday = today - timedelta(days=today.weekday() + 7 * (WEEKS - 1))
@@ -55,9 +63,9 @@ def calendar(days: Mapping[str, str], today: date) -> Calendar:
             months.append(Label(left + column * CELL, f"{begins:%b}"))
         for row, tier in enumerate(week):
             day = begins + timedelta(days=row)
-            title = f"{day:%a} {day}: {tier or 'no backup'}"
+            title = f"{day:%a} {day}: {_MEANINGS.get(tier, tier)}"
             cells.append(Cell(left + column * CELL, top + row * CELL, tier or "none", title))
-    with_backup = sum(cell.tier != "none" for cell in cells)
+    with_backup = sum(cell.tier not in {"none", *_MEANINGS} for cell in cells)
     summary = f"backups on {with_backup} of the last {len(cells)} days"
     return Calendar(left + WEEKS * CELL, top + 7 * CELL, cells, months, summary)
 

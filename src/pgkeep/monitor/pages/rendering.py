@@ -5,15 +5,20 @@ Content-Security-Policy enforces that: the style is allowed by its hash.
 """
 
 import hashlib
+import re
 from base64 import b64encode
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ... import __version__, progress
+from ...terminal import printable
 from .. import status
+
+_DATE = re.compile(r"\b(?:\d{4}-\d\d-\d\d|\d\d:\d\d UTC)\b")
 
 
 def render(template: str, **values: object) -> bytes:
@@ -49,9 +54,16 @@ def _environment() -> Environment:
         "span": status.span,
         "moment": moment,
         "count": "{:,}".format,
+        "dates": dates,
+        "name": printable,  # with escapes for line ends and characters that change the direction
     }
     environment.globals |= {"style": _style(), "policy": policy(), "version": __version__}
     return environment
+
+
+def dates(text: str) -> Markup:
+    """Return a text in which no date and no time is divided at the end of a line."""
+    return Markup(_DATE.sub(r'<span class="date">\g<0></span>', str(escape(text))))  # noqa: S704
 
 
 def moment(when: datetime) -> str:
