@@ -598,6 +598,7 @@ def test_files_that_are_missing_or_no_backups_are_told_apart(pg17: Server, tmp_p
     said = invoke.run("restore", "--backup=text.sql.gz", env=env, code=2)
     assert "--target-db=NAME" in said
     invoke.run("restore", "--backup=text.sql.gz", "--target-db=never", env=env, code=5)
+    (tmp_path / "void").mkdir()
     assert "no backups" in invoke.run("list", f"--dir={tmp_path / 'void'}", env=env)
 
 

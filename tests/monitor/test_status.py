@@ -453,7 +453,7 @@ def test_what_is_not_well_is_the_first_and_the_last_line(tmp_path: Path) -> None
 
 
 def test_no_backup_at_all_is_not_well(tmp_path: Path) -> None:
-    env = invoke.environment(BACKUP_DIR=str(tmp_path / "none"))
+    env = invoke.environment(BACKUP_DIR=str(tmp_path))
     assert "error: no backup, and no database is configured by name" in invoke.run(
         "status", env=env, code=5
     )

@@ -19,7 +19,7 @@ from ..model import naming
 from ..model.database_patterns import DatabaseSelection, Excluded
 from ..model.record import DatabaseResult
 from ..stores.store import Store
-from . import output, run_log
+from . import directories, output, run_log
 from .command import pgkeep_command
 from .common import (
     dir_option,
@@ -297,15 +297,16 @@ def _announce(outcome: DatabaseOutcome, *, alone: bool) -> None:
 def _store(target: config.Config) -> Store:
     """Return the store; report one that cannot be written to before any work."""
     store = target.store()
+    creates = directories.check_parent(target)
     try:
         store.check_writable()
+        if creates:
+            output.current().info(f"created directory {store.url}")
     except e.StoreError as error:
         if store.remote:
             raise
-        given = target.values.get("BACKUP_DIR")
-        origin = "the default" if given is None else given.origin
         raise e.UsageError(
-            f"BACKUP_DIR, from {origin}: {error.message}", hint=error.hint
+            f"BACKUP_DIR, from {directories.origin(target)}: {error.message}", hint=error.hint
         ) from error
     return store
 

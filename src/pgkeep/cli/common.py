@@ -21,7 +21,7 @@ from ..model import naming
 from ..settings import BUCKET, SECRETS, SETTINGS
 from ..stores.local import LocalStore
 from ..stores.store import Store
-from . import output, run_log
+from . import directories, output, run_log
 
 if TYPE_CHECKING:
     from ..artifact.file import Artifact
@@ -161,7 +161,19 @@ def print_json(value: object) -> None:
 
 
 def stores(target: config.Config) -> list[Store]:
-    """Return the store of a target, then the store of its copies if it has one."""
+    """Return the store of a target, then the store of its copies if it has one.
+
+    Raises:
+        UsageError: the directory does not exist, and there is no bucket.
+
+    """
+    if target.settings.s3_bucket is None:
+        directories.check([target])
+    return configured_stores(target)
+
+
+def configured_stores(target: config.Config) -> list[Store]:
+    """Return the same stores, whether they exist or not."""
     copy = target.copy()
     return [target.store()] if copy is None else [target.store(), copy]
 
@@ -203,6 +215,7 @@ def _read(target: config.Config) -> tuple[list[catalog.Catalog], list[str]]:
     """Return the catalogs of the stores that can be read, and why others cannot."""
     found: list[catalog.Catalog] = []
     failed: list[e.StoreError] = []
+    directories.check([target])
     for store in stores(target):
         try:
             found.append(catalog.Catalog(store).read())

@@ -8,6 +8,7 @@ from ..terminal import printable
 from . import output
 from .command import pgkeep_command
 from .common import (
+    configured_stores,
     connection_options,
     dir_option,
     jobs_option,
@@ -15,7 +16,6 @@ from .common import (
     load_config,
     plural,
     print_json,
-    stores,
     target_option,
 )
 
@@ -51,7 +51,7 @@ def command(
     wanted = CONNECTED if database is not None else config.settings.databases
     report = examine.examine(
         config.endpoint(database),
-        stores(config),
+        configured_stores(config),
         config.settings.jobs,
         wanted,
         chosen=database is not None,

@@ -28,7 +28,7 @@ from ..monitor import notify
 from ..stores.store import Store
 from . import output, run_log
 from .background import BackgroundTask
-from .common import stores
+from .common import configured_stores
 from .redaction import secrets_of
 from .run_log import RunLog, TargetOutcome
 from .user import login_name, user_name
@@ -85,7 +85,7 @@ def _finish(context: click.Context, log: RunLog, error: BaseException | None) ->
     for config in log.configs:
         made = _record(context, log, config, ending(error))
         entry = (record.name_of(made, secrets.randbits(32)), made)  # the same in all stores
-        for store in stores(config):
+        for store in configured_stores(config):
             found[store.url] = store
             written.setdefault(store.url, []).append(entry)
     upkeep = command not in _READING and not isinstance(error, Interrupted)

@@ -4,7 +4,7 @@ import click
 
 from .. import errors as e
 from ..monitor import status
-from . import output
+from . import directories, output
 from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
 from .contents import target_of
@@ -50,6 +50,7 @@ def command(*, listen: Address, target: str | None, directory: str | None) -> No
     from .application import application  # noqa: PLC0415 - an extra
 
     configs = load_configs(target=target, directory=directory)
+    directories.check(configs)
     tokens = {config.settings.serve_token for config in configs}
     if len(tokens) > 1:
         raise e.UsageError(f"{TOKEN} is not the same for all targets")

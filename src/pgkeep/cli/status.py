@@ -15,7 +15,7 @@ from ..monitor import attempts, overview, status
 from ..monitor import nagios as plugin
 from ..stores.local import LocalStore
 from ..terminal import printable
-from . import output
+from . import directories, output
 from .command import pgkeep_command
 from .common import dir_option, json_option, load_configs, print_json, target_option
 from .contents import contents_of, target_of
@@ -75,7 +75,9 @@ def command(
     """
     if nagios:
         click.get_current_context().exit(_plugin(target, directory, databases))
-    state = _chosen(state_of(load_configs(target=target, directory=directory)), databases)
+    configs = load_configs(target=target, directory=directory)
+    directories.check(configs)
+    state = _chosen(state_of(configs), databases)
     out = output.current()
     if not state.readable:
         raise e.StoreError("; ".join(state.problems))
@@ -94,6 +96,7 @@ def _plugin(target: str | None, directory: str | None, databases: Sequence[str])
     data: list[str] = []
     try:
         configs = load_configs(target=target, directory=directory)
+        directories.check(configs)
         state = _chosen(state_of(configs), databases)
         code, text = plugin.verdict(state)
         data = list(plugin.performance_data(state))

@@ -6,7 +6,7 @@ from .. import errors as e
 from ..catalog import catalog, copies
 from ..model.manifest import Manifest
 from ..model.record import DatabaseResult
-from . import output, run_log
+from . import directories, output, run_log
 from .command import pgkeep_command
 from .common import dir_option, json_option, load_configs, plural, print_json, target_option
 from .run_log import TargetOutcome
@@ -34,6 +34,7 @@ def command(*, everything: bool, target: str | None, directory: str | None, as_j
     backup or another sync works on. Exit code 6 if copies are still pending afterwards.
     """
     configs = load_configs(target=target, directory=directory)
+    directories.check(configs)
     results = []
     failure: e.PgkeepError | None = None
     with output.current().progress(silent=as_json) as bar:
