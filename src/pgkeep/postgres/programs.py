@@ -21,6 +21,7 @@ from typing import Self
 
 from .. import errors as e
 from .. import interrupts
+from . import client_packages
 
 _log = logging.getLogger(__name__)
 
@@ -131,8 +132,8 @@ def choose(server_major: int, among: Iterable[Installation]) -> Installation:
     raise e.UsageError(
         f"server is PostgreSQL {server_major}, and pg_dump {server_major} or newer is not"
         f" installed (found: {have})",
-        hint=f"Install the client programs of PostgreSQL {server_major}, for example the package"
-        f" postgresql-client-{server_major}, or add their folder to PATH.",
+        hint=f"Install the client programs of PostgreSQL {server_major}, or add their folder to"
+        " PATH:\n" + "\n".join(client_packages.commands(server_major)),
     )
 
 
