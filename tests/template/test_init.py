@@ -17,8 +17,8 @@ from tests.support.baking import COMBINATIONS
 NAMED = "--set=project_name=My Project"
 
 
-def init(project: Path, *args: str, code: int = 0) -> str:
-    return invoke.run("init", str(project), *args, env=invoke.environment(), code=code)
+def init(project: Path, *args: str, code: int = 0, **variables: str) -> str:
+    return invoke.run("init", str(project), *args, env=invoke.environment() | variables, code=code)
 
 
 def contents(project: Path) -> dict[str, tuple[bytes, int]]:
@@ -40,8 +40,11 @@ def test_the_files_are_those_of_cookiecutter(tmp_path: Path, combination: dict[s
 
 
 def test_the_project_is_called_like_its_directory(tmp_path: Path) -> None:
+    """Cookiecutter leaves the scripts of its hooks; none is left outside the project."""
     project = tmp_path / "2 Ship.Yard"
-    init(project, "--set=postgres_db=hull")
+    (temporary := tmp_path / "temporary").mkdir()
+    init(project, "--set=postgres_db=hull", TMPDIR=str(temporary))
+    assert [*temporary.iterdir()] == []
     compose = (project / "compose.yml").read_text()
     assert "\nname: ship-yard\n" in compose
     assert "POSTGRES_DB: hull\n" in compose

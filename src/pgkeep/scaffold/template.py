@@ -1,8 +1,9 @@
 """The files of the template: cookiecutter renders them."""
 
+import contextlib
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def render(values: Mapping[str, str], today: date) -> list[TemplateFile]:
         generate.apply_overwrites_to_context(context["cookiecutter"], dict(values))
         chosen = prompt.prompt_for_config(context, no_input=True)
         chosen["_creation_date"] = today.isoformat()
-        with tempfile.TemporaryDirectory(prefix="pgkeep-") as folder:
+        with _temporary_folder() as folder:
             chosen["pgkeep_source"] = _source(chosen["pgkeep_source"], Path(folder))
             made = generate.generate_files(str(source), {"cookiecutter": chosen}, folder)
             return sorted(_read(Path(made)), key=lambda file: file.path)
@@ -46,6 +47,17 @@ def render(values: Mapping[str, str], today: date) -> list[TemplateFile]:
         raise e.UsageError(str(error)) from error
     except exceptions.FailedHookException as error:
         raise e.UsageError("the template refuses these values") from error
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """Create a folder, also for the scripts that cookiecutter makes of hooks and never removes."""
+    with tempfile.TemporaryDirectory(prefix="pgkeep-") as folder:
+        before, tempfile.tempdir = tempfile.tempdir, folder
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before
 
 
 def _check_names(values: Mapping[str, str], known: Mapping[str, Any]) -> None:
