@@ -53,6 +53,7 @@ SECTIONS = {
         "doctor": "find problems that would make a backup fail, and how to fix them",
         "config": "print the settings and where they come from",
         "init": "add scripts, a schedule and a runbook to a project",
+        "runbook": "print the recovery runbook with your hosts, names and backups",
         "completion": "print the script that completes commands in a shell",
         "demo": "back up and restore a temporary database",
     },

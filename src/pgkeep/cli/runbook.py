@@ -1,0 +1,195 @@
+"""pgkeep runbook."""
+
+import os
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from .. import __version__, progress, runbook
+from .. import errors as e
+from ..catalog import catalog
+from ..catalog.catalog import ListedBackup
+from ..config import Config
+from ..model.manifest import Manifest
+from ..scaffold import places
+from ..settings import BUCKET, SECRETS, SETTINGS, Group
+from ..terminal import printable
+from . import output
+from .command import pgkeep_command
+from .common import catalogs, complete_files, dir_option, load_config, stores, target_option
+
+SHOWN = 3  # newest backups of each database
+_NONE = (
+    "**No backups yet.** Names of backups in the blocks below are examples. Make a backup, and"
+    " print this again."
+)
+_SEVERAL = (
+    "For another database, set `PGDATABASE` to its name in step 2 of First steps. Together with"
+    " `--backup=ID`, leave out `--database`."
+)
+_FIRST = ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE")
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+@pgkeep_command(
+    "runbook",
+    examples=(
+        "pgkeep runbook --output=runbook.md",
+        "pgkeep runbook --target=shop --database=shop | lpr",
+        "pgkeep runbook --dir=s3://bucket/backups",
+    ),
+)
+@click.option("--database", metavar="NAME", help="Database of the examples.")
+@click.option(
+    "--output",
+    "file",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Write it into this file. An existing file is replaced.",
+)
+@target_option
+@dir_option
+def command(
+    *, database: str | None, file: str | None, target: str | None, directory: str | None
+) -> None:
+    """Print the recovery runbook with the real host, databases, bucket and newest backups.
+
+    Keep it on paper, or where it can be read if this machine is lost. It is plain Markdown, 80
+    columns wide, and contains no password and no key. No server is required. The text is that of
+    docs/operations/database-recovery.md in the files of `pgkeep init`.
+    """
+    config = load_config(target=target, directory=directory)
+    try:
+        backups = [
+            found for found in catalog.together(catalogs(config))
+            if not found.missing and found.manifest.full
+        ]  # fmt: skip
+    except e.StoreError as error:
+        output.current().warning(f"the runbook names no backups: {error.message}")
+        backups = []
+    text = _template().read_text("utf-8")
+    lines = runbook.render(text, _values(config, backups, _database(config, backups, database)))
+    if file is None:
+        output.show(lines)
+        return
+    path = Path(file)
+    path.write_text("\n".join(map(printable, lines)) + "\n", "utf-8", "surrogateescape")
+    output.current().done(f"{path}: {len(lines)} lines")
+
+
+def _template() -> Path:
+    (project,) = places.template().glob("{{*}}")
+    return project / runbook.PATH
+
+
+def _database(config: Config, backups: Sequence[ListedBackup], given: str | None) -> str:
+    """Return the database of the examples: given, configured, or the first that has backups."""
+    names = list(config.settings.databases.names)
+    connected = config.connected() or os.environ.get("PGDATABASE")
+    backed_up = sorted({backup.manifest.database.name for backup in backups})
+    wanted = [name for name in (given, connected, *names) if name]
+    known = [name for name in wanted if name in backed_up]
+    return ((given and [given]) or known or backed_up or wanted or ["postgres"])[0]
+
+
+def _values(config: Config, backups: Sequence[ListedBackup], database: str) -> runbook.Values:
+    variables = _connection(config, database) | _store(config)
+    urls = [store.url for store in stores(config)]
+    place = next((url for url in reversed(urls) if url.startswith(BUCKET)), None)
+    bucket, _, prefix = (place or "").removeprefix(BUCKET).partition("/")
+    of_it = [found.manifest for found in backups if found.manifest.database.name == database]
+    secrets = ["PGPASSWORD"] if place is None else ["PGPASSWORD", *_KEYS]
+    several = len({found.manifest.database.name for found in backups}) > 1
+    facts = [*_facts(variables, urls, of_it), *_newest(backups)]
+    if several:
+        facts += ["", _SEVERAL]
+    return runbook.Values(
+        database=database,
+        backups=of_it,
+        exports=variables,
+        secrets=secrets,
+        bucket=bucket or None,
+        prefix=f"{prefix.strip('/')}/" if prefix.strip("/") else "",
+        several=several,
+        facts=[
+            *_facts(variables, urls, of_it),
+            *_newest(backups),
+            *(["", _SEVERAL] if several else []),
+        ],
+        major=str(of_it[-1].server.version_num // 10000) if of_it else "that of your notes",
+    )
+
+
+def _connection(config: Config, database: str) -> dict[str, str]:
+    """Return the variables of libpq for the connection, without secrets."""
+    from psycopg.pq import Conninfo  # noqa: PLC0415 - 200 ms that other commands save
+
+    params = config.endpoint(database).params
+    found = {}
+    for option in Conninfo.get_defaults():
+        variable, keyword = (option.envvar or b"").decode(), option.keyword.decode()
+        if not variable or b"*" in option.dispchar:  # a password
+            continue
+        value = str(params.get(keyword) or os.environ.get(variable) or "")
+        if not value and keyword in ("port", "user"):
+            value = (option.val or b"").decode()
+        if value:
+            found[variable] = value
+    return {name: found[name] for name in _FIRST if name in found} | found
+
+
+def _store(config: Config) -> dict[str, str]:
+    """Return the variables of the directory and the bucket."""
+    directory = config.settings.directory
+    place = directory if directory.startswith(BUCKET) else str(Path(directory).resolve())
+    found = {"BACKUP_DIR": place}
+    for setting in SETTINGS:
+        value = config.values.get(setting.variable)
+        if setting.group == Group.BUCKET and setting.variable not in SECRETS and value is not None:
+            found[setting.variable] = value.text
+    return found
+
+
+def _facts(
+    variables: dict[str, str], urls: Sequence[str], backups: Sequence[Manifest]
+) -> list[str]:
+    now = datetime.now(UTC)
+    drills = [drill for manifest in backups for drill in manifest.drills if drill.passed]
+    last = max(drills, key=lambda drill: drill.when, default=None)
+    measured = "none has passed: run `pgkeep drill` to measure the time of a recovery"
+    if last is not None:
+        took = progress.duration(last.recovery_seconds)
+        measured = f"{last.when:%Y-%m-%d}, recovery in {took}, without the time for a new machine"
+    facts = {
+        "server": f"{variables.get('PGHOST', 'local socket')}, port {variables['PGPORT']}"
+        + (f", PostgreSQL {backups[-1].server.version}" if backups else ""),
+        "role": variables.get("PGUSER", "that of the system user"),
+        "database": variables["PGDATABASE"],
+        "backups": " and ".join(urls),
+        "last drill": measured,
+        "passwords and keys are kept": "_" * 30,
+        "who can block the keys of the bucket": "_" * 30,
+    }
+    printed = (
+        f"Printed {now:%Y-%m-%d %H:%M} UTC on {socket.gethostname()} by pgkeep {__version__}. It"
+        " contains no passwords. Print it again once a month, and after every change."
+    )
+    return [printed, "", *(f"- {name}: {printable(text)}" for name, text in facts.items()), ""]
+
+
+def _newest(backups: Sequence[ListedBackup]) -> list[str]:
+    """Return a table of the newest backups of each database, newest first."""
+    if not backups:
+        return [_NONE]
+    lines = [f"{'ID':9}{'TAKEN (UTC)':17}{'SIZE':>9}  NAME"]
+    for name in sorted({backup.manifest.database.name for backup in backups}):
+        of_it = [found.manifest for found in backups if found.manifest.database.name == name]
+        lines += [
+            f"{one.name.id} {one.taken:%Y-%m-%d %H:%M} {progress.size(one.artifact.size):>9}"
+            f"  {one.name.stem}"
+            for one in of_it[: -SHOWN - 1 : -1]
+        ]
+    return ["Newest backups when this was printed:", "", "```text", *lines, "```"]
