@@ -17,6 +17,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from psycopg.pq import Conninfo
 
 import pgkeep
 from pgkeep import config
@@ -249,6 +250,27 @@ def test_yaml_is_what_its_readers_expect(projects: dict[str, Path], tmp_path: Pa
     run([check, schema, *map(str, files(workflows))])
 
 
+def test_the_workflow_scans_the_image(full: Path) -> None:
+    """ADR-022: a list of contents, then a scan of it that can fail; actions that nobody moves."""
+    path = full / ".github" / "workflows" / "database-backup.yml"
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    assert all("permissions" not in job for job in workflow["jobs"].values())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    actions = [step["uses"] for step in steps if "uses" in step]
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in actions)
+    named = {step["uses"].partition("@")[0]: step.get("with", {})
+             for step in workflow["jobs"]["render"]["steps"] if "uses" in step}  # fmt: skip
+    listed, scanned = named["anchore/sbom-action"], named["anchore/scan-action"]
+    (build,) = [step["run"] for step in steps if step.get("name") == "Image"]
+    assert f"-t {listed['image']} " in build
+    assert listed["output-file"] == scanned["sbom"]
+    wanted = {"only-fixed": True, "severity-cutoff": "high", "fail-build": True}
+    assert wanted.items() <= scanned.items()
+    adr = (full / "docs" / "adr" / "022-container-security-scanning.md").read_text()
+    assert "--only-fixed --fail-on high" in adr
+
+
 def interpolated(text: str, environ: dict[str, str]) -> str:
     """Put variables for ${NAME}, also with :-default, :?message or :+instead, as Compose does."""
 
@@ -348,8 +370,9 @@ def test_prometheus_takes_the_configuration(full: Path, tmp_path: Path) -> None:
 
 
 def settings_unknown(names: Iterator[str] | Any) -> set[str]:
-    """Return those that neither pgkeep nor the S3 client knows."""
+    """Return those that neither pgkeep nor libpq nor the S3 client knows."""
     known = {one.variable for one in SETTINGS}
+    known |= {option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}
     plain = {name if name in known else name.removesuffix("_FILE") for name in names}
     return {name for name in plain - known if not name.startswith("AWS_")}
 
@@ -386,12 +409,12 @@ def objects(
             # Other workers read the same projects.
             k8s = tmp_path_factory.mktemp(options) / "k8s"
             shutil.copytree(project / "k8s", k8s)
-            restore = yaml.safe_load((k8s / "restore-pod.yaml").read_text())
             for overlay in ("staging", "production"):
                 if observability == "yes" and overlay == "staging":
                     add_page(k8s / "overlays" / overlay / "kustomization.yaml")
                 built = kustomized(k8s / "overlays" / overlay)
-                made[f"{observability}-{s3}-{overlay}"] = [*built, restore]
+                built += kustomized(k8s / "overlays" / overlay / "restore")
+                made[f"{observability}-{s3}-{overlay}"] = built
     assert len(made) == 8
     return made
 
@@ -399,8 +422,8 @@ def objects(
 def add_page(path: Path) -> None:
     """Do what the comment says."""
     text = path.read_text()
-    commented = "#components:\n#  - ../../page\n"
-    assert text.endswith(f"see docs/adr/021-kubernetes-deployment.md.\n{commented}")
+    commented = "#  - ../../page\n"
+    assert f"see docs/adr/021-kubernetes-deployment.md.\n{commented}" in text
     path.write_text(text.replace(commented, commented.replace("#", "")))
 
 
@@ -530,7 +553,13 @@ def test_jobs_end_in_time_and_one_at_a_time(objects: dict[str, list[dict[str, An
             job = spec["jobTemplate"]["spec"]
             assert sum(own.values()) < job["activeDeadlineSeconds"] < 24 * 3600
             assert job["backoffLimit"] in (0, 1)
-            (rule,) = job["podFailurePolicy"]["rules"]
+            disrupted, rule = job["podFailurePolicy"]["rules"]
+            assert disrupted == {
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            }
+            # F15: longer than a month, so that the log of a monthly job is not removed unread.
+            assert job["ttlSecondsAfterFinished"] >= 30 * 86400
             assert rule["onExitCodes"]["values"] == [2, 7, 9, 10]
             pod = job["template"]["spec"]
             assert pod["restartPolicy"] == "Never"  # which podFailurePolicy demands
@@ -561,14 +590,65 @@ def test_memory_is_what_was_measured(objects: dict[str, list[dict[str, Any]]]) -
             assert "cpu" not in resources["limits"]  # a throttled backup holds its locks longer
 
 
+def test_disks_of_nodes_are_requested(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """B26: all that a pod writes is limited; a drill is not the first to be evicted."""
+    units = {"Mi": 1, "Gi": 1024}
+
+    def size(text: str) -> int:
+        return int(text[:-2]) * units[text[-2:]]
+
+    for built in objects.values():
+        for spec in filter(None, map(pod_spec, built)):
+            (container,) = spec["containers"]
+            request, limit = (size(container["resources"][key]["ephemeral-storage"])
+                              for key in ("requests", "limits"))  # fmt: skip
+            scratch = sum(size(volume["emptyDir"]["sizeLimit"]) for volume in spec["volumes"]
+                          if "emptyDir" in volume)  # fmt: skip
+            assert request <= limit
+            assert scratch < limit
+            if container.get("args", [])[-1:] == ["drill"]:
+                assert request >= scratch > 0
+
+
+def test_the_restore_pod_has_what_psql_reads(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """From the same ConfigMap and Secret as pgkeep."""
+    for built in objects.values():
+        (restore,) = [one for one in built if one["kind"] == "Pod"]
+        (container,) = restore["spec"]["containers"]
+        read = {one["name"]: one.get("value") or one["valueFrom"] for one in container["env"]}
+        (config_map,) = [one for one in built if one["kind"] == "ConfigMap"]
+        for name in ("PGHOST", "PGPORT"):
+            reference = read[name]["configMapKeyRef"]
+            assert reference["name"] == config_map["metadata"]["name"]
+            assert config_map["data"][reference["key"]]
+        assert read["PGUSER"] == read["POSTGRES_USER"]
+        assert read["PGPASSWORD"]["secretKeyRef"]["name"] == "my-project-restore"
+        assert read["PGDATABASE"] == "postgres"
+        assert config_map["data"]["PGSSLMODE"] == "prefer"
+
+
 def test_jobs_get_out_to_whoever_is_told(objects: dict[str, list[dict[str, Any]]]) -> None:
     """Name server, database, bucket, Pushgateway, ping and webhook; whose addresses are secrets."""
     for name, built in objects.items():
         observability, s3, _ = (part == "yes" for part in name.split("-"))
         parts = {(one["kind"], one["metadata"]["name"]): one for one in built}
         policy = parts["NetworkPolicy", "my-project-backup"]["spec"]
-        allowed = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
-        assert allowed == {53, 5432, *[443] * (s3 or observability), *[9091] * observability}
+        allowed = {port["port"]: rule.get("to") for rule in policy["egress"]
+                   for port in rule["ports"]}  # fmt: skip
+        assert allowed.keys() == {
+            53, 5432, *[443] * (s3 or observability), *[80] * s3, *[9091] * observability,
+        }  # fmt: skip
+        # C18: port 80 only of the agent of EKS Pod Identity.
+        agent = ["169.254.170.23/32", "fd00:ec2::23/128"]
+        assert [to for port, to in allowed.items() if to is not None] == [
+            [{"ipBlock": {"cidr": cidr}} for cidr in agent]
+        ] * s3
+        if s3 and has_page(name):
+            page = parts["NetworkPolicy", "my-project-backup-page"]["spec"]["egress"]
+            ports = [{port["port"] for port in rule["ports"]} for rule in page]
+            assert ports == [{53}, {443}, {80}]
+            assert page[-1] in policy["egress"]
+        assert ("BACKUP_S3_ENDPOINT" in parts["ConfigMap", "my-project-backup"]["data"]) == s3
         assert "ingress" not in policy
         settings = parts["ConfigMap", "my-project-backup"]["data"]
         assert ("BACKUP_PUSHGATEWAY" in settings) == observability
@@ -616,10 +696,12 @@ def test_overlays_differ_where_they_should(objects: dict[str, list[dict[str, Any
         overlay = name.split("-")[-1]
         parts = {one["kind"]: one for one in built}
         for one in built:
-            if one["kind"] != "Pod":
-                assert one["metadata"]["namespace"] == f"my-project-{overlay}"
-        image = parts["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-        assert image["image"] == f"registry.example.com/my-project-backup:{pgkeep.__version__}"
+            assert one["metadata"]["namespace"] == f"my-project-{overlay}"
+        images = {spec["containers"][0]["image"] for spec in filter(None, map(pod_spec, built))}
+        assert images == {f"registry.example.com/my-project-backup:{pgkeep.__version__}"}
+        guard = parts["PersistentVolumeClaim"]["metadata"]["annotations"]
+        assert guard["helm.sh/resource-policy"] == "keep"
+        assert "Delete=false" in guard["argocd.argoproj.io/sync-options"]
         days = parts["ConfigMap"]["data"]["BACKUP_RETENTION_DAILY"]
         assert days == ("3" if overlay == "staging" else "7")
         size = parts["PersistentVolumeClaim"]["spec"]["resources"]["requests"]["storage"]

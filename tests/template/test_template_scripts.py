@@ -333,7 +333,7 @@ def test_systemd(live: Path, cluster: Server, tmp_path: Path, observability: str
     (tmp_path / "units").mkdir()
     baked = baking.bake(tmp_path / "units", include_observability=observability)
     units = {path.name: unit(path) for path in (baked / "deploy" / "systemd").iterdir()}
-    assert len(units) == 4
+    assert len(units) == 5
     for name, when in (("backup", "*-*-* 02:30:00 UTC"), ("drill", "*-*-02 06:00:00 UTC")):
         service = units[f"my-project-{name}.service"]["Service"]
         timer = units[f"my-project-{name}.timer"]["Timer"]
@@ -341,6 +341,22 @@ def test_systemd(live: Path, cluster: Server, tmp_path: Path, observability: str
         assert (service["Type"], service["ProtectSystem"]) == ("oneshot", "strict")
         collected = ["-/var/lib/prometheus/node-exporter"] * (observability == "yes")
         assert service["ReadWritePaths"].split() == ["/srv/my-project/backups", *collected]
+        assert (
+            units[f"my-project-{name}.service"]["Unit"]["OnFailure"]
+            == "my-project-failed@%n.service"
+        )
+    told = units["my-project-failed@.service"]["Service"]["ExecStart"]
+    baking.shell(
+        live, told.replace("%i", "my-project-backup.service").replace("%H", "here"), env=BARE
+    )
+    if (program := shutil.which("systemd-analyze")) is not None:
+        paths = [path for path in (baked / "deploy" / "systemd").iterdir() if "@" not in path.name]
+        done = subprocess.run(
+            [program, "verify", "--man=no", *paths],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        said = [line for line in done.stderr.splitlines() if "my-project" in line]
+        assert [line for line in said if "/srv/my-project" not in line] == []
     assert service["ExecStart"].split()[-1] == "drill"
     service = units["my-project-backup.service"]["Service"]
     node = tmp_path / "node"
