@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -109,6 +110,8 @@ def test_the_same_of_17_and_18(pg17: Server, pg18: Server) -> None:
         assert "CREATE ROLE" in str(failure(f"{local} user=nobody_here dbname=postgres").hint)
         assert "The server has" in str(failure(f"{local} user={server.user} dbname=no").hint)
         assert "template" in str(failure(f"{local} user={server.user} dbname=template0").hint)
+        refused = failure(f"{local} user={server.user} target_session_attrs=read-only")
+        assert "PGTARGETSESSIONATTRS" in str(refused.hint)
 
 
 def test_addresses_without_a_server(tmp_path: Path) -> None:
@@ -135,6 +138,19 @@ def test_addresses_without_a_server(tmp_path: Path) -> None:
         assert f'"127.0.0.1", port {port} failed: timeout expired' in slow.message
         assert "PGCONNECT_TIMEOUT" in str(slow.hint)
     assert "PGSERVICEFILE" in str(failure("service=nothing").hint)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            with other.accept()[0] as client:
+                client.recv(1000)
+                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = other.getsockname()[1]
+        wrong = failure(f"host=127.0.0.1 port={port} user=u dbname=d sslmode=disable")
+        thread.join()
+        assert "POSTGRES_PORT is the port of PostgreSQL" in str(wrong.hint)
 
 
 def test_where_the_password_comes_from(
