@@ -418,7 +418,7 @@ def test_json_is_one_document_with_a_stable_shape(
         return set(found[0] if isinstance(found, list) else found)
 
     assert {"backups", "failed", "excluded"} <= keys("backup")
-    assert keys("list") == {"cluster", "missing", "stores", "manifest"}
+    assert keys("list") == {"id", "name", "cluster", "missing", "stores", "manifest"}
     artifact = next(tmp_path.glob("*Z.sql.gz"))
     report = {"file", "kind", "raw_bytes", "tables", "rows", "checked"}
     assert report <= keys("verify", str(artifact))
@@ -529,7 +529,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str]] = {
         "cannot be used together",
     ),
     "which": (["restore", "--backup=x", "--database=y"], {}, "--target-db is the name"),
-    "no file": (["verify"], {}, "missing argument 'FILE...'"),
+    "no file": (["verify"], {}, "either FILE, --latest or --all is required"),
     "jobs": (["backup"], {"BACKUP_JOBS": "zero"}, "BACKUP_JOBS: expected a whole number"),
     "no jobs": (["backup", "--jobs=0"], {}, "got '0' from the command line"),
     "minus": (["backup", "--jobs=-1"], {}, "got '-1' from the command line"),
@@ -595,7 +595,8 @@ def test_files_that_are_missing_or_no_backups_are_told_apart(pg17: Server, tmp_p
     assert "no backup" in invoke.run("restore", "--latest", env=env, code=9)
     (tmp_path / "text.sql.gz").write_text("hello")
     invoke.run("verify", "text.sql.gz", env=env, code=5)
-    said = invoke.run("restore", "--backup=text.sql.gz", env=env, code=2)
+    (tmp_path / "plain.sql").write_text("--\n-- PostgreSQL database dump\n--\n")
+    said = invoke.run("restore", "--backup=plain.sql", env=env, code=2)
     assert "--target-db=NAME" in said
     invoke.run("restore", "--backup=text.sql.gz", "--target-db=never", env=env, code=5)
     (tmp_path / "void").mkdir()
@@ -645,7 +646,7 @@ def test_files_may_be_named_as_reports_do_and_several_at_once(
     cut.write_bytes(artifact.read_bytes()[:-100])
     status, out, err = invoke.complete("verify", str(cut), *everything, env=env)
     assert (status, out.count("ok: ")) == (5, 2)
-    assert "error: 1 of 3 files fail: " in err
+    assert "error: 1 of 3 files failed: " in err
     plan = ["restore", f"--backup={stem}", "--dry-run"]
     status, out, err = invoke.complete(*plan, env=env)
     assert status == 9

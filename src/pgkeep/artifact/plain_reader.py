@@ -44,6 +44,8 @@ _OPENPGP = re.compile(
     rb"(?:\x84.|\x85..|\xc1(?:[\x00-\xbf]|[\xc0-\xdf].))\x03|(?:\x8c|\xc3).\x04", re.DOTALL
 )
 _TAR = (257, b"ustar")
+# Version, sizes, and the format: pg_dump -Fd writes the table of contents of a tar archive.
+_DIRECTORY = re.compile(rb"PGDMP.{5}\x03", re.DOTALL)
 
 
 def check_format(head: bytes) -> None:
@@ -51,6 +53,10 @@ def check_format(head: bytes) -> None:
     if head[_TAR[0] :].startswith(_TAR[1]):
         raise _other_format(
             "a tar archive", "If pg_dump -Ft wrote it, convert it: pg_restore -f FILE.sql FILE."
+        )
+    if _DIRECTORY.match(head):
+        raise _other_format(
+            "directory format of pg_dump (toc.dat)", "Convert it: pg_restore -f FILE.sql DIRECTORY."
         )
     for magic, what, hint in _FORMATS:
         if head.startswith(magic):

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain, groupby
+from itertools import chain, groupby, takewhile
 from typing import NamedTuple, Self, TypeVar
 
 from .. import errors as e
@@ -354,6 +354,18 @@ def passed_over(catalogs: Sequence[Catalog], chosen: Manifest) -> Iterator[str]:
                     f"{name} in {found.store.url} is newer than {chosen.name.stem}, but its"
                     " manifest is missing: pgkeep adopt FILE recreates it"
                 )
+
+
+def incomplete_before(catalogs: Sequence[Catalog], store: Store, chosen: Manifest) -> Iterator[str]:
+    """Report stores before the chosen one that have the chosen backup without its complete file."""
+    name = chosen.artifact.name
+    for found in takewhile(lambda found: found.store is not store, catalogs):
+        if any(backup.missing and backup.manifest.artifact.name == name
+               for backup in found.backups()):  # fmt: skip
+            yield (
+                f"{found.store.url_of(name)} is missing or incomplete: its copy"
+                f" {store.url_of(name)} is used"
+            )
 
 
 def _check_readable(

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Callable
 
 import msgspec
 
@@ -15,8 +16,11 @@ from ..stores.store import Store, read_all
 from . import manifests
 
 
-def verify(store: Store, name: str, *, jobs: int, progress: Advance) -> VerificationReport:
-    """Verify a file of a store, and its side files.
+def verify(
+    store: Store, name: str, *, jobs: int, progress: Advance,
+    total: Callable[[int], None] = lambda _: None,
+) -> VerificationReport:  # fmt: skip
+    """Verify a file of a store, and its side files; `total` receives the length of the file.
 
     Raises:
         VerificationFailed: the first problem that was found.
@@ -26,6 +30,7 @@ def verify(store: Store, name: str, *, jobs: int, progress: Advance) -> Verifica
     side = read(store, name)
     source = store.open(name)
     try:
+        total(source.size)
         report = verify_source(source, jobs=jobs, progress=progress, side=side)
     finally:
         source.close()

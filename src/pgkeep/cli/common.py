@@ -208,6 +208,8 @@ def latest(
         output.current().warning(problem)
     for problem in catalog.passed_over(found, chosen[1]):
         output.current().warning(problem)
+    for problem in catalog.incomplete_before(found, *chosen):
+        output.current().warning(problem)
     return chosen
 
 
@@ -238,7 +240,7 @@ def locate(file: str, target: config.Config) -> tuple[Store, str]:
     if not file:
         raise e.UsageError("the name of the backup file is empty")
     if naming.is_id(file):
-        found = _with_id(file, target)
+        found = with_id(file, target)
         if found is not None:
             return found[0], found[1].artifact
         if not os.path.lexists(file):
@@ -272,14 +274,14 @@ def _where(target: config.Config) -> str:
     return " or ".join(store.url for store in stores(target))
 
 
-def _with_id(text: str, target: config.Config) -> tuple[Store, naming.BackupName] | None:
+def with_id(text: str, target: config.Config) -> tuple[Store, naming.BackupName] | None:
     """Return the backup that has an id, unless a file could be meant as well.
 
     Raises:
         UsageError: several backups, or a backup and a file, can be meant.
 
     """
-    found = ids.find(stores(target), text)
+    found = ids.find(configured_stores(target), text)
     if found is not None and os.path.lexists(text):
         raise e.UsageError(
             f"{text} is the id of backup {found[1].stem}, and a file in the current directory",
@@ -297,10 +299,10 @@ def backup_name(text: str, target: config.Config) -> naming.BackupName:
 
     """
     if naming.is_id(text):
-        with_id = ids.find(stores(target), text)
-        if with_id is None:
+        found_by_id = ids.find(stores(target), text)
+        if found_by_id is None:
             raise e.Refused(f"no backup with id {text} in {_where(target)}", hint=_LIST)
-        return with_id[1]
+        return found_by_id[1]
     file = Path(text).name
     found = naming.parse(file) or naming.parse(file + naming.ARTIFACT)
     if found is None:

@@ -1,8 +1,10 @@
 """pgkeep drill."""
 
+import contextlib
 import os
 import re
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +13,13 @@ import msgspec
 
 from .. import errors as e
 from .. import progress
+from ..config import Config
 from ..model import naming
 from ..postgres.connection import Endpoint
 from ..restore.search_path import SearchPath
+from ..stores.store import Store
 from ..terminal import printable
-from . import output, run_log
+from . import other_copy, output, run_log
 from .command import pgkeep_command
 from .common import (
     check_extra,
@@ -151,12 +155,23 @@ def command(
     of = "" if parsed is None else parsed.database
     # Noted before it starts, so that the record of a drill that fails names its database.
     run_log.current().used(config, of, [name.removesuffix(naming.ARTIFACT)])
-    with output.current().progress(silent=as_json) as bar:
+    with _hint_of_copy(store, name, config), output.current().progress(silent=as_json) as bar:
         outcome = drill.run(store, name, options, bar)
     RunNotifier([config], "drill", output.current(), partial=True).update_metrics()
     if report is not None:
         _write_report(report, outcome)
-    _conclude(outcome, report, as_json=as_json)
+    with _hint_of_copy(store, name, config) if outcome.damaged else contextlib.nullcontext():
+        _conclude(outcome, report, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _hint_of_copy(store: Store, name: str, config: Config) -> Iterator[None]:
+    """Name the command that drills another copy; a drill that passes must not hide the damage."""
+    try:
+        yield
+    except e.VerificationFailed as error:
+        other_copy.add_hint(error, store, name, config, "drill --backup=")
+        raise
 
 
 def _conclude(outcome: "DrillResult", report: Path | None, *, as_json: bool) -> None:

@@ -27,7 +27,7 @@ from ..restore.tables.plan import Conflict, TablesOptions, TablesPlan, TablesSum
 from ..restore.tables.row_merge import MergeCount
 from ..stores.store import Store
 from ..terminal import printable
-from . import output, run_log
+from . import other_copy, output, run_log
 from .command import pgkeep_command
 from .common import (
     connection_options,
@@ -94,6 +94,29 @@ def command(**given: Any) -> None:
     else:
         store, manifest = latest(config, common.database)
         name = manifest.artifact.name
+    try:
+        _restore(store, name, config, common, given)
+    except e.VerificationFailed as error:
+        copy = None
+        if common.file is None and not common.verify_only:
+            copy = other_copy.find(store, name, config)
+        if copy is None:
+            other_copy.add_hint(error, store, name, config, "restore --backup=")
+            raise
+        output.current().warning(error.message)
+        output.current().warning(f"restoring the copy {copy.url_of(name)} instead")
+        _restore(copy, name, config, common, given)
+
+
+def _restore(
+    store: Store, name: str, config: Config, common: CommonOptions, given: dict[str, Any]
+) -> None:
+    """Restore a file of a store, or verify it.
+
+    Raises:
+        VerificationFailed: the file is damaged; an existing database is as it was.
+
+    """
     if common.verify_only:
         _verify(store, name, config, as_json=common.as_json)
         return

@@ -101,6 +101,7 @@ class _Drill:
         self._version: str | None = None
         self._isolation: list[str] = []
         self._unproved: list[Unproved] = []
+        self.damaged = False
         self.checks: list[DrillCheck] = []
         self.warnings: list[str] = []
 
@@ -146,6 +147,7 @@ class _Drill:
 
     def _found(self, error: e.PgkeepError) -> None:
         message = error.message
+        self.damaged |= isinstance(error, e.VerificationFailed)
         if self._options.server is None and (match := _PRELOADED.match(message)):
             message += f"; --setting shared_preload_libraries={match[1]} loads it"
         self.checks.append(DrillCheck(name="drill", checked=1, findings=[message]))
@@ -186,6 +188,7 @@ class _Drill:
             rows=sum(table.rows for table in tables),
             checks=self.checks,
             findings=findings,
+            damaged=self.damaged,
             unproved=[str(unproved) for unproved in self._unproved],
             isolation=self._isolation,
             warnings=self.warnings,

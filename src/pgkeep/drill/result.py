@@ -26,6 +26,7 @@ class DrillResult(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     checks: list[DrillCheck]
     findings: list[str]
+    damaged: bool = False  # the file or its side files are, so that its copy may be good
     unproved: list[str] = []  # what only a superuser could restore
     isolation: list[str] = []  # of a server of our own: "user", "namespaces"
     warnings: list[str] = []

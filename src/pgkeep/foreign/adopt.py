@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from .. import errors as e
 from ..artifact import plain_reader
 from ..artifact.file import Artifact, is_artifact
 from ..catalog import side_files
+from ..catalog.files import is_dump_name
 from ..catalog.locks import manifests_locked
 from ..catalog.publication import manifest_of
 from ..model import naming
@@ -23,8 +23,6 @@ from ..stores.local import LocalStore
 from ..stores.store import Source, Store, read_all, sha256_of, write_file
 from . import index, plain
 from .names import guess
-
-_DUMP = re.compile(r"\.(?:sql|dump|psql)(?:\.|\Z)")  # names that promise a dump
 
 
 def adopt(
@@ -158,7 +156,7 @@ def _index(
 ) -> AdoptedFile:
     if is_artifact(source):
         return AdoptedFile(name, "ours")
-    if not _DUMP.search(name) and not plain.is_dump(source):
+    if not is_dump_name(name) and not plain.is_dump(source):
         return AdoptedFile(name, "other")
     try:
         made = index.index(source, store, options, progress, copy=copy)
