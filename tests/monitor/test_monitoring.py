@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from pgkeep import errors
 from pgkeep.monitor import metrics
+from pgkeep.settings import SETTINGS
 from tests.support import baking
 from tests.support.exposition import PROMTOOL
 
@@ -274,6 +276,17 @@ def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
     recorded = [
         {"record": f"q{n}", "expr": one.replace("$database", ".*")} for n, one in enumerate(queries)
     ]
+    # Colours are those of goals and exit codes, and nothing is orange before each nightly run.
+    panels = {panel["title"]: panel["fieldConfig"]["defaults"] for panel in dashboard["panels"]}
+    (goal,) = [setting for setting in SETTINGS if setting.variable == "BACKUP_MAX_AGE"]
+    assert panels["Newest restorable point"]["thresholds"]["steps"] == [
+        {"color": "green", "value": None}, {"color": "red", "value": goal.parse(goal.default)},
+    ]  # fmt: skip
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {kind.exit_code for kind in kinds if issubclass(kind, errors.PgkeepError)}
+    mapped = panels["Last exit code"]["mappings"][0]["options"]
+    assert set(map(int, mapped)) == {-1, 0, *codes}
+    assert {code for code, shown in mapped.items() if shown["color"] != "red"} == {"0"}
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))
     promtool("check", "rules", str(path))

@@ -36,6 +36,7 @@ SUCCESS = "backup_last_success_timestamp_seconds"
 ATTEMPT = "backup_last_attempt_timestamp_seconds"
 # What only runs can tell; and what changes by itself.
 CLUSTER = "prod-1"
+NEVER = "prod-2"  # of which no backup was ever attempted
 OF_RUNS = {f"pgkeep_{ATTEMPT}", "pgkeep_backup_last_exit_code", "pgkeep_backup_prune_removed"}
 FREE = "pgkeep_store_free_bytes"
 AGE = "pgkeep_backup_age_seconds"  # which is another one each time
@@ -97,17 +98,36 @@ def agreed(prometheus: Program, newest: float, store: str) -> Series:
     return node
 
 
-def dashboard(prometheus: Program) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """Return what each panel shows; each of its queries must have an answer."""
-    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+Shown = dict[str, list[tuple[dict[str, str], float]]]
+
+
+def dashboard(prometheus: Program, cluster: str = CLUSTER) -> Shown:
+    """Return what each panel shows; of the cluster with backups, each query must have an answer."""
+    found: Shown = {}
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel["targets"]:
-            answer = prometheus.query(
-                target["expr"].replace("$database", ".*").replace("$cluster", CLUSTER)
-            )
-            assert answer, target["expr"]
+            expression = target["expr"].replace("$database", ".*").replace("$store", ".*")
+            answer = prometheus.query(expression.replace("$cluster", cluster))
+            assert answer or cluster != CLUSTER, target["expr"]
             found.setdefault(panel["title"], []).extend(sorted(answer, key=str))
     return found
+
+
+def looks(title: str, value: float) -> tuple[str | None, str]:
+    """Return text and colour that Grafana gives a value: of the mapping, else of the threshold."""
+    (panel,) = [p for p in json.loads(DASHBOARD.read_text())["panels"] if p["title"] == title]
+    defaults = panel["fieldConfig"]["defaults"]
+    for mapping in defaults.get("mappings", ()):
+        options = mapping["options"]
+        if mapping["type"] == "value" and f"{value:g}" in options:
+            return options[f"{value:g}"]["text"], options[f"{value:g}"]["color"]
+        if mapping["type"] == "range" and (
+            options["from"] <= value <= (options["to"] or float("inf"))
+        ):
+            return options["result"]["text"], options["result"]["color"]
+    steps = defaults["thresholds"]["steps"]
+    reached = [step for step in steps if step["value"] is None or step["value"] <= value]
+    return None, reached[-1]["color"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +178,11 @@ def observed(
         bare = invoke.environment(pg17, database, BACKUP_DIR=store, BACKUP_DATABASES=database,
                                   BACKUP_CLUSTER=CLUSTER)  # fmt: skip
         served = start(observers.listen(folder / "listen", bare))
-        jobs = {"node": node, "pushgateway": gateway, "listen": served}
+        (folder / "empty").mkdir()
+        never = start(observers.listen(folder / "never", invoke.environment(
+            BACKUP_DIR=str(folder / "empty"), BACKUP_DATABASES="app", BACKUP_CLUSTER=NEVER,
+        )))  # fmt: skip
+        jobs = {"node": node, "pushgateway": gateway, "listen": served, "never": never}
         prometheus = start(observers.prometheus(folder / "prometheus", jobs))
         bucket = buckets.bucket()
         env = bare | buckets.environment(bucket) | {
@@ -217,6 +241,9 @@ def test_the_dashboard_counts_three_sources_once(observed: Observed) -> None:
     away = sum(phases[name] for name in phases.keys() - {"start", "check", "clean"})
     shown = {
         "Databases without a backup": [({}, 0)],
+        "Size of the backups by store": [
+            (here, sum(observed.sizes)), (there, sum(observed.sizes)),
+        ],
         "Last exit code": [(daily, 0)],
         "Recovery time": [(db, pytest.approx(away))],
         "Findings of the last drill": [(db, 0)],
@@ -238,13 +265,35 @@ def test_the_dashboard_counts_three_sources_once(observed: Observed) -> None:
             ((labels, age),) = panels.pop(title)
             assert labels == db
             assert 0 < age < 600
-        *stores, (place, free) = panels.pop("Stores")
-        sizes = sum(observed.sizes)
-        assert (stores, place) == ([(here, sizes), (there, sizes)], here)
+            assert looks(title, age) == (None, "green")
+        ((place, free),) = panels.pop("Free space by store")
+        assert place == here
         assert free > 0
         assert panels == shown
 
     settled(look)
+
+
+def test_never_is_red_on_the_dashboard(observed: Observed) -> None:
+    """F2: a database without backup, run or drill has a value in each panel that shows a state."""
+    app = {"cluster": NEVER, "database": "app"}
+    states = {
+        "Newest restorable point": "never", "Last passed drill": "never",
+        "Recovery time": "no drill", "Findings of the last drill": "no drill",
+        "Last exit code": "no run",
+    }  # fmt: skip
+
+    def look() -> None:
+        panels = dashboard(observed.prometheus, NEVER)
+        for title, text in states.items():
+            assert [labels for labels, _ in panels[title]] == [app]
+            assert looks(title, panels[title][0][1]) == (text, "red")
+        assert panels["Databases without a backup"] == [({}, 1)]
+
+    settled(look)
+    for title in ("Recovery time", "Findings of the last drill", "Last exit code"):
+        ((_, value),) = dashboard(observed.prometheus)[title]
+        assert looks(title, value) in ((None, "green"), ("ok", "green"))
 
 
 # -- Alertmanager

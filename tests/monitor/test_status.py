@@ -376,6 +376,19 @@ def test_failed_drills_restores_and_prunes_are_shown() -> None:
     assert failure.succeeded == NOW - HOUR
 
 
+def test_a_drill_that_cannot_connect_is_shown(tmp_path: Path) -> None:
+    """F7: of the database whose backup it would have restored, though no manifest shows it."""
+    shutil.copytree(EXAMPLES, tmp_path / "b")
+    env = invoke.environment(BACKUP_DIR=str(tmp_path / "b"), BACKUP_MAX_AGE="999w")
+    invoke.run("drill", "--server=host=127.0.0.1 port=1 dbname=x", env=env, code=3)
+    document = json.loads(invoke.run("status", "--json", env=env))
+    (failure,) = document["databases"][0]["failures"]
+    assert (failure["command"], failure["exit_code"], failure["runs"]) == ("drill", 3, 1)
+    out = invoke.run("status", env=env)
+    assert "\n  last drill failed " in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_days_without_a_run_differ_from_removed_backups() -> None:
     """B6: what the records say of days that have no backup."""
     taken = {days: planted.manifest(NOW - days * DAY) for days in range(1, 6)}
