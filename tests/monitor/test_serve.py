@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from pgkeep.catalog.catalog import Backup
 from pgkeep.model.manifest import Drill, Manifest
+from pgkeep.model.record import DatabaseResult, Record
 from pgkeep.monitor import overview, site, status
 from pgkeep.monitor.pages import charts
 from pgkeep.stores.memory import MemoryStore
@@ -383,6 +384,44 @@ def test_debts_notes_and_drills_are_shown() -> None:
     detail = (site.database_page(shown, "app", None) or b"").decode()
     assert "1 finding" in detail
     assert "pgkeep restore --latest --database=app --target-db=app_copy" in detail
+
+
+def test_failed_runs_and_a_missing_copy_are_shown() -> None:
+    """F3, F14: why the last run failed, which day has no run, that there is no second place."""
+    made = planted.manifest(NOW - DAY)
+    gone = planted.manifest(NOW - 3 * DAY).name.stem
+    runs = [
+        Record(
+            command="backup", pgkeep="0", user="u", host="db<1>", started=NOW - hours * DAY / 24,
+            finished=NOW - hours * DAY / 24, exit_code=code, removed=[gone],
+            results=[DatabaseResult(database="app", exit_code=code, error=error, backup=backup)],
+        )
+        for hours, code, error, backup in (
+            (24, 0, None, made.name.stem), (1, 4, "<b>pg_dump</b> failed", None),
+        )
+    ]  # fmt: skip
+    target = overview.Target(store=MemoryStore(), named=["app"])
+    contents, attempts = {target.store.url: [Backup(made, False)]}, {target.store.url: runs}
+    goals = status.Goals(max_age=93600)
+    databases = [
+        status.with_runs(database, target, contents, attempts, NOW, UTC)
+        for database in status.judge(target, contents, goals, NOW, UTC)
+    ]
+    place = status.TargetState(
+        name=None, target=target, zone=UTC, goals=goals, readable=True, databases=databases
+    )
+    shown = status.State(now=NOW, places=[place], contents=contents, problems=[], attempts=attempts)
+    page = site.overview_page(shown).decode()
+    assert 'class="badge warn">last run failed' in page
+    assert "on db&lt;1&gt;, exit code 4: &lt;b&gt;pg_dump&lt;/b&gt; failed" in page
+    days = ("Sat 2026-03-07: removed by retention", "Sun 2026-03-08: no run recorded",
+            "Mon 2026-03-09: daily", "Tue 2026-03-10: the run failed")  # fmt: skip
+    assert [f"<title>{day}</title>" in page for day in days] == [True] * 4
+    assert "No off-site copy configured" in page
+    detail = (site.database_page(shown, "app", None) or b"").decode()
+    assert "exit code 4</span> &lt;b&gt;pg_dump" in detail
+    assert '<span class="badge good">succeeded' in detail
+    assert f'<abbr title="{made.name.stem}">{made.name.id}</abbr>' in detail
 
 
 def test_what_is_missing_or_nothing_is_said() -> None:

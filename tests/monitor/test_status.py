@@ -14,6 +14,7 @@ import pytest
 
 from pgkeep.catalog.catalog import Backup
 from pgkeep.cli.contents import contents_of
+from pgkeep.model import naming
 from pgkeep.model.manifest import UNKNOWN_CLUSTER, Drill, Manifest, ServerFacts
 from pgkeep.model.record import DatabaseResult, Record
 from pgkeep.monitor import attempts, metrics, overview, status
@@ -316,7 +317,7 @@ def test_a_failure_has_a_beginning_and_an_end() -> None:
     found = with_runs(run(60), *failing, manifests=[made])
     assert texts(found) == [
         "last run failed 2 h ago (2026-03-10 10:00 UTC) on db1, exit code 10: reason 10",
-        "all 3 runs since 2026-03-08 10:00 UTC have failed",
+        "3 runs in a row have failed, the first at 2026-03-08 10:00 UTC",
     ]
     assert found.last_attempt is not None
     assert (found.last_attempt.exit_code, found.last_failure) == (10, found.failures[0])
@@ -431,6 +432,8 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert document["ok"] is True
     by_name = {one["database"]: one for one in document["databases"]}
     assert (by_name["app"]["backups"], by_name["app"]["verified"]) == (60, True)
+    assert f"\n  newest: {by_name['app']['newest_id']}, " in shown
+    assert naming.is_whole_id(by_name["app"]["newest_id"])
     code, coloured = on_terminal("status", env=env)
     assert code == 0
     assert "\x1b[32m" in coloured

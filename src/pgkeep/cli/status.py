@@ -253,7 +253,8 @@ def _facts(database: status.Database, now: datetime) -> list[str]:
         state += ", lag of the standby unknown" if database.lag_unknown else ""
         age = status.span(max(0.0, database.age_seconds or 0))
         lines.append(
-            f"newest: {database.snapshot.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {age} ago,"
+            f"newest: {database.newest_id},"
+            f" {database.snapshot.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {age} ago,"
             f" {database.type}, {progress.size(database.size or 0)}, {state}"
         )
     noun = "backup" if database.backups == 1 else "backups"

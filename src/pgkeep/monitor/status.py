@@ -46,6 +46,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     target: str | None
     expected: bool  # databases that are not expected are shown, but not checked
     newest: str | None  # the backup's name
+    newest_id: str | None
     snapshot: datetime | None  # the time as of which it restores data
     age_seconds: float | None
     lag_unknown: bool  # of the standby: the data can be older
@@ -210,6 +211,7 @@ class _Judgement:
             target=self.name,
             expected=expected,
             newest=None if newest is None else newest.name.stem,
+            newest_id=None if newest is None else newest.name.id,
             snapshot=None if newest is None else newest.as_of,
             age_seconds=age,
             lag_unknown=newest is not None and newest.lag_unknown,
@@ -378,7 +380,9 @@ def failure_texts(failure: Failure, now: datetime) -> list[str]:
         return [f"a {title} {how}; another succeeded {_ago(failure.succeeded, now)}"]
     texts = [f"last {title} {how}"]
     if failure.runs > 1:
-        texts.append(f"all {failure.runs} runs since {_moment(failure.since)} have failed")
+        texts.append(
+            f"{failure.runs} runs in a row have failed, the first at {_moment(failure.since)}"
+        )
     return texts
 
 

@@ -55,6 +55,7 @@ def _environment() -> Environment:
         "moment": moment,
         "count": "{:,}".format,
         "dates": dates,
+        "heading": heading,
         "name": printable,  # with escapes for line ends and characters that change the direction
     }
     environment.globals |= {"style": _style(), "policy": policy(), "version": __version__}
@@ -64,6 +65,11 @@ def _environment() -> Environment:
 def dates(text: str) -> Markup:
     """Return a text in which no date and no time is divided at the end of a line."""
     return Markup(_DATE.sub(r'<span class="date">\g<0></span>', str(escape(text))))  # noqa: S704
+
+
+def heading(name: str) -> Markup:
+    """Return a name that a narrow screen divides behind an underscore, not inside a word."""
+    return Markup(str(escape(printable(name))).replace("_", "_<wbr>"))  # noqa: S704
 
 
 def moment(when: datetime) -> str:
