@@ -137,7 +137,8 @@ def deleted_rows(place: Place, variables: str) -> None:
 
 @scene("Wrong migration")
 def wrong_migration(place: Place, variables: str) -> None:
-    for number, _ in enumerate(place.play("Wrong migration", variables)):
+    *undo, before = place.blocks("Wrong migration")
+    for number, _ in enumerate(place.run([before, *undo], variables)):
         if number == 1:
             place.spoil("alter table orders drop column total cascade")
         elif number == 2:
