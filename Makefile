@@ -5,7 +5,7 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh tests/fresh.sh .ci/run
 
-.PHONY: help demo test lint lock bench production regress fresh clean setup
+.PHONY: help demo test lint lock bench production regress image fresh clean setup
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ production: $(ready) setup  ## measure what pgkeep does to an application at wor
 regress: $(ready) setup  ## back up and restore PostgreSQL's own regression database in every way
 	@tests/setup.sh regress
 	$(bin)/python -m tests.regression $(REGRESS_ARGS)
+
+image: $(ready) setup  ## build the template's image and use it: backup, verify, drill, restore (3 minutes)
+	@tests/setup.sh image
+	$(bin)/python -m tests.image
 
 fresh:  ## run README's commands in a bare Debian 12 and 13 (an hour); FRESH_ARGS="--help"
 	@tests/fresh.sh $(FRESH_ARGS)

@@ -4,6 +4,7 @@
 #   tests/fresh.sh                        make demo and make test, in Debian 12 and in Debian 13
 #   tests/fresh.sh 12 demo                only in Debian 12, and without the tests
 #   tests/fresh.sh 13 test -- -k browser  only some tests
+#   tests/fresh.sh base                   only make the archive of a bare Debian 12, for tests/image.py
 #
 # Needs root, debootstrap and bubblewrap: in a plain chroot, namespaces of users are refused, which
 # drills and browsers use. Prints a table of results and times; the output is in build/fresh.
@@ -35,6 +36,7 @@ base() {
     [ ! -f "$archive" ] || return 0
     say "making a bare Debian $1"
     made=$(mktemp -d "$cache/base.XXXXXX")
+    chmod 755 "$made"
     unshare --mount --pid --fork --kill-child debootstrap --variant=minbase \
         --include=make,git "$(codename "$1")" "$made" "$mirror" >"$cache/debootstrap.log" 2>&1 &
     child=$!
@@ -108,6 +110,7 @@ main() {
         case $1 in
         12 | 13) releases="$releases $1" ;;
         demo | test) steps="$steps $1" ;;
+        base) steps=base ;;
         --)
             shift
             for argument; do pytest_args="$pytest_args '$argument'"; done
@@ -128,6 +131,7 @@ main() {
     child=''
     trap 'kill $child 2>/dev/null; wait; rm -rf "$run" "$cache"/base.*' EXIT
     trap 'exit 130' INT HUP TERM
+    if [ "$steps" = base ]; then base 12 && exit; fi
     for release in $releases; do fresh "$release"; done
     printf '\n| system    | step  |   time | result |\n|---|---|---|---|\n'
     cat "$run/table"

@@ -4,6 +4,7 @@
 #   tests/setup.sh          Debian packages, PostgreSQL 12 to 14, kubectl, PgBouncer, Prometheus in build
 #   tests/setup.sh python   the virtual environment .venv, with python3 >= 3.11 and all packages
 #   tests/setup.sh fresh    what tests/fresh.sh needs
+#   tests/setup.sh image    what tests/image.py needs besides
 #   tests/setup.sh regress  the source of PostgreSQL's regression tests in build/regression
 set -eu
 umask 022 # started by root, servers run as another user, who must be able to read them
@@ -329,10 +330,16 @@ fresh() {
     done
 }
 
+image() {
+    fresh
+    command -v buildah >/dev/null || install buildah
+}
+
 case "${1:-all}" in
 python) python ;;
 regress) regress ;;
 fresh) fresh ;;
+image) image ;;
 all)
     packages
     servers
@@ -341,7 +348,7 @@ all)
     pgbouncer
     ;;
 *)
-    say "usage: tests/setup.sh [python | regress | fresh]"
+    say "usage: tests/setup.sh [python | regress | fresh | image]"
     exit 2
     ;;
 esac

@@ -205,6 +205,19 @@ def test_code_in_documents_and_workflows_is_clean(
     run([str(BIN / "shellcheck"), *map(str, paths)])
 
 
+def users_of_debian() -> set[str]:
+    """The users and groups that every Debian has: useradd refuses their names."""
+    folder = Path("/usr/share/base-passwd")
+    lines = [
+        line
+        for name in ("passwd.master", "group.master")
+        for line in (folder / name).read_text().splitlines()
+    ]
+    names = {line.split(":")[0] for line in lines}
+    assert {"backup", "nobody"} <= names
+    return names
+
+
 def test_the_dockerfile_is_clean(full: Path, projects: dict[str, Path]) -> None:
     """hadolint; versions of Debian's packages are left to the repository on purpose."""
     run([str(BIN / "hadolint"), "--ignore=DL3008", str(full / "Dockerfile.backup")])
@@ -223,6 +236,8 @@ def test_the_dockerfile_is_clean(full: Path, projects: dict[str, Path]) -> None:
     assert "*" in rules
     assert [any(fnmatch(one, rule) for rule in allowed) for one in copied] == [True] * 3
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE)
+    (user,) = re.findall(r"^RUN useradd .* (\S+) \\$", text, re.MULTILINE)
+    assert user not in users_of_debian()
     assert 'ENTRYPOINT ["pgkeep"]' in text  # no shell between PID 1 and pgkeep
     for options, project in projects.items():
         _, observability, s3, _ = (part == "yes" for part in options.split("-"))
