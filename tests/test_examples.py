@@ -165,8 +165,13 @@ def test_systemd_timer_and_service_are_valid(machine: Machine, tmp_path: Path) -
     assert timer["Timer"]["OnCalendar"] == "*-*-* 02:30:00 UTC"
     assert timer["Install"]["WantedBy"] == "timers.target"
     known = {"Unit", "Service", "Timer", "Install"}
+    told = unit(machine.read("systemd/pgkeep-backup.service"))["Unit"]["OnFailure"]
+    assert told == "pgkeep-failed@%n.service"
+    report = unit(machine.read("systemd/pgkeep-failed@.service"))["Service"]["ExecStart"]
+    words = shlex.split(report.replace("%i", "pgkeep-backup.service").replace("%H", "here"))
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
     paths = []
-    for name in ("pgkeep-backup.service", "pgkeep-backup.timer"):
+    for name in ("pgkeep-backup.service", "pgkeep-backup.timer", "pgkeep-failed@.service"):
         assert set(unit(machine.read(f"systemd/{name}")).sections()) <= known
         paths.append(tmp_path / name)
         paths[-1].write_text(machine.read(f"systemd/{name}"))
