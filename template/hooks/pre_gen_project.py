@@ -13,6 +13,7 @@ RULES = {
     "postgres_db": ("{{ cookiecutter.postgres_db }}", NAME),
     "postgres_user": ("{{ cookiecutter.postgres_user }}", NAME),
     "postgres_port": ("{{ cookiecutter.postgres_port }}", r"[1-9][0-9]{0,4}"),
+    "compose_file": ("{{ cookiecutter.compose_file }}", r"([\w./-]+\.ya?ml)?"),
     "pgkeep_source": ("{{ cookiecutter.pgkeep_source }}", f"wheel|{FILE}|{COMMIT}|{VERSION}"),
 }
 wrong = [

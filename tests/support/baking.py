@@ -243,7 +243,7 @@ def server(port: int, major: int = 17) -> Server:
 
 
 def with_roles(running: Server) -> None:
-    """Add the role of compose.yml, one that may read its tables, and one that may nothing."""
+    """Add the role of the template, one that may read its tables, and one that may nothing."""
     for role in ("app superuser", "reader", "stranger"):
         servers.sql(running, "postgres", f"create role {role} login")
 

@@ -114,7 +114,7 @@ def test_other_values_reach_every_file(tmp_path: Path) -> None:
     everything = "".join(path.read_text() for path in files(project))
     assert not re.search(r"\bapp\b(?!\.kubernetes|-pg)|my-project|\b5432\b(?!\")", everything)
     assert "PostgreSQL 18" in everything
-    assert "/var/lib/postgresql\n" in (project / "compose.yml").read_text()
+    assert "/var/lib/postgresql\n" in (project / "compose.backup.yml").read_text()
     assert (project / "deploy" / "systemd" / "ship-yard-backup.timer").is_file()
 
 
@@ -124,6 +124,7 @@ def test_other_values_reach_every_file(tmp_path: Path) -> None:
         ("project_slug", "Ship Yard"), ("project_slug", "x" * 33), ("postgres_db", "a-b"),
         ("postgres_db", "a'; drop"), ("postgres_user", "Admin"), ("postgres_port", "0"),
         ("postgres_port", "54x"), ("pgkeep_source", "git+https://example.com/pgkeep@main"),
+        ("compose_file", "a b.yml"),
     ],
 )  # fmt: skip
 def test_values_that_would_break_files_are_refused(tmp_path: Path, name: str, value: str) -> None:
@@ -258,7 +259,7 @@ def test_yaml_is_what_its_readers_expect(projects: dict[str, Path], tmp_path: Pa
             for path in files(project, pattern):
                 assert next(iter(yaml.safe_load_all(path.read_text()))), path
     check = str(BIN / "check-jsonschema")
-    compose = files(distinct([*projects.values()], "compose.yml", tmp_path / "compose"))
+    compose = files(distinct([*projects.values()], "compose.backup.yml", tmp_path / "compose"))
     run([check, "--builtin-schema=vendor.compose-spec", *map(str, compose)])
     workflows = distinct([*projects.values()], "database-backup.yml", tmp_path / "workflows")
     schema = "--builtin-schema=vendor.github-workflows"
@@ -304,19 +305,19 @@ def interpolated(text: str, environ: dict[str, str]) -> str:
 
 
 def test_compose_has_what_it_refers_to(projects: dict[str, Path]) -> None:
-    """With the variables of .env.example; the backup service can do one thing only."""
+    """With the variables of .env.backup.example; the backup service can do one thing only."""
     for project in projects.values():
-        lines = (project / ".env.example").read_text().splitlines()
+        lines = (project / ".env.backup.example").read_text().splitlines()
         environ = dict(line.split("=", 1) for line in lines if re.match("[A-Z]", line))
         known = {
             line.lstrip("#").split("=")[0] for line in lines if re.match("#?[A-Z_0-9]+=", line)
         }
-        text = re.sub(" *# .*", "", (project / "compose.yml").read_text())
+        text = re.sub(" *# .*", "", (project / "compose.backup.yml").read_text())
         used = re.findall(r"\$\{([A-Z_0-9]+):", text)
         compose = yaml.safe_load(interpolated(text, environ))
         backup = compose["services"]["backup"]
         assert {"POSTGRES_PASSWORD", "HOST_UID"} <= environ.keys()
-        assert set(used) <= known, "told in .env.example"
+        assert set(used) <= known, "told in .env.backup.example"
         assert settings_unknown(backup["environment"]) == set()
         assert (project / backup["build"]["dockerfile"]).is_file()
         for volume in compose["services"]["db"]["volumes"]:
@@ -335,7 +336,7 @@ def test_compose_has_what_it_refers_to(projects: dict[str, Path]) -> None:
 
 def test_compose_tells_and_shows_what_it_is_told_to(full: Path) -> None:
     """F11, F12, F13: a directory for node_exporter, and a page that nobody has to have."""
-    text = re.sub(" *# .*", "", (full / "compose.yml").read_text())
+    text = re.sub(" *# .*", "", (full / "compose.backup.yml").read_text())
     token = "correct-horse-battery"
     told = {
         "POSTGRES_PASSWORD": "x", "HOST_METRICS_DIR": "/node", "BACKUP_PUSHGATEWAY": "http://gate",
@@ -728,7 +729,7 @@ def test_dumps_and_passwords_are_not_committed(full: Path, tmp_path: Path) -> No
     subprocess.run(["git", "init", "-q", str(full)], check=True)
     names = [
         "backups/app_daily_20261122T020000Z.sql.gz", "scripts/backup-config.env", ".env",
-        "backups/.gitkeep", "scripts/backup-config.env.example", ".env.example",
+        "backups/.gitignore", "scripts/backup-config.env.example", ".env.backup.example",
     ]  # fmt: skip
     done = subprocess.run(
         ["git", "check-ignore", *names], cwd=full, capture_output=True, text=True, check=False
@@ -740,7 +741,7 @@ def test_dumps_and_passwords_are_not_committed(full: Path, tmp_path: Path) -> No
 def test_json_of_the_template_has_the_promised_variables() -> None:
     assert [name for name in CONTEXT if not name.startswith("_")] == [
         "project_name", "project_slug", "postgres_version", "postgres_db", "postgres_user",
-        "postgres_port", *OPTIONS, "pgkeep_source",
+        "postgres_port", *OPTIONS, "compose_file", "pgkeep_source",
     ]  # fmt: skip
     assert {tuple(sorted(CONTEXT[name])) for name in OPTIONS} == {("no", "yes")}
     assert "_creation_date" in CONTEXT

@@ -242,9 +242,10 @@ def test_pgkeep_is_found_on_path_in_the_environment_or_in_docker(
     code, out, _ = call(script, "--type=weekly", PATH=f"{tmp_path / 'bin'}:{SYSTEM}")
     assert code == 8
     started = words(out)
-    assert started == ["compose", "run", "--rm", "-T", "backup", "backup", "--type=weekly"]
-    compose = yaml.safe_load((project / "compose.yml").read_text())
-    assert started[4] in compose["services"]
+    file = ["-f", "compose.backup.yml"]
+    assert started == ["compose", *file, "run", "--rm", "-T", "backup", "backup", "--type=weekly"]
+    compose = yaml.safe_load((project / "compose.backup.yml").read_text())
+    assert started[6] in compose["services"]
     (tmp_path / "bin" / "docker").unlink()
     bare = tmp_path / "bare"  # what the script itself needs, and no docker
     bare.mkdir()
@@ -384,7 +385,7 @@ def test_systemd(live: Path, cluster: Server, tmp_path: Path, observability: str
 def test_the_page(live: Path) -> None:
     """As its unit starts it; Compose's check finds it; without a password none gets out."""
     port = baking.free_port()
-    compose = yaml.safe_load((live / "compose.yml").read_text())["services"]["backup-page"]
+    compose = yaml.safe_load((live / "compose.backup.yml").read_text())["services"]["backup-page"]
 
     def here(text: str) -> str:
         return text.replace("/srv/my-project", str(live)).replace("9648", str(port))

@@ -91,7 +91,7 @@ for program in "$(command -v pgkeep || true)" "$project/.venv/bin/pgkeep" "$proj
 done
 if command -v docker >/dev/null; then
     cd "$project" # the container sees backups/ under the same relative path
-    if [ -t 0 ]; then exec docker compose run --rm backup "$@"; fi
-    exec docker compose run --rm -T backup "$@"
+    if [ -t 0 ]; then exec {{ cookiecutter.__compose }} run --rm backup "$@"; fi
+    exec {{ cookiecutter.__compose }} run --rm -T backup "$@"
 fi
 fail "pgkeep was not found on PATH or in $project/.venv, and docker is not installed"
