@@ -132,7 +132,7 @@ def test_no_server_no_backups_no_secrets(tmp_path: Path) -> None:
     )  # fmt: skip
     out, err = invoke.outputs("runbook", "--target=shop", env=env)
     assert "the runbook names no backups: " in err
-    other = invoke.run("runbook", "--target=other", f"--dir={tmp_path}", env=env)
+    other = invoke.run("runbook", "--target=other", f"--dir={tmp_path}/none", env=env)
     for text in (out, err, other):
         assert "s3cret" not in text
     assert "export PGHOST=192.0.2.1\n   export PGPORT=6432\n   export PGUSER=app\n" in out

@@ -19,7 +19,7 @@ from ..settings import BUCKET, SECRETS, SETTINGS, Group
 from ..terminal import printable
 from . import output
 from .command import pgkeep_command
-from .common import catalogs, complete_files, dir_option, load_config, stores, target_option
+from .common import catalogs, complete_files, dir_option, load_config, target_option
 
 SHOWN = 3  # newest backups of each database
 _NONE = (
@@ -67,7 +67,7 @@ def command(
             found for found in catalog.together(catalogs(config))
             if not found.missing and found.manifest.full
         ]  # fmt: skip
-    except e.StoreError as error:
+    except (e.StoreError, e.UsageError) as error:  # such as a directory that no backup has made
         output.current().warning(f"the runbook names no backups: {error.message}")
         backups = []
     text = _template().read_text("utf-8")
@@ -97,7 +97,7 @@ def _database(config: Config, backups: Sequence[ListedBackup], given: str | None
 
 def _values(config: Config, backups: Sequence[ListedBackup], database: str) -> runbook.Values:
     variables = _connection(config, database) | _store(config)
-    urls = [store.url for store in stores(config)]
+    urls = _places(config)
     place = next((url for url in reversed(urls) if url.startswith(BUCKET)), None)
     bucket, _, prefix = (place or "").removeprefix(BUCKET).partition("/")
     of_it = [found.manifest for found in backups if found.manifest.database.name == database]
@@ -141,11 +141,16 @@ def _connection(config: Config, database: str) -> dict[str, str]:
     return {name: found[name] for name in _FIRST if name in found} | found
 
 
+def _places(config: Config) -> list[str]:
+    """Return the directory or the URL of the backups, and the URL of their copies."""
+    directory, bucket = config.settings.directory, config.settings.s3_bucket
+    places = [directory if directory.startswith(BUCKET) else str(Path(directory).resolve())]
+    return places if bucket is None else [*places, f"{BUCKET}{bucket}/{config.settings.s3_prefix}"]
+
+
 def _store(config: Config) -> dict[str, str]:
     """Return the variables of the directory and the bucket."""
-    directory = config.settings.directory
-    place = directory if directory.startswith(BUCKET) else str(Path(directory).resolve())
-    found = {"BACKUP_DIR": place}
+    found = {"BACKUP_DIR": _places(config)[0]}
     for setting in SETTINGS:
         value = config.values.get(setting.variable)
         if setting.group == Group.BUCKET and setting.variable not in SECRETS and value is not None:
