@@ -129,7 +129,7 @@ main() {
     run=$(mktemp -d "$cache/run.XXXXXX")
     chmod 755 "$run"
     child=''
-    trap 'kill $child 2>/dev/null; wait; rm -rf "$run" "$cache"/base.*' EXIT
+    trap 'kill $child 2>/dev/null || true; wait; rm -rf "$run" "$cache"/base.*' EXIT
     trap 'exit 130' INT HUP TERM
     if [ "$steps" = base ]; then base 12 && exit; fi
     for release in $releases; do fresh "$release"; done
