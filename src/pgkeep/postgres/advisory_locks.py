@@ -37,9 +37,10 @@ def held(connection: Connection) -> set[int]:
 
 
 def holder_is_idle(connection: Connection, key: int) -> bool:
-    """Return whether the session that holds a lock of this database waits for its client.
+    """Return whether a session of another run holds a lock of this database and waits for it.
 
-    The server notices the death of a waiting session's client at once, so its client is alive.
+    The server notices the death of a waiting session's client at once, so its client is alive. A
+    session of this run that holds the lock has just been closed, and releases it in a moment.
     """
     row = connection.execute(
         """
@@ -47,6 +48,7 @@ def holder_is_idle(connection: Connection, key: int) -> bool:
         JOIN pg_catalog.pg_stat_activity a USING (pid)
         WHERE l.locktype = 'advisory' AND l.granted AND a.datname = pg_catalog.current_database()
           AND l.database = a.datid AND l.objsubid = 1
+          AND a.application_name <> pg_catalog.current_setting('application_name')
           AND (l.classid::pg_catalog.int8 << 32 | l.objid::pg_catalog.int8) = %s
         """,
         [key],
