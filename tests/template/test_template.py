@@ -52,7 +52,7 @@ COPIED = {
 WATCHED = re.compile(
     r"BACKUP_(METRICS_FILE|PUSHGATEWAY|PING_URL|WEBHOOK|MAX_AGE|DRILL_MAX_AGE|RTO|SERVE_TOKEN)"
     r"|METRICS_DIR|(?i:pushgateway|grafana|node.exporter|prometheus|dashboard|alertmanager)|9648"
-    r"|pgkeep(\.sh)? (status|metrics|serve)|-page"
+    r"|pgkeep(\.sh)? (metrics|serve)|-page"
 )
 
 

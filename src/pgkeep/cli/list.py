@@ -128,16 +128,20 @@ def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list
 def _headings(
     backups: Sequence[catalog.ListedBackup],
 ) -> Callable[[catalog.ListedBackup], str]:
-    """Return what names the database of a backup: with its cluster if several have this name."""
+    """Return what names the database of a backup: with its cluster if several have this name.
+
+    The cluster of an indexed dump is not known.
+    """
     clusters: dict[str, set[str]] = {}
     for backup in backups:
         manifest = backup.manifest
-        clusters.setdefault(manifest.database.name, set()).add(manifest.cluster_name)
+        known = clusters.setdefault(manifest.database.name, set())
+        known.update(filter(None, [manifest.cluster_name]))
 
     def heading(backup: catalog.ListedBackup) -> str:
         name, cluster = backup.manifest.database.name, backup.manifest.cluster_name
-        several = len(clusters[name]) > 1
-        return f"database {printable(name)}" + (f", cluster {cluster or '-'}" if several else "")
+        of = f", cluster {cluster or 'unknown'}" if len(clusters[name]) > 1 else ""
+        return f"database {printable(name)}{of}"
 
     return heading
 
