@@ -543,7 +543,7 @@ ENDINGS: dict[str, tuple[list[str], dict[str, str], int]] = {
     "dump": (["backup"], {"PATH": "{liars}"}, 4),
     "damaged": (["verify", "{dir}/cut.sql.gz"], {}, 5),
     "no file": (["verify", "{dir}/none.sql.gz"], {}, 6),
-    "refused": (["adopt", "{dir}/cut.sql.gz"], {}, 9),
+    "refused": (["release", "0000abcd"], {}, 9),
     "nothing there": (["restore", "--latest"], {}, 9),
     "some": (["backup", "--json"], {"BACKUP_DATABASES": "{app},missing"}, 11),
 }
