@@ -152,6 +152,7 @@ packages() {
     for program in git openssl pigz zsh fish; do
         command -v "$program" >/dev/null || install "$program"
     done
+    command -v xz >/dev/null || install xz-utils
     command -v chromium-headless-shell >/dev/null || install chromium-headless-shell fonts-dejavu-core
     [ -e /usr/share/i18n/charmaps ] || install locales
     # The Node.js of the wheels of Playwright and of npm.
@@ -209,6 +210,11 @@ prometheus() {
         for package; do
             dpkg-deb -x "${package}"_*.deb "$package"
         done
+        # From Debian 13 on, promtool is in a package of its own.
+        if [ -d prometheus ] && [ ! -e prometheus/usr/bin/promtool ]; then
+            download promtool
+            dpkg-deb -x promtool_*.deb prometheus
+        fi
     )
     for package; do
         mv "$work/$package" "build/tools/$package"

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import pwd
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,13 +49,17 @@ def pooled(server: Server, folder: Path, **settings: str) -> Iterator[dict[str, 
         + "".join(f"{name} = {value}\n" for name, value in options.items())
     )
     configuration.chmod(0o644)
-    (library,) = (FOLDER / "usr" / "lib").glob("*-linux-gnu")
     user: dict[str, Any] = {}
     if os.geteuid() == 0:
         user = {"user": pwd.getpwnam("nobody").pw_uid, "group": pwd.getpwnam("nobody").pw_gid}
+    # As another user it could not enter a checkout below /root.
+    copy = Path(tempfile.mkdtemp(prefix="pgkeep-pgbouncer-"))
+    shutil.copytree(FOLDER / "usr", copy, symlinks=True, dirs_exist_ok=True)
+    copy.chmod(0o755)
+    (library,) = (copy / "lib").glob("*-linux-gnu")
     with configuration.open() as text:
         process = subprocess.Popen(
-            [FOLDER / "usr" / "sbin" / "pgbouncer", "/dev/stdin"],
+            [copy / "sbin" / "pgbouncer", "/dev/stdin"],
             stdin=text,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -77,3 +83,4 @@ def pooled(server: Server, folder: Path, **settings: str) -> Iterator[dict[str, 
     finally:
         process.kill()
         process.wait()
+        shutil.rmtree(copy)
