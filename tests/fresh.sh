@@ -78,6 +78,7 @@ step() {
     log=$cache/debian-$release-$name.log
     say "Debian $release: $name"
     began=$(date +%s)
+    : >"$log" # before tail looks for it
     inside "$run/$release" "$@" </dev/null >"$log" 2>&1 &
     child=$!
     tail -n +1 -f --pid="$child" "$log" &
