@@ -101,7 +101,7 @@ def _backup(found: re.Match[str], values: Values) -> str:
     of_kind = {
         BackupType.DAILY: values.backups[-1:],
         BackupType.WEEKLY: values.backups[-2:-1],
-        BackupType.MANUAL: [one for one in values.backups if one.type == kind][-1:],
+        BackupType.MANUAL: [manifest for manifest in values.backups if manifest.type == kind][-1:],
     }[kind]
     stem = f"{naming.encode_database(values.database)}_{kind}_{EXAMPLE_TIME}"
     for manifest in of_kind:

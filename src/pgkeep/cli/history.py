@@ -17,7 +17,6 @@ from .command import pgkeep_command
 from .common import dir_option, json_option, load_config, print_json, stores, target_option
 
 AT_ONCE = 200  # records that are read to find those of a database
-WIDTH = 80
 
 
 @pgkeep_command(
@@ -138,8 +137,8 @@ def _backup(found: Record) -> str:
 
 def _below(text: str) -> list[str]:
     return textwrap.wrap(
-        printable(text), WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 4, max_lines=3,
-        placeholder=" ...",
+        printable(text), output.WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 4,
+        max_lines=3, placeholder=" ...",
     )  # fmt: skip
 
 

@@ -22,8 +22,6 @@ from .common import (
 )
 from .rules import AtMostOne
 
-WIDTH = 80  # of a terminal
-
 
 @pgkeep_command(
     "list",
@@ -120,7 +118,7 @@ def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list
             f"{progress.size(manifest.artifact.size):>9}{_count(manifest.rows):>10} "
             f"{f'{_where(backup, urls):8}' if two else ''}"
         )
-        state = textwrap.wrap(backup.state, WIDTH - len(title))
+        state = textwrap.wrap(backup.state, output.WIDTH - len(title))
         lines += [line + state[0], *(" " * len(title) + more for more in state[1:])]
     return lines
 

@@ -25,6 +25,7 @@ from .events import Event
 Level = Literal["info", "warning", "error"]
 _EVENTS: dict[Level, Event] = {"info": Event.INFO, "warning": Event.WARNING, "error": Event.ERROR}
 REMEMBERED = 100  # lines
+WIDTH = 80  # of tables and paragraphs
 
 
 class Verbosity(Enum):

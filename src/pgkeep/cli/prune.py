@@ -20,8 +20,6 @@ from .common import (
 )
 from .run_log import TargetOutcome
 
-WIDTH = 80  # of a terminal
-
 
 @pgkeep_command(
     "prune",
@@ -112,7 +110,7 @@ def _print(url: str | None, decisions: list[retention.Decision]) -> None:
             f"  {manifest.name.id} {manifest.taken:%Y-%m-%d %H:%M} {manifest.type:8}"
             f"{'keep' if decision.keep else 'REMOVE':7} "
         )
-        width = WIDTH - len(line)
+        width = output.WIDTH - len(line)
         reasons = [text for reason in decision.reasons for text in textwrap.wrap(reason, width)]
         for number, text in enumerate(reasons or [""]):
             output.say(f"{' ' * len(line) if number else line}{text}")

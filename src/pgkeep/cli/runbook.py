@@ -193,8 +193,8 @@ def _newest(backups: Sequence[ListedBackup]) -> list[str]:
     for name in sorted({backup.manifest.database.name for backup in backups}):
         of_it = [found.manifest for found in backups if found.manifest.database.name == name]
         lines += [
-            f"{one.name.id} {one.taken:%Y-%m-%d %H:%M} {progress.size(one.artifact.size):>9}"
-            f"  {one.name.stem}"
-            for one in of_it[: -SHOWN - 1 : -1]
+            f"{made.name.id} {made.taken:%Y-%m-%d %H:%M} {progress.size(made.artifact.size):>9}"
+            f"  {made.name.stem}"
+            for made in of_it[: -SHOWN - 1 : -1]
         ]
     return ["Newest backups when this was printed:", "", "```text", *lines, "```"]

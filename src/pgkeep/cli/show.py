@@ -24,7 +24,6 @@ from .common import (
 )
 from .rules import AtMostOne, Requires, each_with
 
-WIDTH = 80
 SECTIONS = {"pre": "before the rows", "data": "rows", "post": "after the rows"}
 
 
@@ -117,7 +116,7 @@ def _wrapped(name: str, text: str) -> list[str]:
     """Fold at spaces; a path or a name without spaces is not folded."""
     lines, line = [], name
     for word in text.split(" "):
-        if len(line) + len(word) + 1 > WIDTH and line.strip() and line != name:
+        if len(line) + len(word) + 1 > output.WIDTH and line.strip() and line != name:
             lines.append(line.rstrip())
             line = " " * len(name)
         line += word + " "
@@ -125,7 +124,7 @@ def _wrapped(name: str, text: str) -> list[str]:
 
 
 def _tables(found: extract.Inventory) -> list[str]:
-    room = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) - 36
+    room = max(output.WIDTH, shutil.get_terminal_size((output.WIDTH, 24)).columns) - 36
     lines = [f"{'TABLE':{room}}{'ROWS':>16}{'SQL':>10}{'SIZE':>10}"]
     for table in found.tables:
         rows = "INSERT" if table.rows is None else f"{table.rows:,}"

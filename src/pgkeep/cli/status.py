@@ -29,7 +29,6 @@ _COLOURS = {
     "monthly": "cyan", "weekly": "blue", "daily": "green", "manual": "yellow", "gone": "red",
     "failed": "red",
 }  # fmt: skip
-WIDTH = 80
 
 
 @pgkeep_command(
@@ -226,7 +225,7 @@ def _say(texts: Iterable[str], colour: str | None = None) -> None:
     """Print lines about a database, indented and wrapped."""
     for text in texts:
         lines = textwrap.wrap(
-            printable(text), WIDTH, initial_indent="  ", subsequent_indent="    ",
+            printable(text), output.WIDTH, initial_indent="  ", subsequent_indent="    ",
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
         for line in lines:

@@ -24,7 +24,7 @@ from .. import errors as e
 from ..run_id import run_id
 from . import programs
 from .connection_failure import TOO_MANY_CONNECTIONS, Failure, examine
-from .connection_hints import hint_for, passfile
+from .connection_hints import hint_for, password_source
 
 _log = logging.getLogger(__name__)
 
@@ -257,15 +257,9 @@ class Endpoint:
             if (value := os.environ.get(variable))
         }
         given = {**environment, **service, **self.params}
+        source = password_source(given, service, environment)
         if "password" in self.params:
             source = self.password_from
-        elif "password" in service:
-            source = "the service file"
-        elif "password" in environment:
-            source = _VARIABLES["password"]
-        else:
-            path, _ = passfile(given)
-            source = str(path) if path is not None and path.exists() else None
         return examine(error, conninfo, given, source)
 
     def pinned(self, connection: Connection) -> "Endpoint":

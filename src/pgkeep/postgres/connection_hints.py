@@ -154,6 +154,18 @@ def passfile(given: Mapping[str, str]) -> tuple[Path | None, bool]:
         return None, False
 
 
+def password_source(
+    given: Mapping[str, str], service: Mapping[str, str], environment: Mapping[str, str]
+) -> str | None:
+    """Return where libpq takes the password from, if no parameter has it."""
+    if "password" in service:
+        return "the service file"
+    if "password" in environment:
+        return "PGPASSWORD"
+    path, _ = passfile(given)
+    return str(path) if path is not None and path.exists() else None
+
+
 _HINTS: tuple[tuple[str, Hint], ...] = (
     (
         r'root certificate file "[^"]*" does not exist',

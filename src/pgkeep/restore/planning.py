@@ -67,7 +67,6 @@ class _Planner:
         self._target = target_name(
             source.name, options, self._meta.database.name if self._meta else None
         )
-        protected_databases.check_target(self._target)
         self._problems: list[tuple[str, str | None]] = []  # each with a remedy
         self._warnings: list[str] = []
         self._findings: list[Finding] = []
@@ -138,7 +137,8 @@ class _Planner:
             target=self._target,
             mode=mode.value,
             steps=steps(
-                self._options, mode, check=self._check(), target=self._target,
+                self._options, mode, check=_check(self._source, self._artifact),
+                target=self._target,
                 at_once=at_once or self._options.at_once,
                 missing_roles=selection.missing_roles if selection else (),
             ),
@@ -152,11 +152,6 @@ class _Planner:
             tables=len(restored) if restored is not None else None,
             rows=sum(table.rows for table in restored) if restored is not None else None,
         )  # fmt: skip
-
-    def _check(self) -> str:
-        if self._artifact is not None and self._source.remote:
-            return f"check end marker and index of {self._source.name}, members as they are loaded"
-        return f"check {self._source.name} to its end"
 
     def _refuse(self, problem: str, remedy: str | None = None) -> None:
         self._problems.append((problem, remedy))
@@ -334,8 +329,15 @@ def target_name(file: str, options: RestoreOptions, own: str | None) -> str:
 
     Raises:
         UsageError: the name is too long, or there is none.
+        Refused: it is a template of the server.
 
     """
+    name = options.target or own
+    if name is None:
+        raise e.UsageError(
+            f"{file} does not contain the name of its database",
+            hint="Name the database to restore into: --target-db=NAME.",
+        )
     if options.target:
         size = len(options.target.encode())
         if size > database_names.NAME_LIMIT:
@@ -343,13 +345,14 @@ def target_name(file: str, options: RestoreOptions, own: str | None) -> str:
                 f"the name of the target is {size} bytes long, PostgreSQL allows"
                 f" {database_names.NAME_LIMIT}"
             )
-        return options.target
-    if own is None:
-        raise e.UsageError(
-            f"{file} does not contain the name of its database",
-            hint="Name the database to restore into: --target-db=NAME.",
-        )
-    return own
+    protected_databases.check_target(name)
+    return name
+
+
+def _check(source: Source, artifact: Artifact | None) -> str:
+    if artifact is not None and source.remote:
+        return f"check end marker and index of {source.name}, members as they are loaded"
+    return f"check {source.name} to its end"
 
 
 def check_options_of_plain_dump(file: str, options: RestoreOptions) -> None:
