@@ -328,6 +328,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("mine")
     (project / "Dockerfile.backup").symlink_to(target)
+    (project / ".compose.backup.yml.pgkeep-new").symlink_to(target)  # the name of a new file
     init(project, "--overwrite")
     assert [*elsewhere.iterdir()] == []
     assert target.read_text() == "mine"

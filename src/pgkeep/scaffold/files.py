@@ -160,7 +160,9 @@ def _prepare(
     temporary = path.with_name(f".{path.name}{SUFFIX}")
     prepared.append((temporary, path))
     try:
-        temporary.write_bytes(file.contents)
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as created:  # never through a link that the project contains
+            created.write(file.contents)
     except OSError as error:
         error.filename = str(path)
         raise

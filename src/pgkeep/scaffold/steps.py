@@ -59,7 +59,7 @@ def next_steps(
         Step(
             text="With Docker, add the settings to .env and make a backup there:",
             lines=(
-                "cat .env.backup.example >>.env",
+                "cat .env.backup.example >>.env && chmod 600 .env",
                 f"docker compose {own}-f compose.backup.yml run --rm backup",
             ),
         )
