@@ -179,7 +179,7 @@ _DECORATORS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         " name.",
     ),
     _whole(
-        "--vacuum", is_flag=True, help="VACUUM (FREEZE, ANALYZE) instead of ANALYZE afterwards."
+        "--vacuum", is_flag=True, help="VACUUM (FREEZE) before ANALYZE."
     ),
     _whole("--create-roles", is_flag=True, help="Create missing roles, without login."),
     _whole(

@@ -41,7 +41,13 @@ def analyze(sessions: Sequence[Session], *, vacuum: bool = False) -> list[str]:
             what = statement.decode("utf-8", "replace")
             warnings.append(f"{what}: {error.diag.message_primary}")
 
-    command = "VACUUM (FREEZE, ANALYZE)" if vacuum else "ANALYZE"
-    statements = [row[0] for row in sessions[0].connection.execute(_STATEMENTS, [command])]
-    for_each(statements, sessions, execute, name="analyze", cancel=Session.cancel)
+    def for_each_table(command: str) -> None:
+        statements = [row[0] for row in sessions[0].connection.execute(_STATEMENTS, [command])]
+        for_each(statements, sessions, execute, name="analyze", cancel=Session.cancel)
+
+    if vacuum:
+        # Not VACUUM (ANALYZE): ANALYZE holds a snapshot, and the snapshot of one session keeps
+        # the rows from being frozen by another while an older transaction runs anywhere.
+        for_each_table("VACUUM (FREEZE)")
+    for_each_table("ANALYZE")
     return warnings
