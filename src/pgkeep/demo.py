@@ -11,6 +11,7 @@ import msgspec
 from psycopg import sql
 
 from . import errors as e
+from . import processes
 from .backup import backup
 from .backup.backup import BackupOptions
 from .model import naming
@@ -138,7 +139,7 @@ def _fill(endpoint: Endpoint, installation: programs.Installation, scale: int) -
     command = [installation.program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
     with (
         endpoint.child() as access,
-        programs.Child(
+        processes.Child(
             [*command, "-v", f"scale={scale}", "-o", "/dev/null"],
             access.environment,
             access.descriptors,

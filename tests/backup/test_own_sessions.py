@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from pgkeep import processes
 from pgkeep.artifact import file, packer
 from pgkeep.backup import assembly, backup
 from pgkeep.model import naming
-from pgkeep.postgres import programs, snapshot
+from pgkeep.postgres import snapshot
 from pgkeep.postgres.connection import Endpoint, application_name
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
@@ -53,7 +54,7 @@ def test_a_worker_that_has_the_connection_waits_for_pg_dump(
     queued: list[Later] = []
     copies = "select 1 from pg_stat_activity where datname = %(db)s and query like 'COPY%%'"
 
-    class Child(programs.Child):
+    class Child(processes.Child):
         """Lets an ALTER in before a worker can have its lock, and the worker before pg_dump."""
 
         def __init__(self, command: Any, *args: Any, **options: Any) -> None:
@@ -65,7 +66,7 @@ def test_a_worker_that_has_the_connection_waits_for_pg_dump(
             if name == "pg_dump":
                 until(lambda: servers.sql(pg17, db, copies, db=db))
 
-    monkeypatch.setattr(programs, "Child", Child)
+    monkeypatch.setattr(processes, "Child", Child)
     endpoint = Endpoint({**pg17.params, "dbname": db})
     options = backup.BackupOptions(type=naming.BackupType.MANUAL, jobs=1)
     made: list[backup.PublishedBackup] = []

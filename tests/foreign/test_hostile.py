@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from pgkeep import errors as e
+from pgkeep import processes
 from pgkeep.artifact import verify
 from pgkeep.artifact.file import (
     _EMPTY,
@@ -35,7 +36,6 @@ from pgkeep.artifact.file import (
 from pgkeep.foreign import index
 from pgkeep.foreign.names import Guess
 from pgkeep.model.manifest import Grant
-from pgkeep.postgres import programs
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
@@ -207,7 +207,7 @@ def check_with_psql(
         subprocess.run(
             psql,
             input=text,
-            env=programs.environment(environment),
+            env=processes.environment(environment),
             capture_output=True,
             check=False,
         )

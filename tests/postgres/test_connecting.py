@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pgkeep import errors as e
+from pgkeep import processes
 from pgkeep.backup import connection_limits
 from pgkeep.backup.connection_limits import ConnectionLimits, shortages
-from pgkeep.postgres import programs
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from tests.support import invoke, servers
@@ -196,7 +196,7 @@ def test_limits_are_those_of_the_role_that_logged_in(
 
 
 def failure_of(script: str) -> e.ProgramFailed:
-    with programs.Child(["/bin/sh", "-c", script], {}) as child:
+    with processes.Child(["/bin/sh", "-c", script], {}) as child:
         while child.read():
             pass
         with pytest.raises(e.ProgramFailed) as caught:

@@ -12,10 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgkeep import config
+from pgkeep import config, processes
 from pgkeep import errors as e
 from pgkeep.backup.source import program_error
-from pgkeep.postgres import programs
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.messages import LOCK_TABLE_HINT, restore_error
 from pgkeep.postgres.server import Server
@@ -209,7 +208,7 @@ def test_a_full_lock_table(german: Server) -> None:
     command = [str(servers.bin_folder(15) / "psql"), "-X", "-h", german.host]
     command += ["-p", str(german.port), "-U", german.user, "-d", "shop", "-c", many]
     with (
-        programs.Child(command, programs.environment({})) as child,
+        processes.Child(command, processes.environment({})) as child,
         pytest.raises(e.ProgramFailed) as failed,
     ):
         child.finish()

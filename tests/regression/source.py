@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgkeep.postgres import programs
+from pgkeep import processes
 from pgkeep.postgres.server import Server
 from tests.support import servers
 from tests.support.servers import SETTINGS
@@ -64,7 +64,7 @@ def _run_tests(server: Server, folder: Path) -> str:
     done = subprocess.run(
         command,
         cwd=folder,
-        env=programs.environment({}),
+        env=processes.environment({}),
         capture_output=True,
         text=True,
         timeout=SCHEDULE_SECONDS,

@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from pgkeep import processes
 from pgkeep.postgres import programs
 from pgkeep.postgres.server import Server
 
@@ -224,7 +225,7 @@ def execute(
         stdin=subprocess.DEVNULL if script is None else None,
         capture_output=True,
         check=False,
-        env=programs.environment(environment),
+        env=processes.environment(environment),
     )
     errors = done.stderr.decode(errors="replace")
     assert done.returncode == 0, f"{command[0]} exited with {done.returncode}:\n{errors[-4000:]}"

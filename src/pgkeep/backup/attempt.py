@@ -9,11 +9,11 @@ from enum import Enum, auto
 import psycopg
 from psycopg import sql
 
-from .. import __version__
+from .. import __version__, processes
 from .. import errors as e
 from ..artifact.file import ArtifactWriter
 from ..model.manifest import Computed
-from ..postgres import computed_values, moved_names, programs, snapshot
+from ..postgres import computed_values, moved_names, snapshot
 from ..postgres.connection import Connection
 from ..postgres.messages import is_lock_table_full
 from ..postgres.snapshot import Snapshot
@@ -167,7 +167,7 @@ class Attempt:
             settings=_money(self._source.lc_monetary),
         )
         access = self._source.access
-        with programs.Child(command, access.environment, access.descriptors) as child:
+        with processes.Child(command, access.environment, access.descriptors) as child:
             self._threads.on_stop(child.kill)
             try:
                 scanner = Scanner(self._schemas)

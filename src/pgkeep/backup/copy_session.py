@@ -7,6 +7,7 @@ input, so that a connection is opened only once.
 
 from collections.abc import Callable, Iterator
 
+from .. import processes
 from ..postgres import programs
 from ..postgres.connection import ChildAccess
 from ..postgres.moved_names import Moved
@@ -78,7 +79,7 @@ class CopySession:
         self, client: programs.Installation, access: ChildAccess, encoding: str, snapshot: str
     ) -> None:
         self._locked: int | None = None  # OID of the only table that the session has locked
-        self._child = programs.Child(
+        self._child = processes.Child(
             [client.program("psql"), "-X", "-q", "-A", "-t", "-w", *access.arguments],
             {**access.environment, "PGCLIENTENCODING": encoding},
             access.descriptors,

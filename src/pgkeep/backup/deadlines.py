@@ -16,8 +16,7 @@ from typing import Self
 import psycopg
 
 from .. import errors as e
-from .. import interrupts
-from ..postgres import programs
+from .. import interrupts, processes
 from ..postgres.connection import Connection, Endpoint, application_name
 
 
@@ -162,7 +161,7 @@ class Watch:
         self.error = error
         for action in self._actions:
             action(error)
-        programs.kill_all()
+        processes.kill_all()
         for connection in [*self._connections]:
             _shut_down(connection)
 

@@ -178,9 +178,7 @@ _DECORATORS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         help="Continue when objects fail, list them at the end, and keep the database under another"
         " name.",
     ),
-    _whole(
-        "--vacuum", is_flag=True, help="VACUUM (FREEZE) before ANALYZE."
-    ),
+    _whole("--vacuum", is_flag=True, help="VACUUM (FREEZE) before ANALYZE."),
     _whole("--create-roles", is_flag=True, help="Create missing roles, without login."),
     _whole(
         "--allow-statements",

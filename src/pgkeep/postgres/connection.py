@@ -21,8 +21,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo, PGconn
 
 from .. import errors as e
+from .. import processes
 from ..run_id import run_id
-from . import programs
 from .connection_failure import TOO_MANY_CONNECTIONS, Failure, examine
 from .connection_hints import hint_for, password_source
 
@@ -321,7 +321,7 @@ class Endpoint:
             elif "passfile" in self.params:
                 variables["PGPASSFILE"] = self.params["passfile"]
             yield ChildAccess(
-                environment=programs.environment(variables),
+                environment=processes.environment(variables),
                 arguments=["--dbname", make_conninfo("", **extra)] if extra else [],
                 descriptors=tuple(
                     file.fd for file in (passfile, service) if file is not None and file.fd

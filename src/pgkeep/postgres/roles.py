@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from .. import errors as e
+from .. import processes
 from ..task_group import TaskGroup
 from . import programs
 from .connection import ChildAccess, Endpoint
@@ -113,7 +114,7 @@ def _output(command: Sequence[str], access: ChildAccess) -> bytes:
     output: list[bytes] = []
 
     def run() -> None:
-        with programs.Child(command, access.environment, access.descriptors) as child:
+        with processes.Child(command, access.environment, access.descriptors) as child:
             threads.on_stop(child.kill)
             data = b"".join(iter(child.read, b""))
             child.finish()

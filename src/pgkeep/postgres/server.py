@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from .. import errors as e
-from . import isolation, programs
+from .. import processes
+from . import isolation
 
 # Nothing needs to survive a crash of the machine. What was committed survives a crash of the
 # server all the same, for tests that cause one: synchronous_commit stays on, it costs no fsync.
@@ -373,7 +374,7 @@ def _libraries(installation: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    kept = programs.environment({})
+    kept = processes.environment({})
     return {name: value for name, value in kept.items() if ENVIRONMENT.fullmatch(name)}
 
 
