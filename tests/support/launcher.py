@@ -3,13 +3,15 @@
 Starting and importing takes a third of a second of processor time, more than most backups of a test
 database. So each worker starts one process that imports pgkeep and then forks for every run. The
 fork calls the same `main()` with its own arguments, environment, working directory and output, and
-ends like any Python program. Tests that send signals, set limits, use a terminal or look into a
-running process start the installed command instead: `invoke.start`, `faults.Run`, `signals.Struck`.
+ends like any Python program, except that Python does not free every object. Tests that send
+signals, set limits, use a terminal or look into a running process start the installed command
+instead: `invoke.start`, `faults.Run`, `signals.Struck`.
 """
 
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -183,13 +185,34 @@ def _become(request: int, out: int, err: int) -> None:
     sys.argv = [PGKEEP, *args]
 
 
+def _leave(codes: Sequence[object]) -> None:
+    """End with an exit code, if there is one, without freeing every object.
+
+    Memory that a fork writes to is copied: this took most of the time of a short command.
+    """
+    match codes:
+        case [int(code)]:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(code)
+
+
 if __name__ == "__main__":
     sys.path[0] = str(Path(PGKEEP).parent)  # as for the command
+    exit_codes: list[object] = []
+    atexit.register(_leave, exit_codes)  # the first one, so it runs after all others
     requests = socket.socket(fileno=int(sys.argv[1]))
     for module in PRELOADED:
         importlib.import_module(module)
     assert threading.active_count() == 1
+    importlib.import_module("pgkeep.postgres.programs").installations()  # and keep the answer
+    gc.collect()
+    gc.freeze()  # a collection in a fork would write to every object
     _serve(requests)
     from pgkeep.cli import main
 
-    main()
+    try:
+        main()
+    except SystemExit as ended:
+        exit_codes.append(ended.code)
+        raise
