@@ -239,7 +239,7 @@ def free_port() -> int:
 def server(port: int, major: int = 17) -> Server:
     """A server as the documents know it: on localhost."""
     settings = {**SETTINGS, "listen_addresses": "localhost", "port": str(port)}
-    return Server(servers.bin_folder(major), settings=settings)
+    return Server(servers.bin_folder(major), settings=settings, directory=servers.data_folder())
 
 
 def with_roles(running: Server) -> None:
