@@ -153,6 +153,8 @@ packages() {
         command -v "$program" >/dev/null || install "$program"
     done
     command -v xz >/dev/null || install xz-utils
+    command -v gpgconf >/dev/null || install gnupg
+    command -v ssh-keygen >/dev/null || install openssh-client
     command -v chromium-headless-shell >/dev/null || install chromium-headless-shell fonts-dejavu-core
     [ -e /usr/share/i18n/charmaps ] || install locales
     # The Node.js of the wheels of Playwright and of npm.

@@ -4,7 +4,7 @@ All problems are reported at once, each with its origin. A setting that cannot b
 back to its default.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +14,8 @@ from .model.retention import Policy
 from .settings import BUCKET, SECRETS, SETTINGS, Settings, flag, prefix, settings_of
 
 if TYPE_CHECKING:
+    from .crypt.opening import Keys
+    from .crypt.options import Encryption
     from .postgres.connection import Endpoint
     from .stores.store import Store
 
@@ -29,6 +31,10 @@ _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 CONFIG_FILE = "PGKEEP_CONFIG"
 COMMAND_LINE = "the command line"  # the origin of options
 _CONNECTION = {setting.variable for setting in SETTINGS if setting.libpq is not None}
+_FAIL_CLOSED = {setting.variable for setting in SETTINGS if setting.fails_closed}
+# A misspelt variable of these would leave backups in plain text, or a private key unused.
+_STRICT = ("BACKUP_ENCR", "BACKUP_IDENTIT")
+PLAIN = "none"  # the value of BACKUP_ENCRYPT_TO that turns encryption off
 _FLAGS = {setting.variable for setting in SETTINGS if setting.parse is flag}
 
 
@@ -84,6 +90,29 @@ class Config:
         if self.settings.dsn is None:
             return self.connection.get("dbname")
         return self.endpoint().params.get("dbname")
+
+    def encryption(self) -> "Encryption":
+        """Return who can decrypt new backups, and the private keys for reading them.
+
+        Raises:
+            UsageError: a public key cannot be used, or a package or program is missing.
+
+        """
+        from .crypt import recipients  # noqa: PLC0415 - few commands need them
+        from .crypt.options import Encryption  # noqa: PLC0415
+
+        text = self.settings.encrypt_to
+        return Encryption(
+            recipients=None if text in (None, PLAIN) else recipients.parse(text or ""),
+            plain=text == PLAIN,
+            keys=self.keys(),
+        )
+
+    def keys(self, ask: "Callable[[str], str] | None" = None) -> "Keys":
+        """Return the private keys; `ask` asks for the passphrase of a file of them."""
+        from .crypt.opening import Keys  # noqa: PLC0415
+
+        return Keys(self.settings.identity_files, ask)
 
     def store(self) -> "Store":
         """Return the store of the backups: the directory, or the bucket instead of it."""
@@ -194,6 +223,12 @@ def _parse(values: Mapping[str, Value], problems: list[str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for setting in SETTINGS:
         value = values.get(setting.variable, Value(setting.default, "the default"))
+        if setting.fails_closed and setting.variable in values and not value.text.strip():
+            problems.append(
+                f"{setting.variable}: expected public keys, or {PLAIN} for no encryption, got"
+                f" {value.text!r} from {value.origin}"
+            )
+            continue
         try:
             parsed[setting.variable] = setting.parse(value.text)
         except ValueError as error:
@@ -205,18 +240,25 @@ def _parse(values: Mapping[str, Value], problems: list[str]) -> dict[str, Any]:
 def _environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Value]:
     """Return the settings of the environment; an empty variable counts as unset.
 
-    A variable that is almost one of ours is a typing error that would go unnoticed for years.
+    A variable that is almost one of ours is a typing error that would go unnoticed for years. One
+    that concerns encryption must be known exactly.
     """
     for variable in environ:
         plain = variable.removesuffix("_FILE")
         if {variable, plain} & _BY_VARIABLE.keys() or not variable.startswith("BACKUP_"):
+            continue
+        if variable.startswith(_STRICT):
+            near = _close(plain, _BY_VARIABLE)
+            problems.append(f"{variable}: unknown variable{near}")
             continue
         if environ[variable] and (near := _close(plain, _BY_VARIABLE, 0.9)):
             problems.append(f"{variable}: unknown variable{near}")
     given: dict[str, Value] = {}
     for variable in _BY_VARIABLE:
         text, file = environ.get(variable), environ.get(f"{variable}_FILE")
-        _take(given, variable, text or None, file or None, "the environment", problems)
+        if variable not in _FAIL_CLOSED:  # a variable that somebody forgot to fill
+            text, file = text or None, file or None
+        _take(given, variable, text, file, "the environment", problems)
     return given
 
 

@@ -109,11 +109,15 @@ class Child:
         except BrokenPipeError:
             raise self.failure() from None
 
-    def finish(self) -> None:
-        """Close the input and wait for the end; raise ProgramFailed if the program failed."""
+    def end_input(self) -> None:
+        """Close the program's input."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
+
+    def finish(self) -> None:
+        """Close the input and wait for the end; raise ProgramFailed if the program failed."""
+        self.end_input()
         status = self._process.wait()
         _log.debug("%s ended with status %d after %.1f s", self.name, status, self._age())
         if status != 0:

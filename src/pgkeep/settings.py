@@ -33,6 +33,7 @@ class Group(StrEnum):
     BACKUP = "Backups"
     RETENTION = "Retention"
     BUCKET = "Bucket"
+    ENCRYPTION = "Encryption"
     MONITORING = "Monitoring"
     CONNECTION = "Connection"
 
@@ -50,6 +51,7 @@ class Setting:
     option: str | None = None  # the command-line option that sets it
     libpq: str | None = None  # the keyword of a connection string that it stands for
     secret: bool = False
+    fails_closed: bool = False  # an empty text is an error, and not as if it were unset
 
     @property
     def help(self) -> str:
@@ -179,6 +181,12 @@ def _metrics_file(text: str) -> Path:
     if not text.endswith(".prom") or "\0" in text:
         raise ValueError("a file NAME.prom: node_exporter reads no other files")
     return Path(text)
+
+
+def _identity_files(text: str) -> tuple[Path, ...]:
+    if "\0" in text:
+        raise ValueError("a file of private keys")
+    return tuple(Path(part.strip()).expanduser() for part in text.split(",") if part.strip())
 
 
 def _url(text: str) -> str:
@@ -409,6 +417,27 @@ class Settings:
             "Size of every part in MiB, for services that require equal parts. "
             "Without it, parts grow."
         ),
+    )
+    encrypt_to: str | None = _setting(
+        "BACKUP_ENCRYPT_TO",
+        Group.ENCRYPTION,
+        _optional(_text),
+        description=(
+            "Who can decrypt new backups: public keys of age (`age1...`), of SSH, or GPG keys, or"
+            " files of them, separated by commas. `none`: no encryption, although earlier backups"
+            " are encrypted."
+        ),
+        fails_closed=True,
+    )
+    identity_files: tuple[Path, ...] = _setting(
+        "BACKUP_IDENTITY_FILE",
+        Group.ENCRYPTION,
+        _identity_files,
+        description=(
+            "File of private keys of age, or an SSH key, that decrypts backups; several are"
+            " separated by commas. GPG uses its own keyring."
+        ),
+        option="--identity",
     )
     metrics_file: Path | None = _setting(
         "BACKUP_METRICS_FILE",

@@ -19,6 +19,7 @@ from pgkeep import errors as e
 from pgkeep.artifact import verify
 from pgkeep.artifact.file import MARKER_SIZE, Artifact
 from pgkeep.catalog import side_files
+from pgkeep.crypt.opening import Keys
 from pgkeep.postgres.server import Server
 from pgkeep.sql import script
 from pgkeep.sql.scanner import Scanner
@@ -330,7 +331,9 @@ def test_side_files_that_disagree(backup: Path, other: bytes, tmp_path: Path) ->
         assert text.encode() != good
         side.write_text(text)
         with pytest.raises(e.VerificationFailed, match=said):
-            side_files.verify(LocalStore(tmp_path), path.name, jobs=1, progress=lambda _: None)
+            side_files.verify(
+                LocalStore(tmp_path), path.name, keys=Keys(), jobs=1, progress=lambda _: None
+            )
         side.write_bytes(good)
     path.write_bytes(other)
     assert "SHA-256 is" in invoke.run("verify", str(path), env=env, code=5)

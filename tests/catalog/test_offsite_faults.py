@@ -16,6 +16,7 @@ import pytest
 
 from pgkeep import errors as e
 from pgkeep.catalog import side_files
+from pgkeep.crypt.opening import Keys
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.s3.client import S3Settings
@@ -183,7 +184,7 @@ def test_the_local_backup_is_whole_whatever_the_bucket_does(
     (entry,) = listed(env)
     assert entry["manifest"]["pending"] == [f"s3://{bucket}/backups"]
     artifact = entry["manifest"]["artifact"]["name"]
-    side_files.verify(LocalStore(tmp_path), artifact, jobs=2, progress=lambda _: None)
+    side_files.verify(LocalStore(tmp_path), artifact, keys=Keys(), jobs=2, progress=lambda _: None)
     assert not [key for key in keys(buckets.client(), bucket) if "manifest" in key]
     outputs("backup", env=env)
     assert [sorted(one["stores"].values()) for one in listed(env)] == [[False, False]] * 2

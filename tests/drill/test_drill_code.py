@@ -14,6 +14,7 @@ import pytest
 
 from pgkeep.artifact.file import Artifact
 from pgkeep.catalog import side_files
+from pgkeep.crypt.opening import Keys
 from pgkeep.drill import assertions, drill, examine, scratch, statement_kinds
 from pgkeep.postgres import isolation
 from pgkeep.postgres.server import Server
@@ -125,7 +126,7 @@ def test_no_code_of_the_dump_runs_as_superuser(attack: Path) -> None:
     store = LocalStore(attack.parent)
     side = side_files.read(store, attack.name)
     artifact = Artifact(store.open(attack.name))
-    roles = side_files.read_globals(store, attack.name, side)
+    roles = side_files.read_globals(store, attack.name, side, Keys())
     asked = assertions.Assertion(file="a.sql", number=1, statement="select a from evil.asked")
     with scratch.temporary_server(artifact.index, roles) as there:
         drill.restore(artifact.source, side, there, 2, Silent())

@@ -1,4 +1,4 @@
 """The backup file: its members, its index, what it contains, and whether it is complete.
 
-Imports stores, sql, model and what is below them; needs no server.
+Imports crypt, sql and what is below them; needs no server.
 """

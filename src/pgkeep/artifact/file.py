@@ -7,6 +7,7 @@ an end marker points to the index. docs/format.md describes every byte.
 
 import hashlib
 import json
+import secrets
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -60,6 +61,9 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     roles: list[str] = []
     resolutions: list[Resolution] = []  # names that an empty search path would resolve differently
     computed: list[Computed] = []  # values that a restore computes, for drills to compare
+    # Random. The manifest has the hash of the index: with it, nobody can confirm a guess of the
+    # contents of an encrypted backup.
+    salt: str = ""
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -171,7 +175,6 @@ class ArtifactWriter:
     def __init__(self, upload: Upload) -> None:
         self._upload = upload
         self._lock = threading.Lock()
-        self._hash = hashlib.sha256()
         self._members: list[Member] = []
         self._objects: list[Object] = []
         self.size = 0
@@ -198,7 +201,8 @@ class ArtifactWriter:
 
     def finish(self, meta: Meta) -> Index:
         """Write index and end marker, which complete the file."""
-        index = Index(meta, self._members, self._objects)
+        salted = msgspec.structs.replace(meta, salt=secrets.token_hex(16))
+        index = Index(salted, self._members, self._objects)
         data = _encode_index(index)
         digest = hashlib.sha256(data).digest()
         self.index_sha256 = digest.hex()
@@ -209,16 +213,10 @@ class ArtifactWriter:
         self._write(data + marker)
         return index
 
-    @property
-    def sha256(self) -> str:
-        """The SHA-256 of all bytes written so far."""
-        return self._hash.hexdigest()
-
     def _write(self, data: bytes) -> None:
         self.writing = True
         self._upload.write(data)
         self.writing = False
-        self._hash.update(data)
         self.size += len(data)
 
 

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from .. import errors as e
+from ..crypt import opening
+from ..crypt.opening import CIPHERTEXT, CONTENTS, Level, stored_sha256
 from ..model import naming
 from ..model.manifest import Manifest, TableRows
 from ..progress import Advance
 from ..sql.outline import Outline
-from ..stores.store import Source, sha256_of
+from ..stores.store import Source
 from . import consistency
 from .file import Artifact, Object, is_artifact
 from .plain_reader import GZIP, PlainReading
@@ -23,7 +25,7 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a successful verification."""
 
     file: str
-    kind: str  # pgkeep or plain
+    kind: str  # pgkeep or plain; encrypted, if only the stored bytes were compared
     size: int  # bytes of the file
     raw_bytes: int  # of SQL
     entries: int  # objects announced in the SQL
@@ -34,6 +36,7 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
     statements: list[str] = []  # of a plain dump: beginnings of those that pg_dump never writes
     edited: bool = False  # made by pgkeep, then compressed again: without index and hashes
     sha256: str | None = None  # of a plain dump
+    level: Level = CONTENTS  # what was compared; of an encrypted file without a key: ciphertext
 
 
 def edited(report: VerificationReport) -> e.VerificationFailed:
@@ -89,6 +92,35 @@ def verify_source(
     return msgspec.structs.replace(report, checked=checked)
 
 
+def verify_stored(source: Source, side: SideFiles, progress: Advance) -> VerificationReport:
+    """Verify an encrypted file without a private key: its form, its length, its SHA-256.
+
+    Raises:
+        VerificationFailed: it is damaged, or no side file has its SHA-256.
+
+    """
+    opening.check_framing(source)
+    if side.manifest is None and side.sha256 is None:
+        raise e.VerificationFailed(
+            f"{source.name} cannot be verified: it is encrypted, there is no private key, and"
+            " neither a manifest nor a .sha256 file has its SHA-256",
+            hint="Give the private key with --identity=FILE, or BACKUP_IDENTITY_FILE; GPG uses its"
+            " keyring.",
+        )
+    check_digest(source, None, side)
+    progress(source.size)
+    manifest = side.manifest
+    return VerificationReport(
+        file=source.name, kind="encrypted", size=source.size,
+        raw_bytes=0 if manifest is None else manifest.raw_bytes,
+        entries=0,
+        tables=0 if manifest is None else len(manifest.tables),
+        rows=0 if manifest is None else manifest.rows,
+        checked=["form of the encrypted file", "SHA-256", *(["manifest"] if manifest else [])],
+        level=CIPHERTEXT,
+    )  # fmt: skip
+
+
 def check_digest(source: Source, artifact: Artifact | None, side: SideFiles) -> None:
     """Compare a file's SHA-256 with its side files.
 
@@ -102,7 +134,7 @@ def check_digest(source: Source, artifact: Artifact | None, side: SideFiles) -> 
                 f" has {side.index_sha256}"
             )
         return
-    found = sha256_of(source)
+    found = stored_sha256(source)
     if side.sha256 is not None and side.sha256 != found:
         raise e.VerificationFailed(
             f"{source.name}: SHA-256 is {found}, its .sha256 file has {side.sha256}"

@@ -12,12 +12,14 @@ import msgspec
 
 from .. import errors as e
 from ..artifact import verify
-from ..artifact.file import ArtifactWriter, compress
+from ..artifact.file import ArtifactWriter
 from ..catalog import copies
 from ..catalog.catalog import Catalog, several_clusters
+from ..catalog.encryption import check_not_forgotten, encryption_facts
 from ..catalog.live_copy import CopiedUpload, LiveCopy
 from ..catalog.locks import GLANCE, backup_lock, copies_lock
 from ..catalog.publication import manifest_of, publication
+from ..crypt.options import UNENCRYPTED, Encryption
 from ..model import drift, naming, retention
 from ..model.manifest import FileFacts, Manifest
 from ..postgres import advisory_locks, moved_names, role_names
@@ -28,6 +30,7 @@ from ..postgres.roles import Roles, RolesDump
 from ..postgres.table_locks import LockBudget
 from ..progress import Progress
 from ..stores import spool
+from ..stores.hashed_upload import HashedUpload
 from ..stores.local import LocalUpload
 from ..stores.store import Store, Upload, locked
 from . import dump, space
@@ -70,6 +73,7 @@ class BackupOptions:
     warnings: tuple[str, ...] = ()  # about earlier attempts of the same run
     limits: Limits = field(default_factory=Limits)
     cluster: str | None = None  # the name of the cluster, which the manifest records
+    encryption: Encryption = UNENCRYPTED
 
 
 def backup(
@@ -102,7 +106,7 @@ def backup(
                 identifier = server_facts(connection).system_identifier
                 size = database_size(connection)
             store.sweep(lambda name: _is_of(database, name), identifier)
-            existing = _earlier(store, database, options)
+            existing = _earlier(store, database, options, copy)
             earlier = [
                 manifest for manifest in existing if manifest.server.system_identifier == identifier
             ]
@@ -172,9 +176,14 @@ class _Backup:
     def make(self) -> PublishedBackup:
         """Write all files, then publish them under their names."""
         name = self.name
-        with publication(self.store, name, owner=self.identifier) as files, ExitStack() as stack:
+        encryption = self.options.encryption
+        with (
+            publication(self.store, name, owner=self.identifier, encryption=encryption) as files,
+            ExitStack() as stack,
+        ):
             copy = self._live_copy(stack, files.artifact)
-            artifact = self._artifact(stack, files.artifact, copy)
+            stored = HashedUpload(self._artifact(stack, files.artifact, copy))
+            artifact = stack.enter_context(encryption.upload(stored))
             writer = ArtifactWriter(artifact)
             self.watch.waits_for_store = lambda: writer.writing
             result = self._dump(writer)
@@ -182,24 +191,30 @@ class _Backup:
             artifact.seal()
             with self.watch.armed():
                 roles = self._dump_roles(result)
-            facts = files.write(name.globals, compress(roles.sql))
-            verified = None
-            if self.options.verify:
-                side = verify.SideFiles(sha256=writer.sha256, index_sha256=writer.index_sha256)
-                verified = files.read_back(side, self.options.jobs, self.progress)
-            found = FileFacts(name.artifact, writer.size, writer.sha256)
+            manifest = manifest_of(
+                name,
+                FileFacts(name.artifact, stored.size, stored.sha256),
+                result.index,
+                writer.index_sha256,
+                encryption_facts(encryption),
+            )
             manifest = msgspec.structs.replace(
-                manifest_of(name, found, result.index, writer.index_sha256),
-                globals=facts,
+                manifest,
+                globals=files.write_roles(roles.sql),
                 role_passwords=roles.passwords,
                 database_size=self.size,
                 warnings=self.warnings + result.warnings + roles.warnings,
-                verified=verified,
                 blocked=self.blocked.recorded(),
                 pending=[self.copy.url] if self.copy is not None else [],
                 policy=None if self.options.applied is None else str(self.options.applied),
                 cluster=self.options.cluster,
             )
+            if self.options.verify:
+                side = verify.SideFiles(sha256=stored.sha256, index_sha256=writer.index_sha256)
+                verified = files.read_back(side, self.options.jobs, self.progress)
+                manifest = msgspec.structs.replace(
+                    manifest, verified=verified.when, verified_level=verified.level
+                )
             manifest = self._compared(manifest)
             files.publish(manifest)
             return self._finish_copy(manifest, copy)
@@ -325,10 +340,15 @@ def _is_of(database: str, file_name: str) -> bool:
     return parsed is not None and parsed.database == database
 
 
-def _earlier(store: Store, database: str, options: BackupOptions) -> list[Manifest]:
+def _earlier(
+    store: Store, database: str, options: BackupOptions, copy: Store | None
+) -> list[Manifest]:
     """Return existing backups; an identity without read permission gets none."""
+    catalog = Catalog(store)
     try:
-        return Catalog(store).named(database)
+        found = catalog.named(database)
+        check_not_forgotten(catalog, copy, options.encryption)
+        return found
     except e.AccessDenied as error:
         if options.type is None:
             raise e.StoreError(
@@ -346,12 +366,14 @@ def _free_name(
     now: Callable[[], datetime],
 ) -> naming.BackupName:
     """Return a name that no file has; names have a resolution of one second."""
+    recipients = options.encryption.recipients
     while True:
         name = naming.BackupName(
             database=database,
             type=kind,
             taken=now().replace(microsecond=0),
             schema_only=options.schema_only,
+            cipher=None if recipients is None else recipients.cipher,
         )
         if not any(store.exists(file) for file in name.files):
             return name

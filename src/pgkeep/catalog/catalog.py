@@ -50,6 +50,7 @@ class Catalog:
         self.doubtful: list[Unreadable] = []  # manifests that could not be read the last time
         self.lost: list[str] = []  # artifacts without a manifest at that time
         self.records: list[RecordName] = []  # of runs, oldest first, at that time
+        self.files: frozenset[str] = frozenset()  # all names of backups' files at that time
         self._read: list[Backup] | None = None
         self._files: SmallFiles | None = None  # of a remote store
 
@@ -57,6 +58,11 @@ class Catalog:
         """Read all manifests now, and keep the result."""
         self._read = self.backups()
         return self
+
+    @property
+    def encrypted(self) -> str | None:
+        """The newest encrypted file at that time, None if there was none."""
+        return encrypted_file(self.files)
 
     @property
     def unreadable(self) -> list[str]:
@@ -79,6 +85,7 @@ class Catalog:
     def _list(self) -> dict[str, Item]:
         items = {item.name: item for item in self.store.items()}
         self.records = record.names(items)
+        self.files = frozenset(name for name in items if naming.parse(name) is not None)
         self._files = SmallFiles(self.store, items) if self.store.remote else None
         return items
 
@@ -86,7 +93,7 @@ class Catalog:
         """Read the manifests of one database, or of all databases."""
         self.doubtful = []
         items = self._list()
-        parsed = {name: naming.parse(name) for name in items if name.endswith(naming.ARTIFACT)}
+        parsed = {name: naming.parse(name) for name in items if naming.is_artifact(name)}
         self.lost = [
             name
             for name, name_parts in parsed.items()
@@ -226,6 +233,7 @@ class Catalog:
         # The manifest's own names decide which files are read and, later, removed.
         if manifest.name != name:
             raise e.VerificationFailed(f"{file} is the manifest of backup {manifest.name.stem}")
+        name = manifest.name
         expected = {name.artifact, name.globals}
         for facts in (manifest.artifact, manifest.globals):
             if facts is not None and facts.name not in expected:
@@ -266,6 +274,13 @@ def _in_threads(read: Callable[[str], R], names: Sequence[str]) -> Iterator[R]:
         while not waiting.empty():
             with suppress(queue.Empty):
                 waiting.get_nowait()
+
+
+def encrypted_file(names: Iterable[str]) -> str | None:
+    """Return the newest encrypted file among the files of backups, None without any."""
+    parsed = ((naming.parse(name), name) for name in names)
+    found = [(name.taken, file) for name, file in parsed if name is not None and name.cipher]
+    return max(found)[1] if found else None
 
 
 def several_clusters(manifests: Iterable[Manifest]) -> int:

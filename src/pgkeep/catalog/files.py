@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .. import errors as e
 from ..model import naming
 from ..stores.store import Store
-from . import manifests
+from . import manifests, variants
 from .catalog import Catalog, ListedBackup, together
 
 _DUMP = re.compile(r"\.(?:sql|dump|psql)(?:\.|\Z)")  # names that promise a dump
@@ -34,13 +34,18 @@ def all_of(store: Store, database: str | None = None, *, dumps: bool = False) ->
     Every manifest promises a file, which can be missing. `dumps` adds files of other tools.
     """
     names = {item.name for item in store.items()}
-    parsed = {name: naming.parse(name) for name in names}
-    backups = {
+    found = {
         backup
-        for name, backup in parsed.items()
-        if backup is not None and name in (backup.artifact, backup.manifest)
+        for name in names
+        if (backup := naming.parse(name)) is not None
+        if naming.is_artifact(name) or name == backup.manifest
         if database in (None, backup.database)
     }
+    files = variants.by_backup(names)
+    backups = [
+        variants.valid(store, name, (variant.artifact for variant in files.get(name, ())))
+        for name in found
+    ]
     ordered = sorted(backups, key=lambda backup: (backup.database, backup.taken, backup.stem))
     others = sorted(filter(is_dump_name, names)) if dumps else []
     return [File(store, name) for name in [*(backup.artifact for backup in ordered), *others]]
@@ -93,7 +98,7 @@ def same_backup(
     for store in stores:
         with suppress(e.StoreError, e.VerificationFailed):
             facts = manifests.read(store, name.manifest).artifact
-            with closing(store.open(name.artifact)) as source:
+            with closing(store.open(facts.name)) as source:
                 if source.size == facts.size and sha256 in (None, facts.sha256):
                     return store
     return None

@@ -6,6 +6,7 @@ from .. import errors as e
 from ..model import naming
 from ..model.naming import BackupName
 from ..stores.store import Store
+from . import variants
 
 
 def find(stores: Sequence[Store], text: str) -> tuple[Store, BackupName] | None:
@@ -50,8 +51,14 @@ def _matching(store: Store, text: str) -> dict[BackupName, bool]:
     """Return the backups whose ids begin with a text, each with whether its file is listed."""
     files = {item.name for item in store.items()}
     parsed = {name for name in map(naming.parse, files) if name is not None}
+    matching = {name for name in parsed if name.id.startswith(text)}
+    chosen = [variants.valid(store, name, _of(name, files)) for name in matching]
     return {
         name: name.artifact in files
-        for name in parsed
-        if name.id.startswith(text) and not files.isdisjoint((name.artifact, name.manifest))
+        for name in chosen
+        if not files.isdisjoint((name.artifact, name.manifest))
     }
+
+
+def _of(name: BackupName, files: set[str]) -> list[str]:
+    return [file for file in files if file.startswith(name.stem)]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from .. import errors as e
 from .. import interrupts
+from ..model import naming
 from ..model.manifest import Hold
 from ..model.naming import BackupName
 from ..model.retention import Decision, held_reason
@@ -45,7 +46,7 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
                 if (hold := _hold(catalog.store, name)) is not None:
                     pruned.retained.append(f"{name.stem} is {held_reason(hold)}")
                     continue
-                for file in reversed(name.files):
+                for file in _files(catalog, name):
                     catalog.store.delete(file)
         except e.Retained as error:
             pruned.retained.append(error.message)
@@ -58,6 +59,12 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
         else:
             pruned.removed.append(decision)
     return pruned
+
+
+def _files(catalog: Catalog, name: BackupName) -> list[str]:
+    """Return the files of a backup, the manifest first, the rest of an interrupted rekey last."""
+    left = sorted(file for file in catalog.files if naming.parse(file) == name)
+    return [*reversed(name.files), *(file for file in left if file not in name.files)]
 
 
 def _hold(store: Store, name: BackupName) -> Hold | None:

@@ -9,14 +9,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
+import msgspec
+
+from .. import errors as e
 from .. import interrupts
 from ..artifact import verify
-from ..artifact.file import Index
-from ..model.manifest import FileFacts, Manifest, encode
+from ..artifact.file import Index, compress
+from ..crypt import opening
+from ..crypt.opening import CONTENTS, Level
+from ..crypt.options import UNENCRYPTED, Encryption
+from ..model.manifest import DatabaseFacts, FileFacts, Manifest, encode
+from ..model.manifest import Encryption as EncryptionFacts
 from ..model.naming import BackupName
 from ..progress import Progress
-from ..stores.store import Store, Upload, all_or_none
+from ..stores.store import Store, Upload, all_or_none, sha256_of
+
+
+class Verified(NamedTuple):
+    """When a file was verified, and what was compared: its contents, or only the stored bytes."""
+
+    when: datetime
+    level: Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +41,16 @@ class Publication:
     store: Store
     name: BackupName
     uploads: Mapping[str, Upload]  # by file name, the manifest last
+    encryption: Encryption
 
     @property
     def artifact(self) -> Upload:
-        """The artifact, which the caller writes and seals."""
+        """The artifact as it is stored, which the caller writes and seals."""
         return self.uploads[self.name.artifact]
+
+    def write_roles(self, roles: bytes) -> FileFacts:
+        """Write the file of roles; return its facts for the manifest."""
+        return self.write(self.name.globals, self.encryption.encrypted(compress(roles)))
 
     def write(self, file: str, data: bytes) -> FileFacts:
         """Write one of the small files; return its facts for the manifest."""
@@ -39,18 +59,30 @@ class Publication:
         upload.seal()
         return FileFacts(file, len(data), hashlib.sha256(data).hexdigest())
 
-    def read_back(self, expected: verify.SideFiles, jobs: int, progress: Progress) -> datetime:
-        """Verify the sealed artifact; return the time of verification.
+    def read_back(self, expected: verify.SideFiles, jobs: int, progress: Progress) -> Verified:
+        """Verify the sealed artifact; return when, and what was compared.
+
+        Without a private key, the stored bytes are compared with those that left the encryption.
 
         Raises:
             VerificationFailed: it differs from what was written.
 
         """
         progress.step("verifying")
-        with closing(self.artifact.source()) as source:
-            progress.total(source.size)
-            verify.verify_source(source, jobs=jobs, progress=progress.advance, side=expected)
-        return datetime.now(UTC)
+        with ExitStack() as stack:
+            source = stored = stack.enter_context(closing(self.artifact.source()))
+            progress.total(stored.size)
+            level: Level = CONTENTS
+            if self.encryption.recipients is not None:
+                source, level = opening.opened_if_possible(stored, self.encryption.keys)
+            if level == CONTENTS:
+                verify.verify_source(source, jobs=jobs, progress=progress.advance, side=expected)
+            elif (found := sha256_of(stored, progress.advance)) != expected.sha256:
+                raise e.VerificationFailed(
+                    f"{stored.name}: SHA-256 is {found}, expected {expected.sha256}, as the"
+                    " encryption wrote it"
+                )
+        return Verified(datetime.now(UTC), level)
 
     def publish(self, manifest: Manifest) -> None:
         """Write checksum and manifest, then give all files their names.
@@ -69,7 +101,12 @@ class Publication:
 
 @contextmanager
 def publication(
-    store: Store, name: BackupName, *, owner: str = "0", roles: bool = True
+    store: Store,
+    name: BackupName,
+    *,
+    owner: str = "0",
+    roles: bool = True,
+    encryption: Encryption = UNENCRYPTED,
 ) -> Iterator[Publication]:
     """Start writing a backup of a cluster; files that are not published at the end are removed.
 
@@ -81,7 +118,7 @@ def publication(
             for file in name.files
             if roles or file != name.globals
         }
-        yield Publication(store, name, uploads)
+        yield Publication(store, name, uploads, encryption)
 
 
 def checksum(facts: FileFacts) -> bytes:
@@ -89,12 +126,19 @@ def checksum(facts: FileFacts) -> bytes:
     return f"{facts.sha256}  {facts.name}\n".encode()
 
 
-def manifest_of(name: BackupName, artifact: FileFacts, index: Index, index_sha256: str) -> Manifest:
+def manifest_of(
+    name: BackupName,
+    artifact: FileFacts,
+    index: Index,
+    index_sha256: str,
+    encryption: EncryptionFacts | None = None,
+) -> Manifest:
     """Return the manifest of a backup with the facts from its index, finished now."""
     meta = index.meta
     return Manifest(
         pgkeep=meta.pgkeep,
-        database=meta.database,
+        database=meta.database if encryption is None else _public(meta.database),
+        encryption=encryption,
         server=meta.server,
         client_version=meta.client_version,
         type=name.type,
@@ -109,3 +153,8 @@ def manifest_of(name: BackupName, artifact: FileFacts, index: Index, index_sha25
         extensions=meta.extensions,
         roles=meta.roles,
     )
+
+
+def _public(database: DatabaseFacts) -> DatabaseFacts:
+    """Return the facts of a database without texts of its users, which can be secrets."""
+    return msgspec.structs.replace(database, settings=[], comment=None)

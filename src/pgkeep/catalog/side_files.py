@@ -4,23 +4,66 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 import msgspec
 
 from .. import errors as e
 from ..artifact.plain_reader import plain_blocks
-from ..artifact.verify import SideFiles, VerificationReport, verify_source
+from ..artifact.verify import SideFiles, VerificationReport, verify_source, verify_stored
+from ..crypt import opening
+from ..crypt.opening import Keys
 from ..model import naming
+from ..model.naming import Cipher
 from ..progress import Advance
-from ..stores.store import Store, read_all
+from ..stores.store import Source, Store, read_all
 from . import manifests
 
 
+def open_contents(store: Store, name: str, keys: Keys) -> Source:
+    """Open a file for reading its plain text; it can be encrypted.
+
+    Raises:
+        NoKey, OtherKey: these keys do not decrypt it.
+        VerificationFailed: it is damaged, or not encrypted although its name promises it.
+        StoreError: it cannot be read.
+
+    """
+    source = store.open(name)
+    try:
+        cipher = cipher_of(source, name)
+        return source if cipher is None else opening.decrypted(source, cipher, keys)
+    except BaseException:
+        source.close()
+        raise
+
+
+def cipher_of(source: Source, name: str) -> Cipher | None:
+    """Return the cipher of an open file.
+
+    Of a file in a bucket, the name decides: to look at it would cost a request.
+
+    Raises:
+        VerificationFailed: its name promises another form.
+
+    """
+    parsed = naming.parse(name)
+    if parsed is not None and source.remote:
+        return parsed.cipher
+    found = opening.cipher_of(source)
+    if parsed is not None and parsed.cipher != found:
+        has = "is not encrypted" if found is None else f"is encrypted with {found}"
+        raise e.VerificationFailed(f"{source.name} {has}, its name promises another form")
+    return found
+
+
 def verify(
-    store: Store, name: str, *, jobs: int, progress: Advance,
+    store: Store, name: str, *, keys: Keys, jobs: int, progress: Advance,
     total: Callable[[int], None] = lambda _: None,
 ) -> VerificationReport:  # fmt: skip
     """Verify a file of a store, and its side files; `total` receives the length of the file.
+
+    Without a private key for an encrypted file, its stored bytes are compared with its side files.
 
     Raises:
         VerificationFailed: the first problem that was found.
@@ -28,27 +71,36 @@ def verify(
 
     """
     side = read(store, name)
-    source = store.open(name)
-    try:
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(store.open(name)))
         total(source.size)
+        cipher = cipher_of(source, name)
+        if cipher is not None:
+            try:
+                source = stack.enter_context(closing(opening.decrypted(source, cipher, keys)))
+            except opening.NoKey:
+                report = verify_stored(source, side, progress)
+                return _with_globals(report, stored_globals(store, name, side))
         report = verify_source(source, jobs=jobs, progress=progress, side=side)
-    finally:
-        source.close()
-    if read_globals(store, name, side) is None:
+    return _with_globals(report, read_globals(store, name, side, keys))
+
+
+def _with_globals(report: VerificationReport, found: bytes | None) -> VerificationReport:
+    if found is None:
         return report
     return msgspec.structs.replace(report, checked=[*report.checked, "roles"])
 
 
 def read(store: Store, name: str) -> SideFiles:
     """Read the side files of a backup file."""
-    if not name.endswith(naming.ARTIFACT):
+    names = naming.side_names(name)
+    if names is None:
         return SideFiles()
-    stem = name.removesuffix(naming.ARTIFACT)
     digest = manifest = None
-    if store.exists(stem + naming.CHECKSUM):
-        digest = _digest_of(_head(store, stem + naming.CHECKSUM), name, stem + naming.CHECKSUM)
-    if store.exists(stem + naming.MANIFEST):
-        manifest = manifests.read(store, stem + naming.MANIFEST)
+    if store.exists(names.checksum):
+        digest = _digest_of(_head(store, names.checksum), name, names.checksum)
+    if store.exists(names.manifest):
+        manifest = manifests.read(store, names.manifest)
     return SideFiles(digest, manifest, manifest.index_sha256 if manifest else None)
 
 
@@ -67,29 +119,42 @@ def _digest_of(line: bytes, name: str, file: str) -> str:
 _CHECKSUM = re.compile(rb"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>[^\\\r\n]+)\n?")
 
 
-def read_globals(store: Store, name: str, side: SideFiles) -> bytes | None:
+def read_globals(store: Store, name: str, side: SideFiles, keys: Keys) -> bytes | None:
     """Return the roles of a backup as SQL, or None if their file does not exist.
 
     Raises:
+        NoKey, OtherKey: these keys do not decrypt it.
         VerificationFailed: the file is damaged, or differs from the manifest.
 
     """
-    facts = None if side.manifest is None else side.manifest.globals
-    file = name.removesuffix(naming.ARTIFACT) + naming.GLOBALS
-    if not name.endswith(naming.ARTIFACT) or not store.exists(file):
-        return None  # for example, only the artifact was copied here
-    source = store.open(file)
-    try:
-        data = read_all(source) if facts is None or source.size == facts.size else b""
-        if facts is not None and hashlib.sha256(data).hexdigest() != facts.sha256:
-            raise e.VerificationFailed(
-                f"{file} is damaged: it differs from the manifest",
-                hint="Use the file of another copy of the backup. To restore the database without"
-                " it, move it away and create missing roles by hand.",
-            )
+    if stored_globals(store, name, side) is None:
+        return None
+    names = naming.side_names(name)
+    assert names is not None  # noqa: S101 - the file exists
+    with closing(open_contents(store, names.globals, keys)) as source:
         return b"".join(plain_blocks(source))
-    finally:
-        source.close()
+
+
+def stored_globals(store: Store, name: str, side: SideFiles) -> bytes | None:
+    """Return the file of roles as it is stored, or None if it does not exist.
+
+    Raises:
+        VerificationFailed: it differs from the manifest.
+
+    """
+    names = naming.side_names(name)
+    if names is None or not store.exists(names.globals):
+        return None  # for example, only the artifact was copied here
+    facts = None if side.manifest is None else side.manifest.globals
+    with closing(store.open(names.globals)) as source:
+        data = read_all(source) if facts is None or source.size == facts.size else b""
+    if facts is not None and hashlib.sha256(data).hexdigest() != facts.sha256:
+        raise e.VerificationFailed(
+            f"{names.globals} is damaged: it differs from the manifest",
+            hint="Use the file of another copy of the backup. To restore the database without"
+            " it, move it away and create missing roles by hand.",
+        )
+    return data
 
 
 def _head(store: Store, name: str) -> bytes:

@@ -1,7 +1,8 @@
 """Notice other files under the names of backups, from a few bytes of each.
 
 A backup file begins as gzip does, and its end marker has the hash of its index, which the manifest
-repeats. Both are read only from directories: of a bucket, each would cost a request.
+repeats. An encrypted file only begins as its cipher does. They are read only from directories: of a
+bucket, each would cost a request.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from contextlib import closing
 
 from .. import errors as e
 from ..artifact.file import index_hash
+from ..crypt.opening import cipher_of
 from ..model.manifest import Manifest
 from ..stores.store import Store
 from .catalog import Backup
@@ -31,6 +33,8 @@ def _is_other(store: Store, manifest: Manifest) -> bool:
         return False
     try:
         with closing(store.open(manifest.artifact.name)) as source:
+            if manifest.encryption is not None:
+                return cipher_of(source) != manifest.encryption.cipher
             return (
                 source.read(0, len(_GZIP)) != _GZIP or index_hash(source) != manifest.index_sha256
             )

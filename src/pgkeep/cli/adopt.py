@@ -15,8 +15,10 @@ from .command import pgkeep_command
 from .common import (
     complete_files,
     dir_option,
+    identity_option,
     jobs_option,
     json_option,
+    keys,
     load_config,
     locate,
     plural,
@@ -42,6 +44,7 @@ from .common import (
     type=click.Choice([tier.value for tier in naming.BackupType]),
     help="Retention tier of the dumps in a folder.",
 )
+@identity_option
 @target_option
 @dir_option
 @jobs_option
@@ -51,6 +54,7 @@ def command(
     file: str,
     database: str | None,
     kind: str | None,
+    identity: str | None,
     target: str | None,
     directory: str | None,
     jobs: str | None,
@@ -65,7 +69,7 @@ def command(
     index does; subfolders are not read. Tier and time follow from the name of each file. Damaged
     files are reported and skipped: exit code 5 after everything else is done.
     """
-    config = load_config(target=target, directory=directory, jobs=jobs)
+    config = load_config(target=target, directory=directory, jobs=jobs, identity=identity)
     if Path(file).is_dir():
         _folder(Path(file), config, database, kind, as_json=as_json)
         return
@@ -78,8 +82,9 @@ def command(
         bar.step("verifying")
         copy = config.copy() if store.url == config.store().url else None
         manifest = adopt.adopt(
-            store, name, jobs=config.settings.jobs, progress=bar.advance, copy=copy
-        )
+            store, name, keys=keys(config), jobs=config.settings.jobs, progress=bar.advance,
+            copy=copy,
+        )  # fmt: skip
     run_log.current().used(config, manifest.database.name, [manifest.name.stem])
     if as_json:
         print_json(manifest)
@@ -96,6 +101,7 @@ def _folder(
         database=database,
         type=naming.BackupType(kind) if kind else None,
         zone=config.settings.zone,
+        encryption=config.encryption(),
     )
     store = config.store()
     copy = None if store.remote else config.copy()

@@ -183,6 +183,7 @@ class _Request:
                     rate=target.settings.rate_limit,
                 ),
                 cluster=target.settings.cluster,
+                encryption=target.encryption(),
             ),
             databases=self._selection(target),
             policy=target.policy if self.prune else None,

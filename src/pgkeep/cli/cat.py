@@ -9,6 +9,7 @@ from .. import errors as e
 from ..artifact import extract
 from ..artifact.file import Artifact
 from ..catalog import side_files
+from ..crypt.opening import Keys
 from ..model import naming
 from ..sql import selection
 from ..stores.store import Store
@@ -17,6 +18,8 @@ from .command import pgkeep_command
 from .common import (
     complete_files,
     dir_option,
+    identity_option,
+    keys,
     latest,
     load_config,
     locate,
@@ -58,6 +61,7 @@ from .rules import AtMostOne, Requires, each_with
     is_flag=True,
     help="Print the roles of the backup, with their password hashes, and its tablespaces.",
 )
+@identity_option
 @target_option
 @dir_option
 def command(
@@ -68,6 +72,7 @@ def command(
     tables: tuple[str, ...],
     schema_only: bool,
     roles: bool,
+    identity: str | None,
     target: str | None,
     directory: str | None,
 ) -> None:
@@ -80,7 +85,7 @@ def command(
     """
     if newest == (file is not None):
         raise click.UsageError("either FILE or --latest is required")
-    config = load_config(target=target, directory=directory)
+    config = load_config(target=target, directory=directory, identity=identity)
     if file is not None:
         store, name = locate(file, config)
     else:
@@ -88,9 +93,9 @@ def command(
         name = manifest.artifact.name
     with pipe():
         if roles:
-            output.sql(_globals(store, name))
+            output.sql(_globals(store, name, keys(config)))
         else:
-            with open_located(store, name) as artifact:
+            with open_located(store, name, keys(config)) as artifact:
                 for block in _blocks(artifact, tables, schema_only=schema_only):
                     output.sql(block)
         sys.stdout.buffer.flush()
@@ -102,7 +107,7 @@ def _blocks(artifact: Artifact, tables: tuple[str, ...], *, schema_only: bool) -
     return extract.sql(artifact, schema_only=schema_only)
 
 
-def _globals(store: Store, name: str) -> bytes:
+def _globals(store: Store, name: str, keys: Keys) -> bytes:
     """Return the roles of a backup as SQL; warn if they have no passwords.
 
     Raises:
@@ -114,7 +119,7 @@ def _globals(store: Store, name: str) -> bytes:
     if parsed is not None:
         name = parsed.artifact  # also if the file of the globals itself was given
     side = side_files.read(store, name)
-    sql = side_files.read_globals(store, name, side)
+    sql = side_files.read_globals(store, name, side, keys)
     if sql is None:
         raise e.Missing(
             f"{name} has no globals in {store.url}",

@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 
 from .. import config
 from .. import errors as e
-from ..catalog import catalog, ids
+from ..catalog import catalog, ids, variants
 from ..model import naming
 from ..settings import BUCKET, SECRETS, SETTINGS
 from ..stores.local import LocalStore
@@ -25,6 +25,7 @@ from . import directories, output, run_log
 
 if TYPE_CHECKING:
     from ..artifact.file import Artifact
+    from ..crypt.opening import Keys
     from ..model.manifest import Manifest
 
 Function = Callable[..., Any]
@@ -64,6 +65,12 @@ dir_option = click.option(
     shell_complete=complete_directories,
     help=setting_help("--dir"),
 )
+identity_option = click.option(
+    "--identity",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help=setting_help("--identity"),
+)
 target_option = click.option(
     "--target", metavar="NAME", help="Use this target of the configuration file (PGKEEP_CONFIG)."
 )
@@ -94,6 +101,7 @@ def load_configs(
     lock_timeout: str | None = None,
     yield_after: str | None = None,
     computed: str | None = None,
+    identity: str | None = None,
 ) -> list[config.Config]:
     """Read the environment, pgkeep.toml and these options: one configuration for each target."""
     options = {
@@ -103,6 +111,7 @@ def load_configs(
         "--lock-timeout": lock_timeout,
         "--yield-after": yield_after,
         "--no-computed-values": computed,
+        "--identity": identity,
     }
     given = {_SETTING_OF[option].variable: text for option, text in options.items()}
     configs = config.load(os.environ, given, target)
@@ -123,11 +132,13 @@ def load_config(
     directory: str | None = None,
     jobs: str | None = None,
     lock_timeout: str | None = None,
+    identity: str | None = None,
 ) -> config.Config:
     """Read the configuration of one target."""
     configs = load_configs(
-        target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout
-    )
+        target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout,
+        identity=identity,
+    )  # fmt: skip
     if len(configs) > 1:
         names = ", ".join(str(found.target) for found in configs)
         raise e.UsageError(
@@ -135,6 +146,20 @@ def load_config(
             hint="Choose a target with --target=NAME.",
         )
     return configs[0]
+
+
+def keys(target: config.Config) -> "Keys":
+    """Return the private keys; a file that is protected asks for its passphrase on a terminal."""
+    return target.keys(_ask_passphrase)
+
+
+def _ask_passphrase(prompt: str) -> str:
+    if not sys.stdin.isatty():
+        raise e.UsageError(
+            f"cannot ask for the {prompt}: standard input is not a terminal",
+            hint="Use an identity file without a passphrase where nobody can be asked.",
+        )
+    return output.ask_secret(prompt)
 
 
 def check_extra(extra: str, *modules: str) -> None:
@@ -256,15 +281,32 @@ def locate(file: str, target: config.Config) -> tuple[Store, str]:
         if parsed is not None and place.endswith(f"/{parsed.type}"):
             return target.store_at(place.removesuffix(f"/{parsed.type}")), name
         return target.store_at(place, tiers=False), name
-    path = Path(file)
+    return _locate_path(Path(file), target)
+
+
+def _locate_path(path: Path, target: config.Config) -> tuple[Store, str]:
+    """Return store and name of a file that is given by its path, or by the name of a backup."""
+    stem = naming.parse(path.name + naming.ARTIFACT)  # as warnings and reports name it
+    name = path.name if stem is None else stem.artifact
     exists = os.path.exists  # Path.exists raises errors that opening the file reports better
-    if not exists(path) and naming.parse(path.name + naming.ARTIFACT) is not None:
-        path = path.with_name(path.name + naming.ARTIFACT)  # as warnings and reports name it
-        file = str(path)
-    if not exists(path) and len(path.parts) == 1:
-        places = stores(target)
-        return next((store for store in places if store.exists(file)), places[0]), file
-    return LocalStore(path.parent), path.name
+    if exists(path):
+        return LocalStore(path.parent), path.name
+    places = stores(target) if len(path.parts) == 1 else [LocalStore(path.parent)]
+    for store in places:
+        if store.exists(name):
+            return store, name
+        if stem is not None and (other := _encrypted(store, stem)) is not None:
+            return store, other
+    return places[0], name
+
+
+def _encrypted(store: Store, name: naming.BackupName) -> str | None:
+    """Return the encrypted file of a backup in a store, if it has one."""
+    with contextlib.suppress(e.StoreError):
+        names = [item.name for item in store.items()]
+        found = variants.valid(store, name, names).artifact
+        return found if found in names else None
+    return None
 
 
 _LIST = "List existing backups with: pgkeep list."
@@ -336,12 +378,12 @@ def pipe() -> Iterator[None]:
 @contextlib.contextmanager
 def open_artifact(file: str, target: config.Config) -> Iterator["Artifact"]:
     """Open a backup file given by its path, URL or name, see `open_located`."""
-    with open_located(*locate(file, target)) as artifact:
+    with open_located(*locate(file, target), keys(target)) as artifact:
         yield artifact
 
 
 @contextlib.contextmanager
-def open_located(store: Store, name: str) -> Iterator["Artifact"]:
+def open_located(store: Store, name: str, keys: "Keys") -> Iterator["Artifact"]:
     """Open a backup file of a store; only its end marker and its index are read.
 
     Raises:
@@ -351,9 +393,10 @@ def open_located(store: Store, name: str) -> Iterator["Artifact"]:
     """
     from ..artifact import file as file_module  # noqa: PLC0415 - other commands save the time
     from ..artifact import plain_reader  # noqa: PLC0415
-    from ..artifact.file import is_artifact  # noqa: PLC0415 - other commands save the time
+    from ..artifact.file import is_artifact  # noqa: PLC0415
+    from ..catalog import side_files  # noqa: PLC0415
 
-    with contextlib.closing(store.open(name)) as source:
+    with contextlib.closing(side_files.open_contents(store, name, keys)) as source:
         if not is_artifact(source) and not plain_reader.is_ours(source):
             raise e.Refused(
                 f"{source.name} is not a backup file of pgkeep: it has no index",

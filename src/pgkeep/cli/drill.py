@@ -25,8 +25,10 @@ from .common import (
     check_extra,
     complete_files,
     dir_option,
+    identity_option,
     jobs_option,
     json_option,
+    keys,
     latest,
     load_config,
     locate,
@@ -105,6 +107,7 @@ SHOWN = 10  # findings of one kind; --json and the report have all
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a report as a web page, and the same as FILE.json.",
 )
+@identity_option
 @target_option
 @dir_option
 @jobs_option
@@ -119,6 +122,7 @@ def command(
     checks: tuple[Path, ...],
     timeout: float,
     report: Path | None,
+    identity: str | None,
     target: str | None,
     directory: str | None,
     jobs: str | None,
@@ -137,7 +141,7 @@ def command(
     asked = assertions.read(checks)
     if report is not None:
         _check_report(report)
-    config = load_config(target=target, directory=directory, jobs=jobs)
+    config = load_config(target=target, directory=directory, jobs=jobs, identity=identity)
     if file is not None:
         store, name = locate(file, config)
     else:
@@ -150,11 +154,12 @@ def command(
         timeout=timeout,
         settings=dict(map(_setting, settings)),
         search_path=SearchPath(search_path),
+        keys=keys(config),
     )
     parsed = naming.parse(name)
     of = "" if parsed is None else parsed.database
     # Noted before it starts, so that the record of a drill that fails names its database.
-    run_log.current().used(config, of, [name.removesuffix(naming.ARTIFACT)])
+    run_log.current().used(config, of, [name if parsed is None else parsed.stem])
     with _hint_of_copy(store, name, config), output.current().progress(silent=as_json) as bar:
         outcome = drill.run(store, name, options, bar)
     RunNotifier([config], "drill", output.current(), partial=True).update_metrics()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .. import progress
+from ..catalog import side_files
 from ..foreign import index
 from ..foreign.names import guess
 from ..model import naming
@@ -17,8 +18,10 @@ from .command import pgkeep_command
 from .common import (
     complete_files,
     dir_option,
+    identity_option,
     jobs_option,
     json_option,
+    keys,
     load_config,
     locate,
     plural,
@@ -51,6 +54,7 @@ from .common import (
 @click.option(
     "--output", "-o", "place", metavar="DIR", help="Directory for the backup, instead of --dir."
 )
+@identity_option
 @target_option
 @dir_option
 @jobs_option
@@ -61,6 +65,7 @@ def command(
     database: str | None,
     kind: str | None,
     place: str | None,
+    identity: str | None,
     target: str | None,
     directory: str | None,
     jobs: str | None,
@@ -75,10 +80,13 @@ def command(
     Statements of pg_dump -C and pg_dumpall about the database itself are skipped; roles go into the
     globals file. If FILE is damaged, nothing is written and the exit code is 5.
     """
-    config = load_config(target=target, directory=place or directory, jobs=jobs)
+    config = load_config(target=target, directory=place or directory, jobs=jobs, identity=identity)
     store, name = locate(file, config)
     path = None if file.startswith(BUCKET) else Path(store.url_of(name))
-    with closing(store.open(name)) as source, output.current().progress(silent=as_json) as bar:
+    with (
+        closing(side_files.open_contents(store, name, keys(config))) as source,
+        output.current().progress(silent=as_json) as bar,
+    ):
         options = index.IndexOptions(
             jobs=config.settings.jobs,
             database=database,
@@ -86,6 +94,7 @@ def command(
             guess=guess(name, _folder(path, file), config.settings.zone),
             modified=_modified(path),
             zone=config.settings.zone,
+            encryption=config.encryption(),
         )
         copy = config.copy() if not config.store().remote else None
         manifest = index.index(source, config.store(), options, bar, copy=copy)

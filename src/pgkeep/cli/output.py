@@ -81,6 +81,13 @@ def ask(question: str) -> bool:
         return click.confirm(printable(question), prompt_suffix=" ")
 
 
+def ask_secret(prompt: str) -> str:
+    """Ask for a text that is not shown while it is typed."""
+    with current().display.paused():
+        text: str = click.prompt(printable(prompt), hide_input=True, default="", show_default=False)
+    return text
+
+
 class Output:
     """Where a command prints what happens."""
 

@@ -32,8 +32,10 @@ from .command import pgkeep_command
 from .common import (
     connection_options,
     dir_option,
+    identity_option,
     jobs_option,
     json_option,
+    keys,
     latest,
     load_config,
     locate,
@@ -68,6 +70,7 @@ from .restore_options import (
 )
 @restore_options
 @connection_options
+@identity_option
 @target_option
 @dir_option
 @jobs_option
@@ -88,6 +91,7 @@ def command(**given: Any) -> None:
         directory=common.directory,
         jobs=common.jobs,
         lock_timeout=common.lock_timeout,
+        identity=common.identity,
     )
     if common.file is not None:
         store, name = locate(common.file, config)
@@ -120,12 +124,14 @@ def _restore(
     if common.verify_only:
         _verify(store, name, config, as_json=common.as_json)
         return
-    backup = name.removesuffix(naming.ARTIFACT)
+    parsed = naming.parse(name)
+    backup = name if parsed is None else parsed.stem
     run_log.current().used(config, common.target_db or common.database or "", [backup])
-    source = store.open(name)
+    private = keys(config)
+    source = side_files.open_contents(store, name, private)
     side = side_files.read(store, name)
     # Damaged roles would only be noticed when they are needed.
-    side_files.read_globals(store, name, side)
+    side_files.read_globals(store, name, side, private)
     tables = group(TableOptions, given)
     if tables.tables:
         rows = group(RowOptions, given)
@@ -140,7 +146,9 @@ def _restore(
 
 def _verify(store: Store, name: str, config: Config, *, as_json: bool) -> None:
     with output.current().progress(silent=as_json) as bar:
-        report = side_files.verify(store, name, jobs=config.settings.jobs, progress=bar.advance)
+        report = side_files.verify(
+            store, name, keys=keys(config), jobs=config.settings.jobs, progress=bar.advance
+        )
     print_json(report) if as_json else output.note(f"ok: {report.file} is complete")
 
 

@@ -75,6 +75,7 @@ class CommonOptions:
     directory: str | None
     jobs: str | None
     lock_timeout: str | None
+    identity: str | None
     as_json: bool
 
 

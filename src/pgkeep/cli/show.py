@@ -14,6 +14,7 @@ from .command import pgkeep_command
 from .common import (
     complete_files,
     dir_option,
+    identity_option,
     json_option,
     load_config,
     open_artifact,
@@ -49,6 +50,7 @@ SECTIONS = {"pre": "before the rows", "data": "rows", "post": "after the rows"}
 @click.option(
     "--head", metavar="N", type=click.IntRange(min=0), help="Print the first N rows of --table."
 )
+@identity_option
 @target_option
 @dir_option
 @json_option
@@ -59,6 +61,7 @@ def command(
     tree: bool,
     table: str | None,
     head: int | None,
+    identity: str | None,
     target: str | None,
     directory: str | None,
     as_json: bool,
@@ -69,7 +72,7 @@ def command(
     --head, the first rows of a table are printed as COPY writes them, below the names of the
     columns; only the members that contain them are read, and each is checked.
     """
-    config = load_config(target=target, directory=directory)
+    config = load_config(target=target, directory=directory, identity=identity)
     with pipe(), open_artifact(file, config) as artifact:
         if table is not None and head is not None:
             for block in extract.head(artifact, selection.pattern(table), head):

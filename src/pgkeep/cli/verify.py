@@ -22,8 +22,10 @@ from .common import (
     catalogs,
     complete_files,
     dir_option,
+    identity_option,
     jobs_option,
     json_option,
+    keys,
     load_config,
     locate,
     plural,
@@ -58,6 +60,7 @@ TOC = "toc.dat"  # in a dump of the directory format
 @click.option(
     "--database", metavar="NAME", help="With --latest or --all: only backups of this database."
 )
+@identity_option
 @target_option
 @dir_option
 @jobs_option
@@ -139,14 +142,15 @@ class Verdict(NamedTuple):
 
 
 def _verify(found: Sequence[File], config: Config, *, silent: bool) -> Iterator[Verdict]:
+    private = keys(config)
     for number, file in enumerate(found, 1):
         url = file.store.url_of(file.name)
         try:
             with output.current().progress(silent=silent) as bar:
                 bar.step("verifying" if len(found) == 1 else f"verifying {number} of {len(found)}")
                 report = side_files.verify(
-                    file.store, file.name, jobs=config.settings.jobs, progress=bar.advance,
-                    total=bar.total,
+                    file.store, file.name, keys=private, jobs=config.settings.jobs,
+                    progress=bar.advance, total=bar.total,
                 )  # fmt: skip
         except (e.VerificationFailed, e.StoreError, e.UsageError) as found_error:
             error: e.PgkeepError = found_error

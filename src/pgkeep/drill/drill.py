@@ -19,6 +19,8 @@ from .. import errors as e
 from ..artifact import file, verify
 from ..artifact.file import Artifact
 from ..catalog import manifests, side_files
+from ..crypt import opening
+from ..crypt.opening import Keys
 from ..model.manifest import Drill, Manifest
 from ..postgres import isolation
 from ..postgres.connection import Endpoint
@@ -51,6 +53,7 @@ class DrillOptions:
     timeout: float = 60.0  # of each assertion, in seconds
     settings: Mapping[str, str] = field(default_factory=dict)  # of a server of our own
     search_path: SearchPath = SearchPath.EMPTY
+    keys: Keys = field(default_factory=Keys)
 
 
 def run(store: Store, name: str, options: DrillOptions, progress: Progress) -> DrillResult:
@@ -66,14 +69,18 @@ def run(store: Store, name: str, options: DrillOptions, progress: Progress) -> D
     phases = Phases(progress)
     side = side_files.read(store, name)
     with contextlib.closing(store.open(name)) as original:
-        if not file.is_artifact(original):
-            raise e.UsageError(
-                f"{original.name} is a plain dump without an index: it holds nothing to compare"
-                " its restore with"
-            )
+        cipher = side_files.cipher_of(original, name)
+        if cipher is None:
+            _check_index(original)
         drill = _Drill(store, name, side, options, phases)
-        with isolation.secretive(), local_copy(original, options.jobs, phases) as source:
-            drill.execute(source)
+        # What is downloaded is still encrypted.
+        with isolation.secretive(), local_copy(original, options.jobs, phases) as local:
+            source = local
+            if cipher is not None:
+                source = opening.decrypted(local, cipher, options.keys)
+            with contextlib.closing(source):
+                _check_index(source)
+                drill.execute(source)
         result = drill.result(began, original)
     if side.manifest is None:
         return result
@@ -81,6 +88,14 @@ def run(store: Store, name: str, options: DrillOptions, progress: Progress) -> D
     if problem is None:
         return result
     return msgspec.structs.replace(result, warnings=[*result.warnings, problem])
+
+
+def _check_index(source: Source) -> None:
+    if not file.is_artifact(source):
+        raise e.UsageError(
+            f"{source.name} is a plain dump without an index: it holds nothing to compare its"
+            " restore with"
+        )
 
 
 class _Drill:
@@ -123,7 +138,7 @@ class _Drill:
     def _target(self, artifact: Artifact) -> contextlib.AbstractContextManager[scratch.DrillTarget]:
         if self._options.server is not None:
             return scratch.on(self._options.server)
-        roles = side_files.read_globals(self._store, self._name, self._side)
+        roles = side_files.read_globals(self._store, self._name, self._side, self._options.keys)
         return scratch.temporary_server(artifact.index, roles, self._options.settings)
 
     def _prove(self, source: Source, artifact: Artifact, target: scratch.DrillTarget) -> None:

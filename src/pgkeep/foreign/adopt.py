@@ -12,12 +12,14 @@ import msgspec
 from .. import errors as e
 from ..artifact import plain_reader
 from ..artifact.file import Artifact, is_artifact
+from ..artifact.verify import verify_source
 from ..catalog import side_files
 from ..catalog.files import is_dump_name
 from ..catalog.locks import manifests_locked
 from ..catalog.publication import manifest_of
+from ..crypt.opening import Keys
 from ..model import naming
-from ..model.manifest import FileFacts, Manifest, encode
+from ..model.manifest import Encryption, FileFacts, Manifest, encode
 from ..progress import Advance, Progress
 from ..stores.local import LocalStore
 from ..stores.store import Source, Store, read_all, sha256_of, write_file
@@ -29,6 +31,7 @@ def adopt(
     store: Store,
     name: str,
     *,
+    keys: Keys,
     jobs: int,
     progress: Advance,
     copy: Store | None = None,
@@ -55,19 +58,22 @@ def adopt(
     there = {item.name for item in store.items()}
     if parsed.manifest in there:
         raise e.Refused(f"{name} has a manifest already")
-    side_files.verify(store, name, jobs=jobs, progress=progress)
-    with closing(store.open(name)) as source:
+    with closing(store.open(name)) as stored:
+        found = FileFacts(name, stored.size, sha256_of(stored))
+    with closing(side_files.open_contents(store, name, keys)) as source:
+        verify_source(source, jobs=jobs, progress=progress, side=side_files.read(store, name))
         artifact = Artifact(source)
-        found = FileFacts(name, source.size, sha256_of(source))
     meta = artifact.index.meta
     if meta.database.name != parsed.database:
         raise e.Refused(f"{name} holds database {meta.database.name}, not {parsed.database}")
     if meta.schema_only != parsed.schema_only:
         holds = "definitions only" if meta.schema_only else "rows too"
         raise e.Refused(f"{name} holds {holds}, its name does not match")
-    facts, passwords = _roles(store, parsed)
+    facts, passwords = _roles(store, parsed, keys)
+    # Who else can decrypt the file is not in it.
+    encryption = None if parsed.cipher is None else Encryption(parsed.cipher, [])
     manifest = msgspec.structs.replace(
-        manifest_of(parsed, found, artifact.index, artifact.index_sha256),
+        manifest_of(parsed, found, artifact.index, artifact.index_sha256, encryption),
         globals=facts,
         role_passwords=passwords,
         warnings=["the manifest was lost and has been recreated"],
@@ -82,12 +88,13 @@ def adopt(
     return manifest
 
 
-def _roles(store: Store, name: naming.BackupName) -> tuple[FileFacts | None, bool]:
+def _roles(store: Store, name: naming.BackupName, keys: Keys) -> tuple[FileFacts | None, bool]:
     """Return the facts of the file of roles, and whether it holds password hashes."""
     if not store.exists(name.globals):
         return None, False
     with closing(store.open(name.globals)) as source:
         data = read_all(source)
+    with closing(side_files.open_contents(store, name.globals, keys)) as source:
         passwords = b" PASSWORD '" in b"".join(plain_reader.plain_blocks(source))
     return FileFacts(name.globals, len(data), hashlib.sha256(data).hexdigest()), passwords
 

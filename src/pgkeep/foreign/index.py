@@ -18,15 +18,19 @@ import msgspec
 from .. import __version__
 from .. import errors as e
 from ..artifact import plain_reader, verify
-from ..artifact.file import ArtifactWriter, Meta, compress, is_artifact
+from ..artifact.file import ArtifactWriter, Meta, is_artifact
 from ..backup.assembly import MemberOrder
+from ..catalog.catalog import Catalog
+from ..catalog.encryption import check_not_forgotten, encryption_facts
 from ..catalog.locks import GLANCE, backup_lock
 from ..catalog.publication import manifest_of, publication
+from ..crypt.options import UNENCRYPTED, Encryption
 from ..model import naming
 from ..model.manifest import Extension, FileFacts, Manifest
 from ..postgres.repeatable_roles import repeatable_roles
 from ..progress import Progress
 from ..sql import dialect, script
+from ..stores.hashed_upload import HashedUpload
 from ..stores.store import Source, Store, locked
 from ..task_group import TaskGroup
 from . import plain
@@ -48,6 +52,7 @@ class IndexOptions:
     guess: Guess = field(default_factory=Guess)
     modified: datetime | None = None  # when the file was last written
     zone: tzinfo = UTC
+    encryption: Encryption = UNENCRYPTED
 
 
 class Moment(NamedTuple):
@@ -101,11 +106,13 @@ def index(
             f"{source.name} does not contain the time at which it was made",
             hint="Give it a name with the time: app_20260506T070809.sql.gz.",
         )
+    recipients = options.encryption.recipients
     name = naming.BackupName(
         database=_database_name(part, options, source.name),
         type=options.type or options.guess.type or naming.BackupType.MANUAL,
         taken=moment.time.astimezone(UTC).replace(microsecond=0),
         schema_only=part.tables > 0 and part.data == 0,
+        cipher=None if recipients is None else recipients.cipher,
     )
     with locked(store, backup_lock(name.database), GLANCE) as alone:
         if not alone:
@@ -113,6 +120,9 @@ def index(
                 f"a backup of database {name.database} is already running in {store.url}",
                 hint="Wait for it to end; a run that was killed holds no lock.",
             )
+        catalog = Catalog(store)
+        catalog.list_records()
+        check_not_forgotten(catalog, copy, options.encryption)
         if any(store.exists(file) for file in name.files):
             raise IsThere(name.artifact, store.url)
         run = _Index(source, store, options, progress, found, number, name, moment, copy)
@@ -197,21 +207,24 @@ class _Index:
         """Write all files, then give them their names."""
         name = self.name
         roles = repeatable_roles(self.found.roles) if self.found.cluster else None
-        with publication(self.store, name, roles=roles is not None) as files:
-            writer = ArtifactWriter(files.artifact)
-            index = writer.finish(self._meta(self._write(writer)))
-            files.artifact.seal()
-            facts = files.write(name.globals, compress(roles)) if roles is not None else None
-            side = verify.SideFiles(sha256=writer.sha256, index_sha256=writer.index_sha256)
+        encryption = self.options.encryption
+        with publication(self.store, name, roles=roles is not None, encryption=encryption) as files:
+            stored = HashedUpload(files.artifact)
+            with encryption.upload(stored) as artifact:
+                writer = ArtifactWriter(artifact)
+                index = writer.finish(self._meta(self._write(writer)))
+                artifact.seal()
+            side = verify.SideFiles(sha256=stored.sha256, index_sha256=writer.index_sha256)
             verified = files.read_back(side, self.options.jobs, self.progress)
-            artifact = FileFacts(name.artifact, writer.size, writer.sha256)
+            facts = FileFacts(name.artifact, stored.size, stored.sha256)
             manifest = msgspec.structs.replace(
-                manifest_of(name, artifact, index, writer.index_sha256),
+                manifest_of(name, facts, index, writer.index_sha256, encryption_facts(encryption)),
                 data_only=self.part.data > 0 and not self.part.tables,
-                globals=facts,
+                globals=None if roles is None else files.write_roles(roles),
                 role_passwords=roles is not None and b" PASSWORD '" in roles,
                 warnings=self._warnings(),
-                verified=verified,
+                verified=verified.when,
+                verified_level=verified.level,
                 pending=[self.copy.url] if self.copy is not None else [],
             )
             files.publish(manifest)

@@ -138,6 +138,13 @@ class FileFacts(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class Encryption(msgspec.Struct, frozen=True):
+    """With what the files of a backup are encrypted, and to whom."""
+
+    cipher: naming.Cipher
+    recipients: list[str]  # public keys of age, fingerprints of SSH and GPG keys
+
+
 class Drill(msgspec.Struct, frozen=True):
     """The result of a drill of the backup."""
 
@@ -190,6 +197,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warnings: list[str] = []
     drift: list[str] = []  # figures that fell since the last verified backup
     verified: Moment | None = None  # time of the last successful verification
+    # What was compared then: the contents, or, without a private key, only the stored bytes.
+    verified_level: Literal["contents", "ciphertext"] = "contents"
+    encryption: Encryption | None = None
     blocked: list[BlockedSession] = []  # by the backup: the longest waits, longest first
     pending: list[str] = []  # URLs of stores for which the copy is pending
     policy: str | None = None  # the retention policy to apply after this backup
@@ -200,12 +210,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def name(self) -> naming.BackupName:
         """The name of the backup, from which the names of its files follow."""
-        return naming.BackupName(
+        name = naming.BackupName(
             database=self.database.name,
             type=self.type,
             taken=self.taken,
             schema_only=self.schema_only,
         )
+        return name.of_file(self.artifact.name)
 
     @property
     def as_of(self) -> datetime:

@@ -1,5 +1,9 @@
 """Format and parse names of backup files: `{database}_{type}_{timestamp}[_schema].sql.gz`.
 
+Names of encrypted files end with the cipher: `.sql.gz.age`, `.sql.gz.gpg`. A backup that was
+encrypted again has `_key2` or a higher number before its suffix, because for a moment both files
+exist.
+
 The database name is percent-encoded byte by byte, so that every name that PostgreSQL allows is a
 safe file name, and parsing never takes `app-2` for `app`. A short id, for people, follows from the
 name alone.
@@ -7,13 +11,14 @@ name alone.
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 ARTIFACT = ".sql.gz"
-CHECKSUM = ".sql.gz.sha256"
+CHECKSUM = ".sha256"  # after the name of the backup file
 GLOBALS = ".globals.sql.gz"
 MANIFEST = ".manifest.json"
 
@@ -24,6 +29,13 @@ _STEM = re.compile(
     r"_(?P<taken>[0-9]{8}T[0-9]{6}Z)"
     r"(?P<schema>_schema)?"
 )
+_FILE = re.compile(
+    rf"(?P<stem>{_STEM.pattern})"
+    r"(?:_key(?P<generation>[2-9]|[1-9][0-9]{1,5}))?"
+    r"(?:(?:\.sql\.gz)(?:\.(?P<cipher>age|gpg))?(?:\.sha256)?"
+    r"|\.globals\.sql\.gz(?:\.(?P<globals>age|gpg))?)"
+)
+_ARTIFACT = re.compile(r"(?<!\.globals)\.sql\.gz(?:\.(?:age|gpg))?\Z")
 _ID_LENGTH = 8
 _ID = re.compile(rf"[0-9a-f]{{4,{_ID_LENGTH}}}")
 
@@ -37,14 +49,27 @@ class BackupType(StrEnum):
     MANUAL = "manual"
 
 
+class Cipher(StrEnum):
+    """What a file is encrypted with; also the suffix of its name."""
+
+    AGE = "age"
+    GPG = "gpg"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupName:
-    """The parts of a backup's file names: database, type, UTC time, schema only or not."""
+    """The parts of a backup's file names: database, type, UTC time, schema only or not.
+
+    The cipher, and how often the files were encrypted again, belong to the files: two names of one
+    backup are equal. The name of a manifest does not contain them; the manifest does.
+    """
 
     database: str
     type: BackupType
     taken: datetime
     schema_only: bool = False
+    cipher: Cipher | None = field(default=None, compare=False)
+    generation: int = field(default=1, compare=False)  # 1: as the backup was made
 
     @property
     def stem(self) -> str:
@@ -56,22 +81,22 @@ class BackupName:
     @property
     def artifact(self) -> str:
         """The name of the dump itself."""
-        return self.stem + ARTIFACT
+        return self._file(ARTIFACT)
 
     @property
     def id(self) -> str:
-        """A short name for people: the beginning of the SHA-256 of the file name."""
-        return hashlib.sha256(self.artifact.encode()).hexdigest()[:_ID_LENGTH]
+        """A short name for people: the beginning of the SHA-256 of the unencrypted file's name."""
+        return hashlib.sha256(f"{self.stem}{ARTIFACT}".encode()).hexdigest()[:_ID_LENGTH]
 
     @property
     def checksum(self) -> str:
         """The name of the file for `sha256sum -c`."""
-        return self.stem + CHECKSUM
+        return self.artifact + CHECKSUM
 
     @property
     def globals(self) -> str:
         """The name of the dump of the cluster's roles."""
-        return self.stem + GLOBALS
+        return self._file(GLOBALS)
 
     @property
     def manifest(self) -> str:
@@ -82,6 +107,17 @@ class BackupName:
     def files(self) -> tuple[str, ...]:
         """All file names of this backup, the manifest last."""
         return (self.artifact, self.checksum, self.globals, self.manifest)
+
+    def of_file(self, file_name: str) -> "BackupName":
+        """Return this backup with the cipher and generation in the name of one of its files."""
+        found = parse(file_name)
+        if found is None or found != self:
+            return self
+        return replace(self, cipher=found.cipher, generation=found.generation)
+
+    def _file(self, suffix: str) -> str:
+        generation = f"_key{self.generation}" if self.generation > 1 else ""
+        return f"{self.stem}{generation}{suffix}{f'.{self.cipher}' if self.cipher else ''}"
 
 
 def encode_database(database: str) -> str:
@@ -104,16 +140,48 @@ def is_whole_id(text: str) -> bool:
 
 def parse(file_name: str) -> BackupName | None:
     """Return the parts of any file name of a backup, or None if it has another form."""
-    for ending in (CHECKSUM, GLOBALS, MANIFEST, ARTIFACT):
-        if file_name.endswith(ending):
-            return _parse_stem(file_name.removesuffix(ending))
-    return None
+    if file_name.endswith(MANIFEST):
+        match = _STEM.fullmatch(file_name.removesuffix(MANIFEST))
+        return None if match is None else _name(match)
+    match = _FILE.fullmatch(file_name)
+    if match is None or (name := _name(match)) is None:
+        return None
+    cipher = match["cipher"] or match["globals"]
+    if cipher is None and match["generation"] is None:
+        return name
+    return replace(
+        name,
+        cipher=Cipher(cipher) if cipher else None,
+        generation=int(match["generation"] or 1),
+    )
 
 
-def _parse_stem(stem: str) -> BackupName | None:
-    match = _STEM.fullmatch(stem)
+class SideNames(NamedTuple):
+    """The names of the files next to a backup file."""
+
+    checksum: str
+    globals: str
+    manifest: str
+
+
+def side_names(file_name: str) -> SideNames | None:
+    """Return the names of the files next to a backup file, or to a dump with a similar name."""
+    match = _ARTIFACT.search(file_name)
     if match is None:
         return None
+    found = parse(file_name)
+    if found is not None:
+        return SideNames(found.checksum, found.globals, found.manifest)
+    stem, suffix = file_name[: match.start()], match[0]
+    return SideNames(file_name + CHECKSUM, f"{stem}.globals{suffix}", stem + MANIFEST)
+
+
+def is_artifact(file_name: str) -> bool:
+    """Whether a file name is that of a backup file: of the dump itself, encrypted or not."""
+    return _ARTIFACT.search(file_name) is not None and parse(file_name) is not None
+
+
+def _name(match: re.Match[str]) -> BackupName | None:
     try:
         # Much faster than strptime, for directories with thousands of files.
         taken = datetime.fromisoformat(match["taken"])
@@ -126,4 +194,4 @@ def _parse_stem(stem: str) -> BackupName | None:
         schema_only=match["schema"] is not None,
     )
     # Accept only canonical names: pgkeep never writes `a%41` for `aA`.
-    return name if name.stem == stem else None
+    return name if name.stem == match.groupdict().get("stem", match[0]) else None

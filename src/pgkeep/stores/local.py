@@ -280,8 +280,10 @@ class LocalSource:
         return data
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+        """Close the file, if it is open: the reader of an encrypted file closes it too."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _items(directory: Path) -> Iterator[Item]:

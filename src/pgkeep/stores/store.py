@@ -72,7 +72,7 @@ class Source(Protocol):
         """Return exactly these bytes; raise StoreError if the file has fewer."""
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the file; it can be closed already."""
 
 
 class Store(Protocol):

@@ -1,0 +1,250 @@
+"""Open files of a store, encrypted or not; the caller reads their plain text."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from .. import errors as e
+from ..model.naming import Cipher
+from ..processes import Child
+from ..stores.store import Source, chunks, sha256_of
+from . import gpg, openpgp_framing
+
+if TYPE_CHECKING:
+    from .age_format import Header
+    from .age_identities import Identity
+
+Level = Literal["contents", "ciphertext"]  # what a verification compares, as manifests name it
+CONTENTS: Final = "contents"
+CIPHERTEXT: Final = "ciphertext"
+AGE = b"age-encryption.org/"
+ARMORED = (b"-----BEGIN AGE ENCRYPTED FILE-----", openpgp_framing.ARMOR)
+EXPANSION = 2  # a backup file is compressed: its plain text cannot be much larger than the message
+
+
+class Keys:
+    """The private keys of this machine's user; files of them are read when one is needed."""
+
+    def __init__(self, files: Sequence[Path] = (), ask: Callable[[str], str] | None = None) -> None:
+        """Store the files of age identities, and the function that asks for a passphrase."""
+        self.files = tuple(files)
+        self._ask = ask or _no_terminal
+        self._identities: list[Identity] | None = None
+
+    @property
+    def identities(self) -> "list[Identity]":
+        """The identities in the files.
+
+        Raises:
+            UsageError: a file cannot be read, or a package is missing.
+
+        """
+        if self._identities is None:
+            check_packages()
+            from . import age_identities  # noqa: PLC0415 - an optional dependency
+
+            self._identities = [
+                identity for path in self.files for identity in age_identities.load(path, self._ask)
+            ]
+        return self._identities
+
+
+def _no_terminal(prompt: str) -> str:
+    raise e.UsageError(f"cannot ask for the {prompt}: standard input is not a terminal")
+
+
+class NoKey(e.UsageError):
+    """No private key is given, so that the file cannot be decrypted."""
+
+
+class OtherKey(e.VerificationFailed):
+    """None of the given private keys decrypts the file."""
+
+
+def check_packages() -> None:
+    """Check that the packages of the extra `age` are installed.
+
+    Raises:
+        UsageError: one is missing.
+
+    """
+    try:
+        import bech32  # noqa: F401, PLC0415
+        import cryptography  # noqa: F401, PLC0415
+        import pyrage  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise e.UsageError(
+            f"decryption requires another package: {error.name}", hint="pip install 'pgkeep[age]'"
+        ) from None
+
+
+def cipher_of(source: Source) -> Cipher | None:
+    """Return the cipher of a file according to its first bytes.
+
+    Raises:
+        VerificationFailed: it is encrypted, but in the text form (ASCII armor).
+
+    """
+    head = source.read(0, min(64, source.size))
+    if head.startswith(AGE):
+        return Cipher.AGE
+    if head.startswith(ARMORED):
+        raise e.VerificationFailed(
+            f"{source.name} is encrypted and in ASCII armor, expected the binary form",
+            hint="Remove the armor: age -d -i KEY FILE | age -r RECIPIENT > NEW, or"
+            " gpg --dearmor FILE.",
+        )
+    return Cipher.GPG if head[:1] and head[0] in openpgp_framing.MAGIC else None
+
+
+def check_framing(source: Source) -> None:
+    """Check an encrypted file as far as possible without a key: its form, not its contents.
+
+    Raises:
+        VerificationFailed: it is damaged or truncated.
+
+    """
+    if cipher_of(source) is Cipher.AGE:
+        check_packages()
+        from . import age_source  # noqa: PLC0415 - an optional dependency
+
+        age_source.check_framing(source)
+    else:
+        openpgp_framing.check(source)
+
+
+def decrypted(source: Source, cipher: Cipher, keys: Keys) -> Source:
+    """Return the plain text of an encrypted file; closing it closes the file.
+
+    Raises:
+        NoKey, OtherKey: it cannot be decrypted with these keys.
+        VerificationFailed: it is damaged.
+        UsageError: a package or program is missing, or a key cannot be read.
+
+    """
+    check_packages()
+    if cipher is Cipher.AGE:
+        from .age_source import AgeSource  # noqa: PLC0415 - an optional dependency
+
+        return AgeSource(source, lambda header: _file_key(source, header, keys))
+    from .sealed_file import SealedFile  # noqa: PLC0415 - an optional dependency
+
+    digest = hashlib.sha256()
+    sealed = SealedFile(source, _gpg_decrypted(source, digest.update))
+    sealed.stored_sha256 = digest.hexdigest()
+    return sealed
+
+
+def opened_if_possible(source: Source, keys: Keys) -> tuple[Source, Level]:
+    """Return the plain text of an encrypted file; without a private key, the file itself.
+
+    GPG's keyring is not asked: without a terminal, its agent cannot ask for a passphrase.
+
+    Raises:
+        VerificationFailed: it is damaged.
+        UsageError: a private key cannot be read.
+
+    """
+    if not keys.files or cipher_of(source) is not Cipher.AGE:
+        return source, CIPHERTEXT
+    try:
+        return decrypted(source, Cipher.AGE, keys), CONTENTS
+    except OtherKey:
+        return source, CIPHERTEXT
+
+
+def is_encrypted(source: Source) -> bool:
+    """Whether this is the plain text of an encrypted file."""
+    return hasattr(source, "stored")
+
+
+def stored_sha256(source: Source) -> str:
+    """Return the SHA-256 of a file as it is stored: of an encrypted one, not of its plain text."""
+    digest: str | None = getattr(source, "stored_sha256", None)  # known after reading it once
+    return digest or sha256_of(getattr(source, "stored", source))
+
+
+def _file_key(source: Source, header: "Header", keys: Keys) -> bytes:
+    from . import age_identities  # noqa: PLC0415 - an optional dependency
+
+    if not keys.files:
+        raise NoKey(
+            f"{source.name} is encrypted with age, and no private key is given",
+            hint="Give its file with --identity=FILE, or BACKUP_IDENTITY_FILE.",
+        )
+    key = age_identities.file_key(header, keys.identities)
+    if key is None:
+        files = ", ".join(str(path) for path in keys.files)
+        raise OtherKey(
+            f"{source.name}: no private key in {files} decrypts it",
+            hint="The manifest lists the public keys to which it is encrypted: pgkeep key check"
+            " --identity=FILE tests a key with all backups.",
+        )
+    return key
+
+
+def _gpg_decrypted(source: Source, digest: Callable[[bytes], None]) -> Iterator[bytes]:
+    """Yield the plain text of an OpenPGP file, as the user's keyring and agent decrypt it.
+
+    `digest` receives the bytes of the file.
+    """
+    limit = EXPANSION * source.size + (1 << 20)
+    with gpg.decryption() as child:
+        feeder = _Feeder(source, child, digest)
+        feeder.start()
+        size = 0
+        while block := child.read():
+            size += len(block)
+            if size > limit:
+                raise e.VerificationFailed(
+                    f"{source.name}: its plain text has more than {limit} bytes, which no backup"
+                    " file has"
+                )
+            yield block
+        feeder.join()
+        if feeder.error is not None:
+            raise feeder.error
+        try:
+            child.finish()
+        except e.ProgramFailed as error:
+            raise _gpg_failure(source, error) from error
+
+
+class _Feeder(threading.Thread):
+    """Writes a file to a program; its own failure is kept, that of the program is not."""
+
+    def __init__(self, source: Source, child: Child, digest: Callable[[bytes], None]) -> None:
+        super().__init__(name="decrypt", daemon=True)
+        self._framing = openpgp_framing.Framing(source.name)
+        self._digest = digest
+        self._source = source
+        self._child = child
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Write the file, then close the program's input."""
+        try:
+            for chunk in chunks(self._source):
+                self._digest(chunk)
+                self._framing.feed(chunk)
+                try:
+                    self._child.write(chunk)
+                except e.ProgramFailed:
+                    return
+            self._framing.close()
+            self._child.end_input()
+        except BaseException as error:  # noqa: BLE001 - raised by the reader
+            self.error = error
+            self._child.kill()
+
+
+def _gpg_failure(source: Source, error: e.ProgramFailed) -> e.PgkeepError:
+    text = " ".join(error.said)
+    if "No secret key" in text:
+        return NoKey(
+            f"{source.name} is encrypted with GPG, and the keyring has none of its private keys",
+            hint="gpg --list-secret-keys lists yours. GNUPGHOME names another keyring.",
+        )
+    return e.VerificationFailed(f"{source.name} could not be decrypted: {error.message}")

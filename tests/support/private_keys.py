@@ -1,0 +1,74 @@
+"""Private keys of age and GPG for tests, made by the standard programs."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class AgeKey:
+    """A private key of age in a file, and its public key."""
+
+    file: Path
+    recipient: str
+
+
+def age_key(folder: Path, name: str = "identity.txt") -> AgeKey:
+    """Create a key with age-keygen."""
+    file = folder / name
+    subprocess.run(["age-keygen", "-o", file], check=True, capture_output=True)
+    recipient = subprocess.check_output(["age-keygen", "-y", file], text=True).strip()
+    return AgeKey(file, recipient)
+
+
+def ssh_key(folder: Path, kind: str, passphrase: str = "") -> AgeKey:
+    """Create a key with ssh-keygen; the recipient is the file of the public key."""
+    file = folder / f"id_{kind}{'_locked' if passphrase else ''}"
+    command = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", str(file)]
+    subprocess.run(command, check=True, capture_output=True)
+    return AgeKey(file, f"{file}.pub")
+
+
+@dataclass(frozen=True, slots=True)
+class GpgKey:
+    """A GPG key in a keyring of its own, and the file of its public key."""
+
+    home: Path
+    public: Path
+    fingerprint: str
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What gpg and pgkeep need to use the keyring."""
+        return {"GNUPGHOME": str(self.home)}
+
+
+def gpg(home: Path, *args: str, data: bytes = b"") -> bytes:
+    """Run gpg with a keyring; return its output."""
+    command = ["gpg", "--batch", "--quiet", "--pinentry-mode=loopback", "--passphrase", "", *args]
+    environment = {**os.environ, "GNUPGHOME": str(home)}
+    return subprocess.run(
+        command, env=environment, input=data, check=True, capture_output=True
+    ).stdout
+
+
+def gpg_key(folder: Path, user: str = "backup@example.com", expires: str = "1y") -> GpgKey:
+    """Create a key with a subkey for encryption."""
+    # Its agent listens on a socket there, whose path must be short.
+    home = Path(tempfile.mkdtemp(prefix="gpg"))
+    gpg(home, "--quick-generate-key", user, "ed25519", "sign,cert", expires)
+    listing = gpg(home, "--with-colons", "--list-keys").decode()
+    fingerprint = next(line.split(":")[9] for line in listing.splitlines() if line[:3] == "fpr")
+    gpg(home, "--quick-add-key", fingerprint, "cv25519", "encr", expires)
+    public = folder / f"{user}.asc"
+    public.write_bytes(gpg(home, "--armor", "--export", fingerprint))
+    return GpgKey(home, public, fingerprint)
+
+
+def close(key: GpgKey) -> None:
+    """Stop the agent of a keyring and remove the keyring."""
+    subprocess.run(["gpgconf", "--homedir", key.home, "--kill", "all"], check=True)
+    subprocess.run(["rm", "-rf", key.home], check=True)
