@@ -2,12 +2,14 @@
 
 PgkeepError (1)
  ├── UsageError (2)          invalid setting or argument
+ │    └── NoKey (2)          no private key for an encrypted file
  ├── ConnectionFailed (3)    server not reachable, or role rejected
  │    ├── Crowded (3)        the server answers, but has no free connection
  │    └── OtherServer (3)    a connection reached another server than the first one
  ├── DumpFailed (4)          the database could not be dumped completely
  ├── VerificationFailed (5)  damaged, truncated or unexpected backup file
- │    └── NotPlainDump (5)   a file of another format
+ │    ├── NotPlainDump (5)   a file of another format
+ │    └── OtherKey (5)       the given private keys do not decrypt the file
  ├── StoreError (6)          reading or writing a store failed
  │    ├── AccessDenied (6)   permission denied
  │    ├── Missing (6)        file not found
@@ -58,6 +60,10 @@ class UsageError(PgkeepError):
     exit_code = 2
 
 
+class NoKey(UsageError):
+    """A file is encrypted, and no private key is given."""
+
+
 class ConnectionFailed(PgkeepError):
     """The server cannot be reached, or rejects this role or database."""
 
@@ -86,6 +92,10 @@ class VerificationFailed(PgkeepError):
 
 class NotPlainDump(VerificationFailed):
     """A file has another format than the plain one of pg_dump."""
+
+
+class OtherKey(VerificationFailed):
+    """None of the given private keys decrypts the file."""
 
 
 class StoreError(PgkeepError):

@@ -102,8 +102,8 @@ def verify_stored(source: Source, side: SideFiles, progress: Advance) -> Verific
     opening.check_framing(source)
     if side.manifest is None and side.sha256 is None:
         raise e.VerificationFailed(
-            f"{source.name} cannot be verified: it is encrypted, there is no private key, and"
-            " neither a manifest nor a .sha256 file has its SHA-256",
+            f"{source.name} cannot be verified: it is encrypted, no private key is given, and"
+            " neither a manifest nor a .sha256 file contains its SHA-256",
             hint="Give the private key with --identity=FILE, or BACKUP_IDENTITY_FILE; GPG uses its"
             " keyring.",
         )

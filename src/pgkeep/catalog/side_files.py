@@ -78,7 +78,7 @@ def verify(
         if cipher is not None:
             try:
                 source = stack.enter_context(closing(opening.decrypted(source, cipher, keys)))
-            except opening.NoKey:
+            except e.NoKey:
                 report = verify_stored(source, side, progress)
                 return _with_globals(report, stored_globals(store, name, side))
         report = verify_source(source, jobs=jobs, progress=progress, side=side)

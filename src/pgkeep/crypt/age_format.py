@@ -27,10 +27,6 @@ _BODY = re.compile(rb"(?:[A-Za-z0-9+/]{64}\n)*[A-Za-z0-9+/]{0,63}\n")
 _MAC = re.compile(rb"--- ([A-Za-z0-9+/]{43})\n")
 
 
-class Damaged(e.VerificationFailed):
-    """An age file does not have the form that the specification requires, or was changed."""
-
-
 @dataclass(frozen=True, slots=True)
 class Stanza:
     """The file key, encrypted to one recipient."""
@@ -52,7 +48,7 @@ class Header:
         """Compare the MAC.
 
         Raises:
-            Damaged: the header was changed.
+            VerificationFailed: the header was changed.
 
         """
         mac = hmac.HMAC(derived(file_key, b"", b"header"), hashes.SHA256())
@@ -60,30 +56,32 @@ class Header:
         try:
             mac.verify(self.mac)
         except InvalidSignature:
-            raise Damaged("damaged age header: its MAC differs") from None
+            raise e.VerificationFailed("damaged age header: its MAC differs") from None
 
 
 def parse(data: bytes) -> Header:
     """Read the header at the beginning of a file.
 
     Raises:
-        Damaged: it is not a complete header of version 1.
+        VerificationFailed: it is not a complete header of version 1.
 
     """
     if not data.startswith(_VERSION):
-        raise Damaged(f"found {data[:40]!r}, expected an age header of version 1")
+        raise e.VerificationFailed(f"found {data[:40]!r}, expected an age header of version 1")
     position = len(_VERSION)
     stanzas: list[Stanza] = []
     while (arguments := _ARGUMENTS.match(data, position)) is not None:
         body = _BODY.match(data, arguments.end())
         if body is None:
-            raise Damaged(f"damaged age header at byte {arguments.end()}: expected Base64")
+            raise e.VerificationFailed(
+                f"damaged age header at byte {arguments.end()}: expected Base64"
+            )
         words = tuple(arguments[1].decode("ascii").split(" "))
         stanzas.append(Stanza(words, unpadded(body[0].replace(b"\n", b""))))
         position = body.end()
     mac = _MAC.match(data, position)
     if mac is None or not stanzas:
-        raise Damaged(
+        raise e.VerificationFailed(
             f"damaged age header at byte {position}: expected a recipient or the end of the header"
         )
     return Header(tuple(stanzas), unpadded(mac[1]), data[: position + 3], mac.end())
@@ -93,15 +91,15 @@ def unpadded(text: bytes) -> bytes:
     """Decode canonical Base64 without padding (RFC 4648, section 4).
 
     Raises:
-        Damaged: it is not canonical.
+        VerificationFailed: it is not canonical.
 
     """
     try:
         decoded = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error:
-        raise Damaged(f"damaged age header: {text[:80]!r} is not Base64") from None
+        raise e.VerificationFailed(f"damaged age header: {text[:80]!r} is not Base64") from None
     if base64.b64encode(decoded).rstrip(b"=") != text:
-        raise Damaged(f"damaged age header: {text[:80]!r} is not canonical Base64")
+        raise e.VerificationFailed(f"damaged age header: {text[:80]!r} is not canonical Base64")
     return decoded
 
 
@@ -113,7 +111,9 @@ def derived(key: bytes, salt: bytes, info: bytes) -> bytes:
 def opened_body(wrap_key: bytes, body: bytes) -> bytes | None:
     """Return the file key in a stanza; None if the stanza is for another recipient."""
     if len(body) != 32:
-        raise Damaged(f"damaged age header: a file key has {len(body)} bytes, expected 32")
+        raise e.VerificationFailed(
+            f"damaged age header: a file key has {len(body)} bytes, expected 32"
+        )
     try:
         return ChaCha20Poly1305(wrap_key).decrypt(bytes(12), body, None)
     except InvalidTag:
@@ -129,11 +129,11 @@ def plain_length(payload: int) -> int:
     """Return the length of the plain text for a payload of so many bytes, with its nonce.
 
     Raises:
-        Damaged: no payload has this length.
+        VerificationFailed: no payload has this length.
 
     """
     chunks, rest = divmod(payload - NONCE, SEALED)
     # The last chunk can only be empty if it is the only one.
     if payload < NONCE + 16 or (0 < rest <= 16 and chunks):
-        raise Damaged(f"truncated: no age file has a payload of {payload} bytes")
+        raise e.VerificationFailed(f"truncated: no age file has a payload of {payload} bytes")
     return chunks * CHUNK + max(0, rest - 16)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from .. import errors as e
-from .age_format import Damaged, Header, Stanza, derived, opened_body, unpadded
+from .age_format import Header, Stanza, derived, opened_body, unpadded
 
 ALLOWED_MODES = frozenset({0o400, 0o600, 0o440, 0o640})
 LIMIT = 1 << 20  # bytes of an identity file
@@ -102,7 +102,7 @@ class RsaIdentity:
         try:
             return self.key.decrypt(stanza.body, padding.OAEP(padding.MGF1(digest), digest, label))
         except ValueError:
-            raise Damaged(
+            raise e.VerificationFailed(
                 "damaged age header: the file key for an RSA key does not decrypt"
             ) from None
 
@@ -110,13 +110,15 @@ class RsaIdentity:
 def _share(stanza: Stanza, position: int) -> bytes:
     """Return the ephemeral share, the last argument of a stanza."""
     if len(stanza.arguments) != position + 1:
-        raise Damaged(
+        raise e.VerificationFailed(
             f"damaged age header: {stanza.arguments[0]} has {len(stanza.arguments)} arguments,"
             f" expected {position + 1}"
         )
     share = unpadded(stanza.arguments[position].encode())
     if len(share) != 32:
-        raise Damaged(f"damaged age header: a share has {len(share)} bytes, expected 32")
+        raise e.VerificationFailed(
+            f"damaged age header: a share has {len(share)} bytes, expected 32"
+        )
     return share
 
 
@@ -124,13 +126,13 @@ def _exchange(secret: X25519PrivateKey, share: bytes) -> bytes:
     try:
         return secret.exchange(X25519PublicKey.from_public_bytes(share))
     except ValueError:  # the result is zero
-        raise Damaged("damaged age header: a share has a low order") from None
+        raise e.VerificationFailed("damaged age header: a share has a low order") from None
 
 
 def _is_for(stanza: Stanza, wire: bytes, arguments: int) -> bool:
     """Whether the stanza names this SSH key, by the beginning of its hash."""
     if len(stanza.arguments) != arguments:
-        raise Damaged(
+        raise e.VerificationFailed(
             f"damaged age header: {stanza.arguments[0]} has {len(stanza.arguments)} arguments,"
             f" expected {arguments}"
         )
@@ -141,7 +143,7 @@ def file_key(header: Header, identities: Sequence[Identity]) -> bytes | None:
     """Return the key of a file; None if no identity opens it.
 
     Raises:
-        Damaged: a stanza does not have the form of its type.
+        VerificationFailed: a stanza does not have the form of its type.
 
     """
     for stanza in header.stanzas:
@@ -149,7 +151,9 @@ def file_key(header: Header, identities: Sequence[Identity]) -> bytes | None:
             key = identity.open(stanza)
             if key is not None:
                 if len(key) != 16:
-                    raise Damaged(f"damaged age header: the file key has {len(key)} bytes")
+                    raise e.VerificationFailed(
+                        f"damaged age header: the file key has {len(key)} bytes"
+                    )
                 return key
     return None
 

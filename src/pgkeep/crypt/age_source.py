@@ -8,9 +8,10 @@ from collections.abc import Callable
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from .. import errors as e
 from ..stores.store import Source
 from . import age_format
-from .age_format import CHUNK, NONCE, SEALED, Damaged, Header
+from .age_format import CHUNK, NONCE, SEALED, Header
 
 HEAD = 4096  # bytes that are read for a header first: enough for dozens of recipients
 
@@ -19,7 +20,7 @@ def read_header(source: Source) -> Header:
     """Read the header of an age file.
 
     Raises:
-        Damaged: the header is incomplete or has another form.
+        VerificationFailed: the header is incomplete or has another form.
 
     """
     head = source.read(0, min(HEAD, source.size))
@@ -27,22 +28,22 @@ def read_header(source: Source) -> Header:
         head = source.read(0, min(age_format.HEADER_LIMIT, source.size))
     try:
         return age_format.parse(head)
-    except Damaged as error:
-        raise Damaged(f"{source.name}: {error.message}") from error
+    except e.VerificationFailed as error:
+        raise e.VerificationFailed(f"{source.name}: {error.message}") from error
 
 
 def check_framing(source: Source) -> None:
     """Check what can be checked without a key: the header, and the length of the payload.
 
     Raises:
-        Damaged: the file is damaged or truncated.
+        VerificationFailed: the file is damaged or truncated.
 
     """
     header = read_header(source)
     try:
         age_format.plain_length(source.size - header.length)
-    except Damaged as error:
-        raise Damaged(f"{source.name}: {error.message}") from error
+    except e.VerificationFailed as error:
+        raise e.VerificationFailed(f"{source.name}: {error.message}") from error
 
 
 class AgeSource:
@@ -57,8 +58,8 @@ class AgeSource:
             file_key = file_key_of(header)
             header.check(file_key)
             self.size = age_format.plain_length(stored.size - header.length)
-        except Damaged as error:
-            raise Damaged(f"{stored.name}: {error.message}") from error
+        except e.VerificationFailed as error:
+            raise e.VerificationFailed(f"{stored.name}: {error.message}") from error
         self._begin = header.length + NONCE
         salt = stored.read(header.length, NONCE)
         self._cipher = ChaCha20Poly1305(age_format.derived(file_key, salt, b"payload"))
@@ -75,11 +76,13 @@ class AgeSource:
         """Return these bytes of the plain text.
 
         Raises:
-            Damaged: the file is damaged there, or has fewer bytes.
+            VerificationFailed: the file is damaged there, or has fewer bytes.
 
         """
         if start + length > self.size:
-            raise Damaged(f"{self.name}: found {self.size} bytes, expected {start + length}")
+            raise e.VerificationFailed(
+                f"{self.name}: found {self.size} bytes, expected {start + length}"
+            )
         if not length:
             return b""
         first, last = start // CHUNK, (start + length - 1) // CHUNK
@@ -103,7 +106,7 @@ class AgeSource:
             try:
                 chunks.append(self._cipher.decrypt(nonce, data[offset : offset + SEALED], None))
             except InvalidTag:
-                raise Damaged(
+                raise e.VerificationFailed(
                     f"{self.name}: damaged at byte {start + offset}: chunk {number} does not"
                     " decrypt"
                 ) from None

@@ -55,14 +55,6 @@ def _no_terminal(prompt: str) -> str:
     raise e.UsageError(f"cannot ask for the {prompt}: standard input is not a terminal")
 
 
-class NoKey(e.UsageError):
-    """No private key is given, so that the file cannot be decrypted."""
-
-
-class OtherKey(e.VerificationFailed):
-    """None of the given private keys decrypts the file."""
-
-
 def check_packages() -> None:
     """Check that the packages of the extra `age` are installed.
 
@@ -151,7 +143,7 @@ def opened_if_possible(source: Source, keys: Keys) -> tuple[Source, Level]:
         return source, CIPHERTEXT
     try:
         return decrypted(source, Cipher.AGE, keys), CONTENTS
-    except OtherKey:
+    except e.OtherKey:
         return source, CIPHERTEXT
 
 
@@ -170,14 +162,14 @@ def _file_key(source: Source, header: "Header", keys: Keys) -> bytes:
     from . import age_identities  # noqa: PLC0415 - an optional dependency
 
     if not keys.files:
-        raise NoKey(
+        raise e.NoKey(
             f"{source.name} is encrypted with age, and no private key is given",
             hint="Give its file with --identity=FILE, or BACKUP_IDENTITY_FILE.",
         )
     key = age_identities.file_key(header, keys.identities)
     if key is None:
         files = ", ".join(str(path) for path in keys.files)
-        raise OtherKey(
+        raise e.OtherKey(
             f"{source.name}: no private key in {files} decrypts it",
             hint="The manifest lists the public keys to which it is encrypted: pgkeep key check"
             " --identity=FILE tests a key with all backups.",
@@ -243,7 +235,7 @@ class _Feeder(threading.Thread):
 def _gpg_failure(source: Source, error: e.ProgramFailed) -> e.PgkeepError:
     text = " ".join(error.said)
     if "No secret key" in text:
-        return NoKey(
+        return e.NoKey(
             f"{source.name} is encrypted with GPG, and the keyring has none of its private keys",
             hint="gpg --list-secret-keys lists yours. GNUPGHOME names another keyring.",
         )
