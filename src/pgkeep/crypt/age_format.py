@@ -9,8 +9,8 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives import hashes, hmac
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import constant_time, hashes, hmac
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -51,19 +51,22 @@ class Header:
             VerificationFailed: the header was changed.
 
         """
-        mac = hmac.HMAC(derived(file_key, b"", b"header"), hashes.SHA256())
-        mac.update(self.authenticated)
-        try:
-            mac.verify(self.mac)
-        except InvalidSignature:
-            raise e.VerificationFailed("damaged age header: its MAC differs") from None
+        if not constant_time.bytes_eq(mac(file_key, self.authenticated), self.mac):
+            raise e.VerificationFailed("damaged age header: its MAC differs")
+
+
+def mac(file_key: bytes, authenticated: bytes) -> bytes:
+    """Return the MAC of a header, up to and including its last three hyphens."""
+    code = hmac.HMAC(derived(file_key, b"", b"header"), hashes.SHA256())
+    code.update(authenticated)
+    return code.finalize()
 
 
 def parse(data: bytes) -> Header:
     """Read the header at the beginning of a file.
 
     Raises:
-        VerificationFailed: it is not a complete header of version 1.
+        VerificationFailed: it is not a complete header of version 1, or needs a passphrase.
 
     """
     if not data.startswith(_VERSION):
@@ -79,12 +82,18 @@ def parse(data: bytes) -> Header:
         words = tuple(arguments[1].decode("ascii").split(" "))
         stanzas.append(Stanza(words, unpadded(body[0].replace(b"\n", b""))))
         position = body.end()
-    mac = _MAC.match(data, position)
-    if mac is None or not stanzas:
+    end = _MAC.match(data, position)
+    if end is None or not stanzas:
         raise e.VerificationFailed(
             f"damaged age header at byte {position}: expected a recipient or the end of the header"
         )
-    return Header(tuple(stanzas), unpadded(mac[1]), data[: position + 3], mac.end())
+    if any(stanza.arguments[0] == "scrypt" for stanza in stanzas):
+        # A header can ask for any amount of memory and time. pgkeep writes none of these.
+        raise e.VerificationFailed(
+            "encrypted with a passphrase, expected public keys",
+            hint="Decrypt it: age -d FILE > FILE.sql.gz.",
+        )
+    return Header(tuple(stanzas), unpadded(end[1]), data[: position + 3], end.end())
 
 
 def unpadded(text: bytes) -> bytes:

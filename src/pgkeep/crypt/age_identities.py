@@ -31,6 +31,13 @@ LIMIT = 1 << 20  # bytes of an identity file
 _SECRET = "AGE-SECRET-KEY-"  # noqa: S105 - the prefix of all, not a secret
 _ARMOR = b"-----BEGIN AGE ENCRYPTED FILE-----"
 _SSH = re.compile(rb"-----BEGIN (?:OPENSSH|RSA|EC|DSA|ENCRYPTED)? ?PRIVATE KEY-----")
+_OTHER_KINDS = {
+    "AGE-PLUGIN-": "a private key for a plugin",
+    "AGE-SECRET-KEY-PQ-": "a post-quantum key",
+    "age1": "a public key",
+    "ssh-": "a public key",
+    "-----BEGIN PGP ": "a GPG key, which belongs into GPG's keyring",
+}
 _POINT = serialization.Encoding.Raw, serialization.PublicFormat.Raw
 Ask = Callable[[str], str]  # asks for a passphrase on the terminal
 
@@ -200,7 +207,7 @@ def read_private(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise e.UsageError(f"could not read the identity file {path}: {reason}") from error
-    with open(handle, "rb") as file:  # noqa: PTH123 - a descriptor
+    try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise e.UsageError(f"the identity file {path} is not a file")
@@ -210,7 +217,13 @@ def read_private(path: Path) -> bytes:
                 f"the identity file {path} has mode {mode:04o}, expected 0600, 0400, 0640 or 0440",
                 hint=f"Other users could read the private key. Change it with: chmod 600 {path}",
             )
-        return file.read(LIMIT)
+        if found.st_size > LIMIT:
+            raise e.UsageError(
+                f"the identity file {path} has {found.st_size} bytes, expected at most {LIMIT}"
+            )
+        return os.read(handle, LIMIT)
+    finally:
+        os.close(handle)
 
 
 def _unlocked(path: Path, data: bytes, ask: Ask) -> bytes:
@@ -227,7 +240,8 @@ def _native(text: str, where: str) -> Identity:
     try:
         public = str(pyrage.x25519.Identity.from_str(text).to_public())
     except pyrage.IdentityError as error:
-        kind = "a private key for a plugin" if text.startswith("AGE-PLUGIN-") else "something else"
+        kinds = (kind for start, kind in _OTHER_KINDS.items() if text.startswith(start))
+        kind = next(kinds, "something else")
         raise e.UsageError(f"{where}: found {kind}, expected {_SECRET}1...", hint=_HINT) from error
     _, words = bech32.bech32_decode(text)
     secret = bytes(bech32.convertbits(words or [], 5, 8, False) or [])
@@ -262,5 +276,5 @@ def _ssh_key(data: bytes, passphrase: bytes | None) -> object:
 def _ssh_key_with(path: Path, data: bytes, passphrase: bytes) -> object:
     try:
         return _ssh_key(data, passphrase)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:  # TypeError: it is empty
         raise e.UsageError(f"could not decrypt the identity file {path}: {error}") from error

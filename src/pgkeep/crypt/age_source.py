@@ -16,20 +16,24 @@ from .age_format import CHUNK, NONCE, SEALED, Header
 HEAD = 4096  # bytes that are read for a header first: enough for dozens of recipients
 
 
-def read_header(source: Source) -> Header:
-    """Read the header of an age file.
+def read_header(source: Source) -> tuple[Header, bytes]:
+    """Read the header of an age file; return it, and all bytes that were read for it.
 
     Raises:
         VerificationFailed: the header is incomplete or has another form.
 
     """
     head = source.read(0, min(HEAD, source.size))
-    if b"\n--- " not in head and source.size > HEAD:
-        head = source.read(0, min(age_format.HEADER_LIMIT, source.size))
     try:
-        return age_format.parse(head)
+        try:
+            return age_format.parse(head), head
+        except e.VerificationFailed:
+            if source.size <= HEAD:
+                raise
+            head = source.read(0, min(age_format.HEADER_LIMIT, source.size))
+            return age_format.parse(head), head
     except e.VerificationFailed as error:
-        raise e.VerificationFailed(f"{source.name}: {error.message}") from error
+        raise _of(source, error) from error
 
 
 def check_framing(source: Source) -> None:
@@ -39,11 +43,16 @@ def check_framing(source: Source) -> None:
         VerificationFailed: the file is damaged or truncated.
 
     """
-    header = read_header(source)
+    header, _ = read_header(source)
     try:
         age_format.plain_length(source.size - header.length)
     except e.VerificationFailed as error:
-        raise e.VerificationFailed(f"{source.name}: {error.message}") from error
+        raise _of(source, error) from error
+
+
+def _of(source: Source, error: e.VerificationFailed) -> e.VerificationFailed:
+    """Return an error with the name of the file."""
+    return e.VerificationFailed(f"{source.name}: {error.message}", hint=error.hint)
 
 
 class AgeSource:
@@ -53,15 +62,17 @@ class AgeSource:
         """Check header, length and last chunk; `file_key_of` finds the key of the file."""
         self.stored = stored
         self.remote = stored.remote
-        header = read_header(stored)
+        header, head = read_header(stored)
         try:
             file_key = file_key_of(header)
             header.check(file_key)
             self.size = age_format.plain_length(stored.size - header.length)
         except e.VerificationFailed as error:
-            raise e.VerificationFailed(f"{stored.name}: {error.message}") from error
+            raise _of(stored, error) from error
         self._begin = header.length + NONCE
-        salt = stored.read(header.length, NONCE)
+        salt = head[header.length : self._begin]  # usually read already: a request less
+        if len(salt) < NONCE:
+            salt = stored.read(header.length, NONCE)
         self._cipher = ChaCha20Poly1305(age_format.derived(file_key, salt, b"payload"))
         # The number of the last chunk. Its plain text is kept: it contains the end marker.
         self._last = max(0, self.size - 1) // CHUNK

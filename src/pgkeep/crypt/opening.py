@@ -32,6 +32,7 @@ class Keys:
         self.files = tuple(files)
         self._ask = ask or _no_terminal
         self._identities: list[Identity] | None = None
+        self._error: e.UsageError | None = None
 
     @property
     def identities(self) -> "list[Identity]":
@@ -41,13 +42,21 @@ class Keys:
             UsageError: a file cannot be read, or a package is missing.
 
         """
+        if self._error is not None:
+            raise self._error  # nobody is asked twice for one passphrase
         if self._identities is None:
             check_packages()
             from . import age_identities  # noqa: PLC0415 - an optional dependency
 
-            self._identities = [
-                identity for path in self.files for identity in age_identities.load(path, self._ask)
-            ]
+            try:
+                self._identities = [
+                    identity
+                    for path in self.files
+                    for identity in age_identities.load(path, self._ask)
+                ]
+            except e.UsageError as error:
+                self._error = error
+                raise
         return self._identities
 
 
