@@ -12,7 +12,7 @@ import pytest
 
 from pgkeep.cli.program import COMMANDS, group
 from pgkeep.postgres.server import Server
-from tests.support import baking, buckets, messages, prose, servers, terms
+from tests.support import baking, buckets, messages, private_keys, prose, servers, terms
 from tests.support.prose import ROOT
 
 DOCUMENTS = prose.documents()
@@ -145,6 +145,13 @@ def exports(server: Server) -> str:
     return f"{first}export PGPORT={server.params['port']}\n"
 
 
+@pytest.fixture
+def keyring() -> Iterator[Path]:
+    """A GPG keyring without keys; its agent asks for passphrases as on a desktop."""
+    with private_keys.empty_keyring("correct horse") as home:
+        yield home
+
+
 @pytest.mark.parametrize("document", GUIDE, ids=[path.name for path in GUIDE])
 def test_commands(
     document: Path, exports: str, server: Server, tmp_path: Path,
@@ -159,6 +166,8 @@ def test_commands(
         for name, value in s3.environment("my-backups").items():
             if name != "BACKUP_S3_BUCKET":
                 exports += f"export {name}={value}\n"
+    elif document.name == "encrypt.md":
+        exports += f"export GNUPGHOME={request.getfixturevalue('keyring')}\n"
     elif document.name != "first-backup.md":
         baking.shell(project, f"{exports}pgkeep backup --type=auto")
     blocks = [block for block in baking.blocks(document) if block.language == "sh"]

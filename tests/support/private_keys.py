@@ -3,7 +3,8 @@
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,5 +72,39 @@ def gpg_key(folder: Path, user: str = "backup@example.com", expires: str = "1y")
 
 def close(key: GpgKey) -> None:
     """Stop the agent of a keyring and remove the keyring."""
-    subprocess.run(["gpgconf", "--homedir", key.home, "--kill", "all"], check=True)
-    subprocess.run(["rm", "-rf", key.home], check=True)
+    _remove(key.home)
+
+
+# What a person types into the window of the agent (the protocol of Assuan).
+_PINENTRY = """#!/bin/sh
+echo OK
+while read -r command rest; do
+    case $command in
+    GETPIN) printf 'D %s\\nOK\\n' '{passphrase}' ;;
+    BYE) echo OK && exit ;;
+    *) echo OK ;;
+    esac
+done
+"""
+
+
+@contextmanager
+def empty_keyring(passphrase: str) -> Iterator[Path]:
+    """Return a keyring without keys, whose agent asks for passphrases and is answered."""
+    home = Path(tempfile.mkdtemp(prefix="gpg"))
+    pinentry = home / "pinentry"
+    pinentry.write_text(_PINENTRY.format(passphrase=passphrase))
+    pinentry.chmod(0o700)
+    # Without the second line, the agent measures for seconds how slow a passphrase can be.
+    agent = f"pinentry-program {pinentry}\ns2k-count 65536\n"
+    (home / "gpg-agent.conf").write_text(agent)
+    (home / "gpg.conf").write_text("batch\n")  # no terminal
+    try:
+        yield home
+    finally:
+        _remove(home)
+
+
+def _remove(home: Path) -> None:
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+    subprocess.run(["rm", "-rf", home], check=True)
