@@ -32,8 +32,9 @@ CONFIG_FILE = "PGKEEP_CONFIG"
 COMMAND_LINE = "the command line"  # the origin of options
 _CONNECTION = {setting.variable for setting in SETTINGS if setting.libpq is not None}
 _FAIL_CLOSED = {setting.variable for setting in SETTINGS if setting.fails_closed}
+_HIDDEN = SECRETS | _FAIL_CLOSED  # a wrong value can be a secret
 # A misspelt variable of these would leave backups in plain text, or a private key unused.
-_STRICT = ("BACKUP_ENCR", "BACKUP_IDENTIT")
+_STRICT = ("BACKUP_ENCR", "BACKUP_IDENTIT", "PGKEEP_ENCR", "PGKEEP_IDENTIT")
 PLAIN = "none"  # the value of BACKUP_ENCRYPT_TO that turns encryption off
 _FLAGS = {setting.variable for setting in SETTINGS if setting.parse is flag}
 
@@ -232,7 +233,7 @@ def _parse(values: Mapping[str, Value], problems: list[str]) -> dict[str, Any]:
         try:
             parsed[setting.variable] = setting.parse(value.text)
         except ValueError as error:
-            got = "something else" if setting.variable in SECRETS else repr(value.text)
+            got = "something else" if setting.variable in _HIDDEN else repr(value.text)
             problems.append(f"{setting.variable}: expected {error}, got {got} from {value.origin}")
     return parsed
 
@@ -245,11 +246,13 @@ def _environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, V
     """
     for variable in environ:
         plain = variable.removesuffix("_FILE")
-        if {variable, plain} & _BY_VARIABLE.keys() or not variable.startswith("BACKUP_"):
+        if {variable, plain} & _BY_VARIABLE.keys():
             continue
-        if variable.startswith(_STRICT):
-            near = _close(plain, _BY_VARIABLE)
+        if variable.upper().startswith(_STRICT):
+            near = _close(plain.upper(), _BY_VARIABLE)
             problems.append(f"{variable}: unknown variable{near}")
+            continue
+        if not variable.startswith("BACKUP_"):
             continue
         if environ[variable] and (near := _close(plain, _BY_VARIABLE, 0.9)):
             problems.append(f"{variable}: unknown variable{near}")
@@ -328,7 +331,7 @@ def _table(table: Mapping[str, Any], origin: str, problems: list[str]) -> dict[s
         elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
             texts[variable] = str(value)
         else:
-            got = "something else" if variable in SECRETS else repr(value)
+            got = "something else" if variable in _HIDDEN else repr(value)
             problems.append(f"{origin}: {key}: expected a string or a number, got {got}")
     given: dict[str, Value] = {}
     for variable in _BY_VARIABLE:

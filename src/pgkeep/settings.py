@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .model import cluster as cluster_names
 from .model.database_patterns import DatabaseSelection
+from .model.private_key import PRIVATE_KEY
 
 BUCKET = "s3://"
 LONGEST_SPAN = 100 * 366 * 86400.0  # seconds: a century
@@ -181,6 +182,13 @@ def _metrics_file(text: str) -> Path:
     if not text.endswith(".prom") or "\0" in text:
         raise ValueError("a file NAME.prom: node_exporter reads no other files")
     return Path(text)
+
+
+def _recipients(text: str) -> str:
+    # Refused here, before the value of a setting is printed anywhere.
+    if PRIVATE_KEY.search(text):
+        raise ValueError("public keys, and no private key")
+    return text
 
 
 def _identity_files(text: str) -> tuple[Path, ...]:
@@ -421,7 +429,7 @@ class Settings:
     encrypt_to: str | None = _setting(
         "BACKUP_ENCRYPT_TO",
         Group.ENCRYPTION,
-        _optional(_text),
+        _optional(_recipients),
         description=(
             "Who can decrypt new backups: public keys of age (`age1...`), of SSH, or GPG keys, or"
             " files of them, separated by commas. `none`: no encryption, although earlier backups"

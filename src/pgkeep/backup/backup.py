@@ -347,7 +347,8 @@ def _earlier(
     catalog = Catalog(store)
     try:
         found = catalog.named(database)
-        check_not_forgotten(catalog, copy, options.encryption)
+        known = copy is not None and any(copy.url not in earlier.pending for earlier in found)
+        check_not_forgotten(catalog, copy, options.encryption, known=known)
         return found
     except e.AccessDenied as error:
         if options.type is None:

@@ -17,10 +17,14 @@ def encryption_facts(encryption: Encryption) -> EncryptionFacts | None:
     return EncryptionFacts(recipients.cipher, list(recipients.names))
 
 
-def check_not_forgotten(catalog: Catalog, copy: Store | None, encryption: Encryption) -> None:
+def check_not_forgotten(
+    catalog: Catalog, copy: Store | None, encryption: Encryption, *, known: bool
+) -> None:
     """Refuse to write plain text where backups were encrypted, unless that is asked for.
 
-    The store was listed before. On a new host only the bucket has earlier backups.
+    The store was listed before. On a new host only the bucket has earlier backups: it is listed if
+    the directory is not known to have a backup that the bucket accepted. A bucket that cannot be
+    read does not prevent the backup, whose copy is then pending, and is listed by the next run.
 
     Raises:
         Refused: the store has an encrypted backup, and the new one would not be encrypted.
@@ -29,7 +33,7 @@ def check_not_forgotten(catalog: Catalog, copy: Store | None, encryption: Encryp
     if encryption.recipients is not None or encryption.plain:
         return
     encrypted = catalog.encrypted
-    if encrypted is None and copy is not None and not catalog.files:
+    if encrypted is None and copy is not None and not known:
         with suppress(e.StoreError):
             encrypted = encrypted_file(item.name for item in copy.items())
     if encrypted is not None:

@@ -219,8 +219,8 @@ def _run(
     notifier.begin(target)
     try:
         endpoint = target.endpoint(request.database)
+        options = request.of(target)  # checks the public keys, before anything is created
         store, copy = _store(target), target.copy()
-        options = request.of(target)
         announce = partial(_announce, alone=not options.databases)
         report = run.run(endpoint, store, options, bar, copy, announce, _announce_start)
     except e.PgkeepError as error:

@@ -81,6 +81,7 @@ def command(
     globals file. If FILE is damaged, nothing is written and the exit code is 5.
     """
     config = load_config(target=target, directory=place or directory, jobs=jobs, identity=identity)
+    encryption = config.encryption()
     store, name = locate(file, config)
     path = None if file.startswith(BUCKET) else Path(store.url_of(name))
     with (
@@ -94,7 +95,7 @@ def command(
             guess=guess(name, _folder(path, file), config.settings.zone),
             modified=_modified(path),
             zone=config.settings.zone,
-            encryption=config.encryption(),
+            encryption=encryption,
         )
         copy = config.copy() if not config.store().remote else None
         manifest = index.index(source, config.store(), options, bar, copy=copy)

@@ -22,6 +22,7 @@ MISSING = "apt-get install gpg, dnf install gnupg2, or brew install gnupg"
 _ARMOR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
 # The first byte of a public key packet: tag 6 in the old and in the new format (RFC 9580, 4.2).
 _PUBLIC_KEY = frozenset({0x98, 0x99, 0x9A, 0xC6})
+_PRIVATE_KEY = frozenset({0x94, 0x95, 0x96, 0xC5})  # tag 5
 # What gpg needs of our environment besides: the keyring and the agent, also one that is forwarded.
 _AGENT = ("GNUPGHOME", "GPG_TTY", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY")
 _TRUST = ("--trust-model", "always", "--no-auto-check-trustdb")
@@ -39,7 +40,12 @@ class PublicKey:
 
 def is_public_key(data: bytes) -> bool:
     """Whether the contents of a file are an OpenPGP public key."""
-    return _ARMOR in data[:4096] or data[:1] in {bytes([byte]) for byte in _PUBLIC_KEY}
+    return _ARMOR in data[:4096] or (data[:1] != b"" and data[0] in _PUBLIC_KEY)
+
+
+def is_private_key(data: bytes) -> bool:
+    """Whether the contents of a file are an OpenPGP private key in binary form."""
+    return data[:1] != b"" and data[0] in _PRIVATE_KEY
 
 
 def unarmored(data: bytes) -> bytes:
@@ -65,6 +71,11 @@ def exported(fingerprint: str) -> bytes:
         data = _run(["--export", fingerprint], _agent())
     if not data:
         raise e.UsageError(f"the GPG keyring in {home} has no key {fingerprint}")
+    # That a user has disabled a key is only in his keyring, and is not exported.
+    listing = _run(["--list-keys", fingerprint], _agent())
+    keys = [line.split(b":") for line in listing.splitlines() if line.startswith(b"pub:")]
+    if any(b"D" in key[11] for key in keys):
+        raise e.UsageError(f"GPG key {fingerprint} is disabled in the keyring in {home}")
     return data
 
 
@@ -75,8 +86,15 @@ def usable_keys(keyrings: Sequence[bytes]) -> list[PublicKey]:
         UsageError: gpg is missing, or a key has expired, was revoked, or cannot encrypt.
 
     """
-    with home_of(b"".join(keyrings)) as home:
-        listing = _run(["--list-keys"], {"GNUPGHOME": home}).decode("utf-8", "replace")
+    with home_of(b"".join(keyrings), refuse_private=True) as home:
+        own = {"GNUPGHOME": home}
+        found = _checked(_run(["--list-keys"], own).decode("utf-8", "replace"))
+        # What this gpg cannot do, such as a new algorithm, it must report before the backup.
+        _run(["--encrypt", *_recipients([key.fingerprint for key in found])], own)
+    return found
+
+
+def _checked(listing: str) -> list[PublicKey]:
     found, problems = [], []
     for lines in re.split(r"^(?=pub:)", listing, flags=re.MULTILINE)[1:]:
         try:
@@ -119,26 +137,33 @@ def _since(record: Sequence[str]) -> str:
 
 
 @contextmanager
-def home_of(keyring: bytes) -> Iterator[str]:
+def home_of(keyring: bytes, *, refuse_private: bool = False) -> Iterator[str]:
     """Return a home directory with these public keys; it is removed at the end.
 
     Raises:
-        UsageError: gpg is missing, or cannot import the keys.
+        UsageError: gpg is missing, or cannot import the keys; or private keys are among them.
 
     """
     with tempfile.TemporaryDirectory(prefix="pgkeep-gpg-") as home:
+        if refuse_private:  # gpg would write them into the directory
+            packets = _run(["--list-packets"], {"GNUPGHOME": home}, keyring)
+            if re.search(rb"^:secret (sub )?key packet:", packets, re.MULTILINE):
+                raise e.UsageError("found a GPG private key, expected public keys")
         _run(["--import"], {"GNUPGHOME": home}, keyring)
         yield home
 
 
 def encryption(home: str, fingerprints: Sequence[str]) -> processes.Child:
     """Start a program that encrypts its input to keys of a home directory."""
-    recipients = [argument for key in fingerprints for argument in ("--recipient", key)]
     # The input is compressed already.
     command = [*_command(), "--no-encrypt-to", "--compress-algo=none", "--cipher-algo=AES256"]
-    command += ["--no-armor", *recipients, "--encrypt"]
+    command += ["--no-armor", *_recipients(fingerprints), "--encrypt"]
     environment = processes.environment({"GNUPGHOME": home})
     return processes.Child(command, environment, with_input=True)
+
+
+def _recipients(fingerprints: Sequence[str]) -> list[str]:
+    return [argument for key in fingerprints for argument in ("--recipient", key)]
 
 
 def decryption() -> processes.Child:

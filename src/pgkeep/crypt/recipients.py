@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .. import errors as e
 from ..model.naming import Cipher
+from ..model.private_key import PRIVATE_KEY
 from . import gpg
 
 FINGERPRINT = re.compile(r"(?:0x)?(?P<digits>[0-9A-Fa-f]{40})")
@@ -15,7 +16,7 @@ LIMIT = 1 << 20  # bytes of a file of recipients
 EXPECTED = (
     "age1..., ssh-ed25519 ..., ssh-rsa ..., a file of such keys, a file with a GPG public key"
 )
-_PRIVATE = re.compile(r"AGE-SECRET-KEY-|AGE-PLUGIN-|-----BEGIN [A-Z ]*PRIVATE KEY", re.IGNORECASE)
+_AGE = re.compile(r"age1|ssh-|ecdsa-|sk-")
 _HINT = (
     "Set BACKUP_ENCRYPT_TO to public keys, separated by commas, or to files of them. pgkeep key new"
     " creates a key."
@@ -41,7 +42,12 @@ def parse(text: str) -> Recipients:
             missing; with all problems.
 
     """
+    if PRIVATE_KEY.search(text):  # of which no part may be printed
+        raise e.UsageError(
+            "BACKUP_ENCRYPT_TO: found a private key, expected public keys", hint=_HINT
+        )
     problems: list[str] = []
+    hints: list[str] = []
     names: dict[str, str] = {}  # with the key itself
     keyrings: list[bytes] = []
     for element in _elements(text):
@@ -49,6 +55,7 @@ def parse(text: str) -> Recipients:
             _add(element, names, keyrings)
         except e.UsageError as error:
             problems.append(error.message)
+            hints += [error.hint] if error.hint else []
     if names and keyrings:
         problems.append(
             "found recipients of age and of GPG: a backup is encrypted with one of them"
@@ -56,7 +63,7 @@ def parse(text: str) -> Recipients:
     if not problems and keyrings:
         return _gpg(keyrings)
     if problems:
-        raise e.UsageError("BACKUP_ENCRYPT_TO: " + "; ".join(problems), hint=_HINT)
+        raise e.UsageError("BACKUP_ENCRYPT_TO: " + "; ".join(problems), hint=[*hints, _HINT][0])
     return Recipients(Cipher.AGE, tuple(names), tuple(names.values()))
 
 
@@ -81,11 +88,9 @@ def _gpg(keyrings: list[bytes]) -> Recipients:
 def _add(element: str, names: dict[str, str], keyrings: list[bytes]) -> None:
     if not element:
         raise e.UsageError("found an empty recipient")
-    if _PRIVATE.match(element):
-        raise e.UsageError("found a private key, expected public keys")
     if (fingerprint := FINGERPRINT.fullmatch(element)) is not None:
         keyrings.append(gpg.exported(fingerprint["digits"].upper()))
-    elif re.match(r"age1|ssh-|ecdsa-|sk-", element):
+    elif _AGE.match(element):
         names.update([age_recipient(element)])
     else:
         _add_file(Path(element), names, keyrings)
@@ -100,23 +105,26 @@ def _add_file(path: Path, names: dict[str, str], keyrings: list[bytes]) -> None:
         raise e.UsageError(
             f"{str(path)!r} is no recipient ({EXPECTED}), and no file: {reason}"
         ) from None
+    if len(data) == LIMIT:
+        raise e.UsageError(f"file {path} has {LIMIT} bytes or more, expected public keys")
+    text = data.decode("utf-8", "replace")
+    if gpg.is_private_key(data) or PRIVATE_KEY.search(text):
+        raise e.UsageError(f"file {path}: found a private key, expected public keys")
     if gpg.is_public_key(data):
         keyrings.append(gpg.unarmored(data))
         return
     if not data.strip():
         raise e.UsageError(f"file {path} is empty, expected public keys")
     found: dict[str, str] = {}
-    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
-        text = line.strip()
-        if _PRIVATE.match(text):
-            raise e.UsageError(
-                f"file {path}, line {number}: found a private key, expected public keys"
-            )
-        if text and not text.startswith("#"):
-            try:
-                found.update([age_recipient(text)])
-            except e.UsageError as error:
-                raise e.UsageError(f"file {path}, line {number}: {error.message}") from None
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if not line or line.startswith("#"):
+            continue
+        if not _AGE.match(line):  # it can be anything, also a secret: it is not printed
+            raise e.UsageError(f"file {path}, line {number}: expected age1..., or an SSH key")
+        try:
+            found.update([age_recipient(line)])
+        except e.UsageError as error:
+            raise e.UsageError(f"file {path}, line {number}: {error.message}") from None
     if not found:
         raise e.UsageError(f"file {path} contains no public key")
     names.update(found)
@@ -131,9 +139,11 @@ def age_recipient(text: str) -> tuple[str, str]:
     """
     try:
         import pyrage  # noqa: PLC0415 - an optional dependency
-    except ImportError:
+
+        from .age_identities import ssh_fingerprint  # noqa: PLC0415 - imports other packages
+    except ImportError as error:
         raise e.UsageError(
-            "encryption with age requires another package: pyrage",
+            f"encryption with age requires another package: {error.name}",
             hint="pip install 'pgkeep[age]'",
         ) from None
     shown = text if len(text) <= 80 else f"{text[:80]}..."
@@ -146,6 +156,4 @@ def age_recipient(text: str) -> tuple[str, str]:
         other = re.match(r"age1(pq|tag|tagpq|[a-z0-9-]+)1", text)
         reason = f"recipients of type {other[1]} are not supported" if other else str(error)
         raise e.UsageError(f"found {shown!r}, expected {EXPECTED}: {reason}") from None
-    from .age_identities import ssh_fingerprint  # noqa: PLC0415 - imports packages of the extra
-
     return ssh_fingerprint(wire), text

@@ -122,7 +122,7 @@ def index(
             )
         catalog = Catalog(store)
         catalog.list_records()
-        check_not_forgotten(catalog, copy, options.encryption)
+        check_not_forgotten(catalog, copy, options.encryption, known=bool(catalog.files))
         if any(store.exists(file) for file in name.files):
             raise IsThere(name.artifact, store.url)
         run = _Index(source, store, options, progress, found, number, name, moment, copy)
