@@ -11,7 +11,7 @@ import pytest
 from pgkeep.postgres.server import Server
 from tests.support.buckets import Buckets
 from tests.support.disposable import Disposables
-from tests.support.servers import DEFAULT, Servers, drop, major_of, quoted, sql
+from tests.support.servers import DEFAULT, Servers, create, drop, major_of, sql
 
 DatabaseFactory = Callable[..., str]
 
@@ -80,14 +80,13 @@ def database() -> Iterator[DatabaseFactory]:
     """Create databases that the test drops: `database(server, "encoding latin1", name="a b")`."""
     made: list[tuple[Server, str]] = []
 
-    def create(server: Server, options: str = "", *, name: str | None = None) -> str:
+    def new(server: Server, options: str = "", *, name: str | None = None) -> str:
         chosen = name or f"test_{os.getpid()}_{secrets.token_hex(4)}"
-        query = f"create database {quoted(chosen)} template template0 {options}"
-        sql(server, "postgres", query)
+        create(server, chosen, options)
         made.append((server, chosen))
         return chosen
 
-    yield create
+    yield new
     for server, name in made:
         drop(server, name)
 

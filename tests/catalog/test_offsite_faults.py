@@ -9,6 +9,7 @@ import signal
 import ssl
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,10 +24,10 @@ from pgkeep.stores.s3.client import S3Settings
 from pgkeep.stores.s3.store import S3Store
 from pgkeep.stores.s3.upload import LARGEST_OBJECT, LARGEST_PART, part_size
 from pgkeep.stores.store import read_all
-from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.buckets import Buckets, bucket_store, keys, unfinished
 from tests.support.compare import assert_same_database
+from tests.support.disposable import Disposables
 from tests.support.invoke import listed, outputs
 from tests.support.proxy import Fault, Proxy, proxy
 
@@ -155,15 +156,16 @@ FAULTS = {
 }
 
 
-@pytest.fixture
-def fat(pg17: Server, database: DatabaseFactory) -> str:
-    """A database whose artifact takes more than one part."""
-    name = database(pg17)
-    servers.psql(pg17, name, input="""
-        create table t as select i, md5(i::text) || md5((i * 3)::text) as b
-        from generate_series(1, 250000) i
-    """)  # fmt: skip
-    return name
+@pytest.fixture(scope="module")
+def fat(pg17: Server) -> Iterator[str]:
+    """A database whose artifact takes more than one part, for reading only."""
+    with Disposables() as made:
+        name = made.database(pg17)
+        servers.psql(pg17, name, input="""
+            create table t as select i, md5(i::text) || md5((i * 3)::text) as b
+            from generate_series(1, 250000) i
+        """)  # fmt: skip
+        yield name
 
 
 @pytest.mark.parametrize("name", FAULTS)

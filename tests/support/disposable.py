@@ -28,8 +28,7 @@ class Disposables:
     def database(self, server: Server, options: str = "", *, name: str | None = None) -> str:
         """Create an empty database."""
         chosen = self.name(server, name)
-        query = f"create database {servers.quoted(chosen)} template template0 {options}"
-        servers.sql(server, "postgres", query)
+        servers.create(server, chosen, options)
         return chosen
 
     def role(
