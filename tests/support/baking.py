@@ -18,7 +18,8 @@ from markdown_it import MarkdownIt
 
 from pgkeep.postgres.server import Server
 from pgkeep.scaffold.wheel import own_wheel
-from tests.support import invoke, servers
+from tests.support import invoke, launcher, servers
+from tests.support.fork_client import READ_AT_START
 from tests.support.servers import SETTINGS
 
 TEMPLATE = Path(__file__).parents[2] / "template"
@@ -249,9 +250,13 @@ def with_roles(running: Server) -> None:
 
 
 def shell_environment(project: Path, major: int = 17, **extra: str) -> dict[str, str]:
-    """What a person has in a shell: pgkeep and the client programs on PATH."""
-    folders = [Path(invoke.PGKEEP).parent, servers.bin_folder(major), "/usr/bin", "/bin"]
-    return {"PATH": os.pathsep.join(map(str, folders)), "HOME": str(project.parent), **extra}
+    """What a person has in a shell: a language, and pgkeep and the client programs on PATH."""
+    folders = [
+        launcher.folder(), Path(invoke.PGKEEP).parent, servers.bin_folder(major), "/usr/bin", "/bin"
+    ]  # fmt: skip
+    language = {name: value for name, value in os.environ.items() if name.startswith(READ_AT_START)}
+    path = os.pathsep.join(map(str, folders))
+    return {**language, "PATH": path, "HOME": str(project.parent), **extra}
 
 
 def shell(

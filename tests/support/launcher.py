@@ -1,50 +1,40 @@
 """Run pgkeep in a process of its own without the time that Python needs to start and import.
 
 Starting and importing takes a third of a second of processor time, more than most backups of a test
-database. So each worker starts one process that imports pgkeep and then forks for every run. The
-fork calls the same `main()` with its own arguments, environment, working directory and output, and
-ends like any Python program, except that Python does not free every object. Tests that send
-signals, set limits, use a terminal or look into a running process start the installed command
-instead: `invoke.start`, `faults.Run`, `signals.Struck`.
+database. So each worker starts one process that imports pgkeep and then forks for every run
+(fork_server.py). The fork calls the same `main()` with its own arguments, environment, working
+directory and files, and ends like any Python program, except that Python does not free every
+object. `run` has a fork, and so has the `pgkeep` in `folder()`, for shells that run commands of
+documents. Tests that send signals, set limits, use a terminal or look into a running process start
+the installed command instead: `invoke.start`, `faults.Run`, `signals.Struck`.
 """
 
 import atexit
-import contextlib
 import functools
-import gc
-import importlib
-import json
 import os
 import selectors
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PGKEEP = str(Path(sys.executable).parent / "pgkeep")
+from tests.support import fork_client, fork_server
+from tests.support.fork_client import inherited, variables
 
-# Not numpy, which starts threads: a process with threads must not fork.
-PRELOADED = (
-    *(f"pgkeep.cli.{name}" for name in (
-        "program", "adopt", "backup", "cat", "config", "doctor", "drill", "index", "list",
-        "metrics", "prune", "restore", "show", "status", "sync", "verify",
-    )),
-    "pgkeep.stores.s3.store",
-)  # fmt: skip
-
-# Python reads these while it starts.
-READ_AT_START = ("PYTHON", "LC_", "LANG")
+PGKEEP = fork_server.PGKEEP
 
 
 def run(
     args: Sequence[str], env: Mapping[str, str], timeout: float
 ) -> "subprocess.CompletedProcess[str]":
     """Run pgkeep to its end; raise subprocess.TimeoutExpired where it takes longer."""
-    if _read_at_start(env) != _read_at_start(os.environ):
+    if variables(dict(env)) != variables(os.environ):
         return subprocess.run(
             [PGKEEP, *args], env=dict(env), stdin=subprocess.DEVNULL, capture_output=True,
             text=True, check=False, timeout=timeout,
@@ -52,8 +42,9 @@ def run(
     return _launcher().run(args, env, timeout)
 
 
-def _read_at_start(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(READ_AT_START)}
+def folder() -> Path:
+    """Return a folder for PATH with a `pgkeep` that is a fork."""
+    return _launcher().folder
 
 
 @functools.cache
@@ -67,35 +58,44 @@ class _Launcher:
     """The process that forks, as the tests see it."""
 
     def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="pgkeep-launcher-"))
+        self._path = str(self.folder / "socket")
         self._control, theirs = socket.socketpair()
-        self._lock = threading.Lock()
-        with theirs:
+        with theirs, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self._path)
+            listener.listen(64)
+            descriptors = [theirs.fileno(), listener.fileno()]
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                [sys.executable, fork_server.__file__, *map(str, descriptors)],
+                pass_fds=descriptors, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )  # fmt: skip
+        command = [
+            sys.executable, "-IS", fork_client.__file__, self._path, inherited(), PGKEEP,
+        ]  # fmt: skip
+        program = self.folder / "pgkeep"
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        program.chmod(0o755)
 
     def close(self) -> None:
         self._control.close()
         self._process.wait()
+        shutil.rmtree(self.folder)
 
     def run(
         self, args: Sequence[str], env: Mapping[str, str], timeout: float
     ) -> "subprocess.CompletedProcess[str]":
-        request = os.memfd_create("request")
-        os.write(request, json.dumps([args, dict(env), str(Path.cwd())]).encode())
-        pipes = [os.pipe() for _ in range(3)]
-        written = [request, *(write for _, write in pipes)]
+        pipes = [os.pipe() for _ in range(2)]
+        files = [os.open(os.devnull, os.O_RDONLY), *(write for _, write in pipes)]
         try:
-            with self._lock:
-                socket.send_fds(self._control, [b"."], written)
+            result = fork_client.ask(self._path, list(args), dict(env), files)
         finally:
-            for descriptor in written:
+            for descriptor in files:
                 os.close(descriptor)
         deadline = time.monotonic() + timeout
-        out, err, result = _read_all([read for read, _ in pipes], deadline, (PGKEEP, *args))
-        assert result.endswith(b"\n"), f"the process that starts pgkeep has ended: {err!r}"
-        code = int(result.split()[1])
+        read = [*(read for read, _ in pipes), result]
+        out, err, end = _read_all(read, deadline, (PGKEEP, *args))
+        assert end.endswith(b"\n"), f"the process that starts pgkeep has ended: {err!r}"
+        code = int(end.split()[1])
         return subprocess.CompletedProcess((PGKEEP, *args), code, _text(out), _text(err))
 
 
@@ -129,90 +129,3 @@ def _read_all(pipes: Sequence[int], deadline: float, command: Sequence[str]) -> 
             for pipe in pipes:
                 os.close(pipe)
     return list(data.values())
-
-
-# -- the process that forks
-
-
-def _serve(control: socket.socket) -> None:
-    """Fork for every request; return in a fork that has become pgkeep, and when nobody asks."""
-    while True:
-        _, descriptors, _, _ = socket.recv_fds(control, 1, 4)
-        _reap(os.WNOHANG if descriptors else 0)
-        if not descriptors:
-            os._exit(0)
-        if os.fork() == 0:
-            control.close()
-            _fork(*descriptors)
-            return
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _reap(options: int) -> None:
-    """Wait for forks that have ended, or for all of them: their time is counted as ours."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, options)[0]:
-            pass
-
-
-def _fork(request: int, out: int, err: int, result: int) -> None:
-    """Fork again: the child returns as pgkeep, its parent reports its process id and its end."""
-    pid = os.fork()
-    if pid == 0:
-        os.close(result)
-        _become(request, out, err)
-        return
-    for descriptor in (request, out, err):
-        os.close(descriptor)
-    os.write(result, f"{pid}\n".encode())
-    _, status = os.waitpid(pid, 0)
-    os.write(result, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    os._exit(0)
-
-
-def _become(request: int, out: int, err: int) -> None:
-    with open(request, "rb") as file:
-        file.seek(0)
-        args, env, folder = json.load(file)
-    for descriptor, number in ((out, 1), (err, 2)):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    os.environ.clear()
-    os.environ.update(env)
-    time.tzset()
-    os.chdir(folder)
-    sys.argv = [PGKEEP, *args]
-
-
-def _leave(codes: Sequence[object]) -> None:
-    """End with an exit code, if there is one, without freeing every object.
-
-    Memory that a fork writes to is copied: this took most of the time of a short command.
-    """
-    match codes:
-        case [int(code)]:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            os._exit(code)
-
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(PGKEEP).parent)  # as for the command
-    exit_codes: list[object] = []
-    atexit.register(_leave, exit_codes)  # the first one, so it runs after all others
-    requests = socket.socket(fileno=int(sys.argv[1]))
-    for module in PRELOADED:
-        importlib.import_module(module)
-    assert threading.active_count() == 1
-    importlib.import_module("pgkeep.postgres.programs").installations()  # and keep the answer
-    gc.collect()
-    gc.freeze()  # a collection in a fork would write to every object
-    _serve(requests)
-    from pgkeep.cli import main
-
-    try:
-        main()
-    except SystemExit as ended:
-        exit_codes.append(ended.code)
-        raise
