@@ -1,7 +1,6 @@
 """Settings: from everywhere, in order, with their origin; every mistake told, at once."""
 
 import ctypes
-import importlib
 import json
 import re
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from pgkeep import config, errors
 from pgkeep import errors as e
-from pgkeep.cli.program import COMMANDS, group
+from pgkeep.cli.program import COMMANDS, group, imported
 from pgkeep.postgres.server import Server
 from pgkeep.settings import SETTINGS, Settings
 from tests.conftest import DatabaseFactory
@@ -469,7 +468,7 @@ def test_the_table_of_settings_follows_the_declarations() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_is_documented(name: str) -> None:
     text = section("Commands") + section(f"pgkeep {name}")
-    command: click.Command = importlib.import_module(f"pgkeep.cli.{name}").command
+    command = imported(name)
     for parameter in (*command.params, *group.params):
         if isinstance(parameter, click.Option):
             for option in (*parameter.opts, *parameter.secondary_opts):

@@ -1,6 +1,5 @@
 """The documents: their links, terms and sentences, and every command that they show."""
 
-import importlib
 import json
 import re
 import statistics
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pgkeep.cli.program import COMMANDS, group
+from pgkeep.cli.program import COMMANDS, group, imported
 from pgkeep.postgres.server import Server
 from tests.support import baking, buckets, messages, private_keys, prose, servers, terms
 from tests.support.prose import ROOT
@@ -87,9 +86,7 @@ def help_texts(command: click.Command) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", [*COMMANDS, "pgkeep"])
 def test_terms_of_help_texts(name: str) -> None:
-    command: click.Command = (
-        group if name == "pgkeep" else importlib.import_module(f"pgkeep.cli.{name}").command
-    )
+    command = group if name == "pgkeep" else imported(name)
     texts = [*help_texts(command), COMMANDS.get(name, "")]
     found = [term for text in texts for term in terms.found(text)]
     assert found == []

@@ -4,15 +4,14 @@
 them.
 """
 
-import importlib
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
-from pgkeep.cli.command import SECTION, Command
-from pgkeep.cli.program import SECTIONS, group
+from pgkeep.cli.command import SECTION
+from pgkeep.cli.program import SECTIONS, group, imported
 from pgkeep.settings import SETTINGS
 
 FOLDER = Path(__file__).parents[2] / "man"
@@ -66,14 +65,14 @@ def options(command: click.Command, context: click.Context) -> Iterator[str]:
 
 def page_of_command(name: str, text: str) -> str:
     """Return the page of a command."""
-    command = importlib.import_module(f"pgkeep.cli.{name}").command
-    assert isinstance(command, Command)
+    command = imported(name)
+    page = escaped(f"pgkeep-{name.replace(' ', '-')}")
     context = click.Context(command, info_name=f"pgkeep {name}", help_option_names=HELP)
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [
-        f'.TH "PGKEEP\\-{name.upper()}" "1" "" "pgkeep" "pgkeep manual"',
+        f'.TH "{page.upper()}" "1" "" "pgkeep" "pgkeep manual"',
         ".SH NAME",
-        f"pgkeep\\-{name} \\- {escaped(text)}",
+        f"{page} \\- {escaped(text)}",
         ".SH SYNOPSIS",
         f".B pgkeep {name}",
         escaped(usage),
@@ -106,7 +105,8 @@ def page_of_program() -> str:
     for title, commands in SECTIONS.items():
         lines.append(heading(title))
         for name, text in commands.items():
-            lines += [".TP", f".BR pgkeep\\-{name} (1)", escaped(text)]
+            page = escaped(f"pgkeep-{name.replace(' ', '-')}")
+            lines += [".TP", f".BR {page} (1)", escaped(text)]
     lines.append(heading("Environment"))
     lines += definitions([(setting.variable, setting.help) for setting in SETTINGS])
     lines += [".SH NOTES", *paragraphs(group.epilog or "")]
@@ -116,7 +116,7 @@ def page_of_program() -> str:
 def pages() -> dict[str, str]:
     """Return every page by the name of its file."""
     commands = {
-        f"pgkeep-{name}.1": page_of_command(name, text)
+        f"pgkeep-{name.replace(' ', '-')}.1": page_of_command(name, text)
         for section in SECTIONS.values()
         for name, text in section.items()
     }

@@ -19,7 +19,9 @@ from .small_files import SmallFiles
 
 AT_ONCE = 16  # manifests that are downloaded in parallel from a remote store
 PATIENCE = 2 * AT_ONCE  # failed downloads of manifests after which the remaining ones are skipped
-RUNS = frozenset({"backup", "drill", "prune", "restore"})  # whose records show the state
+RUNS = frozenset(
+    {"backup", "drill", "key-check", "prune", "restore"}
+)  # whose records show the state
 NEWEST_RUNS = 200  # whose records are read
 RUNS_A_DAY = 4  # whose records are read of earlier days
 REMEMBERED = timedelta(days=183)  # for which they are read; half a year is shown

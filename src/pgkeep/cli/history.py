@@ -103,14 +103,14 @@ def _read(
 
 def _table(records: Sequence[Record]) -> Iterator[str]:
     """Yield a line for each run, and what it removed or why it failed below it."""
-    title = f"{'FINISHED (UTC)':17}{'COMMAND':9}{'CODE':>4}{'TOOK':>9}"
+    title = f"{'FINISHED (UTC)':17}{'COMMAND':10}{'CODE':>4}{'TOOK':>8}"
     yield f"{title}  {'BACKUP':9}{'DATABASE':14}WHO"
     for found in records:
         took = progress.duration((found.finished - found.started).total_seconds())
         who = f"{found.login or found.user}@{found.host}"
         yield (
-            f"{found.finished.astimezone(UTC):%Y-%m-%d %H:%M} {found.command[:8]:9}"
-            f"{found.exit_code:>4}{took:>9}  {_backup(found):9}{_short(_databases(found), 13):14}"
+            f"{found.finished.astimezone(UTC):%Y-%m-%d %H:%M} {found.command[:9]:10}"
+            f"{found.exit_code:>4}{took:>8}  {_backup(found):9}{_short(_databases(found), 13):14}"
             f"{_short(who, 16)}"
         )
         if found.error is not None:

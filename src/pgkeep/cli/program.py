@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 from .. import __version__, interrupts
 from .. import errors as e
 from ..interrupts import Interrupted
-from .command import verbosity_options
+from .command import Command, verbosity_options
 from .events import Event
 from .output import Output, plugin, say
 
@@ -50,6 +50,10 @@ SECTIONS = {
         "index": "make a backup from any plain dump of pg_dump",
         "adopt": "register existing dump files as backups",
     },
+    "Keys of encrypted backups": {
+        "key new": "create a private key of age, and print its public key",
+        "key check": "find backups that a private key does not decrypt",
+    },
     "Set up": {
         "doctor": "find problems that would make a backup fail, and how to fix them",
         "config": "print the settings and where they come from",
@@ -60,6 +64,14 @@ SECTIONS = {
     },
 }
 COMMANDS = {name: text for section in SECTIONS.values() for name, text in section.items()}
+_FAMILIES = {"key": "Create and test the private keys of encrypted backups."}
+
+
+def imported(name: str) -> Command:
+    """Import a command from its module: `key new` from key_new."""
+    module = importlib.import_module(f".{name.replace(' ', '_')}", __package__)
+    command: Command = module.command
+    return command
 
 
 _output = Output()  # outlives the click context, so that the last line can be written
@@ -69,17 +81,20 @@ class Commands(click.Group):
     """A group that imports a command only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, by section."""
+        """Return the first words of the names, by section."""
         del ctx
-        return list(COMMANDS)
+        return list(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a command."""
+        """Import the module of a command, or those of the commands that begin with this word."""
         del ctx
-        if cmd_name not in COMMANDS:
+        if cmd_name in COMMANDS and " " not in cmd_name:
+            return imported(cmd_name)
+        family = [name for name in COMMANDS if name.startswith(f"{cmd_name} ")]
+        if not family:
             return None
-        command: click.Command = importlib.import_module(f".{cmd_name}", __package__).command
-        return command
+        commands: dict[str, click.Command] = {name.split()[1]: imported(name) for name in family}
+        return click.Group(cmd_name, commands, params=verbosity_options(), help=_FAMILIES[cmd_name])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Report an interruption ourselves: click writes an empty line, and forgets the signal."""
@@ -103,9 +118,10 @@ class Commands(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete the names of commands without importing any."""
         options = click.Command.shell_complete(self, ctx, incomplete)
+        texts = _FAMILIES | COMMANDS
         return options + [
-            CompletionItem(name, help=text)
-            for name, text in COMMANDS.items()
+            CompletionItem(name, help=texts[name])
+            for name in self.list_commands(ctx)
             if name.startswith(incomplete)
         ]
 

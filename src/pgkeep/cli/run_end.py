@@ -79,7 +79,7 @@ def ending(error: BaseException | None) -> e.PgkeepError | None:
 
 def _finish(context: click.Context, log: RunLog, error: BaseException | None) -> None:
     """Write the record into all stores, then what depends on their contents."""
-    command = context.info_name or ""
+    command = _command(context)
     written: dict[str, list[tuple[RecordName, Record]]] = {}
     found: dict[str, Store] = {}
     for config in log.configs:
@@ -144,7 +144,7 @@ def _record(
     if len(results) == 1 and failure is not outcome.error:  # it failed after this was noted
         results = [msgspec.structs.replace(results[0], exit_code=code, error=message)]
     return Record(
-        command=context.info_name or "",
+        command=_command(context),
         options=[hide(text) for text in _options(context)],
         pgkeep=__version__,
         user=user_name(),
@@ -161,6 +161,11 @@ def _record(
         results=results,
         removed=list(outcome.removed),
     )
+
+
+def _command(context: click.Context) -> str:
+    """Return the name of a command as records have it: key-check for `pgkeep key check`."""
+    return "-".join(context.command_path.split()[1:])
 
 
 def _hidden(result: DatabaseResult, hide: Callable[[str], str]) -> DatabaseResult:

@@ -67,6 +67,8 @@ class AgeSource:
             file_key = file_key_of(header)
             header.check(file_key)
             self.size = age_format.plain_length(stored.size - header.length)
+        except e.OtherKey:
+            raise
         except e.VerificationFailed as error:
             raise _of(stored, error) from error
         self._begin = header.length + NONCE

@@ -2,7 +2,8 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -138,21 +139,37 @@ def decrypted(source: Source, cipher: Cipher, keys: Keys) -> Source:
     return sealed
 
 
-def opened_if_possible(source: Source, keys: Keys) -> tuple[Source, Level]:
+def check_gpg_key(source: Source) -> None:
+    """Decrypt the beginning of an OpenPGP file, which proves the key and not the contents.
+
+    Raises:
+        NoKey: the keyring has none of its private keys.
+        VerificationFailed: it is damaged.
+
+    """
+    with closing(_gpg_decrypted(source, lambda _: None)) as blocks:
+        next(blocks, None)
+
+
+def opened_if_possible(
+    source: Source, keys: Keys, *, keyring: bool = False
+) -> tuple[Source, Level]:
     """Return the plain text of an encrypted file; without a private key, the file itself.
 
-    GPG's keyring is not asked: without a terminal, its agent cannot ask for a passphrase.
+    GPG's keyring is only asked with `keyring`: without a terminal, its agent cannot ask for a
+    passphrase.
 
     Raises:
         VerificationFailed: it is damaged.
         UsageError: a private key cannot be read.
 
     """
-    if not keys.files or cipher_of(source) is not Cipher.AGE:
+    cipher = cipher_of(source)
+    if cipher is None or not (keyring if cipher is Cipher.GPG else keys.files):
         return source, CIPHERTEXT
     try:
-        return decrypted(source, Cipher.AGE, keys), CONTENTS
-    except e.OtherKey:
+        return decrypted(source, cipher, keys), CONTENTS
+    except (e.OtherKey, e.NoKey):
         return source, CIPHERTEXT
 
 
@@ -186,7 +203,7 @@ def _file_key(source: Source, header: "Header", keys: Keys) -> bytes:
     return key
 
 
-def _gpg_decrypted(source: Source, digest: Callable[[bytes], None]) -> Iterator[bytes]:
+def _gpg_decrypted(source: Source, digest: Callable[[bytes], None]) -> Generator[bytes, None, None]:
     """Yield the plain text of an OpenPGP file, as the user's keyring and agent decrypt it.
 
     `digest` receives the bytes of the file.
