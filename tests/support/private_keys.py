@@ -57,17 +57,26 @@ def gpg(home: Path, *args: str, data: bytes = b"") -> bytes:
     ).stdout
 
 
-def gpg_key(folder: Path, user: str = "backup@example.com", expires: str = "1y") -> GpgKey:
+def gpg_key(
+    folder: Path, user: str = "backup@example.com", expires: str = "1y", passphrase: str = ""
+) -> GpgKey:
     """Create a key with a subkey for encryption."""
     # Its agent listens on a socket there, whose path must be short.
     home = Path(tempfile.mkdtemp(prefix="gpg"))
-    gpg(home, "--quick-generate-key", user, "ed25519", "sign,cert", expires)
+    (home / "gpg-agent.conf").write_text("s2k-count 65536\n")  # measuring a count takes a second
+    lock = ("--passphrase", passphrase)
+    gpg(home, *lock, "--quick-generate-key", user, "ed25519", "sign,cert", expires)
     listing = gpg(home, "--with-colons", "--list-keys").decode()
     fingerprint = next(line.split(":")[9] for line in listing.splitlines() if line[:3] == "fpr")
-    gpg(home, "--quick-add-key", fingerprint, "cv25519", "encr", expires)
+    gpg(home, *lock, "--quick-add-key", fingerprint, "cv25519", "encr", expires)
     public = folder / f"{user}.asc"
     public.write_bytes(gpg(home, "--armor", "--export", fingerprint))
     return GpgKey(home, public, fingerprint)
+
+
+def forget(key: GpgKey) -> None:
+    """Make the agent of a keyring forget passphrases."""
+    subprocess.run(["gpgconf", "--homedir", key.home, "--reload", "gpg-agent"], check=True)
 
 
 def close(key: GpgKey) -> None:

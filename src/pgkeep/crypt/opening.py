@@ -3,11 +3,12 @@
 import hashlib
 import threading
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from .. import errors as e
+from ..model import naming
 from ..model.naming import Cipher
 from ..processes import Child
 from ..stores.store import Source, chunks, sha256_of
@@ -22,7 +23,11 @@ CONTENTS: Final = "contents"
 CIPHERTEXT: Final = "ciphertext"
 AGE = b"age-encryption.org/"
 ARMORED = (b"-----BEGIN AGE ENCRYPTED FILE-----", openpgp_framing.ARMOR)
-EXPANSION = 2  # a backup file is compressed: its plain text cannot be much larger than the message
+# The plain text cannot be larger than the message by more than this factor: a backup file is
+# compressed, while gpg compresses the dumps that other tools give to it.
+EXPANSION = 2
+EXPANSION_OF_DUMPS = 50
+PATIENCE = 5.0  # seconds for a thread to stop after it is no longer needed
 
 
 class Keys:
@@ -134,7 +139,8 @@ def decrypted(source: Source, cipher: Cipher, keys: Keys) -> Source:
     from .sealed_file import SealedFile  # noqa: PLC0415 - an optional dependency
 
     digest = hashlib.sha256()
-    sealed = SealedFile(source, _gpg_decrypted(source, digest.update))
+    with closing(_gpg_decrypted(source, digest.update)) as plain:
+        sealed = SealedFile(source, plain)
     sealed.stored_sha256 = digest.hexdigest()
     return sealed
 
@@ -208,17 +214,22 @@ def _gpg_decrypted(source: Source, digest: Callable[[bytes], None]) -> Generator
 
     `digest` receives the bytes of the file.
     """
-    limit = EXPANSION * source.size + (1 << 20)
-    with gpg.decryption() as child:
+    own = naming.parse(source.name.rpartition("/")[2]) is not None
+    limit = (EXPANSION if own else EXPANSION_OF_DUMPS) * source.size + (1 << 20)
+    with ExitStack() as stack:
+        child = gpg.decryption()
         feeder = _Feeder(source, child, digest)
         feeder.start()
+        stack.callback(feeder.join, PATIENCE)  # it must not read a file that is closed
+        stack.enter_context(child)
         size = 0
         while block := child.read():
             size += len(block)
             if size > limit:
                 raise e.VerificationFailed(
-                    f"{source.name}: its plain text has more than {limit} bytes, which no backup"
-                    " file has"
+                    f"{source.name}: its plain text has more than {limit} bytes, expected less for"
+                    f" a message of {source.size} bytes",
+                    hint="If you know that it is correct, decrypt it: gpg -d FILE > NEW.",
                 )
             yield block
         feeder.join()
@@ -260,6 +271,14 @@ class _Feeder(threading.Thread):
 
 def _gpg_failure(source: Source, error: e.ProgramFailed) -> e.PgkeepError:
     text = " ".join(error.said)
+    locked = [line for line in error.said if "public key decryption failed" in line]
+    if locked:
+        return e.NoKey(
+            f"{source.name} is encrypted with GPG, and the private key could not be used:"
+            f" {locked[0]}",
+            hint="If it has a passphrase, gpg's agent must know it or be able to ask for it: set"
+            " GPG_TTY=$(tty), and decrypt another file with gpg -d first.",
+        )
     if "No secret key" in text:
         return e.NoKey(
             f"{source.name} is encrypted with GPG, and the keyring has none of its private keys",

@@ -1,6 +1,7 @@
 """Check that OpenPGP data is one complete encrypted message, without a key.
 
 RFC 9580, sections 4.2 (packets and partial lengths), 5.1 (session keys) and 5.13 (encrypted data).
+What would make gpg ask for a password, or work for long, is refused before gpg sees it.
 gpg writes the plain text before it reports damage, and does not report all bytes after the message.
 """
 
@@ -9,8 +10,11 @@ from collections.abc import Generator
 from .. import errors as e
 from ..stores.store import Source, chunks
 
-SESSION_KEYS = frozenset({1, 3})  # for a public key, for a password
-ENCRYPTED = 18  # data with integrity protection; tag 9, without it, can be changed unnoticed
+PUBLIC_KEY, PASSWORD = 1, 3  # session keys, encrypted with one of them
+# Data with integrity protection, the second as newer versions of gpg write it. Data without it (9)
+# can be changed unnoticed.
+ENCRYPTED = frozenset({18, 20})
+KEYS_LIMIT = 64 << 10  # bytes of session keys; each takes 100 to 530
 MAGIC = frozenset({0x84, 0x85, 0xC1, 0x8C, 0xC3})  # the first byte of a session key packet
 ARMOR = b"-----BEGIN PGP MESSAGE-----"
 
@@ -77,7 +81,7 @@ class Framing:
             self._complete = True
         except e.VerificationFailed as error:
             raise e.VerificationFailed(
-                f"{self._name}: {error.message} before byte {self._position}"
+                f"{self._name}: byte {self._position}: {error.message}", hint=error.hint
             ) from None
 
 
@@ -96,38 +100,56 @@ def check(source: Source) -> None:
 
 def _message() -> _Parser:
     """Follow one message: session keys, then the encrypted data."""
-    tag, session_keys = 0, 0
-    while tag != ENCRYPTED:
+    keys = 0  # bytes
+    while True:
         first = (yield 1, False)[0]
         if not first & 0x80:
             raise e.VerificationFailed("damaged OpenPGP data: expected a packet")
         new = bool(first & 0x40)
         tag = first & 0x3F if new else first >> 2 & 0xF
-        session_keys += tag in SESSION_KEYS
-        if tag not in SESSION_KEYS and (tag != ENCRYPTED or not session_keys):
-            raise e.VerificationFailed(
-                f"found OpenPGP packet {tag}, expected session keys, then encrypted data with"
-                " integrity protection"
-            )
-        yield from _new_body() if new else _old_body(first & 3)
+        _check_tag(tag, begun=keys > 0)
+        partial = True
+        while partial:
+            length, partial = yield from _new_length() if new else _old_length(first & 3)
+            if tag == PUBLIC_KEY:
+                keys += 2 + length
+            if keys > KEYS_LIMIT:
+                raise e.VerificationFailed(
+                    f"found more than {KEYS_LIMIT} bytes of OpenPGP session keys"
+                )
+            yield length, True
+        if tag in ENCRYPTED:
+            return
 
 
-def _old_body(kind: int) -> _Parser:
+def _check_tag(tag: int, *, begun: bool) -> None:
+    if tag == PASSWORD:
+        raise e.VerificationFailed(
+            "encrypted with a password, expected public keys",
+            hint="Decrypt it: gpg -d FILE > FILE.sql.gz.",
+        )
+    if tag != PUBLIC_KEY and not (begun and tag in ENCRYPTED):
+        raise e.VerificationFailed(
+            f"found OpenPGP packet {tag}, expected session keys, then encrypted data with"
+            " integrity protection"
+        )
+
+
+_Length = Generator[tuple[int, bool], bytes, tuple[int, bool]]  # bytes, and whether parts follow
+
+
+def _old_length(kind: int) -> _Length:
     if kind == 3:
         raise e.VerificationFailed("found OpenPGP data without a length")
-    yield int.from_bytes((yield 1 << kind, False)), True
+    return int.from_bytes((yield 1 << kind, False)), False
 
 
-def _new_body() -> _Parser:
-    while True:
-        octet = (yield 1, False)[0]
-        if octet < 192:
-            yield octet, True
-        elif octet < 224:
-            yield ((octet - 192) << 8) + (yield 1, False)[0] + 192, True
-        elif octet == 255:
-            yield int.from_bytes((yield 4, False)), True
-        else:
-            yield 1 << (octet & 0x1F), True  # a part; another one follows
-            continue
-        return
+def _new_length() -> _Length:
+    octet = (yield 1, False)[0]
+    if octet < 192:
+        return octet, False
+    if octet < 224:
+        return ((octet - 192) << 8) + (yield 1, False)[0] + 192, False
+    if octet == 255:
+        return int.from_bytes((yield 4, False)), False
+    return 1 << (octet & 0x1F), True

@@ -10,6 +10,7 @@ import secrets
 import tempfile
 from collections.abc import Iterable
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from .. import errors as e
@@ -48,14 +49,19 @@ class SealedFile:
             return b""
         first, last = start // CHUNK, (start + length - 1) // CHUNK
         data = os.pread(self._file.fileno(), (last - first + 1) * SEALED, first * SEALED)
-        plain = b"".join(
-            self._cipher.decrypt(
-                chunk_nonce(first + number, final=False),
-                data[number * SEALED : (number + 1) * SEALED],
-                None,
+        try:
+            plain = b"".join(
+                self._cipher.decrypt(
+                    chunk_nonce(first + number, final=False),
+                    data[number * SEALED : (number + 1) * SEALED],
+                    None,
+                )
+                for number in range(last - first + 1)
             )
-            for number in range(last - first + 1)
-        )
+        except InvalidTag:
+            raise e.StoreError(
+                f"{self.name}: its temporary file in {tempfile.gettempdir()} is damaged"
+            ) from None
         return plain[start - first * CHUNK :][:length]
 
     def close(self) -> None:
