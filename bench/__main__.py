@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support import private_keys
 from tests.support.buckets import Buckets
 
 from pgkeep.postgres.server import Server
@@ -96,6 +97,40 @@ class Bench:
         finally:
             server.stop()
             shutil.rmtree(folder)
+
+    def encryption(self) -> dict[str, Runs]:
+        """Back up and restore without encryption, with age and with GPG."""
+        if not self.lab.exists("many"):
+            data.many_tables(self.lab, self.scale)
+        folder = Path(tempfile.mkdtemp(dir=WORK))
+        age, gpg = private_keys.age_key(folder), private_keys.gpg_key(folder)
+        keys = {"AGE": age.recipient, "IDENTITY": str(age.file), "PUBLIC": str(gpg.public)}
+        try:
+            return {"many": self._encrypted("many", {**keys, **gpg.environment})}
+        finally:
+            private_keys.close(gpg)
+            shutil.rmtree(folder)
+
+    def _encrypted(self, database: str, keys: Mapping[str, str]) -> Runs:
+        rows = self._rows(database)
+        runs: Runs = {f"{what}, {name}": [] for name in tools.ENCRYPTION for what in WHAT}
+        for number in range(-1, self.rounds):  # the first one is a warm-up
+            for name, settings in tools.ENCRYPTION.items():
+                with self._output(database) as environment:
+                    for what, command in WHAT.items():
+                        self.lab.tidy()
+                        line = command.format(settings=settings, jobs=self.lab.jobs)
+                        output = Path(environment["OUT"])
+                        measured = _told(
+                            database, number, f"{what}, {name}",
+                            run(line, {**environment, **keys}, output),
+                        )  # fmt: skip
+                        if number >= 0:
+                            runs[f"{what}, {name}"].append(measured)
+                    if self._rows("restored") != rows:
+                        raise SystemExit(f"{name}: the restored rows are not those of {database}")
+        self.lab.tidy()
+        return runs
 
     def _offsite(self, server: Buckets) -> Runs:
         rows = self._rows("offsite")
@@ -209,7 +244,8 @@ class Bench:
             shutil.rmtree(folder)
 
 
-PARTS = ("backup", "restore", "tables", "start")
+WHAT = {"backup": tools.ENCRYPTED_BACKUP, "restore": tools.ENCRYPTED_RESTORE}
+PARTS = ("backup", "restore", "encryption", "tables", "start")
 
 
 def main() -> None:

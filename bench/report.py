@@ -49,6 +49,10 @@ OFFSITE = """
 The bucket is on the same machine (SeaweedFS) and uses the same cores.
 """
 
+ENCRYPTION = """
+The same database is backed up and restored without encryption, with age and with GPG.
+"""
+
 AGAIN = """
 ## Run it again
 
@@ -85,6 +89,9 @@ def _lines(parts: Mapping[str, Any]) -> Iterator[str]:
         if name in parts:
             yield f"## {title}\n{text}"
             yield from _compared(parts[name], sizes=name != "restore")
+    if "encryption" in parts:
+        yield f"## Encryption\n{ENCRYPTION}"
+        yield from _encrypted(parts["encryption"])
     if "start" in parts:
         yield "## Start\n"
         yield from _started(parts["start"])
@@ -130,6 +137,19 @@ def _offsite(part: Mapping[str, Any]) -> Iterator[str]:
     for name, found in part["databases"]["offsite"].items():
         memory = max(run["memory"] for run in found) / 2**20
         yield f"| {name} | {_seconds(found):.1f} s | {memory:.0f} MiB |"
+    yield ""
+
+
+def _encrypted(part: Mapping[str, Any]) -> Iterator[str]:
+    runs = part["databases"]["many"]
+    size = part["sizes"]["many"] / 1e9
+    yield f"| {size:.1f} GB | time | share of the time without encryption | memory |"
+    yield "|---|---|---|---|"
+    for name, found in runs.items():
+        plain = _seconds(runs[f"{name.partition(',')[0]}, not encrypted"])
+        memory = max(run["memory"] for run in found) / 2**20
+        share = f"{100 * _seconds(found) / plain:.0f} %"
+        yield f"| {name} | {_seconds(found):.1f} s | {share} | {memory:.0f} MiB |"
     yield ""
 
 

@@ -66,6 +66,19 @@ OFFSITE = {
 }
 
 
+# The settings for a backup and its restore; keys are in the environment.
+ENCRYPTION = {
+    "not encrypted": "",
+    "age": "BACKUP_ENCRYPT_TO=$AGE BACKUP_IDENTITY_FILE=$IDENTITY",
+    "GPG": "BACKUP_ENCRYPT_TO=$PUBLIC",
+}
+ENCRYPTED_BACKUP = "{settings} BACKUP_DIR=$OUT BACKUP_JOBS={jobs} pgkeep backup"
+ENCRYPTED_RESTORE = (
+    "{settings} BACKUP_DIR=$OUT BACKUP_JOBS={jobs} pgkeep restore --latest --target-db=restored"
+    " --yes"
+)
+
+
 def floor(lab: Lab, database: str, folder: Path) -> str:
     """Return the command that only reads: every connection copies its share of every table."""
     scripts: list[list[str]] = [[] for _ in range(lab.jobs)]

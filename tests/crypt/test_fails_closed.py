@@ -202,9 +202,9 @@ def test_gpg_keys_that_cannot_be_used(trial: Trial, keyring: Keyring, tmp_path: 
     past = ("--faked-system-time", "20200101T000000!")
     expired = keyring.create("expired@x.org", *past)
     signs = keyring.create("signs@x.org")
-    old_subkey = keyring.create("old@x.org")
+    old_subkey = keyring.create("old@x.org", *past)
     keyring.run("--quick-set-expire", old_subkey, "1y")
-    keyring.run("--quick-add-key", old_subkey, "cv25519", "encr", "seconds=1")
+    keyring.run("--quick-add-key", old_subkey, "cv25519", "encr", "1d", options=past)
     revoked = keyring.create("revoked@x.org")
     certificate = (keyring.home / "openpgp-revocs.d" / f"{revoked}.rev").read_text()
     keyring.run("--import", data=certificate.replace(":-----BEGIN", "-----BEGIN").encode())
@@ -215,7 +215,7 @@ def test_gpg_keys_that_cannot_be_used(trial: Trial, keyring: Keyring, tmp_path: 
     for fingerprint, reason in (
         (expired, "expired on 2020-01-03"),
         (signs, "has no subkey that can encrypt"),
-        (old_subkey, "has no usable subkey: expired on "),
+        (old_subkey, "has no usable subkey: expired on 2020-01-02"),
         (revoked, "was revoked"),
         (disabled, "is disabled"),
     ):
