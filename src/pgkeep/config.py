@@ -92,6 +92,11 @@ class Config:
             return self.connection.get("dbname")
         return self.endpoint().params.get("dbname")
 
+    @property
+    def encrypts(self) -> bool:
+        """Whether backups are to be encrypted: whether BACKUP_ENCRYPT_TO has public keys."""
+        return self.settings.encrypt_to not in (None, PLAIN)
+
     def encryption(self) -> "Encryption":
         """Return who can decrypt new backups, and the private keys for reading them.
 
@@ -104,7 +109,7 @@ class Config:
 
         text = self.settings.encrypt_to
         return Encryption(
-            recipients=None if text in (None, PLAIN) else recipients.parse(text or ""),
+            recipients=recipients.parse(text or "") if self.encrypts else None,
             plain=text == PLAIN,
             keys=self.keys(),
         )

@@ -47,7 +47,12 @@ def series(
 
 
 # Of these a value every ten minutes, of others every minute.
-SLOW = {"PgkeepWeeklyBackupTooOld", "PgkeepMonthlyBackupTooOld", "PgkeepDrillTooOld"}
+SLOW = {
+    "PgkeepKeyCheckTooOld",
+    "PgkeepWeeklyBackupTooOld",
+    "PgkeepMonthlyBackupTooOld",
+    "PgkeepDrillTooOld",
+}
 CLUSTER = {"cluster": "one"}
 DATABASE = {**CLUSTER, "database": "app"}
 STORE = {**DATABASE, "store": "/b"}
@@ -101,6 +106,19 @@ CASES = [
     Case("PgkeepCopyPending",  # told twice
          {series("backup_pending_copies", store=f'/b",instance="{n}'): "1x3000" for n in (0, 1)},
          "25h", "27h", STORE, "1"),
+    Case("PgkeepBackupNotEncrypted",
+         {series("backup_unencrypted_backups"): "0x60 1x200",
+          series("backup_unencrypted_backups", "weekly"): "0x60 2x200"},
+         "100m", "3h", STORE, "3"),
+    Case("PgkeepBackupNotEncrypted",  # without BACKUP_ENCRYPT_TO
+         {series("backup_encrypted_ratio"): "0x200"}, "3h", None, {}),
+    Case("PgkeepEncryptionKeyExpires",
+         {'pgkeep_encryption_key_expiry_timestamp_seconds{cluster="one",store="/b"}':
+          f"{31 * DAY}x3000"}, "24h", "26h", {**CLUSTER, "store": "/b"}),
+    Case("PgkeepKeyCheckTooOld",
+         {series("key_check_last_success_timestamp_seconds", None): f"{HOUR}x30000",
+          series("drill_last_encrypted_success_timestamp_seconds"): f"{2 * HOUR}x30000"},
+         "2425h", "2430h", DATABASE),
     Case("PgkeepBackupDrifted", {series("backup_drift_warnings"): "0x60 2x60"}, "50m", "70m",
          SERIES),
     Case("PgkeepBackupShrank", {series("backup_size_bytes"): "1000x1000 400x100"}, "16h", "17h",
@@ -294,5 +312,5 @@ def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
 
 def test_every_metric_is_documented() -> None:
     text = (ROOT / "docs" / "reference.md").read_text()
-    documented = set(re.findall(r"`(pgkeep_(?:backup|drill|store)_[a-z_]+)`", text))
+    documented = set(re.findall(r"`(pgkeep_(?:backup|drill|store|key|encryption)_[a-z_]+)`", text))
     assert documented == NAMES

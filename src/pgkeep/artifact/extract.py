@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from .. import errors as e
+from ..crypt import opening
 from ..model.manifest import DatabaseFacts, Extension, ServerFacts
 from ..sql import statements
 from ..sql.encodings import codec
@@ -57,6 +58,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     roles: list[str]
     tables: list[TableFacts]
     types: dict[str, int]
+    cipher: str | None = None  # of the file
     objects: list[ObjectFacts] | None = None
 
 
@@ -68,10 +70,11 @@ def inventory(artifact: Artifact, *, objects: bool = False) -> Inventory:
     entries = Counter({entry.type: 0 for entry in index.objects})
     entries.update(entry.type for entry in index.objects if entry.type != "TABLE DATA")
     tables = _tables(artifact)
+    source = artifact.source
     entries["TABLE DATA"] = len(tables)
     return Inventory(
-        file=artifact.source.name,
-        size=artifact.source.size,
+        file=source.name,
+        size=source.size,
         raw_bytes=index.raw_bytes,
         pgkeep=meta.pgkeep,
         client_version=meta.client_version,
@@ -82,6 +85,7 @@ def inventory(artifact: Artifact, *, objects: bool = False) -> Inventory:
         extensions=meta.extensions,
         roles=sorted(roles - {""}),
         tables=tables,
+        cipher=opening.stored_cipher(source),
         types={name: count for name, count in sorted(entries.items()) if count},
         objects=_objects(artifact) if objects else None,
     )

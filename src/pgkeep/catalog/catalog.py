@@ -9,6 +9,7 @@ from itertools import chain, groupby, takewhile
 from typing import NamedTuple, Self, TypeVar
 
 from .. import errors as e
+from ..crypt.opening import CIPHERTEXT
 from ..model import naming, record
 from ..model.manifest import Manifest
 from ..model.record import Record, RecordName
@@ -19,6 +20,7 @@ from .small_files import SmallFiles
 
 AT_ONCE = 16  # manifests that are downloaded in parallel from a remote store
 PATIENCE = 2 * AT_ONCE  # failed downloads of manifests after which the remaining ones are skipped
+BY_HASH = "by hash"  # how a backup is verified without a private key
 RUNS = frozenset(
     {"backup", "drill", "key-check", "prune", "restore"}
 )  # whose records show the state
@@ -439,6 +441,8 @@ class ListedBackup(NamedTuple):
     def state(self) -> str:
         """The backup's state in a few words."""
         state = "verified" if self.manifest.verified else "not verified"
+        if self.manifest.verified and self.manifest.verified_level == CIPHERTEXT:
+            state = BY_HASH
         if self.missing:
             state = "missing"
         elif any(self.stores.values()):

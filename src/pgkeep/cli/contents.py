@@ -29,6 +29,7 @@ def target_of(config: Config) -> overview.Target:
         selection=selection,
         connected=None if selection else config.connected(),
         cluster=config.settings.cluster,
+        encrypt_to=config.settings.encrypt_to if config.encrypts else None,
         tiers=[tier for tier, length in kept.items() if length],
     )
 

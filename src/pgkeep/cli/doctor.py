@@ -1,7 +1,9 @@
 """pgkeep doctor."""
 
+import msgspec
+
 from .. import errors as e
-from ..doctor import examine
+from ..doctor import encryption, examine
 from ..doctor.examine import Diagnosis
 from ..model.database_patterns import CONNECTED
 from ..terminal import printable
@@ -57,6 +59,13 @@ def command(
         chosen=database is not None,
         named=config.connected() is not None,
     )
+    state, found = encryption.examine(
+        config.settings.encrypt_to if config.encrypts else None,
+        config.settings.identity_files,
+        configured_stores(config),
+        plain=config.settings.encrypt_to is not None,
+    )
+    report = msgspec.structs.replace(report, encryption=state, findings=[*report.findings, *found])
     if as_json:
         print_json(report)
     else:
@@ -76,6 +85,8 @@ def _print(report: Diagnosis) -> None:
     output.say(f"programs   {report.client}")
     for url, state in report.stores.items():
         output.say(f"store      {url}, {state}")
+    if report.encryption is not None:
+        output.say(f"encryption {report.encryption}")
     for finding in report.findings:
         output.say(f"{finding.level}: {finding.message}")
         for line in (finding.remedy or "").splitlines():

@@ -56,7 +56,8 @@ def command(
     with a manifest is listed. If the file is gone or has another length, STATE is
     "missing". With BACKUP_S3_BUCKET, WHERE is "both" if the directory and the bucket have the
     backup, "dir" or "copy" if only one of them has it, "pending" if it is not uploaded yet.
-    "indexed" backups are dumps of other tools, which can contain less than a database.
+    "indexed" backups are dumps of other tools, which can contain less than a database. If a backup
+    is encrypted, ENC is the cipher of each. "by hash" backups were verified without a private key.
     """
     config = load_config(target=target, directory=directory)
     found = catalogs(config)
@@ -102,7 +103,9 @@ def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list
     """Return the lines of each backup, below the name of its database."""
     now = datetime.now(UTC)
     two = len(urls) > 1
+    ciphers = any(backup.manifest.encryption for backup in backups)
     title = f"{'ID':9}{'TAKEN (UTC)':16}{'AGE':>7} {'TYPE':7}{'SIZE':>9}{'ROWS':>10} "
+    title += "ENC " if ciphers else ""
     title += "WHERE   " if two else ""
     lines = [f"{title}STATE"]
     heading = _headings(backups)
@@ -112,14 +115,18 @@ def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list
         if heading(backup) != before:
             before = heading(backup)
             lines.append(before)
+        cipher = f"{manifest.cipher or '-':4}" if ciphers else ""
         line = (
             f"{manifest.name.id} {manifest.taken:%Y-%m-%d %H:%M}"
             f"{age((now - manifest.taken).total_seconds()):>7} {manifest.type:7}"
             f"{progress.size(manifest.artifact.size):>9}{_count(manifest.rows):>10} "
+            f"{cipher}"
             f"{f'{_where(backup, urls):8}' if two else ''}"
         )
         state = textwrap.wrap(backup.state, output.WIDTH - len(title))
         lines += [line + state[0], *(" " * len(title) + more for more in state[1:])]
+    if any(catalog.BY_HASH in backup.state for backup in backups):
+        lines.append("by hash: verified without a private key, by the SHA-256 of the stored bytes")
     return lines
 
 

@@ -87,6 +87,7 @@ def exposition(
         for sample in (
             *metrics.of_target(target, contents, expected, now),
             *attempts.samples(target, contents, runs, expected, now),
+            *attempts.key_checks(target, contents, runs, expected),
         )
     ]
     return metrics.render([*samples, *metrics.ages(samples, now)])

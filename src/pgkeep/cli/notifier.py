@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 from .. import errors as e
 from ..backup.run_report import RunReport
 from ..config import Config
-from ..monitor import metrics, notify, overview
+from ..monitor import attempts, metrics, notify, overview
 from ..run_id import run_id
 from . import output, run_end
 from .background import BackgroundTask
@@ -203,7 +203,7 @@ class RunNotifier:
         if not configs:
             return []
         targets = {config.target: target_of(config) for config in configs}
-        contents, problems, unreadable, *_ = contents_of(targets.values())
+        contents, problems, unreadable, runs, _ = contents_of(targets.values())
         for problem in (*problems, *unreadable):
             self._out.warning(problem)
         unread = [
@@ -215,7 +215,7 @@ class RunNotifier:
         files: dict[Path, list[metrics.Sample]] = {}
         gateways: dict[str, list[metrics.Sample]] = {}
         for config in configs:
-            samples = self._samples(config, targets[config.target], contents)
+            samples = self._samples(config, targets[config.target], contents, runs)
             if (path := config.settings.metrics_file) is not None:
                 files.setdefault(path, []).extend(samples)
             if (url := config.settings.pushgateway) is not None:
@@ -234,11 +234,16 @@ class RunNotifier:
         ]
 
     def _samples(
-        self, config: Config, target: overview.Target, contents: overview.Contents
+        self,
+        config: Config,
+        target: overview.Target,
+        contents: overview.Contents,
+        runs: attempts.Attempts,
     ) -> list[metrics.Sample]:
         run = self._run_of(config)
         expected = overview.expected(target, contents, None if run is None else run.report)
         samples = list(metrics.of_target(target, contents, expected, datetime.now(UTC)))
+        samples += attempts.key_checks(target, contents, runs, expected)
         if run is not None:
             outcome = metrics.FinishedRun(
                 target=target, kind=self._kind, started=run.started, finished=run.finished,

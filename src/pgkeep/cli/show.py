@@ -94,7 +94,8 @@ def _facts(found: extract.Inventory) -> list[str]:
     server, database = found.server, found.database
     types = [f"{count} {name.lower()}" for name, count in found.types.items()]
     facts = {
-        "file": f"{found.file}, {progress.size(found.size)}",
+        "file": f"{found.file}, {progress.size(found.size)}"
+        + (f", encrypted with {found.cipher}" if found.cipher else ""),
         "database": f"{printable(database.name)}, {database.encoding}"
         + (f", locale {database.collate}" if database.collate else "")
         + (f", owner {printable(database.owner)}" if database.owner else ""),

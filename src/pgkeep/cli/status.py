@@ -11,6 +11,7 @@ import msgspec
 
 from .. import config, progress
 from .. import errors as e
+from ..crypt.opening import CIPHERTEXT
 from ..monitor import attempts, overview, status
 from ..monitor import nagios as plugin
 from ..stores.local import LocalStore
@@ -141,6 +142,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
             max_age=found.settings.max_age,
             drill_max_age=found.settings.drill_max_age,
             rto=found.settings.rto,
+            encrypted=found.encrypts,
         )
         readable = not contents.keys().isdisjoint(store.url for store in target.stores)
         databases = (
@@ -248,7 +250,10 @@ def _facts(database: status.Database, now: datetime) -> list[str]:
         ago = status.span(max(0.0, (now - last.when).total_seconds()))
         lines.append(f"last run succeeded {ago} ago on {last.host}")
     if database.snapshot is not None:
-        state = "verified" if database.verified else "not verified"
+        state = "" if database.cipher is None else f"{database.cipher}, "
+        state += "verified" if database.verified else "not verified"
+        if database.verified and database.verified_level == CIPHERTEXT:
+            state += " without key"
         state += ", lag of the standby unknown" if database.lag_unknown else ""
         age = status.span(max(0.0, database.age_seconds or 0))
         lines.append(

@@ -21,6 +21,7 @@ from .command import pgkeep_command
 from .common import (
     catalogs,
     complete_files,
+    configured_stores,
     dir_option,
     identity_option,
     jobs_option,
@@ -84,6 +85,9 @@ def command(
     pg_dump, compressed or not, the structure is checked from the first comment to the last. Exit
     code 5 if a file is damaged, else 6 if a file cannot be read. Except for a single FILE, --json
     prints a list with a verdict on each file.
+
+    Of an encrypted backup without a private key, the form of the file, its length and its SHA-256
+    are checked. If BACKUP_ENCRYPT_TO has public keys, a backup that is not encrypted is a failure.
     """
     if bool(paths) == (newest or everything):
         raise click.UsageError("either FILE, --latest or --all is required")
@@ -143,6 +147,7 @@ class Verdict(NamedTuple):
 
 def _verify(found: Sequence[File], config: Config, *, silent: bool) -> Iterator[Verdict]:
     private = keys(config)
+    encrypted_in = [store.url for store in configured_stores(config)] if config.encrypts else []
     for number, file in enumerate(found, 1):
         url = file.store.url_of(file.name)
         try:
@@ -164,7 +169,20 @@ def _verify(found: Sequence[File], config: Config, *, silent: bool) -> Iterator[
             )
             yield Verdict(url, error=error)
         else:
-            yield Verdict(url, report)
+            plain = _is_plain_backup(file.name) and file.store.url in encrypted_in
+            yield Verdict(url, report, _unencrypted(url) if plain else None)
+
+
+def _is_plain_backup(file: str) -> bool:
+    name = naming.parse(file)
+    return name is not None and name.cipher is None
+
+
+def _unencrypted(url: str) -> e.VerificationFailed:
+    return e.VerificationFailed(
+        f"{url} is undamaged, but it is not encrypted, and BACKUP_ENCRYPT_TO is set",
+        hint="pgkeep rekey encrypts it, and removes the file that is not encrypted.",
+    )
 
 
 def _has_manifest(file: File) -> bool:
@@ -175,7 +193,7 @@ def _has_manifest(file: File) -> bool:
 
 def _print(verdict: Verdict) -> None:
     report, error = verdict.report, verdict.error
-    if report is not None:
+    if report is not None and error is None:
         output.note(
             f"ok: {report.file}: {plural(report.tables, 'table')}, {plural(report.rows, 'row')},"
             f" {progress.size(report.raw_bytes)} of SQL; checked {', '.join(report.checked)}"

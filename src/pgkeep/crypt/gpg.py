@@ -153,6 +153,17 @@ def home_of(keyring: bytes, *, refuse_private: bool = False) -> Iterator[str]:
         yield home
 
 
+def version() -> str:
+    """Return name and version of the program.
+
+    Raises:
+        UsageError: gpg is missing.
+
+    """
+    first = _run(["--version"], {}).decode("utf-8", "replace").splitlines()[0]
+    return " ".join(first.split()[::2])  # gpg (GnuPG) 2.2.40
+
+
 def encryption(home: str, fingerprints: Sequence[str]) -> processes.Child:
     """Start a program that encrypts its input to keys of a home directory."""
     # The input is compressed already.

@@ -184,6 +184,12 @@ def is_encrypted(source: Source) -> bool:
     return hasattr(source, "stored")
 
 
+def stored_cipher(source: Source) -> Cipher | None:
+    """Return with what the file is encrypted that a source reads."""
+    stored: Source | None = getattr(source, "stored", None)
+    return None if stored is None else cipher_of(stored)
+
+
 def stored_sha256(source: Source) -> str:
     """Return the SHA-256 of a file as it is stored: of an encrypted one, not of its plain text."""
     digest: str | None = getattr(source, "stored_sha256", None)  # known after reading it once

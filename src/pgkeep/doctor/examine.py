@@ -41,6 +41,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     client: str
     stores: dict[str, str]  # by URL: what was found
+    encryption: str | None = None  # of new backups: cipher, programs and recipients
     excluded: list[Excluded]  # databases that a pattern of BACKUP_DATABASES does not include
     findings: list[Finding]
 

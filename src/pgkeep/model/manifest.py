@@ -208,6 +208,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cluster: str | None = None  # BACKUP_CLUSTER when the backup was made
 
     @property
+    def cipher(self) -> naming.Cipher | None:
+        """With what it is encrypted."""
+        return None if self.encryption is None else self.encryption.cipher
+
+    @property
     def name(self) -> naming.BackupName:
         """The name of the backup, from which the names of its files follow."""
         name = naming.BackupName(

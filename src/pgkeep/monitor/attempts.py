@@ -12,6 +12,7 @@ from .metrics import REMEMBERED, Sample, Series
 from .overview import Contents, Target, clusters
 
 BACKUP, DRILL, RESTORE, PRUNE = "backup", "drill", "restore", "prune"
+KEY_CHECK = "key-check"
 RESTORES = timedelta(days=7)  # for which a failed restore is shown: nobody has to repeat it
 # Exit codes of what a user has mistyped, cancelled or ended: nothing is wrong with the backups.
 _BY_THE_USER = {DRILL: {2}, RESTORE: {2, 9}, PRUNE: {2, 9}}
@@ -184,6 +185,27 @@ def gaps(
     return dict(sorted(days.items()))
 
 
+def key_checks(
+    target: Target, contents: Contents, attempts: Attempts, wanted: Sequence[str]
+) -> Iterator[Sample]:
+    """Yield when the encrypted backups of each database were last decrypted by a key check."""
+    names = clusters(target, contents, wanted)
+    for database in wanted:
+        backups = [
+            backup.manifest
+            for store in target.stores
+            for backup in contents.get(store.url, ())
+            if backup.manifest.database.name == database
+        ]
+        if not any(manifest.encryption for manifest in backups):
+            continue
+        runs = _of_database(target, attempts, database, KEY_CHECK)
+        passed = [made.finished.timestamp() for made, result in runs if not result.exit_code]
+        name = "pgkeep_key_check_last_success_timestamp_seconds"
+        series = Series(names.of(database), database, "", target.store.url)
+        yield series.sample(name, max(passed, default=0))
+
+
 def samples(
     target: Target, contents: Contents, attempts: Attempts, wanted: Sequence[str], now: datetime
 ) -> Iterator[Sample]:
@@ -217,7 +239,7 @@ def _of_database(
 
 def _result(made: Record, database: str) -> DatabaseResult | None:
     """Return the outcome for a database; a restore or a drill uses one of its backups."""
-    if made.command == BACKUP:
+    if made.command in (BACKUP, KEY_CHECK):
         return made.of(database)
     for result in made.results:
         name = naming.parse(f"{result.backup}{naming.ARTIFACT}")

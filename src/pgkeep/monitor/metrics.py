@@ -53,6 +53,9 @@ _BACKUP = {
     "pending_copies": "Backups whose copy to the store is pending.",
     "prune_removed": "Backups that retention removed after the last attempt.",
     "drift_warnings": "Figures that fell in the newest backup since the previous one.",
+    "encrypted_ratio": "Share of the existing backups that are encrypted, from 0 to 1.",
+    "unencrypted_backups": "Backups that BACKUP_ENCRYPT_TO does not allow: not encrypted.",
+    "recipients": "Public keys to which the newest backup is encrypted, 0 if it is not encrypted.",
 }
 HELP = {
     **{f"pgkeep_backup_{name}": text for name, text in _BACKUP.items()},
@@ -60,6 +63,15 @@ HELP = {
     "pgkeep_drill_last_findings": "Findings of the last drill.",
     "pgkeep_drill_duration_seconds": "Duration of the last drill, by phase.",
     "pgkeep_drill_rto_seconds": "Time until the last drill had restored the database.",
+    "pgkeep_drill_last_encrypted_success_timestamp_seconds": (
+        "When a drill of an encrypted backup last passed, 0 for never."
+    ),
+    "pgkeep_key_check_last_success_timestamp_seconds": (
+        "When pgkeep key check last decrypted all backups of the database, 0 for never."
+    ),
+    "pgkeep_encryption_key_expiry_timestamp_seconds": (
+        "When the first GPG key of BACKUP_ENCRYPT_TO expires, 0 if a key cannot be used."
+    ),
     "pgkeep_store_free_bytes": "Free space in the file system of a backup directory.",
 }
 _ATTEMPT = ("last_attempt_timestamp_seconds", "last_exit_code", "prune_removed")
@@ -111,10 +123,15 @@ def of_target(
 ) -> Iterator[Sample]:
     """Yield metrics of the stores, for expected databases even without a backup (trap F2)."""
     names = clusters(target, contents, wanted)
+    expiry = key_expiry(target.encrypt_to)
+    if expiry is not None:
+        labels = _labels(cluster=names.own, store=target.store.url)
+        yield Sample("pgkeep_encryption_key_expiry_timestamp_seconds", labels, expiry)
     for store in target.stores:
         if store.url in contents:
             found = _by_series(contents[store.url], wanted, target.tiers)
             yield from _of_store(store, found, wanted, names, now)
+            yield from _encryption(store, found, names, expected=target.encrypt_to is not None)
             if isinstance(store, LocalStore):
                 with suppress(OSError):
                     free = shutil.disk_usage(store.directory).free
@@ -157,11 +174,48 @@ def _of_store(
         yield from _drills(good, series, wanted=database in wanted)
 
 
+def _encryption(
+    store: Store,
+    found: Mapping[tuple[str, str], Sequence[Manifest]],
+    names: Clusters,
+    *,
+    expected: bool,
+) -> Iterator[Sample]:
+    """Yield how many backups are encrypted; those without rows contain definitions too."""
+    for (database, kind), manifests in found.items():
+        series = Series(names.of(database), database, kind, store.url)
+        encrypted = sum(manifest.encryption is not None for manifest in manifests)
+        if manifests:
+            yield series.backup("encrypted_ratio", encrypted / len(manifests))
+            last = manifests[-1].encryption
+            yield series.backup("recipients", 0 if last is None else len(last.recipients))
+        if expected:
+            yield series.backup("unencrypted_backups", len(manifests) - encrypted)
+
+
+def key_expiry(encrypt_to: str | None) -> float | None:
+    """Return when the first of these GPG keys expires, 0 if one cannot be used; None for never."""
+    if encrypt_to is None:
+        return None
+    from ..crypt import recipients  # noqa: PLC0415 - few use it
+
+    try:
+        found = recipients.parse(encrypt_to)
+    except e.UsageError:
+        return 0
+    return min((moment for _, moment in found.expires), default=None)
+
+
 def _drills(manifests: Sequence[Manifest], series: Series, *, wanted: bool) -> Iterator[Sample]:
     passed = [drill.when for manifest in manifests for drill in manifest.drills if drill.passed]
     if wanted or passed:
         when = max(passed).timestamp() if passed else 0
         yield series.sample("pgkeep_drill_last_success_timestamp_seconds", when)
+    encrypted = [manifest for manifest in manifests if manifest.encryption is not None]
+    if encrypted:
+        ours = [drill.when for manifest in encrypted for drill in manifest.drills if drill.passed]
+        when = max(ours).timestamp() if ours else 0
+        yield series.sample("pgkeep_drill_last_encrypted_success_timestamp_seconds", when)
     last = last_drill(manifests)
     if last is not None:
         findings = max(last.findings, 0 if last.passed else 1)
@@ -255,9 +309,13 @@ def _removed(stems: Iterable[str]) -> dict[str, int]:
 
 
 def _labels(**texts: str) -> tuple[tuple[str, str], ...]:
-    """Return labels in their order, without an unknown cluster."""
+    """Return labels in their order, without an unknown cluster, and without a type if none fits."""
     return tuple(
-        sorted((name, _text(text)) for name, text in texts.items() if text or name != "cluster")
+        sorted(
+            (name, _text(text))
+            for name, text in texts.items()
+            if text or name not in ("cluster", "type")
+        )
     )
 
 

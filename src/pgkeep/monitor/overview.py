@@ -30,6 +30,7 @@ class Target:
     connected: str | None = None  # the database that is backed up if none is named
     tiers: Sequence[str] = ("daily", "weekly", "monthly")  # the tiers that retention keeps
     cluster: str | None = None  # BACKUP_CLUSTER
+    encrypt_to: str | None = None  # the public keys of BACKUP_ENCRYPT_TO, if there are any
 
     @property
     def stores(self) -> list[Store]:
@@ -131,6 +132,16 @@ def past(manifests: Iterable[Manifest], now: datetime) -> list[Manifest]:
         for manifest in manifests
         if max(manifest.taken, manifest.snapshot, manifest.finished) <= latest
     ]
+
+
+def unencrypted(backups: Iterable[Backup]) -> list[Manifest]:
+    """Return the existing backups that are not encrypted, oldest first, without duplicates."""
+    found = {
+        backup.manifest.name.stem: backup.manifest
+        for backup in backups
+        if not backup.missing and backup.manifest.encryption is None
+    }
+    return sorted(found.values(), key=lambda manifest: manifest.taken)
 
 
 def last_drill(manifests: Iterable[Manifest]) -> Drill | None:

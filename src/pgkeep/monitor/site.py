@@ -276,7 +276,7 @@ def _row(entry: ListedBackup) -> Row:
     return Row(
         manifest=manifest,
         seconds=(manifest.finished - manifest.taken).total_seconds(),
-        state=entry.state,
+        state=", ".join(filter(None, [entry.manifest.cipher, entry.state])),
         where=[url for url, missing in entry.stores.items() if not missing],
     )
 

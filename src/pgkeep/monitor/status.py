@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 import msgspec
 
 from ..catalog.catalog import Backup, several_clusters
+from ..crypt import opening
 from ..model import manifest
 from ..model.manifest import Manifest
 from . import files, overview
@@ -27,6 +28,7 @@ class Goals:
     max_age: float
     drill_max_age: float | None = None  # None: not checked
     rto: float | None = None
+    encrypted: bool = False  # every backup has to be
 
 
 class Drill(msgspec.Struct, frozen=True):
@@ -52,6 +54,9 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     lag_unknown: bool  # of the standby: the data can be older
     type: str | None
     verified: bool
+    verified_level: str  # contents, or ciphertext: without a private key
+    cipher: str | None  # of the newest backup
+    unencrypted: int  # backups of any kind
     size: int | None
     rows: int | None
     backups: int
@@ -202,6 +207,7 @@ class _Judgement:
             *files.problems(self.target, self.contents, database, newest, self.now),
             *_of_clock(len(complete) - len(whole)),
             *_of_clusters(several_clusters(whole)),
+            *_of_encryption(copies, self.goals),
             *_of_copies(self.target, copies, self.goals, self.now),
             *_of_drill(last, passed, self.goals, self.now),
         ]
@@ -217,6 +223,9 @@ class _Judgement:
             lag_unknown=newest is not None and newest.lag_unknown,
             type=None if newest is None else str(newest.type),
             verified=newest is not None and newest.verified is not None,
+            verified_level=opening.CONTENTS if newest is None else newest.verified_level,
+            cipher=None if newest is None else newest.cipher,
+            unencrypted=len(overview.unencrypted(copies)),
             size=None if newest is None else newest.artifact.size,
             rows=None if newest is None else newest.rows,
             backups=len(whole),
@@ -296,6 +305,17 @@ def _of_clusters(count: int) -> list[str]:
     if not count:
         return []
     return [f"{count} clusters back it up to the same store: use a separate BACKUP_DIR for each"]
+
+
+def _of_encryption(copies: Sequence[Backup], goals: Goals) -> list[str]:
+    """Report backups that are not encrypted, also old ones: they contain as much (design.md)."""
+    plain = overview.unencrypted(copies)
+    if not plain or not goals.encrypted:
+        return []
+    count = len({copy.manifest.name.stem for copy in copies})
+    are = "its only backup is" if count == 1 else f"{len(plain)} of its {count} backups are"
+    newest = f", the newest: {plain[-1].name.stem}" if count > 1 else ""
+    return [f"{are} not encrypted{newest}: pgkeep rekey encrypts them"]
 
 
 def _of_drill(
