@@ -566,11 +566,9 @@ def test_the_log_is_json_and_ends_with_the_outcome(
         cluster, app, BACKUP_DIR=str(directory), PGPASSWORD="s3cret",
         **{name: value.format(**places) for name, value in extra.items()},
     )  # fmt: skip
-    process = invoke.start(
-        "--log-format=json", *(argument.format(**places) for argument in args), env=env
-    )
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, out + err
+    given = ["--log-format=json", *(argument.format(**places) for argument in args)]
+    status, out, err = invoke.complete(*given, env=env, seconds=60)
+    assert status == code, out + err
     records = [json.loads(line) for line in err.splitlines()]
     for record in records:
         assert {"time", "level", "message"} <= record.keys()
