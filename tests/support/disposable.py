@@ -65,6 +65,7 @@ class Disposables:
         for server, name in self._roles:
             role = servers.quoted(name)
             exists = "select 1 from pg_roles where rolname = %(name)s"
-            if servers.sql(server, "postgres", exists, name=name):
-                # Memberships that it has granted; the globals contain roles of other tests.
-                servers.sql(server, "postgres", f"drop owned by {role}; drop role {role}")
+            with servers.connect(server, "postgres") as connection:
+                if connection.execute(exists, {"name": name}).fetchall():
+                    # Memberships that it has granted; the globals contain roles of other tests.
+                    connection.execute(f"drop owned by {role}; drop role {role}")
