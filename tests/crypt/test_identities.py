@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from pgkeep import errors as e
 from pgkeep.crypt import age_format, age_identities
@@ -53,23 +51,6 @@ def written(file: Path, data: bytes | str, mode: int = 0o600) -> Path:
     file.write_bytes(data.encode() if isinstance(data, str) else data)
     file.chmod(mode)
     return file
-
-
-def with_passphrase(data: bytes, passphrase: str, work_factor: int = 4) -> bytes:
-    """Encrypt as `age -p`, whose work factor of 18 takes a second each time."""
-    salt, key = os.urandom(16), os.urandom(16)
-    scrypt = Scrypt(b"age-encryption.org/v1/scrypt" + salt, 32, 1 << min(work_factor, 4), 8, 1)
-    wrapped = ChaCha20Poly1305(scrypt.derive(passphrase.encode())).encrypt(bytes(12), key, None)
-    stanza = b"-> scrypt %s %d\n%s\n---" % (unpadded(salt), work_factor, unpadded(wrapped))
-    head = b"age-encryption.org/v1\n" + stanza
-    nonce = os.urandom(16)
-    payload = ChaCha20Poly1305(age_format.derived(key, nonce, b"payload"))
-    chunk = payload.encrypt(age_format.chunk_nonce(0, final=True), data, None)
-    return head + b" " + unpadded(age_format.mac(key, head)) + b"\n" + nonce + chunk
-
-
-def unpadded(data: bytes) -> bytes:
-    return base64.b64encode(data).rstrip(b"=")
 
 
 def armored(data: bytes) -> str:
@@ -129,7 +110,7 @@ def test_several(tmp_path: Path, age_key: AgeKey, other_age_key: AgeKey) -> None
 
 def test_a_passphrase_is_asked_for_once(tmp_path: Path, age_key: AgeKey) -> None:
     """The age identity that `age -p` encrypted, binary or in ASCII armor."""
-    data = with_passphrase(age_key.file.read_bytes(), "two words")
+    data = private_keys.with_passphrase(age_key.file.read_bytes(), "two words")
     for content in (data, armored(data)):
         locked = written(tmp_path / "locked", content)
         assert opens(locked, age_key.recipient, "two words")
@@ -150,7 +131,7 @@ def test_a_passphrase_is_asked_for_once(tmp_path: Path, age_key: AgeKey) -> None
 
 def test_an_identity_that_takes_years_to_decrypt(tmp_path: Path, age_key: AgeKey) -> None:
     """A file can ask for any amount of memory and time (scrypt's work factor)."""
-    bomb = with_passphrase(b"", "x", work_factor=40)
+    bomb = private_keys.with_passphrase(b"", "x", work_factor=40)
     began = time.monotonic()
     assert "could not decrypt" in refused(written(tmp_path / "bomb", bomb), "x")
     assert time.monotonic() - began < 30

@@ -1,5 +1,6 @@
 """Private keys of age and GPG for tests, made by the standard programs."""
 
+import base64
 import os
 import subprocess
 import tempfile
@@ -7,6 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from pgkeep.crypt import age_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,23 @@ def age_key(folder: Path, name: str = "identity.txt") -> AgeKey:
     subprocess.run(["age-keygen", "-o", file], check=True, capture_output=True)
     recipient = subprocess.check_output(["age-keygen", "-y", file], text=True).strip()
     return AgeKey(file, recipient)
+
+
+def with_passphrase(data: bytes, passphrase: str, work_factor: int = 4) -> bytes:
+    """Encrypt as `age -p`, whose work factor of 18 takes a second each time."""
+    salt, key = os.urandom(16), os.urandom(16)
+    scrypt = Scrypt(b"age-encryption.org/v1/scrypt" + salt, 32, 1 << min(work_factor, 4), 8, 1)
+    wrapped = ChaCha20Poly1305(scrypt.derive(passphrase.encode())).encrypt(bytes(12), key, None)
+    stanza = b"-> scrypt %s %d\n%s\n---" % (_unpadded(salt), work_factor, _unpadded(wrapped))
+    head = b"age-encryption.org/v1\n" + stanza
+    nonce = os.urandom(16)
+    payload = ChaCha20Poly1305(age_format.derived(key, nonce, b"payload"))
+    chunk = payload.encrypt(age_format.chunk_nonce(0, final=True), data, None)
+    return head + b" " + _unpadded(age_format.mac(key, head)) + b"\n" + nonce + chunk
+
+
+def _unpadded(data: bytes) -> bytes:
+    return base64.b64encode(data).rstrip(b"=")
 
 
 def ssh_key(folder: Path, kind: str, passphrase: str = "") -> AgeKey:

@@ -106,7 +106,9 @@ def _folder(
     store = config.store()
     copy = None if store.remote else config.copy()
     with output.current().progress(silent=as_json) as bar:
-        outcomes = list(adopt.adopt_folder(folder, store, options, bar, copy=copy))
+        outcomes = list(
+            adopt.adopt_folder(folder, store, options, bar, keys=keys(config), copy=copy)
+        )
     if as_json:
         print_json(outcomes)
     else:

@@ -89,7 +89,7 @@ def parse(data: bytes) -> Header:
         )
     if any(stanza.arguments[0] == "scrypt" for stanza in stanzas):
         # A header can ask for any amount of memory and time. pgkeep writes none of these.
-        raise e.VerificationFailed(
+        raise e.NotPlainDump(
             "encrypted with a passphrase, expected public keys",
             hint="Decrypt it: age -d FILE > FILE.sql.gz.",
         )

@@ -52,7 +52,7 @@ def check_framing(source: Source) -> None:
 
 def _of(source: Source, error: e.VerificationFailed) -> e.VerificationFailed:
     """Return an error with the name of the file."""
-    return e.VerificationFailed(f"{source.name}: {error.message}", hint=error.hint)
+    return type(error)(f"{source.name}: {error.message}", hint=error.hint)
 
 
 class AgeSource:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,15 @@ def exported(fingerprint: str) -> bytes:
     if any(b"D" in key[11] for key in keys):
         raise e.UsageError(f"GPG key {fingerprint} is disabled in the keyring in {home}")
     return data
+
+
+def fingerprint_of(key_id: str) -> str | None:
+    """Return the fingerprint of the key in the user's keyring that has this key or subkey."""
+    with suppress(e.UsageError):
+        for line in _run(["--list-keys", key_id], _agent()).splitlines():
+            if line.startswith(b"fpr:"):
+                return line.split(b":")[9].decode()
+    return None
 
 
 def usable_keys(keyrings: Sequence[bytes]) -> list[PublicKey]:

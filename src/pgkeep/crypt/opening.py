@@ -91,14 +91,14 @@ def cipher_of(source: Source) -> Cipher | None:
     """Return the cipher of a file according to its first bytes.
 
     Raises:
-        VerificationFailed: it is encrypted, but in the text form (ASCII armor).
+        NotPlainDump: it is encrypted, but in the text form (ASCII armor).
 
     """
     head = source.read(0, min(64, source.size))
     if head.startswith(AGE):
         return Cipher.AGE
     if head.startswith(ARMORED):
-        raise e.VerificationFailed(
+        raise e.NotPlainDump(
             f"{source.name} is encrypted and in ASCII armor, expected the binary form",
             hint="Remove the armor: age -d -i KEY FILE | age -r RECIPIENT > NEW, or"
             " gpg --dearmor FILE.",

@@ -15,6 +15,7 @@ PUBLIC_KEY, PASSWORD = 1, 3  # session keys, encrypted with one of them
 # can be changed unnoticed.
 ENCRYPTED = frozenset({18, 20})
 KEYS_LIMIT = 64 << 10  # bytes of session keys; each takes 100 to 530
+_KEY_ID = 9  # bytes of a session key's version and of the id of the key that it is for
 MAGIC = frozenset({0x84, 0x85, 0xC1, 0x8C, 0xC3})  # the first byte of a session key packet
 ARMOR = b"-----BEGIN PGP MESSAGE-----"
 
@@ -28,7 +29,8 @@ class Framing:
     def __init__(self, name: str) -> None:
         """Store the name of the file, for messages."""
         self._name = name
-        self._parser = _message()
+        self.key_ids: list[str] = []  # of the keys that can decrypt; none if they are hidden
+        self._parser = _message(self.key_ids)
         self._held = b""
         self._position = 0
         self._wanted, self._skips = next(self._parser)
@@ -80,7 +82,7 @@ class Framing:
         except StopIteration:
             self._complete = True
         except e.VerificationFailed as error:
-            raise e.VerificationFailed(
+            raise type(error)(
                 f"{self._name}: byte {self._position}: {error.message}", hint=error.hint
             ) from None
 
@@ -98,7 +100,7 @@ def check(source: Source) -> None:
     framing.close()
 
 
-def _message() -> _Parser:
+def _message(key_ids: list[str]) -> _Parser:
     """Follow one message: session keys, then the encrypted data."""
     keys = 0  # bytes
     while True:
@@ -117,6 +119,11 @@ def _message() -> _Parser:
                 raise e.VerificationFailed(
                     f"found more than {KEYS_LIMIT} bytes of OpenPGP session keys"
                 )
+            if tag == PUBLIC_KEY and length >= _KEY_ID:
+                version, *key_id = yield _KEY_ID, False
+                if version == 3 and any(key_id):
+                    key_ids.append(bytes(key_id).hex().upper())
+                length -= _KEY_ID
             yield length, True
         if tag in ENCRYPTED:
             return
@@ -124,7 +131,7 @@ def _message() -> _Parser:
 
 def _check_tag(tag: int, *, begun: bool) -> None:
     if tag == PASSWORD:
-        raise e.VerificationFailed(
+        raise e.NotPlainDump(
             "encrypted with a password, expected public keys",
             hint="Decrypt it: gpg -d FILE > FILE.sql.gz.",
         )

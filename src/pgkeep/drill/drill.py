@@ -22,6 +22,7 @@ from ..catalog import manifests, side_files
 from ..crypt import opening
 from ..crypt.opening import Keys
 from ..model.manifest import Drill, Manifest
+from ..model.naming import Cipher
 from ..postgres import isolation
 from ..postgres.connection import Endpoint
 from ..postgres.messages import restore_error
@@ -75,12 +76,7 @@ def run(store: Store, name: str, options: DrillOptions, progress: Progress) -> D
         drill = _Drill(store, name, side, options, phases)
         # What is downloaded is still encrypted.
         with isolation.secretive(), local_copy(original, options.jobs, phases) as local:
-            source = local
-            if cipher is not None:
-                source = opening.decrypted(local, cipher, options.keys)
-            with contextlib.closing(source):
-                _check_index(source)
-                drill.execute(source)
+            drill.execute_encrypted(local, cipher) if cipher else drill.execute(local)
         result = drill.result(began, original)
     if side.manifest is None:
         return result
@@ -134,6 +130,24 @@ class _Drill:
         except (e.VerificationFailed, e.RestoreFailed) as error:
             self._found(error)
         self._phases.stop()
+
+    def execute_encrypted(self, stored: Source, cipher: Cipher) -> None:
+        """Decrypt, restore and examine; a file that the key decrypts only in part is a finding.
+
+        Raises:
+            NoKey, OtherKey: the keys do not decrypt it, which says nothing about the backup.
+
+        """
+        try:
+            source = opening.decrypted(stored, cipher, self._options.keys)
+        except e.OtherKey:
+            raise
+        except e.VerificationFailed as error:
+            self._found(error)
+            return
+        with contextlib.closing(source):
+            _check_index(source)
+            self.execute(source)
 
     def _target(self, artifact: Artifact) -> contextlib.AbstractContextManager[scratch.DrillTarget]:
         if self._options.server is not None:

@@ -17,6 +17,7 @@ from ..catalog import side_files
 from ..catalog.files import is_dump_name
 from ..catalog.locks import manifests_locked
 from ..catalog.publication import manifest_of
+from ..crypt.known_recipients import known_recipients
 from ..crypt.opening import Keys
 from ..model import naming
 from ..model.manifest import Encryption, FileFacts, Manifest, encode
@@ -60,7 +61,13 @@ def adopt(
         raise e.Refused(f"{name} has a manifest already")
     with closing(store.open(name)) as stored:
         found = FileFacts(name, stored.size, sha256_of(stored))
+    encryption = None
     with closing(side_files.open_contents(store, name, keys)) as source:
+        if parsed.cipher is not None:
+            # Who else can decrypt the file is not in it.
+            with closing(store.open(name)) as stored:
+                recipients = known_recipients(stored, parsed.cipher, keys)
+            encryption = Encryption(parsed.cipher, recipients)
         verify_source(source, jobs=jobs, progress=progress, side=side_files.read(store, name))
         artifact = Artifact(source)
     meta = artifact.index.meta
@@ -70,8 +77,6 @@ def adopt(
         holds = "definitions only" if meta.schema_only else "rows too"
         raise e.Refused(f"{name} holds {holds}, its name does not match")
     facts, passwords = _roles(store, parsed, keys)
-    # Who else can decrypt the file is not in it.
-    encryption = None if parsed.cipher is None else Encryption(parsed.cipher, [])
     manifest = msgspec.structs.replace(
         manifest_of(parsed, found, artifact.index, artifact.index_sha256, encryption),
         globals=facts,
@@ -116,6 +121,7 @@ def adopt_folder(
     options: index.IndexOptions,
     progress: Progress,
     *,
+    keys: Keys,
     copy: Store | None = None,
 ) -> Iterator[AdoptedFile]:
     """Index every plain dump of a folder, not below it; yield what was done with each file.
@@ -141,9 +147,13 @@ def adopt_folder(
                 guess=guess(name, folder.resolve().name, options.zone),
                 modified=datetime.fromtimestamp(path.stat().st_mtime, UTC),
             )
-            source = source_store.open(name)
+            source = side_files.open_contents(source_store, name, keys)
         except (OSError, RuntimeError, e.StoreError) as error:  # such as a link to itself
             yield AdoptedFile(name, "refused", message=f"could not open {name}: {_reason(error)}")
+            continue
+        except e.PgkeepError as error:  # it is encrypted
+            state = _state(error) if is_dump_name(name) else "other"
+            yield AdoptedFile(name, state, message=error.message)
             continue
         with closing(source):
             yield _index(source, name, store, known, progress, copy)
@@ -151,6 +161,12 @@ def adopt_folder(
 
 def _reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _state(error: e.PgkeepError) -> str:
+    """Return whether a file is damaged; another format or another key is no damage."""
+    other = isinstance(error, e.NotPlainDump | e.OtherKey)
+    return "damaged" if isinstance(error, e.VerificationFailed) and not other else "refused"
 
 
 def _index(
@@ -169,8 +185,6 @@ def _index(
         made = index.index(source, store, options, progress, copy=copy)
     except index.IsThere as error:
         return AdoptedFile(name, "there", error.name)
-    except (e.Refused, e.UsageError, e.NotPlainDump) as error:
-        return AdoptedFile(name, "refused", message=error.message)
-    except e.VerificationFailed as error:
-        return AdoptedFile(name, "damaged", message=error.message)
+    except (e.Refused, e.UsageError, e.VerificationFailed) as error:
+        return AdoptedFile(name, _state(error), message=error.message)
     return AdoptedFile(name, "indexed", made.artifact.name, made.database.name, made.rows)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..model import naming
 from ..model.naming import BackupType
 
-_SUFFIXES = re.compile(r"(?:\.(?:sql|dump|psql|gz|zst))+\Z")
+_SUFFIXES = re.compile(r"(?:\.(?:sql|dump|psql|gz|zst|age|gpg|pgp))+\Z")
 _TIERS = {
     "last": BackupType.MANUAL,
     "daily": BackupType.DAILY,
