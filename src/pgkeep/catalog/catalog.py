@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby, takewhile
 from typing import NamedTuple, Self, TypeVar
@@ -106,7 +106,7 @@ class Catalog:
             and name_parts.manifest not in items
         ]
         found = [
-            Backup(manifest, _is_missing(manifest, items))
+            Backup(manifest, self._is_missing(manifest, items))
             for manifest in self._manifests(items, database)
         ]
         if self._files is not None:
@@ -205,6 +205,21 @@ class Catalog:
         errors = [entry.error for entry in self.doubtful]
         if not found and errors and all(isinstance(error, e.AccessDenied) for error in errors):
             raise errors[0]  # the identity has no read permission here
+
+    def _is_missing(self, manifest: Manifest, items: dict[str, Item]) -> bool:
+        """Whether a file is missing or incomplete.
+
+        `pgkeep rekey` can have written it, and then replaced the manifest, since the list was read.
+        """
+        file, size = manifest.artifact.name, manifest.artifact.size
+        item = items.get(file)
+        if item is not None:
+            return item.size != size
+        if manifest.name.generation == 1:
+            return True
+        with suppress(e.StoreError), closing(self.store.open(file)) as source:
+            return source.size != size
+        return True
 
     def _try(self, name: str) -> Manifest | Unreadable | None:
         parsed = naming.parse(name)
@@ -379,7 +394,7 @@ def incomplete_before(catalogs: Sequence[Catalog], store: Store, chosen: Manifes
     """Report stores before the chosen one that have the chosen backup without its complete file."""
     name = chosen.artifact.name
     for found in takewhile(lambda found: found.store is not store, catalogs):
-        if any(backup.missing and backup.manifest.artifact.name == name
+        if any(backup.missing and backup.manifest.name == chosen.name
                for backup in found.backups()):  # fmt: skip
             yield (
                 f"{found.store.url_of(name)} is missing or incomplete: its copy"
@@ -463,17 +478,15 @@ def together(catalogs: Sequence[Catalog]) -> list[ListedBackup]:
 
 def merge(contents: Iterable[tuple[str, Sequence[Backup]]]) -> list[ListedBackup]:
     """Return the backups of several stores, given by URL: oldest first, without duplicates."""
-    found: dict[tuple[str, str], ListedBackup] = {}
+    found: dict[tuple[str, naming.BackupName], ListedBackup] = {}
     for url, backups in contents:
         for backup in backups:
-            key = (backup.manifest.server.system_identifier, backup.manifest.artifact.name)
+            # The files of the copy have other names until `pgkeep rekey` has replaced them too.
+            key = (backup.manifest.server.system_identifier, backup.manifest.name)
             entry = found.setdefault(key, ListedBackup(backup.manifest, {}))
+            if entry.missing and not backup.missing:  # the manifest names the file to use
+                entry = found[key] = entry._replace(manifest=backup.manifest)
             entry.stores[url] = backup.missing
     return sorted(
         found.values(), key=lambda entry: (entry.manifest.taken, entry.manifest.artifact.name)
     )
-
-
-def _is_missing(manifest: Manifest, items: dict[str, Item]) -> bool:
-    item = items.get(manifest.artifact.name)
-    return item is None or item.size != manifest.artifact.size

@@ -25,9 +25,12 @@ def transfer(
     *,
     artifact: Upload | None = None,
     read_back: bool = False,
+    replaces: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Copy a backup, its manifest last; `artifact` is an upload that only lacks its name.
+
+    If it `replaces` a copy with other files, the manifest of that copy remains after an error.
 
     Raises:
         StoreError, VerificationFailed: the target does not contain the backup.
@@ -49,7 +52,10 @@ def transfer(
         if roles is not None:
             published.append(name.globals)
             write_file(target, name.globals, roles, owner=owner)
-        published.append(name.manifest)
+        if replaces:
+            published.clear()  # the answer can be lost: from here on the manifest can name them
+        else:
+            published.append(name.manifest)
         copied = msgspec.structs.replace(manifest, pending=[], hold=_hold(source, manifest))
         write_file(target, name.manifest, encode(copied), owner=owner)
 
@@ -139,10 +145,13 @@ def pending(backups: Sequence[Manifest], target: Store) -> list[Manifest]:
 
 def missing(catalog: Catalog, other: Catalog, pending: list[Manifest]) -> list[Manifest]:
     """Return the complete backups whose copy is missing, incomplete or pending, newest first."""
-    copied = {manifest.artifact.name for manifest in other.whole()}
-    copied -= {manifest.artifact.name for manifest in pending}
+    copied = {manifest.name: manifest.name.generation for manifest in other.whole()}
+    for manifest in pending:
+        copied.pop(manifest.name, None)
     return [
-        manifest for manifest in reversed(catalog.whole()) if manifest.artifact.name not in copied
+        manifest
+        for manifest in reversed(catalog.whole())
+        if copied.get(manifest.name, 0) < manifest.name.generation
     ]
 
 
@@ -181,24 +190,26 @@ def _upload(
     source: Store, target: Store, manifest: Manifest, progress: Callable[[int], None]
 ) -> None:
     # A run that was killed before it recorded its copy must not put that copy at risk.
-    if not _has(target, manifest):
+    listed = target.exists(manifest.name.manifest)
+    if not (listed and _has(target, manifest)):
         checked = manifest.verified is not None
-        transfer(source, target, manifest, read_back=checked, progress=progress)
+        replaces = listed and not target.exists(manifest.artifact.name)
+        transfer(source, target, manifest, read_back=checked, replaces=replaces, progress=progress)
     mark_copied(source, manifest, target)
 
 
 def _has(store: Store, manifest: Manifest) -> bool:
-    """Return whether a store has the complete backup; False without read permission.
+    """Return whether a store has the complete file of a backup; False without read permission.
 
     Raises:
         StoreError: the store does not respond. A failed upload would remove an existing copy.
 
     """
-    name = manifest.name
-    if not all(store.exists(file) for file in (name.manifest, name.artifact)):
+    name = manifest.name.artifact
+    if not store.exists(name):
         return False
     try:
-        with contextlib.closing(store.open(name.artifact)) as artifact:
+        with contextlib.closing(store.open(name)) as artifact:
             return artifact.size == manifest.artifact.size
     except e.AccessDenied:
         return False

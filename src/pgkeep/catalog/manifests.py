@@ -6,6 +6,8 @@ from ..model.manifest import LARGEST, Manifest, check_size, decode, encode
 from ..stores.store import Store, load_opened, write_file
 from .locks import manifests_locked
 
+Change = Callable[[Manifest], Manifest]
+
 
 def read(store: Store, file: str) -> Manifest:
     """Read a manifest.
@@ -30,9 +32,7 @@ def parse(data: bytes, size: int, file: str) -> Manifest:
     return decode(data, file)
 
 
-def change(
-    store: Store, manifest: Manifest, changed: Callable[[Manifest], Manifest]
-) -> Manifest | None:
+def change(store: Store, manifest: Manifest, changed: Change) -> Manifest | None:
     """Change the stored manifest; return it, or None if it was removed meanwhile.
 
     Raises:

@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 from .. import errors as e
 from .. import interrupts
-from ..model import naming
 from ..model.manifest import Hold
 from ..model.naming import BackupName
 from ..model.retention import Decision, held_reason
 from ..stores.store import Store
-from . import manifests
+from . import leftovers, manifests
 from .catalog import Catalog
 from .locks import manifests_locked
 
@@ -27,7 +26,8 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
     """Remove the backups that retention does not keep; return what was removed.
 
     Only the files of a decided backup are removed, by their exact names. The manifest is removed
-    first: after an interruption, the remaining files cannot be taken for a backup.
+    first: after an interruption, the remaining files cannot be taken for a backup. Of a backup that
+    is kept, files are removed that `pgkeep rekey` has replaced and could not remove.
 
     Raises:
         AccessDenied: the identity is not allowed to remove files.
@@ -35,19 +35,19 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
 
     """
     pruned = Pruned([], [])
+    files = leftovers.by_backup(catalog.files)
     for decision in decisions:
-        if decision.keep:
-            continue
         name = decision.manifest.name
+        listed = files.get(name, [])
         try:
-            # A bucket may not respond, so signals are not held. A partial removal is harmless.
-            held = contextlib.nullcontext() if catalog.store.remote else interrupts.held()
-            with manifests_locked(catalog.store), held:
-                if (hold := _hold(catalog.store, name)) is not None:
-                    pruned.retained.append(f"{name.stem} is {held_reason(hold)}")
-                    continue
-                for file in _files(catalog, name):
-                    catalog.store.delete(file)
+            if decision.keep:
+                found = leftovers.replaced(decision.manifest, listed)
+                done = leftovers.remove(catalog.store, decision.manifest, found)
+                pruned.retained.extend(done.retained)
+            elif (hold := _remove(catalog.store, name, listed)) is not None:
+                pruned.retained.append(f"{name.stem} is {held_reason(hold)}")
+            else:
+                pruned.removed.append(decision)
         except e.Retained as error:
             pruned.retained.append(error.message)
         except e.AccessDenied:
@@ -56,20 +56,23 @@ def prune(catalog: Catalog, decisions: Sequence[Decision]) -> Pruned:
             raise e.RetentionFailed(
                 f"could not remove {name.stem}: {error.message}", hint=error.hint
             ) from error
-        else:
-            pruned.removed.append(decision)
     return pruned
 
 
-def _files(catalog: Catalog, name: BackupName) -> list[str]:
-    """Return the files of a backup, the manifest first, the rest of an interrupted rekey last."""
-    left = sorted(file for file in catalog.files if naming.parse(file) == name)
-    return [*reversed(name.files), *(file for file in left if file not in name.files)]
+def _remove(store: Store, name: BackupName, listed: Sequence[str]) -> Hold | None:
+    """Remove a backup, unless it is held: then return the hold.
 
-
-def _hold(store: Store, name: BackupName) -> Hold | None:
-    """Return the hold that a backup has now: it can have been held since the decision."""
-    try:
-        return manifests.read(store, name.manifest).hold
-    except e.Missing:
-        return None  # another run has removed it
+    The manifest is read again: it can have been held since the decision, or encrypted again.
+    """
+    # A bucket may not respond, so signals are not held. A partial removal is harmless.
+    held = contextlib.nullcontext() if store.remote else interrupts.held()
+    with manifests_locked(store), held:
+        with contextlib.suppress(e.Missing):  # another run has removed it
+            manifest = manifests.read(store, name.manifest)
+            if manifest.hold is not None:
+                return manifest.hold
+            name = manifest.name
+        files = [*reversed(name.files), *(file for file in listed if file not in name.files)]
+        for file in files:
+            store.delete(file)
+    return None

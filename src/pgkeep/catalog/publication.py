@@ -59,10 +59,13 @@ class Publication:
         upload.seal()
         return FileFacts(file, len(data), hashlib.sha256(data).hexdigest())
 
-    def read_back(self, expected: verify.SideFiles, jobs: int, progress: Progress) -> Verified:
+    def read_back(
+        self, expected: verify.SideFiles, jobs: int, progress: Progress, *, keyring: bool = False
+    ) -> Verified:
         """Verify the sealed artifact; return when, and what was compared.
 
         Without a private key, the stored bytes are compared with those that left the encryption.
+        With `keyring`, GPG's keyring is asked for one.
 
         Raises:
             VerificationFailed: it differs from what was written.
@@ -74,7 +77,9 @@ class Publication:
             progress.total(stored.size)
             level: Level = CONTENTS
             if self.encryption.recipients is not None:
-                source, level = opening.opened_if_possible(stored, self.encryption.keys)
+                source, level = opening.opened_if_possible(
+                    stored, self.encryption.keys, keyring=keyring
+                )
             if level == CONTENTS:
                 verify.verify_source(source, jobs=jobs, progress=progress.advance, side=expected)
             elif (found := sha256_of(stored, progress.advance)) != expected.sha256:
@@ -137,7 +142,7 @@ def manifest_of(
     meta = index.meta
     return Manifest(
         pgkeep=meta.pgkeep,
-        database=meta.database if encryption is None else _public(meta.database),
+        database=meta.database if encryption is None else public_facts(meta.database),
         encryption=encryption,
         server=meta.server,
         client_version=meta.client_version,
@@ -155,6 +160,6 @@ def manifest_of(
     )
 
 
-def _public(database: DatabaseFacts) -> DatabaseFacts:
+def public_facts(database: DatabaseFacts) -> DatabaseFacts:
     """Return the facts of a database without texts of its users, which can be secrets."""
     return msgspec.structs.replace(database, settings=[], comment=None)

@@ -101,7 +101,16 @@ def read(store: Store, name: str) -> SideFiles:
         digest = _digest_of(_head(store, names.checksum), name, names.checksum)
     if store.exists(names.manifest):
         manifest = manifests.read(store, names.manifest)
+        if _is_other(naming.parse(name), manifest.name):
+            manifest = None
     return SideFiles(digest, manifest, manifest.index_sha256 if manifest else None)
+
+
+def _is_other(name: naming.BackupName | None, recorded: naming.BackupName) -> bool:
+    """Whether the manifest is about another file of the backup, encrypted again."""
+    return name == recorded and (
+        (name.cipher, name.generation) != (recorded.cipher, recorded.generation)
+    )
 
 
 def _digest_of(line: bytes, name: str, file: str) -> str:

@@ -53,6 +53,7 @@ SECTIONS = {
     "Keys of encrypted backups": {
         "key new": "create a private key of age, and print its public key",
         "key check": "find backups that a private key does not decrypt",
+        "rekey": "encrypt existing backups to other public keys",
     },
     "Set up": {
         "doctor": "find problems that would make a backup fail, and how to fix them",

@@ -1,5 +1,6 @@
 """pgkeep verify."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import msgspec
 from .. import errors as e
 from .. import progress
 from ..artifact.verify import VerificationReport
-from ..catalog import files, side_files
+from ..catalog import files as backup_files
+from ..catalog import manifests, side_files
 from ..catalog.files import File
 from ..config import Config
 from ..model import naming
@@ -93,9 +95,9 @@ def command(
         raise click.UsageError("either FILE, --latest or --all is required")
     config = load_config(**common)
     if newest:
-        found = files.newest_of(catalogs(config), database)
+        found = backup_files.newest_of(catalogs(config), database)
     elif everything:
-        found = [file for store in stores(config) for file in files.all_of(store, database)]
+        found = [file for store in stores(config) for file in backup_files.all_of(store, database)]
     else:
         found = [file for path in paths for file in _files(path, config)]
     if not found:
@@ -121,7 +123,7 @@ def _files(path: str, config: Config) -> list[File]:
         with_id(path, config)
     if Path(path, TOC).exists():
         return [File(LocalStore(Path(path)), TOC)]
-    return files.all_of(LocalStore(Path(path)), dumps=True)
+    return backup_files.all_of(LocalStore(Path(path)), dumps=True)
 
 
 def _is_directory(path: str) -> bool:
@@ -148,11 +150,12 @@ class Verdict(NamedTuple):
 def _verify(found: Sequence[File], config: Config, *, silent: bool) -> Iterator[Verdict]:
     private = keys(config)
     encrypted_in = [store.url for store in configured_stores(config)] if config.encrypts else []
-    for number, file in enumerate(found, 1):
+    files = list(found)
+    for number, file in enumerate(files, 1):
         url = file.store.url_of(file.name)
         try:
             with output.current().progress(silent=silent) as bar:
-                bar.step("verifying" if len(found) == 1 else f"verifying {number} of {len(found)}")
+                bar.step("verifying" if len(files) == 1 else f"verifying {number} of {len(files)}")
                 report = side_files.verify(
                     file.store, file.name, keys=private, jobs=config.settings.jobs,
                     progress=bar.advance, total=bar.total,
@@ -160,8 +163,12 @@ def _verify(found: Sequence[File], config: Config, *, silent: bool) -> Iterator[
         except (e.VerificationFailed, e.StoreError, e.UsageError) as found_error:
             error: e.PgkeepError = found_error
             if file.listed and isinstance(error, e.Missing):
-                if not _has_manifest(file):
+                valid = _valid(file)
+                if valid is None:
                     output.current().info(f"{url} was removed meanwhile")
+                    continue
+                if valid != file.name:  # `pgkeep rekey` has replaced it meanwhile
+                    files.append(file._replace(name=valid))
                     continue
                 error = e.VerificationFailed(f"{url} is missing, its manifest is not")
             other_copy.add_hint(
@@ -185,10 +192,14 @@ def _unencrypted(url: str) -> e.VerificationFailed:
     )
 
 
-def _has_manifest(file: File) -> bool:
-    """Whether the manifest still exists: a run can have removed the backup (trap B10)."""
+def _valid(file: File) -> str | None:
+    """Return the file that the manifest names now; a run can have removed both (trap B10)."""
     name = naming.parse(file.name)
-    return name is not None and file.store.exists(name.manifest)
+    if name is None or not file.store.exists(name.manifest):
+        return None
+    with contextlib.suppress(e.StoreError, e.VerificationFailed):
+        return manifests.read(file.store, name.manifest).artifact.name
+    return file.name
 
 
 def _print(verdict: Verdict) -> None:

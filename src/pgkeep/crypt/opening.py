@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -143,6 +143,23 @@ def decrypted(source: Source, cipher: Cipher, keys: Keys) -> Source:
         sealed = SealedFile(source, plain)
     sealed.stored_sha256 = digest.hexdigest()
     return sealed
+
+
+def plain_blocks(source: Source, cipher: Cipher | None, keys: Keys) -> Iterator[bytes]:
+    """Yield the plain text of a file from beginning to end; the caller closes the file.
+
+    Damage can be reported after the last block: nothing is valid until then.
+
+    Raises:
+        NoKey, OtherKey: it cannot be decrypted with these keys.
+        VerificationFailed: it is damaged.
+
+    """
+    if cipher is Cipher.GPG:
+        check_packages()
+        yield from _gpg_decrypted(source, lambda _: None)
+    else:
+        yield from chunks(source if cipher is None else decrypted(source, cipher, keys))
 
 
 def check_gpg_key(source: Source) -> None:

@@ -65,7 +65,7 @@ def _of(store: Store, contents: Contents, database: str) -> list[Backup]:
 
 def _has(newest: Manifest, store: Store, contents: Contents, database: str) -> bool:
     return any(
-        _complete(backup) and backup.manifest.artifact.name == newest.artifact.name
+        _complete(backup) and backup.manifest.name == newest.name
         for backup in _of(store, contents, database)
     )
 

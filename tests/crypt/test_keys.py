@@ -15,7 +15,6 @@ from tests.support import invoke, private_keys, servers
 from tests.support.buckets import Buckets
 from tests.support.private_keys import AgeKey, GpgKey
 
-pytest_plugins = ["tests.crypt.conftest"]
 ENV = invoke.environment()
 
 
