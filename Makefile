@@ -26,7 +26,7 @@ lint: $(ready)  ## check style, types, the direction of imports, shell scripts
 lock: $(ready)  ## write the exact versions of the image, with hashes; LOCK_ARGS="--upgrade"
 	$(bin)/pip install --quiet --disable-pip-version-check 'uv>=0.5'
 	$(bin)/uv pip compile pyproject.toml --quiet $(LOCK_ARGS) --python-version 3.11 \
-		--python-platform linux --extra drill --extra metrics --extra s3 --extra serve \
+		--python-platform linux --extra age --extra drill --extra metrics --extra s3 --extra serve \
 		--generate-hashes --no-annotate --custom-compile-command "make lock" \
 		--output-file 'template/{{cookiecutter.project_slug}}/scripts/requirements.lock'
 

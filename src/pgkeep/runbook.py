@@ -8,11 +8,11 @@ import re
 import shlex
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .model import naming
-from .model.manifest import Manifest
-from .model.naming import BackupType
+from .model.manifest import Encryption, Manifest
+from .model.naming import BackupType, Cipher
 from .terminal import printable
 
 PATH = "docs/operations/database-recovery.md"  # in a generated project
@@ -22,7 +22,11 @@ _CONDITION = re.compile(r"{% if (?:cookiecutter\.)?(\w+) (?:== 'yes'|is (not )?d
 _DATABASE = r"{{ cookiecutter\.postgres_db }}"
 _BACKUP = re.compile(
     rf"(?P<folder>daily/)?{_DATABASE}_(?P<kind>daily|weekly|manual)_{EXAMPLE_TIME}"
+    r"(?P<file>(?P<globals>\.globals)?\.sql\.gz(?:\.age)?)?"
 )
+_ENCRYPTED = re.compile(r"\bzcat (\S+\.(?:age|gpg))\b")
+_BY_AGE = "age -d -i identity.txt"  # as the template decrypts by hand
+_DECRYPT = {Cipher.AGE: 'age -d -i "$BACKUP_IDENTITY_FILE"', Cipher.GPG: "gpg -d"}
 _BUCKET = "{{ cookiecutter.project_slug }}-backups"
 _OBJECT = re.compile(rf"s3://{re.escape(_BUCKET)}/backups/(.+)")
 _PROGRAMS = {
@@ -47,11 +51,16 @@ class Values:
     several: bool  # whether the stores have backups of other databases
     facts: Sequence[str]  # lines of Markdown
     major: str
+    encryption: Encryption | None = None  # of new backups, else of the newest one
 
 
 def render(text: str, values: Values) -> list[str]:
     """Return the lines of the runbook, at most 80 characters long except for commands."""
-    chosen = {"paper"} | ({"include_s3"} if values.bucket is not None else set())
+    chosen = {"paper"}
+    if values.bucket is not None:
+        chosen.add("include_s3")
+    if values.encryption is not None:
+        chosen.add("include_encryption")
     lines = (line for part in selected(text, chosen) for line in _filled(part, values))
     return list(_wrapped(lines))
 
@@ -81,6 +90,8 @@ def _filled(line: str, values: Values) -> list[str]:
         "--prefix backups/", f"--prefix {quoted(values.prefix)}"
     )
     line = _BACKUP.sub(lambda found: _backup(found, values), line)
+    if values.encryption is not None:
+        line = _decrypting(line, values.encryption)
     line = re.sub(_DATABASE, lambda _: printable(values.database), line)
     line = line.replace("{{ cookiecutter.postgres_version }}", values.major)
     for script, program in _PROGRAMS.items():
@@ -88,6 +99,14 @@ def _filled(line: str, values: Values) -> list[str]:
     if values.several and line.lstrip().startswith("pgkeep "):
         line = line.replace(" --latest", ' --latest --database="$PGDATABASE"')
     return [line]
+
+
+def _decrypting(line: str, encryption: Encryption) -> str:
+    """Fill in the keys, and decrypt files before they are decompressed."""
+    decrypt = _DECRYPT[encryption.cipher]
+    line = line.replace("{{ suffix }}", f".{encryption.cipher}").replace(_BY_AGE, decrypt)
+    line = line.replace("{{ recipients }}", ", ".join(f"`{key}`" for key in encryption.recipients))
+    return _ENCRYPTED.sub(rf"{decrypt} \1 | zcat", line)
 
 
 def _object(key: str, values: Values) -> str:
@@ -104,9 +123,16 @@ def _backup(found: re.Match[str], values: Values) -> str:
         BackupType.MANUAL: [manifest for manifest in values.backups if manifest.type == kind][-1:],
     }[kind]
     stem = f"{naming.encode_database(values.database)}_{kind}_{EXAMPLE_TIME}"
+    name = naming.parse(f"{stem}{naming.MANIFEST}")
+    if name is not None and values.encryption is not None:
+        name = replace(name, cipher=values.encryption.cipher)
     for manifest in of_kind:
-        kind, stem = manifest.type, manifest.name.stem
-    return f"{kind}/{stem}" if found["folder"] else stem
+        name = manifest.name
+    assert name is not None  # noqa: S101 - the example is a name
+    text = name.stem
+    if found["file"]:
+        text = name.globals if found["globals"] else name.artifact
+    return f"{name.type}/{text}" if found["folder"] else text
 
 
 def exports(variables: Mapping[str, str]) -> list[str]:

@@ -14,11 +14,11 @@ from pgkeep.model import naming
 from pgkeep.postgres.server import Server
 from pgkeep.scaffold import places
 from tests.conftest import DatabaseFactory
-from tests.support import baking, invoke, planted, servers
+from tests.support import baking, invoke, planted, private_keys, servers
 from tests.support.place import VIEW
 
 ODD = 'it\'s a "db" $HOME; 1'
-OPTIONS = ("include_s3", "include_kubernetes", "include_observability")
+OPTIONS = ("include_s3", "include_kubernetes", "include_observability", "include_encryption")
 
 
 class Placeholders:
@@ -43,7 +43,7 @@ def test_parts_are_chosen_as_by_cookiecutter() -> None:
         chosen = {name for name, flag in zip(names, flags, strict=True) if flag}
         values: dict[str, Any] = {"cookiecutter": Placeholders(chosen)}
         if "paper" in chosen:
-            paper = ("paper", "facts", "exports", "secrets")
+            paper = ("paper", "facts", "exports", "secrets", "suffix", "recipients")
             values |= {name: f"{{{{ {name} }}}}" for name in paper}
         rendered = environment.from_string(text).render(values)
         assert list(runbook.selected(text, chosen)) == rendered.splitlines()
@@ -66,18 +66,22 @@ def odd(pg17: Server, database: DatabaseFactory) -> str:
 
 
 def test_its_commands_run(pg17: Server, odd: str, tmp_path: Path) -> None:
-    """Its blocks, as printed, with another database in the same store."""
+    """Its blocks, as printed, with another database in the same store; backups are encrypted."""
     backups = tmp_path / "the backups"
+    key = private_keys.age_key(tmp_path)
     args = ("--type=daily", "--no-prune")
-    name = invoke.backup(pg17, odd, backups, *args).name.removesuffix(".sql.gz")
+    made = invoke.backup(pg17, odd, backups, *args, BACKUP_ENCRYPT_TO=key.recipient)
+    name = made.name.removesuffix(".sql.gz.age")
     older = planted.another(backups, "daily", "weekly", days=8)
     planted.plant(backups, planted.manifest(datetime.now(UTC) - timedelta(hours=1), database="b"))
     file = tmp_path / "runbook.md"
-    env = invoke.environment(pg17, odd, BACKUP_DIR=str(backups))
+    settings = {"BACKUP_DIR": str(backups), "BACKUP_ENCRYPT_TO": key.recipient}
+    env = invoke.environment(pg17, odd, **settings)
     assert str(file) in invoke.run("runbook", f"--output={file}", env=env)
     text = file.read_text()
     assert name in text
     assert older in text
+    assert f"private key of {key.recipient} is kept: ___" in " ".join(text.split())
     printed = baking.blocks(file)
 
     def play(section: str) -> None:
@@ -87,7 +91,7 @@ def test_its_commands_run(pg17: Server, odd: str, tmp_path: Path) -> None:
         if section == "Wrong migration":
             some = [some[-1], *some[:-1]]  # the backup that was made before it
         for block in baking.play(tmp_path, pg17, some, exports, 17):
-            made = [path.name.split(".")[0] for path in backups.glob("*_manual_*Z.sql.gz")]
+            made = [path.name.split(".")[0] for path in backups.glob("*_manual_*Z.sql.gz.age")]
             for stem in made:
                 example = re.sub(r"\d{8}T\d{6}Z", runbook.EXAMPLE_TIME, stem)
                 block.text = block.text.replace(example, stem)
@@ -102,6 +106,10 @@ def test_its_commands_run(pg17: Server, odd: str, tmp_path: Path) -> None:
     exports = next(block.text for block in printed if block.section == "First steps"
                    and block.language == "sh")  # fmt: skip
     play("First steps")
+    private = key.file.read_bytes()
+    play("Encrypted backups")  # which removes this copy
+    key.file.write_bytes(private)
+    key.file.chmod(0o600)
     servers.sql(pg17, odd, "drop table orders cascade")
     play("Dropped table")
     play("Wrong migration")
@@ -113,7 +121,8 @@ def test_its_commands_run(pg17: Server, odd: str, tmp_path: Path) -> None:
     by_hand = f"{odd}_by_hand"
     assert servers.sql(pg17, by_hand, "select * from orders order by id") == rows
     assert servers.sql(pg17, odd, "select * from orders order by id") == rows
-    servers.drop(pg17, by_hand)
+    for suffix in ("by_hand", "by_age", "decrypted"):
+        servers.drop(pg17, f"{odd}_{suffix}")
 
 
 def test_no_server_no_backups_no_secrets(tmp_path: Path) -> None:
@@ -151,3 +160,11 @@ def test_no_server_no_backups_no_secrets(tmp_path: Path) -> None:
         assert max(map(len, prose.splitlines())) <= 80
     assert "aws s3api" not in other
     assert naming.encode_database("o t") in other
+    assert "   zcat o%20t_daily_20261122T020000Z.sql.gz |\n" in other
+    assert "encrypted backups" not in other
+    key = private_keys.gpg_key(tmp_path)
+    private_keys.close(key)
+    env["BACKUP_ENCRYPT_TO"] = str(key.public)
+    ours = invoke.run("runbook", "--target=other", f"--dir={tmp_path}/none", env=env)
+    assert f"alone: `{key.fingerprint}`." in " ".join(ours.split())
+    assert "   gpg -d o%20t_daily_20261122T020000Z.sql.gz.gpg | zcat |\n" in ours

@@ -1,6 +1,7 @@
 """Backups as if taken in the past: manifests of any date, with placeholder files."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -73,10 +74,11 @@ def another(
            for name in ("taken", "snapshot", "finished")},
     )  # fmt: skip
     assert one.globals is not None
+    name = replace(made.name, cipher=one.name.cipher)
     made = msgspec.structs.replace(
         made,
-        artifact=msgspec.structs.replace(one.artifact, name=made.name.artifact),
-        globals=msgspec.structs.replace(one.globals, name=made.name.globals),
+        artifact=msgspec.structs.replace(one.artifact, name=name.artifact),
+        globals=msgspec.structs.replace(one.globals, name=name.globals),
     )
     for old, new in zip(one.name.files[:-1], made.name.files[:-1], strict=True):
         data = (directory / old).read_bytes()

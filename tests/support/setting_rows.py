@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference.md"
 TEMPLATE = ROOT / "template/{{cookiecutter.project_slug}}/docs/operations/backup-reference.md"
 # A project without a bucket or without monitoring reads nothing about them.
-OPTIONS = {Group.BUCKET: "include_s3", Group.MONITORING: "include_observability"}
+OPTIONS = {
+    Group.BUCKET: "include_s3",
+    Group.MONITORING: "include_observability",
+    Group.ENCRYPTION: "include_encryption",
+}
 BUCKET_ONLY = ", or `s3://BUCKET/PREFIX` for backups in a bucket only"
 
 

@@ -96,6 +96,10 @@ Clear separation of concerns
 ### 7. Fail-Open Pattern
 Fail closed until a backup is complete, and fail open afterwards
 (?:\|[^|]+\|[^|]+\| [\d a-z,]+ \| ?){4}
+### 8. Encryption: Public Keys
+Choice: Optional encryption with age or GPG
+Private keys are kept elsewhere
+Fails closed
 ## Alternatives Considered
 ### Alternative 1: pg_basebackup (Physical Backups)
 fastest backup and restore for large databases
@@ -149,7 +153,7 @@ Decision: Rejected\. pgkeep does all of this
 3\. Scaling limits: pg_dump may be slow for very large databases \(>100GB\)\. .*200 GB
 4\. Manual scheduling: Requires external cron/scheduler setup
 5\. Dependence on Python and pgkeep:
-6\. No encryption:
+6\. Key management:
 ### Risks and Mitigations
 \| Backup job failure \| Exit codes enable monitoring; recommend alerting
 \| Storage exhaustion \| Retention policy auto-cleans; monitor disk space \|
@@ -183,8 +187,8 @@ Add pg_basebackup for base snapshots
 Document recovery_target_time usage
 2\. Incremental Backups - Investigate pgBackRest for incremental support
 Reduce storage requirements for large databases
-3\. Backup Encryption - Add GPG encryption for backups at rest
-Key management documentation
+3\. Backup Encryption - Done: GPG or age encryption for backups at rest
+Done: Key management documentation
 4\. Parallel Backup/Restore - Done: .*pg_dump --jobs .*pg_restore --jobs .*custom
 5\. Monitoring Integration - Done: Prometheus metrics for backup status
 Grafana dashboard for backup health
@@ -286,7 +290,7 @@ def test_adr_023_is_what_its_author_asked_for(projects: dict[str, Path]) -> None
     wanted = outline()
     for project in projects.values():
         assert headings(project / STRATEGY) == [*wanted]
-    record = projects["yes-yes-yes-yes"] / STRATEGY
+    record = projects["yes-yes-yes-yes-yes"] / STRATEGY
     missing = [
         (heading, statement)
         for heading, statements in wanted.items()

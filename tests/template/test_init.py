@@ -251,7 +251,8 @@ def test_an_existing_repository(repository: Path) -> None:
     assert "[ADR-0021: Kubernetes Deployment](./0021-kubernetes-deployment.md)" in record
 
     compose = yaml.safe_load((repository / "compose.backup.yml").read_text())
-    assert (compose["services"].keys(), "volumes" in compose) == ({"backup", "backup-page"}, False)
+    assert compose["services"].keys() == {"backup", "restore", "backup-page"}
+    assert "volumes" not in compose
     assert "depends_on" not in compose["services"]["backup"]
     together = "docker compose -f docker-compose.yml -f compose.backup.yml run --rm backup"
     assert together in (repository / "README.backup.md").read_text()

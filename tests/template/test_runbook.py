@@ -17,7 +17,7 @@ import pytest
 from pgkeep import config
 from pgkeep.model import naming
 from pgkeep.postgres.server import Server
-from tests.support import baking, planted, servers
+from tests.support import baking, planted, private_keys, servers
 from tests.support.baking import Block
 from tests.support.buckets import Buckets
 from tests.support.place import RUNBOOK, Place
@@ -196,6 +196,20 @@ def without_pgkeep(place: Place, variables: str) -> None:
     assert place.contents("app_by_hand") == place.good
 
 
+@scene("Encrypted backups")
+def encrypted_backups(place: Place, variables: str) -> None:
+    """With a key from elsewhere, by pgkeep and by age; then without this key."""
+    key = private_keys.age_key(place.project)
+    place.shell(f"BACKUP_ENCRYPT_TO={key.recipient} ./scripts/db-backup.sh")
+    for _ in place.play("Encrypted backups", variables):
+        pass
+    assert place.contents("app_decrypted") == place.good
+    assert place.contents("app_by_age") == place.good
+    assert not key.file.exists()
+    for _ in place.play("Lost or stolen key", variables):
+        pass
+
+
 @scene("How long it takes")
 def how_long(place: Place, variables: str) -> None:
     planted.drill(place.project / "backups", "daily", seconds=83)
@@ -358,8 +372,8 @@ ELSEWHERE = re.compile("(kubectl|sudo|aws|docker|syft|grype) |export NS=|PV=|  -
 def test_no_command_of_the_documents_is_left_out(the_place: Place) -> None:
     """What is not run needs Docker, Kubernetes or the server's own machine."""
     ran = {
-        *SCENES, "Lost credentials", "Damaged backup", "Lost server", "Ransomware", "Every month",
-        "Interface", "Setup", "pgkeep",
+        *SCENES, "Lost or stolen key", "Lost credentials", "Damaged backup", "Lost server",
+        "Ransomware", "Every month", "Interface", "Setup", "pgkeep",
     }  # fmt: skip
     for document in baking.files(the_place.project, "*.md"):
         for block in baking.blocks(document):
@@ -427,5 +441,5 @@ def test_what_deletes_says_so(the_place: Place) -> None:
     text = (the_place.project / RUNBOOK).read_text()
     steps = re.split(r"^(?=\d\. |\*\*|#)", text, flags=re.MULTILINE)
     deleting = [step for step in steps if DELETES.search(step)]
-    assert len(deleting) == 9
+    assert len(deleting) == 10
     assert [step for step in deleting if "**Deletes**" not in step] == []

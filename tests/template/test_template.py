@@ -22,6 +22,7 @@ from psycopg.pq import Conninfo
 import pgkeep
 from pgkeep import config
 from pgkeep.cli.serve import PORT
+from pgkeep.crypt import age_identities
 from pgkeep.settings import SETTINGS
 from tests.support.baking import (
     OPTIONS,
@@ -54,6 +55,8 @@ WATCHED = re.compile(
     r"|METRICS_DIR|(?i:pushgateway|grafana|node.exporter|prometheus|dashboard|alertmanager)|9648"
     r"|pgkeep(\.sh)? (metrics|serve)|-page"
 )
+# What only a project with include_encryption knows.
+ENCRYPTING = re.compile(r"BACKUP_ENCRYPT_TO|BACKUP_IDENTITY_FILE|--identity|identity\.txt|gnupg")
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +70,14 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def full(projects: dict[str, Path]) -> Path:
     """The one with everything."""
-    return projects["yes-yes-yes-yes"]
+    return projects["yes-yes-yes-yes-yes"]
 
 
 def test_nothing_of_the_template_is_left(projects: dict[str, Path]) -> None:
     """Neither Jinja nor what was not asked for; and lines end as they should."""
     assert len(projects) == 16
     for options, project in projects.items():
-        kubernetes, observability, s3, actions = options.split("-")
+        kubernetes, observability, s3, encryption, actions = options.split("-")
         assert (project / "k8s").exists() == (kubernetes == "yes")
         assert (project / "deploy" / "monitoring").exists() == (observability == "yes")
         assert (project / "k8s" / "page").exists() == (kubernetes == observability == "yes")
@@ -88,6 +91,13 @@ def test_nothing_of_the_template_is_left(projects: dict[str, Path]) -> None:
             and file.name != "requirements.lock"  # of all extras
         ]
         assert bool(watched) == (observability == "yes"), watched
+        encrypting = [
+            file
+            for file in files(project)
+            if ENCRYPTING.search(file.read_text())
+            and file.relative_to(project).as_posix() not in COPIED  # of all options
+        ]
+        assert bool(encrypting) == (encryption == "yes"), encrypting
         for path in files(project):
             if path.relative_to(project).as_posix() in COPIED:
                 continue
@@ -241,8 +251,11 @@ def test_the_dockerfile_is_clean(full: Path, projects: dict[str, Path]) -> None:
     assert user not in users_of_debian()
     assert 'ENTRYPOINT ["pgkeep"]' in text  # no shell between PID 1 and pgkeep
     for options, project in projects.items():
-        _, observability, s3, _ = (part == "yes" for part in options.split("-"))
-        extras = ["drill", *["metrics", "serve"] * observability, *["s3"] * s3]
+        _, observability, s3, encryption, _ = (part == "yes" for part in options.split("-"))
+        extras = ["drill", *["age"] * encryption, *["metrics", "serve"] * observability]
+        extras += ["s3"] * s3
+        text = (project / "Dockerfile.backup").read_text()
+        assert bool(re.search(r"ca-certificates age gnupg \\$", text, re.MULTILINE)) == encryption
         lines = (project / "scripts" / "requirements.txt").read_text().splitlines()
         digest = hashlib.sha256((project / wheel).read_bytes()).hexdigest()
         assert [line for line in lines if not line.startswith("#")] == [
@@ -306,18 +319,19 @@ def interpolated(text: str, environ: dict[str, str]) -> str:
 
 def test_compose_has_what_it_refers_to(projects: dict[str, Path]) -> None:
     """With the variables of .env.backup.example; the backup service can do one thing only."""
-    for project in projects.values():
+    for options, project in projects.items():
         lines = (project / ".env.backup.example").read_text().splitlines()
         environ = dict(line.split("=", 1) for line in lines if re.match("[A-Z]", line))
         known = {
             line.lstrip("#").split("=")[0] for line in lines if re.match("#?[A-Z_0-9]+=", line)
         }
         text = re.sub(" *# .*", "", (project / "compose.backup.yml").read_text())
-        used = re.findall(r"\$\{([A-Z_0-9]+):", text)
+        used = re.findall(r"\$\{([A-Z_0-9]+):|^ +([A-Z_0-9]+):$", text, re.MULTILINE)
         compose = yaml.safe_load(interpolated(text, environ))
         backup = compose["services"]["backup"]
         assert {"POSTGRES_PASSWORD", "HOST_UID"} <= environ.keys()
-        assert set(used) <= known, "told in .env.backup.example"
+        assert {name or other for name, other in used} <= known, "told in .env.backup.example"
+        assert ("restore" in compose["services"]) == (options.split("-")[3] == "yes")
         assert settings_unknown(backup["environment"]) == set()
         assert (project / backup["build"]["dockerfile"]).is_file()
         for volume in compose["services"]["db"]["volumes"]:
@@ -354,6 +368,15 @@ def test_compose_tells_and_shows_what_it_is_told_to(full: Path) -> None:
     (loaded,) = config.load(page["environment"])
     assert (loaded.settings.serve_token, loaded.settings.drill_max_age) == (token, 63 * 86400)
     assert "password" not in loaded.connection
+    # Passed on only if it is set: an empty value is an error, so that no secret is missed.
+    assert backup["environment"]["BACKUP_ENCRYPT_TO"] is None
+    restore = services["restore"]
+    assert [name for name, service in services.items() if "secrets" in service] == ["restore"]
+    (secret,) = restore["secrets"]
+    assert restore["environment"].pop("BACKUP_IDENTITY_FILE") == f"/run/secrets/{secret}"
+    assert restore["environment"] == backup["environment"]
+    for name in ("image", "build", "user", "read_only", "cap_drop", "security_opt"):
+        assert restore[name] == backup[name]
     assert page["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
     assert page["command"] == ["serve", f"--listen=0.0.0.0:{PORT}"]
     assert page["volumes"] == ["./backups:/backups:ro"]
@@ -420,8 +443,9 @@ def objects(
     """
     made: dict[str, list[dict[str, Any]]] = {}
     for options, project in projects.items():
-        kubernetes, observability, s3, actions = options.split("-")
+        kubernetes, observability, s3, encryption, actions = options.split("-")
         if kubernetes == "yes" and actions == "yes":
+            assert (encryption == "yes") == decrypts(f"{observability}-{s3}")
             # Other workers read the same projects.
             k8s = tmp_path_factory.mktemp(options) / "k8s"
             shutil.copytree(project / "k8s", k8s)
@@ -455,6 +479,12 @@ def pod(one: dict[str, Any]) -> dict[str, Any] | None:
 def pod_spec(one: dict[str, Any]) -> dict[str, Any] | None:
     found = pod(one)
     return None if found is None else dict(found["spec"])
+
+
+def decrypts(name: str) -> bool:
+    """Whether a project with Kubernetes and a workflow has include_encryption."""
+    observability, s3, *_ = name.split("-")
+    return observability == s3
 
 
 def has_page(name: str) -> bool:
@@ -540,15 +570,33 @@ def test_secrets_that_pods_need_are_made_by_the_documents(
     for spec in filter(None, map(pod_spec, objects["yes-yes-staging"])):
         (container,) = spec["containers"]
         env = {one["name"]: one for one in container["env"]}
-        (name,) = [v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v]
-        (file,) = [Path(one["value"]) for name, one in env.items() if name.endswith("_FILE")]
-        assert str(file.parent) in {mount["mountPath"] for mount in container["volumeMounts"]}
-        needed[name] = {file.name}
+        secrets = {v["name"]: v["secret"] for v in spec["volumes"] if "secret" in v}
+        mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        for variable in (one for one in env if one.endswith("_FILE")):
+            file = Path(env[variable]["value"])
+            name = secrets.pop(mounted[str(file.parent)])["secretName"]
+            needed.setdefault(name, set()).add(file.name)
+        assert secrets == {}
         if "POSTGRES_USER" in env:
             reference = env["POSTGRES_USER"]["valueFrom"]["secretKeyRef"]
-            assert reference["name"] == name
-            needed[name].add(reference["key"])
+            needed[reference["name"]].add(reference["key"])
     assert made == needed
+
+
+def test_only_what_decrypts_has_the_private_key(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """The drill and the restore pod; as a file that pgkeep accepts, and optional as encryption."""
+    for name, built in objects.items():
+        having = []
+        for one in built:
+            spec = pod_spec(one)
+            secrets = [v["secret"] for v in (spec or {}).get("volumes", []) if "secret" in v]
+            for secret in secrets:
+                if secret["secretName"] == "my-project-backup-identity":
+                    having.append(one["metadata"]["name"])
+                    assert secret["defaultMode"] in age_identities.ALLOWED_MODES
+                    assert secret["optional"] is True
+        wanted = ["my-project-backup-drill", "my-project-restore"]
+        assert sorted(having) == wanted * decrypts(name)
 
 
 def test_jobs_end_in_time_and_one_at_a_time(objects: dict[str, list[dict[str, Any]]]) -> None:
@@ -729,12 +777,13 @@ def test_dumps_and_passwords_are_not_committed(full: Path, tmp_path: Path) -> No
     subprocess.run(["git", "init", "-q", str(full)], check=True)
     names = [
         "backups/app_daily_20261122T020000Z.sql.gz", "scripts/backup-config.env", ".env",
-        "backups/.gitignore", "scripts/backup-config.env.example", ".env.backup.example",
+        "identity.txt", "identity-new.txt", "keys/private.asc", "backups/.gitignore",
+        "scripts/backup-config.env.example", ".env.backup.example",
     ]  # fmt: skip
     done = subprocess.run(
         ["git", "check-ignore", *names], cwd=full, capture_output=True, text=True, check=False
     )
-    assert done.stdout.splitlines() == names[:3]
+    assert done.stdout.splitlines() == names[:6]
     (full / ".git").rename(tmp_path / "git")
 
 

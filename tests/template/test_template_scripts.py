@@ -246,6 +246,13 @@ def test_pgkeep_is_found_on_path_in_the_environment_or_in_docker(
     assert started == ["compose", *file, "run", "--rm", "-T", "backup", "backup", "--type=weekly"]
     compose = yaml.safe_load((project / "compose.backup.yml").read_text())
     assert started[6] in compose["services"]
+    (project / "identity.txt").write_text("private")
+    script = project / "scripts" / "pgkeep.sh"
+    for command in ("list", "backup"):
+        _, out, _ = call(script, command, PATH=f"{tmp_path / 'bin'}:{SYSTEM}")
+        service = "backup" if command == "backup" else "restore"  # which has the private key
+        assert words(out)[6:] == [service, command]
+        assert service in compose["services"]
     (tmp_path / "bin" / "docker").unlink()
     bare = tmp_path / "bare"  # what the script itself needs, and no docker
     bare.mkdir()
@@ -359,6 +366,11 @@ def test_systemd(live: Path, cluster: Server, tmp_path: Path, observability: str
         said = [line for line in done.stderr.splitlines() if "my-project" in line]
         assert [line for line in said if "/srv/my-project" not in line] == []
     assert service["ExecStart"].split()[-1] == "drill"
+    # Of the drill; a missing file is no error, as without encryption.
+    name, _, file = service["LoadCredential"].partition(":")
+    assert (file, service["SetCredential"]) == ("/etc/my-project/identity.txt", f"{name}:#")
+    assert f"BACKUP_IDENTITY_FILE=%d/{name}" in service["Environment"].split()
+    assert "LoadCredential" not in units["my-project-backup.service"]["Service"]
     service = units["my-project-backup.service"]["Service"]
     node = tmp_path / "node"
     node.mkdir()

@@ -156,7 +156,7 @@ def test_other_sources_of_pgkeep(tmp_path: Path) -> None:
         own_wheel().contents.replace(b"pgkeep-0.1.0.dist-info", b"pgkeep-0.0.9.dist-info")
     )
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    extras = "pgkeep[drill,metrics,serve,s3]"
+    extras = "pgkeep[drill,age,metrics,serve,s3]"
     expected = {
         os.path.relpath(wheel): f"{extras}==0.0.9 --hash=sha256:{digest}",
         commit: f"{extras} @ {commit}",

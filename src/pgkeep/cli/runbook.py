@@ -12,8 +12,9 @@ from .. import __version__, progress, runbook
 from .. import errors as e
 from ..catalog import catalog
 from ..catalog.catalog import ListedBackup
+from ..catalog.encryption import encryption_facts
 from ..config import Config
-from ..model.manifest import Manifest
+from ..model.manifest import Encryption, Manifest
 from ..scaffold import places
 from ..settings import BUCKET, SECRETS, SETTINGS, Group
 from ..terminal import printable
@@ -102,10 +103,8 @@ def _values(config: Config, backups: Sequence[ListedBackup], database: str) -> r
     bucket, _, prefix = (place or "").removeprefix(BUCKET).partition("/")
     of_it = [found.manifest for found in backups if found.manifest.database.name == database]
     secrets = ["PGPASSWORD"] if place is None else ["PGPASSWORD", *_KEYS]
+    encryption = _encryption(config, of_it)
     several = len({found.manifest.database.name for found in backups}) > 1
-    facts = [*_facts(variables, urls, of_it), *_newest(backups)]
-    if several:
-        facts += ["", _SEVERAL]
     return runbook.Values(
         database=database,
         backups=of_it,
@@ -115,12 +114,22 @@ def _values(config: Config, backups: Sequence[ListedBackup], database: str) -> r
         prefix=f"{prefix.strip('/')}/" if prefix.strip("/") else "",
         several=several,
         facts=[
-            *_facts(variables, urls, of_it),
+            *_facts(variables, urls, of_it, encryption),
             *_newest(backups),
             *(["", _SEVERAL] if several else []),
         ],
         major=str(of_it[-1].server.version_num // 10000) if of_it else "that of your notes",
+        encryption=encryption,
     )
+
+
+def _encryption(config: Config, backups: Sequence[Manifest]) -> Encryption | None:
+    """Return how new backups are encrypted; if these keys cannot be read here, the newest one."""
+    try:
+        facts = encryption_facts(config.encryption())
+    except e.UsageError:
+        facts = None
+    return facts or next((made.encryption for made in reversed(backups) if made.encryption), None)
 
 
 def _connection(config: Config, database: str) -> dict[str, str]:
@@ -149,17 +158,21 @@ def _places(config: Config) -> list[str]:
 
 
 def _store(config: Config) -> dict[str, str]:
-    """Return the variables of the directory and the bucket."""
+    """Return the variables of the directory and the bucket, and of the public keys."""
     found = {"BACKUP_DIR": _places(config)[0]}
     for setting in SETTINGS:
         value = config.values.get(setting.variable)
-        if setting.group == Group.BUCKET and setting.variable not in SECRETS and value is not None:
+        wanted = setting.group == Group.BUCKET or setting.variable == "BACKUP_ENCRYPT_TO"
+        if wanted and setting.variable not in SECRETS and value is not None:
             found[setting.variable] = value.text
     return found
 
 
 def _facts(
-    variables: dict[str, str], urls: Sequence[str], backups: Sequence[Manifest]
+    variables: dict[str, str],
+    urls: Sequence[str],
+    backups: Sequence[Manifest],
+    encryption: Encryption | None,
 ) -> list[str]:
     now = datetime.now(UTC)
     drills = [drill for manifest in backups for drill in manifest.drills if drill.passed]
@@ -175,6 +188,7 @@ def _facts(
         "database": variables["PGDATABASE"],
         "backups": " and ".join(urls),
         "last drill": measured,
+        **_keys(encryption),
         "passwords and keys are kept": "_" * 30,
         "who can block the keys of the bucket": "_" * 30,
     }
@@ -183,6 +197,13 @@ def _facts(
         " contains no passwords. Print it again once a month, and after every change."
     )
     return [printed, "", *(f"- {name}: {printable(text)}" for name, text in facts.items()), ""]
+
+
+def _keys(encryption: Encryption | None) -> dict[str, str]:
+    """Return a line for each private key, to be filled in by hand."""
+    if encryption is None:
+        return {}
+    return {f"private key of {key} is kept": "_" * 30 for key in encryption.recipients}
 
 
 def _newest(backups: Sequence[ListedBackup]) -> list[str]:

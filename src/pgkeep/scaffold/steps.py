@@ -15,6 +15,7 @@ SETTINGS = "scripts/backup-config.env"
 # What must never be committed, by an example of each.
 SECRETS = (
     SETTINGS, ".env", f"{BACKUPS}/app_daily_20261122T020000Z.sql.gz", "drill.html", "drill.json",
+    "identity.txt",
 )  # fmt: skip
 WIDTH = 74  # of a line, which is printed with an indent of 6
 

@@ -91,7 +91,18 @@ for program in "$(command -v pgkeep || true)" "$project/.venv/bin/pgkeep" "$proj
 done
 if command -v docker >/dev/null; then
     cd "$project" # the container sees backups/ under the same relative path
+{% if cookiecutter.include_encryption == 'yes' %}
+    service=backup
+    # Only the service "restore" has the private key. A backup never gets it.
+    if [ -e identity.txt ]; then service=restore; fi
+    for argument; do
+        if [ "$argument" = backup ]; then service=backup; fi
+    done
+    if [ -t 0 ]; then exec {{ cookiecutter.__compose }} run --rm "$service" "$@"; fi
+    exec {{ cookiecutter.__compose }} run --rm -T "$service" "$@"
+{% else %}
     if [ -t 0 ]; then exec {{ cookiecutter.__compose }} run --rm backup "$@"; fi
     exec {{ cookiecutter.__compose }} run --rm -T backup "$@"
+{% endif %}
 fi
 fail "pgkeep was not found on PATH or in $project/.venv, and docker is not installed"
