@@ -32,17 +32,17 @@ def inherited() -> str:
 
 
 def ask(
-    path: str, args: list[str], environ: "dict[str, str] | os._Environ[str]", files: list[int]
+    name: str, args: list[str], environ: "dict[str, str] | os._Environ[str]", files: list[int]
 ) -> int:
     """Start a fork with standard input, output and error; return what reports its id and end."""
     request = os.memfd_create("request")
     words = [os.getcwd(), str(len(args)), *args]  # noqa: PTH109 - pathlib takes as long as all else
-    words += (f"{name}={value}" for name, value in environ.items())
+    words += ("=".join(item) for item in environ.items())
     os.write(request, os.fsencode("\0".join(words)))
     read, write = os.pipe()
     control = _socket.socket(_socket.AF_UNIX)
     try:
-        control.connect(path)
+        control.connect(f"\0{name}")
         numbers = [request, *files, write]
         descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in numbers)
         control.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
@@ -53,12 +53,12 @@ def ask(
     return read
 
 
-def _main(path: str, expected: str, command: str, *args: str) -> None:
+def _main(name: str, expected: str, command: str, *args: str) -> None:
     if any(map(os.isatty, range(3))) or inherited() != expected:
         os.execv(command, [command, *args])  # noqa: S606
     import _signal  # type: ignore[import-not-found]  # noqa: PLC0415
 
-    result = open(ask(path, list(args), os.environ, [0, 1, 2]))  # noqa: SIM115
+    result = open(ask(name, list(args), os.environ, [0, 1, 2]))  # noqa: SIM115
     os.closerange(0, 3)
     pid = int(result.readline())
     for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM):

@@ -59,10 +59,10 @@ class _Launcher:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pgkeep-launcher-"))
-        self._path = str(self.folder / "socket")
+        self._name = self.folder.name
         self._control, theirs = socket.socketpair()
         with theirs, socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(self._path)
+            listener.bind(f"\0{self._name}")  # has no path, which TMPDIR could make too long
             listener.listen(64)
             descriptors = [theirs.fileno(), listener.fileno()]
             self._process = subprocess.Popen(
@@ -70,7 +70,7 @@ class _Launcher:
                 pass_fds=descriptors, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )  # fmt: skip
         command = [
-            sys.executable, "-IS", fork_client.__file__, self._path, inherited(), PGKEEP,
+            sys.executable, "-IS", fork_client.__file__, self._name, inherited(), PGKEEP,
         ]  # fmt: skip
         program = self.folder / "pgkeep"
         program.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
@@ -87,7 +87,7 @@ class _Launcher:
         pipes = [os.pipe() for _ in range(2)]
         files = [os.open(os.devnull, os.O_RDONLY), *(write for _, write in pipes)]
         try:
-            result = fork_client.ask(self._path, list(args), dict(env), files)
+            result = fork_client.ask(self._name, list(args), dict(env), files)
         finally:
             for descriptor in files:
                 os.close(descriptor)

@@ -83,14 +83,18 @@ def programs_for(major: int) -> programs.Installation:
 
 @functools.cache
 def data_folder() -> Path | None:
-    """Return where servers have their data: in memory if there is enough, else the default."""
+    """Return where servers have their data: in memory if there is enough, else the default.
+
+    The programs of a server can be copied there, too, so it must be possible to run them.
+    """
     try:
-        free = shutil.disk_usage(MEMORY).free
+        system = os.statvfs(MEMORY)
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     (available,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return MEMORY if min(free, int(available) << 10) > MEMORY_BYTES else None
+    enough = min(system.f_bavail * system.f_frsize, int(available) << 10) > MEMORY_BYTES
+    return MEMORY if enough and not system.f_flag & os.ST_NOEXEC else None
 
 
 def _cached(major: int, fetch: Callable[[int, Path], None]) -> Path:
