@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pgkeep.postgres.server import Server
+from tests.support import private_keys
 from tests.support.buckets import Buckets
 from tests.support.disposable import Disposables
+from tests.support.private_keys import AgeKey, GpgKey
 from tests.support.servers import DEFAULT, Servers, create, drop, major_of, sql
 
 DatabaseFactory = Callable[..., str]
@@ -105,3 +107,20 @@ def app(pg17: Server, database: DatabaseFactory) -> str:
     sql(pg17, name, "create table t as select generate_series(1, 1000) a")
     sql(pg17, name, "create table u as select 1 a")
     return name
+
+
+@pytest.fixture(scope="session")
+def age_key(tmp_path_factory: pytest.TempPathFactory) -> AgeKey:
+    return private_keys.age_key(tmp_path_factory.mktemp("age"))
+
+
+@pytest.fixture(scope="session")
+def other_age_key(tmp_path_factory: pytest.TempPathFactory) -> AgeKey:
+    return private_keys.age_key(tmp_path_factory.mktemp("age"))
+
+
+@pytest.fixture(scope="session")
+def gpg_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpgKey]:
+    key = private_keys.gpg_key(tmp_path_factory.mktemp("gpg"))
+    yield key
+    private_keys.close(key)

@@ -1,4 +1,4 @@
-"""Keys for the tests of encryption; each worker makes them once."""
+"""Encrypted backups for reading; each worker makes them once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,25 +7,8 @@ from pathlib import Path
 import pytest
 
 from pgkeep.postgres.server import Server
-from tests.support import invoke, private_keys, servers
+from tests.support import invoke, servers
 from tests.support.private_keys import AgeKey, GpgKey
-
-
-@pytest.fixture(scope="session")
-def age_key(tmp_path_factory: pytest.TempPathFactory) -> AgeKey:
-    return private_keys.age_key(tmp_path_factory.mktemp("age"))
-
-
-@pytest.fixture(scope="session")
-def other_age_key(tmp_path_factory: pytest.TempPathFactory) -> AgeKey:
-    return private_keys.age_key(tmp_path_factory.mktemp("age"))
-
-
-@pytest.fixture(scope="session")
-def gpg_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpgKey]:
-    key = private_keys.gpg_key(tmp_path_factory.mktemp("gpg"))
-    yield key
-    private_keys.close(key)
 
 
 @dataclass(frozen=True, slots=True)
