@@ -230,13 +230,16 @@ def test_gpg_keys_that_cannot_be_used(trial: Trial, keyring: Keyring, tmp_path: 
 def test_settings_of_the_user_do_not_matter(
     pg17: Server, app: str, keyring: Keyring, tmp_path: Path
 ) -> None:
-    """gpg.conf, trust and locale of a user neither prevent a backup nor add a recipient."""
+    """gpg.conf, trust, locale and TMPDIR neither prevent a backup nor add a recipient."""
     other = keyring.create("other@x.org", algorithm="rsa2048")
     (keyring.home / "gpg.conf").write_text(
         f"encrypt-to {other}\narmor\ntrust-model pgp\nno-such-option\ndefault-recipient {other}\n"
     )
     recipients = f"{keyring.good}, 0x{keyring.good.lower()}"
-    settings = {"LANGUAGE": "de", "LC_ALL": "C.UTF-8", "GNUPGHOME": str(keyring.home)}
+    long = tmp_path / ("long" * 20)  # in which no path of a socket has room
+    long.mkdir()
+    settings = {"LANGUAGE": "de", "LC_ALL": "C.UTF-8", "TMPDIR": str(long)}
+    settings |= {"GNUPGHOME": str(keyring.home)}
     artifact = invoke.backup(pg17, app, tmp_path / "b", BACKUP_ENCRYPT_TO=recipients, **settings)
     manifest = json.loads(next((tmp_path / "b").glob("*.manifest.json")).read_text())
     assert manifest["encryption"]["recipients"] == [keyring.good]

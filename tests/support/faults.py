@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -182,8 +182,7 @@ def remove_unfinished_publication(directory: Path) -> None:
     list` names them, and `pgkeep adopt` recreates the manifest.
     """
     names = {name for name in invoke.left_over(directory) if ".partial-" not in name}
-    parsed = {one for one in map(naming.parse, names) if one is not None}
-    for backup in parsed:
+    for backup in _backups_of(names):
         if backup.manifest in names:
             continue
         renamed = [file for file in backup.files if file in names]
@@ -198,7 +197,15 @@ def published(directory: Path) -> list[str]:
     parsed = [(name, naming.parse(name)) for name in names]
     orphans = [name for name, one in parsed if one is None or one.manifest not in names]
     assert not orphans, orphans
-    manifests = {one.manifest for _, one in parsed if one is not None}
-    complete = {file for _, one in parsed if one is not None for file in one.files}
-    assert names == complete
-    return sorted(manifests)
+    backups = _backups_of(names)
+    assert names == {file for backup in backups for file in backup.files}
+    return sorted(backup.manifest for backup in backups)
+
+
+def _backups_of(names: Iterable[str]) -> list[naming.BackupName]:
+    """Return the backups that have these files; a manifest's name does not show the cipher."""
+    found: dict[naming.BackupName, naming.BackupName] = {}
+    for backup in map(naming.parse, names):
+        if backup is not None and (backup not in found or backup.cipher):
+            found[backup] = backup
+    return list(found.values())

@@ -3,6 +3,8 @@
 import io
 import queue
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, Self
 
@@ -14,8 +16,9 @@ from ..stores.store import Source, Upload
 from . import gpg
 from .recipients import Recipients
 
-WAITING = 4  # blocks that can wait for the encryption
+WAITING = 2  # blocks that can wait for the encryption, each of some MiB
 BLOCK = 1 << 20  # bytes that are written to the store at once
+HANG = 300.0  # seconds in which gpg must write something, while it has input
 PATIENCE = 5.0  # seconds for a thread to stop after it is no longer needed
 
 
@@ -74,6 +77,8 @@ class EncryptedUpload:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._encryption.running:  # after a failure: it can wait for the store
+            self._upload.stop()
         self._encryption.__exit__()
 
 
@@ -88,20 +93,30 @@ class _Encryption:
         self._ended = False
         self._stopped = False
         self._error: BaseException | None = None
+        self._child: Child | None = None
         self._thread = threading.Thread(target=self._run, name="encrypt", daemon=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether something is left to encrypt, or to write."""
+        return self._thread.is_alive()
 
     def write(self, data: bytes) -> None:
         """Append bytes of plain text; waits while too many are waiting."""
+        hanging = self._hanging()
         while data:
             self._check()
             with suppress(queue.Full):
                 self._blocks.put(data, timeout=0.5)
                 return
+            hanging()
 
     def finish(self) -> None:
         """Wait until everything is encrypted and written."""
         ended = False
+        hanging = self._hanging()
         while self._thread.is_alive():
+            hanging()
             if not ended:
                 with suppress(queue.Full):
                     self._blocks.put(b"", timeout=0.5)
@@ -110,12 +125,12 @@ class _Encryption:
                 self._thread.join(0.5)
         if self._error is not None:
             raise self._error
-        if not self._ended:
-            raise e.StoreError("the encryption ended before its input")
 
     def stop(self) -> None:
         """Make a `write` fail that waits."""
         self._stopped = True
+        if self._child is not None:  # which can hang
+            self._child.kill()
         with suppress(queue.Full):
             self._blocks.put_nowait(b"")
 
@@ -135,6 +150,20 @@ class _Encryption:
         if self._stopped or not self._thread.is_alive():
             raise e.StoreError("the encryption was stopped")
 
+    def _hanging(self) -> Callable[[], None]:
+        """Return a function to call while waiting; it fails if gpg does not go on."""
+        before, since = self._sink.writes, time.monotonic()
+
+        def check() -> None:
+            nonlocal before, since
+            if self._child is None or self._sink.writing or self._sink.writes != before:
+                before, since = self._sink.writes, time.monotonic()
+            elif time.monotonic() - since > HANG:
+                self.stop()
+                raise e.StoreError(f"could not encrypt: gpg has written nothing for {HANG:g} s")
+
+        return check
+
     def _run(self) -> None:
         try:
             if self._recipients.cipher is Cipher.AGE:
@@ -142,6 +171,8 @@ class _Encryption:
             else:
                 self._gpg()
             self._sink.flush()
+            if not self._ended:
+                raise e.StoreError("the encryption ended before its input")
         except BaseException as error:  # noqa: BLE001 - raised by `write` or `finish`
             self._error = self._sink.error or error
 
@@ -159,6 +190,7 @@ class _Encryption:
             gpg.home_of(self._recipients.keyring) as home,
             gpg.encryption(home, self._recipients.names) as child,
         ):
+            self._child = child
             feeder = threading.Thread(target=self._feed, args=(child,), daemon=True)
             feeder.start()
             while block := child.read():
@@ -197,10 +229,13 @@ class _Blocks:
         self._sink = sink
         self._parts: list[bytes] = []
         self._size = 0
+        self.writes = 0  # calls of `write`
+        self.writing = False  # it waits for the sink, which has its own limits
         self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         """Append bytes; return how many, as files do."""
+        self.writes += 1
         self._parts.append(bytes(data))
         self._size += len(data)
         if self._size >= BLOCK:
@@ -212,9 +247,12 @@ class _Blocks:
         data = b"".join(self._parts)
         self._parts.clear()
         self._size = 0
+        self.writing = True
         try:
             if data:
                 self._sink.write(data)
         except BaseException as error:
             self.error = error
             raise
+        finally:
+            self.writing = False

@@ -4,6 +4,7 @@ Public keys are imported into a home directory of our own that is removed afterw
 nobody's keyring is changed. Private keys stay in the user's keyring, with its agent.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -25,6 +26,9 @@ _PUBLIC_KEY = frozenset({0x98, 0x99, 0x9A, 0xC6})
 _PRIVATE_KEY = frozenset({0x94, 0x95, 0x96, 0xC5})  # tag 5
 # What gpg needs of our environment besides: the keyring and the agent, also one that is forwarded.
 _AGENT = ("GNUPGHOME", "GPG_TTY", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY")
+_PREFIX = "pgkeep-gpg-"
+_MINUTE = 60.0  # seconds
+_LONGEST = 60  # bytes: gpg adds names of sockets, and fails if their paths have over 107
 _TRUST = ("--trust-model", "always", "--no-auto-check-trustdb")
 _WHY = {"e": "expired", "r": "was revoked", "d": "is disabled", "i": "is invalid"}
 
@@ -153,13 +157,50 @@ def home_of(keyring: bytes, *, refuse_private: bool = False) -> Iterator[str]:
         UsageError: gpg is missing, or cannot import the keys; or private keys are among them.
 
     """
-    with tempfile.TemporaryDirectory(prefix="pgkeep-gpg-") as home:
+    with _home() as home:
         if refuse_private:  # gpg would write them into the directory
             packets = _run(["--list-packets"], {"GNUPGHOME": home}, keyring)
             if re.search(rb"^:secret (sub )?key packet:", packets, re.MULTILINE):
                 raise e.UsageError("found a GPG private key, expected public keys")
         _run(["--import"], {"GNUPGHOME": home}, keyring)
         yield home
+
+
+@contextmanager
+def _home() -> Iterator[str]:
+    """Return an empty home directory; those of killed runs are removed too.
+
+    They contain public keys only. A lock shows which ones are in use, also to other containers.
+    """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > _LONGEST:
+        folder = "/tmp"  # noqa: S108 - mkdtemp creates a private directory
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
+                _sweep(entry)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as home:
+        lock = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield home
+        finally:
+            os.close(lock)
+
+
+def _sweep(entry: "os.DirEntry[str]") -> None:
+    """Remove a directory that a killed run of this user has left."""
+    with suppress(OSError):
+        state = entry.stat(follow_symlinks=False)
+        # A new one can be without a lock for a moment.
+        if state.st_uid != os.geteuid() or time.time() - state.st_mtime < _MINUTE:
+            return
+        lock = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(entry.path)
+        finally:
+            os.close(lock)
 
 
 def version() -> str:
@@ -220,6 +261,10 @@ def _run(arguments: Sequence[str], extra: dict[str, str], data: bytes = b"") -> 
     except (OSError, subprocess.TimeoutExpired) as error:
         raise e.UsageError(f"could not run gpg: {error}") from error
     if done.returncode != 0:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        lines = [
+            line
+            for line in done.stderr.decode("utf-8", "replace").splitlines()
+            if line.strip() and "no gpg-agent running" not in line  # which is not required
+        ]
         raise e.UsageError(f"gpg {arguments[0]} failed: {lines[-1] if lines else 'no message'}")
     return done.stdout
