@@ -19,7 +19,7 @@ TEMPLATE = sorted((ROOT / "template").rglob("*.md"))
 IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 # sh: executed here; text: what it prints; console: cannot be executed in a test.
-LANGUAGES = {"sh", "text", "console", "json", "ini", "cron", "mermaid"}
+LANGUAGES = {"sh", "text", "console", "json", "ini", "cron", "mermaid", "yaml"}
 
 # Which still have such terms. Remove a name when its last term is gone; add none.
 

@@ -201,13 +201,18 @@ def encrypted_backups(place: Place, variables: str) -> None:
     """With a key from elsewhere, by pgkeep and by age; then without this key."""
     key = private_keys.age_key(place.project)
     place.shell(f"BACKUP_ENCRYPT_TO={key.recipient} ./scripts/db-backup.sh")
+    private = key.file.read_bytes()
     for _ in place.play("Encrypted backups", variables):
         pass
     assert place.contents("app_decrypted") == place.good
     assert place.contents("app_by_age") == place.good
     assert not key.file.exists()
+    key.file.write_bytes(private)
+    key.file.chmod(0o600)
     for _ in place.play("Lost or stolen key", variables):
         pass
+    said = place.shell("./scripts/pgkeep.sh key check --identity=identity.txt", code=5)
+    assert "other key" in said
 
 
 @scene("How long it takes")
