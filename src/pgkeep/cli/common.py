@@ -150,10 +150,11 @@ def load_config(
 
 def keys(target: config.Config) -> "Keys":
     """Return the private keys; a file that is protected asks for its passphrase on a terminal."""
-    return target.keys(_ask_passphrase)
+    return target.keys(ask_passphrase)
 
 
-def _ask_passphrase(prompt: str) -> str:
+def ask_passphrase(prompt: str) -> str:
+    """Ask for the passphrase of a file of private keys, on a terminal."""
     if not sys.stdin.isatty():
         raise e.UsageError(
             f"cannot ask for the {prompt}: standard input is not a terminal",

@@ -53,6 +53,7 @@ SECTIONS = {
     "Keys of encrypted backups": {
         "key new": "create a private key of age, and print its public key",
         "key check": "find backups that a private key does not decrypt",
+        "key kit": "print how to decrypt and restore backups without pgkeep",
         "rekey": "encrypt existing backups to other public keys",
     },
     "Set up": {

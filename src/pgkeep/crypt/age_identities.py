@@ -192,6 +192,24 @@ def load(path: Path, ask: Ask) -> list[Identity]:
     return found
 
 
+def native_key(path: Path, ask: Ask) -> str:
+    """Return the text of the only native key of age in a file.
+
+    Raises:
+        UsageError: it cannot be read, others can read it, or it contains something else.
+
+    """
+    data = read_private(path)
+    if data.startswith((_ARMOR, b"age-encryption.org/")):
+        data = _unlocked(path, data, ask)
+    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
+    found = [line for line in lines if line.startswith(_SECRET)]
+    if len(found) != 1:
+        raise e.UsageError(f"{path} contains {len(found)} native keys of age, expected 1")
+    _native(found[0], str(path))
+    return found[0]
+
+
 _HINT = "Private keys begin with AGE-SECRET-KEY-1. Create one with: pgkeep key new."
 
 
