@@ -14,7 +14,7 @@ from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.crypt.conftest import Encrypted
 from tests.support import invoke, private_keys, servers
-from tests.support.buckets import Buckets
+from tests.support.buckets import Buckets, uploaded
 from tests.support.compare import assert_same_database
 from tests.support.private_keys import AgeKey, GpgKey
 
@@ -60,16 +60,6 @@ def way(
 def statements(sql: str) -> list[str]:
     """Return the lines that do not differ between two dumps of a database."""
     return [line for line in sql.splitlines() if not line.startswith(("--", "\\restrict", "\\unr"))]
-
-
-def uploaded(buckets: Buckets, folder: Path) -> str:
-    """Put the files of a daily backup into a new bucket; return its name."""
-    bucket = buckets.bucket()
-    for file in folder.iterdir():
-        if file.is_file() and file.suffix != ".lock":
-            key = f"backups/daily/{file.name}"
-            buckets.client().put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
-    return bucket
 
 
 READERS = (

@@ -177,6 +177,16 @@ def keys(client: Any, bucket: str) -> list[str]:
     return [key for key in found if "/records/" not in key and not key.endswith(SUMMARY)]
 
 
+def uploaded(buckets: Buckets, folder: Path) -> str:
+    """Put the files of a daily backup into a new bucket; return its name."""
+    bucket = buckets.bucket()
+    for file in folder.iterdir():
+        if file.is_file() and file.suffix != ".lock":
+            key = f"backups/daily/{file.name}"
+            buckets.client().put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
+    return bucket
+
+
 def bucket_store(
     buckets: Buckets, monkeypatch: pytest.MonkeyPatch, identity: str = "admin", **more: object
 ) -> S3Store:

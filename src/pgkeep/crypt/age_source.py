@@ -9,6 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from .. import errors as e
+from ..model.naming import Cipher
 from ..stores.store import Source
 from . import age_format
 from .age_format import CHUNK, NONCE, SEALED, Header
@@ -58,6 +59,8 @@ def _of(source: Source, error: e.VerificationFailed) -> e.VerificationFailed:
 class AgeSource:
     """The plain text of an age file, open for random access; safe to share between threads."""
 
+    cipher = Cipher.AGE
+
     def __init__(self, stored: Source, file_key_of: Callable[[Header], bytes]) -> None:
         """Check header, length and last chunk; `file_key_of` finds the key of the file."""
         self.stored = stored
@@ -72,9 +75,8 @@ class AgeSource:
         except e.VerificationFailed as error:
             raise _of(stored, error) from error
         self._begin = header.length + NONCE
-        salt = head[header.length : self._begin]  # usually read already: a request less
-        if len(salt) < NONCE:
-            salt = stored.read(header.length, NONCE)
+        self._head = head  # what it contains is not requested again
+        salt = self._stored(header.length, NONCE)
         self._cipher = ChaCha20Poly1305(age_format.derived(file_key, salt, b"payload"))
         # The number of the last chunk. Its plain text is kept: it contains the end marker.
         self._last = max(0, self.size - 1) // CHUNK
@@ -107,11 +109,17 @@ class AgeSource:
         """Release the file."""
         self.stored.close()
 
+    def _stored(self, start: int, length: int) -> bytes:
+        """Return these bytes of the encrypted file."""
+        if start + length <= len(self._head):
+            return self._head[start : start + length]
+        return self.stored.read(start, length)
+
     def _decrypted(self, first: int, last: int) -> bytes:
         """Return the plain text of these chunks."""
         start = self._begin + first * SEALED
         end = self.stored.size if last == self._last else self._begin + (last + 1) * SEALED
-        data = memoryview(self.stored.read(start, end - start))
+        data = memoryview(self._stored(start, end - start))
         chunks = []
         for number in range(first, last + 1):
             nonce = age_format.chunk_nonce(number, final=number == self._last)

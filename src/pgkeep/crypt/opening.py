@@ -203,8 +203,8 @@ def is_encrypted(source: Source) -> bool:
 
 def stored_cipher(source: Source) -> Cipher | None:
     """Return with what the file is encrypted that a source reads."""
-    stored: Source | None = getattr(source, "stored", None)
-    return None if stored is None else cipher_of(stored)
+    cipher: Cipher | None = getattr(source, "cipher", None)
+    return cipher
 
 
 def stored_sha256(source: Source) -> str:

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from .. import errors as e
+from ..model.naming import Cipher
 from ..stores.store import Source
 from .age_format import CHUNK, SEALED, chunk_nonce
 
@@ -22,6 +23,7 @@ class SealedFile:
     """The plain text of an encrypted file; safe to share between threads."""
 
     remote = False
+    cipher = Cipher.GPG
 
     def __init__(self, stored: Source, plain: Iterable[bytes]) -> None:
         """Keep the plain text; the blocks can have any length."""
