@@ -14,10 +14,12 @@ import pytest
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import faults, invoke, leaks, servers
+from tests.support.buckets import Buckets, keys
 from tests.support.faults import Run
 from tests.support.private_keys import AgeKey, GpgKey
+from tests.support.proxy import Fault, proxy
 
-KILLS = int(os.environ.get("KILLS", "3"))  # of each cipher; by hand: KILLS=50
+KILLS = int(os.environ.get("KILLS", "2"))  # of each cipher; by hand: KILLS=50
 SECRET = secrets.token_hex(16)
 FILL = f"""
 create table large as select i, '{SECRET}' || md5(i::text) || md5((-i)::text) as text
@@ -161,4 +163,34 @@ def test_the_disk_is_full(
     assert ".sql.gz." in said
     assert "File too large" in said
     assert invoke.left_over(tmp_path / "b") == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_bucket_that_takes_nothing(
+    pg17: Server, database: DatabaseFactory, gpg_key: GpgKey, buckets: Buckets, temporary: Path
+) -> None:
+    """C9: an encryption that waits for the store ends with it, and with a signal."""
+    name, bucket = database(pg17), buckets.bucket()
+    servers.sql(pg17, name, FILL.replace("60000", "200000"))
+    denied = Fault("status", "partNumber", times=99, status=403, code="AccessDenied")
+    with proxy(buckets.port, denied) as stalled:
+        env = buckets.environment(
+            bucket, BACKUP_S3_ENDPOINT=stalled.endpoint, BACKUP_S3_PART_SIZE="5",
+            BACKUP_S3_TIMEOUT="60", BACKUP_DIR=f"s3://{bucket}/backups", TMPDIR=str(temporary),
+        ) | {"BACKUP_ENCRYPT_TO": str(gpg_key.public)}  # fmt: skip
+        del env["BACKUP_S3_BUCKET"]
+        without_spool = "import pgkeep.stores.spool as s; s.room = lambda: 1000"
+        environment = invoke.environment(pg17, name, **env)
+        done = invoke.run_python(without_spool, "backup", env=environment)
+        assert (done.returncode, "AccessDenied" in done.stderr) == (6, True), done
+        stalled.faults[:] = [Fault("stall", "partNumber", times=99, after=1000)]
+        stalled.requests.clear()
+        with Run(pg17, name, "backup", env=env) as run:
+            faults.eventually(
+                lambda: any("partNumber" in request for request in stalled.requests), "an upload"
+            )
+            run.process.send_signal(signal.SIGTERM)
+            run.ends(143, 20)
+            run.leaves_no_child()
+    assert keys(buckets.client(), bucket) == []
     assert list(temporary.iterdir()) == []

@@ -58,7 +58,7 @@ class Reader(threading.Thread):
             self.rounds += 1
             if last:
                 return
-            self._ended.wait(0.005)  # pgkeep needs the processor too
+            self._ended.wait(0.02)  # pgkeep needs the processor too
 
     def end(self) -> None:
         """Finish the last round."""
