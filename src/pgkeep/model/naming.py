@@ -9,6 +9,7 @@ safe file name, and parsing never takes `app-2` for `app`. A short id, for peopl
 name alone.
 """
 
+import functools
 import hashlib
 import re
 from dataclasses import dataclass, field, replace
@@ -138,6 +139,7 @@ def is_whole_id(text: str) -> bool:
     return is_id(text) and len(text) == _ID_LENGTH
 
 
+@functools.lru_cache(maxsize=1 << 14)  # one listing parses each of its names several times
 def parse(file_name: str) -> BackupName | None:
     """Return the parts of any file name of a backup, or None if it has another form."""
     if file_name.endswith(MANIFEST):
