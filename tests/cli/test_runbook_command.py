@@ -121,7 +121,7 @@ def test_its_commands_run(pg17: Server, odd: str, tmp_path: Path) -> None:
     by_hand = f"{odd}_by_hand"
     assert servers.sql(pg17, by_hand, "select * from orders order by id") == rows
     assert servers.sql(pg17, odd, "select * from orders order by id") == rows
-    for suffix in ("by_hand", "by_age", "decrypted"):
+    for suffix in ("by_hand", "decrypted"):
         servers.drop(pg17, f"{odd}_{suffix}")
 
 
