@@ -135,13 +135,15 @@ def test_without_key_and_packages(
     for command in ("list", "sync", "prune", "status"):
         code, out, err = invoke.complete(command, env=env)
         assert code in ((0, 10) if command == "status" else (0,)), out + err
-    if way.cipher == "age":
-        without = "import sys\nsys.modules |= dict.fromkeys(('pyrage', 'cryptography', 'bech32'))"
-        done = invoke.run_python(without, "status", "--json", env=env)
-        assert json.loads(done.stdout), done.stderr
-        done = invoke.run_python(without, "show", str(way.backup), env=env)
-        assert done.returncode == 2, done.stderr
-        assert "hint: pip install 'pgkeep[age]'" in done.stderr
+    without = "import sys\nsys.modules |= dict.fromkeys(('pyrage', 'cryptography', 'bech32'))"
+    done = invoke.run_python(without, "status", "--json", env=env)
+    assert json.loads(done.stdout), done.stderr
+    done = invoke.run_python(without, "show", str(way.backup), env=env)
+    assert done.returncode == 2, done.stderr
+    assert "hint: pip install 'pgkeep[age]'" in done.stderr
+    if way.cipher == "gpg":  # encryption with GPG requires no package
+        done = invoke.run_python(without, "verify", "--json", str(way.backup), env=env)
+        assert json.loads(done.stdout)["level"] == "ciphertext", done.stderr
     # The copy in the bucket is used if the file in the directory is damaged.
     damaged = bytearray(way.backup.read_bytes())
     damaged[len(damaged) // 2] ^= 1

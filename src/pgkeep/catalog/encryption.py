@@ -34,7 +34,7 @@ def check_not_forgotten(
         return
     encrypted = catalog.encrypted
     if encrypted is None and copy is not None and not known:
-        with suppress(e.StoreError):
+        with suppress(Exception):  # the copy fails in the same way, and reports why
             encrypted = encrypted_file(item.name for item in copy.items())
     if encrypted is not None:
         raise e.Refused(

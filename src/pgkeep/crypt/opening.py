@@ -131,13 +131,17 @@ def decrypted(source: Source, cipher: Cipher, keys: Keys) -> Source:
         UsageError: a package or program is missing, or a key cannot be read.
 
     """
-    check_packages()
     if cipher is Cipher.AGE:
+        check_packages()
         from .age_source import AgeSource  # noqa: PLC0415 - an optional dependency
 
         return AgeSource(source, lambda header: _file_key(source, header, keys))
-    from .sealed_file import SealedFile  # noqa: PLC0415 - an optional dependency
-
+    try:
+        from .sealed_file import SealedFile  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        raise e.NoKey(
+            f"decryption requires another package: {error.name}", hint="pip install 'pgkeep[age]'"
+        ) from None
     digest = hashlib.sha256()
     with closing(_gpg_decrypted(source, digest.update)) as plain:
         sealed = SealedFile(source, plain)
@@ -156,7 +160,6 @@ def plain_blocks(source: Source, cipher: Cipher | None, keys: Keys) -> Iterator[
 
     """
     if cipher is Cipher.GPG:
-        check_packages()
         yield from _gpg_decrypted(source, lambda _: None)
     else:
         yield from chunks(source if cipher is None else decrypted(source, cipher, keys))

@@ -94,7 +94,8 @@ def _of_backups(keys: Recipients, backups: Sequence[Manifest]) -> Iterator[Findi
 
 
 def _count(some: Sequence[Manifest], backups: Sequence[Manifest]) -> str:
-    return f"{len(some)} of {len(backups)} backups {'is' if len(some) == 1 else 'are'}"
+    noun = "backup" if len(backups) == 1 else "backups"
+    return f"{len(some)} of {len(backups)} {noun} {'is' if len(some) == 1 else 'are'}"
 
 
 def _forgotten(stores: Sequence[Store]) -> Iterator[Finding]:
