@@ -247,11 +247,11 @@ def test_objects_come_and_go(pg17: Server, database: DatabaseFactory, tmp_path: 
     servers.psql(pg17, db, input="create table t (a int); insert into t values (42)")
     with contextlib.ExitStack() as stack:
         counts = [
-            stack.enter_context(repeated(pg17, db, *statements, "select pg_sleep(0.05)"))
+            stack.enter_context(repeated(pg17, db, *statements, "select pg_sleep(0.01)"))
             for statements in CHURN
         ]
         artifacts = [backup_of(pg17, db, tmp_path) for _ in range(2)]
-        assert min(count() for count in counts) > 2
+        until(lambda: min(count() for count in counts) > 2)
     for artifact in artifacts:
         with restored(pg17, artifact) as copy:
             assert one(copy, "table t") == 42

@@ -13,7 +13,7 @@ from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
 from tests.support.backups import backup_of, finish, restored, start
-from tests.support.concurrency import contents, parts, repeated, resident
+from tests.support.concurrency import contents, parts, repeated, resident, until
 
 MIB = 1 << 20
 
@@ -147,7 +147,7 @@ def test_little_room_for_locks(major: int, tmp_path: Path) -> None:
     settings = {"max_locks_per_transaction": "12", "max_connections": "10", "autovacuum": "off"}
     tables = [f"create table app{number} (a serial primary key, b text)" for number in range(4)]
     drops = [f"drop table app{number}" for number in range(4)]
-    work = ("; ".join(["begin", *tables, *drops, "commit"]), "select pg_sleep(0.1)")
+    work = ("; ".join(["begin", *tables, *drops, "commit"]), "select pg_sleep(0.02)")
     with Server(servers.bin_folder(major), settings=settings) as small:
         with Endpoint({**small.params, "dbname": "postgres"}).connect() as connection:
             size = lock_table.forecast(connection, 0, 1).size
@@ -156,7 +156,7 @@ def test_little_room_for_locks(major: int, tmp_path: Path) -> None:
         env = invoke.environment(small, "postgres", BACKUP_DIR=str(tmp_path))
         with repeated(small, "postgres", *work) as count:
             _, said = invoke.outputs("backup", "--jobs=3", env=env)
-            assert count() > 2
+            until(lambda: count() > 2)
         assert f"the lock table of the server has room for {size} locks" in said
         before = invoke.left_over(tmp_path)
         with servers.connect(small, "postgres") as other:

@@ -26,6 +26,7 @@ from tests.support.exposition import check, values
 from tests.support.faults import Run
 from tests.support.listeners import Listener, listening, never_ending, refusing
 from tests.support.observers import Program, settled
+from tests.support.private_keys import GpgKey
 from tests.support.servers import SETTINGS
 
 DASHBOARD = observers.ROOT / "monitoring" / "dashboard.json"
@@ -162,7 +163,7 @@ class Observed:
 
 @pytest.fixture(scope="module")
 def observed(
-    pg17: Server, buckets: Buckets, tmp_path_factory: pytest.TempPathFactory
+    pg17: Server, buckets: Buckets, tmp_path_factory: pytest.TempPathFactory, gpg_key: GpgKey
 ) -> Iterator[Observed]:
     """Back up, drill and back up while textfile, Pushgateway and --listen are scraped."""
     folder = tmp_path_factory.mktemp("observed")
@@ -176,7 +177,8 @@ def observed(
         gateway = start(observers.pushgateway(folder / "gateway"))
         node = start(observers.node_exporter(folder / "node", textfiles))
         bare = invoke.environment(pg17, database, BACKUP_DIR=store, BACKUP_DATABASES=database,
-                                  BACKUP_CLUSTER=CLUSTER)  # fmt: skip
+                                  BACKUP_CLUSTER=CLUSTER, BACKUP_ENCRYPT_TO=str(gpg_key.public),
+                                  **gpg_key.environment)  # fmt: skip
         served = start(observers.listen(folder / "listen", bare))
         (folder / "empty").mkdir()
         never = start(observers.listen(folder / "never", invoke.environment(
@@ -257,6 +259,9 @@ def test_the_dashboard_counts_three_sources_once(observed: Observed) -> None:
             (db | {"phase": name}, phases[name]) for name in sorted(phases)
         ],
         "Pending copies and verified backups": [(db | there, 0), (db | here, 2), (db | there, 2)],
+        "Encrypted backups": [(db, 1)],
+        "Backups not encrypted": [(db, 0)],
+        "Recipients": [(db, 1)],
     }  # fmt: skip
 
     def look() -> None:
@@ -266,6 +271,11 @@ def test_the_dashboard_counts_three_sources_once(observed: Observed) -> None:
             assert labels == db
             assert 0 < age < 600
             assert looks(title, age) == (None, "green")
+        ((labels, age),) = panels.pop("Last use of the private key")
+        assert (labels, 0 < age < 600) == (db, True)
+        left = [value for _, value in panels.pop("GPG key expires in")]
+        assert left
+        assert all(300 * 86400 < seconds < 366 * 86400 for seconds in left)
         ((place, free),) = panels.pop("Free space by store")
         assert place == here
         assert free > 0
