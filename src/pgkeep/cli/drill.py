@@ -19,7 +19,7 @@ from ..postgres.connection import Endpoint
 from ..restore.search_path import SearchPath
 from ..stores.store import Store
 from ..terminal import printable
-from . import other_copy, output, run_log
+from . import other_copy, output, output_file, run_log
 from .command import pgkeep_command
 from .common import (
     check_extra,
@@ -225,17 +225,8 @@ def _write_report(path: Path, outcome: "DrillResult") -> None:
 
     page = report.page(outcome)
     data = msgspec.json.format(msgspec.json.encode(outcome), indent=2) + b"\n"
-    for target, contents in ((path.with_suffix(".json"), data), (path, page)):
-        try:
-            # Either completely written, or unchanged.
-            partial = target.with_name(f".{target.name}.partial-{os.urandom(4).hex()}")
-            try:
-                partial.write_bytes(contents)
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise e.PgkeepError(f"could not write {target}: {error.strerror}") from error
+    output_file.write(path.with_suffix(".json"), data)
+    output_file.write(path, page)
 
 
 def _print(outcome: "DrillResult", report: Path | None) -> None:

@@ -16,7 +16,7 @@ from ..crypt import new_key
 from ..model.manifest import DatabaseFacts, Manifest
 from ..model.naming import BackupName, BackupType, Cipher
 from ..settings import BUCKET
-from . import kit_page, output
+from . import kit_page, output, output_file
 from .command import pgkeep_command
 from .common import (
     ask_passphrase,
@@ -76,7 +76,7 @@ def command(
     if qr:
         new_key.write_private(Path(file), text)
     else:
-        Path(file).write_text(text, "utf-8", "surrogateescape")
+        output_file.write(Path(file), text.encode("utf-8", "surrogateescape"))
     secret = "; it contains the private key" if qr else ""
     output.current().done(f"{file}{secret}")
 

@@ -1,4 +1,4 @@
-"""The recovery kit: one page that says how to decrypt and restore backups without pgkeep.
+"""The recovery kit: one page about how to decrypt and restore backups without pgkeep.
 
 Plain text, at most 80 columns wide and 60 lines long, or HTML for a printer. It depends on nothing
 but its values.
@@ -37,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kit:
-    """What the page says."""
+    """The contents of the page."""
 
     printed: str  # when, where and by which version
     recipients: Sequence[tuple[Cipher, str]]
@@ -100,7 +100,7 @@ def _parts(kit: Kit) -> Iterator[_Part]:
     if kit.private is not None:
         yield _Part(
             "Private key of age",
-            "Whoever has it can read all backups. Type it into a file, and name that with age -i.",
+            "It decrypts all backups. Type it into a file, and name that with age -i.",
             (kit.private,),
         )
 

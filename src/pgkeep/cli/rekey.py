@@ -184,15 +184,22 @@ def _conclude(outcomes: Sequence[Outcome]) -> None:
         raise error
 
 
-def _document(outcome: Outcome) -> dict[str, Any]:
-    encryption = None if outcome.manifest is None else outcome.manifest.encryption
-    error = outcome.error
+def _facts(name: BackupName, manifest: Manifest | None) -> dict[str, Any]:
+    """Return what both documents have of a backup."""
+    encryption = None if manifest is None else manifest.encryption
     return {
-        "id": outcome.name.id,
-        "backup": outcome.name.stem,
-        "database": outcome.name.database,
+        "id": name.id,
+        "backup": name.stem,
+        "database": name.database,
         "cipher": None if encryption is None else encryption.cipher,
         "recipients": [] if encryption is None else encryption.recipients,
+    }
+
+
+def _document(outcome: Outcome) -> dict[str, Any]:
+    error = outcome.error
+    return {
+        **_facts(outcome.name, outcome.manifest),
         "written": outcome.written,
         "removed": outcome.removed,
         "retained": outcome.retained,
@@ -203,15 +210,9 @@ def _document(outcome: Outcome) -> dict[str, Any]:
 
 
 def _plan_document(planned: Planned) -> dict[str, Any]:
-    manifest = planned.manifest
-    encryption = manifest.encryption
     return {
-        "id": planned.name.id,
-        "backup": planned.name.stem,
-        "database": manifest.database.name,
-        "cipher": None if encryption is None else encryption.cipher,
-        "recipients": [] if encryption is None else encryption.recipients,
-        "size": manifest.artifact.size,
+        **_facts(planned.name, planned.manifest),
+        "size": planned.manifest.artifact.size,
         "action": planned.action,
         "stores": {step.store.url: step.action for step in planned.steps},
     }

@@ -18,7 +18,7 @@ from ..model.manifest import Encryption, Manifest
 from ..scaffold import places
 from ..settings import BUCKET, SECRETS, SETTINGS, Group
 from ..terminal import printable
-from . import output
+from . import output, output_file
 from .command import pgkeep_command
 from .common import catalogs, complete_files, dir_option, load_config, target_option
 
@@ -77,7 +77,8 @@ def command(
         output.show(lines)
         return
     path = Path(file)
-    path.write_text("\n".join(map(printable, lines)) + "\n", "utf-8", "surrogateescape")
+    text = "\n".join(map(printable, lines)) + "\n"
+    output_file.write(path, text.encode("utf-8", "surrogateescape"))
     output.current().done(f"{path}: {len(lines)} lines")
 
 

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from .. import errors as e
 
-MAGIC = b"age-encryption.org/"
 CHUNK = 64 << 10  # bytes of plain text in a chunk
 SEALED = CHUNK + 16  # the chunk as it is stored, with its authentication tag
 NONCE = 16  # bytes at the beginning of the payload

@@ -177,9 +177,7 @@ def load(path: Path, ask: Ask) -> list[Identity]:
         UsageError: it cannot be read, others can read it, or it contains something else.
 
     """
-    data = read_private(path)
-    if data.startswith((_ARMOR, b"age-encryption.org/")):
-        data = _unlocked(path, data, ask)
+    data = _unlocked(path, read_private(path), ask)
     if _SSH.match(data.lstrip()):
         return [_ssh(path, data, ask)]
     found: list[Identity] = []
@@ -199,9 +197,7 @@ def native_key(path: Path, ask: Ask) -> str:
         UsageError: it cannot be read, others can read it, or it contains something else.
 
     """
-    data = read_private(path)
-    if data.startswith((_ARMOR, b"age-encryption.org/")):
-        data = _unlocked(path, data, ask)
+    data = _unlocked(path, read_private(path), ask)
     lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
     found = [line for line in lines if line.startswith(_SECRET)]
     if len(found) != 1:
@@ -245,7 +241,9 @@ def read_private(path: Path) -> bytes:
 
 
 def _unlocked(path: Path, data: bytes, ask: Ask) -> bytes:
-    """Decrypt an identity file that is protected by a passphrase."""
+    """Return the contents of an identity file, decrypted if a passphrase protects it."""
+    if not data.startswith((_ARMOR, b"age-encryption.org/")):
+        return data
     passphrase = ask(f"passphrase of {path}")
     try:
         return bytes(pyrage.passphrase.decrypt(data, passphrase))

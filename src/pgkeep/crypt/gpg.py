@@ -38,7 +38,6 @@ class PublicKey:
     """A key to which backups can be encrypted."""
 
     fingerprint: str
-    user: str
     expires: int | None  # when it can no longer be used to encrypt (Unix time)
 
 
@@ -127,7 +126,6 @@ def _usable(records: Sequence[Sequence[str]]) -> PublicKey:
     """Return one key; its records are those of `gpg --with-colons` (DETAILS in GnuPG's manual)."""
     primary = records[0]
     fingerprint = next(record[9] for record in records if record[0] == "fpr")
-    user = next((record[9] for record in records if record[0] == "uid"), "")
     if primary[1] in _WHY:
         raise e.UsageError(f"GPG key {fingerprint} {_WHY[primary[1]]}{_since(primary)}")
     encrypting = [r for r in records if r[0] in ("pub", "sub") and "e" in r[11]]
@@ -140,7 +138,7 @@ def _usable(records: Sequence[Sequence[str]]) -> PublicKey:
     ends = [[int(record[6]) for record in group if record[6]] for group in ([primary], usable)]
     last = None if len(ends[1]) < len(usable) else max(ends[1])
     expires = min((moment for moment in (*ends[0], last) if moment is not None), default=None)
-    return PublicKey(fingerprint, user, expires)
+    return PublicKey(fingerprint, expires)
 
 
 def _since(record: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Level = Literal["contents", "ciphertext"]  # what a verification compares, as manifests name it
 CONTENTS: Final = "contents"
 CIPHERTEXT: Final = "ciphertext"
-AGE = b"age-encryption.org/"
+AGE = b"age-encryption.org/"  # how its files begin
 ARMORED = (b"-----BEGIN AGE ENCRYPTED FILE-----", openpgp_framing.ARMOR)
 # The plain text cannot be larger than the message by more than this factor: a backup file is
 # compressed, while gpg compresses the dumps that other tools give to it.
@@ -197,11 +197,6 @@ def opened_if_possible(
         return decrypted(source, cipher, keys), CONTENTS
     except (e.OtherKey, e.NoKey):
         return source, CIPHERTEXT
-
-
-def is_encrypted(source: Source) -> bool:
-    """Whether this is the plain text of an encrypted file."""
-    return hasattr(source, "stored")
 
 
 def stored_cipher(source: Source) -> Cipher | None:

@@ -11,7 +11,7 @@ import msgspec
 
 from .. import errors as e
 from ..artifact import plain_reader
-from ..artifact.file import Artifact, is_artifact
+from ..artifact.file import Artifact, Meta, is_artifact
 from ..artifact.verify import verify_source
 from ..catalog import side_files
 from ..catalog.files import is_dump_name
@@ -61,21 +61,12 @@ def adopt(
         raise e.Refused(f"{name} has a manifest already")
     with closing(store.open(name)) as stored:
         found = FileFacts(name, stored.size, sha256_of(stored))
-    encryption = None
     with closing(side_files.open_contents(store, name, keys)) as source:
-        if parsed.cipher is not None:
-            # Who else can decrypt the file is not in it.
-            with closing(store.open(name)) as stored:
-                recipients = known_recipients(stored, parsed.cipher, keys)
-            encryption = Encryption(parsed.cipher, recipients)
+        encryption = _encryption(store, parsed, keys)
         verify_source(source, jobs=jobs, progress=progress, side=side_files.read(store, name))
         artifact = Artifact(source)
     meta = artifact.index.meta
-    if meta.database.name != parsed.database:
-        raise e.Refused(f"{name} holds database {meta.database.name}, not {parsed.database}")
-    if meta.schema_only != parsed.schema_only:
-        holds = "definitions only" if meta.schema_only else "rows too"
-        raise e.Refused(f"{name} holds {holds}, its name does not match")
+    _check_name(name, parsed, meta)
     facts, passwords = _roles(store, parsed, keys)
     manifest = msgspec.structs.replace(
         manifest_of(parsed, found, artifact.index, artifact.index_sha256, encryption),
@@ -91,6 +82,23 @@ def adopt(
         owner = meta.server.system_identifier
         write_file(store, parsed.manifest, encode(manifest), owner=owner)
     return manifest
+
+
+def _encryption(store: Store, name: naming.BackupName, keys: Keys) -> Encryption | None:
+    """Return what is known of the encryption of a file: who else can decrypt it is not in it."""
+    if name.cipher is None:
+        return None
+    with closing(store.open(name.artifact)) as stored:
+        return Encryption(name.cipher, known_recipients(stored, name.cipher, keys))
+
+
+def _check_name(file: str, name: naming.BackupName, meta: Meta) -> None:
+    """Refuse a file whose name promises another database, or other contents."""
+    if meta.database.name != name.database:
+        raise e.Refused(f"{file} holds database {meta.database.name}, not {name.database}")
+    if meta.schema_only != name.schema_only:
+        holds = "definitions only" if meta.schema_only else "rows too"
+        raise e.Refused(f"{file} holds {holds}, its name does not match")
 
 
 def _roles(store: Store, name: naming.BackupName, keys: Keys) -> tuple[FileFacts | None, bool]:
