@@ -137,5 +137,9 @@ def test_which_backups_a_key_decrypts(
         assert [state for state, _ in states(local, code=5)] == [
             "not encrypted", "missing", "damaged",
         ]  # fmt: skip
+        encrypted[2].unlink()
+        shown, err = invoke.outputs("key", "check", env=local, code=5)
+        assert (shown.count("missing or incomplete"), "2 of 3 backups" in err) == (2, True)
+        assert "no backups in" in invoke.run("key", "check", "--database=x", env=local, code=9)
     finally:
         private_keys.close(other)

@@ -117,6 +117,7 @@ def test_what_is_refused(backups: Path, age_key: AgeKey, other_age_key: AgeKey) 
     assert "no backup other" in invoke.run(
         "rekey", "other_daily_20261126T130700Z", env=env | to, code=9
     )
+    assert "no backups in" in invoke.run("rekey", "--database=x", env=env | to, code=9)
     for lock in (backup_lock("shop"), copies_lock("shop")):
         with LocalStore(backups).lock(lock):
             assert "is running" in invoke.run("rekey", env=env | to, code=10)
@@ -136,7 +137,7 @@ def test_what_is_refused(backups: Path, age_key: AgeKey, other_age_key: AgeKey) 
 def test_a_damaged_backup_stays(backups: Path, age_key: AgeKey) -> None:
     """It is reported, and the others are encrypted; so is a backup without a manifest (G3).
 
-    A disk that is full is known before.
+    A disk that is full is known before; --dry-run ends as the run would where it can know.
     """
     env = environment(backups, BACKUP_ENCRYPT_TO=age_key.recipient)
     damaged = backups / f"{WEEKLY}.sql.gz"
@@ -145,16 +146,21 @@ def test_a_damaged_backup_stays(backups: Path, age_key: AgeKey) -> None:
     damaged.write_bytes(data)
     shown, err = invoke.outputs("rekey", env=env, code=11)
     assert ("failed" in shown, "1 of 2 backups" in err, "SHA-256" in err) == (True, True, True)
+    dry_run = ("rekey", "--dry-run", "--json")
+    assert len(json.loads(invoke.run(*dry_run, env=env))) == 2
     assert max(map(len, shown.splitlines())) <= 80
     left = {name for name in invoke.left_over(FORMER) if WEEKLY in name}
     assert {*invoke.left_over(backups)} == files_of(DAILY, 2) | left
     (backups / f"{DAILY}.manifest.json").unlink()
     err = invoke.run("rekey", env=env, code=5)
     assert "2 of 2 backups" in err
+    assert "1 of 2 backups" in invoke.run(*dry_run, env=env, code=11)
     full = LocalStore(backups)
     full.free = lambda: 1000  # type: ignore[method-assign]
     (outcome,) = run(full, None, age_key)
     assert "1.0 kB free" in str(outcome.error)
+    damaged.unlink()
+    assert "2 of 2 backups" in invoke.run(*dry_run, env=env, code=5)
 
 
 def run(store: Store, copy: Store | None, key: AgeKey, *private: AgeKey) -> list[rekey_run.Outcome]:

@@ -22,7 +22,7 @@ class State(StrEnum):
     NOT_ENCRYPTED = "not encrypted"
     DAMAGED = "damaged"
     UNREADABLE = "unreadable"
-    MISSING = "missing"  # the file, although its manifest exists
+    MISSING = "missing"  # the file, or its end, although its manifest exists
 
 
 class KeyCheck(NamedTuple):
@@ -43,11 +43,17 @@ def check(store: Store, backup: Backup, keys: Keys) -> KeyCheck:
         UsageError: a private key cannot be read, or a package or program is missing.
 
     """
-    if backup.missing:
-        return KeyCheck(State.MISSING)
     name = backup.manifest.name
     if backup.manifest.encryption is None and name.cipher is None:
         return KeyCheck(State.NOT_ENCRYPTED)
+    if backup.missing:
+        return KeyCheck(
+            State.MISSING,
+            error=e.VerificationFailed(
+                f"{store.url_of(name.artifact)} is missing or incomplete",
+                hint="Check the files of all backups with: pgkeep verify --all.",
+            ),
+        )
     try:
         return KeyCheck(State.OPENED, _opened(store, backup.manifest, keys))
     except (e.NoKey, e.OtherKey) as error:

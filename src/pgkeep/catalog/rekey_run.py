@@ -17,7 +17,7 @@ from . import copies, leftovers, manifests
 from .catalog import Catalog
 from .locks import GLANCE, backup_lock, copies_lock
 from .rekey import RekeyOptions, is_current, rekey
-from .rekey_plan import Action, Planned
+from .rekey_plan import Action, Planned, Step
 
 
 @dataclass(slots=True)
@@ -57,6 +57,12 @@ def run(primary: Store, planned: Sequence[Planned], options: RekeyOptions) -> It
                 yield outcome
 
 
+def expected(planned: Planned) -> Outcome:
+    """Return what is known before a run: a file that is missing is an error of its backup."""
+    missing = (_missing(step) for step in planned.steps if step.action == Action.MISSING)
+    return Outcome(planned.name, planned.manifest, error=next(missing, None))
+
+
 def unlisted(catalogs: Sequence[Catalog], database: str | None) -> Iterator[Outcome]:
     """Yield backups whose manifests are missing or cannot be read: they are not encrypted again."""
     for catalog in catalogs:
@@ -80,9 +86,7 @@ def _work(planned: Planned, outcome: Outcome, options: RekeyOptions) -> None:
         store, file = step.store, step.manifest.name.manifest
         try:
             if step.action == Action.MISSING:
-                raise e.VerificationFailed(
-                    f"{store.url_of(step.manifest.artifact.name)} is missing or incomplete"
-                )
+                raise _missing(step)
             manifest = manifests.read(store, file)
             if step.action == Action.COPY and source is not None:
                 _copy(*source, store, options)
@@ -103,6 +107,11 @@ def _work(planned: Planned, outcome: Outcome, options: RekeyOptions) -> None:
             outcome.error = outcome.error or error
             if isinstance(error, (e.NoKey, e.OtherKey)):
                 return  # of the copy they would be the same
+
+
+def _missing(step: Step) -> e.VerificationFailed:
+    url = step.store.url_of(step.manifest.artifact.name)
+    return e.VerificationFailed(f"{url} is missing or incomplete")
 
 
 def _copied_later(planned: Planned, store: Store) -> str | None:

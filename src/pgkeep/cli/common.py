@@ -5,7 +5,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -354,6 +354,14 @@ def backup_name(text: str, target: config.Config) -> naming.BackupName:
             hint="pgkeep list prints the ids of backups, pgkeep list --names their names.",
         )
     return found
+
+
+def no_backups(urls: Iterable[str]) -> e.Refused:
+    """Return the error of a command that found no backup in these stores or directories."""
+    return e.Refused(
+        f"no backups in {' or '.join(urls)}",
+        hint="Check the directory (BACKUP_DIR or --dir), and the name of the database.",
+    )
 
 
 def plural(count: int, noun: str) -> str:

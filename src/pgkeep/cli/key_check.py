@@ -24,13 +24,15 @@ from .common import (
     json_option,
     keys,
     load_configs,
+    no_backups,
     plural,
     print_json,
+    stores,
     target_option,
 )
 from .run_log import TargetOutcome
 
-_FAILED = (State.OTHER_KEY, State.DAMAGED, State.UNREADABLE)
+_FAILED = (State.OTHER_KEY, State.DAMAGED, State.MISSING, State.UNREADABLE)
 
 
 class _Checked(NamedTuple):
@@ -89,13 +91,16 @@ def command(
     that metrics show when a key was last checked.
     """
     checked: list[_Checked] = []
-    for config in load_configs(target=target, directory=directory, identity=identity):
+    configs = load_configs(target=target, directory=directory, identity=identity)
+    for config in configs:
         found = list(_check(config, database))
         run_log.current().ended(config, TargetOutcome(results=_results(found)))
         checked += found
+    if not checked:
+        raise no_backups(store.url for config in configs for store in stores(config))
     if as_json:
         print_json([result.document() for result in checked])
-    elif checked:
+    else:
         output.show(_table(checked))
     failed = [result for result in checked if result.result.state in _FAILED]
     if failed:
@@ -141,7 +146,7 @@ def _results(checked: Sequence[_Checked]) -> list[DatabaseResult]:
     results: dict[str, DatabaseResult] = {}
     for _, backup, result in checked:
         name, code = backup.manifest.database.name, _code(result)
-        if result.state in (State.NOT_ENCRYPTED, State.MISSING):
+        if result.state == State.NOT_ENCRYPTED:
             continue
         if name not in results or (code and not results[name].exit_code):
             error = None if result.error is None else result.error.message

@@ -122,8 +122,8 @@ def _commands(kit: Kit, example: Example, *, several: bool, first: bool) -> Iter
     files = ["$F", "$F.sha256", *(["$G"] if example.roles else [])]
     if kit.bucket is not None:
         end = "" if kit.endpoint is None else f" --endpoint-url {shlex.quote(kit.endpoint)}"
-        place = shlex.quote(f"{kit.bucket}/{name.type}/")
-        get = [f'aws s3 cp {place}"{file}" .{end}' for file in files]
+        folder = shlex.quote(f"{kit.bucket}/{name.type}/")
+        get = [f'aws s3 cp {folder}"{file}" .{end}' for file in files]
         yield _Part(f"2. Get its files from the bucket{of}", "", tuple(get))
     if kit.directory is not None:
         title = "or go to the directory" if kit.bucket is not None else "2. Go to the directory"

@@ -31,6 +31,7 @@ from .common import (
     json_option,
     keys,
     load_configs,
+    no_backups,
     plural,
     print_json,
     stores,
@@ -96,7 +97,7 @@ def command(
             documents += [_plan_document(each) for each in planned]
             if not as_json:
                 _print_plan(planned, lost)
-            outcomes += lost
+            outcomes += [rekey_run.expected(each) for each in planned] + lost
             continue
         done = _run(config, encryption, planned, silent=as_json) + lost
         run_log.current().ended(config, _recorded(done))
@@ -104,14 +105,16 @@ def command(
         if not as_json:
             _print(done)
         outcomes += done
+    if database is not None and not outcomes:
+        raise no_backups(store.url for config in configs for store in stores(config))
     if as_json:
         print_json(documents)
+    _conclude(outcomes)
     if dry_run:
         count = sum(document["action"] in (Action.ENCRYPT, Action.COPY) for document in documents)
         text = f"would encrypt {plural(count, 'backup')} of {len(documents)}"
         output.current().done(text, as_json=as_json)
         return
-    _conclude(outcomes)
     count = sum(bool(outcome.written) for outcome in outcomes)
     text = f"encrypted {plural(count, 'backup')}, {len(outcomes) - count} unchanged"
     output.current().done(text, as_json=as_json)
@@ -172,7 +175,7 @@ def _error(outcomes: Sequence[Outcome]) -> e.PgkeepError | None:
         return errors[0]
     same = len(errors) == len(outcomes) and len({error.exit_code for error in errors}) == 1
     return e.SomeFailed(
-        f"{len(errors)} of {plural(len(outcomes), 'backup')} are not encrypted to the new"
+        f"{len(errors)} of {plural(len(outcomes), 'backup')} cannot be encrypted to the new"
         f" recipients: {errors[0].message}",
         hint=errors[0].hint,
         exit_code=errors[0].exit_code if same else None,

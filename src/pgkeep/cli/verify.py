@@ -31,6 +31,7 @@ from .common import (
     keys,
     load_config,
     locate,
+    no_backups,
     plural,
     print_json,
     stores,
@@ -101,11 +102,7 @@ def command(
     else:
         found = [file for path in paths for file in _files(path, config)]
     if not found:
-        places = paths or [store.url for store in stores(config)]
-        raise e.Refused(
-            f"no backups in {' or '.join(places)}",
-            hint="Check the directory (BACKUP_DIR or --dir), and the name of the database.",
-        )
+        raise no_backups(paths or [store.url for store in stores(config)])
     single = len(paths) == 1 and not _is_directory(paths[0])
     verdicts: list[Verdict] = []
     for verdict in _verify(found, config, silent=as_json):
