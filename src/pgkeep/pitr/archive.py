@@ -1,0 +1,203 @@
+"""The WAL archive of one cluster in a store: segments, history files and unfinished segments.
+
+A file is compressed, and encrypted as backups are. Its name contains the beginning of the SHA-256
+of its plain bytes: archiving the same file again changes nothing, and another file under the same
+name of a segment is noticed and never replaces the first one (PostgreSQL manual, 25.3.1).
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .. import errors as e
+from ..artifact.file import MultiMemberInflater, compress
+from ..catalog.side_files import open_contents
+from ..crypt.options import Encryption
+from ..model import wal
+from ..model.naming import Cipher
+from ..model.wal import PARTIAL, Segment
+from ..stores.store import Store, chunks, write_file
+from .wal_file import Origin, check_header
+
+HISTORY_LIMIT = 1 << 20  # bytes; a line for each promotion
+_DIGEST = 32  # hexadecimal digits of the SHA-256 in a name
+_STORED = re.compile(
+    r"(?P<name>[0-9A-F]{24}(?:\.partial|\.[0-9A-F]{8}\.backup)?|[0-9A-F]{8}\.history)"
+    rf"-(?P<sha256>[0-9a-f]{{{_DIGEST}}})\.gz(?:\.(?P<cipher>age|gpg))?"
+)
+
+
+class Differs(e.StoreError):
+    """The archive has another file under the same name."""
+
+
+class StoredFile(NamedTuple):
+    """A file of the archive, as its name describes it."""
+
+    name: str  # as PostgreSQL names it
+    sha256: str  # the beginning of that of its plain bytes
+    cipher: Cipher | None
+    stored: str  # the name in the store
+
+
+def stored_name(name: str, sha256: str, cipher: Cipher | None) -> str:
+    """Return the name under which a file is stored."""
+    return f"{name}-{sha256[:_DIGEST]}.gz{f'.{cipher}' if cipher else ''}"
+
+
+def parse_stored(stored: str) -> StoredFile | None:
+    """Return what the name of a stored file contains; None for other names."""
+    match = _STORED.fullmatch(stored)
+    if match is None:
+        return None
+    cipher = Cipher(match["cipher"]) if match["cipher"] else None
+    return StoredFile(match["name"], match["sha256"], cipher, stored)
+
+
+@dataclass(slots=True)
+class WalArchive:
+    """The archive of one cluster; the names in it are listed once, and then remembered."""
+
+    store: Store
+    origin: Origin
+    encryption: Encryption
+    _files: dict[str, list[StoredFile]] | None = field(default=None)
+
+    def files(self) -> dict[str, list[StoredFile]]:
+        """Return the stored files by the name that PostgreSQL gives them."""
+        if self._files is None:
+            self._files = defaultdict(list)
+            for item in self.store.items():
+                found = parse_stored(item.name)
+                if found is not None:
+                    self._files[found.name].append(found)
+        return self._files
+
+    def refresh(self) -> None:
+        """Forget the names, so that the store is listed again."""
+        self._files = None
+
+    def segments(self) -> list[Segment]:
+        """Return the complete segments in ascending order."""
+        size = self.origin.segment_size
+        found = (wal.parse_segment(name, size) for name in self.files())
+        return sorted(segment for segment in found if segment is not None)
+
+    def put(self, name: str, data: bytes) -> bool:
+        """Store a file of the WAL; return False if the archive has it already.
+
+        Raises:
+            Differs: the archive has a file of this name with other bytes.
+            VerificationFailed: it is no file of this cluster's WAL.
+            StoreError: it could not be stored.
+
+        """
+        self._check(name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        existing = self.files().get(name, [])
+        if any(found.sha256 == digest[:_DIGEST] for found in existing):
+            return False
+        if existing:
+            raise Differs(
+                f"{self.store.url} has {name} with other contents: SHA-256 begins with"
+                f" {existing[0].sha256}, expected {digest[:_DIGEST]}",
+                hint="Two servers write WAL of one cluster, for example after a promotion without"
+                " stopping the former primary. Stop archiving from the wrong one.",
+            )
+        recipients = self.encryption.recipients
+        stored = stored_name(name, digest, None if recipients is None else recipients.cipher)
+        write_file(
+            self.store,
+            stored,
+            self.encryption.encrypted(compress(data)),
+            owner=self.origin.system_identifier,
+        )
+        found = parse_stored(stored)
+        assert found is not None  # noqa: S101 - the name was made above
+        self.files()[name].append(found)
+        return True
+
+    def get(self, name: str) -> bytes | None:
+        """Return a file of the archive, checked; None if the archive does not have it.
+
+        Raises:
+            VerificationFailed: it is damaged, or several files of this name exist.
+            NoKey, OtherKey: it cannot be decrypted.
+            StoreError: it could not be read.
+
+        """
+        existing = self.files().get(name, [])
+        if not existing:
+            return None
+        if len(existing) > 1:
+            raise e.VerificationFailed(
+                f"{self.store.url} has {len(existing)} different files {name}",
+                hint="Two servers have archived WAL of one cluster. Move the wrong file away.",
+            )
+        data = self._read(existing[0])
+        self._check(name, data)
+        return data
+
+    def _read(self, found: StoredFile) -> bytes:
+        limit = max(self.origin.segment_size, HISTORY_LIMIT)
+        inflater = MultiMemberInflater()
+        parts: list[bytes] = []
+        size = 0
+        with closing(open_contents(self.store, found.stored, self.encryption.keys)) as source:
+            for chunk in chunks(source):
+                for block in inflater.feed(chunk):
+                    size += len(block)
+                    if size > limit:
+                        raise e.VerificationFailed(
+                            f"{source.name}: found more than {limit} bytes, expected a WAL file"
+                        )
+                    parts.append(block)
+            inflater.close()
+            data = b"".join(parts)
+            digest = hashlib.sha256(data).hexdigest()
+            if digest[:_DIGEST] != found.sha256:
+                raise e.VerificationFailed(
+                    f"{source.name}: SHA-256 is {digest}, expected {found.sha256} as in its name"
+                )
+        return data
+
+    def _check(self, name: str, data: bytes) -> None:
+        """Check that bytes are those that the name promises.
+
+        Raises:
+            VerificationFailed: they are not.
+
+        """
+        size = self.origin.segment_size
+        segment = wal.parse_segment(name.removesuffix(PARTIAL), size)
+        if segment is not None:
+            if len(data) > size or (len(data) < size and not name.endswith(PARTIAL)):
+                raise e.VerificationFailed(f"{name}: found {len(data)} bytes, expected {size}")
+            check_header(data, name, segment, self.origin)
+        elif (timeline := wal.parse_history(name)) is not None and timeline > 1:
+            wal.decode_history(data[:HISTORY_LIMIT].decode("ascii", "replace"), name)
+        elif not wal.is_backup_label(name):
+            raise e.VerificationFailed(f"{name!r} is not the name of a WAL file")
+
+
+def histories(archive: WalArchive) -> dict[int, tuple[wal.Switch, ...]]:
+    """Read all history files of an archive, by timeline.
+
+    Raises:
+        VerificationFailed: one is damaged.
+        StoreError: one could not be read.
+
+    """
+    return {
+        timeline: wal.decode_history((archive.get(name) or b"").decode("ascii", "replace"), name)
+        for name, timeline in _timelines(archive.files())
+    }
+
+
+def _timelines(names: Iterable[str]) -> list[tuple[str, int]]:
+    found = [(name, wal.parse_history(name)) for name in names]
+    return [(name, timeline) for name, timeline in found if timeline is not None]

@@ -1,0 +1,129 @@
+"""The facts about a base backup, and their JSON form next to its parts.
+
+The file is written last: a base backup without it does not exist.
+"""
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import msgspec
+
+from .. import errors as e
+from ..model.manifest import LARGEST, Count, Encryption, FileFacts, Moment
+from ..model.wal import Lsn
+
+FORMAT = 1
+SUFFIX = ".base.json"
+_NAME = re.compile(r"(?P<started>[0-9]{8}T[0-9]{6}Z)_(?P<kind>full|incremental)")
+
+
+class Kind(StrEnum):
+    """Whether a base backup contains all blocks, or only those that changed since another one."""
+
+    FULL = "full"
+    INCREMENTAL = "incremental"
+
+
+class Tablespace(msgspec.Struct, frozen=True):
+    """A tablespace outside the data directory."""
+
+    oid: int
+    location: str  # on the source
+
+
+class BaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All facts about a base backup that are known without opening its parts."""
+
+    format: int = FORMAT
+    pgkeep: str
+    system_identifier: str
+    version: str
+    version_num: Count
+    kind: Kind
+    parent: str | None = None  # the name of the backup on which an incremental one is based
+    timeline: Count
+    start: str  # LSN at which recovery begins
+    stop: str  # LSN that recovery must reach
+    started: Moment  # UTC; also in the name
+    stopped: Moment  # UTC
+    segment_size: Count
+    checksums: bool = False
+    size: Count  # bytes of all files
+    parts: list[FileFacts]
+    backup_manifest: FileFacts  # PostgreSQL's own, which the next incremental backup needs
+    tablespaces: list[Tablespace] = []
+    settings: dict[str, str] = {}  # those that recovery must not lower
+    encryption: Encryption | None = None
+
+    @property
+    def name(self) -> str:
+        """The common beginning of all file names of this backup."""
+        return base_name(self.started, self.kind)
+
+    @property
+    def start_lsn(self) -> Lsn:
+        """The position at which recovery begins."""
+        return Lsn.parse(self.start)
+
+    @property
+    def stop_lsn(self) -> Lsn:
+        """The position that recovery must reach."""
+        return Lsn.parse(self.stop)
+
+    @property
+    def major(self) -> int:
+        """The major version, such as 17."""
+        return self.version_num // 10000
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all files, the manifest first, as they are removed."""
+        return [
+            self.name + SUFFIX,
+            self.backup_manifest.name,
+            *(part.name for part in self.parts),
+        ]
+
+
+_DECODER = msgspec.json.Decoder(BaseManifest)
+
+
+def base_name(started: datetime, kind: Kind) -> str:
+    """Return the name of a base backup: the UTC time at which it started, and its kind."""
+    return f"{started.astimezone(UTC):%Y%m%dT%H%M%SZ}_{kind}"
+
+
+def is_base_file(file: str) -> bool:
+    """Whether a file has the name of a file of a base backup."""
+    return _NAME.match(file) is not None
+
+
+def encode(manifest: BaseManifest) -> bytes:
+    """Return the manifest as readable JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes, file: str) -> BaseManifest:
+    """Read a manifest.
+
+    Raises:
+        VerificationFailed: it is damaged, has a newer format, or describes another backup.
+
+    """
+    try:
+        manifest = _DECODER.decode(data[:LARGEST])
+        Lsn.parse(manifest.start), Lsn.parse(manifest.stop)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise e.VerificationFailed(f"{file} is not a manifest of a base backup: {error}") from error
+    if manifest.format > FORMAT:
+        raise e.VerificationFailed(
+            f"{file} has format {manifest.format}, this pgkeep reads up to {FORMAT}",
+            hint="Use the version of pgkeep that wrote it, or a newer one.",
+        )
+    if file != manifest.name + SUFFIX:
+        raise e.VerificationFailed(f"{file} is the manifest of base backup {manifest.name}")
+    strange = [name for name in manifest.files if not name.startswith(manifest.name)]
+    if strange:
+        raise e.VerificationFailed(f"{file} lists a file of another backup: {strange[0]}")
+    return manifest

@@ -1,0 +1,113 @@
+"""The WAL archive, with segments of a real server."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from pgkeep import errors as e
+from pgkeep.crypt import recipients
+from pgkeep.crypt.opening import Keys
+from pgkeep.crypt.options import Encryption
+from pgkeep.model.wal import Segment
+from pgkeep.pitr import archive as archive_module
+from pgkeep.pitr.archive import Differs, WalArchive
+from pgkeep.pitr.wal_file import Origin, read_header
+from pgkeep.postgres.server import Server
+from pgkeep.stores.local import LocalStore
+from tests.support import private_keys, servers
+from tests.support.private_keys import AgeKey
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> AgeKey:
+    return private_keys.age_key(tmp_path_factory.mktemp("age"))
+
+
+@pytest.fixture
+def segments(server: Server) -> tuple[Origin, dict[str, bytes]]:
+    """Two complete segments of a server, as it has written them."""
+    with servers.connect(server, "postgres") as connection:
+        (row,) = connection.execute(
+            "select pg_walfile_name(pg_switch_wal()), system_identifier::text,"
+            " pg_size_bytes(current_setting('wal_segment_size')) from pg_control_system()"
+        ).fetchall()
+        connection.execute("create table if not exists wal_of_test (a int); select pg_switch_wal()")
+        names = connection.execute(
+            "select name, pg_read_binary_file('pg_wal/' || name) from pg_ls_waldir()"
+            " where name >= %s and name ~ '^[0-9A-F]{24}$'"
+            " and name < pg_walfile_name(pg_current_wal_lsn()) order by name limit 2",
+            [row[0]],
+        ).fetchall()
+        connection.execute("drop table wal_of_test")
+    assert len(names) == 2
+    return Origin(row[1], row[2]), {name: bytes(data) for name, data in names}
+
+
+def test_what_was_archived_comes_back(
+    segments: tuple[Origin, dict[str, bytes]], key: AgeKey, tmp_path: Path
+) -> None:
+    """A6: the same file again is no error; another one is never stored over it."""
+    origin, files = segments
+    names = list(files)
+    assert read_header(files[names[0]], "").segment_size == origin.segment_size
+    encryption = Encryption(recipients=recipients.parse(key.recipient), keys=Keys([key.file]))
+    for folder, chosen in (("plain", Encryption()), ("encrypted", encryption)):
+        store = LocalStore(tmp_path / folder)
+        archive = WalArchive(store, origin, chosen)
+        assert [archive.put(name, files[name]) for name in names] == [True, True]
+        assert [WalArchive(store, origin, chosen).put(name, files[name]) for name in names] == [
+            False, False,
+        ]  # fmt: skip
+        again = WalArchive(store, origin, chosen)
+        assert {name: again.get(name) for name in names} == files
+        assert again.get("0000000100000000FFFFFFFF") is None
+        assert [segment.name(origin.segment_size) for segment in again.segments()] == names
+        changed = bytearray(files[names[0]])
+        changed[-1] ^= 1
+        with pytest.raises(Differs, match="with other contents"):
+            again.put(names[0], bytes(changed))
+        assert len(list(store.items())) == 2
+        stored = sorted(store.directory.iterdir())[0]
+        digest = hashlib.sha256(files[names[0]]).hexdigest()[:32]
+        suffix = ".gz.age" if chosen.recipients else ".gz"
+        assert stored.name == f"{names[0]}-{digest}{suffix}"
+        for position in (40, stored.stat().st_size // 2, stored.stat().st_size - 9):
+            data = bytearray(stored.read_bytes())
+            data[position] ^= 1
+            stored.write_bytes(data)
+            with pytest.raises(e.VerificationFailed):
+                WalArchive(store, origin, chosen).get(names[0])
+            data[position] ^= 1
+            stored.write_bytes(data)
+    plain = b"".join(path.read_bytes() for path in (tmp_path / "encrypted").iterdir())
+    assert b"\x1f\x8b\x08" not in plain[:100]
+
+
+def test_only_wal_of_this_cluster_is_archived(
+    segments: tuple[Origin, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """PITR rules 3, 6 and 10: name, size, cluster and position must agree."""
+    origin, files = segments
+    first, second = files
+    archive = WalArchive(LocalStore(tmp_path / "wal"), origin, Encryption())
+    for name, data, said in (
+        (first, files[first][:-1], "expected"),
+        (first, files[second], "found the segment at"),
+        (first, bytes(len(files[first])), "header of a WAL segment is missing"),
+        (f"{first}.partial.x", files[first], "not the name of a WAL file"),
+        ("../x", files[first], "not the name of a WAL file"),
+        ("00000001.history", b"", "not the name of a WAL file"),
+        ("00000003.history", b"2 0/1\n1 0/2\n", "does not come after"),
+    ):
+        with pytest.raises(e.VerificationFailed, match=said):
+            archive.put(name, data)
+    other = WalArchive(archive.store, Origin("1", origin.segment_size), Encryption())
+    with pytest.raises(e.VerificationFailed, match="expected 1"):
+        other.put(first, files[first])
+    assert not (tmp_path / "wal").exists()
+    assert archive.put("00000002.history", b"1\t0/6000000\tno recovery target specified\n")
+    assert archive.put(f"{first}.partial", files[first][:8192])
+    assert archive_module.histories(archive)[2][0].parent == 1
+    assert archive.segments() == []
+    assert Segment(1, 1).next == Segment(1, 2)
