@@ -1,0 +1,263 @@
+"""Take a base backup: pg_basebackup into a staging directory, verify, pack, publish."""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .. import __version__, processes
+from .. import errors as e
+from ..artifact.file import compress
+from ..catalog.encryption import encryption_facts
+from ..crypt.options import Encryption
+from ..model.manifest import FileFacts
+from ..model.wal import Lsn
+from ..postgres.connection import Connection, Endpoint
+from ..progress import Progress
+from ..stores.hashed_upload import HashedUpload
+from ..stores.store import Store, all_or_none, write_file
+from . import parts
+from .base_manifest import SUFFIX, BaseManifest, Kind, Tablespace, base_name, encode
+
+BACKUP_MANIFEST = "backup_manifest"  # in the data directory
+# pg_controldata prints what a recovery must not lower (manual, 27.4.7 "Hot Standby Parameter
+# Reference").
+_SETTING = re.compile(r"^(max_\w+|track_commit_timestamp) setting:\s+(\S+)$", re.MULTILINE)
+_CHECKSUMS = re.compile(r"^Data page checksum version:\s+([1-9][0-9]*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """The base backup on which an incremental one is based."""
+
+    manifest: BaseManifest
+    backup_manifest: bytes  # PostgreSQL's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseOptions:
+    """How to take a base backup."""
+
+    programs: Path  # the folder with the programs of the server's own major version
+    staging: Path  # room for all files of the cluster; created with mode 0700
+    jobs: int
+    encryption: Encryption
+    parent: Parent | None = None
+
+
+class ServerState:
+    """What the source says before and after a base backup."""
+
+    def __init__(self, connection: Connection) -> None:
+        row = _row(
+            connection,
+            "SELECT system_identifier::pg_catalog.text,"
+            " pg_catalog.current_setting('server_version'),"
+            " pg_catalog.current_setting('server_version_num')::pg_catalog.int4,"
+            " pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))"
+            " FROM pg_catalog.pg_control_system()",
+        )
+        self.system_identifier: str = row[0]
+        self.version: str = str(row[1]).split(" ")[0]
+        self.version_num: int = row[2]
+        self.segment_size: int = row[3]
+        self.tablespaces = [
+            Tablespace(oid, location)
+            for oid, location in connection.execute(
+                "SELECT oid::pg_catalog.int8, pg_catalog.pg_tablespace_location(oid)"
+                " FROM pg_catalog.pg_tablespace"
+                " WHERE pg_catalog.pg_tablespace_location(oid) <> '' ORDER BY 1"
+            )
+            if Path(location).is_absolute()
+        ]
+
+
+def clock(connection: Connection) -> datetime:
+    """Return the time of the server."""
+    (now,) = _row(connection, "SELECT pg_catalog.clock_timestamp()")
+    found: datetime = now
+    return found
+
+
+def take(
+    endpoint: Endpoint, connection: Connection, store: Store, options: BaseOptions,
+    progress: Progress,
+) -> BaseManifest:  # fmt: skip
+    """Take a base backup and publish it in a store.
+
+    Raises:
+        DumpFailed: pg_basebackup failed.
+        VerificationFailed: what it wrote is not complete.
+        StoreError: it could not be stored; nothing was published.
+
+    """
+    state = ServerState(connection)
+    started = clock(connection).replace(microsecond=0)
+    with _staging(options.staging, base_name(started, _kind(options))) as folder:
+        data = folder / "data"
+        progress.step("copying the cluster")
+        _copy(endpoint, data, folder, state, options)
+        stopped = clock(connection)
+        progress.step("verifying")
+        verify(options.programs, data)
+        facts = _facts(data, state, options, (started, stopped))
+        return _published(store, data, options, progress, facts)
+
+
+def _kind(options: BaseOptions) -> Kind:
+    return Kind.FULL if options.parent is None else Kind.INCREMENTAL
+
+
+@contextmanager
+def _staging(parent: Path, name: str) -> Iterator[Path]:
+    """Yield an empty directory that only this user can enter; it is removed at the end."""
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(
+    endpoint: Endpoint, data: Path, folder: Path, state: ServerState, options: BaseOptions
+) -> None:
+    command = [
+        str(options.programs / "pg_basebackup"), "--pgdata", str(data), "--format=plain",
+        "--checkpoint=fast", "--wal-method=stream", "--manifest-checksums=SHA256", "--no-sync",
+        "--no-password",
+    ]  # fmt: skip
+    for tablespace in state.tablespaces:
+        mapped = folder / f"tablespace-{tablespace.oid}"
+        location = tablespace.location.replace("=", r"\=")
+        command.append(f"--tablespace-mapping={location}={mapped}")
+    if options.parent is not None:
+        manifest = folder / "parent_manifest"
+        manifest.write_bytes(options.parent.backup_manifest)
+        command.append(f"--incremental={manifest}")
+    with endpoint.child() as access:
+        run([*command, *access.arguments], dict(access.environment), e.DumpFailed)
+
+
+def verify(programs: Path, data: Path) -> None:
+    """Check a base backup in a directory with pg_verifybackup.
+
+    Raises:
+        VerificationFailed: a file is damaged or missing.
+
+    """
+    run([str(programs / "pg_verifybackup"), "--quiet", str(data)], {}, e.VerificationFailed)
+
+
+def run(command: Sequence[str], extra: dict[str, str], failure: type[e.PgkeepError]) -> bytes:
+    """Run a program to its end; return its output."""
+    with processes.Child(command, processes.environment(extra)) as child:
+        output = b"".join(iter(child.read, b""))
+        try:
+            child.finish()
+        except e.ProgramFailed as error:
+            raise failure(error.message) from error
+    return output
+
+
+def _facts(
+    data: Path, state: ServerState, options: BaseOptions, times: tuple[datetime, datetime]
+) -> BaseManifest:
+    control = run([str(options.programs / "pg_controldata"), str(data)], {}, e.VerificationFailed)
+    text = control.decode("utf-8", "replace")
+    ranges = wal_ranges((data / BACKUP_MANIFEST).read_bytes())
+    return BaseManifest(
+        pgkeep=__version__,
+        system_identifier=state.system_identifier,
+        version=state.version,
+        version_num=state.version_num,
+        kind=_kind(options),
+        parent=None if options.parent is None else options.parent.manifest.name,
+        timeline=ranges[-1]["Timeline"],
+        start=ranges[0]["Start-LSN"],
+        stop=ranges[-1]["End-LSN"],
+        started=times[0],
+        stopped=times[1],
+        segment_size=state.segment_size,
+        checksums=_CHECKSUMS.search(text) is not None,
+        size=sum(entry.size for entry in parts.entries(data)),
+        parts=[],
+        backup_manifest=FileFacts("", 0, ""),
+        tablespaces=state.tablespaces,
+        settings=dict(_SETTING.findall(text)),
+        encryption=encryption_facts(options.encryption),
+    )
+
+
+def wal_ranges(backup_manifest: bytes) -> list[dict[str, Any]]:
+    """Return the WAL that a base backup needs, from PostgreSQL's manifest, in ascending order.
+
+    Raises:
+        VerificationFailed: the manifest is damaged.
+
+    """
+    try:
+        found = json.loads(backup_manifest)["WAL-Ranges"]
+        ordered = sorted(found, key=lambda part: Lsn.parse(part["Start-LSN"]))
+        for part in ordered:
+            int(part["Timeline"]), Lsn.parse(part["End-LSN"])
+        if not ordered:
+            raise ValueError("no WAL range")
+    except (ValueError, KeyError, TypeError) as error:
+        raise e.VerificationFailed(f"unreadable {BACKUP_MANIFEST}: {error}") from error
+    return ordered
+
+
+def _published(
+    store: Store, data: Path, options: BaseOptions, progress: Progress, facts: BaseManifest
+) -> BaseManifest:
+    found = parts.entries(data)
+    progress.step("packing")
+    progress.total(facts.size)
+    suffix = f".{facts.encryption.cipher}" if facts.encryption else ""
+    published: list[str] = []
+    with all_or_none(store, published):
+
+        def packed(pair: tuple[int, list[parts.Entry]]) -> FileFacts:
+            number, part = pair
+            name = f"{facts.name}.part{number:05d}.tar.gz{suffix}"
+            with ExitStack() as stack:
+                upload = stack.enter_context(store.create(name, owner=facts.system_identifier))
+                stored = HashedUpload(upload)
+                plain = stack.enter_context(options.encryption.upload(stored))
+                parts.pack(data, part, plain.write, progress.advance)
+                plain.seal()
+                published.append(name)
+                upload.publish()
+            return FileFacts(name, stored.size, stored.sha256)
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            written = list(pool.map(packed, enumerate(parts.divided(found), 1)))
+        name = f"{facts.name}.{BACKUP_MANIFEST}.gz{suffix}"
+        contents = options.encryption.encrypted(compress((data / BACKUP_MANIFEST).read_bytes()))
+        published.append(name)
+        write_file(store, name, contents, owner=facts.system_identifier)
+        manifest = msgspec.structs.replace(
+            facts,
+            parts=written,
+            backup_manifest=FileFacts(name, len(contents), hashlib.sha256(contents).hexdigest()),
+        )
+        published.append(facts.name + SUFFIX)
+        write_file(store, facts.name + SUFFIX, encode(manifest), owner=facts.system_identifier)
+    return manifest
+
+
+def _row(connection: Connection, query: str) -> tuple[Any, ...]:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
+    return row

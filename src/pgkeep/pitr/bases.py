@@ -1,0 +1,121 @@
+"""The base backups in a store, and how one is put together in a directory."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from .. import errors as e
+from ..artifact.plain_reader import plain_blocks
+from ..catalog.side_files import open_contents
+from ..crypt.opening import Keys
+from ..model.manifest import LARGEST, FileFacts
+from ..progress import Progress
+from ..stores.store import Store, load_opened, read_all, sha256_of
+from . import parts
+from .base import run, verify
+from .base_manifest import SUFFIX, BaseManifest, decode, is_base_file
+
+
+class BaseCatalog:
+    """The complete base backups of a cluster, by name."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.unreadable: list[str] = []  # the errors of manifests that could not be read
+
+    def read(self) -> dict[str, BaseManifest]:
+        """Return all base backups whose files exist with their lengths, oldest first."""
+        self.unreadable = []
+        items = {item.name: item.size for item in self.store.items() if is_base_file(item.name)}
+        found: list[BaseManifest] = []
+        for name in sorted(name for name in items if name.endswith(SUFFIX)):
+            try:
+                manifest = decode(load_opened(self.store.open(name), LARGEST).data, name)
+            except (e.StoreError, e.VerificationFailed) as error:
+                self.unreadable.append(error.message)
+                continue
+            files = [*manifest.parts, manifest.backup_manifest]
+            lost = [facts.name for facts in files if items.get(facts.name) != facts.size]
+            if lost:
+                self.unreadable.append(f"{lost[0]} is missing or incomplete in {self.store.url}")
+            else:
+                found.append(manifest)
+        return {manifest.name: manifest for manifest in sorted(found, key=lambda m: m.started)}
+
+
+def chain_of(base: BaseManifest, known: dict[str, BaseManifest]) -> list[BaseManifest]:
+    """Return a base backup with all on which it is based, the full one first.
+
+    Raises:
+        VerificationFailed: one is missing.
+
+    """
+    chain = [base]
+    while chain[0].parent is not None:
+        parent = known.get(chain[0].parent)
+        if parent is None or parent in chain:
+            raise e.VerificationFailed(
+                f"base backup {chain[0].name} is based on {chain[0].parent}, which is missing"
+            )
+        chain.insert(0, parent)
+    return chain
+
+
+def backup_manifest(store: Store, base: BaseManifest, keys: Keys) -> bytes:
+    """Return PostgreSQL's own manifest of a base backup.
+
+    Raises:
+        VerificationFailed: it is damaged.
+
+    """
+    _check(store, base.backup_manifest)
+    with closing(open_contents(store, base.backup_manifest.name, keys)) as source:
+        return b"".join(plain_blocks(source))
+
+
+def _check(store: Store, facts: FileFacts) -> None:
+    with closing(store.open(facts.name)) as source:
+        if hashlib.sha256(read_all(source)).hexdigest() != facts.sha256:
+            raise e.VerificationFailed(f"{source.name}: the SHA-256 differs from the manifest")
+
+
+def assemble(
+    store: Store, chain: Sequence[BaseManifest], programs: Path, target: Path, staging: Path,
+    keys: Keys, jobs: int, progress: Progress,
+) -> None:  # fmt: skip
+    """Write the data directory of a base backup; an incremental one is combined with its parents.
+
+    Each member of the chain is verified before: pg_combinebackup computes new checksums, and would
+    hide damage.
+
+    Raises:
+        VerificationFailed: a file is damaged.
+        StoreError: a file could not be read.
+
+    """
+    folders = [target] if len(chain) == 1 else [staging / base.name for base in chain]
+    for base, folder in zip(chain, folders, strict=True):
+        progress.step(f"unpacking base backup {base.name}")
+        progress.total(sum(part.size for part in base.parts))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ThreadPoolExecutor(jobs) as pool:
+            # A list, so that the first failure is raised here.
+            list(pool.map(partial(_unpack, store, folder, keys, progress), base.parts))
+        verify(programs, folder)
+    if len(chain) > 1:
+        progress.step("combining")
+        command = [str(programs / "pg_combinebackup"), "--output", str(target)]
+        run([*command, *map(str, folders)], {}, e.VerificationFailed)
+
+
+def _unpack(store: Store, folder: Path, keys: Keys, progress: Progress, part: FileFacts) -> None:
+    with closing(store.open(part.name)) as stored:
+        if (found := sha256_of(stored)) != part.sha256:
+            raise e.VerificationFailed(
+                f"{stored.name}: SHA-256 is {found}, the manifest has {part.sha256}"
+            )
+    with closing(open_contents(store, part.name, keys)) as source:
+        parts.unpack(source, folder, progress.advance)

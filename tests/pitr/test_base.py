@@ -1,0 +1,83 @@
+"""Base backups, full and incremental, of real servers."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pgkeep import errors as e
+from pgkeep.crypt import recipients
+from pgkeep.crypt.opening import Keys
+from pgkeep.crypt.options import Encryption
+from pgkeep.pitr import base, bases
+from pgkeep.pitr.base import BaseOptions, Parent
+from pgkeep.pitr.base_manifest import Kind
+from pgkeep.pitr.bases import BaseCatalog
+from pgkeep.postgres.connection import Endpoint
+from pgkeep.postgres.server import Server
+from pgkeep.progress import Silent
+from pgkeep.stores.local import LocalStore
+from tests.support import private_keys, servers
+
+
+@pytest.mark.parametrize("major", [15, 17, 18])
+def test_a_chain_comes_back(major: int, tmp_path: Path) -> None:
+    """A2, A5: each member is verified before they are combined; damage of any file is noticed."""
+    programs = servers.bin_folder(major)
+    settings = {"wal_level": "replica", "max_wal_senders": "4"}
+    if major >= 17:
+        settings["summarize_wal"] = "on"
+    key = private_keys.age_key(tmp_path)
+    encryption = Encryption(recipients=recipients.parse(key.recipient), keys=Keys([key.file]))
+    store = LocalStore(tmp_path / "base")
+    with Server(programs, settings=settings, initdb=["-k"]) as server:
+        endpoint = Endpoint({**server.params, "dbname": "postgres"})
+        servers.sql(
+            server, "postgres", "create table t as select i from generate_series(1, 9999) i"
+        )
+        with endpoint.connect() as connection:
+            options = BaseOptions(
+                programs=programs, staging=tmp_path / "staging", jobs=2, encryption=encryption
+            )
+            full = base.take(endpoint, connection, store, options, Silent())
+            assert (full.kind, full.major, full.checksums) == (Kind.FULL, major, True)
+            assert full.settings["max_connections"] == "100"
+            chain = [full]
+            if major >= 17:
+                servers.sql(server, "postgres", "insert into t values (0)")
+                manifest = bases.backup_manifest(store, full, encryption.keys)
+                parent = Parent(manifest=full, backup_manifest=manifest)
+                options = dataclasses.replace(options, parent=parent)
+                chain.append(base.take(endpoint, connection, store, options, Silent()))
+    known = BaseCatalog(store).read()
+    assert list(known) == [one.name for one in chain]
+    assert bases.chain_of(chain[-1], known) == chain
+    assert list((tmp_path / "staging").iterdir()) == []
+
+    def assemble(folder: str) -> Path:
+        target = tmp_path / folder
+        work = tmp_path / f"{folder}-work"
+        bases.assemble(store, chain, programs, target, work, encryption.keys, 2, Silent())
+        return target
+
+    assert (assemble("target") / "PG_VERSION").read_text().strip() == str(major)
+    for file, use in (
+        (full.parts[0].name, lambda: assemble("damaged")),
+        (full.backup_manifest.name, lambda: bases.backup_manifest(store, full, encryption.keys)),
+    ):
+        path = store.directory / file
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(e.VerificationFailed):
+            use()
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    (store.directory / full.parts[0].name).unlink()
+    catalog = BaseCatalog(store)
+    if major >= 17:
+        with pytest.raises(e.VerificationFailed, match="is missing"):
+            bases.chain_of(chain[-1], catalog.read())
+    else:
+        assert catalog.read() == {}
+    assert "is missing or incomplete" in catalog.unreadable[0]
