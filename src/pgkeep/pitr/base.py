@@ -28,6 +28,7 @@ from ..stores.hashed_upload import HashedUpload
 from ..stores.store import Store, all_or_none, write_file
 from . import parts
 from .base_manifest import SUFFIX, BaseManifest, Kind, Tablespace, base_name, encode
+from .waldump import setting_name
 
 BACKUP_MANIFEST = "backup_manifest"  # in the data directory
 # pg_controldata prints what a recovery must not lower (manual, 27.4.7 "Hot Standby Parameter
@@ -194,7 +195,7 @@ def _facts(
         parts=[],
         backup_manifest=FileFacts("", 0, ""),
         tablespaces=state.tablespaces,
-        settings=dict(_SETTING.findall(text)),
+        settings={setting_name(name): value for name, value in _SETTING.findall(text)},
         encryption=encryption_facts(options.encryption),
     )
 
