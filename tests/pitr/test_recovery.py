@@ -27,6 +27,9 @@ from pgkeep.stores.local import LocalStore
 from tests.support import servers
 
 
+WAL = {"wal_level": "replica", "wal_keep_size": "64MB"}
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that the user of the server can enter."""
@@ -42,7 +45,7 @@ def test_every_kind_of_target(major: int, open_folder: Path) -> None:
     programs = servers.bin_folder(major)
     size = 1 << 20
     ledger = []
-    with Server(programs, settings={"wal_level": "replica"}, initdb=["--wal-segsize=1"]) as server:
+    with Server(programs, settings=WAL, initdb=["--wal-segsize=1"]) as server:
         endpoint = Endpoint({**server.params, "dbname": "postgres"})
         servers.sql(
             server,
