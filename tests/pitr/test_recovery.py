@@ -26,7 +26,6 @@ from pgkeep.progress import Silent
 from pgkeep.stores.local import LocalStore
 from tests.support import servers
 
-
 WAL = {"wal_level": "replica", "wal_keep_size": "64MB"}
 
 

@@ -108,18 +108,52 @@ class WalArchive:
                 hint="Two servers write WAL of one cluster, for example after a promotion without"
                 " stopping the former primary. Stop archiving from the wrong one.",
             )
+        self._store(name, data, digest)
+        return True
+
+    def put_partial(self, name: str, data: bytes) -> bool:
+        """Store an unfinished segment in the place of an earlier state; return False if it is that.
+
+        The zeros at its end are not stored.
+
+        Raises:
+            VerificationFailed: it is no file of this cluster's WAL.
+            StoreError: it could not be stored.
+
+        """
+        data = data.rstrip(b"\0")
+        self._check(name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        former = list(self.files().get(name, []))
+        if any(found.sha256 == digest[:_DIGEST] for found in former):
+            return False
+        self._store(name, data, digest)
+        for found in former:
+            self._remove(found)
+        return True
+
+    def remove_partial(self, name: str) -> None:
+        """Remove the states of an unfinished segment, which is stored completely.
+
+        Raises:
+            StoreError: one could not be removed.
+
+        """
+        for found in list(self.files().get(name, [])):
+            self._remove(found)
+
+    def _store(self, name: str, data: bytes, digest: str) -> None:
         recipients = self.encryption.recipients
         stored = stored_name(name, digest, None if recipients is None else recipients.cipher)
-        write_file(
-            self.store,
-            stored,
-            self.encryption.encrypted(compress(data)),
-            owner=self.origin.system_identifier,
-        )
+        contents = self.encryption.encrypted(compress(data))
+        write_file(self.store, stored, contents, owner=self.origin.system_identifier)
         found = parse_stored(stored)
         assert found is not None  # noqa: S101 - the name was made above
         self.files()[name].append(found)
-        return True
+
+    def _remove(self, found: StoredFile) -> None:
+        self.store.delete(found.stored)
+        self.files()[found.name].remove(found)
 
     def get(self, name: str) -> bytes | None:
         """Return a file of the archive, checked; None if the archive does not have it.
@@ -133,12 +167,13 @@ class WalArchive:
         existing = self.files().get(name, [])
         if not existing:
             return None
-        if len(existing) > 1:
+        if len(existing) > 1 and not name.endswith(PARTIAL):
             raise e.VerificationFailed(
                 f"{self.store.url} has {len(existing)} different files {name}",
                 hint="Two servers have archived WAL of one cluster. Move the wrong file away.",
             )
-        data = self._read(existing[0])
+        # Of an unfinished segment, a kill can leave two states; the longer one is the newer.
+        data = max((self._read(found) for found in existing), key=len)
         self._check(name, data)
         return data
 

@@ -1,0 +1,84 @@
+"""The replication slot, which makes the server keep the WAL that was not received."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from .. import errors as e
+from ..model.wal import Lsn
+from ..postgres.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """What the server says of a slot (manual, 54.19 "pg_replication_slots")."""
+
+    restart: Lsn | None  # from here on, the server keeps the WAL
+    status: str | None  # reserved, extended, unreserved, lost
+    safe_size: int | None  # bytes that can be written before it may get lost; None: no limit
+    active: bool
+
+    @property
+    def lost(self) -> bool:
+        """Whether the server has removed WAL that was not received."""
+        return self.status == "lost" or (self.restart is None and self.status is not None)
+
+
+def create(connection: Connection, name: str) -> SlotState:
+    """Create a slot that keeps WAL from now on.
+
+    `pg_receivewal --create-slot` would keep nothing before it connects.
+
+    Raises:
+        Refused: the server does not allow it.
+
+    """
+    try:
+        connection.execute(
+            "SELECT pg_catalog.pg_create_physical_replication_slot(%s, true)", [name]
+        )
+    except psycopg.Error as error:
+        raise e.Refused(
+            f"could not create replication slot {name}: {error.diag.message_primary}",
+            hint="The role needs REPLICATION, and max_replication_slots a free slot.",
+        ) from error
+    found = state(connection, name)
+    assert found is not None  # noqa: S101 - it was created
+    return found
+
+
+def state(connection: Connection, name: str) -> SlotState | None:
+    """Return the state of a slot; None if it does not exist."""
+    row: Any = connection.execute(
+        "SELECT restart_lsn::pg_catalog.text, wal_status, safe_wal_size, active"
+        " FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
+        [name],
+    ).fetchone()
+    if row is None:
+        return None
+    return SlotState(None if row[0] is None else Lsn.parse(row[0]), row[1], row[2], row[3])
+
+
+def drop(connection: Connection, name: str) -> bool:
+    """Drop a slot; return whether it existed.
+
+    Raises:
+        Refused: it is in use.
+
+    """
+    if state(connection, name) is None:
+        return False
+    try:
+        connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", [name])
+    except psycopg.Error as error:
+        raise e.Refused(
+            f"could not drop replication slot {name}: {error.diag.message_primary}",
+            hint="Stop pgkeep pitr stream first.",
+        ) from error
+    return True
+
+
+def slot_name(system_identifier: str) -> str:
+    """Return the name of pgkeep's slot."""
+    return f"pgkeep_{system_identifier[-8:]}"

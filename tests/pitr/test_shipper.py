@@ -1,0 +1,119 @@
+"""Receiving and storing WAL of a real server, with kills and a store that fails."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pgkeep import errors as e
+from pgkeep.crypt.options import Encryption
+from pgkeep.model import wal
+from pgkeep.model.wal import Path as WalPath
+from pgkeep.pitr import base, slot
+from pgkeep.pitr.archive import WalArchive
+from pgkeep.pitr.shipper import Shipper
+from pgkeep.pitr.wal_file import Origin
+from pgkeep.postgres.connection import Endpoint
+from pgkeep.postgres.server import Server
+from pgkeep.stores.local import LocalStore, LocalUpload
+from tests.support import invoke, servers
+
+SIZE = 1 << 20
+
+
+@contextmanager
+def receiver(server: Server, programs: Path, folder: Path, name: str) -> Iterator[object]:
+    folder.mkdir(exist_ok=True)
+    command = [str(programs / "pg_receivewal"), "-D", str(folder), "-S", name, "--no-loop", "-w"]
+    process = subprocess.Popen(command, env=invoke.environment(server), stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Failing(LocalStore):
+    """A directory that does not accept files while it fails."""
+
+    fails = False
+
+    def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> LocalUpload:
+        if self.fails:
+            raise e.StoreError("disk full")
+        return super().create(name, owner=owner, sha256=sha256)
+
+
+@pytest.mark.parametrize("major", [15, 18])
+def test_no_segment_is_lost(major: int, tmp_path: Path) -> None:
+    """A9, PITR rules 1, 2, 4: the slot keeps what a killed receiver missed, nothing is doubled."""
+    programs = servers.bin_folder(major)
+    folder = tmp_path / "received"
+    with Server(programs, initdb=["--wal-segsize=1"]) as server:
+        endpoint = Endpoint({**server.params, "dbname": "postgres"})
+        with endpoint.connect() as connection:
+            origin = Origin(base.ServerState(connection).system_identifier, SIZE)
+            name = slot.slot_name(origin.system_identifier)
+            assert slot.create(connection, name).restart is not None
+            stores = [LocalStore(tmp_path / "a"), Failing(tmp_path / "b")]
+            archives = [WalArchive(store, origin, Encryption()) for store in stores]
+            shipper = Shipper(folder, archives, max_lag=1)
+            connection.execute("create table public.t (v text)")
+
+            def write() -> None:
+                connection.execute(
+                    "insert into public.t select string_agg(md5(random()::text), '')"
+                    " from generate_series(1, 20000)"
+                )
+                connection.execute("select pg_switch_wal()")
+
+            def everywhere() -> bool:
+                shipper.ship()
+                row = connection.execute("select pg_current_wal_lsn()::text").fetchone()
+                assert row is not None
+                now = wal.Lsn.parse(row[0]) // SIZE * SIZE
+                return all(
+                    state.position is not None and state.position >= now for state in shipper.states
+                )
+
+            def newest(text: bytes) -> bool:
+                shipper.ship()
+                partial = [name for name in archives[0].files() if name.endswith(".partial")]
+                return any(text in (archives[0].get(name) or b"") for name in partial)
+
+            with receiver(server, programs, folder, name):
+                write()
+                until(everywhere)
+            write()
+            Failing.fails = True
+            with receiver(server, programs, folder, name):
+                write()
+                for _ in range(30):
+                    shipper.ship()
+                    time.sleep(0.05)
+                assert shipper.states[1].error is not None
+                assert shipper.waiting > 0
+                Failing.fails = False
+                shipper.states[1].next_attempt = 0
+                until(everywhere)
+                connection.execute("insert into public.t values ('in the newest seconds')")
+                until(lambda: newest(b"in the newest seconds"))
+            again = [WalArchive(store, origin, Encryption()) for store in stores]
+            for archive in again:
+                (run,) = wal.extents(WalPath(1, ()), archive.segments(), SIZE)
+                assert run.last.number - run.first.number >= 2
+                assert all(len(found) <= 1 for found in archive.files().values())
+            assert again[0].segments() == again[1].segments()
+            assert len([path for path in folder.iterdir() if len(path.name) == 24]) <= 1
+            assert slot.drop(connection, name)
+            assert not slot.drop(connection, name)
