@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -135,6 +136,15 @@ class Child:
         last = list(self._complaints)
         cause = [line for line in self._cause if line not in last]
         return e.ProgramFailed(self.name, how, [*cause, *last], self._cause)
+
+    @property
+    def running(self) -> bool:
+        """Whether the program has not ended."""
+        return self._process.poll() is None
+
+    def interrupt(self) -> None:
+        """Ask the program to end, as ^C does."""
+        self._process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
         """Kill the program; its results are no longer needed."""

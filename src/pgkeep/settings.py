@@ -35,6 +35,7 @@ class Group(StrEnum):
     RETENTION = "Retention"
     BUCKET = "Bucket"
     ENCRYPTION = "Encryption"
+    PITR = "Point in time"
     MONITORING = "Monitoring"
     CONNECTION = "Connection"
 
@@ -176,6 +177,13 @@ def _span_or_none(text: str) -> float | None:
         return None if text in ("0", "none") else _span(text)
     except ValueError as error:
         raise ValueError(f"{error}, or 0 for no limit") from None
+
+
+def _span_or_zero(text: str) -> float:
+    try:
+        return 0.0 if text == "0" else _span(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or 0") from None
 
 
 def _metrics_file(text: str) -> Path:
@@ -446,6 +454,32 @@ class Settings:
             " separated by commas. GPG uses its own keyring."
         ),
         option="--identity",
+    )
+    wal_max_lag: float = _setting(
+        "BACKUP_WAL_MAX_LAG",
+        Group.PITR,
+        _span_or_zero,
+        description=(
+            "Point in time: maximum age of the newest change in the stores. Unfinished WAL segments"
+            " are stored as often. `0`: only complete segments are stored."
+        ),
+        default="60s",
+    )
+    window: float = _setting(
+        "BACKUP_WINDOW",
+        Group.PITR,
+        _span,
+        description="Point in time: how far back any second can be restored.",
+        default="7d",
+    )
+    spool: Path | None = _setting(
+        "BACKUP_SPOOL_DIR",
+        Group.PITR,
+        _optional(Path),
+        description=(
+            "Point in time: directory for received WAL and for base backups before they are stored."
+            " Without it, `pitr/spool` in `BACKUP_DIR`."
+        ),
     )
     metrics_file: Path | None = _setting(
         "BACKUP_METRICS_FILE",

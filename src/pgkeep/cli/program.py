@@ -56,6 +56,14 @@ SECTIONS = {
         "key kit": "print how to decrypt and restore backups without pgkeep",
         "rekey": "encrypt existing backups to other public keys",
     },
+    "Restore to any second": {
+        "pitr enable": "begin to store the WAL of a cluster",
+        "pitr disable": "drop the replication slot",
+        "pitr stream": "receive and store WAL, as a service",
+        "pitr base": "take a base backup, incremental if possible",
+        "pitr windows": "list the intervals in which every second can be restored",
+        "pitr restore": "restore a cluster to a point in time",
+    },
     "Set up": {
         "doctor": "find problems that would make a backup fail, and how to fix them",
         "config": "print the settings and where they come from",
@@ -66,7 +74,10 @@ SECTIONS = {
     },
 }
 COMMANDS = {name: text for section in SECTIONS.values() for name, text in section.items()}
-_FAMILIES = {"key": "Create and test the private keys of encrypted backups."}
+_FAMILIES = {
+    "key": "Create and test the private keys of encrypted backups.",
+    "pitr": "Restore a cluster to any second: WAL archive and base backups.",
+}
 
 
 def imported(name: str) -> Command:

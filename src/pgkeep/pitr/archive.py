@@ -7,6 +7,7 @@ name of a segment is noticed and never replaces the first one (PostgreSQL manual
 
 import hashlib
 import re
+import threading
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import closing
@@ -66,20 +67,24 @@ class WalArchive:
     origin: Origin
     encryption: Encryption
     _files: dict[str, list[StoredFile]] | None = field(default=None)
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # several threads fetch
 
     def files(self) -> dict[str, list[StoredFile]]:
         """Return the stored files by the name that PostgreSQL gives them."""
-        if self._files is None:
-            self._files = defaultdict(list)
-            for item in self.store.items():
-                found = parse_stored(item.name)
-                if found is not None:
-                    self._files[found.name].append(found)
-        return self._files
+        with self._lock:
+            if self._files is None:
+                listed: dict[str, list[StoredFile]] = defaultdict(list)
+                for item in self.store.items():
+                    found = parse_stored(item.name)
+                    if found is not None:
+                        listed[found.name].append(found)
+                self._files = listed
+            return self._files
 
     def refresh(self) -> None:
         """Forget the names, so that the store is listed again."""
-        self._files = None
+        with self._lock:
+            self._files = None
 
     def segments(self) -> list[Segment]:
         """Return the complete segments in ascending order."""
@@ -164,6 +169,13 @@ class WalArchive:
             StoreError: it could not be read.
 
         """
+        try:
+            return self._get(name)
+        except e.Missing:  # an unfinished segment was stored anew, or completely, meanwhile
+            self.refresh()
+            return self._get(name)
+
+    def _get(self, name: str) -> bytes | None:
         existing = self.files().get(name, [])
         if not existing:
             return None

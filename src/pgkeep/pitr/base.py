@@ -112,7 +112,15 @@ def take(
         progress.step("verifying")
         verify(options.programs, data)
         facts = _facts(data, state, options, (started, stopped))
-        return _published(store, data, options, progress, facts)
+        made = _published(store, data, options, progress, facts)
+        # A host without the private key cannot read it in the store for the next incremental one.
+        shutil.copy(data / BACKUP_MANIFEST, options.staging / kept_name(made.name))
+        return made
+
+
+def kept_name(name: str) -> str:
+    """Return the name under which a host keeps PostgreSQL's manifest of a base backup."""
+    return f"{name}.{BACKUP_MANIFEST}"
 
 
 def _kind(options: BaseOptions) -> Kind:

@@ -13,10 +13,19 @@ from ..catalog.side_files import open_contents
 from ..crypt.opening import Keys
 from ..model.manifest import LARGEST, FileFacts
 from ..progress import Progress
-from ..stores.store import Store, load_opened, read_all, sha256_of
+from ..stores.hashed_upload import HashedUpload
+from ..stores.store import (
+    Store,
+    all_or_none,
+    chunks,
+    load_opened,
+    read_all,
+    sha256_of,
+    write_file,
+)
 from . import parts
 from .base import run, verify
-from .base_manifest import SUFFIX, BaseManifest, decode, is_base_file
+from .base_manifest import SUFFIX, BaseManifest, decode, encode, is_base_file
 
 
 class BaseCatalog:
@@ -119,3 +128,32 @@ def _unpack(store: Store, folder: Path, keys: Keys, progress: Progress, part: Fi
             )
     with closing(open_contents(store, part.name, keys)) as source:
         parts.unpack(source, folder, progress.advance)
+
+
+def copy(source: Store, target: Store, base: BaseManifest) -> None:
+    """Copy a base backup to another store, its manifest last.
+
+    Raises:
+        VerificationFailed: a file is damaged; nothing is published.
+        StoreError: a file could not be read or written.
+
+    """
+    published: list[str] = []
+    with all_or_none(target, published):
+        for facts in [*base.parts, base.backup_manifest]:
+            with (
+                closing(source.open(facts.name)) as opened,
+                target.create(facts.name, owner=base.system_identifier) as upload,
+            ):
+                stored = HashedUpload(upload)
+                for chunk in chunks(opened):
+                    stored.write(chunk)
+                if stored.sha256 != facts.sha256:
+                    raise e.VerificationFailed(
+                        f"{opened.name} was not copied: its SHA-256 differs from the manifest"
+                    )
+                stored.seal()
+                published.append(facts.name)
+                stored.publish()
+        published.append(base.name + SUFFIX)
+        write_file(target, base.name + SUFFIX, encode(base), owner=base.system_identifier)

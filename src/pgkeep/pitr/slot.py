@@ -60,6 +60,16 @@ def state(connection: Connection, name: str) -> SlotState | None:
     return SlotState(None if row[0] is None else Lsn.parse(row[0]), row[1], row[2], row[3])
 
 
+def write_position(connection: Connection) -> Lsn:
+    """Return up to where the server has written WAL, or a standby has received it."""
+    row: Any = connection.execute(
+        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery()"
+        " THEN pg_catalog.pg_last_wal_receive_lsn() ELSE pg_catalog.pg_current_wal_lsn()"
+        " END::pg_catalog.text"
+    ).fetchone()
+    return Lsn.parse(row[0])
+
+
 def drop(connection: Connection, name: str) -> bool:
     """Drop a slot; return whether it existed.
 

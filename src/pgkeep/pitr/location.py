@@ -1,0 +1,140 @@
+"""Where WAL archive and base backups of a cluster are: below `pitr/` of a directory or bucket.
+
+`pitr/IDENTIFIER.cluster.json` describes a cluster, `pitr/IDENTIFIER/wal/` and
+`pitr/IDENTIFIER/base/` have its files. A cluster is known by its system identifier: WAL of another
+cluster of the same name never gets between.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from .. import errors as e
+from ..config import Config
+from ..crypt.options import Encryption
+from ..settings import BUCKET
+from ..stores.store import Store, load_opened, write_file
+from .archive import WalArchive
+from .bases import BaseCatalog
+from .wal_file import Origin
+
+_SUFFIX = ".cluster.json"
+_LIMIT = 1 << 16
+
+
+class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a cluster without its server."""
+
+    format: int = 1
+    system_identifier: str
+    segment_size: int
+    version_num: int
+    name: str | None = None  # BACKUP_CLUSTER
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """One store of a cluster's files."""
+
+    url: str
+    facts: ClusterFacts
+    wal: Store
+    base: Store
+
+    def archive(self, encryption: Encryption) -> WalArchive:
+        """Return the WAL archive."""
+        origin = Origin(self.facts.system_identifier, self.facts.segment_size)
+        return WalArchive(self.wal, origin, encryption)
+
+    def bases(self) -> BaseCatalog:
+        """Return the base backups."""
+        return BaseCatalog(self.base)
+
+
+def places(config: Config) -> list[str]:
+    """Return the URLs of the directory and of the bucket, those that are configured."""
+    settings = config.settings
+    found = [settings.directory.rstrip("/")]
+    if settings.s3_bucket is not None:
+        found.append(f"{BUCKET}{settings.s3_bucket}/{settings.s3_prefix}".rstrip("/"))
+    return found
+
+
+def locations(config: Config, facts: ClusterFacts) -> list[Location]:
+    """Return where the files of a cluster are stored, or will be."""
+    return [_location(config, place, facts) for place in places(config)]
+
+
+def _location(config: Config, place: str, facts: ClusterFacts) -> Location:
+    folder = f"{place}/pitr/{facts.system_identifier}"
+    return Location(
+        place,
+        facts,
+        config.store_at(f"{folder}/wal", tiers=False),
+        config.store_at(f"{folder}/base", tiers=False),
+    )
+
+
+def register(config: Config, facts: ClusterFacts) -> list[Location]:
+    """Record a cluster in every place, and return its locations.
+
+    Raises:
+        StoreError: a place cannot be written.
+
+    """
+    data = msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
+    for place in places(config):
+        store = config.store_at(f"{place}/pitr", tiers=False)
+        name = facts.system_identifier + _SUFFIX
+        if not store.exists(name):
+            write_file(store, name, data, owner=facts.system_identifier)
+    return locations(config, facts)
+
+
+def known(config: Config) -> Iterator[Location]:
+    """Yield the locations of all clusters that are recorded in a place.
+
+    Raises:
+        StoreError: a place cannot be read.
+        VerificationFailed: the description of a cluster is damaged.
+
+    """
+    for place in places(config):
+        store = config.store_at(f"{place}/pitr", tiers=False)
+        names = [item.name for item in store.items() if item.name.endswith(_SUFFIX)]
+        for name in sorted(names):
+            data = load_opened(store.open(name), _LIMIT).data
+            try:
+                facts = msgspec.json.decode(data, type=ClusterFacts)
+            except msgspec.DecodeError as error:
+                raise e.VerificationFailed(
+                    f"{store.url_of(name)} does not describe a cluster: {error}"
+                ) from error
+            yield _location(config, place, facts)
+
+
+def only(found: list[Location], system_identifier: str | None) -> list[Location]:
+    """Return the locations of one cluster.
+
+    Raises:
+        Refused: there is none, or several clusters have files.
+
+    """
+    chosen = [
+        location
+        for location in found
+        if system_identifier in (None, location.facts.system_identifier)
+    ]
+    identifiers = sorted({location.facts.system_identifier for location in chosen})
+    if not identifiers:
+        raise e.Refused(
+            "no cluster has base backups or WAL here",
+            hint="pgkeep pitr enable begins. Check --dir, BACKUP_DIR and BACKUP_S3_BUCKET.",
+        )
+    if len(identifiers) > 1:
+        raise e.Refused(
+            f"{len(identifiers)} clusters have files here: {', '.join(identifiers)}",
+            hint="Select one with --cluster=IDENTIFIER.",
+        )
+    return chosen

@@ -1,0 +1,83 @@
+"""Point in time by the command line: from enabling to a proved restore on a blank host."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgkeep.postgres.server import Server
+from tests.support import invoke, private_keys, servers
+from tests.support.buckets import Buckets
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the user of the server can enter."""
+    with tempfile.TemporaryDirectory(prefix="pitr-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("major", [15, 18])
+def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets) -> None:
+    """A12: only the bucket and the private key are left, and the second before the mistake."""
+    key = private_keys.age_key(open_folder)
+    bucket = buckets.environment(buckets.bucket())
+    settings = {"max_slot_wal_keep_size": "1GB"}
+    if major >= 17:
+        settings["summarize_wal"] = "on"
+    programs = servers.bin_folder(major)
+    with Server(programs, settings=settings, initdb=["--wal-segsize=1"]) as server:
+        path = f"{programs}:{invoke.environment()['PATH']}"
+        env = invoke.environment(server, "postgres", BACKUP_DIR=str(open_folder / "backups"),
+                                 BACKUP_ENCRYPT_TO=key.recipient, BACKUP_WAL_MAX_LAG="1s",
+                                 PATH=path, **bucket)  # fmt: skip
+        (open_folder / "backups").mkdir()
+        out, err = invoke.outputs("pitr", "enable", env=env)
+        assert "can be restored" in err + out
+        with servers.connect(server, "postgres") as connection:
+            connection.execute("create table ledger (n int)")
+            receiver = invoke.start("pitr", "stream", env=env)
+            try:
+                moments = []
+                for number in range(20):
+                    connection.execute("insert into ledger values (%s)", [number])
+                    row = connection.execute("select clock_timestamp()").fetchone()
+                    assert row is not None
+                    moments.append(row[0])
+                    time.sleep(0.01)
+                    if number == 10:
+                        made = json.loads(invoke.run("pitr", "base", "--json", env=env))
+                        assert made["kind"] == ("incremental" if major >= 17 else "full")
+                connection.execute("drop table ledger; create table after_the_mistake ()")
+                row = connection.execute("select pg_current_wal_lsn()::text").fetchone()
+                assert row is not None
+                wanted, deadline = moments[15].isoformat(), time.monotonic() + 60
+                blank = {**bucket, "BACKUP_DIR": str(open_folder / "none"), "PATH": path}
+                host = invoke.environment() | {"BACKUP_IDENTITY_FILE": str(key.file), **blank}
+                host["BACKUP_DIR"] = f"s3://{bucket['BACKUP_S3_BUCKET']}/backups"
+                del host["BACKUP_S3_BUCKET"]
+                target = str(open_folder / "restored")
+                while True:
+                    status, out, err = invoke.complete(
+                        "pitr", "restore", f"--to={wanted}", f"--target-dir={target}",
+                        "--promote", "--json", env=host,
+                    )  # fmt: skip
+                    if status == 0 or time.monotonic() > deadline:
+                        break
+                    assert "not in the archived WAL" in err, err
+                    time.sleep(0.5)
+                assert status == 0, err
+            finally:
+                receiver.terminate()
+                receiver.communicate()
+        plan = json.loads(out)
+        assert plan["next_commit"] is not None
+        windows = json.loads(invoke.run("pitr", "windows", "--json", env=host))
+        assert windows[0]["windows"][0]["bases"]
+        assert "is dropped" in "".join(invoke.outputs("pitr", "disable", env=env))
+    assert (Path(target) / "PG_VERSION").read_text().strip() == str(major)
+    assert not (Path(target) / "recovery.signal").exists()
