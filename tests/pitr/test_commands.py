@@ -21,6 +21,13 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture
+def pg_wal() -> Iterator[Server]:
+    settings = {"max_slot_wal_keep_size": "1GB"}
+    with Server(servers.bin_folder(17), settings=settings, initdb=["--wal-segsize=1"]) as server:
+        yield server
+
+
 @pytest.mark.parametrize("major", [15, 18])
 def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets) -> None:
     """A12: only the bucket and the private key are left, and the second before the mistake."""
@@ -81,3 +88,32 @@ def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets)
         assert "is dropped" in "".join(invoke.outputs("pitr", "disable", env=env))
     assert (Path(target) / "PG_VERSION").read_text().strip() == str(major)
     assert not (Path(target) / "recovery.signal").exists()
+
+
+def test_what_is_before_the_window_goes(pg_wal: Server, open_folder: Path) -> None:
+    """A16, C10: a base backup that ended before the window replaces the earlier ones."""
+    programs = servers.bin_folder(17)
+    path = f"{programs}:{invoke.environment()['PATH']}"
+    settings = {"BACKUP_DIR": str(open_folder / "b"), "BACKUP_WINDOW": "1s", "PATH": path}
+    env = invoke.environment(pg_wal, "postgres") | settings
+    (open_folder / "b").mkdir()
+    invoke.run("pitr", "enable", env=env)
+    time.sleep(1.5)
+    for _ in range(2):
+        with servers.connect(pg_wal, "postgres") as connection:
+            connection.execute("select pg_switch_wal()")
+            connection.execute("create table if not exists t (); checkpoint")
+            row = connection.execute("select pg_current_wal_lsn()::text").fetchone()
+        assert row is not None
+        invoke.run("pitr", "stream", f"--until={row[0]}", env=env)
+        invoke.run("pitr", "base", "--full", env=env)
+        time.sleep(1.5)
+    out = json.loads(invoke.run("pitr", "base", "--full", "--json", env=env))
+    (found,) = json.loads(invoke.run("pitr", "windows", "--json", env=env))
+    bases = [name for window in found["windows"] for name in window["bases"]]
+    assert len(bases) == 1, "the WAL of the last two is not stored yet"
+    folder = open_folder / "b" / "pitr" / out["system_identifier"]
+    kept = sorted(path.name for path in (folder / "base").glob("*.base.json"))
+    assert len(kept) == 3, "the first one was removed: the second one began before the window"
+    assert kept[0].startswith(bases[0])
+    invoke.run("pitr", "disable", env=env)

@@ -48,6 +48,13 @@ def command(
         made, reason = service.take_base(
             config, endpoint, connection, encryption, bar, kind=kind
         )  # fmt: skip
+        removed = service.expire(config, service.facts_of(connection, config), encryption)
+    for found in removed:
+        if found.bases or found.segments:
+            text = f"removed {len(found.bases)} base backups and {found.segments} files of WAL"
+            output.current().info(f"{text}, which were before the window")
+        for message in found.retained:
+            output.current().info(message)
     if as_json:
         print_json(made)
     output.current().done(

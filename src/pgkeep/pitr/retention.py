@@ -38,20 +38,28 @@ def decide(
 ) -> Expiry:
     """Return what can be removed so that every second of the window stays restorable.
 
-    Without a base backup nothing is removed: the WAL can belong to one that is being taken.
+    Only a base backup whose WAL is stored takes the place of an earlier one. Without a base backup
+    nothing is removed: the WAL can belong to one that is being taken.
     """
     begin = now - window
+    archived = set(segments)
+    usable = {name for name, base in bases.items() if _has_wal(base, archived)}
+    usable = {name for name in usable if _has_chain(bases[name], bases)}
     ordered = sorted(bases.values(), key=lambda base: base.stop_lsn, reverse=True)
     reasons: dict[str, str] = {}
     for base in ordered:
         if base.stopped >= begin:
             reasons[base.name] = "in the window"
-    before = [base for base in ordered if base.stopped < begin and _has_chain(base, bases)]
+    before = [base for base in ordered if base.stopped < begin and base.name in usable]
     if before:
         reasons[before[0].name] = "the window begins with it"
-    elif ordered and not any(_has_chain(bases[name], bases) for name in reasons):
-        # Whatever is wrong with the chains, nothing is removed that could be repaired.
-        reasons |= dict.fromkeys(bases, "no base backup is complete")
+        # One that is newer and not usable yet can become so when its WAL is stored.
+        newer = [base for base in ordered if before[0].stop_lsn < base.stop_lsn]
+        reasons |= {base.name: "its WAL is not stored yet" for base in newer
+                    if base.name not in reasons}  # fmt: skip
+    else:
+        # Whatever is wrong, nothing is removed that could be repaired.
+        reasons |= {name: "no earlier one is complete" for name in bases if name not in reasons}
     for name in list(reasons):
         _keep_parents(bases[name], bases, reasons)
     decisions = [
@@ -63,8 +71,15 @@ def decide(
         return Expiry(decisions, [], None)
     # Numbers continue across timelines, so one number divides all of them.
     first = min(base.start_lsn // base.segment_size for base in kept)
-    expired = sorted(segment for segment in segments if segment.number < first)
+    expired = sorted(segment for segment in archived if segment.number < first)
     return Expiry(decisions, expired, first)
+
+
+def _has_wal(base: BaseManifest, archived: set[Segment]) -> bool:
+    """Whether the WAL that makes a base backup consistent is stored."""
+    first = base.start_lsn // base.segment_size
+    last = (base.stop_lsn - 1) // base.segment_size
+    return all(Segment(base.timeline, number) in archived for number in range(first, last + 1))
 
 
 def _has_chain(base: BaseManifest, known: Mapping[str, BaseManifest]) -> bool:

@@ -2,28 +2,22 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from .. import errors as e
 from ..config import Config
 from ..crypt.options import Encryption
-from ..model.wal import Lsn
 from ..postgres.connection import Connection, Endpoint
 from ..progress import Progress
 from . import base, bases, checks, choice, installation, slot
+from . import expire as expire_module
 from .base import BaseOptions, Parent, ServerState
 from .base_manifest import BaseManifest
-from .location import ClusterFacts, Location, register
+from .expire import Expired
+from .location import ClusterFacts, Location, locations, register
 from .shipper import Shipper
 from .stream import Stream, StreamOptions
-
-
-class Enabled(NamedTuple):
-    """The result of enabling a cluster."""
-
-    base: BaseManifest
-    end: Lsn  # of the WAL that is stored
 
 
 def spool_of(config: Config, system_identifier: str) -> Path:
@@ -79,6 +73,21 @@ def check(endpoint: Endpoint, connection: Connection, *, unlimited: bool) -> Non
             "; ".join(problem.message for problem in problems),
             hint="\n".join(problem.remedy for problem in problems),
         )
+
+
+def expire(config: Config, facts: ClusterFacts, encryption: Encryption) -> list[Expired]:
+    """Remove from every location what is before the window.
+
+    Raises:
+        RetentionFailed: a location has base backups that cannot be read.
+
+    """
+    window, now = timedelta(seconds=config.settings.window), datetime.now(UTC)
+    found = []
+    for location in locations(config, facts):
+        decided = expire_module.plan(location, encryption, window, now)
+        found.append(expire_module.execute(location, encryption, decided))
+    return found
 
 
 def shipper_of(
