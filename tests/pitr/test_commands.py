@@ -78,6 +78,19 @@ def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets)
                     assert "not in the archived WAL" in err, err
                     time.sleep(0.5)
                 assert status == 0, err
+                dumped = json.loads(
+                    invoke.run(
+                        "pitr",
+                        "restore",
+                        f"--to={wanted}",
+                        "--database=postgres",
+                        f"--as-dump={open_folder / 'dumped'}",
+                        "--json",
+                        env=host,
+                    )
+                )
+                rows = [table for table in dumped["tables"] if table[1] == "ledger"]
+                assert rows == [["public", "ledger", 16]], "it is as before it was dropped"
             finally:
                 receiver.terminate()
                 receiver.communicate()

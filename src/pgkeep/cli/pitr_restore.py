@@ -9,7 +9,7 @@ import click
 
 from .. import errors as e
 from ..model.wal import Lsn
-from ..pitr import location, moment
+from ..pitr import dump, location, moment
 from ..pitr import restore as pitr_restore
 from ..pitr.restore import RecoveryPlan
 from ..pitr.target import Point, Target, TargetKind
@@ -27,7 +27,7 @@ from .common import (
     print_json,
     target_option,
 )
-from .rules import AtMostOne
+from .rules import AtMostOne, Requires
 
 
 @pgkeep_command(
@@ -36,8 +36,15 @@ from .rules import AtMostOne
         "pgkeep pitr restore --to='2026-11-22 14:07:12+01:00' --preview",
         "pgkeep pitr restore --to='5 minutes ago' --target-dir=/var/lib/postgresql/17/restored",
         "pgkeep pitr restore --latest --target-dir=/srv/restored --promote",
+        "pgkeep pitr restore --to='1 hour ago' --database=app --as-dump=/srv/before",
     ),
-    rules=(AtMostOne(("--to", "--to-lsn", "--to-xid", "--to-name", "--latest")),),
+    rules=(
+        AtMostOne(("--to", "--to-lsn", "--to-xid", "--to-name", "--latest")),
+        AtMostOne(("--target-dir", "--as-dump", "--preview")),
+        Requires("--as-dump", ("--database",)),
+        Requires("--database", ("--as-dump",)),
+        Requires("--promote", ("--target-dir",)),
+    ),
 )
 @click.option(
     "--to", "time", metavar="TIME", help="Time with an offset, or such as '5 minutes ago'."
@@ -53,6 +60,14 @@ from .rules import AtMostOne
     metavar="DIR",
     shell_complete=complete_directories,
     help="New data directory.",
+)
+@click.option("--database", metavar="NAME", help="With --as-dump: the database that is backed up.")
+@click.option(
+    "--as-dump",
+    "as_dump",
+    metavar="DIR",
+    shell_complete=complete_directories,
+    help="Not a cluster, but a backup of one database as it was then, in this directory.",
 )
 @click.option("--preview", is_flag=True, help="Print the plan and the commits around the target.")
 @click.option("--promote", is_flag=True, help="End recovery: make it a primary.")
@@ -71,6 +86,8 @@ def command(
     latest: bool,
     timeline: int | None,
     directory_of_target: str | None,
+    database: str | None,
+    as_dump: str | None,
     preview: bool,
     promote: bool,
     cluster: str | None,
@@ -85,8 +102,8 @@ def command(
     """
     config = load_config(**common)
     wanted = _target(time, lsn, xid, name, latest=latest)
-    if not preview and directory_of_target is None:
-        raise click.UsageError("--target-dir or --preview is required")
+    if not preview and directory_of_target is None and as_dump is None:
+        raise click.UsageError("one of --target-dir, --as-dump and --preview is required")
     encryption = config.encryption()
     place = location.only(list(location.known(config)), cluster)[0]
     plan = pitr_restore.make_plan(place, wanted, encryption, timeline)
@@ -95,6 +112,15 @@ def command(
         with output.current().progress(silent=as_json) as bar:
             point, _ = pitr_restore.preview(plan, encryption, jobs, bar)
         print_json(_document(plan, point)) if as_json else output.show(_lines(plan, point))
+        return
+    if as_dump is not None:
+        folder = Path(as_dump).absolute()
+        with output.current().progress(silent=as_json) as bar:
+            made = dump.dump(plan, str(database), folder, encryption, jobs, bar)
+        print_json(made) if as_json else output.note(str(folder / made.artifact.name))
+        output.current().done(
+            f"database {made.database.name} as it was at {wanted}", as_json=as_json
+        )
         return
     directory = Path(str(directory_of_target)).absolute()
     with (
