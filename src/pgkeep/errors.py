@@ -116,6 +116,10 @@ class Retained(StoreError):
     """The store retains a file until a date, for example by Object Lock."""
 
 
+class Differs(StoreError):
+    """The WAL archive has another file under the same name."""
+
+
 class RetentionFailed(PgkeepError):
     """Old backups could not be removed, or removing them would be dangerous."""
 

@@ -11,7 +11,7 @@ from pgkeep.crypt.opening import Keys
 from pgkeep.crypt.options import Encryption
 from pgkeep.model.wal import Segment
 from pgkeep.pitr import archive as archive_module
-from pgkeep.pitr.archive import Differs, WalArchive
+from pgkeep.pitr.archive import WalArchive
 from pgkeep.pitr.wal_file import Origin, read_header
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore
@@ -65,7 +65,7 @@ def test_what_was_archived_comes_back(
         assert [segment.name(origin.segment_size) for segment in again.segments()] == names
         changed = bytearray(files[names[0]])
         changed[-1] ^= 1
-        with pytest.raises(Differs, match="with other contents"):
+        with pytest.raises(e.Differs, match="with other contents"):
             again.put(names[0], bytes(changed))
         assert len(list(store.items())) == 2
         stored = sorted(store.directory.iterdir())[0]

@@ -32,10 +32,6 @@ _STORED = re.compile(
 )
 
 
-class Differs(e.StoreError):
-    """The archive has another file under the same name."""
-
-
 class StoredFile(NamedTuple):
     """A file of the archive, as its name describes it."""
 
@@ -107,7 +103,7 @@ class WalArchive:
         if any(found.sha256 == digest[:_DIGEST] for found in existing):
             return False
         if existing:
-            raise Differs(
+            raise e.Differs(
                 f"{self.store.url} has {name} with other contents: SHA-256 begins with"
                 f" {existing[0].sha256}, expected {digest[:_DIGEST]}",
                 hint="Two servers write WAL of one cluster, for example after a promotion without"

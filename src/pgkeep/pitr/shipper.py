@@ -13,7 +13,7 @@ from pathlib import Path
 from .. import errors as e
 from ..model import wal
 from ..model.wal import PARTIAL, Lsn
-from .archive import Differs, WalArchive
+from .archive import WalArchive
 
 ATTEMPTS_PAUSE = 30.0  # longest pause between attempts with a store that fails, in seconds
 
@@ -70,7 +70,7 @@ class Shipper:
                     self._put(state, name)
                 self._put_partials(state, [name for name in names if name.endswith(PARTIAL)])
                 state.error, state.pause = None, 0.0
-            except Differs:
+            except e.Differs:
                 raise
             except e.StoreError as error:
                 state.error = error
