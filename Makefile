@@ -5,7 +5,7 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh tests/fresh.sh .ci/run
 
-.PHONY: help demo test lint lock bench production regress image fresh clean setup
+.PHONY: help demo test lint lock bench production soak regress image fresh clean setup
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench: $(ready) setup  ## measure against pg_dump and pg_restore (30 minutes); B
 
 production: $(ready) setup  ## measure what pgkeep does to an application at work (25 minutes); PRODUCTION_ARGS="--help"
 	$(bin)/python -m bench.production $(PRODUCTION_ARGS)
+
+soak: $(ready) setup  ## receive WAL for two hours beside faults, restore random seconds; SOAK_ARGS="--help"
+	$(bin)/python -m bench.soak $(SOAK_ARGS)
 
 regress: $(ready) setup  ## back up and restore PostgreSQL's own regression database in every way
 	@tests/setup.sh regress
