@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 _INTRODUCTION = """\
 # Point in time for hours
 
@@ -63,7 +62,7 @@ def page(result: Result) -> str:
         "windows": str(windows),
         "memory of the receiver and its programs": _memory(result.memory),
         "restores to a random second": f"{restores} (median)",
-        **{"the load failed": text for text in result.failed},
+        "errors of the load": "; ".join(result.failed) or "none",
     }
     lines += [f"| {name} | {value} |" for name, value in rows.items()]
     return "\n".join(lines) + "\n"
