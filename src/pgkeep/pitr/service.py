@@ -10,14 +10,14 @@ from ..config import Config
 from ..crypt.options import Encryption
 from ..postgres.connection import Connection, Endpoint
 from ..progress import Progress
-from . import base, bases, checks, choice, installation, slot
+from . import base, bases, checks, choice, installation, slot, stream_state
 from . import expire as expire_module
 from .base import BaseOptions, Parent, ServerState
 from .base_manifest import BaseManifest
 from .expire import Expired
 from .location import ClusterFacts, Location, locations, register
 from .shipper import Shipper
-from .stream import Stream, StreamOptions
+from .stream import WATCH, Stream, StreamOptions
 
 
 def spool_of(config: Config, system_identifier: str) -> Path:
@@ -110,8 +110,10 @@ def stream_of(
     options = StreamOptions(
         programs=installation.folder_of(facts.version_num // 10000, installation.FOR_STREAM),
         spool=spool,
+        state=stream_state.path_in(spool.parent),
         slot=slot.slot_name(facts.system_identifier),
         system_identifier=facts.system_identifier,
+        watch=min(WATCH, max(1.0, (config.settings.wal_max_lag or WATCH) / 4)),
     )
     return Stream(endpoint, shipper, options, tell)
 

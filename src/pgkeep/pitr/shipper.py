@@ -7,7 +7,6 @@ later one is complete: pg_receivewal reads the position to continue from the nam
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from .. import errors as e
@@ -24,12 +23,12 @@ class StoreState:
 
     archive: WalArchive
     position: Lsn | None = None  # the end of what is stored
-    stored_at: datetime | None = None  # when the newest change was stored
     error: e.PgkeepError | None = None
     pause: float = 0.0
     next_attempt: float = 0.0  # monotonic
     done: set[str] = field(default_factory=set)  # files that it has
     partial: tuple[str, int] | None = None  # name and time of change of the last partial
+    length: int = 0  # of its bytes without the zeros at its end
 
 
 class Shipper:
@@ -48,6 +47,7 @@ class Shipper:
         self._size = archives[0].origin.segment_size
         self._max_lag = max_lag
         self._stored = stored
+        self.received: Lsn | None = None  # up to here, the server knows that it is on our disk
         self.states = [StoreState(archive) for archive in archives]
 
     def ship(self) -> None:
@@ -101,33 +101,44 @@ class Shipper:
             state.archive.remove_partial(name + PARTIAL)
             end = segment.end(self._size)
             state.position = end if state.position is None else Lsn(max(state.position, end))
-            state.stored_at = datetime.now(UTC)
 
     def _put_partials(self, state: StoreState, names: Sequence[str]) -> None:
         """Store the unfinished segments if they have changed, the newest timeline last."""
         if not self._max_lag:
             return
         for name in names:
-            path = self._folder / name
+            path, received = self._folder / name, self.received
             try:
                 changed = path.stat().st_mtime_ns
-                if state.partial == (name, changed):
-                    continue
-                data = path.read_bytes()
+                if state.partial != (name, changed):
+                    data = path.read_bytes()
+                    if len(data) != self._size:
+                        continue  # it is being created
+                    data = data.rstrip(b"\0")
+                    if data and state.archive.put_partial(name, data):
+                        self._stored(name)
+                    state.partial, state.length = (name, changed), len(data)
             except FileNotFoundError:  # it is complete now, and has another name
                 continue
-            if len(data) != self._size:
-                continue  # it is being created
-            if data.rstrip(b"\0") and state.archive.put_partial(name, data):
-                self._stored(name)
             segment = wal.parse_segment(name.removesuffix(PARTIAL), self._size)
             if segment is not None:
-                end = Lsn(segment.start(self._size) + len(data.rstrip(b"\0")))
+                # What was received before the file was read is in it.
+                end = _end(segment.start(self._size), state.length, self._size, received)
                 state.position = end if state.position is None else Lsn(max(state.position, end))
-            state.partial = (name, changed)
-            state.stored_at = datetime.now(UTC)
 
     def _remove(self, complete: Sequence[str]) -> None:
         for name in complete[:-1]:
             if all(name in state.done for state in self.states):
                 (self._folder / name).unlink(missing_ok=True)
+
+
+def _end(start: Lsn, length: int, size: int, received: Lsn | None) -> Lsn:
+    """Return up to where an unfinished segment has WAL.
+
+    Records are padded to 8 bytes. A record can end with more zeros, as the rest of the file does:
+    only the server knows then that it was received.
+    """
+    end = start + (length + 7) // 8 * 8
+    if received is not None and start <= received <= start + size:
+        end = max(end, received)
+    return Lsn(end)

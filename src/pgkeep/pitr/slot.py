@@ -70,6 +70,17 @@ def write_position(connection: Connection) -> Lsn:
     return Lsn.parse(row[0])
 
 
+def timeline(connection: Connection) -> int:
+    """Return the timeline of the server."""
+    row: Any = connection.execute(
+        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery()"
+        " THEN (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())"
+        " ELSE ('x' || pg_catalog.left(pg_catalog.pg_walfile_name("
+        "pg_catalog.pg_current_wal_lsn()), 8))::pg_catalog.bit(32)::pg_catalog.int4 END"
+    ).fetchone()
+    return int(row[0])
+
+
 def drop(connection: Connection, name: str) -> bool:
     """Drop a slot; return whether it existed.
 

@@ -1,8 +1,10 @@
 """Receive WAL without end: supervise pg_receivewal, store what it writes, watch the slot."""
 
+import os
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,39 +17,44 @@ from .. import errors as e
 from .. import processes
 from ..model.wal import Lsn
 from ..postgres.connection import Endpoint
-from . import slot
+from . import slot, stream_state
 from .base import ServerState
 from .shipper import Shipper
+from .slot import SlotState
+from .stream_state import SlotProgress, StoreProgress, StreamState
 
 POLL = 0.5  # seconds between two looks at the folder
-WATCH = 10.0  # seconds between two looks at the server
+WATCH = 10.0  # longest time between two looks at the server, in seconds
 FLOOR = 0.05  # of the spool's file system, which stays free for others
 LONGEST_PAUSE = 30.0  # between two starts of pg_receivewal, in seconds
 
 
 @dataclass(slots=True)
 class Health:
-    """How the receiver is doing, for metrics and health checks; times are UTC."""
+    """How the receiver is doing; times are UTC."""
 
     receiving: bool = False
     position: Lsn | None = None  # the end of what every store has
-    stored_at: datetime | None = None  # when the newest change was stored everywhere
     server: Lsn | None = None  # where the server writes
     seen_at: datetime | None = None  # when the server was asked
+    complete_until: datetime | None = None  # as in StreamState
+    slot: SlotState | None = None
+    timeline: int | None = None
     waiting: int = 0  # complete segments that a store does not have
     restarts: int = 0  # of pg_receivewal
     problems: list[str] = field(default_factory=list)
+    _seen: deque[tuple[datetime, Lsn]] = field(default_factory=lambda: deque(maxlen=1000))
 
-    def lag(self, now: datetime) -> float | None:
-        """Return how old the oldest change that is not stored can be, in seconds.
+    def see(self, now: datetime, server: Lsn) -> None:
+        """Note where the server writes."""
+        self.seen_at, self.server = now, server
+        self._seen.append((now, server))
 
-        An idle server has no such change: then the lag is that of the last look at it.
-        """
-        if self.seen_at is None or self.server is None or self.position is None:
-            return None
-        if self.position >= self.server:
-            return max(0.0, (now - self.seen_at).total_seconds())
-        return None if self.stored_at is None else (now - self.stored_at).total_seconds()
+    def store(self, position: Lsn) -> None:
+        """Note up to where every store has everything."""
+        self.position = position
+        while self._seen and self._seen[0][1] <= position:
+            self.complete_until = self._seen.popleft()[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +63,10 @@ class StreamOptions:
 
     programs: Path  # of the server's major version
     spool: Path
+    state: Path  # the file for other commands on this host
     slot: str
     system_identifier: str
+    watch: float = WATCH  # seconds between two looks at the server
 
 
 class Stream:
@@ -95,15 +104,19 @@ class Stream:
             while not self._stop.is_set() and not until():
                 self._supervise()
                 self._shipper.ship()
-                if time.monotonic() - watched > WATCH:
+                looks = time.monotonic() - watched >= self._options.watch
+                if looks:
                     self._watch()
                     watched = time.monotonic()
                 self._note()
+                if looks:
+                    self._write()
                 self._stop.wait(POLL)
         finally:
             self._end_child()
             self._shipper.ship()
             self._note()
+            self._write()
 
     def _supervise(self) -> None:
         """Start pg_receivewal if it does not run, later each time, and not on a full disk."""
@@ -124,7 +137,7 @@ class Stream:
     def _start_child(self) -> None:
         command = [
             str(self._options.programs / "pg_receivewal"), "--directory", str(self._options.spool),
-            f"--slot={self._options.slot}", "--no-loop", "--no-password",
+            f"--slot={self._options.slot}", "--no-loop", "--no-password", "--synchronous",
         ]  # fmt: skip
         with self._endpoint.child() as access:
             self._child = processes.Child(
@@ -156,8 +169,10 @@ class Stream:
                         hint="Enable it under its own identifier: pgkeep pitr enable.",
                     )
                 state = slot.state(connection, self._options.slot)
-                self.health.server = slot.write_position(connection)
-                self.health.seen_at = datetime.now(UTC)
+                now = datetime.now(UTC)  # before the position: what is written later is not in it
+                self.health.see(now, slot.write_position(connection))
+                self.health.slot = state
+                self.health.timeline = slot.timeline(connection)
         except (e.ConnectionFailed, psycopg.Error) as error:
             self._problem(f"the server does not answer: {error}")
             return
@@ -167,6 +182,7 @@ class Stream:
                 + ("does not exist" if state is None else "is lost: the server removed WAL"),
                 hint="WAL is missing from now on. Begin a new window: pgkeep pitr enable.",
             )
+        self._shipper.received = state.restart
         self.health.problems.clear()
         self._pause = 1.0
 
@@ -175,16 +191,53 @@ class Stream:
         health = self.health
         health.receiving = self._child is not None and self._child.running
         health.waiting = self._shipper.waiting
-        positions = [state.position for state in states]
-        if all(position is not None for position in positions):
-            health.position = min(position for position in positions if position is not None)
-        times = [state.stored_at for state in states if state.stored_at is not None]
-        health.stored_at = min(times) if len(times) == len(states) else None
+        positions = [state.position for state in states if state.position is not None]
+        if len(positions) == len(states):
+            health.store(min(positions))
         for state in states:
             if state.error is not None:
                 self._problem(state.error.message)
+
+    def _write(self) -> None:
+        """Tell other commands on this host how it is."""
+        health, options = self.health, self._options
+        found = health.slot
+        state = StreamState(
+            pid=os.getpid(),
+            written_at=datetime.now(UTC),
+            system_identifier=options.system_identifier,
+            receiving=health.receiving,
+            position=_text(health.position),
+            stores=[
+                StoreProgress(
+                    url=state.archive.store.url,
+                    position=_text(state.position),
+                    error=None if state.error is None else state.error.message,
+                )
+                for state in self._shipper.states
+            ],
+            server=_text(health.server),
+            seen_at=health.seen_at,
+            complete_until=health.complete_until,
+            slot=SlotProgress(
+                name=options.slot,
+                status=None if found is None else found.status,
+                safe_size=None if found is None else found.safe_size,
+                restart=None if found is None else _text(found.restart),
+            ),
+            timeline=health.timeline,
+            waiting=health.waiting,
+            restarts=health.restarts,
+            problems=health.problems,
+        )
+        with suppress(OSError):  # its time tells that it is old
+            stream_state.write(options.state, state)
 
     def _problem(self, text: str) -> None:
         if text not in self.health.problems:
             self.health.problems.append(text)
             self._tell(text)
+
+
+def _text(position: Lsn | None) -> str | None:
+    return None if position is None else str(position)
