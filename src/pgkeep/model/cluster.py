@@ -5,6 +5,14 @@ import re
 ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 EXPECTED = "1 to 63 letters, digits, dots, underscores or hyphens, a letter or digit first"
 
+FOLDER = "pitr/"  # of a store: clusters whose WAL is archived
+_DESCRIPTION = re.compile(FOLDER + r"(?P<identifier>[0-9]{1,20})\.cluster\.json")
+
+
+def is_description(file: str) -> bool:
+    """Whether a file of a store describes a cluster whose WAL is archived."""
+    return _DESCRIPTION.fullmatch(file) is not None
+
 
 def short_form(system_identifier: str) -> str:
     """Return the last 8 hexadecimal digits of a system identifier, or "" if it is unknown.

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from .. import errors as e
@@ -39,6 +40,7 @@ class StoredFile(NamedTuple):
     sha256: str  # the beginning of that of its plain bytes
     cipher: Cipher | None
     stored: str  # the name in the store
+    modified: float | None = None  # when it was stored, as the store's list has it
 
 
 def stored_name(name: str, sha256: str, cipher: Cipher | None) -> str:
@@ -73,7 +75,7 @@ class WalArchive:
                 for item in self.store.items():
                     found = parse_stored(item.name)
                     if found is not None:
-                        listed[found.name].append(found)
+                        listed[found.name].append(found._replace(modified=item.modified))
                 self._files = listed
             return self._files
 
@@ -87,6 +89,11 @@ class WalArchive:
         size = self.origin.segment_size
         found = (wal.parse_segment(name, size) for name in self.files())
         return sorted(segment for segment in found if segment is not None)
+
+    def stored_at(self, name: str) -> datetime | None:
+        """Return when a file was stored; None if the archive does not have it."""
+        times = [found.modified for found in self.files().get(name, ()) if found.modified]
+        return datetime.fromtimestamp(max(times), UTC) if times else None
 
     def put(self, name: str, data: bytes) -> bool:
         """Store a file of the WAL; return False if the archive has it already.
@@ -235,10 +242,19 @@ def histories(archive: WalArchive) -> dict[int, tuple[wal.Switch, ...]]:
         StoreError: one could not be read.
 
     """
-    return {
-        timeline: wal.decode_history((archive.get(name) or b"").decode("ascii", "replace"), name)
-        for name, timeline in _timelines(archive.files())
-    }
+    return {timeline: history(archive, name) for name, timeline in _timelines(archive.files())}
+
+
+def history(archive: WalArchive, name: str) -> tuple[wal.Switch, ...]:
+    """Read a history file of an archive.
+
+    Raises:
+        VerificationFailed: it is damaged.
+        NoKey, OtherKey: it cannot be decrypted.
+        StoreError: it could not be read.
+
+    """
+    return wal.decode_history((archive.get(name) or b"").decode("ascii", "replace"), name)
 
 
 def _timelines(names: Iterable[str]) -> list[tuple[str, int]]:

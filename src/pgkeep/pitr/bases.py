@@ -18,7 +18,6 @@ from ..stores.store import (
     Store,
     all_or_none,
     chunks,
-    load_opened,
     read_all,
     sha256_of,
     write_file,
@@ -38,16 +37,17 @@ class BaseCatalog:
     def read(self) -> dict[str, BaseManifest]:
         """Return all base backups whose files exist with their lengths, oldest first."""
         self.unreadable = []
-        items = {item.name: item.size for item in self.store.items() if is_base_file(item.name)}
+        items = {item.name: item for item in self.store.items() if is_base_file(item.name)}
+        sizes = {name: item.size for name, item in items.items()}
         found: list[BaseManifest] = []
         for name in sorted(name for name in items if name.endswith(SUFFIX)):
             try:
-                manifest = decode(load_opened(self.store.open(name), LARGEST).data, name)
+                manifest = decode(self.store.load(items[name], LARGEST).data, name)
             except (e.StoreError, e.VerificationFailed) as error:
                 self.unreadable.append(error.message)
                 continue
             files = [*manifest.parts, manifest.backup_manifest]
-            lost = [facts.name for facts in files if items.get(facts.name) != facts.size]
+            lost = [facts.name for facts in files if sizes.get(facts.name) != facts.size]
             if lost:
                 self.unreadable.append(f"{lost[0]} is missing or incomplete in {self.store.url}")
             else:

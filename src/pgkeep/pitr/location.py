@@ -14,12 +14,12 @@ from .. import errors as e
 from ..config import Config
 from ..crypt.options import Encryption
 from ..settings import BUCKET
-from ..stores.store import Store, load_opened, write_file
+from ..stores.store import Store, write_file
 from .archive import WalArchive
 from .bases import BaseCatalog
 from .wal_file import Origin
 
-_SUFFIX = ".cluster.json"
+SUFFIX = ".cluster.json"
 _LIMIT = 1 << 16
 
 
@@ -86,7 +86,7 @@ def register(config: Config, facts: ClusterFacts) -> list[Location]:
     data = msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
     for place in places(config):
         store = config.store_at(f"{place}/pitr", tiers=False)
-        name = facts.system_identifier + _SUFFIX
+        name = facts.system_identifier + SUFFIX
         if not store.exists(name):
             write_file(store, name, data, owner=facts.system_identifier)
     return locations(config, facts)
@@ -101,17 +101,28 @@ def known(config: Config) -> Iterator[Location]:
 
     """
     for place in places(config):
-        store = config.store_at(f"{place}/pitr", tiers=False)
-        names = [item.name for item in store.items() if item.name.endswith(_SUFFIX)]
-        for name in sorted(names):
-            data = load_opened(store.open(name), _LIMIT).data
-            try:
-                facts = msgspec.json.decode(data, type=ClusterFacts)
-            except msgspec.DecodeError as error:
-                raise e.VerificationFailed(
-                    f"{store.url_of(name)} does not describe a cluster: {error}"
-                ) from error
-            yield _location(config, place, facts)
+        yield from clusters_in(config, place)
+
+
+def clusters_in(config: Config, place: str) -> Iterator[Location]:
+    """Yield the locations of the clusters that are recorded in one place.
+
+    Raises:
+        StoreError: it cannot be read.
+        VerificationFailed: the description of a cluster is damaged.
+
+    """
+    store = config.store_at(f"{place}/pitr", tiers=False)
+    found = [item for item in store.items() if item.name.endswith(SUFFIX)]
+    for item in sorted(found):
+        data = store.load(item, _LIMIT).data
+        try:
+            facts = msgspec.json.decode(data, type=ClusterFacts)
+        except msgspec.DecodeError as error:
+            raise e.VerificationFailed(
+                f"{store.url_of(item.name)} does not describe a cluster: {error}"
+            ) from error
+        yield _location(config, place, facts)
 
 
 def only(found: list[Location], system_identifier: str | None) -> list[Location]:

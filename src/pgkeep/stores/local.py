@@ -18,6 +18,8 @@ from typing import Self
 from .. import errors as e
 from .. import interrupts
 from ..model import naming
+from ..model.cluster import FOLDER as CLUSTERS
+from ..model.cluster import is_description
 from ..model.record import FOLDER
 from .store import UNKNOWN, Item, Loaded, load_opened
 
@@ -138,11 +140,14 @@ class LocalStore:
             return True
 
     def items(self) -> Iterator[Item]:
-        """Yield the published files, also those in the folder of records."""
+        """Yield the published files, also records, and the descriptions of clusters."""
         yield from _items(self.directory)
-        with contextlib.suppress(e.StoreError):  # records are no backups
-            for item in _items(self.directory / FOLDER):
-                yield item._replace(name=FOLDER + item.name)
+        for folder in (FOLDER, CLUSTERS):
+            with contextlib.suppress(e.StoreError):  # these are no backups
+                for item in _items(self.directory / folder):
+                    name = folder + item.name
+                    if folder == FOLDER or is_description(name):
+                        yield item._replace(name=name)
 
     def delete(self, name: str) -> None:
         """Remove a file if it exists."""
@@ -305,7 +310,8 @@ def _item(entry: "os.DirEntry[str]") -> Iterator[Item]:
     """
     try:
         if entry.is_file():
-            yield Item(entry.name, entry.stat().st_size)
+            found = entry.stat()
+            yield Item(entry.name, found.st_size, modified=found.st_mtime)
         elif entry.is_dir():
             return
         elif entry.is_symlink():

@@ -23,6 +23,7 @@ class Item(NamedTuple):
     name: str
     size: int  # bytes
     version: str = ""  # changes with the contents (an ETag); empty if the store has none
+    modified: float | None = None  # when it was stored, in seconds since 1970; None if unknown
 
 
 class Loaded(NamedTuple):

@@ -15,6 +15,8 @@ import botocore.exceptions
 
 from ... import errors as e
 from ...model import naming
+from ...model.cluster import FOLDER as CLUSTERS
+from ...model.cluster import is_description
 from ...model.record import FOLDER
 from ..store import Item, Loaded
 from .client import S3Settings, create_client
@@ -28,6 +30,7 @@ LISTING = 5  # times the timeout, for a whole listing
 SLOWEST = 10_000  # bytes a second of an answer
 SHA256 = "sha256"  # the metadata that has it, where it is known before the upload starts
 
+_ARCHIVE = re.compile(rf"{CLUSTERS}[0-9]+/")  # WAL and base backups of a cluster
 _MARKER = re.compile(r"(?P<name>.+)\.(?P<owner>[0-9]+)")
 
 
@@ -139,13 +142,31 @@ class Bucket:
 
     def objects(self) -> Iterator[Item]:
         """Yield the objects that have the key of their name (trap C10)."""
-        for page in self._pages("list_objects_v2", "list", self.settings.prefix):
+        for page in self._objects_pages():
             for found in page.get("Contents", ()):
                 name = found["Key"].removeprefix(self.settings.prefix)
-                if not name.startswith(FOLDER):
+                if not name.startswith(FOLDER) and not is_description(name):
                     name = name.rpartition("/")[2]
                 if name and found["Key"] == self.key(name):
-                    yield Item(name, int(found["Size"]), str(found.get("ETag", "")))
+                    modified = found["LastModified"].timestamp()
+                    yield Item(name, int(found["Size"]), str(found.get("ETag", "")), modified)
+
+    def _objects_pages(self) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a list; WAL archives, of a hundred thousand files, are skipped."""
+        operation, prefix = "list_objects_v2", self.settings.prefix
+        if not self._tiers:
+            yield from self._pages(operation, "list", prefix, Delimiter="/")
+            return
+        after: str | None = ""
+        while after is not None:
+            start, after = {"StartAfter": after} if after else {}, None
+            for page in self._pages(operation, "list", prefix, **start):
+                yield page
+                last = page["Contents"][-1]["Key"] if page.get("IsTruncated") else ""
+                folder = _ARCHIVE.match(last.removeprefix(prefix))
+                if folder is not None:
+                    after = f"{prefix}{folder[0]}~"  # after all names in it
+                    break
 
     def load(self, item: Item, limit: int) -> Loaded:
         """Read a small object in one request; return no bytes if it is larger than the limit."""
@@ -232,10 +253,12 @@ class Bucket:
             return []
         return found
 
-    def _pages(self, operation: str, action: str, prefix: str) -> Iterator[dict[str, Any]]:
+    def _pages(
+        self, operation: str, action: str, prefix: str, **more: str
+    ) -> Iterator[dict[str, Any]]:
         """Yield the pages of a listing; a server may not answer, or never come to an end."""
         paginator = self.client.get_paginator(operation)
-        pages = iter(paginator.paginate(Bucket=self.settings.bucket, Prefix=prefix))
+        pages = iter(paginator.paginate(Bucket=self.settings.bucket, Prefix=prefix, **more))
         url = self.settings.url
         deadline = time.monotonic() + LISTING * self.settings.timeout
         for _ in range(PAGES):
