@@ -91,6 +91,10 @@ def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets)
                 )
                 rows = [table for table in dumped["tables"] if table[1] == "ledger"]
                 assert rows == [["public", "ledger", 16]], "it is as before it was dropped"
+                here = json.loads(invoke.run("pitr", "windows", "--json", env=env))
+                current = [found["windows"][-1] for found in here]
+                assert [found["complete"] for found in current] == [True, True]
+                assert all(found["until"] > moments[-1].isoformat() for found in current)
             finally:
                 receiver.terminate()
                 receiver.communicate()

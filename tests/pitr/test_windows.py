@@ -5,9 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pgkeep.pitr import stream_state
+from pgkeep.pitr.stream_state import StreamState
 from tests.support import invoke, private_keys
 from tests.support.buckets import Buckets
-from tests.support.planted_wal import IDENTIFIER, Planted, base
+from tests.support.planted_wal import BEGIN, HOUR, IDENTIFIER, Planted, base
 from tests.support.proxy import proxy
 
 TZ = {"TZ": "Europe/Berlin"}
@@ -93,6 +95,35 @@ def test_a_history_beside_the_newest_one(tmp_path: Path) -> None:
     assert [(one["timeline"], one["end"], one["bases"]) for one in by_name["windows"]] == [
         (3, "0/7000000", [before.name])
     ]
+
+
+def test_what_the_receiver_says_counts_only_if_it_is_stored(tmp_path: Path) -> None:
+    """Its files can have been removed since: the list of the store decides."""
+    planted = Planted(tmp_path)
+    planted.bases(base(1))
+    planted.segments(range(4))
+    spool = tmp_path / "pitr" / "spool" / IDENTIFIER
+    spool.mkdir(parents=True)
+    complete = BEGIN + 8 * HOUR
+
+    def until(**state: Any) -> tuple[str, bool]:
+        made = StreamState(
+            pid=1, written_at=complete, system_identifier=IDENTIFIER, receiving=True,
+            complete_until=complete, **{"position": "0/3FFFFFF", "timeline": 1, **state},
+        )  # fmt: skip
+        stream_state.write(stream_state.path_in(spool), made)
+        window = shown(tmp_path)[0]["windows"][-1]
+        return window["until"], window["complete"]
+
+    assert until() == ("2026-11-20T20:00:00Z", True)
+    stored = ("2026-11-20T16:00:00Z", False)
+    assert until(timeline=2) == stored
+    assert until(position="0/4000100") == stored, "the unfinished segment is missing"
+    planted.segments([4], suffix=".partial")
+    assert until(position="0/4000100") == ("2026-11-20T20:00:00Z", True)
+    assert until(position="0/5000100") == ("2026-11-20T17:00:00Z", False)
+    text = invoke.run("pitr", "windows", env=invoke.environment() | {"BACKUP_DIR": str(tmp_path)})
+    assert "and the unfinished segment" in text
 
 
 def test_what_prevents_a_restore_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ..crypt.options import Encryption
 from ..monitor.status import span
 from ..pitr import location, overview
 from ..pitr.overview import ClusterState
+from ..pitr.stream_state import StreamState
 from ..pitr.windows import Gap, Window
 from . import output
 from .command import pgkeep_command
@@ -73,13 +74,23 @@ def _read(
     encryption = Encryption(keys=config.keys(ask_passphrase))
     for place in location.places(config):
         try:
-            found.extend(
-                overview.read(known, encryption)
-                for known in location.clusters_in(config, place)
-                if cluster in (None, known.facts.system_identifier)
-            )
+            for known in location.clusters_in(config, place):
+                identifier = known.facts.system_identifier
+                if cluster in (None, identifier):
+                    stream = _receiver(config, identifier, problems)
+                    found.append(overview.read(known, encryption, stream))
         except (e.StoreError, e.VerificationFailed) as error:
             problems.append(error.message)
+
+
+def _receiver(
+    config: configuration.Config, identifier: str, problems: list[str]
+) -> StreamState | None:
+    try:
+        return overview.receiver_state(config, identifier)
+    except (e.StoreError, e.VerificationFailed) as error:
+        problems.append(error.message)
+        return None
 
 
 def lines(state: ClusterState, now: datetime) -> Iterator[str]:

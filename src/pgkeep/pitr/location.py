@@ -7,6 +7,7 @@ cluster of the same name never gets between.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -59,6 +60,24 @@ def places(config: Config) -> list[str]:
     if settings.s3_bucket is not None:
         found.append(f"{BUCKET}{settings.s3_bucket}/{settings.s3_prefix}".rstrip("/"))
     return found
+
+
+def spool_of(config: Config, system_identifier: str) -> Path:
+    """Return the folder of received WAL and of base backups that are being taken.
+
+    Raises:
+        UsageError: the backups are in a bucket only, and no folder is given.
+
+    """
+    settings = config.settings
+    if settings.spool is not None:
+        return settings.spool / system_identifier
+    if settings.directory.startswith("s3://"):
+        raise e.UsageError(
+            "BACKUP_SPOOL_DIR is not set, and BACKUP_DIR is a bucket",
+            hint="Received WAL is kept in a local directory until it is stored. Name one.",
+        )
+    return Path(settings.directory) / "pitr" / "spool" / system_identifier
 
 
 def locations(config: Config, facts: ClusterFacts) -> list[Location]:

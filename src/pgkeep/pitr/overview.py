@@ -7,13 +7,15 @@ from datetime import datetime
 import msgspec
 
 from .. import errors as e
+from ..config import Config
 from ..crypt.options import Encryption
 from ..model import wal
 from ..model.wal import PARTIAL, Extent, Lsn, Path, Segment, Switch
-from . import windows
+from . import stream_state, windows
 from .archive import WalArchive, history
 from .base_manifest import BaseManifest, Kind
-from .location import Location
+from .location import Location, spool_of
+from .stream_state import StreamState
 from .windows import Gap, Window
 
 
@@ -44,6 +46,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: list[str]  # files that cannot be read
     unusable: list[str]  # base backups without their WAL or their parents
     timelines_by_name: bool = False  # no key decrypts the histories
+    stream: StreamState | None = None  # of the receiver, on its host
 
     @property
     def current(self) -> Window | None:
@@ -73,8 +76,10 @@ class _Wal:
         return self.archive.stored_at(segment.name(self.archive.origin.segment_size))
 
 
-def read(location: Location, encryption: Encryption) -> ClusterState:
-    """Read names and manifests of a cluster.
+def read(
+    location: Location, encryption: Encryption, stream: StreamState | None = None
+) -> ClusterState:
+    """Read names and manifests of a cluster, with the state of its receiver if that is here.
 
     Raises:
         StoreError: the store cannot be read.
@@ -89,6 +94,9 @@ def read(location: Location, encryption: Encryption) -> ClusterState:
     found = [] if path is None else windows.windows(bases, path, runs, archived.stored_at)
     found = [_with_partial(window, archived, path) for window in found if path is not None]
     others = [] if path is None else _others(bases, archived, path)
+    newest_lsn = None if not runs else str(runs[-1].last.end(size))
+    if found and stream is not None and found[-1].end == newest_lsn:
+        found[-1] = _completed(found[-1], stream, size)
     newest = max(bases.values(), key=lambda base: base.stop_lsn, default=None)
     return ClusterState(
         system_identifier=location.facts.system_identifier,
@@ -100,11 +108,12 @@ def read(location: Location, encryption: Encryption) -> ClusterState:
         bases=len(bases),
         newest_base=None if newest is None else _base(newest, bases),
         segments=len(archived.segments),
-        newest_lsn=str(runs[-1].last.end(size)) if runs else None,
+        newest_lsn=newest_lsn,
         newest_wal=None if path is None or not runs else _newest_wal(archived, path, runs[-1]),
         unreadable=[*archived.unreadable, *catalog.unreadable],
         unusable=_unusable(bases, archived, runs, [*found, *others]),
         timelines_by_name=archived.by_name,
+        stream=stream,
     )
 
 
@@ -142,6 +151,35 @@ def _with_partial(window: Window, archived: _Wal, path: Path) -> Window:
         return window
     until = stored if window.until is None else max(stored, window.until)
     return msgspec.structs.replace(window, partial=True, until=until)
+
+
+def _completed(window: Window, stream: StreamState, size: int) -> Window:
+    """Return the newest window with the time of which the receiver has stored everything.
+
+    What the receiver has stored can have been lost since: the list of the store decides.
+    """
+    if stream.complete_until is None or stream.position is None:
+        return window
+    position, end = Lsn.parse(stream.position), Lsn.parse(window.end)
+    stored = position <= end or (window.partial and position <= end + size)
+    if not stored or stream.timeline not in (None, window.timeline):
+        return window
+    return msgspec.structs.replace(window, until=stream.complete_until, complete=True)
+
+
+def receiver_state(config: Config, system_identifier: str) -> StreamState | None:
+    """Return the state of a cluster's receiver; None if it does not run on this host.
+
+    Raises:
+        StoreError, VerificationFailed: it cannot be read.
+
+    """
+    try:
+        spool = spool_of(config, system_identifier)
+    except e.UsageError:
+        return None
+    found = stream_state.read(stream_state.path_in(spool))
+    return found if found is not None and found.system_identifier == system_identifier else None
 
 
 def _newest_wal(archived: _Wal, path: Path, run: Extent) -> datetime | None:

@@ -14,7 +14,7 @@ from ..model import wal
 from ..model.wal import PARTIAL, Segment, segment_of
 from ..progress import Progress
 from ..progress import size as shown
-from . import bases, installation, target, waldump, windows
+from . import bases, installation, target, waldump
 from .archive import WalArchive, histories
 from .base_manifest import BaseManifest
 from .location import Location
@@ -293,14 +293,3 @@ def preview(
     with working_folder(Path(tempfile.gettempdir())) as work:
         fetched = Fetched(plan, plan.location.archive(encryption), work / "wal", jobs)
         return fetched.fetch(progress), fetched.contents
-
-
-def current_windows(location: Location, encryption: Encryption) -> list[windows.Window]:
-    """Return the windows of a location, along the way to its newest timeline."""
-    archive = location.archive(encryption)
-    found = histories(archive)
-    path = windows.newest_path(found, archive.segments())
-    if path is None:
-        return []
-    runs = wal.extents(path, archive.segments(), archive.origin.segment_size)
-    return windows.windows(location.bases().read(), path, runs)

@@ -15,27 +15,9 @@ from . import expire as expire_module
 from .base import BaseOptions, Parent, ServerState
 from .base_manifest import BaseManifest
 from .expire import Expired
-from .location import ClusterFacts, Location, locations, register
+from .location import ClusterFacts, Location, locations, register, spool_of
 from .shipper import Shipper
 from .stream import WATCH, Stream, StreamOptions
-
-
-def spool_of(config: Config, system_identifier: str) -> Path:
-    """Return the folder of received WAL and of base backups that are being taken.
-
-    Raises:
-        UsageError: the backups are in a bucket only, and no folder is given.
-
-    """
-    settings = config.settings
-    if settings.spool is not None:
-        return settings.spool / system_identifier
-    if settings.directory.startswith("s3://"):
-        raise e.UsageError(
-            "BACKUP_SPOOL_DIR is not set, and BACKUP_DIR is a bucket",
-            hint="Received WAL is kept in a local directory until it is stored. Name one.",
-        )
-    return Path(settings.directory) / "pitr" / "spool" / system_identifier
 
 
 def facts_of(connection: Connection, config: Config) -> ClusterFacts:
