@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,16 +177,41 @@ def test_a_tier_is_a_folder_of_the_bucket(
 
 
 def test_more_objects_than_a_page_has(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C10: 2,500 objects."""
+    """C10: more backups than a page has, and archived WAL, which is skipped after its first page.
+
+    A list without `tiers` has only what is directly in the folder, however much is below it.
+    """
     store = bucket_store(buckets, monkeypatch)
     bucket = store.bucket
     names = {f"app_daily_{2000 + n // 300}{1 + n // 25 % 12:02}{1 + n % 25:02}T020000Z.sql.gz"
-             for n in range(2500)}  # fmt: skip
+             for n in range(1100)} | {"app_weekly_20000101T020000Z.sql.gz"}  # fmt: skip
+    clusters = {"pitr/1.cluster.json", "pitr/2.cluster.json"}
+    wal = {f"pitr/1/wal/{n:024X}-{n:032x}.gz" for n in range(1400)} | {"pitr/2/base/x.json"}
+    keys = {bucket.key(name) for name in names} | {
+        bucket.settings.prefix + name for name in clusters | wal
+    }
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: bucket.client.put_object(
-            Bucket=bucket.settings.bucket, Key=bucket.key(name), Body=b"x"), names))  # fmt: skip
-    assert {item.name for item in store.items()} == names
-    assert len(names) == 2500
+        list(pool.map(lambda key: bucket.client.put_object(
+            Bucket=bucket.settings.bucket, Key=key, Body=b"x"), keys))  # fmt: skip
+    pages: list[int] = []
+    bucket.client.meta.events.register(
+        "after-call.s3.ListObjectsV2",
+        lambda parsed, **_: pages.append(len(parsed.get("Contents", ()))),
+    )
+    items = {item.name: item.modified for item in store.items()}
+    assert items.keys() == names | clusters
+    assert all(modified is not None for modified in items.values())
+    # SeaweedFS lists pitr/1/ before pitr/1.cluster.json, others after it.
+    assert pages == [1000, 1000, 4]
+    pages.clear()
+    settings = replace(bucket.settings, prefix=f"{bucket.settings.prefix}pitr/")
+    below = S3Store(settings, tiers=False)
+    below.bucket.client.meta.events.register(
+        "after-call.s3.ListObjectsV2",
+        lambda parsed, **_: pages.append(len(parsed.get("Contents", ()))),
+    )
+    assert {f"pitr/{item.name}" for item in below.items()} == clusters
+    assert pages == [2]
 
 
 def test_a_lock_is_waited_for_as_long_as_is_said(tmp_path: Path) -> None:
