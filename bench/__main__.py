@@ -20,7 +20,7 @@ from tests.support.buckets import Buckets
 
 from pgkeep.postgres.server import Server
 
-from . import data, report, tools
+from . import data, point_in_time, report, tools
 from .data import Lab
 from .measure import Measured, run
 
@@ -109,6 +109,20 @@ class Bench:
             return {"many": self._encrypted("many", {**keys, **gpg.environment})}
         finally:
             private_keys.close(gpg)
+            shutil.rmtree(folder)
+
+    def pitr(self) -> dict[str, Runs]:
+        """Take base backups, store WAL and restore, beside PostgreSQL's own programs."""
+        folder = Path(tempfile.mkdtemp(dir=WORK))
+        folder.chmod(0o755)
+
+        def told(number: int, name: str, measured: Measured) -> dict[str, Any]:
+            return _told("pitr", number, name, measured)
+
+        part = point_in_time.Part(folder, self.rounds, self.scale, self.lab.jobs, told)
+        try:
+            return {"pitr": part.measure()}
+        finally:
             shutil.rmtree(folder)
 
     def _encrypted(self, database: str, keys: Mapping[str, str]) -> Runs:
@@ -245,7 +259,7 @@ class Bench:
 
 
 WHAT = {"backup": tools.ENCRYPTED_BACKUP, "restore": tools.ENCRYPTED_RESTORE}
-PARTS = ("backup", "restore", "encryption", "tables", "start")
+PARTS = ("backup", "restore", "encryption", "pitr", "tables", "start")
 
 
 def main() -> None:

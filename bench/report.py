@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import tools
+from . import point_in_time, tools
 
 TITLES = {
     "many": "Many tables: pgbench at scale 60, 3 million JSON documents, 36 small tables",
@@ -53,6 +53,14 @@ ENCRYPTION = """
 The same database is backed up and restored without encryption, with age and with GPG.
 """
 
+POINT_IN_TIME = """
+A cluster of pgbench, on a server of its own, and the WAL of 200,000 transactions. The first row is
+what pgkeep does in one command: copy, verify, and compress with all cores. `pgkeep pitr enable`
+ends when the first second can be restored. `pgkeep pitr stream` receives the WAL that has waited on
+the server, and stores it compressed and flushed. `pgkeep pitr restore` ends when the restored
+cluster was recovered to the last transaction, proved, promoted and stopped.
+"""
+
 AGAIN = """
 ## Run it again
 
@@ -92,6 +100,9 @@ def _lines(parts: Mapping[str, Any]) -> Iterator[str]:
     if "encryption" in parts:
         yield f"## Encryption\n{ENCRYPTION}"
         yield from _encrypted(parts["encryption"])
+    if "pitr" in parts:
+        yield f"## Point in time\n{POINT_IN_TIME}"
+        yield from _point_in_time(parts["pitr"])
     if "start" in parts:
         yield "## Start\n"
         yield from _started(parts["start"])
@@ -150,6 +161,18 @@ def _encrypted(part: Mapping[str, Any]) -> Iterator[str]:
         memory = max(run["memory"] for run in found) / 2**20
         share = f"{100 * _seconds(found) / plain:.0f} %"
         yield f"| {name} | {_seconds(found):.1f} s | {share} | {memory:.0f} MiB |"
+    yield ""
+
+
+def _point_in_time(part: Mapping[str, Any]) -> Iterator[str]:
+    runs = part["databases"]["pitr"]
+    yield "| | time | speed | memory |\n|---|---|---|---|"
+    for name, found in runs.items():
+        memory = max(run["memory"] for run in found) / 2**20
+        size = statistics.median(run["size"] for run in found) / 2**20
+        speed = f"{size / _seconds(found):.0f} MiB/s" if name in point_in_time.SHIP else ""
+        shown = f"`{name}`".replace("|", "\\|")
+        yield f"| {shown} | {_seconds(found):.1f} s | {speed} | {memory:.0f} MiB |"
     yield ""
 
 

@@ -1,0 +1,129 @@
+"""Point in time beside PostgreSQL's own programs: base backups, WAL, recovery."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pgkeep.postgres.server import Server
+
+from . import data
+from .measure import Measured, run
+
+SETTINGS = {**data.SETTINGS, "wal_level": "replica", "max_slot_wal_keep_size": "20GB"}
+BY_HAND = "pg_basebackup, pg_verifybackup, tar | zstd -1"
+BASE = {
+    BY_HAND: "pg_basebackup -D $OUT/base -Fp -c fast -X stream --manifest-checksums=SHA256"
+    " && pg_verifybackup -q $OUT/base && tar -C $OUT/base -cf - . | zstd -q -1 -o $OUT/base.tar.zst"
+    " && rm -r $OUT/base",
+    "pgkeep pitr base --full": "pgkeep pitr base --full",
+}
+ENABLE = "pgkeep pitr enable"
+SHIP = {
+    "cp": "for file in $WAL/*; do cp $file $OUT/; done",
+    "cp, flushed": "for file in $WAL/*; do cp $file $OUT/; sync $OUT/${file##*/}; done",
+    "gzip -1": "for file in $WAL/*; do gzip -1 <$file >$OUT/${file##*/}.gz; done",
+    "pgkeep pitr stream": "pgkeep pitr stream --until=$LSN",
+}
+RESTORED = "pgkeep pitr restore"
+RESTORE = "pgkeep pitr restore --to=$TIME --target-dir=$OUT/restored --promote"
+
+
+Told = Callable[[int, str, Measured], dict[str, Any]]  # prints a figure, and returns it
+
+
+class Part:
+    """One run: a cluster of about 1 GB with WAL, on a server of its own."""
+
+    def __init__(self, folder: Path, rounds: int, scale: float, jobs: int, told: Told) -> None:
+        self._folder = folder
+        self._told = told
+        self._rounds = rounds
+        self._scale = scale
+        self._jobs = jobs
+        self._programs = data.bin_folder()
+
+    def measure(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the figures of each command; the database is deleted."""
+        with Server(self._programs, settings=SETTINGS, directory=self._folder) as server:
+            path = f"{self._programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+            self._environment = {
+                "PATH": path, "HOME": str(self._folder), "LC_ALL": "C.UTF-8",
+                "PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user,
+                "PGDATABASE": "postgres", "BACKUP_JOBS": str(self._jobs),
+            }  # fmt: skip
+            self._pgbench("-i", "-q", "-s", str(max(1, int(60 * self._scale))))
+            runs: dict[str, list[dict[str, Any]]] = {}
+            for number in range(-1, self._rounds):  # the first one is a warm-up
+                for name, measured in self._round():
+                    if number >= 0:
+                        runs.setdefault(name, []).append(self._told(number, name, measured))
+            return runs
+
+    def _round(self) -> list[tuple[str, Measured]]:
+        found = []
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        folder.chmod(0o755)
+        try:
+            for number, (name, command) in enumerate(BASE.items()):
+                out = folder / f"base{number}"
+                found.append((name, self._run(command, out, BACKUP_DIR=str(out / "backups"))))
+                shutil.rmtree(out)
+            found += self._point_in_time(folder)
+        finally:
+            subprocess.run(["pgkeep", "pitr", "disable"], env=self._with(folder), check=False,
+                           capture_output=True)  # fmt: skip
+            shutil.rmtree(folder)
+        return found
+
+    def _point_in_time(self, folder: Path) -> list[tuple[str, Measured]]:
+        """Enable, write WAL while nobody receives it, store it, restore a second of it."""
+        settings = self._with(folder)
+        found = [(ENABLE, self._run(ENABLE, folder / "enabled", **settings))]
+        self._pgbench("-n", "-c", "4", "-t", str(int(50000 * self._scale)))
+        wanted = datetime.fromisoformat(self._query("select clock_timestamp()"))
+        time.sleep(1)
+        self._query("create table if not exists later (); drop table later")
+        lsn = self._query("select pg_switch_wal()")
+        wal = folder / "wal"
+        wal.mkdir()
+        source = Path(self._query("select setting from pg_settings where name = 'data_directory'"))
+        last = self._query(f"select pg_walfile_name('{lsn}')")
+        for path in (source / "pg_wal").iterdir():
+            if len(path.name) == 24 and path.name <= last:
+                shutil.copy(path, wal)
+        size = sum(path.stat().st_size for path in wal.iterdir())
+        for number, (name, command) in enumerate(SHIP.items()):
+            out = folder / f"ship{number}"
+            measured = self._run(command, out, WAL=str(wal), LSN=lsn, **settings)
+            found.append((name, dataclasses.replace(measured, size=size)))
+        moment = (wanted + timedelta(milliseconds=1)).isoformat()
+        found.append((RESTORED, self._run(RESTORE, folder / "to", TIME=moment, **settings)))
+        return found
+
+    def _with(self, folder: Path) -> dict[str, str]:
+        return {**self._environment, "BACKUP_DIR": str(folder / "backups"),
+                "BACKUP_SPOOL_DIR": str(folder / "spool")}  # fmt: skip
+
+    def _run(self, command: str, out: Path, **settings: str) -> Measured:
+        out.mkdir()
+        Path(settings["BACKUP_DIR"]).mkdir(exist_ok=True)
+        self._query("checkpoint")
+        os.sync()
+        return run(command, {**self._environment, "OUT": str(out), **settings}, out)
+
+    def _pgbench(self, *args: str) -> None:
+        subprocess.run(["pgbench", *args], env=self._environment, check=True, capture_output=True)
+
+    def _query(self, query: str) -> str:
+        command = ["psql", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-c", query]
+        return subprocess.run(
+            command, env=self._environment, check=True, capture_output=True, text=True
+        ).stdout.strip()
