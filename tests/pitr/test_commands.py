@@ -43,7 +43,7 @@ def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets)
                                  BACKUP_ENCRYPT_TO=key.recipient, BACKUP_WAL_MAX_LAG="1s",
                                  PATH=path, **bucket)  # fmt: skip
         (open_folder / "backups").mkdir()
-        out, err = invoke.outputs("pitr", "enable", env=env)
+        out, err = invoke.outputs("pitr", "enable", "--service=none", env=env)
         assert "can be restored" in err + out
         with servers.connect(server, "postgres") as connection:
             connection.execute("create table ledger (n int)")
@@ -102,7 +102,7 @@ def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets)
         assert plan["next_commit"] is not None
         windows = json.loads(invoke.run("pitr", "windows", "--json", env=host))
         assert windows[0]["windows"][0]["bases"]
-        assert "is dropped" in "".join(invoke.outputs("pitr", "disable", env=env))
+        assert "was dropped" in "".join(invoke.outputs("pitr", "disable", env=env))
     assert (Path(target) / "PG_VERSION").read_text().strip() == str(major)
     assert not (Path(target) / "recovery.signal").exists()
 
@@ -114,7 +114,7 @@ def test_what_is_before_the_window_goes(pg_wal: Server, open_folder: Path) -> No
     settings = {"BACKUP_DIR": str(open_folder / "b"), "BACKUP_WINDOW": "1s", "PATH": path}
     env = invoke.environment(pg_wal, "postgres") | settings
     (open_folder / "b").mkdir()
-    invoke.run("pitr", "enable", env=env)
+    invoke.run("pitr", "enable", "--service=none", env=env)
     time.sleep(1.5)
     for _ in range(2):
         with servers.connect(pg_wal, "postgres") as connection:

@@ -35,7 +35,7 @@ def test_a_drill(open_folder: Path) -> None:
         path = f"{programs}:{invoke.environment()['PATH']}"
         own = {"BACKUP_DIR": str(backups), "PATH": path}
         env = invoke.environment(server, "postgres") | own
-        invoke.run("pitr", "enable", env=env)
+        invoke.run("pitr", "enable", "--service=none", env=env)
         with servers.connect(server, "postgres") as connection:
             connection.execute("create table t (i int primary key)")
             for number in range(30):

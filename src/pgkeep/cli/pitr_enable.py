@@ -1,18 +1,21 @@
 """pgkeep pitr enable."""
 
-import threading
-import time
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import click
 
-from .. import errors as e
-from ..model.wal import Lsn
-from ..pitr import service, slot
-from ..pitr.stream import Stream
+from ..pitr import enable, location
+from ..pitr.checks import Problem
+from ..pitr.enable import Enabled, Enabling
+from ..pitr.service_files import Manager, next_commands
 from ..progress import duration, size
-from . import output
+from . import output, service_setup
 from .command import pgkeep_command
-from .common import (  # fmt: skip
+from .common import (
+    complete_directories,
     connection_options,
     dir_option,
     jobs_option,
@@ -24,7 +27,12 @@ from .common import (  # fmt: skip
 
 
 @pgkeep_command(
-    "enable", examples=("pgkeep pitr enable", "pgkeep pitr enable --unlimited-slot --dsn=DSN")
+    "enable",
+    examples=(
+        "pgkeep pitr enable",
+        "pgkeep pitr enable --service=none --unlimited-slot",
+        "pgkeep pitr enable --service=compose --service-dir=/srv/app",
+    ),
 )
 @click.option(
     "--unlimited-slot",
@@ -32,71 +40,118 @@ from .common import (  # fmt: skip
     is_flag=True,
     help="Accept that WAL which nobody receives can fill the disk of the server.",
 )
+@click.option(
+    "--service",
+    "manager",
+    type=click.Choice([manager.value for manager in Manager]),
+    help="Write the files of the service for this service manager. Default: systemd if it runs,"
+    " else none.",
+)
+@click.option(
+    "--service-dir",
+    "folder",
+    metavar="DIR",
+    default=".",
+    shell_complete=complete_directories,
+    help="Write these files into DIR. Default: the current directory.",
+)
 @connection_options
 @target_option
 @dir_option
 @jobs_option
 @json_option
-def command(*, unlimited: bool, database: str | None, as_json: bool, **common: str | None) -> None:
+def command(
+    *,
+    unlimited: bool,
+    manager: str | None,
+    folder: str,
+    database: str | None,
+    as_json: bool,
+    **common: str | None,
+) -> None:
     """Begin to store the WAL of a cluster, and take the first base backup.
 
     The server is checked first: each problem is printed with the line that fixes it. Then the
     replication slot is created, the WAL is received, and the base backup is taken, in this order,
-    so that no second is missing. Afterwards pgkeep pitr stream must run all the time.
+    so that no second is missing. Afterwards pgkeep pitr stream must run all the time, and pgkeep
+    pitr base every day. The files of these services are written. Nothing is started.
     """
     config = load_config(**common)
     encryption = config.encryption()
-    endpoint = config.endpoint(database)
     out = output.current()
-    with endpoint.connect() as connection:
-        service.check(endpoint, connection, unlimited=unlimited)
-        facts = service.facts_of(connection, config)
-        name = slot.slot_name(facts.system_identifier)
-        state = slot.state(connection, name)
-        if state is not None and state.lost:
-            slot.drop(connection, name)
-            state = None
-        if state is None:
-            slot.create(connection, name)
-        if state is not None and state.active:
-            raise e.Refused(f"replication slot {name} is in use: pgkeep pitr stream is running")
-        stream = service.stream_of(config, endpoint, facts, encryption, out.warning)
-        errors: list[BaseException] = []
 
-        def receive() -> None:
-            try:
-                stream.run()
-            except BaseException as error:  # noqa: BLE001 - raised below
-                errors.append(error)
+    def accepted(problem: Problem) -> bool:
+        if unlimited or as_json or not sys.stdin.isatty():
+            return unlimited
+        output.note(problem.message, err=True)
+        return output.ask("Accept it?")
 
-        receiver = threading.Thread(target=receive, name="receive", daemon=True)
-        receiver.start()
-        try:
-            with out.progress(silent=as_json) as bar:
-                made, _ = service.take_base(
-                    config, endpoint, connection, encryption, bar, kind="full"
-                )  # fmt: skip
-                bar.step("storing WAL")
-                _wait(stream, made.stop_lsn, receiver)
-        finally:
-            stream.stop()
-            receiver.join()
-    if errors:
-        raise errors[0]
+    with config.endpoint(database).connect() as connection:
+        endpoint = config.endpoint(database).pinned(connection)
+        server = enable.check(config, endpoint, connection, accepted)
+        with out.progress(silent=as_json) as bar:
+            given = Enabling(
+                config=config, endpoint=endpoint, connection=connection, encryption=encryption,
+                progress=bar, tell=out.warning,
+            )  # fmt: skip
+            found = enable.enable(given, server)
+    chosen = Manager(manager) if manager else service_setup.default_manager()
+    directory = Path(folder).absolute()
+    spool = location.spool_of(config, found.facts.system_identifier).parent
+    facts = service_setup.service_facts(config, spool, directory)
+    files = service_setup.write(chosen, facts, directory)
+    for path, written in files.items():
+        if written is None:
+            out.warning(f"{path} exists with other contents, and was not replaced")
+    commands = next_commands(chosen, facts)
     if as_json:
-        print_json(made)
+        print_json(_document(found, list(files), commands))
     else:
-        seconds = (made.stopped - made.started).total_seconds()
-        output.note(f"base backup {made.name}: {size(made.size)} in {duration(seconds)}")
-        output.note("Now run pgkeep pitr stream as a service: until then, WAL waits on the server.")
-    since = made.stopped.astimezone()
-    out.done(f"any second since {since:%Y-%m-%d %H:%M:%S%z} can be restored", as_json=as_json)
+        _report(found, [path for path, written in files.items() if written], commands)
+    out.done(f"any second since {_second(found.since)} can be restored", as_json=as_json)
 
 
-def _wait(stream: Stream, position: Lsn, receiver: threading.Thread) -> None:
-    """Wait until the WAL of the base backup is stored."""
-    while receiver.is_alive():
-        stored = stream.health.position
-        if stored is not None and stored >= position:
-            return
-        time.sleep(0.2)
+def _second(time: datetime) -> str:
+    """Return a time in the local zone, rounded up: the second must be restorable."""
+    if time.microsecond:
+        time = time.replace(microsecond=0) + timedelta(seconds=1)
+    return time.astimezone().isoformat(" ")
+
+
+def _report(found: Enabled, written: list[Path], commands: list[str]) -> None:
+    if found.made is None:
+        output.note("point-in-time recovery is enabled already")
+    else:
+        seconds = (found.made.stopped - found.made.started).total_seconds()
+        total = size(found.made.size)
+        output.note(f"base backup {found.made.name}: {total} in {duration(seconds)}")
+    if found.limit == "-1":
+        output.note("the server keeps WAL for the receiver without a limit")
+    else:
+        output.note(f"the server keeps up to {found.limit} of WAL while nobody receives it")
+    for problem in found.advice:
+        output.note(f"{problem.message}. To change it:")
+        for line in problem.remedy:
+            output.note(f"  {line}")
+    for path in written:
+        output.note(f"wrote {path}")
+    if not found.receiving:
+        output.note("nobody receives the WAL now. Next:")
+        for line in commands:
+            output.note(f"  {line}")
+
+
+def _document(found: Enabled, files: list[Path], commands: list[str]) -> dict[str, Any]:
+    return {
+        "system_identifier": found.facts.system_identifier,
+        "slot": found.slot,
+        "max_slot_wal_keep_size": found.limit,
+        "since": found.since.isoformat(),
+        "base": None if found.made is None else found.made.name,
+        "receiving": found.receiving,
+        "advice": [
+            {"message": problem.message, "remedy": problem.remedy} for problem in found.advice
+        ],
+        "files": [str(path) for path in files],
+        "next": commands,
+    }

@@ -31,32 +31,6 @@ def facts_of(connection: Connection, config: Config) -> ClusterFacts:
     )
 
 
-def check(endpoint: Endpoint, connection: Connection, *, unlimited: bool) -> None:
-    """Check that a server can do it.
-
-    Raises:
-        Refused: with every problem, and the line that fixes it.
-
-    """
-    existing = slot.state(connection, slot.slot_name(ServerState(connection).system_identifier))
-    problems = checks.server_problems(connection, existing)
-    if (refused := checks.replication_problem(endpoint)) is not None:
-        problems.append(refused)
-    if not unlimited and checks.unlimited_slot(connection):
-        problems.append(
-            checks.Problem(
-                "max_slot_wal_keep_size has no limit: WAL that nobody receives fills the disk",
-                "ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'; SELECT pg_reload_conf();"
-                " or accept it with --unlimited-slot.",
-            )
-        )
-    if problems:
-        raise e.Refused(
-            "; ".join(problem.message for problem in problems),
-            hint="\n".join(problem.remedy for problem in problems),
-        )
-
-
 def expire(config: Config, facts: ClusterFacts, encryption: Encryption) -> list[Expired]:
     """Remove from every location what is before the window.
 
