@@ -19,7 +19,7 @@ from ..postgres.connection import Endpoint
 from ..restore.search_path import SearchPath
 from ..stores.store import Store
 from ..terminal import printable
-from . import other_copy, output, output_file, run_log
+from . import drill_cluster, other_copy, output, output_file, run_log
 from .command import pgkeep_command
 from .common import (
     check_extra,
@@ -37,11 +37,12 @@ from .common import (
     target_option,
 )
 from .notifier import RunNotifier
-from .rules import AtMostOne
+from .rules import AtMostOne, Requires, each_with
 
 if TYPE_CHECKING:
     from ..drill.result import DrillResult
 
+_OF_BACKUPS = ("--backup", "--server", "--setting", "--search-path")
 SHOWN = 10  # findings of one kind; --json and the report have all
 
 
@@ -52,8 +53,15 @@ SHOWN = 10  # findings of one kind; --json and the report have all
         "pgkeep drill --check=asserts.sql --report=drill.html",
         "pgkeep drill --backup=backups/app_daily_20261122T020000Z.sql.gz --json",
         "pgkeep drill --server=postgresql://drill@staging/postgres",
+        "pgkeep drill --pitr --database=app --check=asserts.sql",
     ),
-    rules=(AtMostOne(("--backup", "--database")), AtMostOne(("--server", "--setting"))),
+    rules=(
+        AtMostOne(("--backup", "--database")),
+        AtMostOne(("--server", "--setting")),
+        *each_with("--pitr", _OF_BACKUPS),
+        Requires("--cluster", ("--pitr",)),
+        Requires("--seed", ("--pitr",)),
+    ),
     recorded=True,
 )
 @click.option(
@@ -64,6 +72,19 @@ SHOWN = 10  # findings of one kind; --json and the report have all
     help="Use this backup (id, name or file) instead of the newest verified one.",
 )
 @click.option("--database", metavar="NAME", help="Use the newest verified backup of this database.")
+@click.option(
+    "--pitr",
+    is_flag=True,
+    help="Recover each cluster from its base backups and WAL instead: to the newest point, and to a"
+    " random second. With --database: where the queries of --check run.",
+)
+@click.option("--cluster", metavar="IDENTIFIER", help="With --pitr: only this system identifier.")
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0),
+    help="With --pitr: choose the same second again. Each drill prints its seed.",
+)
 @click.option(
     "--server",
     metavar="DSN",
@@ -116,6 +137,9 @@ def command(
     *,
     file: str | None,
     database: str | None,
+    pitr: bool,
+    cluster: str | None,
+    seed: int | None,
     server: str | None,
     settings: tuple[str, ...],
     search_path: str,
@@ -135,12 +159,20 @@ def command(
     views, extensions and roles are compared with the definitions in the dump. Exit code 5 if
     anything differs. The result is recorded in the manifest of the backup.
     """
+    if pitr:
+        config = load_config(target=target, directory=directory, jobs=jobs, identity=identity)
+        _check_report(report)
+        wanted = drill_cluster.wanted(config, database, checks, timeout)
+        cluster_drill = drill_cluster.ClusterDrill(
+            wanted=wanted, cluster=cluster, seed=seed, report=report, as_json=as_json
+        )
+        drill_cluster.archived(config, cluster_drill)
+        return
     check_extra("drill", "numpy", "jinja2")
     from ..drill import assertions, drill  # noqa: PLC0415 - after the check that numpy is installed
 
     asked = assertions.read(checks)
-    if report is not None:
-        _check_report(report)
+    _check_report(report)
     config = load_config(target=target, directory=directory, jobs=jobs, identity=identity)
     if file is not None:
         store, name = locate(file, config)
@@ -210,8 +242,11 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _check_report(path: Path) -> None:
+def _check_report(path: Path | None) -> None:
     """Refuse a report that could not be written, before an hour is spent."""
+    if path is None:
+        return
+    check_extra("drill", "jinja2")
     if path.suffix == ".json":
         raise e.UsageError(f"{path} would be overwritten by the JSON", hint="Use FILE.html.")
     if not path.parent.is_dir():

@@ -4,7 +4,7 @@ import time
 
 from ..progress import Progress
 
-# What the steps of a restore and of an examination count as.
+# What the steps of a restore and of an examination count as, by the beginning of their texts.
 PHASES = {
     "downloading": "download",
     "starting a server": "start",
@@ -14,6 +14,13 @@ PHASES = {
     "building indexes": "index",
     "analyzing": "analyze",
     "finishing": "load",
+    # Of a drill of a point in time.
+    "fetching WAL": "fetch",
+    "restoring": "assemble",
+    "unpacking base backup": "assemble",
+    "combining": "assemble",
+    "recovering": "recover",
+    "checking tables and indexes": "check",
     "comparing rows": "check",
     "checking objects": "check",
     "comparing large objects": "check",
@@ -35,7 +42,8 @@ class Phases:
     def step(self, text: str) -> None:
         """Begin a step, and perhaps a phase."""
         self.stop()
-        self._phase = PHASES.get(text, "other")
+        found = (phase for step, phase in PHASES.items() if text.startswith(step))
+        self._phase = next(found, "other")
         self._progress.step(text)
 
     def stop(self) -> None:

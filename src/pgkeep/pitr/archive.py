@@ -198,15 +198,23 @@ class WalArchive:
         parts: list[bytes] = []
         size = 0
         with closing(open_contents(self.store, found.stored, self.encryption.keys)) as source:
-            for chunk in chunks(source):
-                for block in inflater.feed(chunk):
-                    size += len(block)
-                    if size > limit:
-                        raise e.VerificationFailed(
-                            f"{source.name}: found more than {limit} bytes, expected a WAL file"
-                        )
-                    parts.append(block)
-            inflater.close()
+            try:
+                for chunk in chunks(source):
+                    for block in inflater.feed(chunk):
+                        size += len(block)
+                        if size > limit:
+                            raise e.VerificationFailed(
+                                f"{source.name}: found more than {limit} bytes, expected a WAL file"
+                            )
+                        parts.append(block)
+                inflater.close()
+            except e.OtherKey:
+                raise
+            except e.VerificationFailed as error:  # it may not name the file
+                name = self.store.url_of(found.stored)
+                if name in error.message:
+                    raise
+                raise e.VerificationFailed(f"{name}: {error.message}") from error
             data = b"".join(parts)
             digest = hashlib.sha256(data).hexdigest()
             if digest[:_DIGEST] != found.sha256:

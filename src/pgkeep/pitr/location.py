@@ -5,6 +5,7 @@
 cluster of the same name never gets between.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,15 @@ def clusters_in(config: Config, place: str) -> Iterator[Location]:
                 f"{store.url_of(item.name)} does not describe a cluster: {error}"
             ) from error
         yield _location(config, place, facts)
+
+
+def drill_stores(config: Config, system_identifier: str) -> list[Store]:
+    """Return where the results of a cluster's drills are; a missing directory is not created."""
+    return [
+        config.store_at(f"{place}/pitr/{system_identifier}/drill", tiers=False)
+        for place in places(config)
+        if place.startswith(BUCKET) or os.path.isdir(place)  # noqa: PTH112 - never raises
+    ]
 
 
 def only(found: list[Location], system_identifier: str | None) -> list[Location]:
