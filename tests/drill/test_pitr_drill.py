@@ -74,7 +74,7 @@ def test_a_drill(open_folder: Path) -> None:
     """A5, A11: two points are proved and recorded; a damaged or lost segment is named."""
     with Server(servers.bin_folder(18), settings=WAL, initdb=["--wal-segsize=1"]) as server:
         env = environment(server, 18, open_folder)
-        invoke.run("pitr", "enable", env=env)
+        invoke.run("pitr", "enable", "--service=none", env=env)
         with servers.connect(server, "postgres") as connection:
             connection.execute("create table t (i int primary key)")
             for number in range(30):
@@ -155,7 +155,7 @@ def test_damage_and_hostile_code(major: int, open_folder: Path) -> None:
             data[position : position + len(damage)] = damage
             file.write_bytes(data)
         server.start()
-        invoke.run("pitr", "enable", env=env)
+        invoke.run("pitr", "enable", "--service=none", env=env)
         receive(server, env)
         endpoint = Endpoint({**server.params, "dbname": "postgres"})
         (missing,) = recovered_checks.check(endpoint, open_folder, Wanted()).unproved

@@ -142,10 +142,10 @@ def _drill(config: Config, source: "PointSource", asked: ClusterDrill) -> "PitrD
 
 def _complete_until(config: Config, system_identifier: str) -> datetime | None:
     """Return until when everything is stored, if the receiver has run on this host."""
-    from ..pitr import service, stream_state  # noqa: PLC0415
+    from ..pitr import location, stream_state  # noqa: PLC0415
 
     with contextlib.suppress(e.UsageError, e.VerificationFailed, e.StoreError):
-        spool = service.spool_of(config, system_identifier)
+        spool = location.spool_of(config, system_identifier)
         state = stream_state.read(stream_state.path_in(spool))
         return None if state is None else state.complete_until
     return None
