@@ -64,6 +64,7 @@ VALUES: dict[str, tuple[str, Callable[[Settings], object], object, list[str]]] =
                            ["push:9091", "http://push/path"]),
     "BACKUP_CLUSTER": ("prod-1", lambda s: s.cluster, "prod-1", ["a b", "-a", "a" * 64, '"']),
     "BACKUP_MAX_AGE": ("2d", lambda s: s.max_age, 2 * 86400.0, ["0h", "26", "1 d", "-1h", "1y"]),
+    "BACKUP_BASE_MAX_AGE": ("2d", lambda s: s.base_max_age, 2 * 86400.0, ["0h", "26", "1 d"]),
     "BACKUP_DRILL_MAX_AGE": ("5w", lambda s: s.drill_max_age, 35 * 86400.0, ["5", "0d", "weekly"]),
     "BACKUP_RTO": ("90min", lambda s: s.rto, 5400.0, ["90m", "1h30", "0s"]),
     "BACKUP_PING_URL": ("https://hc/u?create=1", lambda s: s.ping_url, "https://hc/u?create=1", []),

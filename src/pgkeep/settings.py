@@ -515,6 +515,13 @@ class Settings:
         ),
         default="26h",
     )
+    base_max_age: float = _setting(
+        "BACKUP_BASE_MAX_AGE",
+        Group.MONITORING,
+        _span,
+        description="Point in time: maximum age of a cluster's newest base backup.",
+        default="8d",
+    )
     drill_max_age: float | None = _setting(
         "BACKUP_DRILL_MAX_AGE",
         Group.MONITORING,

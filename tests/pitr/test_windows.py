@@ -176,11 +176,19 @@ def test_several_targets_and_a_store_that_cannot_be_read(tmp_path: Path, buckets
     )
     with proxy(buckets.port) as counted:
         env = invoke.environment() | buckets.environment(bucket) | {
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
             "PGKEEP_CONFIG": str(tmp_path / "pgkeep.toml"), "BACKUP_S3_ENDPOINT": counted.endpoint,
         }  # fmt: skip
         del env["BACKUP_S3_BUCKET"]
         found = json.loads(invoke.run("pitr", "windows", "--json", env=env))
         assert len(counted.requests) == 5, "three lists, two small files"
+        counted.requests.clear()
+        invoke.complete("status", "--target=two", env=env)
+        # One list is that of the backups; the manifest of the base backup is not read again.
+        assert len(counted.requests) == 5, counted.requests
+        counted.requests.clear()
+        invoke.run("list", "--target=two", env=env)
+        assert len(counted.requests) == 1, counted.requests
     assert [one["place"] for one in found] == [f"{tmp_path}/one", f"s3://{bucket}/b"]
     assert [one["windows"][0]["end"] for one in found] == ["0/4000000"] * 2
     assert found[1]["windows"][0]["until"] is not None

@@ -42,6 +42,7 @@ class StoreContents(NamedTuple):
     unreadable: list[str]  # manifests
     attempts: attempts.Attempts
     lost: Mapping[str, Sequence[str]]  # backup files without a manifest, by the store's URL
+    clusters: frozenset[str] = frozenset()  # the URLs of stores with archived WAL of clusters
 
 
 def contents_of(targets: Iterable[overview.Target]) -> StoreContents:
@@ -50,9 +51,10 @@ def contents_of(targets: Iterable[overview.Target]) -> StoreContents:
     unreadable: list[str] = []
     runs: dict[str, Sequence[Record]] = {}
     lost: dict[str, Sequence[str]] = {}
+    clusters: set[str] = set()
     stores = {store.url: store for target in targets for store in target.stores}
     tasks = [
-        BackgroundTask(url, partial(_read, store, found, unreadable, runs, lost))
+        BackgroundTask(url, partial(_read, store, found, unreadable, runs, lost, clusters))
         for url, store in stores.items()
     ]
     deadline = time.monotonic() + READING
@@ -63,6 +65,7 @@ def contents_of(targets: Iterable[overview.Target]) -> StoreContents:
         list(unreadable),
         dict(runs),
         dict(lost),
+        frozenset(clusters),
     )
 
 
@@ -72,10 +75,13 @@ def _read(
     unreadable: list[str],
     runs: dict[str, Sequence[Record]],
     lost: dict[str, Sequence[str]],
+    clusters: set[str],
 ) -> None:
     read = catalog.Catalog(store)
     backups = spot_check.checked(store, read.backups())
     unreadable += [f"{store.url}: {problem}" for problem in read.unreadable]
     runs[store.url] = read.runs(datetime.now(UTC))
     lost[store.url] = list(read.lost)
+    if read.clusters:
+        clusters.add(store.url)
     found[store.url] = backups

@@ -64,7 +64,7 @@ def command(*, listen: Address | None, target: str | None, directory: str | None
         _listen(configs, listen)
         return
     targets = [target_of(found) for found in configs]
-    contents, problems, unreadable, runs, _ = contents_of(targets)
+    contents, problems, unreadable, runs, *_ = contents_of(targets)
     for problem in (*problems, *unreadable):
         output.current().warning(problem)
     text = exposition(targets, contents, runs)
@@ -99,7 +99,7 @@ def _listen(configs: Sequence[config.Config], address: Address) -> None:
     problems_printed = NewProblems(out)
 
     def read() -> bytes | None:
-        contents, problems, unreadable, runs, _ = contents_of(targets)
+        contents, problems, unreadable, runs, *_ = contents_of(targets)
         problems_printed.warn(problems + unreadable)
         return exposition(targets, contents, runs)
 

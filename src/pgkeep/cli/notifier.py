@@ -203,7 +203,7 @@ class RunNotifier:
         if not configs:
             return []
         targets = {config.target: target_of(config) for config in configs}
-        contents, problems, unreadable, runs, _ = contents_of(targets.values())
+        contents, problems, unreadable, runs, *_ = contents_of(targets.values())
         for problem in (*problems, *unreadable):
             self._out.warning(problem)
         unread = [

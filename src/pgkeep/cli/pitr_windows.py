@@ -10,7 +10,7 @@ import click
 from .. import config as configuration
 from .. import errors as e
 from ..crypt.options import Encryption
-from ..monitor.status import span
+from ..monitor.spans import span
 from ..pitr import location, overview
 from ..pitr.overview import ClusterState
 from ..pitr.stream_state import StreamState
@@ -147,6 +147,8 @@ def explanations(state: ClusterState) -> Iterator[str]:
         yield "the newest WAL is in no window: pgkeep pitr base begins one"
     if not state.segments:
         yield "no WAL is stored; pgkeep pitr stream receives it"
+    for name in state.waiting:
+        yield f"the WAL of base backup {name} is not stored yet"
     yield from state.unusable
     yield from state.unreadable
     if state.timelines_by_name:

@@ -12,11 +12,14 @@ import msgspec
 from .. import config, progress
 from .. import errors as e
 from ..crypt.opening import CIPHERTEXT
-from ..monitor import attempts, overview, status
+from ..monitor import attempts, overview, point_in_time, status
 from ..monitor import nagios as plugin
+from ..monitor.point_in_time import Cluster
+from ..monitor.spans import span
 from ..stores.local import LocalStore
 from ..terminal import printable
 from . import directories, output
+from .clusters import clusters_of
 from .command import pgkeep_command
 from .common import dir_option, json_option, load_configs, print_json, target_option
 from .contents import contents_of, target_of
@@ -124,7 +127,11 @@ def _chosen(state: status.State, names: Sequence[str]) -> status.State:
         if name not in expected:
             raise e.VerificationFailed(f"database {name} is not among those that are backed up")
     places = [
-        replace(place, databases=[found for found in place.databases if found.database in names])
+        replace(
+            place,
+            databases=[found for found in place.databases if found.database in names],
+            clusters=(),
+        )
         for place in state.places
     ]
     return replace(state, places=[place for place in places if place.databases])
@@ -134,7 +141,9 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
     """Read all stores and check their backups."""
     now = datetime.now(UTC)
     targets = [(found, target_of(found)) for found in configs]
-    contents, problems, unreadable, runs, lost = contents_of(target for _, target in targets)
+    contents, problems, unreadable, runs, lost, having = contents_of(
+        target for _, target in targets
+    )
     places = []
     for found, stores in targets:
         target = attempts.with_tried(stores, runs)
@@ -154,12 +163,15 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
             status.with_runs(database, target, contents, runs, now, found.settings.zone)
             for database in databases
         ]
+        clusters, unread = clusters_of(found, having, now)
+        unreadable += [problem for problem in unread if problem not in unreadable]
         places.append(
             status.TargetState(
                 name=found.target, target=target, zone=found.settings.zone, goals=goals,
                 readable=readable, databases=databases,
                 failed_prune=attempts.failed_prune(target, runs),
                 options=_options(found, target),
+                clusters=clusters,
             )
         )  # fmt: skip
     return status.State(
@@ -188,7 +200,7 @@ def document(state: status.State) -> dict[str, Any]:
     ]
     return {
         "ok": state.ok, "reasons": state.reasons, "databases": state.databases,
-        "failed_prunes": prunes,
+        "failed_prunes": prunes, "clusters": state.clusters,
     }  # fmt: skip
 
 
@@ -215,12 +227,24 @@ def _print(state: status.State) -> None:
                 {**database.gaps, **database.days}, state.now.astimezone(place.zone).date()
             )
             output.say(" ", *(mark for week in weeks for mark in (" ", *map(_mark, week))))
+        for cluster in place.clusters:
+            _print_cluster(cluster, state.now)
     if state.databases:
         output.say()
         output.say(
             f"{status.WEEKS} weeks from Monday until today: M monthly, W weekly, d daily, m manual,"
         )
         output.say("- removed by retention, ? no longer there, x run failed, . no run recorded")
+
+
+def _print_cluster(cluster: Cluster, now: datetime) -> None:
+    output.say()
+    word, colour = ("not ok", "red") if cluster.problems else ("ok", "green")
+    head = output.style(f"cluster {cluster.title}", bold=True)
+    output.say(head, "  ", output.style(word, fg=colour))
+    _say(cluster.problems, "red")
+    _say(cluster.notes, "yellow")
+    _say(point_in_time.facts(cluster, now))
 
 
 def _say(texts: Iterable[str], colour: str | None = None) -> None:
@@ -247,7 +271,7 @@ def _head(database: status.Database) -> tuple[str, ...]:
 def _facts(database: status.Database, now: datetime) -> list[str]:
     lines: list[str] = []
     if (last := database.last_attempt) is not None and last.exit_code == 0:
-        ago = status.span(max(0.0, (now - last.when).total_seconds()))
+        ago = span(max(0.0, (now - last.when).total_seconds()))
         lines.append(f"last run succeeded {ago} ago on {last.host}")
     if database.snapshot is not None:
         state = "" if database.cipher is None else f"{database.cipher}, "
@@ -255,7 +279,7 @@ def _facts(database: status.Database, now: datetime) -> list[str]:
         if database.verified and database.verified_level == CIPHERTEXT:
             state += " without key"
         state += ", lag of the standby unknown" if database.lag_unknown else ""
-        age = status.span(max(0.0, database.age_seconds or 0))
+        age = span(max(0.0, database.age_seconds or 0))
         lines.append(
             f"newest: {database.newest_id},"
             f" {database.snapshot.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {age} ago,"
@@ -269,8 +293,8 @@ def _facts(database: status.Database, now: datetime) -> list[str]:
     if database.backups:
         lines.append(f"{database.backups} {noun}{of}{pending}")
     if database.drill is not None:
-        ago = status.span(max(0.0, (now - database.drill.when).total_seconds()))
-        took = status.span(database.drill.recovery_seconds)
+        ago = span(max(0.0, (now - database.drill.when).total_seconds()))
+        took = span(database.drill.recovery_seconds)
         result = (
             f"passed {ago} ago, recovery in {took}"
             if database.drill.passed

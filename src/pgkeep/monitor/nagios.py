@@ -30,7 +30,11 @@ def verdict(state: status.State) -> tuple[int, str]:
     if not state.readable:
         return UNKNOWN, "; ".join(state.reasons)
     if not state.ok:
-        critical = state.bare or any(database.critical for database in state.databases)
+        critical = (
+            state.bare
+            or any(database.critical for database in state.databases)
+            or any(cluster.critical for cluster in state.clusters)
+        )
         return (CRITICAL if critical else WARNING), "; ".join(state.reasons)
     if state.problems:
         return WARNING, "; ".join(state.problems)
@@ -54,6 +58,9 @@ def performance_data(state: status.State) -> Iterator[str]:
                 limit = "" if place.goals.rto is None else round(place.goals.rto)
                 seconds = round(database.drill.recovery_seconds, 1)
                 yield f"{_label(f'{name} recovery')}={seconds}s;;{limit};0"
+    for cluster in state.clusters:
+        if cluster.rpo_seconds is not None:
+            yield f"{_label(f'{cluster.title} rpo')}={round(cluster.rpo_seconds)}s;;;0"
 
 
 def _label(name: str) -> str:

@@ -15,6 +15,8 @@ from . import files, overview
 from .attempts import BACKUP, Attempt, Attempts, Failure, failures, last_attempt
 from .attempts import gaps as gaps_of
 from .files import Lost
+from .point_in_time import Cluster
+from .spans import span
 
 _BARE = "no backup, and no database is configured by name"
 WEEKS = 9  # shown in the calendar, including the current week
@@ -85,6 +87,7 @@ class TargetState:
     databases: list[Database]
     failed_prune: Failure | None = None  # the last run of `pgkeep prune`, if no later one succeeded
     options: Sequence[str] = ()  # with which a command in a shell uses the same stores
+    clusters: Sequence[Cluster] = ()  # with point in time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,11 @@ class State:
         return [database for place in self.places for database in place.databases]
 
     @property
+    def clusters(self) -> list[Cluster]:
+        """The clusters of all targets with point in time."""
+        return [cluster for place in self.places for cluster in place.clusters]
+
+    @property
     def readable(self) -> bool:
         """Whether at least one store of every target was read."""
         return all(place.readable for place in self.places)
@@ -121,6 +129,11 @@ class State:
                 for database in self.databases
                 if database.problems
             ),
+            *(
+                f"point in time of {cluster.title}: {'; '.join(cluster.problems)}"
+                for cluster in self.clusters
+                if cluster.problems
+            ),
             *self.unreadable,
         ]
 
@@ -130,7 +143,7 @@ class State:
         return [
             place.name
             for place in self.places
-            if not any(database.expected for database in place.databases)
+            if not place.clusters and not any(database.expected for database in place.databases)
         ]
 
     @property
@@ -143,10 +156,15 @@ class State:
         """One line for people and for Nagios."""
         if not self.readable:
             return "not ok: no store of a target can be read"
+        if self.ok and not any(database.expected for database in self.databases):
+            return f"ok: point in time of {', '.join(cluster.title for cluster in self.clusters)}"
         if self.ok or any(database.problems for database in self.databases) or self.bare == [None]:
             return summary(self.databases)
         if self.bare:
             return f"not ok: no backup of target {', '.join(map(str, self.bare))}"
+        bad = [cluster.title for cluster in self.clusters if cluster.problems]
+        if bad:
+            return f"not ok: point in time of {', '.join(bad)}"
         count = len(self.unreadable)
         return f"not ok: {count} {'manifest' if count == 1 else 'manifests'} cannot be read"
 
@@ -347,17 +365,6 @@ def _days(manifests: Iterable[Manifest], zone: tzinfo) -> dict[str, str]:
         before = days.get(day, _HIGHEST[-1])
         days[day] = min(before, str(backup.type), key=_HIGHEST.index)
     return dict(sorted(days.items()))
-
-
-def span(seconds: float) -> str:
-    """Return a time span in its two largest units: 3 d 4 h, 26 h, 5 min, 12 s."""
-    if seconds >= 2 * 86400:
-        days, rest = divmod(seconds, 86400)
-        return f"{days:.0f} d {rest // 3600:.0f} h" if rest >= 3600 else f"{days:.0f} d"
-    if seconds >= 3600:
-        hours, rest = divmod(seconds, 3600)
-        return f"{hours:.0f} h {rest // 60:.0f} min" if rest >= 60 else f"{hours:.0f} h"
-    return f"{seconds // 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def calendar(days: Mapping[str, str], today: date, weeks: int = WEEKS) -> list[list[str | None]]:

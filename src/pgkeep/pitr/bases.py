@@ -10,11 +10,13 @@ from pathlib import Path
 from .. import errors as e
 from ..artifact.plain_reader import plain_blocks
 from ..catalog.side_files import open_contents
+from ..catalog.small_files import SmallFiles
 from ..crypt.opening import Keys
 from ..model.manifest import LARGEST, FileFacts
 from ..progress import Progress
 from ..stores.hashed_upload import HashedUpload
 from ..stores.store import (
+    Item,
     Store,
     all_or_none,
     chunks,
@@ -39,10 +41,11 @@ class BaseCatalog:
         self.unreadable = []
         items = {item.name: item for item in self.store.items() if is_base_file(item.name)}
         sizes = {name: item.size for name, item in items.items()}
+        copies = SmallFiles(self.store, items) if self.store.remote else None
         found: list[BaseManifest] = []
         for name in sorted(name for name in items if name.endswith(SUFFIX)):
             try:
-                manifest = decode(self.store.load(items[name], LARGEST).data, name)
+                manifest = decode(self._load(items[name], copies), name)
             except (e.StoreError, e.VerificationFailed) as error:
                 self.unreadable.append(error.message)
                 continue
@@ -52,7 +55,15 @@ class BaseCatalog:
                 self.unreadable.append(f"{lost[0]} is missing or incomplete in {self.store.url}")
             else:
                 found.append(manifest)
+        if copies is not None:
+            copies.keep()
         return {manifest.name: manifest for manifest in sorted(found, key=lambda m: m.started)}
+
+    def _load(self, item: Item, copies: SmallFiles | None) -> bytes:
+        """Return a manifest; of a bucket, from a copy on this machine if that is current."""
+        if copies is not None:
+            return copies.read(item.name)[0]
+        return self.store.load(item, LARGEST).data
 
 
 def chain_of(base: BaseManifest, known: dict[str, BaseManifest]) -> list[BaseManifest]:

@@ -44,7 +44,8 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     newest_lsn: str | None  # the end of the newest segment on the newest timeline
     newest_wal: datetime | None  # UTC; when it, or the unfinished one after it, was stored
     unreadable: list[str]  # files that cannot be read
-    unusable: list[str]  # base backups without their WAL or their parents
+    waiting: list[str]  # base backups whose WAL is not stored yet
+    unusable: list[str]  # why other base backups, or a timeline, cannot be restored
     timelines_by_name: bool = False  # no key decrypts the histories
     stream: StreamState | None = None  # of the receiver, on its host
 
@@ -97,6 +98,7 @@ def read(
     newest_lsn = None if not runs else str(runs[-1].last.end(size))
     if found and stream is not None and found[-1].end == newest_lsn:
         found[-1] = _completed(found[-1], stream, size)
+    waiting, unusable = _outside(bases, archived, runs, [*found, *others])
     newest = max(bases.values(), key=lambda base: base.stop_lsn, default=None)
     return ClusterState(
         system_identifier=location.facts.system_identifier,
@@ -111,7 +113,8 @@ def read(
         newest_lsn=newest_lsn,
         newest_wal=None if path is None or not runs else _newest_wal(archived, path, runs[-1]),
         unreadable=[*archived.unreadable, *catalog.unreadable],
-        unusable=_unusable(bases, archived, runs, [*found, *others]),
+        waiting=waiting,
+        unusable=unusable,
         timelines_by_name=archived.by_name,
         stream=stream,
     )
@@ -207,13 +210,14 @@ def _base(base: BaseManifest, known: Mapping[str, BaseManifest]) -> BaseState:
     )  # fmt: skip
 
 
-def _unusable(
+def _outside(
     bases: Mapping[str, BaseManifest], archived: _Wal, runs: list[Extent], found: list[Window]
-) -> list[str]:
-    """Return why base backups are in no window."""
+) -> tuple[list[str], list[str]]:
+    """Return the base backups in no window that wait for their WAL, and what is wrong of others."""
     usable = {name for window in found for name in window.bases}
     known = {1, *archived.histories}
     lost = sorted({segment.timeline for segment in archived.segments} - known)
+    waiting: list[str] = []
     texts = [f"the history of timeline {timeline} is missing" for timeline in lost]
     for base in bases.values():
         if base.name in usable:
@@ -224,7 +228,7 @@ def _unusable(
         elif base.timeline not in known:
             texts.append(f"base backup {base.name} is of timeline {base.timeline} without history")
         elif not runs or run is runs[-1] or base.start_lsn >= runs[-1].last.end(base.segment_size):
-            texts.append(f"the WAL of base backup {base.name} is not stored yet")
+            waiting.append(base.name)
         else:
             texts.append(f"WAL that base backup {base.name} needs is missing")
-    return texts
+    return waiting, texts

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from ... import __version__, progress
 from ...terminal import printable
-from .. import status
+from ..spans import span
 
 _DATE = re.compile(r"\b(?:\d{4}-\d\d-\d\d|\d\d:\d\d UTC)\b")
 
@@ -51,7 +51,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "size": progress.size,
         "duration": progress.duration,
-        "span": status.span,
+        "span": span,
         "moment": moment,
         "count": "{:,}".format,
         "dates": dates,

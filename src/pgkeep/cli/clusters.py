@@ -1,0 +1,88 @@
+"""The clusters with point in time of all stores, for commands that report on them."""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .. import errors as e
+from ..config import Config
+from ..monitor import point_in_time
+from ..monitor.point_in_time import Cluster
+from .background import BackgroundTask
+
+if TYPE_CHECKING:
+    from ..pitr.overview import ClusterState
+
+READING = 30.0  # seconds for the stores
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was read of the stores of a target, by the system identifier of a cluster."""
+
+    states: "dict[str, list[ClusterState]]" = field(default_factory=lambda: defaultdict(list))
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def clusters_of(
+    config: Config, having: Collection[str], now: datetime, goals: point_in_time.Goals | None = None
+) -> tuple[list[Cluster], list[str]]:
+    """Return the clusters of a target and why some cannot be read.
+
+    `having` are the URLs of the stores whose list of backups has the description of a cluster:
+    nobody else pays for it.
+    """
+    if not having:
+        return [], []
+    from ..pitr import location  # noqa: PLC0415 - few have point in time
+
+    found = _Found()
+    tasks = [
+        BackgroundTask(place, partial(_read, config, place, found))
+        for place in location.places(config)
+        if config.store_at(place).url in having
+    ]
+    deadline = time.monotonic() + READING
+    unread = [problem for task in tasks if (problem := task.problem(deadline)) is not None]
+    order = location.places(config)
+    clusters = [
+        point_in_time.judge(
+            sorted(states, key=lambda state: order.index(state.place)),
+            found.problems[identifier],
+            goals_of(config) if goals is None else goals,
+            now,
+            config.target,
+        )
+        for identifier, states in sorted(found.states.items())
+    ]
+    return clusters, unread
+
+
+def goals_of(config: Config) -> point_in_time.Goals:
+    """Return what is expected of the clusters of a target."""
+    settings = config.settings
+    return point_in_time.Goals(
+        window=settings.window,
+        base_max_age=settings.base_max_age,
+        wal_max_lag=settings.wal_max_lag,
+    )
+
+
+def _read(config: Config, place: str, found: _Found) -> None:
+    from ..crypt.options import Encryption  # noqa: PLC0415
+    from ..pitr import location, overview  # noqa: PLC0415
+
+    encryption = Encryption(keys=config.keys())
+    for known in location.clusters_in(config, place):
+        identifier = known.facts.system_identifier
+        stream = None
+        try:
+            stream = overview.receiver_state(config, identifier)
+        except (e.StoreError, e.VerificationFailed) as error:
+            if error.message not in found.problems[identifier]:
+                found.problems[identifier].append(error.message)
+        found.states[identifier].append(overview.read(known, encryption, stream))
