@@ -109,6 +109,30 @@ def test_the_stores(read: Any) -> None:
     assert "is 8 d 5 h old, BACKUP_BASE_MAX_AGE is 8 d" in old
 
 
+def test_clusters_that_are_not_checked(tmp_path: Path) -> None:
+    """One that was disabled, until it is enabled again, and one whose name another one has."""
+    env = invoke.environment() | {"BACKUP_DIR": str(tmp_path), "BACKUP_CLUSTER": "main"}
+    former, other = Planted(tmp_path, "1", name="main"), Planted(tmp_path, "2", name="other")
+    (config,) = load({"BACKUP_DIR": str(tmp_path)})
+    places = {place.facts.system_identifier: place.facts for place in location.known(config)}
+
+    def checked() -> dict[str, bool]:
+        document = json.loads(invoke.complete("status", "--json", env=env)[1])
+        return {found["system_identifier"]: found["expected"] for found in document["clusters"]}
+
+    assert checked() == {"1": True, "2": True}
+    location.end(config, places["2"], NOW)
+    assert checked() == {"1": True, "2": False}
+    assert "pgkeep pitr disable was run" in invoke.complete("status", env=env)[1]
+    location.register(config, places["2"])
+    assert checked() == {"1": True, "2": True}
+    former.segments([1])
+    other.segments([1])
+    newer = Planted(tmp_path, "3", name="main")
+    newer.segments([1, 2])
+    assert checked() == {"1": False, "2": True, "3": True}
+
+
 def test_commands(tmp_path: Path) -> None:
     """One exit code, one line, one document; others are not told of point in time."""
     now = datetime.now(UTC)
@@ -125,6 +149,9 @@ def test_commands(tmp_path: Path) -> None:
     assert "any second since 2026-11-20 13:05:01 UTC" in " ".join(out.split())
     assert "newest base backup: 20261120T130000Z_full" in out
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
+    listed = invoke.run("list", env=env)
+    assert f"\ncluster {IDENTIFIER} has point in time in {tmp_path}\n" in listed
+    assert "point in time" not in invoke.run("list", "--database=app", env=env)
     spool = tmp_path / "pitr" / "spool" / IDENTIFIER
     spool.mkdir(parents=True)
     state = stream(written_at=now - HOUR, complete_until=now - HOUR)

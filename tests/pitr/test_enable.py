@@ -137,6 +137,9 @@ def test_service_and_disable(folder: Path) -> None:
         assert (document["dropped"], document["slot"], slots(server)) == (True, first["slot"], [])
         assert document["kept"][0]["bases"] == 1
         assert "did not exist" in invoke.run("pitr", "disable", env=env)
+        state = json.loads(invoke.complete("status", "--json", env=env)[1])
+        (cluster,) = state["clusters"]
+        assert (cluster["expected"], cluster["receiver"]) == (False, None), "it has ended"
     error = invoke.run("pitr", "disable", env=env, code=3)
     assert f"SELECT pg_drop_replication_slot('{first['slot']}');" in error
 

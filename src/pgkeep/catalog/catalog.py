@@ -11,7 +11,7 @@ from typing import NamedTuple, Self, TypeVar
 from .. import errors as e
 from ..crypt.opening import CIPHERTEXT
 from ..model import naming, record
-from ..model.cluster import is_description
+from ..model.cluster import described
 from ..model.manifest import Manifest
 from ..model.record import Record, RecordName
 from ..model.retention import FUTURE_TOLERANCE
@@ -55,7 +55,7 @@ class Catalog:
         self.doubtful: list[Unreadable] = []  # manifests that could not be read the last time
         self.lost: list[str] = []  # artifacts without a manifest at that time
         self.records: list[RecordName] = []  # of runs, oldest first, at that time
-        self.clusters = False  # whether WAL of clusters is archived beside them, at that time
+        self.clusters: list[str] = []  # whose WAL is archived beside them, at that time
         self.files: frozenset[str] = frozenset()  # all names of backups' files at that time
         self._read: list[Backup] | None = None
         self._files: SmallFiles | None = None  # of a remote store
@@ -91,7 +91,7 @@ class Catalog:
     def _list(self) -> dict[str, Item]:
         items = {item.name: item for item in self.store.items()}
         self.records = record.names(items)
-        self.clusters = any(is_description(name) for name in items)
+        self.clusters = described(items)
         self.files = frozenset(name for name in items if naming.parse(name) is not None)
         self._files = SmallFiles(self.store, items) if self.store.remote else None
         return items

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -56,10 +56,26 @@ def clusters_of(
             goals_of(config) if goals is None else goals,
             now,
             config.target,
+            superseded=_is_superseded(identifier, found.states),
         )
         for identifier, states in sorted(found.states.items())
     ]
     return clusters, unread
+
+
+def _is_superseded(identifier: str, known: "Mapping[str, list[ClusterState]]") -> bool:
+    """Whether another cluster of the same name has newer WAL, as after `pg_upgrade`."""
+    name, newest = known[identifier][0].cluster, _newest(known[identifier])
+    return name is not None and any(
+        states[0].cluster == name and _newest(states) > newest
+        for other, states in known.items()
+        if other != identifier
+    )
+
+
+def _newest(states: "Sequence[ClusterState]") -> float:
+    times = (state.newest_wal for state in states)
+    return max((time.timestamp() for time in times if time is not None), default=0.0)
 
 
 def goals_of(config: Config) -> point_in_time.Goals:

@@ -97,6 +97,12 @@ def command(
         output.show(_table(backups, urls))
     else:
         output.say(f"no backups in {' or '.join(urls)}")
+    if database is None:
+        for each in found:
+            for cluster in each.clusters:
+                output.say(f"cluster {cluster} has point in time in {each.store.url}")
+        if any(each.clusters for each in found):
+            output.say("pgkeep pitr windows lists what can be restored of it")
 
 
 def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list[str]:

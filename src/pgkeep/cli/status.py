@@ -240,6 +240,8 @@ def _print(state: status.State) -> None:
 def _print_cluster(cluster: Cluster, now: datetime) -> None:
     output.say()
     word, colour = ("not ok", "red") if cluster.problems else ("ok", "green")
+    if not cluster.expected:
+        word, colour = "not expected", "yellow"
     head = output.style(f"cluster {cluster.title}", bold=True)
     output.say(head, "  ", output.style(word, fg=colour))
     _say(cluster.problems, "red")

@@ -1,6 +1,7 @@
 """The name of a cluster, which distinguishes backups of different servers."""
 
 import re
+from collections.abc import Iterable
 
 ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 EXPECTED = "1 to 63 letters, digits, dots, underscores or hyphens, a letter or digit first"
@@ -12,6 +13,12 @@ _DESCRIPTION = re.compile(FOLDER + r"(?P<identifier>[0-9]{1,20})\.cluster\.json"
 def is_description(file: str) -> bool:
     """Whether a file of a store describes a cluster whose WAL is archived."""
     return _DESCRIPTION.fullmatch(file) is not None
+
+
+def described(files: Iterable[str]) -> list[str]:
+    """Return the system identifiers of the clusters that files describe."""
+    found = (_DESCRIPTION.fullmatch(file) for file in files)
+    return sorted(match["identifier"] for match in found if match is not None)
 
 
 def short_form(system_identifier: str) -> str:

@@ -45,6 +45,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     target: str | None
     stores: "list[ClusterState]"
     receiver: StreamState | None  # on its host only
+    expected: bool  # whether it is checked
     running: bool | None  # None: the receiver is not on this host
     rpo_seconds: float | None  # age of the time of which everything is stored; None: unknown
     problems: list[str]
@@ -59,10 +60,23 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(
     stores: "Sequence[ClusterState]", unread: Sequence[str], goals: Goals, now: datetime,
-    target: str | None = None,
+    target: str | None = None, *, superseded: bool = False,
 ) -> Cluster:  # fmt: skip
-    """Check one cluster, from all stores that have it; `unread` is why others cannot be read."""
+    """Check one cluster, from all stores that have it; `unread` is why others cannot be read.
+
+    One that was disabled, or that is superseded by a newer one of its name, is not checked.
+    """
     first = stores[0]
+    ended = [state.ended for state in stores if state.ended is not None]
+    if superseded or len(ended) == len(stores):
+        why = "another cluster has its name"
+        if ended:
+            why = f"pgkeep pitr disable was run {span((now - max(ended)).total_seconds())} ago"
+        return Cluster(
+            system_identifier=first.system_identifier, cluster=first.cluster, target=target,
+            stores=list(stores), receiver=None, expected=False, running=None, rpo_seconds=None,
+            problems=[], critical=False, notes=[f"not checked: {why}"],
+        )  # fmt: skip
     stream = next((state.stream for state in stores if state.stream is not None), None)
     running = None if stream is None else is_running(stream, now)
     receiver = [] if stream is None else list(_of_receiver(stream, stores, goals, now))
@@ -74,6 +88,7 @@ def judge(
         target=target,
         stores=list(stores),
         receiver=stream,
+        expected=True,
         running=running,
         rpo_seconds=None if stream is None else stream.lag(now),
         problems=[*severe, *other, *unread],

@@ -143,7 +143,8 @@ class State:
         return [
             place.name
             for place in self.places
-            if not place.clusters and not any(database.expected for database in place.databases)
+            if not any(found.expected for found in place.databases)
+            and not any(found.expected for found in place.clusters)
         ]
 
     @property
@@ -157,7 +158,8 @@ class State:
         if not self.readable:
             return "not ok: no store of a target can be read"
         if self.ok and not any(database.expected for database in self.databases):
-            return f"ok: point in time of {', '.join(cluster.title for cluster in self.clusters)}"
+            clusters = [cluster.title for cluster in self.clusters if cluster.expected]
+            return f"ok: point in time of {', '.join(clusters)}"
         if self.ok or any(database.problems for database in self.databases) or self.bare == [None]:
             return summary(self.databases)
         if self.bare:

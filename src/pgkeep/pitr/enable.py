@@ -1,11 +1,11 @@
 """Begin point in time, and end it: the slot, the first base backup and the WAL until its end."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import psycopg
 
@@ -17,7 +17,7 @@ from ..model import wal
 from ..model.wal import PARTIAL, Lsn
 from ..postgres.connection import Connection, Endpoint
 from ..progress import Progress
-from . import checks, location, overview, providers, service, slot
+from . import checks, location, overview, providers, service, slot, stream_state
 from .base_manifest import BaseManifest
 from .checks import Problem, ServerFacts
 from .location import ClusterFacts
@@ -135,7 +135,7 @@ def _since(given: Enabling, facts: ClusterFacts, state: SlotState) -> datetime |
     return max(begins)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _slot(
     given: Enabling, facts: ClusterFacts, name: str, state: SlotState | None
 ) -> Iterator[None]:
@@ -238,7 +238,7 @@ def _stored(given: Enabling, facts: ClusterFacts, made: BaseManifest) -> Lsn | N
     return min(ends)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _receiving(stream: Stream) -> Iterator[Callable[[], None]]:
     """Receive WAL in a thread during a block; yields what raises the failure of the thread."""
     errors: list[BaseException] = []
@@ -307,6 +307,11 @@ def disable(config: Config, connection: Connection, encryption: Encryption) -> D
     facts = service.facts_of(connection, config)
     name = slot.slot_name(facts.system_identifier)
     dropped = slot.drop(connection, name)
+    location.end(config, facts, datetime.now(UTC))
+    with contextlib.suppress(e.UsageError):
+        stream_state.path_in(location.spool_of(config, facts.system_identifier)).unlink(
+            missing_ok=True
+        )
     kept: dict[str, tuple[int, datetime | None]] = {}
     for place in location.locations(config, facts):
         state = overview.read(place, encryption)

@@ -8,6 +8,7 @@ cluster of the same name never gets between.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from .. import errors as e
 from ..config import Config
 from ..crypt.options import Encryption
 from ..settings import BUCKET
-from ..stores.store import Store, write_file
+from ..stores.store import Item, Store, write_file
 from .archive import WalArchive
 from .bases import BaseCatalog
 from .wal_file import Origin
@@ -33,6 +34,7 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
     segment_size: int
     version_num: int
     name: str | None = None  # BACKUP_CLUSTER
+    ended: datetime | None = None  # UTC; when `pgkeep pitr disable` was run, until it is enabled
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +105,40 @@ def register(config: Config, facts: ClusterFacts) -> list[Location]:
         StoreError: a place cannot be written.
 
     """
-    data = msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
     for place in places(config):
         store = config.store_at(f"{place}/pitr", tiers=False)
         name = facts.system_identifier + SUFFIX
-        if not store.exists(name):
-            write_file(store, name, data, owner=facts.system_identifier)
+        if not store.exists(name) or _read(store, name).ended is not None:
+            _write(store, facts)
     return locations(config, facts)
+
+
+def end(config: Config, facts: ClusterFacts, now: datetime) -> None:
+    """Record in every place that WAL of a cluster is no longer archived.
+
+    Raises:
+        StoreError: a place cannot be written.
+
+    """
+    for place in places(config):
+        store = config.store_at(f"{place}/pitr", tiers=False)
+        if store.exists(facts.system_identifier + SUFFIX):
+            _write(store, msgspec.structs.replace(facts, ended=now))
+
+
+def _write(store: Store, facts: ClusterFacts) -> None:
+    data = msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
+    write_file(store, facts.system_identifier + SUFFIX, data, owner=facts.system_identifier)
+
+
+def _read(store: Store, name: str) -> ClusterFacts:
+    data = store.load(Item(name, _LIMIT), _LIMIT).data
+    try:
+        return msgspec.json.decode(data, type=ClusterFacts)
+    except msgspec.DecodeError as error:
+        raise e.VerificationFailed(
+            f"{store.url_of(name)} does not describe a cluster: {error}"
+        ) from error
 
 
 def known(config: Config) -> Iterator[Location]:
@@ -133,16 +162,9 @@ def clusters_in(config: Config, place: str) -> Iterator[Location]:
 
     """
     store = config.store_at(f"{place}/pitr", tiers=False)
-    found = [item for item in store.items() if item.name.endswith(SUFFIX)]
-    for item in sorted(found):
-        data = store.load(item, _LIMIT).data
-        try:
-            facts = msgspec.json.decode(data, type=ClusterFacts)
-        except msgspec.DecodeError as error:
-            raise e.VerificationFailed(
-                f"{store.url_of(item.name)} does not describe a cluster: {error}"
-            ) from error
-        yield _location(config, place, facts)
+    names = [item.name for item in store.items() if item.name.endswith(SUFFIX)]
+    for name in sorted(names):
+        yield _location(config, place, _read(store, name))
 
 
 def drill_stores(config: Config, system_identifier: str) -> list[Store]:
