@@ -49,7 +49,7 @@ def edit(directory: Path, one: Manifest, change: Callable[[dict[str, object]], N
     path = directory / one.name.manifest
     fields = json.loads(path.read_text())
     change(fields)
-    fields["manifest_sha256"] = manifest._digest(fields)
+    fields["manifest_sha256"] = manifest.digest_of(fields)
     path.write_text(json.dumps(fields))
 
 

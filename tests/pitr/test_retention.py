@@ -1,78 +1,143 @@
 """A16: whatever the history, what the window needs is never removed."""
 
+import random
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import msgspec
 
+from pgkeep.crypt.options import Encryption
 from pgkeep.model.manifest import FileFacts
-from pgkeep.model.wal import Extent, Lsn, Path, Segment
-from pgkeep.pitr import retention, windows
-from pgkeep.pitr.base_manifest import BaseManifest, Kind, base_name
+from pgkeep.model.wal import Lsn, Path, Segment, Switch
+from pgkeep.pitr import expire, retention
+from pgkeep.pitr.base_manifest import BaseManifest, Kind, base_name, encode
+from pgkeep.pitr.location import ClusterFacts, Location
+from pgkeep.stores.memory import MemoryStore
+from pgkeep.stores.store import write_file
 
 SIZE = 1 << 24
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-def base(hour: int, parent: BaseManifest | None = None) -> BaseManifest:
+def base(
+    hour: int, parent: BaseManifest | None = None, *, timeline: int = 1, start: int | None = None,
+    history: tuple[Switch, ...] = (),
+) -> BaseManifest:  # fmt: skip
     """Return a base backup that was taken in an hour; a segment is written every hour."""
+    first = hour * SIZE + 40 if start is None else start
+    kind = Kind.FULL if parent is None else Kind.INCREMENTAL
+    own = f"{base_name(BEGIN + hour * HOUR, kind)}.backup_manifest.gz"
     return BaseManifest(
-        pgkeep="", system_identifier="1", version="17.0", version_num=170000,
-        kind=Kind.FULL if parent is None else Kind.INCREMENTAL,
-        parent=None if parent is None else parent.name, timeline=1,
-        start=str(Lsn(hour * SIZE + 40)), stop=str(Lsn(hour * SIZE + 400)),
+        pgkeep="", system_identifier="1", version="17.0", version_num=170000, kind=kind,
+        parent=None if parent is None else parent.name, timeline=timeline,
+        start=str(Lsn(first)), stop=str(Lsn(first + 360)),
         started=BEGIN + hour * HOUR, stopped=BEGIN + hour * HOUR + timedelta(minutes=5),
-        segment_size=SIZE, size=1, parts=[], backup_manifest=FileFacts("", 0, ""),
+        segment_size=SIZE, size=1, parts=[], backup_manifest=FileFacts(own, 1, ""),
+        history=[(switch.parent, str(switch.position)) for switch in history],
     )  # fmt: skip
 
 
-@st.composite
-def histories(draw: Any) -> dict[str, BaseManifest]:
-    hours = sorted(draw(st.sets(st.integers(0, 400), max_size=12)))
-    made: list[BaseManifest] = []
-    for hour in hours:
-        parent = made[-1] if made and draw(st.booleans()) else None
-        made.append(base(hour, parent))
-    lost = draw(st.sets(st.sampled_from(hours))) if hours and draw(st.booleans()) else set()
-    return {one.name: one for one, hour in zip(made, hours, strict=True) if hour not in lost}
+class History:
+    """What happened to a cluster: an hour is a step, and most steps write a segment or two."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.bases: dict[str, BaseManifest] = {}
+        self.segments: set[Segment] = set()
+        self.paths = {1: Path(1, ())}
+        self.moments: list[tuple[datetime, int, int]] = []  # with timeline and position
+        self.timeline, self.position = 1, SIZE
+        for hour in range(chance.randint(1, 30)):
+            self.step(hour)
+        if chance.random() < 0.5 and self.bases:
+            del self.bases[chance.choice(list(self.bases))]
+        if chance.random() < 0.5:
+            lost = chance.sample(sorted(self.segments), min(len(self.segments), 2))
+            self.segments -= set(lost)
+
+    def step(self, hour: int) -> None:
+        event = self.chance.choice("wwwwwbbbirp")
+        if event in "bi":
+            own = [found for found in self.bases.values() if found.timeline == self.timeline]
+            parent = max(own, key=lambda found: found.stopped, default=None)
+            made = base(
+                hour, parent if event == "i" else None, timeline=self.timeline,
+                start=self.position + 40, history=self.paths[self.timeline].switches,
+            )  # fmt: skip
+            self.bases[made.name] = made
+            self.position += 1000
+        elif event in "rp":
+            if event == "r" and self.moments:  # an earlier point is restored, and goes on from it
+                _, self.timeline, self.position = self.chance.choice(self.moments)
+            former = self.paths[self.timeline]
+            self.timeline = max(self.paths) + 1
+            switch = Switch(former.timeline, Lsn(self.position))
+            self.paths[self.timeline] = Path(self.timeline, (*former.switches, switch))
+        self.moments.append((BEGIN + (hour + 0.5) * HOUR, self.timeline, self.position))
+        number, written = self.position // SIZE, self.chance.choice((0, 1, 1, 2))
+        self.segments |= {Segment(self.timeline, number + n) for n in range(written)}
+        self.position += written * SIZE if written else 5000
+
+    def restorable(
+        self, bases: dict[str, BaseManifest], segments: set[Segment], since: datetime
+    ) -> list[tuple[datetime, int, int]]:
+        """Return the moments that a base backup and all WAL after it lead to."""
+
+        def reaches(found: BaseManifest, timeline: int, position: int) -> bool:
+            path = self.paths[timeline]
+            return (
+                found.stop_lsn <= position
+                and path.includes(found.timeline, found.stop_lsn)
+                and retention.is_complete(found, bases)
+                and all(
+                    Segment(path.timeline_at_segment(number, SIZE), number) in segments
+                    for number in range(found.start_lsn // SIZE, position // SIZE + 1)
+                )
+            )
+
+        return [
+            moment
+            for moment in self.moments
+            if moment[0] >= since and any(reaches(found, *moment[1:]) for found in bases.values())
+        ]
 
 
-@settings(max_examples=500)
-@given(histories(), st.integers(1, 400), st.integers(1, 300))
-def test_the_window_stays(bases: dict[str, BaseManifest], hours: int, now_hour: int) -> None:
-    now, window = BEGIN + now_hour * HOUR, hours * HOUR
-    bases = {name: one for name, one in bases.items() if one.stopped <= now}
-    segments = [Segment(1, number) for number in range(now_hour + 1)]
-    found = retention.decide(bases, segments, window, now)
-    kept = {one.base.name: one.base for one in found.bases if one.keep}
-    left = sorted(set(segments) - set(found.segments))
-
-    def restorable(known: dict[str, BaseManifest], wal: list[Segment], moment: datetime) -> bool:
-        runs = [Extent(wal[0], wal[-1])] if wal else []
-        found = windows.windows(known, Path(1, ()), runs)
-        return any(window.since <= moment for window in found)
-
-    for moment in [now - window, now - window / 2, now, *(one.stopped for one in bases.values())]:
-        if moment >= now - window:
-            assert restorable(kept, left, moment) == restorable(bases, segments, moment)
-    for one in kept.values():
-        assert one.parent not in bases or one.parent in kept, "a parent of a kept one is kept"
-        assert Segment(1, one.start_lsn // SIZE) in left, "its WAL is kept"
-    order = [one.base.stop_lsn for one in found.bases]
-    assert order == sorted(order, reverse=True), "dependents are removed before their parents"
+def test_the_window_stays() -> None:
+    """A16: with promotions, restored earlier points, lost segments and lost base backups."""
+    removed = 0
+    for seed in range(1000):
+        chance = random.Random(seed)  # noqa: S311
+        made = History(chance)
+        now, window = BEGIN + chance.randint(0, 35) * HOUR, chance.randint(1, 30) * HOUR
+        expected = made.restorable(made.bases, made.segments, now - window)
+        bases = made.bases
+        late = (
+            set(sorted(made.segments)[-chance.randint(1, 9) :]) if chance.random() < 0.3 else set()
+        )
+        segments = made.segments - late  # they are stored after retention
+        for _ in range(2):  # the second run sees what the first one left
+            found = retention.decide(bases, segments, window, now)
+            kept = {decision.base.name: decision.base for decision in found.bases if decision.keep}
+            removed += len(bases) - len(kept) + len(found.segments)
+            gone: set[str] = set()
+            for expired in found.removed:
+                dependents = {name for name, other in bases.items() if other.parent == expired.name}
+                assert dependents <= gone, f"{seed}: dependents are removed before their parents"
+                gone.add(expired.name)
+            bases, segments = kept, segments - set(found.segments)
+            assert made.restorable(bases, segments | late, now - window) == expected, seed
+            assert bases or not made.bases, seed
+    assert removed > 1500
 
 
 def test_reasons() -> None:
     full, second = base(10), base(100)
     child = base(110, second)
     last = base(200)
-    known = {one.name: one for one in (full, second, child, last)}
-    found = retention.decide(
-        known, [Segment(1, n) for n in range(220)], 50 * HOUR, BEGIN + 210 * HOUR
-    )
-    assert [(one.base.name, one.keep, one.reason) for one in found.bases] == [
+    known = {found.name: found for found in (full, second, child, last)}
+    wal = [Segment(1, n) for n in range(220)]
+    found = retention.decide(known, wal, 50 * HOUR, BEGIN + 210 * HOUR)
+    assert [(each.base.name, each.keep, each.reason) for each in found.bases] == [
         (last.name, True, "in the window"),
         (child.name, True, "the window begins with it"),
         (second.name, True, f"{child.name} is based on it"),
@@ -80,7 +145,70 @@ def test_reasons() -> None:
     ]
     assert found.first_kept == 100
     assert found.segments == [Segment(1, n) for n in range(100)]
+    late = retention.decide(known, wal, 50 * HOUR, BEGIN + 9000 * HOUR)
+    assert late == found, "the age is that of the newest base backup: clocks can be wrong"
     assert retention.decide({}, [Segment(1, 1)], HOUR, BEGIN).segments == []
     orphan = {child.name: child}
-    assert all(one.keep for one in retention.decide(orphan, [], HOUR, BEGIN + 900 * HOUR).bases)
+    assert all(each.keep for each in retention.decide(orphan, [], HOUR, BEGIN + 900 * HOUR).bases)
     assert base_name(BEGIN, Kind.FULL) == "20260101T000000Z_full"
+
+
+def test_timelines() -> None:
+    """A timeline that was left after the window began is kept; one that was left before is not."""
+    old, first, last = base(10), base(30), base(40)
+    switch = Switch(1, Lsn(20 * SIZE))  # the point of hour 20 was restored in hour 45
+    new = base(50, timeline=2, start=25 * SIZE, history=(switch,))
+    known = {found.name: found for found in (old, first, last, new)}
+    wal = [Segment(1, n) for n in range(45)] + [Segment(2, n) for n in range(20, 30)]
+
+    def kept(hours: int, *more: BaseManifest, timelines: tuple[int, ...] = ()) -> set[str]:
+        all_known = known | {found.name: found for found in more}
+        found = retention.decide(all_known, wal, hours * HOUR, BEGIN + 60 * HOUR, timelines)
+        return {each.base.name for each in found.bases if each.keep}
+
+    # The seconds of hours 35 to 45 are on timeline 1, those after it on timeline 2, from `old` on.
+    assert kept(15) == set(known)
+    assert kept(9) == {old.name, last.name, new.name}
+    later = base(58, timeline=2, start=28 * SIZE, history=(switch,))
+    assert kept(5, later) == {new.name, later.name}
+    assert kept(5, later, timelines=(3,)) == set(known) | {later.name}, "where did 3 begin?"
+
+
+def test_damage_stops_nothing() -> None:
+    """A damaged manifest, and one of another cluster, are told, kept, and do not stop retention."""
+    stores = MemoryStore(), MemoryStore()
+    facts = ClusterFacts(system_identifier="1", segment_size=SIZE, version_num=170000)
+    location = Location("memory", facts, wal=stores[0], base=stores[1])
+
+    def write(found: BaseManifest, *, damaged: bool = False) -> None:
+        data = encode(found)
+        write_file(stores[1], found.files[0], data.replace(b"17.0", b"17.1") if damaged else data)
+        write_file(stores[1], found.files[1], b"x")
+
+    write(base(10))
+    write(base(20), damaged=True)
+    write(msgspec.structs.replace(base(30), system_identifier="2"))
+    write(base(40))
+    for number in range(42):
+        stored = f"{Segment(1, number).name(SIZE)}-{'0' * 32}.gz"
+        write_file(stores[0], stored, b"x")
+    for hour, part in ((5, "part00001"), (41, "part00001")):
+        write_file(stores[1], f"{base(hour).name}.{part}.tar.gz", b"x")
+    now = BEGIN + 100 * HOUR
+
+    def run() -> expire.Expired:
+        decided = expire.plan(location, Encryption(), HOUR, now, dead=[base(41).name])
+        return expire.execute(decided)
+
+    assert run().bases == [], "one that ended before the window is needed"
+    write(base(60))
+    decided = expire.plan(location, Encryption(), HOUR, now)
+    assert decided.first_kept == "0000000000000028"
+    done = expire.execute(decided)
+    assert done.bases == [base(10).name]
+    assert done.segments == 30, "the first 10 were removed before"
+    assert len(done.damaged) == 2
+    assert "is kept, and takes no part in retention" in done.messages[0]
+    left = {item.name for item in stores[1].items()}
+    assert {f"{base(hour).name}.base.json" for hour in (20, 30, 40)} <= left
+    assert not any(name.startswith((base(5).name, base(41).name)) for name in left)

@@ -2,6 +2,7 @@
 
 import click
 
+from .. import errors as e
 from .. import progress
 from ..pitr import service
 from . import output
@@ -48,12 +49,14 @@ def command(
         made, reason = service.take_base(
             config, endpoint, connection, encryption, bar, kind=kind
         )  # fmt: skip
-        removed = service.expire(config, service.facts_of(connection, config), encryption)
+        try:
+            removed = service.expire(config, service.facts_of(connection, config), encryption)
+        except e.AlreadyRunning:  # that run removes what is before the window
+            removed = []
+    for warning in made.warnings:
+        output.current().warning(warning)
     for found in removed:
-        if found.bases or found.segments:
-            text = f"removed {len(found.bases)} base backups and {found.segments} files of WAL"
-            output.current().info(f"{text}, which were before the window")
-        for message in found.retained:
+        for message in found.messages:
             output.current().info(message)
     if as_json:
         print_json(made)

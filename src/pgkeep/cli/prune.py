@@ -7,7 +7,7 @@ import click
 
 from ..catalog import prune
 from ..model import retention
-from . import output, run_log
+from . import output, prune_pitr, run_log
 from .command import pgkeep_command
 from .common import (
     catalogs,
@@ -49,7 +49,8 @@ def command(
     """Remove expired backups.
 
     Only verified full backups count, each in its own tier. Ages are measured from the newest
-    verified backup of the same database. Unknown files are never touched.
+    verified backup of the same database. Unknown files are never touched. Base backups and WAL are
+    kept as BACKUP_WINDOW requires; with --database, they are not touched.
     """
     config = load_config(target=target, directory=directory)
     share = 1.0 if force or dry_run else None
@@ -63,6 +64,7 @@ def command(
         ]
         decisions = retention.decide(manifests, config.policy, datetime.now(UTC), share)
         decided.append((found, decisions))
+    clusters = prune_pitr.decide(config) if database is None else []
     count = 0
     removed: dict[str, None] = {}  # in their order, without duplicates
     for found, decisions in decided:
@@ -76,6 +78,14 @@ def command(
         removed |= dict.fromkeys(decision.manifest.name.stem for decision in pruned.removed)
         for text in pruned.retained:
             output.current().info(text)
+    for plan in clusters:
+        if not as_json and (dry_run or output.current().verbosity != output.Verbosity.QUIET):
+            output.show(prune_pitr.lines(plan))
+    if not dry_run:
+        for done in prune_pitr.remove(config, clusters):
+            removed |= dict.fromkeys(done.bases)
+            for text in done.messages:
+                output.current().info(text)
     run_log.current().ended(config, TargetOutcome(removed=list(removed)))
     if as_json:
         print_json(
@@ -91,6 +101,7 @@ def command(
                 for found, decisions in decided
                 for decision in decisions
             ]
+            + [entry for plan in clusters for entry in prune_pitr.documents(plan)]
         )
     total = sum(len(decisions) for _, decisions in decided)
     did = "would remove" if dry_run else "removed"

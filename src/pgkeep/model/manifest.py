@@ -261,16 +261,16 @@ _EXAMINED = tuple(msgspec.json.Decoder(kind) for kind in (Manifest, _Format))
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as readable JSON, with its hash."""
     fields = msgspec.json.decode(msgspec.json.encode(manifest))
-    fields[_HASH] = _digest(fields)
+    fields[HASH] = digest_of(fields)
     return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
 
 
-_HASH = "manifest_sha256"
+HASH = "manifest_sha256"
 
 
-def _digest(fields: dict[str, Any]) -> str:
+def digest_of(fields: dict[str, Any]) -> str:
     """Return the SHA-256 of the JSON without spaces and without the hash, its keys sorted."""
-    others = {name: value for name, value in fields.items() if name != _HASH}
+    others = {name: value for name, value in fields.items() if name != HASH}
     return hashlib.sha256(msgspec.json.encode(others, order="sorted")).hexdigest()
 
 
@@ -289,9 +289,9 @@ def _with_new_names(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_digest(fields: dict[str, Any], file_name: str) -> None:
-    if _HASH in fields and fields[_HASH] != (found := _digest(fields)):
+    if HASH in fields and fields[HASH] != (found := digest_of(fields)):
         raise e.VerificationFailed(
-            f"{file_name} is damaged: SHA-256 is {found}, expected {fields[_HASH]}",
+            f"{file_name} is damaged: SHA-256 is {found}, expected {fields[HASH]}",
             hint="If the manifest was edited by hand, remove its field manifest_sha256.",
         )
 

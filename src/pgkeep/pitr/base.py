@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from ..artifact.file import compress
 from ..catalog.encryption import encryption_facts
 from ..crypt.options import Encryption
 from ..model.manifest import FileFacts
-from ..model.wal import Lsn
+from ..model.wal import Lsn, decode_history
 from ..postgres.connection import Connection, Endpoint
+from ..postgres.messages import translated
 from ..progress import Progress
 from ..stores.hashed_upload import HashedUpload
 from ..stores.store import Store, all_or_none, write_file
-from . import parts
+from . import configuration, copying, parts
 from .base_manifest import SUFFIX, BaseManifest, Kind, Tablespace, base_name, encode
 from .waldump import setting_name
 
@@ -54,6 +56,7 @@ class BaseOptions:
     jobs: int
     encryption: Encryption
     parent: Parent | None = None
+    rate: float | None = None  # bytes per second
 
 
 class ServerState:
@@ -105,17 +108,38 @@ def take(
     state = ServerState(connection)
     started = clock(connection).replace(microsecond=0)
     with _staging(options.staging, base_name(started, _kind(options))) as folder:
+        copying.check_space(connection, folder, _expected(options))
         data = folder / "data"
         progress.step("copying the cluster")
-        _copy(endpoint, data, folder, state, options)
-        stopped = clock(connection)
+        copying.copy(endpoint, connection, _command(data, folder, state, options), progress)
+        with translated():
+            stopped = clock(connection)
+            configuration_files, warnings = configuration.read(connection)
         progress.step("verifying")
         verify(options.programs, data)
         facts = _facts(data, state, options, (started, stopped))
-        made = _published(store, data, options, progress, facts)
+        facts = msgspec.structs.replace(facts, warnings=warnings)
+        made = _published(store, data, options, progress, facts, configuration_files)
         # A host without the private key cannot read it in the store for the next incremental one.
-        shutil.copy(data / BACKUP_MANIFEST, options.staging / kept_name(made.name))
+        _keep_manifest(data / BACKUP_MANIFEST, options.staging / kept_name(made.name))
         return made
+
+
+def _expected(options: BaseOptions) -> int | None:
+    """Return the bytes that an incremental base backup may need; None for a full one."""
+    if options.parent is None:
+        return None
+    former = options.parent.manifest
+    return former.size if former.kind is Kind.INCREMENTAL else 0
+
+
+def _keep_manifest(source: Path, target: Path) -> None:
+    """Copy PostgreSQL's manifest for the next run, readable for this user only."""
+    partial = target.with_suffix(".partial")
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(source.read_bytes())
+    partial.rename(target)
 
 
 def kept_name(name: str) -> str:
@@ -138,24 +162,21 @@ def _staging(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _copy(
-    endpoint: Endpoint, data: Path, folder: Path, state: ServerState, options: BaseOptions
-) -> None:
+def _command(data: Path, folder: Path, state: ServerState, options: BaseOptions) -> list[str]:
     command = [
         str(options.programs / "pg_basebackup"), "--pgdata", str(data), "--format=plain",
         "--checkpoint=fast", "--wal-method=stream", "--manifest-checksums=SHA256", "--no-sync",
-        "--no-password",
+        "--no-password", *copying.max_rate(options.rate),
     ]  # fmt: skip
     for tablespace in state.tablespaces:
         mapped = folder / f"tablespace-{tablespace.oid}"
-        location = tablespace.location.replace("=", r"\=")
-        command.append(f"--tablespace-mapping={location}={mapped}")
+        sides = [str(side).replace("=", r"\=") for side in (tablespace.location, mapped)]
+        command.append(f"--tablespace-mapping={'='.join(sides)}")
     if options.parent is not None:
         manifest = folder / "parent_manifest"
         manifest.write_bytes(options.parent.backup_manifest)
         command.append(f"--incremental={manifest}")
-    with endpoint.child() as access:
-        run([*command, *access.arguments], dict(access.environment), e.DumpFailed)
+    return command
 
 
 def verify(programs: Path, data: Path) -> None:
@@ -205,7 +226,17 @@ def _facts(
         tablespaces=state.tablespaces,
         settings={setting_name(name): value for name, value in _SETTING.findall(text)},
         encryption=encryption_facts(options.encryption),
+        history=_history(data / "pg_wal", ranges[-1]["Timeline"]),
     )
+
+
+def _history(folder: Path, timeline: int) -> list[tuple[int, str]]:
+    """Return the earlier timelines, from the history that pg_basebackup has received."""
+    path = folder / f"{timeline:08X}.history"
+    if not path.is_file():
+        return []
+    switches = decode_history(path.read_text("ascii", "replace"), path.name)
+    return [(switch.parent, str(switch.position)) for switch in switches]
 
 
 def wal_ranges(backup_manifest: bytes) -> list[dict[str, Any]]:
@@ -228,38 +259,45 @@ def wal_ranges(backup_manifest: bytes) -> list[dict[str, Any]]:
 
 
 def _published(
-    store: Store, data: Path, options: BaseOptions, progress: Progress, facts: BaseManifest
-) -> BaseManifest:
+    store: Store, data: Path, options: BaseOptions, progress: Progress, facts: BaseManifest,
+    configuration_files: Mapping[str, bytes],
+) -> BaseManifest:  # fmt: skip
     found = parts.entries(data)
     progress.step("packing")
     progress.total(facts.size)
     suffix = f".{facts.encryption.cipher}" if facts.encryption else ""
     published: list[str] = []
-    with all_or_none(store, published):
 
-        def packed(pair: tuple[int, list[parts.Entry]]) -> FileFacts:
-            number, part = pair
-            name = f"{facts.name}.part{number:05d}.tar.gz{suffix}"
-            with ExitStack() as stack:
-                upload = stack.enter_context(store.create(name, owner=facts.system_identifier))
-                stored = HashedUpload(upload)
-                plain = stack.enter_context(options.encryption.upload(stored))
-                parts.pack(data, part, plain.write, progress.advance)
-                plain.seal()
-                published.append(name)
-                upload.publish()
-            return FileFacts(name, stored.size, stored.sha256)
+    def packed(pair: tuple[int, list[parts.Entry]]) -> FileFacts:
+        number, part = pair
+        name = f"{facts.name}.part{number:05d}.tar.gz{suffix}"
+        with ExitStack() as stack:
+            upload = stack.enter_context(store.create(name, owner=facts.system_identifier))
+            stored = HashedUpload(upload)
+            plain = stack.enter_context(options.encryption.upload(stored))
+            parts.pack(data, part, plain.write, progress.advance)
+            plain.seal()
+            published.append(name)
+            upload.publish()
+        return FileFacts(name, stored.size, stored.sha256)
 
-        with ThreadPoolExecutor(options.jobs) as pool:
-            written = list(pool.map(packed, enumerate(parts.divided(found), 1)))
-        name = f"{facts.name}.{BACKUP_MANIFEST}.gz{suffix}"
-        contents = options.encryption.encrypted(compress((data / BACKUP_MANIFEST).read_bytes()))
+    def small(name: str, contents: bytes) -> FileFacts:
+        name = f"{facts.name}.{name}.gz{suffix}"
+        contents = options.encryption.encrypted(contents)
         published.append(name)
         write_file(store, name, contents, owner=facts.system_identifier)
+        return FileFacts(name, len(contents), hashlib.sha256(contents).hexdigest())
+
+    with all_or_none(store, published):
+        with ThreadPoolExecutor(options.jobs) as pool:
+            written = list(pool.map(packed, enumerate(parts.divided(found), 1)))
         manifest = msgspec.structs.replace(
             facts,
             parts=written,
-            backup_manifest=FileFacts(name, len(contents), hashlib.sha256(contents).hexdigest()),
+            backup_manifest=small(BACKUP_MANIFEST, compress((data / BACKUP_MANIFEST).read_bytes())),
+            configuration=small("configuration.tar", configuration.packed(configuration_files))
+            if configuration_files
+            else None,
         )
         published.append(facts.name + SUFFIX)
         write_file(store, facts.name + SUFFIX, encode(manifest), owner=facts.system_identifier)

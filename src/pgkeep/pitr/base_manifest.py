@@ -6,11 +6,20 @@ The file is written last: a base backup without it does not exist.
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
 from .. import errors as e
-from ..model.manifest import LARGEST, Count, Encryption, FileFacts, Moment
+from ..model.manifest import (
+    HASH,
+    LARGEST,
+    Count,
+    Encryption,
+    FileFacts,
+    Moment,
+    digest_of,
+)
 from ..model.wal import Lsn
 
 FORMAT = 1
@@ -55,6 +64,9 @@ class BaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     tablespaces: list[Tablespace] = []
     settings: dict[str, str] = {}  # those that recovery must not lower
     encryption: Encryption | None = None
+    history: list[tuple[int, str]] = []  # earlier timelines, each with the LSN at its end
+    configuration: FileFacts | None = None  # files of the server outside its data directory
+    warnings: list[str] = []
 
     @property
     def name(self) -> str:
@@ -81,17 +93,33 @@ class BaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         """The names of all files, the manifest first, as they are removed."""
         return [
             self.name + SUFFIX,
-            self.backup_manifest.name,
-            *(part.name for part in self.parts),
+            *(facts.name for facts in self.contents),
         ]
 
-
-_DECODER = msgspec.json.Decoder(BaseManifest)
+    @property
+    def contents(self) -> list[FileFacts]:
+        """All files except the manifest."""
+        more = [] if self.configuration is None else [self.configuration]
+        return [self.backup_manifest, *more, *self.parts]
 
 
 def base_name(started: datetime, kind: Kind) -> str:
     """Return the name of a base backup: the UTC time at which it started, and its kind."""
     return f"{started.astimezone(UTC):%Y%m%dT%H%M%SZ}_{kind}"
+
+
+def name_of(file: str) -> str | None:
+    """Return the name of the base backup to which a file belongs; None for other files."""
+    match = _NAME.match(file)
+    return None if match is None else match[0]
+
+
+def started_of(name: str) -> datetime | None:
+    """Return when a base backup with this name was started; None for an impossible time."""
+    try:
+        return datetime.strptime(name.partition("_")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def is_base_file(file: str) -> bool:
@@ -100,8 +128,10 @@ def is_base_file(file: str) -> bool:
 
 
 def encode(manifest: BaseManifest) -> bytes:
-    """Return the manifest as readable JSON."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """Return the manifest as readable JSON, with its hash."""
+    fields = msgspec.json.decode(msgspec.json.encode(manifest))
+    fields[HASH] = digest_of(fields)
+    return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
 
 
 def decode(data: bytes, file: str) -> BaseManifest:
@@ -112,15 +142,19 @@ def decode(data: bytes, file: str) -> BaseManifest:
 
     """
     try:
-        manifest = _DECODER.decode(data[:LARGEST])
-        Lsn.parse(manifest.start), Lsn.parse(manifest.stop)
-    except (msgspec.DecodeError, ValueError) as error:
+        fields = msgspec.json.decode(data[:LARGEST], type=dict[str, Any])
+        if isinstance(found := fields.get("format"), int) and found > FORMAT:
+            raise e.VerificationFailed(
+                f"{file} has format {found}, this pgkeep reads up to {FORMAT}",
+                hint="Use the version of pgkeep that wrote it, or a newer one.",
+            )
+        manifest = msgspec.convert(fields, BaseManifest)
+        for position in (manifest.start, manifest.stop, *(end for _, end in manifest.history)):
+            Lsn.parse(position)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise e.VerificationFailed(f"{file} is not a manifest of a base backup: {error}") from error
-    if manifest.format > FORMAT:
-        raise e.VerificationFailed(
-            f"{file} has format {manifest.format}, this pgkeep reads up to {FORMAT}",
-            hint="Use the version of pgkeep that wrote it, or a newer one.",
-        )
+    if fields.get(HASH) != digest_of(fields):
+        raise e.VerificationFailed(f"{file} is damaged: it differs from its hash")
     if file != manifest.name + SUFFIX:
         raise e.VerificationFailed(f"{file} is the manifest of base backup {manifest.name}")
     strange = [name for name in manifest.files if not name.startswith(manifest.name)]

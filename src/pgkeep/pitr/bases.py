@@ -24,46 +24,58 @@ from ..stores.store import (
     sha256_of,
     write_file,
 )
-from . import parts
+from . import configuration, parts
 from .base import run, verify
-from .base_manifest import SUFFIX, BaseManifest, decode, encode, is_base_file
+from .base_manifest import SUFFIX, BaseManifest, decode, encode, is_base_file, name_of
 
 
 class BaseCatalog:
     """The complete base backups of a cluster, by name."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, system_identifier: str | None = None) -> None:
         self.store = store
         self.unreadable: list[str] = []  # the errors of manifests that could not be read
+        self.leftovers: dict[str, list[str]] = {}  # files without a manifest, by name
+        self._system_identifier = system_identifier
 
     def read(self) -> dict[str, BaseManifest]:
         """Return all base backups whose files exist with their lengths, oldest first."""
-        self.unreadable = []
+        self.unreadable, self.leftovers = [], {}
         items = {item.name: item for item in self.store.items() if is_base_file(item.name)}
         sizes = {name: item.size for name, item in items.items()}
         copies = SmallFiles(self.store, items) if self.store.remote else None
         found: list[BaseManifest] = []
         for name in sorted(name for name in items if name.endswith(SUFFIX)):
             try:
-                manifest = decode(self._load(items[name], copies), name)
+                manifest = self._read(items[name], copies)
+            except e.Missing:  # retention has removed it meanwhile
+                continue
             except (e.StoreError, e.VerificationFailed) as error:
                 self.unreadable.append(error.message)
                 continue
-            files = [*manifest.parts, manifest.backup_manifest]
-            lost = [facts.name for facts in files if sizes.get(facts.name) != facts.size]
+            lost = [file.name for file in manifest.contents if sizes.get(file.name) != file.size]
             if lost:
                 self.unreadable.append(f"{lost[0]} is missing or incomplete in {self.store.url}")
             else:
                 found.append(manifest)
         if copies is not None:
             copies.keep()
+        for name in items:
+            base = name_of(name)
+            if base is not None and base + SUFFIX not in items:
+                self.leftovers.setdefault(base, []).append(name)
         return {manifest.name: manifest for manifest in sorted(found, key=lambda m: m.started)}
 
-    def _load(self, item: Item, copies: SmallFiles | None) -> bytes:
-        """Return a manifest; of a bucket, from a copy on this machine if that is current."""
-        if copies is not None:
-            return copies.read(item.name)[0]
-        return self.store.load(item, LARGEST).data
+    def _read(self, item: Item, copies: SmallFiles | None) -> BaseManifest:
+        """Read a manifest; of a bucket, a copy on this machine if that is current."""
+        data = self.store.load(item, LARGEST).data if copies is None else copies.read(item.name)[0]
+        manifest = decode(data, item.name)
+        if self._system_identifier not in (None, manifest.system_identifier):
+            raise e.VerificationFailed(
+                f"{item.name} is of the cluster with system identifier"
+                f" {manifest.system_identifier}, expected {self._system_identifier}"
+            )
+        return manifest
 
 
 def chain_of(base: BaseManifest, known: dict[str, BaseManifest]) -> list[BaseManifest]:
@@ -129,6 +141,8 @@ def assemble(
         progress.step("combining")
         command = [str(programs / "pg_combinebackup"), "--output", str(target)]
         run([*command, *map(str, folders)], {}, e.VerificationFailed)
+    if chain[-1].configuration is not None:
+        configuration.unpack(store, chain[-1].configuration, target, keys)
 
 
 def _unpack(store: Store, folder: Path, keys: Keys, progress: Progress, part: FileFacts) -> None:
@@ -151,7 +165,7 @@ def copy(source: Store, target: Store, base: BaseManifest) -> None:
     """
     published: list[str] = []
     with all_or_none(target, published):
-        for facts in [*base.parts, base.backup_manifest]:
+        for facts in reversed(base.contents):
             with (
                 closing(source.open(facts.name)) as opened,
                 target.create(facts.name, owner=base.system_identifier) as upload,

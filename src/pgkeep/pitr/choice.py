@@ -22,7 +22,8 @@ def choose(
     checksums: bool,
 ) -> Choice:  # fmt: skip
     """Return on which base backup the next one is based."""
-    newest = max(known.values(), key=lambda base: base.stop_lsn, default=None)
+    # By time: after the restore of an earlier point, positions are lower again.
+    newest = max(known.values(), key=lambda base: base.stopped, default=None)
     chain = None if newest is None else _chain(newest, known)
     if version_num // 10000 < INCREMENTAL_SINCE:
         reason = f"PostgreSQL {version_num // 10000} has no incremental base backups"

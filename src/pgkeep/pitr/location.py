@@ -53,7 +53,7 @@ class Location:
 
     def bases(self) -> BaseCatalog:
         """Return the base backups."""
-        return BaseCatalog(self.base)
+        return BaseCatalog(self.base, self.facts.system_identifier)
 
 
 def places(config: Config) -> list[str]:

@@ -1,15 +1,18 @@
 """Decide which base backups and segments can be removed: a pure function, with reasons.
 
-Every second of the window stays restorable: the newest base backup that ended before the window is
-kept, with its parents and all WAL from its start on. Histories are never removed.
+Every second of the window stays restorable, along every timeline that was in use in the window: the
+newest base backup that ended before the window is kept, with its parents and all WAL from its start
+on. Histories are never removed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ..model.wal import Segment
+from ..model.wal import Lsn, Path, Segment, Switch
 from .base_manifest import BaseManifest
+
+Bases = Mapping[str, BaseManifest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,78 +28,131 @@ class BaseDecision:
 class Expiry:
     """What a retention run removes."""
 
-    bases: list[BaseDecision]  # newest first: dependents before their parents
+    bases: list[BaseDecision]  # newest first
     segments: list[Segment]  # that no kept base backup needs
     first_kept: int | None  # the number of the first segment that is needed; None: all are
 
+    @property
+    def removed(self) -> list[BaseManifest]:
+        """The base backups to remove, dependents before their parents, whatever the clocks."""
+        known = {decision.base.name: decision.base for decision in self.bases}
+        expired = [decision.base for decision in self.bases if not decision.keep]
+        return sorted(expired, key=lambda base: -len(ancestors(base, known)))
+
 
 def decide(
-    bases: Mapping[str, BaseManifest],
+    bases: Bases,
     segments: Iterable[Segment],
     window: timedelta,
     now: datetime,
+    timelines: Iterable[int] = (),
 ) -> Expiry:
     """Return what can be removed so that every second of the window stays restorable.
 
-    Only a base backup whose WAL is stored takes the place of an earlier one. Without a base backup
-    nothing is removed: the WAL can belong to one that is being taken.
+    `timelines` has those of other archived files: unfinished segments and histories. Only a base
+    backup whose WAL is stored takes the place of an earlier one. Without a base backup nothing is
+    removed: the WAL can belong to one that is being taken. Ages are measured from the newest base
+    backup, so nothing expires while none is made, or because a clock is wrong.
     """
-    begin = now - window
     archived = set(segments)
-    usable = {name for name, base in bases.items() if _has_wal(base, archived)}
-    usable = {name for name in usable if _has_chain(bases[name], bases)}
-    ordered = sorted(bases.values(), key=lambda base: base.stop_lsn, reverse=True)
-    reasons: dict[str, str] = {}
-    for base in ordered:
-        if base.stopped >= begin:
-            reasons[base.name] = "in the window"
-    before = [base for base in ordered if base.stopped < begin and base.name in usable]
-    if before:
-        reasons[before[0].name] = "the window begins with it"
-        # One that is newer and not usable yet can become so when its WAL is stored.
-        newer = [base for base in ordered if before[0].stop_lsn < base.stop_lsn]
-        reasons |= {base.name: "its WAL is not stored yet" for base in newer
-                    if base.name not in reasons}  # fmt: skip
-    else:
-        # Whatever is wrong, nothing is removed that could be repaired.
-        reasons |= {name: "no earlier one is complete" for name in bases if name not in reasons}
+    newest_first = sorted(bases.values(), key=lambda base: base.stopped, reverse=True)
+    begin = min([now, *(base.stopped for base in newest_first[:1])]) - window
+    reasons = {base.name: "in the window" for base in newest_first if base.stopped >= begin}
+    known = paths(bases.values())
+    used = {base.timeline for base in newest_first} | {segment.timeline for segment in archived}
+    for timeline in sorted(used | set(timelines), reverse=True):
+        if timeline not in known and any(other < timeline for other in known):
+            # It has no base backup that tells where it began. It can have left any other one.
+            reason = f"timeline {timeline} has no base backup yet"
+            reasons |= {name: reason for name in bases if name not in reasons}
+        elif timeline in known:
+            _keep_along(known[timeline], bases, archived, begin, reasons)
+        if _began_before(timeline, bases, archived, begin):
+            break  # earlier timelines were not in use in the window
     for name in list(reasons):
-        _keep_parents(bases[name], bases, reasons)
+        for parent in ancestors(bases[name], bases):
+            reasons.setdefault(parent.name, f"{name} is based on it")
     decisions = [
         BaseDecision(base, base.name in reasons, reasons.get(base.name, "before the window"))
-        for base in ordered
+        for base in newest_first
     ]
-    kept = [decision.base for decision in decisions if decision.keep]
-    if not kept:
-        return Expiry(decisions, [], None)
-    # Numbers continue across timelines, so one number divides all of them.
-    first = min(base.start_lsn // base.segment_size for base in kept)
-    expired = sorted(segment for segment in archived if segment.number < first)
+    first = first_needed(decision.base for decision in decisions if decision.keep)
+    expired = sorted(s for s in archived if first is not None and s.number < first)
     return Expiry(decisions, expired, first)
 
 
-def _has_wal(base: BaseManifest, archived: set[Segment]) -> bool:
-    """Whether the WAL that makes a base backup consistent is stored."""
+def first_needed(kept: Iterable[BaseManifest]) -> int | None:
+    """Return the number of the first segment that base backups need; None if there are none.
+
+    Numbers continue across timelines, so one number divides all of them.
+    """
+    return min((base.start_lsn // base.segment_size for base in kept), default=None)
+
+
+def paths(bases: Iterable[BaseManifest]) -> dict[int, Path]:
+    """Return the way to each timeline of a base backup.
+
+    Base backups record it, so that a host without the private key knows it: histories in the
+    archive can be encrypted.
+    """
+    return {
+        base.timeline: Path(
+            base.timeline, tuple(Switch(parent, Lsn.parse(end)) for parent, end in base.history)
+        )
+        for base in bases
+    }
+
+
+def _keep_along(
+    path: Path, bases: Bases, archived: set[Segment], begin: datetime, reasons: dict[str, str]
+) -> None:
+    """Add what must be kept so that the window can be restored along the way to a timeline."""
+    own = [base for base in bases.values() if path.includes(base.timeline, base.stop_lsn)]
+    own.sort(key=lambda base: base.stop_lsn, reverse=True)
+    before = [base for base in own if base.stopped < begin and _usable(base, path, bases, archived)]
+    if not before:
+        # Whatever is wrong, nothing is removed that could be repaired.
+        for base in own:
+            reasons.setdefault(base.name, "no earlier one is complete")
+        return
+    reasons.setdefault(before[0].name, "the window begins with it")
+    for base in own:  # one that is newer and not usable yet can become so when its WAL is stored
+        if base.stop_lsn > before[0].stop_lsn:
+            reasons.setdefault(base.name, "its WAL is not stored yet")
+
+
+def _began_before(timeline: int, bases: Bases, archived: set[Segment], begin: datetime) -> bool:
+    """Whether a timeline was in use before the window: the server had left all lower ones then."""
+    known = paths(base for base in bases.values() if base.timeline == timeline)
+    return any(
+        base.stopped < begin and _usable(base, known[timeline], bases, archived)
+        for base in bases.values()
+        if base.timeline == timeline
+    )
+
+
+def _usable(base: BaseManifest, path: Path, bases: Bases, archived: set[Segment]) -> bool:
+    """Whether the WAL that makes a base backup consistent is stored, and its parents exist."""
     first = base.start_lsn // base.segment_size
     last = (base.stop_lsn - 1) // base.segment_size
-    return all(Segment(base.timeline, number) in archived for number in range(first, last + 1))
+    return is_complete(base, bases) and all(
+        Segment(path.timeline_at_segment(number, base.segment_size), number) in archived
+        for number in range(first, last + 1)
+    )
 
 
-def _has_chain(base: BaseManifest, known: Mapping[str, BaseManifest]) -> bool:
-    seen: set[str] = set()
-    while base.parent is not None:
-        if base.parent not in known or base.parent in seen:
-            return False
-        seen.add(base.parent)
+def is_complete(base: BaseManifest, known: Bases) -> bool:
+    """Whether all parents of a base backup exist."""
+    chain = [base, *ancestors(base, known)]
+    return chain[-1].parent is None
+
+
+def ancestors(base: BaseManifest, known: Bases) -> Sequence[BaseManifest]:
+    """Return the parents of a base backup that exist, up to the first missing one."""
+    found: list[BaseManifest] = []
+    while base.parent is not None and base.parent in known:
         base = known[base.parent]
-    return True
-
-
-def _keep_parents(
-    base: BaseManifest, known: Mapping[str, BaseManifest], reasons: dict[str, str]
-) -> None:
-    seen = {base.name}
-    while base.parent is not None and base.parent in known and base.parent not in seen:
-        reasons.setdefault(base.parent, f"{base.name} is based on it")
-        base = known[base.parent]
-        seen.add(base.name)
+        if base in found:  # a damaged manifest
+            break
+        found.append(base)
+    return found

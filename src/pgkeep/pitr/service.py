@@ -1,7 +1,6 @@
 """What the commands do: each function is one of them."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,11 +9,12 @@ from ..config import Config
 from ..crypt.options import Encryption
 from ..postgres.connection import Connection, Endpoint
 from ..progress import Progress
-from . import base, bases, checks, choice, installation, slot, stream_state
+from . import base_run, installation, slot, stream_state
 from . import expire as expire_module
-from .base import BaseOptions, Parent, ServerState
+from .base import BaseOptions, ServerState
 from .base_manifest import BaseManifest
-from .expire import Expired
+from .base_run import BaseRun
+from .expire import Expired, RemovalPlan
 from .location import ClusterFacts, Location, locations, register, spool_of
 from .shipper import Shipper
 from .stream import WATCH, Stream, StreamOptions
@@ -31,19 +31,60 @@ def facts_of(connection: Connection, config: Config) -> ClusterFacts:
     )
 
 
+def plan_removal(
+    config: Config, location: Location, encryption: Encryption, dead: Collection[str] = ()
+) -> RemovalPlan:
+    """Return what is before the window in a location."""
+    window = timedelta(seconds=config.settings.window)
+    return expire_module.plan(location, encryption, window, datetime.now(UTC), dead)
+
+
+def local_staging(config: Config, system_identifier: str) -> Path | None:
+    """Return the staging directory of base backups, if this host has one."""
+    try:
+        staging = staging_of(config, system_identifier)
+    except e.UsageError:
+        return None
+    return staging if staging.is_dir() else None
+
+
+def staging_of(config: Config, system_identifier: str) -> Path:
+    """Return the directory into which pg_basebackup writes.
+
+    Raises:
+        UsageError: no folder is given.
+
+    """
+    return spool_of(config, system_identifier) / "base"
+
+
 def expire(config: Config, facts: ClusterFacts, encryption: Encryption) -> list[Expired]:
     """Remove from every location what is before the window.
 
     Raises:
-        RetentionFailed: a location has base backups that cannot be read.
+        AlreadyRunning: a base backup is being taken.
+        StoreError: a location cannot be read, or a file could not be removed.
 
     """
-    window, now = timedelta(seconds=config.settings.window), datetime.now(UTC)
-    found = []
-    for location in locations(config, facts):
-        decided = expire_module.plan(location, encryption, window, now)
-        found.append(expire_module.execute(location, encryption, decided))
-    return found
+    found = locations(config, facts)
+    staging = local_staging(config, facts.system_identifier)
+    with base_run.alone([location.base for location in found], staging):
+        dead = base_run.clean(staging) if staging is not None else set()
+        done = [
+            expire_module.execute(plan_removal(config, location, encryption, dead))
+            for location in found
+        ]
+        _forget_manifests(staging, found)
+    return done
+
+
+def _forget_manifests(staging: Path | None, found: Sequence[Location]) -> None:
+    """Remove PostgreSQL's manifests of base backups that no location has."""
+    if staging is None or not (names := set(base_run.kept(staging))):
+        return
+    for location in found:
+        names -= set(location.bases().read())
+    base_run.forget(staging, sorted(names))
 
 
 def shipper_of(
@@ -74,20 +115,6 @@ def stream_of(
     return Stream(endpoint, shipper, options, tell)
 
 
-def _parent(
-    location: Location, manifest: BaseManifest, staging: Path, encryption: Encryption
-) -> Parent | None:
-    """Return a base backup as parent: its manifest from this host, or from the store with a key."""
-    kept = staging / base.kept_name(manifest.name)
-    if kept.is_file():
-        return Parent(manifest=manifest, backup_manifest=kept.read_bytes())
-    try:
-        own = bases.backup_manifest(location.base, manifest, encryption.keys)
-    except (e.NoKey, e.OtherKey):
-        return None
-    return Parent(manifest=manifest, backup_manifest=own)
-
-
 def take_base(
     config: Config, endpoint: Endpoint, connection: Connection, encryption: Encryption,
     progress: Progress, *, kind: str | None = None,
@@ -95,35 +122,26 @@ def take_base(
     """Take a base backup into the first location, and copy it; return it and why it is of its kind.
 
     Raises:
-        Refused: an incremental one was asked for, and is not possible.
+        AlreadyRunning: another one is being taken.
+        Refused: an incremental one was asked for, and is not possible; or the disk is too small.
 
     """
     facts = facts_of(connection, config)
-    first, *others = register(config, facts)
-    known = first.bases().read()
-    chosen = choice.choose(
-        known, version_num=facts.version_num, timeline=checks.timeline(connection),
-        summarizes=checks.summarizes_wal(connection), checksums=checks.checksums(connection),
-    )  # fmt: skip
-    if kind == "full":
-        chosen = choice.Choice(None, "it was asked for")
+    found = register(config, facts)
+    staging = staging_of(config, facts.system_identifier)
+    staging.mkdir(mode=0o700, parents=True, exist_ok=True)
     options = BaseOptions(
         programs=installation.folder_of(facts.version_num // 10000, installation.FOR_BASE),
-        staging=spool_of(config, facts.system_identifier) / "base",
+        staging=staging,
         jobs=config.settings.jobs,
         encryption=encryption,
+        rate=config.settings.rate_limit,
     )
-    if chosen.parent is not None:
-        parent = _parent(first, chosen.parent, options.staging, encryption)
-        if parent is None:
-            chosen = choice.Choice(
-                None, f"no private key decrypts the manifest of {chosen.parent.name}"
-            )
-        options = dataclasses.replace(options, parent=parent)
-    if kind == "incremental" and options.parent is None:
-        raise e.Refused(f"an incremental base backup is not possible: {chosen.reason}")
-    made = base.take(endpoint, connection, first.base, options, progress)
-    for other in others:
-        progress.step(f"copying to {other.url}")
-        bases.copy(first.base, other.base, made)
-    return made, chosen.reason
+    run = BaseRun(
+        endpoint=endpoint, connection=connection, locations=found, options=options, kind=kind
+    )
+    with base_run.alone([location.base for location in found], staging):
+        dead = base_run.clean(staging)
+        for location in found:
+            expire_module.sweep(location, dead)
+        return run.take(progress)
