@@ -1,6 +1,7 @@
 """Point in time by the command line: from enabling to a proved restore on a blank host."""
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -133,4 +134,15 @@ def test_what_is_before_the_window_goes(pg_wal: Server, open_folder: Path) -> No
     kept = sorted(path.name for path in (folder / "base").glob("*.base.json"))
     assert len(kept) == 3, "the first one was removed: the second one began before the window"
     assert kept[0].startswith(bases[0])
+    with servers.connect(pg_wal, "postgres") as connection:
+        row = connection.execute("select pg_switch_wal()::text").fetchone()
+    assert row is not None
+    invoke.run("pitr", "stream", f"--until={row[0]}", env=env)
+    planned = invoke.run("prune", "--dry-run", env=env)
+    assert re.search(rf"{bases[0]} +\S+ \S+ REMOVE  before the window", planned)
+    assert re.search(r"\d+ files? of WAL before [0-9A-F]{16} REMOVE", planned)
+    assert planned.count("keep    in the window") + planned.count("the window begins") == 2
+    decided = json.loads(invoke.run("prune", "--json", env=env))
+    assert [entry["backup"] for entry in decided if not entry["keep"]] == [bases[0], "wal"]
+    assert len(list((folder / "base").glob("*.base.json"))) == 2
     invoke.run("pitr", "disable", env=env)

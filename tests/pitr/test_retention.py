@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from pgkeep import errors as e
 from pgkeep.crypt.options import Encryption
 from pgkeep.model.manifest import FileFacts
 from pgkeep.model.wal import Lsn, Path, Segment, Switch
@@ -172,6 +173,64 @@ def test_timelines() -> None:
     later = base(58, timeline=2, start=28 * SIZE, history=(switch,))
     assert kept(5, later) == {new.name, later.name}
     assert kept(5, later, timelines=(3,)) == set(known) | {later.name}, "where did 3 begin?"
+
+
+class Locked(MemoryStore):
+    """A bucket with Object Lock: some files cannot be removed yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.retained: tuple[str, ...] = ()
+
+    def delete(self, name: str) -> None:
+        if name.startswith(self.retained):
+            raise e.Retained(f"{name} is retained until 2030-01-02 03:04 UTC")
+        super().delete(name)
+
+
+def test_object_lock() -> None:
+    """A15: what is retained is told, and what it needs stays; nothing fails."""
+    stores = Locked(), Locked()
+    facts = ClusterFacts(system_identifier="1", segment_size=SIZE, version_num=170000)
+    location = Location("memory", facts, wal=stores[0], base=stores[1])
+    first = base(10)
+    bases = first, base(12, first), base(20), base(40), base(60)
+    for found in bases:
+        write_file(stores[1], found.files[0], encode(found))
+        write_file(stores[1], found.files[1], b"x")
+    for number in range(42):
+        write_file(stores[0], f"{Segment(1, number).name(SIZE)}-{'0' * 32}.gz", b"x")
+    label = f"{Segment(1, 3).name(SIZE)}.00000028.backup-{'0' * 32}.gz"
+    for name in ("00000001.history", label.removesuffix(f"-{'0' * 32}.gz")):
+        write_file(stores[0], f"{name}-{'0' * 32}.gz", b"x")
+
+    def run() -> expire.Expired:
+        decided = expire.plan(location, Encryption(), HOUR, BEGIN + 100 * HOUR)
+        return expire.execute(decided)
+
+    stores[1].retained = (bases[1].name,)
+    stores[0].retained = tuple(Segment(1, number).name(SIZE) for number in (5, 6))
+    done = run()
+    assert done.bases == [bases[2].name], "neither the retained one nor its parent"
+    assert done.segments == 10 - 2 + 1
+    assert done.messages[1] == (
+        f"{bases[1].files[0]} is retained until 2030-01-02 03:04 UTC, and 2 more files"
+    )
+    assert sorted(stores[1].files) == sorted(
+        file for found in (*bases[:2], *bases[3:]) for file in found.files
+    )
+    # Its parts can be retained longer than its manifest: they are left over, and go later.
+    stores[1].retained = (bases[1].files[1],)
+    assert run().bases == [bases[1].name, bases[0].name]
+    stores[0].retained = stores[1].retained = ()
+    done = run()
+    assert (done.leftovers, done.segments, done.retained) == (1, 2, [])
+    assert sorted(stores[1].files) == sorted(bases[3].files + bases[4].files)
+    assert min(name for name in stores[0].files if "history" not in name).startswith(
+        "000000010000000000000028"
+    )
+    assert any(name.startswith("00000001.history") for name in stores[0].files)
+    assert run() == expire.Expired("memory")
 
 
 def test_damage_stops_nothing() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -106,7 +107,7 @@ def take(
 
     """
     state = ServerState(connection)
-    started = clock(connection).replace(microsecond=0)
+    started = _free_time(store, connection, options)
     with _staging(options.staging, base_name(started, _kind(options))) as folder:
         copying.check_space(connection, folder, _expected(options))
         data = folder / "data"
@@ -123,6 +124,15 @@ def take(
         # A host without the private key cannot read it in the store for the next incremental one.
         _keep_manifest(data / BACKUP_MANIFEST, options.staging / kept_name(made.name))
         return made
+
+
+def _free_time(store: Store, connection: Connection, options: BaseOptions) -> datetime:
+    """Return the time of the server, which no other base backup has in its name."""
+    while True:
+        started = clock(connection).replace(microsecond=0)
+        if not store.exists(base_name(started, _kind(options)) + SUFFIX):
+            return started
+        time.sleep(0.1)
 
 
 def _expected(options: BaseOptions) -> int | None:

@@ -1,0 +1,232 @@
+"""When a base backup is full, and what interrupted ones leave."""
+
+import contextlib
+import json
+import re
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgkeep import errors as e
+from pgkeep.crypt.options import Encryption
+from pgkeep.model.wal import Lsn
+from pgkeep.pitr import base_run, bases, configuration, copying, retention
+from pgkeep.pitr.base import BaseOptions, ServerState
+from pgkeep.pitr.base_manifest import BaseManifest, Kind
+from pgkeep.pitr.base_run import BaseRun
+from pgkeep.pitr.location import ClusterFacts, Location
+from pgkeep.postgres.connection import Endpoint
+from pgkeep.postgres.server import Server
+from pgkeep.progress import Silent
+from pgkeep.stores.local import LocalStore
+from tests.support import invoke, servers
+from tests.support.concurrency import until
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the user of the server can enter."""
+    with tempfile.TemporaryDirectory(prefix="pitr-", dir=servers.data_folder()) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+class Cluster:
+    """A server, and a directory for its base backups."""
+
+    def __init__(self, server: Server, programs: Path, folder: Path) -> None:
+        self.server, self.programs, self.staging = server, programs, folder / "staging"
+        self.endpoint = Endpoint({**server.params, "dbname": "postgres"})
+        self.store = LocalStore(folder / "base")
+        self.wal = LocalStore(folder / "wal")
+        self.staging.mkdir(mode=0o700)
+
+    def take(self, kind: str | None = None) -> tuple[BaseManifest, str]:
+        with self.run(kind) as run, base_run.alone([self.store], self.staging):
+            return run.take(Silent())
+
+    def reason(self) -> str:
+        with self.run() as run:
+            return run._choose(run.locations[0]).reason
+
+    @contextlib.contextmanager
+    def run(self, kind: str | None = None) -> Iterator[BaseRun]:
+        with self.endpoint.connect() as connection:
+            state = ServerState(connection)
+            facts = ClusterFacts(
+                system_identifier=state.system_identifier, segment_size=state.segment_size,
+                version_num=state.version_num,
+            )  # fmt: skip
+            options = BaseOptions(
+                programs=self.programs, staging=self.staging, jobs=2, encryption=Encryption()
+            )
+            location = Location(str(self.store.directory), facts, self.wal, self.store)
+            yield BaseRun(
+                endpoint=self.endpoint, connection=connection, locations=[location],
+                options=options, kind=kind,
+            )  # fmt: skip
+
+    def restart(self, *, standby: bool = False) -> None:
+        self.server.stop()
+        if standby:
+            (self.server._data / "standby.signal").touch()
+            self.server._account.own(self.server._data)
+        self.server.start()
+
+
+def test_every_reason_for_a_full_one(open_folder: Path) -> None:
+    """Rule 14, A14, on a real server; and what is kept of configuration and tablespaces."""
+    programs = servers.bin_folder(17)
+    outside = open_folder / "etc"
+    (outside / "conf.d").mkdir(parents=True)
+    (outside / "hba.conf").write_text("local all all trust\nlocal replication all trust\n")
+    (outside / "conf.d" / "own.conf").write_text("work_mem = '5MB'\n")
+    spaces = [open_folder / 'two = "odd" names', open_folder / "plain"]
+    settings = {
+        "summarize_wal": "on", "hba_file": str(outside / "hba.conf"),
+        "include_dir": str(outside / "conf.d"), "max_wal_senders": "4", "wal_level": "replica",
+    }  # fmt: skip
+    with Server(
+        programs, settings=settings, initdb=["--wal-segsize=1"], directory=servers.data_folder()
+    ) as server:
+        for space in spaces:
+            space.mkdir()
+            server._account.own(space)
+        cluster = Cluster(server, programs, open_folder)
+        for number, space in enumerate(spaces):
+            servers.sql(server, "postgres", f"create tablespace s{number} location '{space}'")
+            query = f"create table t{number} tablespace s{number} as select 'in {number}' as t"
+            servers.sql(server, "postgres", query)
+        full, reason = cluster.take()
+        assert (full.kind, reason) == (Kind.FULL, "it is the first one")
+        assert full.warnings == []
+        child, reason = cluster.take()
+        assert (child.kind, reason) == (Kind.INCREMENTAL, f"changes since {full.name}")
+
+        # Those between it and a later one, which is lost, are removed. The server makes new ones
+        # only from there on.
+        lost, _ = cluster.take()
+        (cluster.store.directory / lost.files[0]).unlink()
+        for summary in (server._data / "pg_wal" / "summaries").iterdir():
+            summary.unlink()
+        with pytest.raises(e.Refused, match="not possible: PostgreSQL refused an incremental one"):
+            cluster.take("incremental")
+        made, reason = cluster.take()
+        assert made.kind is Kind.FULL
+        assert "WAL summaries are required on timeline 1" in reason
+
+        servers.sql(server, "postgres", "alter system set summarize_wal = off")
+        servers.sql(server, "postgres", "select pg_reload_conf()")
+        until(lambda: cluster_shows(server, "summarize_wal") == "off")
+        assert cluster.reason() == "summarize_wal is off"
+        servers.sql(server, "postgres", "alter system reset summarize_wal")
+
+        cluster.restart(standby=True)
+        servers.sql(server, "postgres", "select pg_promote()")
+        made, reason = cluster.take()
+        assert reason == "the timeline changed from 1 to 2"
+        (switch,) = made.history
+        assert switch[0] == 1
+        path = retention.paths([made])[2]
+        assert path.timeline_at(Lsn(Lsn.parse(switch[1]) - 1)) == 1
+
+        server.stop()
+        servers.execute([str(programs / "pg_checksums"), "--enable", "-D", str(server._data)])
+        server._account.own(server._data)
+        server.start()
+        assert cluster.reason() == "data checksums were switched on or off"
+
+        with cluster.endpoint.connect() as connection:
+            with pytest.raises(e.Refused, match="free, the base backup needs"):
+                copying.check_space(connection, open_folder, 1 << 60)
+            copying.check_space(connection, open_folder, None)
+            servers.sql(server, "postgres", "create role small replication login")
+            connection.execute("set role small")
+            copying.check_space(connection, open_folder, None)  # it may not ask: no refusal
+            assert "cannot see where" in configuration.read(connection)[1][0]
+    target = open_folder / "restored"
+    chain = [full, child]
+    bases.assemble(
+        cluster.store, chain, programs, target, open_folder / "work", Encryption().keys, 2, Silent()
+    )
+    for path in (outside / "hba.conf", outside / "conf.d" / "own.conf"):
+        assert configuration.restored(str(path), target).read_text() == path.read_text()
+    tables = {path.read_bytes().count(b"in 0") for path in target.glob("pg_tblspc/*/PG*/*/*")}
+    assert 1 in tables
+
+
+def cluster_shows(server: Server, name: str) -> Any:
+    return servers.sql(server, "postgres", f"show {name}")[0][0]
+
+
+def test_what_interrupted_runs_leave(open_folder: Path) -> None:
+    """A3, A7: nothing is published, and the next run leaves no file of a killed one."""
+    programs = servers.bin_folder(18)
+    backups = open_folder / "backups"
+    backups.mkdir()
+    with Server(
+        programs,
+        settings={"wal_level": "replica"},
+        initdb=["--wal-segsize=1"],
+        directory=servers.data_folder(),
+    ) as server:
+        path = f"{programs}:{invoke.environment()['PATH']}"
+        env = invoke.environment(server, "postgres", BACKUP_DIR=str(backups), PATH=path)
+        slow = env | {"BACKUP_RATE_LIMIT": "40kB"}
+        cluster = json.loads(invoke.run("pitr", "base", "--json", env=env))["system_identifier"]
+        staging, store = (
+            backups / "pitr/spool" / cluster / "base",
+            backups / "pitr" / cluster / "base",
+        )
+        published = sorted(store.iterdir())
+
+        def senders() -> int:
+            query = "select count(*) from pg_stat_replication where state = 'backup'"
+            count: int = servers.sql(server, "postgres", query)[0][0]
+            return count
+
+        def staged() -> list[Path]:
+            return [path for path in staging.iterdir() if path.is_dir()]
+
+        for number in (signal.SIGTERM, signal.SIGKILL, None):
+            running = invoke.start("pitr", "base", env=slow)
+            until(lambda: senders() == 1 and len(staged()) == 1)
+            if number is None:
+                assert "lock held in" in invoke.run("pitr", "base", env=env, code=10)
+                assert "is being taken" in invoke.outputs("prune", env=env)[1]
+                servers.sql(
+                    server, "postgres",
+                    "select pg_terminate_backend(pid) from pg_stat_replication",
+                )  # fmt: skip
+            else:
+                running.send_signal(number)
+            err = running.communicate()[1]
+            if number is None:
+                assert running.returncode == 4, err
+                assert "pg_basebackup failed" in err
+            assert sorted(store.iterdir()) == published, "nothing was published"
+            assert bool(staged()) == (number is signal.SIGKILL)
+            until(lambda: senders() == 0)
+            if number is signal.SIGKILL:
+                (left,) = staged()
+                dead = re.sub(r"-[^-]*$", "", left.name)
+                (store / f"{dead}.part00001.tar.gz").write_bytes(b"x")
+                (store / f".{dead}.part00002.tar.gz.partial-00000000").write_bytes(b"x")
+                (store / f"{dead[:-4]}incremental.part00001.tar.gz").write_bytes(b"x")
+                invoke.run("pitr", "base", env=env)
+                assert staged() == []
+                (other,) = store.glob("*incremental*")  # it can belong to another host
+                other.unlink()
+                published = sorted(store.iterdir())
+                bases = [json.loads(path.read_bytes()) for path in store.glob("*.base.json")]
+                files = [base["backup_manifest"]["name"] for base in bases]
+                files += [part["name"] for base in bases for part in base["parts"]]
+                found = {path.name for path in published if path.suffix not in (".json", ".lock")}
+                assert found == set(files), "no file of the killed run is left"
+    kept = {path.name.partition(".")[0] for path in staging.glob("*.backup_manifest")}
+    assert kept == {path.name.partition(".")[0] for path in store.glob("*.base.json")}
+    assert all(path.stat().st_mode & 0o77 == 0 for path in staging.glob("*.backup_manifest"))
