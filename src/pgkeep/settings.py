@@ -366,7 +366,8 @@ class Settings:
         _optional(_size),
         description=(
             "Bytes of SQL that a backup reads per second, with all its connections: `500kB`,"
-            " `50MB`. No limit if unset. A slower backup holds its snapshot for longer."
+            " `50MB`. No limit if unset. A slower backup holds its snapshot for longer. For"
+            " `pgkeep pitr base`: bytes of files."
         ),
     )
     s3_bucket: str | None = _setting(

@@ -153,8 +153,8 @@ def test_every_reason_for_a_full_one(open_folder: Path) -> None:
     bases.assemble(
         cluster.store, chain, programs, target, open_folder / "work", Encryption().keys, 2, Silent()
     )
-    for path in (outside / "hba.conf", outside / "conf.d" / "own.conf"):
-        assert configuration.restored(str(path), target).read_text() == path.read_text()
+    for file in (outside / "hba.conf", outside / "conf.d" / "own.conf"):
+        assert configuration.restored(str(file), target).read_text() == file.read_text()
     tables = {path.read_bytes().count(b"in 0") for path in target.glob("pg_tblspc/*/PG*/*/*")}
     assert 1 in tables
 
