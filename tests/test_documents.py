@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from tests.support.prose import ROOT
 DOCUMENTS = prose.documents()
 TEMPLATE = sorted((ROOT / "template").rglob("*.md"))
 IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+BY_HAND = ROOT / "docs" / "guide" / "point-in-time-by-hand.md"  # run by tests/pitr/test_by_hand.py
+GUIDE = [ROOT / "README.md", *sorted({*(ROOT / "docs" / "guide").glob("*.md")} - {BY_HAND})]
 # sh: executed here; text: what it prints; console: cannot be executed in a test.
 LANGUAGES = {"sh", "text", "console", "json", "ini", "cron", "mermaid", "yaml"}
 
@@ -149,14 +151,23 @@ def keyring() -> Iterator[Path]:
         yield home
 
 
+@pytest.fixture
+def project(document: Path) -> Iterator[Path]:
+    """The directory of a reader, in memory for the page that copies the whole cluster."""
+    memory = servers.data_folder() if document.name == "point-in-time.md" else None
+    with tempfile.TemporaryDirectory(prefix="reader-", dir=memory) as folder:
+        Path(folder).chmod(0o755)  # the user of a temporary server enters it
+        project = Path(folder) / "project"
+        project.mkdir()
+        yield project
+
+
 @pytest.mark.parametrize("document", GUIDE, ids=[path.name for path in GUIDE])
 def test_commands(
-    document: Path, exports: str, server: Server, tmp_path: Path,
+    document: Path, exports: str, server: Server, project: Path,
     request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     """Every sh block of a page succeeds, one after the other, where backups exist already."""
-    project = tmp_path / "project"
-    project.mkdir()
     if document.name == "off-site.md":
         s3: buckets.Buckets = request.getfixturevalue("buckets")
         s3.client().create_bucket(Bucket="my-backups")

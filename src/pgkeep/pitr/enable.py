@@ -147,8 +147,8 @@ def _slot(
     try:
         if created:
             _empty_spool(given, facts)
+            given.progress.step(f"creating replication slot {name}")
             slot.create(given.connection, name)
-            given.tell(f"replication slot {name} keeps the WAL on the server until it is received")
         yield
     except BaseException:  # a signal, too, as soon as the server has the slot
         with interrupts.held():
