@@ -153,6 +153,7 @@ packages() {
         command -v "$program" >/dev/null || install "$program"
     done
     command -v xz >/dev/null || install xz-utils
+    command -v pgbackrest >/dev/null || install pgbackrest
     command -v gpgconf >/dev/null || install gnupg
     command -v ssh-keygen >/dev/null || install openssh-client
     command -v chromium-headless-shell >/dev/null || install chromium-headless-shell fonts-dejavu-core

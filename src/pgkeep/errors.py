@@ -18,6 +18,7 @@ PgkeepError (1)
  ├── RestoreFailed (8)       the backup could not be restored
  │    └── ExtensionFailed (8) an extension could not be created
  ├── Refused (9)             nothing was done, on purpose
+ │    └── NoSpace (9)        a drill does not fit into the temporary directory
  ├── AlreadyRunning (10)     another run works on the same database
  ├── SomeFailed (11)         several databases: at least one failed
  └── ProgramFailed (1)       a client program failed; callers convert it to their own error
@@ -140,6 +141,10 @@ class Refused(PgkeepError):
     """Nothing was done: a confirmation or a precondition is missing."""
 
     exit_code = 9
+
+
+class NoSpace(Refused):
+    """A drill does not fit into the temporary directory, which says nothing about the backups."""
 
 
 class AlreadyRunning(PgkeepError):

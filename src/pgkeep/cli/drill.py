@@ -54,13 +54,16 @@ SHOWN = 10  # findings of one kind; --json and the report have all
         "pgkeep drill --backup=backups/app_daily_20261122T020000Z.sql.gz --json",
         "pgkeep drill --server=postgresql://drill@staging/postgres",
         "pgkeep drill --pitr --database=app --check=asserts.sql",
+        "pgkeep drill --pgbackrest=main --report=drill.html",
     ),
     rules=(
         AtMostOne(("--backup", "--database")),
         AtMostOne(("--server", "--setting")),
+        AtMostOne(("--pitr", "--pgbackrest")),
         *each_with("--pitr", _OF_BACKUPS),
+        *each_with("--pgbackrest", _OF_BACKUPS),
         Requires("--cluster", ("--pitr",)),
-        Requires("--seed", ("--pitr",)),
+        Requires("--seed", ("--pitr", "--pgbackrest")),
     ),
     recorded=True,
 )
@@ -78,12 +81,18 @@ SHOWN = 10  # findings of one kind; --json and the report have all
     help="Recover each cluster from its base backups and WAL instead: to the newest point, and to a"
     " random second. With --database: where the queries of --check run.",
 )
+@click.option(
+    "--pgbackrest",
+    "stanza",
+    metavar="STANZA",
+    help="Do the same with the backups and the archive of pgBackRest, in this stanza.",
+)
 @click.option("--cluster", metavar="IDENTIFIER", help="With --pitr: only this system identifier.")
 @click.option(
     "--seed",
     metavar="N",
     type=click.IntRange(0),
-    help="With --pitr: choose the same second again. Each drill prints its seed.",
+    help="Choose the same random second again. Each of these drills prints its seed.",
 )
 @click.option(
     "--server",
@@ -138,6 +147,7 @@ def command(
     file: str | None,
     database: str | None,
     pitr: bool,
+    stanza: str | None,
     cluster: str | None,
     seed: int | None,
     server: str | None,
@@ -159,14 +169,17 @@ def command(
     views, extensions and roles are compared with the definitions in the dump. Exit code 5 if
     anything differs. The result is recorded in the manifest of the backup.
     """
-    if pitr:
+    if pitr or stanza is not None:
         config = load_config(target=target, directory=directory, jobs=jobs, identity=identity)
         _check_report(report)
         wanted = drill_cluster.wanted(config, database, checks, timeout)
         cluster_drill = drill_cluster.ClusterDrill(
-            wanted=wanted, cluster=cluster, seed=seed, report=report, as_json=as_json
+            wanted=wanted, seed=seed, report=report, as_json=as_json
         )
-        drill_cluster.archived(config, cluster_drill)
+        if stanza is not None:
+            drill_cluster.stanza(config, stanza, cluster_drill)
+        else:
+            drill_cluster.archived(config, cluster, cluster_drill)
         return
     check_extra("drill", "numpy", "jinja2")
     from ..drill import assertions, drill  # noqa: PLC0415 - after the check that numpy is installed

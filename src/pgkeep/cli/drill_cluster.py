@@ -30,7 +30,6 @@ class ClusterDrill:
     """What was asked for."""
 
     wanted: "Wanted"
-    cluster: str | None
     seed: int | None
     report: Path | None
     as_json: bool
@@ -50,7 +49,7 @@ def wanted(
 
     if bool(checks) != (database is not None):
         raise e.UsageError(
-            "--check and --database are required together with --pitr",
+            "--check and --database are required together in a drill of a cluster",
             hint="The queries run in one database of the recovered cluster. Name it.",
         )
     return Wanted(
@@ -61,7 +60,21 @@ def wanted(
     )
 
 
-def archived(config: Config, asked: ClusterDrill) -> None:
+def stanza(config: Config, name: str, asked: ClusterDrill) -> None:
+    """Drill a stanza of pgBackRest.
+
+    Raises:
+        UsageError: pgBackRest is not installed, or cannot read the repository.
+        Refused: the repository does not have the stanza, or space is short.
+        VerificationFailed: the drill failed.
+
+    """
+    from ..drill import pgbackrest_source  # noqa: PLC0415 - only this command needs it
+
+    run(config, [pgbackrest_source.source_of(name)], asked)
+
+
+def archived(config: Config, cluster: str | None, asked: ClusterDrill) -> None:
     """Drill the clusters that have base backups and WAL in the first store, one after the other.
 
     Raises:
@@ -74,8 +87,8 @@ def archived(config: Config, asked: ClusterDrill) -> None:
 
     encryption = config.encryption()
     found = list(location.known(config))
-    if not found or asked.cluster is not None:
-        found = location.only(found, asked.cluster)
+    if not found or cluster is not None:
+        found = location.only(found, cluster)
     first = {place.facts.system_identifier: place for place in reversed(found)}
     sources = [ArchiveSource(first[name], encryption) for name in sorted(first)]
     run(config, sources, asked)

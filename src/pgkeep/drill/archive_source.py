@@ -69,8 +69,8 @@ class ArchiveSource:
         plan = make_plan(self.location, target, self.encryption)
         with recovered(plan, directory, self.encryption, jobs, progress) as found:
             yield RecoveredPoint(
-                recovered=found, programs=plan.programs, base=plan.base.name,
-                version=plan.base.version,
+                server=found.server, proof=found.proof, programs=plan.programs,
+                base=plan.base.name, version=plan.base.version,
             )  # fmt: skip
 
 

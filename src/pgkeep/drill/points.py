@@ -20,7 +20,8 @@ import msgspec
 
 from .. import __version__
 from .. import errors as e
-from ..pitr.restore import Recovered, working_folder
+from ..pitr.recovery import Proof, RecoveredServer
+from ..pitr.restore import working_folder
 from ..pitr.target import Target, TargetKind
 from ..progress import Progress
 from ..progress import size as shown
@@ -54,7 +55,8 @@ class Window:
 class RecoveredPoint:
     """A cluster that was recovered to a point; its server runs."""
 
-    recovered: Recovered
+    server: RecoveredServer
+    proof: Proof
     programs: Path
     base: str
     version: str  # of PostgreSQL
@@ -121,7 +123,7 @@ class _Drill:
         window = self._source.window()
         free = shutil.disk_usage(self._folder).free
         if free < window.needed:
-            raise e.Refused(
+            raise e.NoSpace(
                 f"{self._folder} has {shown(free)} free, the drill requires {shown(window.needed)}",
                 hint="Set TMPDIR to a directory with room for the cluster and its WAL.",
             )
@@ -153,7 +155,7 @@ class _Drill:
                 with self._source.recovered(target, work / "data", wanted.jobs, phases) as found:
                     point = _reached(point, found)
                     phases.step("checking tables and indexes")
-                    server = found.recovered.server
+                    server = found.server
                     server.promote()
                     endpoint = recovered_checks.without_triggers(server.endpoint, found.version)
                     checked = recovered_checks.check(endpoint, found.programs, wanted)
@@ -161,7 +163,7 @@ class _Drill:
                     self._version = found.version
                     findings = [text for check in checked.checks for text in check.findings]
                     phases.step("cleaning up")
-        except e.OtherKey:
+        except (e.OtherKey, e.NoSpace):
             raise
         except (
             e.VerificationFailed, e.RestoreFailed, e.StoreError, e.Refused, e.ConnectionFailed,
@@ -199,7 +201,7 @@ class _Drill:
 
 
 def _reached(point: PointResult, found: RecoveredPoint) -> PointResult:
-    proof = found.recovered.proof
+    proof = found.proof
     commit = proof.last_commit
     return msgspec.structs.replace(
         point,

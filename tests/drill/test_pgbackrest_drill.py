@@ -1,0 +1,130 @@
+"""A drill of a stanza: Debian's pgBackRest with PostgreSQL 15."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pgkeep.postgres.server import Account, Server
+from tests.support import invoke, servers
+
+STANZA = "main"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of pgBackRest that a server archives to."""
+
+    folder: Path
+    server: Server
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "pgbackrest.conf"
+
+    def configure(self, **options: str) -> None:
+        """Write the configuration; the server runs elsewhere as far as a drill can know."""
+        own = {"repo1-path": f"{self.folder}/repo", "lock-path": f"{self.folder}/lock",
+               "log-level-file": "off", "start-fast": "y", "repo1-retention-full": "9",
+               "archive-async": "n", **options}  # fmt: skip
+        lines = "".join(f"{name}={value}\n" for name, value in own.items())
+        server = self.server
+        self.config.write_text(
+            f"[global]\n{lines}[{STANZA}]\npg1-path={server._data}\n"
+            f"pg1-socket-path={server.host}\npg1-user=postgres\n"
+        )
+        self.config.chmod(0o644)
+
+    def run(self, *arguments: str) -> str:
+        """Run pgBackRest as the user of the server."""
+        command = ["pgbackrest", f"--config={self.config}", f"--stanza={STANZA}", *arguments]
+        with Account.choose().popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
+        ) as process:
+            out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, (arguments, out, err)
+        return out.decode()
+
+
+@pytest.fixture
+def repository() -> Iterator[Repository]:
+    """A server of PostgreSQL 15 with a full and an incremental backup, and WAL after them."""
+    with tempfile.TemporaryDirectory(prefix="stanza-") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        settings = {
+            "archive_mode": "on",
+            "archive_command": f"pgbackrest --config={folder}/pgbackrest.conf"
+            f" --stanza={STANZA} archive-push %p",
+        }
+        programs = servers.bin_folder(15)
+        with Server(programs, settings=settings, initdb=["--wal-segsize=1"]) as server:
+            found = Repository(folder, server)
+            found.configure()
+            found.run("stanza-create")
+            servers.sql(
+                server, "postgres", "create table t as select i from generate_series(1, 9) i"
+            )
+            found.run("--type=full", "backup")
+            servers.sql(server, "postgres", "insert into t values (10)")
+            found.run("--type=incr", "backup")
+            with servers.connect(server, "postgres") as connection:
+                for number in range(11, 41):
+                    connection.execute("insert into t values (%s)", [number])
+                    if number % 10 == 0:
+                        connection.execute("select pg_switch_wal()")
+        yield found  # the fast stop has waited until all WAL was archived
+
+
+def environment(repository: Repository) -> dict[str, str]:
+    backups = repository.folder / "backups"
+    backups.mkdir(exist_ok=True)
+    return invoke.environment() | {
+        "BACKUP_DIR": str(backups), "PGBACKREST_CONFIG": str(repository.config),
+    }  # fmt: skip
+
+
+def test_a_stanza(repository: Repository) -> None:
+    """A1, A11: both points are proved, recorded; a lost segment is named; errors are clear."""
+    env = environment(repository)
+    checks = repository.folder / "checks.sql"
+    checks.write_text("select count(*) = 40 from t")
+    asked = ("drill", f"--pgbackrest={STANZA}", f"--check={checks}", "--database=postgres")
+    (found,) = json.loads(invoke.run(*asked, "--seed=1", "--json", env=env))
+    assert found["passed"], found
+    assert (found["engine"], found["name"]) == ("pgbackrest", STANZA)
+    newest, second = found["points"]
+    assert list(newest["seconds"]) == ["fetch", "assemble", "recover", "check", "clean"]
+    assert newest["base"].endswith("I")
+    assert "UTC" in second["target"]
+    assert {check["name"]: check["findings"] for check in found["checks"]} == {
+        "tables and indexes": [], "assertions": [],
+    }  # fmt: skip
+    place = Path(env["BACKUP_DIR"]) / "pitr" / found["system_identifier"] / "drill"
+    assert [json.loads(path.read_text()) for path in place.iterdir()] == [found]
+
+    segments = sorted((repository.folder / "repo/archive").rglob("*-*.gz"))
+    lost = segments[-2]
+    lost.unlink()
+    _, err = invoke.outputs("drill", f"--pgbackrest={STANZA}", env=env, code=5)
+    assert f"{lost.name[:24]} is missing in the archive of stanza {STANZA}" in err
+    _, err = invoke.outputs("drill", "--pgbackrest=other", env=env, code=9)
+    assert "stanza other: missing stanza path" in err
+    repository.configure(**{"repo1-cipher-type": "aes-256-cbc"})
+    _, err = invoke.outputs("drill", f"--pgbackrest={STANZA}", env=env, code=2)
+    assert "requires option: repo1-cipher-pass" in err
+    assert "PGBACKREST_CONFIG" in err
+    repository.configure(**{"repo1-cipher-type": "aes-256-cbc", "repo1-cipher-pass": "x"})
+    _, err = invoke.outputs("drill", f"--pgbackrest={STANZA}", env=env, code=9)
+    assert "CryptoError" in err
+    shutil.rmtree(repository.folder / "repo/backup")
+    without = {**env, "PATH": str(Path(invoke.PGKEEP).parent)}
+    assert not os.path.lexists(Path(invoke.PGKEEP).parent / "pgbackrest")
+    _, err = invoke.outputs("drill", f"--pgbackrest={STANZA}", env=without, code=2)
+    assert "pgbackrest is not installed" in err
