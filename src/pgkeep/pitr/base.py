@@ -116,8 +116,6 @@ def take(
         with translated():
             stopped = clock(connection)
             configuration_files, warnings = configuration.read(connection)
-        progress.step("verifying")
-        verify(options.programs, data)
         facts = _facts(data, state, options, (started, stopped))
         facts = msgspec.structs.replace(facts, warnings=warnings)
         made = _published(store, data, options, progress, facts, configuration_files)
@@ -272,8 +270,9 @@ def _published(
     store: Store, data: Path, options: BaseOptions, progress: Progress, facts: BaseManifest,
     configuration_files: Mapping[str, bytes],
 ) -> BaseManifest:  # fmt: skip
+    """Verify and pack at the same time; the manifest is written only if both succeeded."""
     found = parts.entries(data)
-    progress.step("packing")
+    progress.step("verifying and packing")
     progress.total(facts.size)
     suffix = f".{facts.encryption.cipher}" if facts.encryption else ""
     published: list[str] = []
@@ -299,8 +298,10 @@ def _published(
         return FileFacts(name, len(contents), hashlib.sha256(contents).hexdigest())
 
     with all_or_none(store, published):
-        with ThreadPoolExecutor(options.jobs) as pool:
+        with ThreadPoolExecutor(options.jobs + 1) as pool:
+            verified = pool.submit(verify, options.programs, data)
             written = list(pool.map(packed, enumerate(parts.divided(found), 1)))
+            verified.result()
         manifest = msgspec.structs.replace(
             facts,
             parts=written,
