@@ -13,6 +13,8 @@ PgkeepError (1)
  ├── StoreError (6)          reading or writing a store failed
  │    ├── AccessDenied (6)   permission denied
  │    ├── Missing (6)        file not found
+ │    ├── Exists (6)         a file that must be new exists
+ │    ├── Differs (6)        the WAL archive has another file under the same name
  │    └── Retained (6)       the store retains the file until a date
  ├── RetentionFailed (7)     old backups could not be removed
  ├── RestoreFailed (8)       the backup could not be restored
@@ -111,6 +113,10 @@ class AccessDenied(StoreError):
 
 class Missing(StoreError):
     """The store does not contain this file."""
+
+
+class Exists(StoreError):
+    """The store has a file of this name already."""
 
 
 class Retained(StoreError):

@@ -1,20 +1,33 @@
 """The receiver as a process: what it tells, what it survives, and how it ends."""
 
+import json
+import os
+import shutil
+import signal
+import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from pgkeep.crypt.options import Encryption
+from pgkeep.model import wal
 from pgkeep.model.wal import Lsn
-from pgkeep.pitr import stream_state
+from pgkeep.pitr import stream_state, windows
+from pgkeep.pitr.archive import WalArchive, histories
 from pgkeep.pitr.stream_state import StreamState
+from pgkeep.pitr.wal_file import Origin
 from pgkeep.postgres.server import Server
+from pgkeep.stores.local import LocalStore
 from tests.support import invoke, servers
 
+SIZE = 1 << 20
 SETTINGS = {"max_slot_wal_keep_size": "1GB"}
 
 
@@ -48,14 +61,85 @@ class Cluster:
     def state(self) -> StreamState | None:
         return stream_state.read(stream_state.path_in(self.spool))
 
-    def sql(self, text: str) -> object:
+    def stored(self) -> set[str]:
+        """Return the names of the stored files, as PostgreSQL has them."""
+        return {path.name.partition("-")[0] for path in (self.folder / "wal").iterdir()}
+
+    def runs(self) -> list[wal.Extent]:
+        """Return the unbroken runs of stored segments on the way to the newest timeline."""
+        origin = Origin(self.folder.name, SIZE)
+        archive = WalArchive(LocalStore(self.folder / "wal"), origin, Encryption())
+        path = windows.newest_path(histories(archive), archive.segments())
+        assert path is not None
+        for segment in archive.segments():
+            assert archive.get(segment.name(SIZE)) is not None  # checks its bytes
+        return wal.extents(path, archive.segments(), SIZE)
+
+    def write(self, segments: int) -> Lsn:
+        """Fill segments; return the border after the last one."""
+        self.sql("create table if not exists public.filler (t text)")
+        for number in range(segments):
+            self.sql(f"insert into public.filler values ('{number}')")
+            self.sql("select pg_switch_wal()")
+        return self.position()
+
+    def promote(self, *, immediate: bool = False) -> None:
+        """Restart the server as a standby without a primary, and promote it."""
+        data = Path(str(self.sql("show data_directory")))
+        self.server.stop(immediate=immediate)
+        (data / "standby.signal").touch()
+        self.server.start()
+        assert self.sql("select pg_promote()")
+
+    def sql(self, text: str, *values: object) -> object:
         with servers.connect(self.server, "postgres") as connection:
-            cursor = connection.execute(text.encode())
+            cursor = connection.execute(text.encode(), values)
             row = cursor.fetchone() if cursor.description else None
         return None if row is None else row[0]
 
     def position(self) -> Lsn:
         return Lsn.parse(str(self.sql("select pg_current_wal_lsn()::text")))
+
+
+class Stream:
+    """A running pgkeep pitr stream, and what it has printed."""
+
+    def __init__(self, cluster: Cluster, process: subprocess.Popen[str]) -> None:
+        self.cluster = cluster
+        self.process = process
+        self.printed = ""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.printed += line
+
+    def until(self, condition: Callable[[], object], seconds: float = 60) -> object:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < deadline, (self.printed, self.cluster.state())
+            time.sleep(0.05)
+        return found
+
+    def tells(self, text: str) -> None:
+        self.until(lambda: text in self.printed)
+
+    def stores(self, position: Lsn) -> None:
+        """Wait until everything before a position is in every store."""
+
+        def stored() -> bool:
+            state = self.cluster.state()
+            return state is not None and Lsn.parse(state.position or "0/0") >= position
+
+        self.until(stored)
+
+
+def service_of(server: Server) -> str:
+    keywords = {**server.params, "dbname": "postgres"}
+    return "[own]\n" + "".join(f"{name}={value}\n" for name, value in keywords.items())
 
 
 def enabled(server: Server, place: Path, **extra: str) -> Cluster:
@@ -74,6 +158,25 @@ def enabled(server: Server, place: Path, **extra: str) -> Cluster:
     return Cluster(server, env, place / "backups" / "pitr" / row[0])
 
 
+@contextmanager
+def streaming(cluster: Cluster, *args: str, code: int = 0, **extra: str) -> Iterator[Stream]:
+    """Run pgkeep pitr stream; it must end with an exit code when it is told to."""
+    process = invoke.start("pitr", "stream", *args, env=cluster.env | extra)
+    stream = Stream(cluster, process)
+    try:
+        yield stream
+        if process.poll() is None:
+            process.terminate()
+        process.wait(timeout=20)
+        stream.reader.join(timeout=20)
+        assert process.returncode == code, stream.printed
+        assert "Traceback" not in stream.printed, stream.printed
+    finally:
+        with process:  # closes its pipes
+            process.kill()
+            stream.reader.join()
+
+
 @pytest.mark.parametrize("major", [15, 18])
 def test_the_state_of_an_idle_server_is_new(major: int, place: Path) -> None:
     """A8, PITR rule 8: health is the age of what is stored, although no position moves.
@@ -82,18 +185,9 @@ def test_the_state_of_an_idle_server_is_new(major: int, place: Path) -> None:
     """
     with Server(servers.bin_folder(major), settings=SETTINGS, initdb=["--wal-segsize=1"]) as server:
         cluster = enabled(server, place)
-        receiver = invoke.start("pitr", "stream", env=cluster.env)
-        try:
+        with streaming(cluster) as stream:
             cluster.sql("create table public.t (n int)")
-            wanted = cluster.position()
-
-            def complete() -> bool:
-                state = cluster.state()
-                return state is not None and state.complete_until is not None and (
-                    Lsn.parse(state.position or "0/0") >= wanted
-                )  # fmt: skip
-
-            until(complete)
+            stream.stores(cluster.position())
             state = cluster.state()
             assert state is not None
             (store,) = state.stores
@@ -103,8 +197,152 @@ def test_the_state_of_an_idle_server_is_new(major: int, place: Path) -> None:
             assert state.slot is not None
             assert state.slot.status == "reserved"
             assert stream_state.path_in(cluster.spool).stat().st_mode & 0o777 == 0o600
+            server.stop()
+            stream.tells("the server does not answer")
+            server.start()
             first = datetime.now(UTC)
-            until(lambda: (state := cluster.state()) and state.lag(first) == 0)
-        finally:
-            receiver.terminate()
-            receiver.communicate(timeout=20)
+            stream.until(lambda: (state := cluster.state()) and state.lag(first) == 0)
+            second = invoke.run("pitr", "stream", env=cluster.env, code=10)
+            assert "another process receives WAL" in second
+
+
+def test_a_lost_slot_begins_a_new_window(place: Path) -> None:
+    """A8, PITR rule 7: told within one look, a new slot, a new full base backup, nothing stops."""
+    settings = {"max_slot_wal_keep_size": "2MB", "max_wal_size": "2MB", "min_wal_size": "2MB"}
+    with Server(servers.bin_folder(17), settings=settings, initdb=["--wal-segsize=1"]) as server:
+        cluster = enabled(server, place)
+        with streaming(cluster) as stream:
+            cluster.write(2)
+            stream.stores(cluster.position())
+        cluster.write(8)
+        cluster.sql("checkpoint")
+        assert cluster.sql("select wal_status from pg_replication_slots") == "lost"
+        with streaming(cluster) as stream:
+            stream.tells("was lost: the server has removed its WAL; it is created again")
+            stream.tells("WAL is missing, a window is broken")
+            state = stream.until(lambda: (now := cluster.state()) and now.broken and now)
+            assert isinstance(state, StreamState)
+            assert "has already been removed" in state.broken[0].reason
+            stream.tells("a new base backup is stored")
+            cluster.write(2)
+            stream.stores(cluster.position())
+            state = cluster.state()
+            assert state is not None
+            assert state.broken[0].healed_at is not None
+            assert state.slot is not None
+            assert state.slot.status == "reserved"
+        assert [*(cluster.folder / "base").glob("*.base.json")]
+        assert len(cluster.runs()) == 2, "the WAL before the gap stays"
+        assert not [*(cluster.spool / "earlier").iterdir()]
+        windows = json.loads(invoke.run("pitr", "windows", "--json", env=cluster.env))
+        assert len(windows[0]["windows"]) == 1
+
+
+def test_another_cluster_is_refused(place: Path) -> None:
+    """PITR rule 10: nothing of it is stored, and the receiver ends instead of trying for ever."""
+    programs = servers.bin_folder(17)
+    with (
+        Server(programs, settings=SETTINGS, initdb=["--wal-segsize=1"]) as server,
+        Server(programs, settings=SETTINGS, initdb=["--wal-segsize=1"]) as other,
+    ):
+        file = place / "services"
+        file.write_text(service_of(server))
+        cluster = enabled(server, place, PGSERVICEFILE=str(file), PGSERVICE="own")
+        for name in ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE"):
+            del cluster.env[name]
+        with streaming(cluster, code=9) as stream:
+            cluster.sql("create table public.t (n int)")
+            stream.stores(cluster.position())
+            file.write_text(service_of(other))
+            stream.process.wait(timeout=30)
+        assert f"expected {cluster.folder.name}" in stream.printed
+        assert [path.name for path in (place / "backups" / "pitr").glob("*.cluster.json")] == [
+            f"{cluster.folder.name}.cluster.json"
+        ]
+        del cluster.env["PGSERVICEFILE"], cluster.env["PGSERVICE"]
+        bare = cluster.env | invoke.environment(other, "postgres")
+        assert "WAL could be lost unnoticed" in invoke.run("pitr", "stream", env=bare, code=9)
+
+
+@pytest.mark.parametrize("major", [15, 17, 18])
+def test_a_promotion_is_followed(major: int, place: Path) -> None:
+    """A10, PITR rule 6: in a segment and at the border of one; .history first, .partial kept."""
+    with Server(servers.bin_folder(major), settings=SETTINGS, initdb=["--wal-segsize=1"]) as server:
+        cluster = enabled(server, place)
+        with streaming(cluster) as stream:
+            cluster.write(2)
+            cluster.sql("create table public.before (n int)")
+            cluster.promote()
+            cluster.write(1)
+            stream.stores(cluster.position())
+            names = cluster.stored()
+            assert "00000002.history" in names
+            (partial,) = [name for name in names if name.startswith("00000001") and "." in name]
+            assert f"00000002{partial[8:24]}" in names, "one position on both timelines"
+            border = cluster.write(1)
+            assert border % SIZE == 0
+            cluster.promote(immediate=True)
+            cluster.write(1)
+            stream.stores(cluster.position())
+            names = cluster.stored()
+            assert f"00000003{border // SIZE:016X}" in names, "the switch is at the border"
+            assert not [name for name in names if name.startswith(f"00000002{border // SIZE:016X}")]
+            state = cluster.state()
+            assert state is not None
+            assert state.timeline == 3
+            assert not state.broken
+        assert len(cluster.runs()) == 1
+
+
+def test_other_wal_under_a_name_is_an_alarm(place: Path) -> None:
+    """A6, PITR rule 4: never overwritten; the receiver ends with exit code 6."""
+    with Server(servers.bin_folder(17), settings=SETTINGS, initdb=["--wal-segsize=1"]) as server:
+        cluster = enabled(server, place)
+        with streaming(cluster) as stream:
+            cluster.write(2)
+            stream.stores(cluster.position())
+        (newest,) = [path for path in (cluster.spool / "wal").iterdir() if len(path.name) == 24]
+        (stored,) = (cluster.folder / "wal").glob(f"{newest.name}-*")
+        before = stored.read_bytes()
+        with newest.open("r+b") as file:
+            file.seek(SIZE // 2)
+            file.write(b"of another server")
+        with streaming(cluster, code=6) as stream:
+            stream.process.wait(timeout=30)
+        assert "with other contents" in stream.printed
+        assert stored.read_bytes() == before
+        assert len([*(cluster.folder / "wal").glob(f"{newest.name}-*")]) == 1
+
+
+def test_no_segment_is_lost_with_the_spool(place: Path) -> None:
+    """A9: kill -9, an empty spool and the orphan that still holds the slot; zero gaps.
+
+    The slot can be further than the stores. What is missing in between is asked for again. A file
+    that was being created when the process was killed has another size, which pg_receivewal
+    refuses.
+    """
+    with Server(servers.bin_folder(17), settings=SETTINGS, initdb=["--wal-segsize=1"]) as server:
+        cluster = enabled(server, place)
+        with streaming(cluster, code=-9) as stream:
+            cluster.write(2)
+            stream.stores(cluster.position())
+            stores = cluster.folder / "wal"
+            os.kill(stream.process.pid, signal.SIGSTOP)
+            position = cluster.write(3)
+            query = "select restart_lsn >= %s::pg_lsn from pg_replication_slots"
+            until(lambda: cluster.sql(query, str(position)))
+            stream.process.kill()
+            stream.process.wait()
+        assert cluster.sql("select active from pg_replication_slots"), "the orphan still receives"
+        before = {*stores.iterdir()}
+        shutil.rmtree(cluster.spool)
+        with streaming(cluster) as stream:
+            stream.stores(position)
+        assert before < {*stores.iterdir()}
+        (cluster.spool / "wal" / f"{'0' * 7}1{position // SIZE:016X}.partial").write_bytes(
+            b"\0" * 9
+        )
+        with streaming(cluster) as stream:
+            stream.stores(cluster.write(2))
+        assert len(cluster.runs()) == 1
+        assert not [path.name for path in stores.iterdir() if path.name.startswith(".")]

@@ -5,6 +5,7 @@ of its plain bytes: archiving the same file again changes nothing, and another f
 name of a segment is noticed and never replaces the first one (PostgreSQL manual, 25.3.1).
 """
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -64,6 +65,7 @@ class WalArchive:
     store: Store
     origin: Origin
     encryption: Encryption
+    retains: bool = False  # an unfinished segment could not be removed: Object Lock keeps it
     _files: dict[str, list[StoredFile]] | None = field(default=None)
     _lock: threading.Lock = field(default_factory=threading.Lock)  # several threads fetch
 
@@ -105,18 +107,17 @@ class WalArchive:
 
         """
         self._check(name, data)
-        digest = hashlib.sha256(data).hexdigest()
-        existing = self.files().get(name, [])
-        if any(found.sha256 == digest[:_DIGEST] for found in existing):
+        digest = hashlib.sha256(data).hexdigest()[:_DIGEST]
+        if self._has(name, digest):
             return False
-        if existing:
-            raise e.Differs(
-                f"{self.store.url} has {name} with other contents: SHA-256 begins with"
-                f" {existing[0].sha256}, expected {digest[:_DIGEST]}",
-                hint="Two servers write WAL of one cluster, for example after a promotion without"
-                " stopping the former primary. Stop archiving from the wrong one.",
-            )
-        self._store(name, data, digest)
+        stored = self._store(name, data, digest)
+        # Another process can have stored this name since the archive was listed. Both of two that
+        # store at the same time see it here, and neither succeeds.
+        others = [found for found in self._named(name) if found.sha256 != digest]
+        if others:
+            with contextlib.suppress(e.StoreError):  # Object Lock: both files stay
+                self._remove(stored)
+            raise self._differs(others[0], digest)
         return True
 
     def put_partial(self, name: str, data: bytes) -> bool:
@@ -131,13 +132,12 @@ class WalArchive:
         """
         data = data.rstrip(b"\0")
         self._check(name, data)
-        digest = hashlib.sha256(data).hexdigest()
+        digest = hashlib.sha256(data).hexdigest()[:_DIGEST]
         former = list(self.files().get(name, []))
-        if any(found.sha256 == digest[:_DIGEST] for found in former):
+        if any(found.sha256 == digest for found in former):
             return False
         self._store(name, data, digest)
-        for found in former:
-            self._remove(found)
+        self._remove_states(former)
         return True
 
     def remove_partial(self, name: str) -> None:
@@ -147,17 +147,71 @@ class WalArchive:
             StoreError: one could not be removed.
 
         """
-        for found in list(self.files().get(name, [])):
-            self._remove(found)
+        self._remove_states(list(self.files().get(name, [])))
 
-    def _store(self, name: str, data: bytes, digest: str) -> None:
+    def tidy(self) -> None:
+        """Remove unfinished segments that were retained when they were stored completely.
+
+        The oldest ones first: if one is still retained, the others are too.
+
+        Raises:
+            StoreError: one could not be removed.
+
+        """
+        files = self.files()
+        for name in sorted(files):
+            segment = name.removesuffix(PARTIAL)
+            if name != segment and files.get(segment) and not self._remove_states(files[name]):
+                return
+
+    def _has(self, name: str, digest: str) -> bool:
+        """Whether the archive has a file with these bytes.
+
+        Raises:
+            Differs: it has a file of this name with other bytes.
+
+        """
+        existing = self.files().get(name, [])
+        if any(found.sha256 == digest for found in existing):
+            return True
+        if existing:
+            raise self._differs(existing[0], digest)
+        return False
+
+    def _differs(self, found: StoredFile, digest: str) -> e.Differs:
+        return e.Differs(
+            f"{self.store.url} has {found.name} with other contents: SHA-256 begins with"
+            f" {found.sha256}, expected {digest}",
+            hint="Two servers write WAL of one cluster, for example after a promotion without"
+            " stopping the former primary. Stop archiving from the wrong one.",
+        )
+
+    def _named(self, name: str) -> list[StoredFile]:
+        """Return the files of one name that the store has now."""
+        found = map(parse_stored, self.store.named(f"{name}-"))
+        return [file for file in found if file is not None]
+
+    def _store(self, name: str, data: bytes, digest: str) -> StoredFile:
         recipients = self.encryption.recipients
-        stored = stored_name(name, digest, None if recipients is None else recipients.cipher)
+        cipher = None if recipients is None else recipients.cipher
+        stored = StoredFile(name, digest, cipher, stored_name(name, digest, cipher))
         contents = self.encryption.encrypted(compress(data))
-        write_file(self.store, stored, contents, owner=self.origin.system_identifier)
-        found = parse_stored(stored)
-        assert found is not None  # noqa: S101 - the name was made above
-        self.files()[name].append(found)
+        with contextlib.suppress(e.Exists):  # the same bytes, as its name says
+            write_file(
+                self.store, stored.stored, contents, owner=self.origin.system_identifier, new=True
+            )
+        self.files()[name].append(stored)
+        return stored
+
+    def _remove_states(self, states: Iterable[StoredFile]) -> bool:
+        """Remove states of an unfinished segment; return False if the store retains one."""
+        for found in list(states):
+            try:
+                self._remove(found)
+            except e.Retained:
+                self.retains = True
+                return False
+        return True
 
     def _remove(self, found: StoredFile) -> None:
         self.store.delete(found.stored)

@@ -146,7 +146,7 @@ def _slot(
         slot.drop(given.connection, name)
     try:
         if created:
-            _empty_spool(given, facts)
+            service.received_of(given.config, facts).begin()
             given.progress.step(f"creating replication slot {name}")
             slot.create(given.connection, name)
         yield
@@ -154,26 +154,6 @@ def _slot(
         with interrupts.held():
             given.tell(_taken_back(given, name) if created else _remains(name))
         raise
-
-
-def _empty_spool(given: Enabling, facts: ClusterFacts) -> None:
-    """Store what an earlier receiver has left: pg_receivewal would go on after it, not at the slot.
-
-    Raises:
-        StoreError: it could not be stored.
-
-    """
-    spool = location.spool_of(given.config, facts.system_identifier) / "wal"
-    if not spool.is_dir() or not any(spool.iterdir()):
-        return
-    places = location.register(given.config, facts)
-    shipper = service.shipper_of(places, given.encryption, spool, given.config)
-    shipper.ship()
-    for state in shipper.states:
-        if state.error is not None:
-            raise state.error
-    for path in spool.iterdir():
-        path.unlink()
 
 
 def _taken_back(given: Enabling, name: str) -> str:

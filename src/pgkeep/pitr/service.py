@@ -8,7 +8,7 @@ from .. import errors as e
 from ..config import Config
 from ..crypt.options import Encryption
 from ..postgres.connection import Connection, Endpoint
-from ..progress import Progress
+from ..progress import Progress, Silent
 from . import base_run, installation, slot, stream_state
 from . import expire as expire_module
 from .base import BaseOptions, ServerState
@@ -16,7 +16,7 @@ from .base_manifest import BaseManifest
 from .base_run import BaseRun
 from .expire import Expired, RemovalPlan
 from .location import ClusterFacts, Location, locations, register, spool_of
-from .shipper import Shipper
+from .shipper import Received, Shipper
 from .stream import WATCH, Stream, StreamOptions
 
 
@@ -87,13 +87,11 @@ def _forget_manifests(staging: Path | None, found: Sequence[Location]) -> None:
     base_run.forget(staging, sorted(names))
 
 
-def shipper_of(
-    locations: Sequence[Location], encryption: Encryption, spool: Path, config: Config,
-    stored: Callable[[str], None] = lambda _: None,
-) -> Shipper:  # fmt: skip
-    """Return what stores received WAL in all locations."""
-    archives = [location.archive(encryption) for location in locations]
-    return Shipper(spool, archives, max_lag=config.settings.wal_max_lag, stored=stored)
+def received_of(config: Config, facts: ClusterFacts) -> Received:
+    """Return the folders of received WAL on this host, and create that of pg_receivewal."""
+    spool = spool_of(config, facts.system_identifier)
+    (spool / "wal").mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Received(spool / "wal", spool / "earlier", spool / "continue_after", facts.segment_size)
 
 
 def stream_of(
@@ -101,18 +99,23 @@ def stream_of(
     tell: Callable[[str], None],
 ) -> Stream:  # fmt: skip
     """Return the receiver of a cluster's WAL."""
-    spool = spool_of(config, facts.system_identifier) / "wal"
-    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    shipper = shipper_of(register(config, facts), encryption, spool, config)
+    archives = [location.archive(encryption) for location in register(config, facts)]
+    received = received_of(config, facts)
+    shipper = Shipper(received, archives, max_lag=config.settings.wal_max_lag)
     options = StreamOptions(
         programs=installation.folder_of(facts.version_num // 10000, installation.FOR_STREAM),
-        spool=spool,
-        state=stream_state.path_in(spool.parent),
+        state=stream_state.path_in(received.folder.parent),
         slot=slot.slot_name(facts.system_identifier),
         system_identifier=facts.system_identifier,
         watch=min(WATCH, max(1.0, (config.settings.wal_max_lag or WATCH) / 4)),
     )
-    return Stream(endpoint, shipper, options, tell)
+
+    def take() -> None:
+        """Take the base backup that begins a new window."""
+        with endpoint.connect() as connection:
+            take_base(config, endpoint, connection, encryption, Silent(), kind="full")
+
+    return Stream(endpoint, shipper, options, tell, take)
 
 
 def take_base(

@@ -1,144 +1,405 @@
 """Store what pg_receivewal has received: complete segments, histories, and the newest seconds.
 
-A received file is removed only after every store has it. The newest complete segment stays until a
-later one is complete: pg_receivewal reads the position to continue from the names.
+Each store has its own thread, so that a slow or dead one does not delay the others. A received file
+is removed only after every store has it. The newest complete segment stays until a later one is
+complete: pg_receivewal reads the position to continue from the names.
 """
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import errors as e
 from ..model import wal
 from ..model.wal import PARTIAL, Lsn
-from .archive import WalArchive
+from .archive import WalArchive, parse_stored
 
-ATTEMPTS_PAUSE = 30.0  # longest pause between attempts with a store that fails, in seconds
+POLL = 0.5  # seconds between two looks at the folder
+LONGEST_PAUSE = 30.0  # between attempts with a store that fails, in seconds
+TICK = 100_000_000  # ns; the times of files are less exact than the clock
+TIDY = 3600.0  # seconds between two attempts to remove unfinished segments that were retained
 
 
-@dataclass(slots=True)
-class StoreState:
-    """What one store has received, and why not more."""
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The folders of received files."""
 
-    archive: WalArchive
-    position: Lsn | None = None  # the end of what is stored
-    error: e.PgkeepError | None = None
-    pause: float = 0.0
-    next_attempt: float = 0.0  # monotonic
-    done: set[str] = field(default_factory=set)  # files that it has
-    partial: tuple[str, int] | None = None  # name and time of change of the last partial
-    length: int = 0  # of its bytes without the zeros at its end
+    folder: Path  # where pg_receivewal writes
+    earlier: Path  # files of a window that is broken: nothing is added, all are removed when stored
+    placeholder: Path  # contains the name of a file that only says where to continue
+    size: int  # of a segment
+
+    def files(self) -> dict[str, Path]:
+        """Return all files by name."""
+        found: dict[str, Path] = {}
+        for folder in (self.earlier, self.folder):
+            with suppress(FileNotFoundError):
+                found |= {path.name: path for path in folder.iterdir()}
+        ignored = self._ignored()
+        return {name: path for name, path in found.items() if name != ignored}
+
+    def complete(self, files: dict[str, Path]) -> list[str]:
+        """Return the names of the complete segments in ascending order."""
+        return sorted(name for name, path in files.items() if self._is_complete(name, path))
+
+    @property
+    def next(self) -> wal.Segment | None:
+        """The segment with which pg_receivewal would continue; None: with the one of the slot."""
+        found = []
+        for path in self.folder.iterdir():
+            segment = wal.parse_segment(path.name.removesuffix(PARTIAL), self.size)
+            if segment is not None:
+                partial = path.name.endswith(PARTIAL)
+                found.append((segment.number + (not partial), segment.timeline))
+        return wal.Segment(max(found)[1], max(found)[0]) if found else None
+
+    def continue_with(self, segment: wal.Segment) -> None:
+        """Let pg_receivewal continue with a segment, by the name of the one before."""
+        name = wal.Segment(segment.timeline, segment.number - 1).name(self.size)
+        self.placeholder.write_text(name)
+        with (self.folder / name).open("wb") as file:
+            file.truncate(self.size)
+
+    @property
+    def begins(self) -> bool:
+        """Whether pg_receivewal begins at the slot, wherever the stores end."""
+        return self._ignored() == ""
+
+    def begin(self) -> None:
+        """Let pg_receivewal begin at the slot, which is new."""
+        self.set_aside()
+        self.placeholder.write_text("")
+
+    def set_aside(self) -> None:
+        """Move everything that was received, so that pg_receivewal begins at the slot."""
+        self.earlier.mkdir(mode=0o700, exist_ok=True)
+        ignored = self._ignored()
+        for path in self.folder.iterdir():
+            if path.name == ignored:
+                path.unlink()
+            else:
+                path.replace(self.earlier / path.name)
+        self.placeholder.unlink(missing_ok=True)
+
+    def prepare(self) -> None:
+        """Remove files that pg_receivewal left while it created them: it refuses their size."""
+        for path in self.folder.glob(f"*{PARTIAL}"):
+            if path.stat().st_size not in (0, self.size):
+                path.unlink()
+
+    def remove(self, stored: Callable[[str], bool]) -> None:
+        """Remove files that every store has; the newest complete segment is still required."""
+        files = self.files()
+        here = {name: path for name, path in files.items() if path.parent == self.folder}
+        kept = self.complete(here)[-1:]
+        for name, path in files.items():
+            old = name not in here or (name not in kept and self._is_complete(name, path))
+            if old and stored(name):
+                path.unlink(missing_ok=True)
+        if kept and (ignored := self._ignored()) is not None:
+            if ignored:
+                (self.folder / ignored).unlink(missing_ok=True)
+            self.placeholder.unlink()
+
+    def _ignored(self) -> str | None:
+        try:
+            return self.placeholder.read_text()
+        except FileNotFoundError:
+            return None
+
+    def _is_complete(self, name: str, path: Path) -> bool:
+        if wal.parse_segment(name, self.size) is None:
+            return False
+        with suppress(FileNotFoundError):
+            return path.stat().st_size == self.size
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often unfinished segments are stored."""
+
+    max_lag: float  # seconds; 0: never
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two uploads of an unfinished segment.
+
+        The newest change waits for as long, then for the upload: that may take most of the lag.
+        """
+        return max(1.0, self.max_lag / 4)
+
+    @property
+    def longest_pause(self) -> float:
+        """Seconds after which a store that fails is tried again."""
+        return min(LONGEST_PAUSE, self.interval) if self.max_lag else LONGEST_PAUSE
+
+
+class StoreShipper:
+    """Stores received files in one store."""
+
+    def __init__(self, archive: WalArchive, received: Received, pace: Pace) -> None:
+        """Store the parameters."""
+        self.archive = archive
+        self.reached: tuple[int, Lsn] | None = None  # timeline and end of what is stored
+        self.gap: str | None = None  # WAL that it does not have, and will not get
+        self.may_jump = False  # the next gap is known already
+        self.error: e.PgkeepError | None = None  # why it does not get more
+        self.done: set[str] = set()  # files that it has
+        self.flushed: Lsn | None = None  # up to here, the server knows what is on our disk
+        self.newest: wal.Segment | None = None  # complete one, when the store was listed
+        self._received = received
+        self._pace = pace
+        self._partials: dict[str, tuple[int, int]] = {}  # time of change, length without zeros
+        self._listed = False
+        self._next_partial = 0.0  # monotonic
+        self._next_tidy = 0.0
+
+    def ship(self, *, at_once: bool = True) -> bool:
+        """Store what is new; return whether everything is stored.
+
+        Unfinished segments are stored only as often as required, unless `at_once`.
+
+        Raises:
+            Differs: the store has other WAL under the same name: two servers write one history.
+            VerificationFailed: a received file is not one of this cluster.
+            StoreError: the store failed.
+
+        """
+        if not self._listed:
+            self._begin()
+        files = self._files()
+        self.done.intersection_update(files)
+        # Histories first: without them nothing after a promotion can be found.
+        histories = sorted(name for name in files if wal.parse_history(name) is not None)
+        complete = self._received.complete(files)
+        for name in (*histories, *complete):
+            if name not in self.done:
+                self._put(name, files[name])
+        whole = self._put_partials(files, at_once=at_once)
+        if time.monotonic() >= self._next_tidy:
+            self.archive.tidy()
+            self._next_tidy = time.monotonic() + TIDY
+        return whole
+
+    def _begin(self) -> None:
+        """Remove what a killed process left, and look where to continue."""
+        store, owner = self.archive.store, self.archive.origin.system_identifier
+        store.sweep(lambda name: parse_stored(name) is not None, owner)
+        segments = self.archive.segments()
+        if segments:
+            self.newest = segments[-1]
+            self._reached(self.newest, self.newest.end(self._received.size))
+        self._listed = True
+
+    @property
+    def listed(self) -> bool:
+        """Whether the store has answered since the beginning."""
+        return self._listed
+
+    def _files(self) -> dict[str, Path]:
+        try:
+            return self._received.files()
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def _put(self, name: str, path: Path) -> None:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise _unreadable(error) from error
+        self.archive.put(name, data)
+        self.done.add(name)
+        segment = wal.parse_segment(name, self._received.size)
+        if segment is not None:
+            self.archive.remove_partial(name + PARTIAL)
+            self._partials.pop(name + PARTIAL, None)
+            self._reached(segment, segment.end(self._received.size))
+
+    def _put_partials(self, files: dict[str, Path], *, at_once: bool) -> bool:
+        """Store the unfinished segments that have changed; return whether all are stored."""
+        size, whole = self._received.size, True
+        names = sorted(name for name in files if name.endswith(PARTIAL))
+        self._partials = {name: self._partials[name] for name in names if name in self._partials}
+        for name in names:
+            segment = wal.parse_segment(name.removesuffix(PARTIAL), size)
+            final = files[name].parent == self._received.earlier
+            if segment is None or not (self._pace.max_lag or final):
+                continue
+            flushed = self.flushed if name == names[-1] else None  # before the file is read
+            try:
+                status = files[name].stat()
+                if status.st_size != size:
+                    continue  # it is being created
+                if self._partials.get(name, (0, 0))[0] != status.st_mtime_ns:
+                    whole = False
+                    if not (at_once or final) and time.monotonic() < self._next_partial:
+                        continue
+                    self._put_partial(name, files[name], status.st_mtime_ns)
+            except FileNotFoundError:  # it is complete now, and has another name
+                whole = False
+                continue
+            except OSError as error:
+                raise _unreadable(error) from error
+            self.done.add(name)
+            self._reached(segment, _end(segment, self._partials[name][1], size, flushed))
+        return whole
+
+    def _put_partial(self, name: str, path: Path, changed: int) -> None:
+        self._next_partial = time.monotonic() + self._interval
+        # Another change in the same tick of the clock does not change the time.
+        known = changed if time.time_ns() - changed > TICK else 0
+        data = path.read_bytes().rstrip(b"\0")
+        if data:
+            self.archive.put_partial(name, data)
+        self._partials[name] = (known, len(data))
+
+    @property
+    def _interval(self) -> float:
+        # What cannot be removed accumulates.
+        return self._pace.interval * (2 if self.archive.retains else 1)
+
+    def _reached(self, segment: wal.Segment, end: Lsn) -> None:
+        """Note what is stored; of a former timeline, the end does not matter any more."""
+        start = segment.start(self._received.size)
+        if self.reached is not None and start > self.reached[1]:
+            if not self.may_jump:
+                url = self.archive.store.url
+                self.gap = f"{url} does not have WAL from {self.reached[1]} to {start}"
+            self.may_jump = False
+        self.reached = max((segment.timeline, end), self.reached or (0, Lsn(0)))
 
 
 class Shipper:
-    """Stores the files of a folder of pg_receivewal."""
+    """Stores the received files in every store."""
 
     def __init__(
         self,
-        folder: Path,
+        received: Received,
         archives: Sequence[WalArchive],
         *,
         max_lag: float,
-        stored: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Store the parameters; `max_lag` is in seconds, 0 stores no unfinished segments."""
-        self._folder = folder
-        self._size = archives[0].origin.segment_size
-        self._max_lag = max_lag
-        self._stored = stored
-        self.received: Lsn | None = None  # up to here, the server knows that it is on our disk
-        self.states = [StoreState(archive) for archive in archives]
+        self.received = received
+        self.states = [
+            StoreShipper(archive, received, Pace(max_lag=max_lag)) for archive in archives
+        ]
+        self._pace = Pace(max_lag=max_lag)
+        self._ending = threading.Event()
+        self._wake = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._fatal: list[BaseException] = []
 
-    def ship(self) -> None:
-        """Store what is new, in every store that does not have to wait after a failure.
+    def start(self) -> None:
+        """Store in the background, until `finish`."""
+        for state in self.states:
+            name = f"store in {state.archive.store.url}"
+            # A daemon: one that waits for a dead store must not hold up our end.
+            thread = threading.Thread(target=self._work, args=(state,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def finish(self, seconds: float) -> list[StoreShipper]:
+        """Store what is left, for at most some seconds; return the stores that lack something."""
+        self._ending.set()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        alive = [thread.is_alive() for thread in self._threads]
+        return [
+            state for state, waits in zip(self.states, alive, strict=False)
+            if waits or state.error is not None
+        ]  # fmt: skip
+
+    def check(self) -> None:
+        """Raise what cannot pass by itself.
 
         Raises:
             Differs: a store has other WAL under the same name: two servers write one history.
             VerificationFailed: a received file is not one of this cluster.
 
         """
-        names = sorted(path.name for path in self._folder.iterdir())
-        # Histories first: without them nothing after a promotion can be found.
-        histories = [name for name in names if wal.parse_history(name) is not None]
-        complete = [name for name in names if self._is_complete(name)]
+        if self._fatal:
+            raise self._fatal[0]
+
+    def flushed(self, position: Lsn | None) -> None:
+        """Note up to where the server knows that WAL is on our disk."""
         for state in self.states:
-            if time.monotonic() < state.next_attempt:
-                continue
-            try:
-                for name in (*histories, *complete):
-                    self._put(state, name)
-                self._put_partials(state, [name for name in names if name.endswith(PARTIAL)])
-                state.error, state.pause = None, 0.0
-            except e.Differs:
-                raise
-            except e.StoreError as error:
-                state.error = error
-                state.pause = min(ATTEMPTS_PAUSE, max(1.0, 2 * state.pause))
-                state.next_attempt = time.monotonic() + state.pause
-        self._remove(complete)
+            state.flushed = position
+
+    def jump(self) -> None:
+        """Expect a gap: a window is broken."""
+        for state in self.states:
+            state.may_jump = True
+
+    def remove(self) -> None:
+        """Remove what every store has."""
+        self.received.remove(lambda name: all(name in state.done for state in self.states))
 
     @property
     def waiting(self) -> int:
         """The number of complete segments that at least one store does not have."""
-        names = [path.name for path in self._folder.iterdir() if self._is_complete(path.name)]
+        names = self.received.complete(self.received.files())
         return sum(any(name not in state.done for state in self.states) for name in names)
 
-    def _is_complete(self, name: str) -> bool:
-        if wal.parse_segment(name, self._size) is None:
-            return False
-        return (self._folder / name).stat().st_size == self._size
+    @property
+    def newest(self) -> wal.Segment | None:
+        """The newest complete segment that a store had at the beginning."""
+        known = [state.newest for state in self.states if state.newest is not None]
+        return max(known, default=None)
 
-    def _put(self, state: StoreState, name: str) -> None:
-        if name in state.done:
-            return
-        data = (self._folder / name).read_bytes()
-        if state.archive.put(name, data):
-            self._stored(name)
-        state.done.add(name)
-        segment = wal.parse_segment(name, self._size)
-        if segment is not None:
-            state.archive.remove_partial(name + PARTIAL)
-            end = segment.end(self._size)
-            state.position = end if state.position is None else Lsn(max(state.position, end))
+    @property
+    def listed(self) -> bool:
+        """Whether a store has answered since the beginning."""
+        return any(state.listed for state in self.states)
 
-    def _put_partials(self, state: StoreState, names: Sequence[str]) -> None:
-        """Store the unfinished segments if they have changed, the newest timeline last."""
-        if not self._max_lag:
-            return
-        for name in names:
-            path, received = self._folder / name, self.received
+    def _work(self, state: StoreShipper) -> None:
+        for pause in self._pauses(state):
+            self._ending.wait(pause)
+            ending = self._ending.is_set()
             try:
-                changed = path.stat().st_mtime_ns
-                if state.partial != (name, changed):
-                    data = path.read_bytes()
-                    if len(data) != self._size:
-                        continue  # it is being created
-                    data = data.rstrip(b"\0")
-                    if data and state.archive.put_partial(name, data):
-                        self._stored(name)
-                    state.partial, state.length = (name, changed), len(data)
-            except FileNotFoundError:  # it is complete now, and has another name
-                continue
-            segment = wal.parse_segment(name.removesuffix(PARTIAL), self._size)
-            if segment is not None:
-                # What was received before the file was read is in it.
-                end = _end(segment.start(self._size), state.length, self._size, received)
-                state.position = end if state.position is None else Lsn(max(state.position, end))
+                whole = state.ship(at_once=ending)
+                state.error = None
+            except (e.Differs, e.VerificationFailed) as error:
+                state.error = error
+                self._fatal.append(error)
+                return
+            except e.StoreError as error:
+                state.error = error
+                if ending:
+                    return
+            except BaseException as error:  # noqa: BLE001 - raised by `check`
+                self._fatal.append(error)
+                return
+            if ending and state.error is None and whole:
+                return
 
-    def _remove(self, complete: Sequence[str]) -> None:
-        for name in complete[:-1]:
-            if all(name in state.done for state in self.states):
-                (self._folder / name).unlink(missing_ok=True)
+    def _pauses(self, state: StoreShipper) -> Iterator[float]:
+        """Yield seconds to wait before each attempt, more after each failure."""
+        pause = 0.0
+        while True:
+            yield pause
+            if state.error is None:
+                pause = POLL
+            else:
+                pause = min(self._pace.longest_pause, max(1.0, 2 * pause))
 
 
-def _end(start: Lsn, length: int, size: int, received: Lsn | None) -> Lsn:
+def _end(segment: wal.Segment, length: int, size: int, flushed: Lsn | None) -> Lsn:
     """Return up to where an unfinished segment has WAL.
 
     Records are padded to 8 bytes. A record can end with more zeros, as the rest of the file does:
     only the server knows then that it was received.
     """
-    end = start + (length + 7) // 8 * 8
-    if received is not None and start <= received <= start + size:
-        end = max(end, received)
+    end = segment.start(size) + (length + 7) // 8 * 8
+    if flushed is not None and segment.start(size) <= flushed <= segment.end(size):
+        end = max(end, flushed)
     return Lsn(end)
+
+
+def _unreadable(error: OSError) -> e.StoreError:
+    return e.StoreError(f"could not read {error.filename}: {error.strerror}")

@@ -1,13 +1,14 @@
 """The replication slot, which makes the server keep the WAL that was not received."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 
 from .. import errors as e
-from ..model.wal import Lsn
-from ..postgres.connection import Connection
+from ..model.wal import Lsn, Switch, decode_history
+from ..postgres.connection import Connection, Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +61,48 @@ def state(connection: Connection, name: str) -> SlotState | None:
     return SlotState(None if row[0] is None else Lsn.parse(row[0]), row[1], row[2], row[3])
 
 
-def write_position(connection: Connection) -> Lsn:
-    """Return up to where the server has written WAL, or a standby has received it."""
-    row: Any = connection.execute(
-        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery()"
-        " THEN pg_catalog.pg_last_wal_receive_lsn() ELSE pg_catalog.pg_current_wal_lsn()"
-        " END::pg_catalog.text"
-    ).fetchone()
-    return Lsn.parse(row[0])
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the server says of itself and of the slot, at one time."""
+
+    at: datetime  # UTC, on our clock; not later than the position
+    system_identifier: str
+    position: Lsn  # where the server writes, or up to where a standby has received
+    timeline: int
+    slot: SlotState | None
 
 
-def timeline(connection: Connection) -> int:
-    """Return the timeline of the server."""
+def look(connection: Connection, name: str) -> Look:
+    """Ask a server for all that a receiver has to know."""
+    at = datetime.now(UTC)
     row: Any = connection.execute(
-        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery()"
-        " THEN (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())"
+        "SELECT system_identifier::pg_catalog.text, CASE WHEN pg_catalog.pg_is_in_recovery()"
+        " THEN coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn())"
+        " ELSE pg_catalog.pg_current_wal_lsn() END::pg_catalog.text,"
+        " CASE WHEN pg_catalog.pg_is_in_recovery()"
+        " THEN (SELECT greatest(timeline_id, min_recovery_end_timeline)"
+        " FROM pg_catalog.pg_control_checkpoint(), pg_catalog.pg_control_recovery())"
         " ELSE ('x' || pg_catalog.left(pg_catalog.pg_walfile_name("
         "pg_catalog.pg_current_wal_lsn()), 8))::pg_catalog.bit(32)::pg_catalog.int4 END"
+        " FROM pg_catalog.pg_control_system()"
     ).fetchone()
-    return int(row[0])
+    identifier, position, timeline = row
+    return Look(at, identifier, Lsn.parse(position), timeline, state(connection, name))
+
+
+def history(endpoint: Endpoint, timeline: int) -> tuple[Switch, ...]:
+    """Return the switches before a timeline of the server; the endpoint is a pinned one.
+
+    Raises:
+        VerificationFailed: the server sends something else.
+
+    """
+    params: dict[str, Any] = {**endpoint.params, "replication": "true"}
+    with psycopg.connect(**params, autocommit=True) as connection:
+        row: Any = connection.execute(f"TIMELINE_HISTORY {timeline:d}".encode()).fetchone()
+    content = row[1]
+    text = content if isinstance(content, str) else bytes(content).decode("ascii", "replace")
+    return decode_history(text, f"{timeline:08X}.history")
 
 
 def drop(connection: Connection, name: str) -> bool:

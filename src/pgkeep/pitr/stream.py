@@ -1,32 +1,37 @@
 """Receive WAL without end: supervise pg_receivewal, store what it writes, watch the slot."""
 
+import fcntl
 import os
 import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import psycopg
 
 from .. import errors as e
-from .. import processes
+from ..model import wal
 from ..model.wal import Lsn
-from ..postgres.connection import Endpoint
-from . import slot, stream_state
-from .base import ServerState
+from ..postgres.connection import Connection, Endpoint
+from . import receiver, slot, stream_state
+from .new_base import NewBase
+from .receiver import Receiver
 from .shipper import Shipper
-from .slot import SlotState
-from .stream_state import SlotProgress, StoreProgress, StreamState
+from .slot import Look, SlotState
+from .stream_state import Break, SlotProgress, StoreProgress, StreamState
 
-POLL = 0.5  # seconds between two looks at the folder
+POLL = 0.5  # seconds between two looks at pg_receivewal
 WATCH = 10.0  # longest time between two looks at the server, in seconds
 FLOOR = 0.05  # of the spool's file system, which stays free for others
-LONGEST_PAUSE = 30.0  # between two starts of pg_receivewal, in seconds
+LOW = 0.25  # of it: people are told, since receiving stops at the floor
+FINISH = 30.0  # seconds for storing what is left at the end
+BREAKS = 20  # that are remembered
 
 
 @dataclass(slots=True)
@@ -41,20 +46,48 @@ class Health:
     slot: SlotState | None = None
     timeline: int | None = None
     waiting: int = 0  # complete segments that a store does not have
-    restarts: int = 0  # of pg_receivewal
-    problems: list[str] = field(default_factory=list)
-    _seen: deque[tuple[datetime, Lsn]] = field(default_factory=lambda: deque(maxlen=1000))
+    broken: list[Break] = field(default_factory=list)
+    found: dict[str, str] = field(default_factory=dict)  # problems by what has them
+    # When the server was asked, with its timeline and position; only what is not stored yet.
+    _seen: deque[tuple[datetime, tuple[int, Lsn]]] = field(
+        default_factory=lambda: deque(maxlen=1000)
+    )
 
-    def see(self, now: datetime, server: Lsn) -> None:
-        """Note where the server writes."""
-        self.seen_at, self.server = now, server
-        self._seen.append((now, server))
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong now."""
+        return [*self.found.values()]
 
-    def store(self, position: Lsn) -> None:
-        """Note up to where every store has everything."""
-        self.position = position
-        while self._seen and self._seen[0][1] <= position:
+    @property
+    def begins_window(self) -> bool:
+        """Whether WAL is missing, and no base backup was taken since."""
+        return bool(self.broken) and self.broken[-1].healed_at is None
+
+    def see(self, found: Look) -> None:
+        """Note what the server says."""
+        self.seen_at, self.server = found.at, found.position
+        self.slot, self.timeline = found.slot, found.timeline
+        self._seen.append((found.at, (found.timeline, found.position)))
+
+    def store(self, reached: tuple[int, Lsn]) -> None:
+        """Note up to which timeline and position every store has everything."""
+        self.position = reached[1]
+        while self._seen and self._seen[0][1] <= reached:
             self.complete_until = self._seen.popleft()[0]
+
+    def break_window(self, reason: str) -> None:
+        """Note that WAL is missing from now on, once until a base backup begins a new window."""
+        if not self.begins_window:
+            since = self.complete_until or datetime.now(UTC)
+            self.broken = [*self.broken, Break(since=since, reason=reason)][-BREAKS:]
+
+    def heal(self) -> None:
+        """Note that a base backup was taken after WAL was missing."""
+        now = datetime.now(UTC)
+        self.broken = [
+            found if found.healed_at else msgspec.structs.replace(found, healed_at=now)
+            for found in self.broken
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +95,6 @@ class StreamOptions:
     """How to receive WAL."""
 
     programs: Path  # of the server's major version
-    spool: Path
     state: Path  # the file for other commands on this host
     slot: str
     system_identifier: str
@@ -74,135 +106,252 @@ class Stream:
 
     def __init__(
         self, endpoint: Endpoint, shipper: Shipper, options: StreamOptions,
-        tell: Callable[[str], None],
+        tell: Callable[[str], None], take_base: Callable[[], None],
     ) -> None:  # fmt: skip
         """Store the parameters; `tell` reports changes of state to people."""
         self._endpoint = endpoint
         self._shipper = shipper
         self._options = options
         self._tell = tell
+        self._received = shipper.received
+        self._receiver = Receiver(options.programs, self._received.folder, options.slot)
+        self._new_base = NewBase(take_base)
         self._stop = threading.Event()
-        self._child: processes.Child | None = None
-        self._pause = 1.0
-        self._next_start = 0.0
+        self._answers = True  # the server
+        self._ended = ""  # why what is asked for can be on another timeline
+        self._next_look = 0.0
         self.health = Health()
 
     def stop(self) -> None:
         """End `run` soon; what was received is stored before."""
         self._stop.set()
 
-    def run(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Receive and store WAL until `stop`, or until a condition holds.
+    def run(
+        self, until: Callable[[], bool] = lambda: False, polled: Callable[[], None] = lambda: None
+    ) -> None:
+        """Receive and store WAL until `stop`, or until a condition holds; call `polled` each time.
 
         Raises:
+            AlreadyRunning: another process receives into this spool.
             Differs: a store has other WAL of this cluster: two servers write one history.
-            Refused: the slot is lost, or the server is another cluster: a window is broken.
+            VerificationFailed: what was received is not WAL of this cluster.
+            Refused: the server is another cluster.
+            StoreError: a store did not get all that was received before the end.
 
         """
-        watched = 0.0
-        try:
-            while not self._stop.is_set() and not until():
-                self._supervise()
-                self._shipper.ship()
-                looks = time.monotonic() - watched >= self._options.watch
-                if looks:
-                    self._watch()
-                    watched = time.monotonic()
+        with _alone(self._received.folder.parent):
+            self._remember()
+            self._receiver.end_orphans()
+            self._shipper.start()
+            try:
+                while not self._stop.is_set() and not until():
+                    self._step()
+                    polled()
+                    self._stop.wait(POLL)
+            finally:
+                self._receiver.stop()
+                lacking = self._shipper.finish(FINISH)
+                self._shipper.remove()
                 self._note()
-                if looks:
-                    self._write()
-                self._stop.wait(POLL)
-        finally:
-            self._end_child()
-            self._shipper.ship()
+                self._write()
+        self._shipper.check()
+        if lacking:
+            raise e.StoreError(
+                "; ".join(
+                    f"{state.archive.store.url} did not get all received WAL:"
+                    f" {state.error.message if state.error else 'it does not answer'}"
+                    for state in lacking
+                ),
+                hint=f"It stays in {self._received.folder} until pgkeep pitr stream runs again.",
+            )
+
+    def _step(self) -> None:
+        self._shipper.check()
+        if (message := self._receiver.failure()) is not None:
+            self._failed(message)
+            self._next_look = 0.0
+        space = self._has_space()
+        if not space:
+            self._receiver.stop()
+        # Without a position to continue from, the stores are asked for it.
+        known = self._shipper.listed or self._received.next is not None
+        start = space and self._receiver.due and known
+        if time.monotonic() >= self._next_look or (start and self._answers):
+            self._look(start=start)
             self._note()
             self._write()
+        if (taken := self._new_base.poll(wanted=self.health.begins_window)) is not None:
+            self._took(taken)
+        self._shipper.remove()
+        self._note()
 
-    def _supervise(self) -> None:
-        """Start pg_receivewal if it does not run, later each time, and not on a full disk."""
-        usage = shutil.disk_usage(self._options.spool)
-        full = usage.free < FLOOR * usage.total
-        if self._child is not None and (self._child.running is False or full):
-            self._end_child()
-            self._next_start = time.monotonic() + self._pause
-            self._pause = min(LONGEST_PAUSE, 2 * self._pause)
-            self.health.restarts += 1
-        if full:
-            self._problem(f"{self._options.spool} has less than {FLOOR:.0%} free: WAL stays on the"
-                          " server")  # fmt: skip
-            return
-        if self._child is None and time.monotonic() >= self._next_start:
-            self._start_child()
-
-    def _start_child(self) -> None:
-        command = [
-            str(self._options.programs / "pg_receivewal"), "--directory", str(self._options.spool),
-            f"--slot={self._options.slot}", "--no-loop", "--no-password", "--synchronous",
-        ]  # fmt: skip
-        with self._endpoint.child() as access:
-            self._child = processes.Child(
-                [*command, *access.arguments], access.environment, access.descriptors
-            )
-            time.sleep(0.2)  # it reads the file with the password when it connects
-
-    def _end_child(self) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        with suppress(e.ProgramFailed):
-            if child.running:
-                child.interrupt()
-                child.finish()
-            else:
-                raise child.failure()
-        child.close()
-
-    def _watch(self) -> None:
-        """Ask the server for its position and its slot; a lost slot ends the stream."""
+    def _look(self, *, start: bool) -> None:
+        """Ask the server for its position and its slot, and start pg_receivewal if it is due."""
+        name = self._options.slot
+        self._answers = False
         try:
             with self._endpoint.connect() as connection:
-                found = ServerState(connection)
-                if found.system_identifier != self._options.system_identifier:
-                    raise e.Refused(
-                        f"the server is the cluster {found.system_identifier}, expected"
-                        f" {self._options.system_identifier}",
-                        hint="Enable it under its own identifier: pgkeep pitr enable.",
-                    )
-                state = slot.state(connection, self._options.slot)
-                now = datetime.now(UTC)  # before the position: what is written later is not in it
-                self.health.see(now, slot.write_position(connection))
-                self.health.slot = state
-                self.health.timeline = slot.timeline(connection)
+                found = slot.look(connection, name)
+                self._check_cluster(found)
+                if found.slot is None or found.slot.lost:
+                    self._renew(connection, found.slot)
+                    found = slot.look(connection, name)
+                self.health.see(found)
+                self._shipper.flushed(None if found.slot is None else found.slot.restart)
+                if start and self._receiver.due and found.slot is not None:
+                    pinned = self._endpoint.pinned(connection)
+                    if self._ended:
+                        self._switch(pinned, found)
+                    self._start(pinned, found.slot)
+            self._answers = True
+            self._solved("server")
+            if self._receiver.stable:
+                self._solved("receiver")
         except (e.ConnectionFailed, psycopg.Error) as error:
-            self._problem(f"the server does not answer: {error}")
-            return
-        if state is None or state.lost:
+            self._problem("server", f"the server does not answer: {error}")
+        self._next_look = time.monotonic() + self._options.watch
+
+    def _check_cluster(self, found: Look) -> None:
+        if found.system_identifier != self._options.system_identifier:
             raise e.Refused(
-                f"replication slot {self._options.slot} "
-                + ("does not exist" if state is None else "is lost: the server removed WAL"),
-                hint="WAL is missing from now on. Begin a new window: pgkeep pitr enable.",
+                f"the server is the cluster {found.system_identifier}, expected"
+                f" {self._options.system_identifier}",
+                hint="Enable it under its own identifier: pgkeep pitr enable.",
             )
-        self._shipper.received = state.restart
-        self.health.problems.clear()
-        self._pause = 1.0
+
+    def _switch(self, pinned: Endpoint, found: Look) -> None:
+        """Continue on the next timeline, where it left the one that was received.
+
+        pg_receivewal does not, if it is started where the timeline has ended: at the border of a
+        segment, or beyond, if it received more than the server that was promoted.
+        """
+        reason, self._ended = self._ended, ""
+        received = self._received.next
+        if received is None or received.timeline >= found.timeline:
+            return
+        switches = slot.history(pinned, found.timeline)
+        following = [*(switch.parent for switch in switches[1:]), found.timeline]
+        for switch, timeline in zip(switches, following, strict=True):
+            number = switch.position // self._received.size
+            if switch.parent == received.timeline and number <= received.number:
+                self._received.set_aside()
+                self._received.continue_with(wal.Segment(timeline, number))
+                self._tell(f"timeline {received.timeline} ended at {switch.position}: receiving"
+                           f" timeline {timeline}")  # fmt: skip
+                return
+        if received.timeline not in (switch.parent for switch in switches):
+            self._lose(reason)
+
+    def _start(self, pinned: Endpoint, found: SlotState) -> None:
+        """Start pg_receivewal where the stores end, if there is nothing to continue here.
+
+        The slot alone can begin later: what was received and not stored may have got lost here.
+        """
+        received, newest = self._received, self._shipper.newest
+        received.prepare()
+        if received.begins:
+            self._shipper.jump()
+        elif received.next is None and newest is not None and found.restart is not None:
+            missing = newest.next.number < found.restart // received.size
+            if missing and not self.health.begins_window:
+                received.continue_with(newest.next)
+        self._receiver.start(pinned)
+
+    def _renew(self, connection: Connection, found: SlotState | None) -> None:
+        """Create the slot again. Whether WAL is missing, the next start of pg_receivewal shows."""
+        name = self._options.slot
+        self._receiver.stop()
+        try:
+            if found is not None:
+                slot.drop(connection, name)
+            slot.create(connection, name)
+        except e.Refused as error:
+            self._problem("slot", error.message)
+            return
+        self._solved("slot")
+        self._receiver.begin_again()
+        how = "did not exist" if found is None else "was lost: the server has removed its WAL"
+        self._tell(f"replication slot {name} {how}; it is created again")
+
+    def _failed(self, message: str) -> None:
+        """Tell that pg_receivewal ended, less often the more often; begin anew if WAL is lost."""
+        count = self._receiver.failures
+        self._ended = message if receiver.may_be_switched(message) else ""
+        if receiver.is_lost(message):
+            self._lose(message)
+        elif count.bit_count() == 1:
+            times = f" {count} times in a row" if count > 1 else ""
+            self._problem("receiver", f"receiving ended{times}: {message}")
+
+    def _lose(self, reason: str) -> None:
+        """Begin again at the slot, because WAL is missing."""
+        self._received.set_aside()
+        self._shipper.jump()
+        self._receiver.begin_again()
+        self._break(reason)
+
+    def _break(self, reason: str) -> None:
+        self.health.break_window(reason)
+        self._problem("window", f"WAL is missing, a window is broken: {reason}")
+
+    def _took(self, error: str) -> None:
+        """Note the end of a base backup, which has no error or failed."""
+        if error:
+            self._problem("base", f"no base backup after WAL was missing: {error}")
+            return
+        self.health.heal()
+        self._solved("base")
+        self._solved("window")
+        self._tell("a new base backup is stored: a new window begins")
+
+    def _has_space(self) -> bool:
+        """Whether the spool's disk has space; tell before it has not."""
+        folder = self._received.folder
+        usage = shutil.disk_usage(folder)
+        share = usage.free / usage.total
+        if share < FLOOR:
+            self._problem("disk", f"{folder} has less than {FLOOR:.0%} free: WAL stays on the"
+                          " server")  # fmt: skip
+        elif share < LOW:
+            self._problem("disk", f"{folder} has less than {LOW:.0%} free: receiving stops below"
+                          f" {FLOOR:.0%}")  # fmt: skip
+        else:
+            self._solved("disk")
+        return share >= FLOOR
+
+    def _remember(self) -> None:
+        """Take over the breaks that an earlier process has found."""
+        with suppress(e.PgkeepError):
+            former = stream_state.read(self._options.state)
+            if former is not None:
+                self.health.broken = former.broken
+                if self.health.begins_window:
+                    self._problem("window", f"a window is broken: {former.broken[-1].reason}")
 
     def _note(self) -> None:
         states = self._shipper.states
         health = self.health
-        health.receiving = self._child is not None and self._child.running
+        health.receiving = self._receiver.running
         health.waiting = self._shipper.waiting
-        positions = [state.position for state in states if state.position is not None]
-        if len(positions) == len(states):
-            health.store(min(positions))
+        reached = [state.reached for state in states if state.reached is not None]
+        if len(reached) == len(states):
+            health.store(min(reached))
         for state in states:
-            if state.error is not None:
-                self._problem(state.error.message)
+            url = state.archive.store.url
+            if state.gap is not None:
+                gap, state.gap = state.gap, None
+                self._break(gap)
+            if state.error is None:
+                self._solved(url)
+            else:
+                self._problem(url, state.error.message)
 
-    def _write(self) -> None:
-        """Tell other commands on this host how it is."""
+    @property
+    def state(self) -> StreamState:
+        """How it is doing now."""
         health, options = self.health, self._options
         found = health.slot
-        state = StreamState(
+        return StreamState(
             pid=os.getpid(),
             written_at=datetime.now(UTC),
             system_identifier=options.system_identifier,
@@ -211,7 +360,7 @@ class Stream:
             stores=[
                 StoreProgress(
                     url=state.archive.store.url,
-                    position=_text(state.position),
+                    position=_text(state.reached[1] if state.reached else None),
                     error=None if state.error is None else state.error.message,
                 )
                 for state in self._shipper.states
@@ -227,16 +376,37 @@ class Stream:
             ),
             timeline=health.timeline,
             waiting=health.waiting,
-            restarts=health.restarts,
+            restarts=self._receiver.restarts,
+            broken=health.broken,
             problems=health.problems,
         )
-        with suppress(OSError):  # its time tells that it is old
-            stream_state.write(options.state, state)
 
-    def _problem(self, text: str) -> None:
-        if text not in self.health.problems:
-            self.health.problems.append(text)
+    def _write(self) -> None:
+        """Tell other commands on this host how it is."""
+        with suppress(OSError):  # its time tells that it is old
+            stream_state.write(self._options.state, self.state)
+
+    def _problem(self, what: str, text: str) -> None:
+        if self.health.found.get(what) != text:
+            self.health.found[what] = text
             self._tell(text)
+
+    def _solved(self, what: str) -> None:
+        self.health.found.pop(what, None)
+
+
+@contextmanager
+def _alone(spool: Path) -> Iterator[None]:
+    """Lock a spool: pg_receivewal of two processes would write the same files."""
+    with (spool / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise e.AlreadyRunning(
+                f"another process receives WAL into {spool}",
+                hint="Only one pgkeep pitr stream runs for a cluster.",
+            ) from None
+        yield
 
 
 def _text(position: Lsn | None) -> str | None:

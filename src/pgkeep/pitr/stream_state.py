@@ -34,8 +34,9 @@ class SlotProgress(msgspec.Struct, frozen=True, kw_only=True):
 class Break(msgspec.Struct, frozen=True, kw_only=True):
     """WAL that is missing for ever: a window ended, and another one begins after it."""
 
-    since: datetime  # UTC
+    since: datetime  # UTC: everything until then is stored
     reason: str
+    healed_at: datetime | None = None  # when a base backup had begun a new window
 
 
 class StreamState(msgspec.Struct, frozen=True, kw_only=True):

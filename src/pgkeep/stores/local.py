@@ -74,15 +74,17 @@ class LocalStore:
                 directory.mkdir(mode=0o700, exist_ok=True)
                 directory.chmod(0o700)  # the umask can remove permissions of the owner too
 
-    def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> "LocalUpload":
+    def create(
+        self, name: str, *, owner: str = "0", sha256: str | None = None, new: bool = False
+    ) -> "LocalUpload":
         """Start a new file."""
         del owner, sha256
         self.prepare()
         path = self.directory / name
         if path.parent == self.directory:
-            return LocalUpload(self.directory, name)
+            return LocalUpload(self.directory, name, new=new)
         self._prepare_folder(path.parent)
-        upload = LocalUpload(path.parent, path.name)
+        upload = LocalUpload(path.parent, path.name, new=new)
         self._give_to_owner(upload.fileno())
         return upload
 
@@ -149,6 +151,12 @@ class LocalStore:
                     if folder == FOLDER or is_description(name):
                         yield item._replace(name=name)
 
+    def named(self, prefix: str) -> list[str]:
+        """Return the names of published files that begin like this."""
+        with _translated("read directory", self.directory):
+            names = os.listdir(self.directory)  # noqa: PTH208 - names are all we need
+        return [name for name in names if name.startswith(prefix)]
+
     def delete(self, name: str) -> None:
         """Remove a file if it exists."""
         with _translated("remove", self.directory / name), contextlib.suppress(FileNotFoundError):
@@ -170,7 +178,8 @@ class LocalStore:
 class LocalUpload:
     """A partial file; renamed when it is published, otherwise removed."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, *, new: bool = False) -> None:
+        self._new = new
         self._final = directory / name
         # A name of 63 bytes takes 255 with all of this, which is the limit for file names.
         self._partial = directory / f".{name}.partial-{os.urandom(4).hex()}"
@@ -214,6 +223,8 @@ class LocalUpload:
     def publish(self) -> None:
         """Rename to the final name and make the rename durable."""
         with interrupts.held(), _translated("rename", self._partial):
+            if self._new and self._final.exists():
+                raise e.Exists(f"{self._final} exists")
             self._partial.rename(self._final)
             self._exists = False
             _sync_directory(self._final.parent)

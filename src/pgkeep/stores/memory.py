@@ -35,10 +35,12 @@ class MemoryStore:
         del name
         yield True
 
-    def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> "MemoryUpload":
+    def create(
+        self, name: str, *, owner: str = "0", sha256: str | None = None, new: bool = False
+    ) -> "MemoryUpload":
         """Start a new file."""
         del owner, sha256
-        return MemoryUpload(self, name)
+        return MemoryUpload(self, name, new)
 
     def open(self, name: str) -> "MemorySource":
         """Open a file for reading."""
@@ -60,6 +62,10 @@ class MemoryStore:
         for name, data in list(self.files.items()):
             yield Item(name, len(data))
 
+    def named(self, prefix: str) -> list[str]:
+        """Return the names that begin like this."""
+        return [name for name in self.files if name.startswith(prefix)]
+
     def delete(self, name: str) -> None:
         """Remove a file if it exists."""
         self.files.pop(name, None)
@@ -73,9 +79,10 @@ class MemoryStore:
 class MemoryUpload:
     """Bytes that are not published yet."""
 
-    def __init__(self, store: MemoryStore, name: str) -> None:
+    def __init__(self, store: MemoryStore, name: str, new: bool) -> None:
         self._store = store
         self._name = name
+        self._new = new
         self._data = bytearray()
 
     def write(self, data: bytes) -> None:
@@ -94,6 +101,8 @@ class MemoryUpload:
 
     def publish(self) -> None:
         """Make the file visible."""
+        if self._new and self._name in self._store.files:
+            raise e.Exists(f"memory:{self._name} exists")
         self._store.files[self._name] = bytes(self._data)
 
     def __enter__(self) -> Self:

@@ -98,8 +98,13 @@ class Store(Protocol):
     def lock(self, name: str) -> AbstractContextManager[bool]:
         """Hold a lock that other hosts need not see; yield False if it is already held."""
 
-    def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> Upload:
-        """Start a new file; `owner` is the cluster's system identifier, `sha256` is optional."""
+    def create(
+        self, name: str, *, owner: str = "0", sha256: str | None = None, new: bool = False
+    ) -> Upload:
+        """Start a new file; `owner` is the cluster's system identifier, `sha256` is optional.
+
+        If `new`, publishing it raises Exists instead of replacing a file, as far as the store can.
+        """
 
     def open(self, name: str) -> Source:
         """Open a file for reading."""
@@ -112,6 +117,9 @@ class Store(Protocol):
 
     def items(self) -> Iterator[Item]:
         """Yield the published files, in no particular order."""
+
+    def named(self, prefix: str) -> list[str]:
+        """Return the names of published files that begin like this."""
 
     def delete(self, name: str) -> None:
         """Remove a file; a missing file is not an error."""
@@ -172,10 +180,17 @@ def sha256_of(source: Source, progress: Callable[[int], None] = lambda _: None) 
     return digest.hexdigest()
 
 
-def write_file(store: Store, name: str, data: bytes, *, owner: str = "0") -> None:
-    """Write and publish a small file; `owner` is the cluster's system identifier."""
+def write_file(
+    store: Store, name: str, data: bytes, *, owner: str = "0", new: bool = False
+) -> None:
+    """Write and publish a small file; `owner` is the cluster's system identifier.
+
+    Raises:
+        Exists: the store has it, and it was to be `new`.
+
+    """
     digest = hashlib.sha256(data).hexdigest()
-    with store.create(name, owner=owner, sha256=digest) as upload:
+    with store.create(name, owner=owner, sha256=digest, new=new) as upload:
         upload.write(data)
         upload.seal()
         upload.publish()

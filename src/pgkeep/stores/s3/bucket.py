@@ -8,7 +8,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 import botocore.exceptions
@@ -20,7 +20,7 @@ from ...model.cluster import is_description
 from ...model.record import FOLDER
 from ..store import Item, Loaded
 from .client import S3Settings, create_client
-from .errors import Absent, translated
+from .errors import Absent, NotSupported, translated
 
 MIB = 1 << 20
 IN_MEMORY = 64 * MIB  # of a part; a larger one waits in an unnamed temporary file
@@ -103,6 +103,7 @@ class Bucket:
     def __init__(self, settings: S3Settings, *, tiers: bool = True) -> None:
         self.settings = settings
         self._tiers = tiers
+        self._conditional = True  # until the service refuses it
         self._lock = threading.Lock()
         self._client: Any = None
 
@@ -187,10 +188,38 @@ class Bucket:
             data: bytes = found["Body"].read()
         return data
 
-    def put(self, name: str, part: Part, sha256: str | None) -> None:
-        """Store a small object in one request."""
-        with translated("upload", self.url_of(name)):
-            self.client.put_object(**self._object(name), **part.body, **_metadata(sha256))
+    def named(self, prefix: str) -> list[str]:
+        """Return the names of objects that begin like this."""
+        start = len(self.settings.prefix)
+        pages = self._pages("list_objects_v2", "list", self.settings.prefix + prefix)
+        return [found["Key"][start:] for page in pages for found in page.get("Contents", ())]
+
+    def put(self, name: str, part: Part, sha256: str | None, *, new: bool = False) -> None:
+        """Store a small object in one request.
+
+        Raises:
+            Exists: it exists, and was to be `new`.
+
+        """
+
+        def send(**condition: str) -> None:
+            with translated("upload", self.url_of(name)):
+                self.client.put_object(
+                    **self._object(name), **part.body, **_metadata(sha256), **condition
+                )
+
+        self._conditionally(send, new=new)
+
+    def _conditionally(self, send: Callable[..., None], *, new: bool) -> None:
+        """Send a request that must not replace an object, where the service supports this."""
+        if new and self._conditional:
+            try:
+                send(IfNoneMatch="*")
+            except NotSupported:
+                self._conditional = False
+            else:
+                return
+        send()
 
     def delete(self, name: str) -> None:
         """Remove an object, if it exists."""
@@ -222,12 +251,24 @@ class Bucket:
             )
         return str(sent["ETag"])
 
-    def complete_upload(self, upload: Upload, parts: list[dict[str, Any]]) -> None:
-        """Make an object of the parts that were sent."""
-        with translated("complete the upload of", self.url_of(upload.name)):
-            self.client.complete_multipart_upload(
-                **self._object(upload.name), UploadId=upload.id, MultipartUpload={"Parts": parts}
-            )
+    def complete_upload(
+        self, upload: Upload, parts: list[dict[str, Any]], *, new: bool = False
+    ) -> None:
+        """Make an object of the parts that were sent.
+
+        Raises:
+            Exists: it exists, and was to be `new`.
+
+        """
+        target = {**self._object(upload.name), "UploadId": upload.id}
+
+        def send(**condition: str) -> None:
+            with translated("complete the upload of", self.url_of(upload.name)):
+                self.client.complete_multipart_upload(
+                    **target, MultipartUpload={"Parts": parts}, **condition
+                )
+
+        self._conditionally(send, new=new)
 
     def abort_upload(self, upload: Upload) -> None:
         """Remove the parts of an upload, if it exists."""

@@ -11,6 +11,8 @@ from .deadline import Deadline
 
 # What a service answers when an identity is not allowed to do something.
 DENIED = frozenset({"AccessDenied", "Forbidden", "403", "UnauthorizedAccess"})
+EXISTS = frozenset({"PreconditionFailed", "412"})
+NOT_SUPPORTED = frozenset({"NotImplemented", "501"})
 ABSENT = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchUpload"})
 
 _KEYS = "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role."
@@ -32,6 +34,10 @@ _HINTS = {
 
 class Absent(e.Missing):
     """No such object or upload exists."""
+
+
+class NotSupported(e.StoreError):
+    """The service does not have this kind of request."""
 
 
 class AnswerTruncated(e.StoreError):
@@ -93,6 +99,10 @@ def _refusal(error: botocore.exceptions.ClientError, failed: str) -> e.StoreErro
         return Absent(text)
     if code in DENIED:
         return e.AccessDenied(text, hint=_HINTS["AccessDenied"])
+    if code in EXISTS:
+        return e.Exists(text)
+    if code in NOT_SUPPORTED:
+        return NotSupported(text)
     return e.StoreError(text, hint=_HINTS.get(code))
 
 

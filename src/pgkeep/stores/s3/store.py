@@ -52,9 +52,11 @@ class S3Store:
         del name
         yield True
 
-    def create(self, name: str, *, owner: str = "0", sha256: str | None = None) -> S3Upload:
+    def create(
+        self, name: str, *, owner: str = "0", sha256: str | None = None, new: bool = False
+    ) -> S3Upload:
         """Start a new object."""
-        return S3Upload(self.bucket, name, owner, sha256)
+        return S3Upload(self.bucket, name, owner, sha256, new=new)
 
     def open(self, name: str) -> S3Source:
         """Open an object for reading."""
@@ -80,6 +82,10 @@ class S3Store:
     def items(self) -> Iterator[Item]:
         """Yield the objects."""
         return self.bucket.objects()
+
+    def named(self, prefix: str) -> list[str]:
+        """Return the names of objects that begin like this."""
+        return self.bucket.named(prefix)
 
     def delete(self, name: str) -> None:
         """Remove an object; one by one, because many servers refuse batches (traps C3, C4).

@@ -48,11 +48,14 @@ def _slope(max_parts: int) -> int:
 class S3Upload:
     """An object that is being written; leaving the context unpublished removes it."""
 
-    def __init__(self, bucket: Bucket, name: str, owner: str, sha256: str | None) -> None:
+    def __init__(
+        self, bucket: Bucket, name: str, owner: str, sha256: str | None, *, new: bool = False
+    ) -> None:
         self._bucket = bucket
         self._name = name
         self._owner = owner
         self._sha256 = sha256
+        self._new = new  # the object must not exist
         self._size = 0
         self._part = self._empty_part(1)
         self._sender: _PartSender | None = None
@@ -124,10 +127,12 @@ class S3Upload:
         if self._completed:
             return
         if self._sender is None:
-            self._bucket.put(self._name, self._part, self._sha256)
+            self._bucket.put(self._name, self._part, self._sha256, new=self._new)
         else:
             try:
-                self._sender.complete()
+                self._sender.complete(new=self._new)
+            except e.Exists:
+                raise
             except e.StoreError:
                 # The answer may be lost although the object exists.
                 if not self._exists():
@@ -205,12 +210,12 @@ class _PartSender:
                     thread.join(0.2)
         self._check(deadline)
 
-    def complete(self) -> None:
+    def complete(self, *, new: bool) -> None:
         """Make an object of the parts."""
         parts: list[dict[str, Any]] = [
             {"PartNumber": number, "ETag": tag} for number, tag in sorted(self._tags.items())
         ]
-        self._bucket.complete_upload(self._started_upload(), parts)
+        self._bucket.complete_upload(self._started_upload(), parts, new=new)
 
     def stop(self) -> None:
         """Send no more parts; one that is on its way cannot be called back."""
