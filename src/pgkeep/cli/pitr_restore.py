@@ -3,19 +3,19 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
 from .. import errors as e
+from ..config import Config
 from ..model.wal import Lsn
 from ..pitr import dump, location, moment
 from ..pitr import restore as pitr_restore
-from ..pitr.restore import RecoveryPlan
-from ..pitr.target import Point, Target, TargetKind
-from ..pitr.waldump import Commit
-from ..progress import size
+from ..pitr.plan import RecoveryPlan, make_plan
+from ..pitr.restore import RestoreOptions
+from ..pitr.target import Target, TargetKind
 from . import output
+from . import pitr_restore_text as text
 from .command import pgkeep_command
 from .common import (
     complete_directories,
@@ -37,13 +37,17 @@ from .rules import AtMostOne, Requires
         "pgkeep pitr restore --to='5 minutes ago' --target-dir=/var/lib/postgresql/17/restored",
         "pgkeep pitr restore --latest --target-dir=/srv/restored --promote",
         "pgkeep pitr restore --to='1 hour ago' --database=app --as-dump=/srv/before",
+        "pgkeep pitr restore --to='1 hour ago' --database=app --table=orders --as-dump=/srv/before",
     ),
     rules=(
         AtMostOne(("--to", "--to-lsn", "--to-xid", "--to-name", "--latest")),
         AtMostOne(("--target-dir", "--as-dump", "--preview")),
         Requires("--as-dump", ("--database",)),
         Requires("--database", ("--as-dump",)),
+        Requires("--table", ("--as-dump",)),
         Requires("--promote", ("--target-dir",)),
+        Requires("--owner", ("--target-dir",)),
+        Requires("--tablespace-mapping", ("--target-dir",)),
     ),
 )
 @click.option(
@@ -56,12 +60,28 @@ from .rules import AtMostOne, Requires
 @click.option("--timeline", metavar="N", type=click.IntRange(1), help="Not the newest timeline.")
 @click.option(
     "--target-dir",
-    "directory_of_target",
+    "target_directory",
     metavar="DIR",
     shell_complete=complete_directories,
     help="New data directory.",
 )
+@click.option(
+    "--tablespace-mapping",
+    "mappings",
+    metavar="OLD=NEW",
+    multiple=True,
+    help="New directory of the tablespace at OLD. Without it, its files are in the data directory.",
+)
+@click.option("--owner", metavar="USER", help="As root: the user who will start the server.")
+@click.option("--superuser", metavar="NAME", help="The role that initdb made, if it was renamed.")
 @click.option("--database", metavar="NAME", help="With --as-dump: the database that is backed up.")
+@click.option(
+    "--table",
+    "tables",
+    metavar="NAME",
+    multiple=True,
+    help="With --as-dump: fail if the database had no such table then; can be repeated.",
+)
 @click.option(
     "--as-dump",
     "as_dump",
@@ -85,8 +105,12 @@ def command(
     name: str | None,
     latest: bool,
     timeline: int | None,
-    directory_of_target: str | None,
+    target_directory: str | None,
+    mappings: tuple[str, ...],
+    owner: str | None,
+    superuser: str | None,
     database: str | None,
+    tables: tuple[str, ...],
     as_dump: str | None,
     preview: bool,
     promote: bool,
@@ -102,42 +126,94 @@ def command(
     """
     config = load_config(**common)
     wanted = _target(time, lsn, xid, name, latest=latest)
-    if not preview and directory_of_target is None and as_dump is None:
+    if not preview and target_directory is None and as_dump is None:
         raise click.UsageError("one of --target-dir, --as-dump and --preview is required")
-    encryption = config.encryption()
-    place = location.only(list(location.known(config)), cluster)[0]
-    plan = pitr_restore.make_plan(place, wanted, encryption, timeline)
-    jobs = config.settings.jobs
-    if preview:
-        with output.current().progress(silent=as_json) as bar:
-            point, _ = pitr_restore.preview(plan, encryption, jobs, bar)
-        print_json(_document(plan, point)) if as_json else output.show(_lines(plan, point))
-        return
+    options = RestoreOptions(
+        owner=owner, superuser=superuser, tablespaces=dict(map(_mapping, mappings))
+    )
     if as_dump is not None:
-        folder = Path(as_dump).absolute()
-        with output.current().progress(silent=as_json) as bar:
-            made = dump.dump(plan, str(database), folder, encryption, jobs, bar)
-        print_json(made) if as_json else output.note(str(folder / made.artifact.name))
-        output.current().done(
-            f"database {made.database.name} as it was at {wanted}", as_json=as_json
+        dump.check_folder(Path(as_dump), location.places(config))
+    place = location.only(list(location.known(config)), cluster)[0]
+    plan = make_plan(place, wanted, config.encryption(), timeline)
+    if preview:
+        _preview(config, plan, as_json=as_json)
+    elif as_dump is not None:
+        asked = dump.Asked(str(database), tables, Path(as_dump).absolute())
+        _dump(config, plan, asked, options, as_json=as_json)
+    else:
+        directory = Path(str(target_directory)).absolute()
+        _restore(config, plan, directory, options, promote=promote, as_json=as_json)
+
+
+def _preview(config: Config, plan: RecoveryPlan, *, as_json: bool) -> None:
+    with output.current().progress(silent=as_json) as bar:
+        plan, point = pitr_restore.preview(plan, config.encryption(), config.settings.jobs, bar)
+    if as_json:
+        print_json(text.document(plan, point, None))
+    else:
+        output.show(text.lines(plan, point, None))
+
+
+def _dump(
+    config: Config, plan: RecoveryPlan, asked: dump.Asked, options: RestoreOptions, *, as_json: bool
+) -> None:
+    with output.current().progress(silent=as_json) as bar:
+        made, warnings = dump.dump(
+            plan, asked, config.encryption(), config.settings.jobs, bar, options
         )
-        return
-    directory = Path(str(directory_of_target)).absolute()
+    for warning in warnings:
+        output.current().warning(warning)
+    file = asked.folder / made.artifact.name
+    if as_json:
+        print_json(made)
+    else:
+        output.note(str(file))
+        chosen = " ".join(f"--table={table}" for table in asked.tables) or "--table=NAME"
+        output.note(f"bring tables home: pgkeep restore --backup={file} {chosen}")
+    output.current().done(
+        f"database {made.database.name} as it was at {plan.target}", as_json=as_json
+    )
+
+
+def _restore(
+    config: Config, plan: RecoveryPlan, directory: Path, options: RestoreOptions, *, promote: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    out = output.current()
     with (
-        output.current().progress(silent=as_json) as bar,
-        pitr_restore.recovered(plan, directory, encryption, jobs, bar) as found,
+        out.progress(silent=as_json) as bar,
+        pitr_restore.recovered(
+            plan, directory, config.encryption(), config.settings.jobs, bar, options
+        ) as found,
     ):
-        bar.stop() if hasattr(bar, "stop") else None
-        if as_json:
-            print_json(_document(plan, found.point))
-        else:
-            output.show(_lines(plan, found.point))
-            output.note(f"proved: {found.proof.stopped}")
-        if promote or (sys.stdin.isatty() and not as_json and output.ask("Promote it?")):
+        plan, proof = found.plan, found.proof
+        with bar.paused():
+            for warning in found.warnings:
+                out.warning(warning)
+            if not as_json:
+                output.show(text.lines(plan, found.point, None))
+                output.note(f"proved: {proof.stopped}")
+            if not promote and not proof.promoted and sys.stdin.isatty() and not as_json:
+                promote = output.ask("Promote it?")
+        if promote and not proof.promoted:
             found.server.promote()
-            promote = True
-    state = "promoted, and stopped" if promote else "at the point, in recovery, and stopped"
-    output.current().done(f"{directory}: {state}", as_json=as_json)
+    promoted = promote or proof.promoted
+    if as_json:
+        shown = text.document(plan, found.point, None)
+        print_json(shown | text.proof_document(proof, directory, found.owner, promoted=promoted))
+    else:
+        output.show(text.next_steps(plan, directory, found.owner, promoted=promoted))
+    state = "promoted, and stopped" if promoted else "at the point, in recovery, and stopped"
+    out.done(f"{directory}: {state}", as_json=as_json)
+
+
+def _mapping(text: str) -> tuple[str, Path]:
+    old, found, new = text.rpartition("=")
+    if not (found and old.startswith("/") and new.startswith("/")):
+        raise e.UsageError(
+            f"--tablespace-mapping: found {text!r}, expected two absolute paths as OLD=NEW"
+        )
+    return old, Path(new)
 
 
 def _target(
@@ -145,7 +221,7 @@ def _target(
 ) -> Target:
     try:
         if time is not None:
-            return Target(TargetKind.TIME, time=moment.parse(time, datetime.now(UTC)))
+            return Target(TargetKind.TIME, time=moment.past(time, datetime.now(UTC)))
         if lsn is not None:
             return Target(TargetKind.LSN, lsn=Lsn.parse(lsn))
     except ValueError as error:
@@ -157,42 +233,3 @@ def _target(
     if latest:
         return Target(TargetKind.LATEST)
     raise click.UsageError("one of --to, --to-lsn, --to-xid, --to-name and --latest is required")
-
-
-def _document(plan: RecoveryPlan, point: Point) -> dict[str, Any]:
-    commits = [{"xid": c.xid, "time": c.time.isoformat(), "lsn": str(c.lsn)} for c in point.before]
-    after = point.after
-    return {
-        "cluster": plan.location.facts.system_identifier,
-        "target": str(plan.target),
-        "timeline": plan.path.timeline,
-        "bases": [base.name for base in plan.chain],
-        "bytes": plan.base_bytes + plan.wal_bytes,
-        "recovery_target": dict([point.setting]),
-        "commits": commits,
-        "next_commit": None
-        if after is None
-        else {"xid": after.xid, "time": after.time.isoformat()},
-    }
-
-
-def _commit(found: Commit) -> dict[str, Any]:
-    return {"xid": found.xid, "time": found.time.isoformat(), "lsn": str(found.lsn)}
-
-
-def _lines(plan: RecoveryPlan, point: Point) -> list[str]:
-    lines = [
-        f"restore  cluster {plan.location.facts.system_identifier} from {plan.location.url}",
-        f"to       {plan.target}, timeline {plan.path.timeline}",
-        f"base     {' + '.join(base.name for base in plan.chain)}, {size(plan.base_bytes)}",
-        f"WAL      at most {len(plan.segments)} segments, {size(plan.wal_bytes)}",
-        f"stops    {point.setting[0]} = {point.setting[1]}",
-    ]
-    around = [("commit", found) for found in point.before]
-    if point.after is not None:
-        around.append(("not", point.after))
-    lines += [
-        f"  {word:6} {found.xid:>10} {found.time.astimezone():%Y-%m-%d %H:%M:%S.%f%z}"
-        for word, found in around
-    ]
-    return lines

@@ -13,7 +13,8 @@ from ..pitr import windows
 from ..pitr.archive import WalArchive, histories
 from ..pitr.base_manifest import BaseManifest
 from ..pitr.location import Location
-from ..pitr.restore import make_plan, recovered
+from ..pitr.plan import make_plan
+from ..pitr.restore import RestoreOptions, recovered
 from ..pitr.target import Target, TargetKind
 from ..progress import Progress
 from .pitr_result import Engine
@@ -67,10 +68,11 @@ class ArchiveSource:
 
         """
         plan = make_plan(self.location, target, self.encryption)
-        with recovered(plan, directory, self.encryption, jobs, progress) as found:
+        options = RestoreOptions(keep=False)
+        with recovered(plan, directory, self.encryption, jobs, progress, options) as found:
             yield RecoveredPoint(
                 server=found.server, proof=found.proof, programs=plan.programs,
-                base=plan.base.name, version=plan.base.version,
+                base=found.plan.base.name, version=found.plan.base.version,
             )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ temporary directory, by a server that is thrown away.
 
 import contextlib
 import dataclasses
-import os
 import random
 import shutil
 import tempfile
@@ -21,8 +20,8 @@ import msgspec
 from .. import __version__
 from .. import errors as e
 from ..pitr.recovery import Proof, RecoveredServer
-from ..pitr.restore import working_folder
 from ..pitr.target import Target, TargetKind
+from ..pitr.target_directory import working_folder
 from ..progress import Progress
 from ..progress import size as shown
 from . import recovered_checks
@@ -114,7 +113,7 @@ class _Drill:
         self._folder = Path(tempfile.gettempdir())
         self._began = datetime.now(UTC).replace(microsecond=0)
         self._version: str | None = None
-        self._isolation = ["user"] if os.geteuid() == 0 else []
+        self._isolation: list[str] = []
         self._checked: list[Checked] = []
 
     def run(self) -> PitrDrillResult:
@@ -151,14 +150,13 @@ class _Drill:
         point = PointResult(target=str(target))
         try:
             with working_folder(self._folder) as work:
-                work.chmod(0o755)
                 with self._source.recovered(target, work / "data", wanted.jobs, phases) as found:
                     point = _reached(point, found)
                     phases.step("checking tables and indexes")
                     server = found.server
                     server.promote()
-                    endpoint = recovered_checks.without_triggers(server.endpoint, found.version)
-                    checked = recovered_checks.check(endpoint, found.programs, wanted)
+                    self._isolation = list(server.isolation)
+                    checked = recovered_checks.check(server.endpoint, found.programs, wanted)
                     self._checked.append(checked)
                     self._version = found.version
                     findings = [text for check in checked.checks for text in check.findings]

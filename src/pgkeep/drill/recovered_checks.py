@@ -52,16 +52,6 @@ class Checked:
     unproved: list[str] = field(default_factory=list)
 
 
-def without_triggers(endpoint: Endpoint, version: str) -> Endpoint:
-    """Return how to connect without firing event triggers of the cluster, where that is possible.
-
-    Before 17, no event trigger fires when a session begins.
-    """
-    if int(version.partition(".")[0]) < _TRIGGERS_OFF_SINCE:
-        return endpoint
-    return Endpoint({**endpoint.params, "options": "-c event_triggers=off"})
-
-
 def check(endpoint: Endpoint, programs: Path, wanted: Wanted) -> Checked:
     """Check a promoted cluster.
 

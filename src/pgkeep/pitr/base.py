@@ -69,13 +69,18 @@ class ServerState:
             "SELECT system_identifier::pg_catalog.text,"
             " pg_catalog.current_setting('server_version'),"
             " pg_catalog.current_setting('server_version_num')::pg_catalog.int4,"
-            " pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))"
+            " pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size')),"
+            " (SELECT rolname FROM pg_catalog.pg_roles WHERE oid = 10),"
+            " pg_catalog.current_setting('log_timezone'), pg_catalog.current_database()"
             " FROM pg_catalog.pg_control_system()",
         )
         self.system_identifier: str = row[0]
         self.version: str = str(row[1]).split(" ")[0]
         self.version_num: int = row[2]
         self.segment_size: int = row[3]
+        self.superuser: str = row[4]
+        self.timezone: str = row[5]
+        self.database: str = row[6]
         self.tablespaces = [
             Tablespace(oid, location)
             for oid, location in connection.execute(
@@ -235,6 +240,9 @@ def _facts(
         settings={setting_name(name): value for name, value in _SETTING.findall(text)},
         encryption=encryption_facts(options.encryption),
         history=_history(data / "pg_wal", ranges[-1]["Timeline"]),
+        superuser=state.superuser,
+        database=state.database,
+        timezone=state.timezone,
     )
 
 

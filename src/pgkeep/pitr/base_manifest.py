@@ -67,6 +67,9 @@ class BaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     history: list[tuple[int, str]] = []  # earlier timelines, each with the LSN at its end
     configuration: FileFacts | None = None  # files of the server outside its data directory
     warnings: list[str] = []
+    superuser: str = "postgres"  # the role that initdb made; recovery is watched as this role
+    database: str = "postgres"  # one that allowed connections
+    timezone: str | None = None  # of the server's log
 
     @property
     def name(self) -> str:

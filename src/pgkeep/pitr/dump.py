@@ -1,37 +1,96 @@
 """One database as it was at a point in time, as an ordinary backup of pgkeep."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import psycopg
+
+from .. import errors as e
 from ..backup.backup import BackupOptions, backup
 from ..crypt.options import Encryption
 from ..model.manifest import Manifest
 from ..model.naming import BackupType
+from ..postgres.connection import Endpoint
 from ..progress import Progress
 from ..stores.local import LocalStore
-from .restore import RecoveryPlan, recovered, working_folder
+from .plan import RecoveryPlan
+from .restore import DEFAULT, RestoreOptions, recovered
+from .target_directory import working_folder
+
+
+class Asked(NamedTuple):
+    """A database, tables that it must have had, and where its backup is written."""
+
+    database: str
+    tables: Sequence[str]
+    folder: Path
+
+
+def check_folder(folder: Path, places: Sequence[str]) -> None:
+    """Refuse a folder in which the backup would be taken for the newest one of the database.
+
+    Raises:
+        Refused: it is the directory of the backups, or in it, or does not exist.
+
+    """
+    for place in places:
+        own = Path(place).resolve()
+        if "://" not in place and (folder.resolve() == own or own in folder.resolve().parents):
+            raise e.Refused(
+                f"{folder} is in the directory of the backups, {place}",
+                hint="There, it would be the newest backup of the database. Choose another one.",
+            )
+    if not folder.absolute().parent.is_dir():
+        raise e.Refused(f"directory {folder.absolute().parent} does not exist")
 
 
 def dump(
-    plan: RecoveryPlan, database: str, folder: Path, encryption: Encryption, jobs: int,
-    progress: Progress,
-) -> Manifest:  # fmt: skip
+    plan: RecoveryPlan, asked: Asked, encryption: Encryption, jobs: int, progress: Progress,
+    options: RestoreOptions = DEFAULT,
+) -> tuple[Manifest, list[str]]:  # fmt: skip
     """Recover a cluster in a temporary directory, and back up one of its databases.
 
-    The backup is written into a folder of its own, so that it is never taken for the newest one.
+    The backup has the whole database: a backup of some tables could not be restored by itself.
 
     Raises:
         Refused, VerificationFailed, StoreError, RestoreFailed, DumpFailed: nothing is written.
 
     """
-    options = BackupOptions(
+    how = BackupOptions(
         type=BackupType.MANUAL, jobs=jobs, verify=True, chosen=True, encryption=encryption
     )
+    options = replace(options, keep=False)
     with ExitStack() as stack:
-        work = stack.enter_context(working_folder(folder.parent))
-        work.chmod(0o755)
+        work = stack.enter_context(working_folder(asked.folder.parent))
         found = stack.enter_context(
-            recovered(plan, work / "data", encryption, jobs, progress)
-        )  # fmt: skip
-        endpoint = found.server.endpoint.to(database)
-        return backup(endpoint, LocalStore(folder), options, progress).manifest
+            recovered(plan, work / "data", encryption, jobs, progress, options)
+        )
+        endpoint = found.server.endpoint.to(asked.database)
+        _check_tables(endpoint, asked.tables)
+        made = backup(endpoint, LocalStore(asked.folder), how, progress).manifest
+        return made, found.warnings
+
+
+def _check_tables(endpoint: Endpoint, tables: Sequence[str]) -> None:
+    """Check that the database has tables, before it is backed up.
+
+    Raises:
+        Refused: it does not have one.
+
+    """
+    if not tables:
+        return
+    with endpoint.connect() as connection:
+        connection.execute("SET search_path = public")
+        for table in tables:
+            try:
+                row = connection.execute(
+                    "SELECT pg_catalog.to_regclass(%s) IS NOT NULL", [table]
+                ).fetchone()
+            except psycopg.Error as error:
+                raise e.UsageError(f"--table: {error.diag.message_primary}") from error
+            if row != (True,):
+                raise e.Refused(f"the database had no table {table} at the point")

@@ -6,7 +6,7 @@ from .. import errors as e
 from ..postgres import client_packages, programs
 
 FOR_BASE = ("pg_basebackup", "pg_verifybackup", "pg_controldata", "pg_waldump")
-FOR_RESTORE = ("postgres", "pg_verifybackup", "pg_waldump")
+FOR_RESTORE = ("postgres", "initdb", "pg_verifybackup", "pg_waldump")
 FOR_STREAM = ("pg_receivewal",)
 
 

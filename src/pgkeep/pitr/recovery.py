@@ -1,59 +1,39 @@
 """Recover a data directory to a point, on a private socket, and prove that it was reached.
 
-The WAL that recovery needs lies in a folder before the server starts, checked: PostgreSQL takes
-every failure of restore_command with an exit status up to 125 for the end of the WAL, and would end
-recovery too early (manual, 25.3.5; exit status 255 stops the server).
+The WAL that recovery needs lies in pg_wal before the server starts, checked: PostgreSQL takes every
+failure of restore_command with an exit status up to 125 for the end of the WAL, and would end
+recovery too early (manual, 25.3.5).
+
+The server runs code of the owners of its databases, such as functions in indexes. It sees no other
+files and no network where the system permits that, as the server of a drill.
 """
 
 import contextlib
-import os
 import re
-import shlex
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+import psycopg
+
 from .. import errors as e
 from ..model.wal import Lsn
+from ..postgres import server as servers
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.server import SOCKET_NAME, Account
+from . import recovery_settings
+from .recovery_settings import EVENT_TRIGGERS_SINCE, PORT
 from .target import Point
 
-PORT = 5432
 START_SECONDS = 3600.0  # until the server accepts connections: it replays up to consistency
-# What the source had must not come along: it would archive, connect, listen, or run its code.
-_SETTINGS = {
-    "listen_addresses": "",
-    "archive_mode": "off",
-    "hot_standby": "on",
-    "recovery_prefetch": "off",
-    "recovery_target_action": "pause",
-    "recovery_target_inclusive": "on",
-    "max_logical_replication_workers": "0",
-    "synchronous_standby_names": "",
-    "primary_conninfo": "",
-    "primary_slot_name": "",
-    "recovery_end_command": "",
-    "archive_cleanup_command": "",
-    "logging_collector": "off",
-    "log_destination": "stderr",
-    "log_line_prefix": "%m ",
-    "lc_messages": "C",
-    "external_pid_file": "",
-    "ssl": "off",
-    "cluster_name": "pgkeep recovery",
-}
-_CAUSE = re.compile("FATAL|DETAIL|unrecognized|invalid value")
-_REPLACED = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
+_CAUSE = re.compile("FATAL|PANIC|DETAIL|unrecognized|invalid value")
 _STOPPING = re.compile(
-    r"recovery stopping (?:before|after) commit of transaction (\d+), time ([^\n]+)"
-    r"|recovery stopping (?:before|after) WAL location \(LSN\) \"?([0-9A-F]+/[0-9A-F]+)\"?"
+    r"recovery stopping (?:before|after) commit of (?:prepared )?transaction (\d+), time ([^\n]+)"
     r"|recovery stopping at restore point \"([^\n]*)\""
     r"|recovery stopping after reaching (consistency)"
 )
@@ -67,30 +47,73 @@ class Proof:
     timeline: int
     last_commit: datetime | None  # of the last replayed transaction
     stopped: str  # the line of the server's log
+    promoted: bool = False  # by the server itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A restored data directory, and what its server needs."""
+
+    programs: Path
+    major: int
+    data: Path
+    run: Path  # an empty directory for socket, configuration and log
+    settings: Mapping[str, str]  # that recovery must not lower
+    superusers: Sequence[str]  # names that the first superuser can have
+    databases: Sequence[str]  # that can allow connections
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)  # folders at other paths
 
 
 class RecoveredServer:
     """A server on a restored data directory, for a with block; it is stopped at the end."""
 
-    def __init__(
-        self, programs: Path, data: Path, wal: Path, run: Path, settings: Mapping[str, str]
-    ) -> None:
-        """Store the parameters; `run` is an empty directory for socket, configuration and log."""
-        self._programs = programs
-        self._data = data
-        self._wal = wal
-        self._run = run
-        self._settings = dict(settings)
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._account = Account.choose()
         self._process: subprocess.Popen[bytes] | None = None
-        self.log = run / "log"
+        self._login: tuple[str, str] | None = None  # role and database that were accepted
+        self._programs = servers.reachable(
+            cluster.programs, ("postgres",), cluster.run, self._account
+        )
+        self._namespaces = servers.namespaces(
+            self._programs, cluster.run, self._account, [cluster.run, cluster.data],
+            elsewhere=cluster.elsewhere,
+        )  # fmt: skip
+        self.log = cluster.run / "log"
+
+    @property
+    def isolation(self) -> tuple[str, ...]:
+        """What separates the server from our files: another user, namespaces."""
+        return (
+            *(() if self._account.uid is None else ("user",)),
+            *(() if self._namespaces is None else ("namespaces",)),
+        )
+
+    @property
+    def superuser(self) -> str:
+        """The name of the first superuser."""
+        return self._login[0] if self._login is not None else self._cluster.superusers[0]
 
     @property
     def endpoint(self) -> Endpoint:
-        """How to connect, as the superuser of the cluster."""
-        return Endpoint(
-            {"host": str(self._run), "port": str(PORT), "user": "postgres", "dbname": "postgres"}
+        """How to connect, as the superuser of the cluster.
+
+        What owners of databases have set does not run in these sessions.
+        """
+        user, database = self._login or (
+            self._cluster.superusers[0],
+            self._cluster.databases[0],
         )
+        return self._endpoint(user, database)
+
+    def _endpoint(self, user: str, database: str) -> Endpoint:
+        options = "-c session_preload_libraries= -c default_transaction_read_only=off"
+        if self._cluster.major >= EVENT_TRIGGERS_SINCE:
+            options += " -c event_triggers=off"
+        return Endpoint({
+            "host": str(self._cluster.run), "hostaddr": "", "port": str(PORT), "user": user,
+            "dbname": database, "options": options,
+        })  # fmt: skip
 
     def recover(self, point: Point, timeline: int) -> Proof:
         """Replay the WAL up to a point, and stop there.
@@ -99,16 +122,19 @@ class RecoveredServer:
             RestoreFailed: the point was not reached.
 
         """
-        name, value = point.setting
-        target = {name: value, "recovery_target_timeline": str(timeline)}
-        self._configure({**target, "restore_command": self._restore_command()})
-        (self._data / "recovery.signal").touch(mode=0o600)
-        for path in (self._data, self._wal, self._run):
+        cluster = self._cluster
+        recovery_settings.prepare(cluster.data)
+        target = recovery_settings.recovery(point, timeline)
+        recovery_settings.write_temporary(
+            cluster.run, cluster.major, {**cluster.settings, **target}
+        )
+        (cluster.data / "recovery.signal").touch(mode=0o600)
+        for path in (cluster.data, cluster.run, *cluster.elsewhere.values()):
             self._account.own(path)
         self._start()
         with self.endpoint.connect() as connection:
-            self._wait_for_pause(connection)
-            return self._proof(connection, point)
+            promoted = self._wait_for_pause(connection)
+            return self._proof(connection, point, promoted=promoted)
 
     def promote(self) -> None:
         """End recovery: the server becomes a primary on a new timeline.
@@ -118,17 +144,20 @@ class RecoveredServer:
 
         """
         with self.endpoint.connect() as connection:
+            (recovering,) = _row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
+            if not recovering:  # PostgreSQL has promoted it
+                return
             (done,) = _row(connection, "SELECT pg_catalog.pg_promote(true, 600)")
             (recovering,) = _row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
         if not done or recovering:
             raise e.RestoreFailed(f"the server was not promoted: {self._tail()}")
 
-    def stop(self) -> None:
-        """Stop the server."""
+    def stop(self, *, immediate: bool = False) -> None:
+        """Stop the server; `immediate` leaves a directory that must be thrown away."""
         process, self._process = self._process, None
         if process is None:
             return
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)[immediate:]:
             process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60)
@@ -140,50 +169,17 @@ class RecoveredServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _restore_command(self) -> str:
-        """Return the command that copies a file from the folder of WAL.
-
-        Exit status 1 means that the file does not exist, in a folder that has all that exist.
-        """
-        folder = shlex.quote(str(self._wal)).replace("%", "%%")
-        return (
-            f"test -d {folder} || exit 255; test -e {folder}/%f || exit 1;"
-            f" cp {folder}/%f %p || exit 255"
-        )
-
-    def _configure(self, recovery: Mapping[str, str]) -> None:
-        """Write configuration of our own; that of the source is kept under other names."""
-        for name in _REPLACED:
-            source = self._data / name
-            if source.exists() and not source.with_name(f"{name}.source").exists():
-                source.rename(source.with_name(f"{name}.source"))
-        for name in ("recovery.signal", "standby.signal", "postmaster.pid", "postmaster.opts"):
-            (self._data / name).unlink(missing_ok=True)
-        settings = {
-            **_SETTINGS,
-            "unix_socket_directories": str(self._run),
-            "unix_socket_permissions": "0700",
-            "port": str(PORT),
-            "hba_file": str(self._run / "pg_hba.conf"),
-            "ident_file": str(self._run / "pg_ident.conf"),
-            **self._settings,
-            **recovery,
-        }
-        text = "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
-        (self._run / "postgresql.conf").write_text(text)
-        (self._run / "pg_hba.conf").write_text("local all all trust\n")
-        (self._run / "pg_ident.conf").write_text("")
-        (self._data / "postgresql.auto.conf").write_text("")
-
     def _start(self) -> None:
+        run, data = self._cluster.run, self._cluster.data
         command = [
-            str(self._programs / "postgres"), "-D", str(self._data),
-            "-c", f"config_file={self._run / 'postgresql.conf'}",
-            "-c", f"data_directory={self._data}",
+            str(self._programs / "postgres"), "-D", str(data),
+            "-c", f"config_file={run / 'postgresql.conf'}", "-c", f"data_directory={data}",
         ]  # fmt: skip
+        if self._namespaces is not None:
+            command = self._namespaces.command(command)
         with self.log.open("ab") as log:
-            self._process = self._account.popen(command, stdout=log, stderr=log, cwd="/")
-        socket = self._run / SOCKET_NAME.format(port=PORT)
+            self._process = self._account.popen(command, stdout=log, stderr=log, cwd=run)
+        socket = run / SOCKET_NAME.format(port=PORT)
         deadline = time.monotonic() + START_SECONDS
         while not (socket.exists() and self._answers()):
             if self._process.poll() is not None:
@@ -193,23 +189,62 @@ class RecoveredServer:
             time.sleep(0.05)
 
     def _answers(self) -> bool:
-        try:
-            with self.endpoint.connect():
-                return True
-        except e.ConnectionFailed:
-            return False
+        """Whether a session can be opened; which role and database exist is only known then.
 
-    def _wait_for_pause(self, connection: Connection) -> None:
-        """Wait until recovery has stopped; a server that ends has missed its target."""
+        Raises:
+            RestoreFailed: the server accepts sessions, and none of the roles and databases.
+
+        """
+        refused = []
+        for user in self._cluster.superusers:
+            for database in self._cluster.databases:
+                try:
+                    with self._endpoint(user, database).connect() as connection:
+                        (first,) = _row(
+                            connection, "SELECT usesysid = 10 FROM pg_catalog.pg_user"
+                            " WHERE usename = current_user",
+                        )  # fmt: skip
+                except e.ConnectionFailed as error:
+                    if re.search(
+                        "does not exist|not currently accepting|not permitted", str(error)
+                    ):
+                        refused.append(error.message)
+                        continue
+                    return False
+                if first:
+                    self._login = (user, database)
+                    return True
+                refused.append(f'role "{user}" is not the first superuser')
+        raise e.RestoreFailed(
+            f"no session on the recovered server is possible: {refused[0]}",
+            hint="Name the superuser that initdb made with --superuser.",
+        )
+
+    def _wait_for_pause(self, connection: Connection) -> bool:
+        """Wait until recovery has stopped; a server that ends has missed its target.
+
+        Return whether it was promoted: without a session at the target, for example because a
+        transaction with many subtransactions was running, PostgreSQL does not pause there.
+        """
         while True:
             if self._process is None or self._process.poll() is not None:
                 raise e.RestoreFailed(f"recovery ended before its target: {self._tail()}")
-            (state,) = _row(connection, "SELECT pg_catalog.pg_get_wal_replay_pause_state()")
+            try:
+                (recovering,) = _row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
+                if not recovering:
+                    return True
+                (state,) = _row(connection, "SELECT pg_catalog.pg_get_wal_replay_pause_state()")
+            except psycopg.OperationalError:  # the server ends
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(10)
+                raise e.RestoreFailed(f"recovery ended before its target: {self._tail()}") from None
+            except psycopg.Error:  # recovery has just ended
+                continue
             if state == "paused":
-                return
-            time.sleep(0.1)
+                return False
+            time.sleep(0.05)
 
-    def _proof(self, connection: Connection, point: Point) -> Proof:
+    def _proof(self, connection: Connection, point: Point, *, promoted: bool) -> Proof:
         """Compare what the server says with the point: it also pauses for other reasons."""
         found = [match[0] for match in _STOPPING.finditer(self.log.read_text(errors="replace"))]
         kind, value = point.setting
@@ -230,59 +265,17 @@ class RecoveredServer:
             raise e.RestoreFailed(
                 f"the last replayed commit is that of {commit}, expected {last.time}"
             )
-        return Proof(Lsn.parse(lsn), int(timeline), commit, said)
+        return Proof(Lsn.parse(lsn), int(timeline), commit, said, promoted=promoted)
 
     def _tail(self) -> str:
         if not self.log.exists():
             return "no log"
         lines = self.log.read_text(errors="replace").splitlines()
-        fatal = [
-            line for line in lines if re.search("FATAL|DETAIL|unrecognized|invalid value", line)
-        ]
+        fatal = [line for line in lines if _CAUSE.search(line)]
         return "; ".join((fatal or lines)[-3:])
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _row(connection: Connection, query: str) -> tuple[Any, ...]:
     row = connection.execute(query.encode()).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
     return row
-
-
-def stage_wal(folder: Path, files: Mapping[str, bytes], segment_size: int) -> None:
-    """Write files of the WAL archive where restore_command finds them.
-
-    An unfinished segment is padded to the size of a segment, and gets the name of one.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, data in files.items():
-        target = folder / name.removesuffix(".partial")
-        if name.endswith(".partial"):
-            if target.exists():
-                continue
-            data = data + bytes(segment_size - len(data))  # noqa: PLW2901
-        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
-            file.write(data)
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the free bytes of a file system."""
-    return shutil.disk_usage(folder).free
-
-
-def raised(*settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the highest value of each setting that recovery must not lower."""
-    highest: dict[str, int] = {}
-    for found in settings:
-        for name, value in found.items():
-            if str(value).isdigit():
-                highest[name] = max(highest.get(name, 0), int(value))
-    return {name: str(value) for name, value in highest.items()}
-
-
-def names_of(segments: Sequence[Any], size: int) -> list[str]:
-    """Return the file names of segments."""
-    return [segment.name(size) for segment in segments]

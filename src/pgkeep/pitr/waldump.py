@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +11,15 @@ from .. import errors as e
 from .. import processes
 from ..model.wal import Lsn
 
-_COMMIT = re.compile(
-    r"^rmgr: Transaction\s.* tx:\s+(?P<tx>\d+), lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+),.*"
-    r" desc: COMMIT(?:_PREPARED (?P<prepared>\d+):)? (?P<time>[-0-9]{10} [:.0-9]{8,15}) UTC",
+_RECORD = re.compile(
+    r"^rmgr: (?P<manager>\w+)\s.* tx:\s+(?P<tx>\d+), lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+),.*?"
+    r" desc: (?P<kind>[A-Z_]+)\s?(?P<rest>.*)$",
     re.MULTILINE,
 )
-_PARAMETERS = re.compile(r"^rmgr: XLOG\s.* desc: PARAMETER_CHANGE (.*)$", re.MULTILINE)
+_COMMIT = re.compile(r"(?:(?P<prepared>\d+): )?(?P<time>[-0-9]{10} [:.0-9]{8,15}) UTC")
+_SUBTRANSACTIONS = re.compile(r"; subxacts: ([0-9 ]+)")
 _PARAMETER = re.compile(r"\b(max_\w+|max_locks_per_xact)=(\d+)")
-_RESTORE_POINT = re.compile(
-    r"^rmgr: XLOG\s.* lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+),.* desc: RESTORE_POINT (?P<name>.*)$",
-    re.MULTILINE,
-)
+_CREATED = re.compile(r'(?P<oid>\d+) "(?P<location>.*)"')
 # As the record names it, and as the setting is named.
 _SETTINGS = {
     "max_locks_per_xact": "max_locks_per_transaction",
@@ -39,38 +37,97 @@ class Commit(NamedTuple):
     time: datetime  # UTC
 
 
-@dataclass(frozen=True, slots=True)
+class RestorePoint(NamedTuple):
+    """A named position."""
+
+    name: str
+    lsn: Lsn
+
+
+@dataclass(slots=True)
 class WalContents:
-    """The commits, restore points and changed settings of some segments, in their order."""
+    """The commits, restore points, new tablespaces and changed settings of some segments."""
 
-    commits: list[Commit]
-    restore_points: list[tuple[str, Lsn]]
-    settings: dict[str, int]  # the highest values
+    commits: list[Commit] = field(default_factory=list)  # in their order
+    restore_points: list[RestorePoint] = field(default_factory=list)
+    settings: dict[str, int] = field(default_factory=dict)  # the highest values
+    tablespaces: dict[str, Lsn] = field(default_factory=dict)  # location -> the last creation
+    other_xids: dict[int, str] = field(default_factory=dict)  # why they are no target
+
+    def add(self, later: "WalContents") -> None:
+        """Append what later segments contain; they can overlap."""
+        last = self.commits[-1].lsn if self.commits else -1
+        self.commits.extend(commit for commit in later.commits if commit.lsn > last)
+        last = self.restore_points[-1].lsn if self.restore_points else -1
+        self.restore_points.extend(found for found in later.restore_points if found.lsn > last)
+        self.tablespaces.update(later.tablespaces)
+        self.other_xids.update(later.other_xids)
+        for name, value in later.settings.items():
+            self.settings[name] = max(self.settings.get(name, 0), value)
 
 
-def read(programs: Path, folder: Path, names: Sequence[str]) -> WalContents:
-    """Read segments that follow each other, in a folder.
+def read(
+    programs: Path, folder: Path, names: Sequence[str], wanted: int | None = None
+) -> WalContents:
+    """Read segments of one timeline that follow each other, in a folder.
 
     A record that continues in a segment that is not there ends the output. A partial segment must
-    be padded to the size of a segment.
+    be padded to the size of a segment. Of a wanted transaction that is no commit, the reason is
+    recorded.
 
     Raises:
-        VerificationFailed: pg_waldump printed nothing.
+        VerificationFailed: pg_waldump printed nothing, or something unexpected.
 
     """
-    text = _output(programs, folder, names, "Transaction")
-    commits = [
-        Commit(Lsn.parse(m["lsn"]), int(m["prepared"] or m["tx"]), _time(m["time"]))
-        for m in _COMMIT.finditer(text)
-    ]
-    xlog = _output(programs, folder, names, "XLOG")
-    settings: dict[str, int] = {}
-    for change in _PARAMETERS.findall(xlog):
-        for name, value in _PARAMETER.findall(change):
-            known = setting_name(name)
-            settings[known] = max(settings.get(known, 0), int(value))
-    points = [(m["name"], Lsn.parse(m["lsn"])) for m in _RESTORE_POINT.finditer(xlog)]
-    return WalContents(commits, points, settings)
+    found = WalContents()
+    text = _output(programs, folder, names, ("Transaction", "XLOG", "Tablespace"))
+    for match in _RECORD.finditer(text):
+        lsn = Lsn.parse(match["lsn"])
+        kind, rest = match["kind"], match["rest"]
+        if match["manager"] == "Transaction":
+            _add_transaction(found, match, lsn, wanted)
+        elif kind == "PARAMETER_CHANGE":
+            for name, value in _PARAMETER.findall(rest):
+                known = setting_name(name)
+                found.settings[known] = max(found.settings.get(known, 0), int(value))
+        elif kind == "RESTORE_POINT":
+            found.restore_points.append(RestorePoint(rest, lsn))
+        elif match["manager"] == "Tablespace" and kind == "CREATE":
+            created = _CREATED.fullmatch(rest)
+            if created is None:
+                raise e.VerificationFailed(f"{names[0]}: unreadable record at {lsn}: {rest[:80]}")
+            if created["location"]:  # else it is in the data directory
+                found.tablespaces[created["location"]] = lsn
+    return found
+
+
+def _add_transaction(
+    found: WalContents, match: "re.Match[str]", lsn: Lsn, wanted: int | None
+) -> None:
+    kind, rest, xid = match["kind"], match["rest"], int(match["tx"])
+    if kind in ("COMMIT", "COMMIT_PREPARED"):
+        commit = _COMMIT.match(rest)
+        if commit is None:
+            raise e.VerificationFailed(f"unreadable commit record at {lsn}: {rest[:80]}")
+        xid = int(commit["prepared"] or xid)
+        time = datetime.fromisoformat(commit["time"]).replace(tzinfo=UTC)
+        found.commits.append(Commit(lsn, xid, time))
+        below = f"it is a subtransaction of {xid}"
+    elif kind in ("ABORT", "ABORT_PREPARED"):
+        aborted = _COMMIT.match(rest)
+        xid = int(aborted["prepared"] or xid) if aborted else xid
+        below = "it was rolled back"
+        if xid == wanted:
+            found.other_xids[xid] = below
+    elif kind == "PREPARE":
+        if xid == wanted:
+            found.other_xids[xid] = "it was prepared, and not committed"
+        return
+    else:
+        return
+    parts = None if wanted is None else _SUBTRANSACTIONS.search(rest)
+    if wanted is not None and parts is not None and str(wanted) in parts[1].split():
+        found.other_xids[wanted] = below
 
 
 def setting_name(recorded: str) -> str:
@@ -78,13 +135,10 @@ def setting_name(recorded: str) -> str:
     return _SETTINGS.get(recorded, recorded)
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-def _output(programs: Path, folder: Path, names: Sequence[str], manager: str) -> str:
-    command = [str(programs / "pg_waldump"), f"--rmgr={manager}", f"--path={folder}"]
-    command += [str(folder / names[0]), *([str(folder / names[-1])] if len(names) > 1 else [])]
+def _output(programs: Path, folder: Path, names: Sequence[str], managers: Sequence[str]) -> str:
+    command = [str(programs / "pg_waldump"), *(f"--rmgr={name}" for name in managers)]
+    command += [f"--path={folder}", str(folder / names[0])]
+    command += [str(folder / names[-1])] if len(names) > 1 else []
     environment = processes.environment({"TZ": "UTC"})
     with processes.Child(command, environment) as child:
         output = b"".join(iter(child.read, b""))

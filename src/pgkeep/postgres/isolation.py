@@ -8,8 +8,8 @@ import contextlib
 import ctypes
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 NAMESPACES = ("--user", "--mount", "--net", "--ipc")
@@ -31,31 +31,32 @@ root=$1 uid=$2 gid=$3 folder=$4
 shift 4
 bind() {
     if [ -L "$2" ]; then
-        mkdir -p "$root$(dirname "$2")"
-        [ -e "$root$2" ] || ln -s "$(readlink "$2")" "$root$2"
+        mkdir -p "$root$(dirname "$3")"
+        [ -e "$root$3" ] || ln -s "$(readlink "$2")" "$root$3"
         return
     elif [ -d "$2" ]; then
-        mkdir -p "$root$2"
+        mkdir -p "$root$3"
     elif [ -e "$2" ]; then
-        mkdir -p "$root$(dirname "$2")"
-        : > "$root$2"
+        mkdir -p "$root$(dirname "$3")"
+        : > "$root$3"
     else
         return 0
     fi
-    mount --rbind "$2" "$root$2"
-    [ "$1" != ro ] || mount -o remount,bind,ro "$root$2"
+    mount --rbind "$2" "$root$3"
+    [ "$1" != ro ] || mount -o remount,bind,ro "$root$3"
 }
 mount -t tmpfs -o mode=755 tmpfs "$root"
+mkdir -p "$root/dev/shm"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 while [ "$1" != -- ]; do
-    bind "$1" "$2"
-    shift 2
+    bind "$1" "$2" "$3"
+    shift 3
 done
 shift
 for device in null zero random urandom; do
-    bind rw "/dev/$device"
+    bind rw "/dev/$device" "/dev/$device"
 done
-mkdir -p "$root/dev/shm" "$root/proc/self" "$root/former"
-mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+mkdir -p "$root/proc/self" "$root/former"
 mount --bind "/proc/$$" "$root/proc/self"
 ip link set lo up 2> /dev/null || :
 cd "$root"
@@ -78,12 +79,14 @@ class Namespaces:
     readable: Sequence[Path]
     uid: int
     gid: int
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)  # path inside -> writable folder
 
     def command(self, command: Sequence[str]) -> list[str]:
         """Return the command that runs another command in new namespaces."""
         root = self.folder / "root"
-        mounts = [("ro", path) for path in (*_SYSTEM, *map(str, self.readable))]
-        mounts += [("rw", str(path)) for path in self.own]
+        mounts = [("ro", path, path) for path in (*_SYSTEM, *map(str, self.readable))]
+        mounts += [("rw", str(path), str(path)) for path in self.own]
+        mounts += [("rw", str(path), inside) for inside, path in self.elsewhere.items()]
         return [
             "unshare", "--map-root-user", *NAMESPACES, "/bin/sh", "-c", _SCRIPT, "sh", str(root),
             str(self.uid), str(self.gid), str(self.folder),

@@ -43,7 +43,8 @@ SOCKET_NAME = ".s.PGSQL.{port}"
 # because nobody may be there to reap the server (a container without an init).
 REAPER = """
 read -r _
-pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null
+pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null
+shift
 n=0
 while [ -n "$pid" ] && [ "$n" -lt 100 ] && kill -0 "$pid" 2>/dev/null; do
     sleep 0.1
@@ -158,12 +159,12 @@ class Server:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self._account = Account.choose()
-            folder = stack.enter_context(self._folder(self._places()))
+            folder = stack.enter_context(self._folder())
             self.host = str(self._socket_folder(folder, stack))
-            stack.enter_context(_reaper(folder, Path(self.host)))
             self._data = folder / "data"
+            stack.enter_context(reaper(self._data, folder, Path(self.host)))
             self.log = folder / "log"
-            self._programs = self._reachable(folder)
+            self._programs = reachable(self._bin, PROGRAMS, folder, self._account)
             self._create()
             self._isolate(folder)
             stack.callback(self.stop)
@@ -239,52 +240,17 @@ class Server:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
 
-    def _places(self) -> Iterator[Path]:
+    def _folder(self) -> contextlib.AbstractContextManager[Path]:
         if self._directory is not None:
-            yield self._directory
-        else:
-            # TMPDIR can be our private one, which the server's user cannot enter.
-            yield from (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))  # noqa: S108
-
-    @contextlib.contextmanager
-    def _folder(self, places: Iterable[Path]) -> Iterator[Path]:
-        usable = (place for place in places if self._account.can_enter(place))
-        place = next(usable, None)
-        if place is None:
-            raise e.PgkeepError(
-                f"the server cannot enter {self._directory or 'any temporary folder'}",
-                hint=f'Started by root, the server runs as the user "{UNPRIVILEGED}".',
-            )
-        folder = Path(tempfile.mkdtemp(prefix="pgkeep-", dir=place)).resolve()
-        try:
-            self._account.own(folder)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            return private_folder(self._account, [self._directory])
+        return private_folder(self._account, temporary_places())
 
     def _socket_folder(self, folder: Path, stack: contextlib.ExitStack) -> Path:
         path = folder / SOCKET_NAME.format(port=self.port)
         # libpq treats a comma as the end of a host name.
         if len(os.fsencode(path)) <= SOCKET_PATH_BYTES and "," not in str(folder):
             return folder
-        return stack.enter_context(self._folder([Path("/tmp")]))  # noqa: S108
-
-    def _reachable(self, folder: Path) -> Path:
-        """Return a folder from which the server's user can run the programs, or a copy of it."""
-        for name in PROGRAMS:
-            if not (self._bin / name).is_file():
-                raise e.PgkeepError(f"found no server program {self._bin / name}")
-        if self._runs(self._bin):
-            return self._bin
-        # For example, a virtual environment below /root.
-        copy = _copy_installation(self._bin, folder / "installation")
-        self._account.own(folder / "installation")
-        if not self._runs(copy):
-            raise e.PgkeepError(f"neither {self._bin / PROGRAMS[0]} nor a copy of it can be run")
-        return copy
-
-    def _runs(self, folder: Path) -> bool:
-        return all(self._account.can([str(folder / name), "--version"]) for name in PROGRAMS)
+        return stack.enter_context(private_folder(self._account, [Path("/tmp")]))  # noqa: S108
 
     def _create(self) -> None:
         # If options contradict each other, initdb uses the last one.
@@ -315,22 +281,12 @@ class Server:
     def _isolate(self, folder: Path) -> None:
         """Find out which isolation is available."""
         self.isolation = ("user",) if self._account.uid is not None else ()
-        if not (self._isolated and isolation.is_installed()):
+        if not self._isolated:
             return
-        installation = self._programs.parent
         named = {Path(part) for value in self._settings.values() for part in _paths(value)}
-        root = folder / "root"
-        root.mkdir()
-        self._account.own(root)
-        namespaces = isolation.Namespaces(
-            folder=folder,
-            own=[folder, Path(self.host)],
-            readable=[installation, _libraries(installation), *named],
-            uid=os.geteuid() if self._account.uid is None else self._account.uid,
-            gid=os.getegid() if self._account.gid is None else self._account.gid,
-        )
-        if self._account.can(namespaces.command([str(self._programs / "postgres"), "--version"])):
-            self._namespaces = namespaces
+        own = [folder, Path(self.host)]
+        self._namespaces = namespaces(self._programs, folder, self._account, own, readable=named)
+        if self._namespaces is not None:
             self.isolation += ("namespaces",)
 
     def _run(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -352,6 +308,70 @@ class Server:
     def _failed(self, message: str) -> e.PgkeepError:
         tail = self.log.read_text(errors="replace").splitlines()[-10:]
         return e.PgkeepError(message, hint="Its log ends with:\n" + "\n".join(tail))
+
+
+def temporary_places() -> list[Path]:
+    """Return where temporary folders can be, in the order of preference."""
+    # TMPDIR can be our private one, which the server's user cannot enter.
+    return [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108
+
+
+@contextlib.contextmanager
+def private_folder(account: Account, places: Sequence[Path]) -> Iterator[Path]:
+    """Yield a new folder of the server's user, which is removed at the end."""
+    place = next((place for place in places if account.can_enter(place)), None)
+    if place is None:
+        raise e.PgkeepError(
+            f"the server cannot enter {' or '.join(map(str, places))}",
+            hint=f'Started by root, the server runs as the user "{UNPRIVILEGED}".',
+        )
+    folder = Path(tempfile.mkdtemp(prefix="pgkeep-", dir=place)).resolve()
+    try:
+        account.own(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def reachable(bin_folder: Path, names: Sequence[str], folder: Path, account: Account) -> Path:
+    """Return a folder from which the server's user can run the programs, or a copy of it."""
+    for name in names:
+        if not (bin_folder / name).is_file():
+            raise e.PgkeepError(f"found no server program {bin_folder / name}")
+    if _runs(bin_folder, names, account):
+        return bin_folder
+    # For example, a virtual environment below /root.
+    copy = _copy_installation(bin_folder, folder / "installation")
+    account.own(folder / "installation")
+    if not _runs(copy, names, account):
+        raise e.PgkeepError(f"neither {bin_folder / names[0]} nor a copy of it can be run")
+    return copy
+
+
+def _runs(folder: Path, names: Sequence[str], account: Account) -> bool:
+    return all(account.can([str(folder / name), "--version"]) for name in names)
+
+
+def namespaces(
+    programs: Path, folder: Path, account: Account, own: Sequence[Path],
+    *, readable: Iterable[Path] = (), elsewhere: Mapping[str, Path] = {},
+) -> isolation.Namespaces | None:  # fmt: skip
+    """Return the namespaces in which a server of these programs runs; None if not permitted."""
+    if not isolation.is_installed():
+        return None
+    root = folder / "root"
+    root.mkdir(exist_ok=True)
+    account.own(root)
+    installation = programs.parent
+    found = isolation.Namespaces(
+        folder=folder,
+        own=own,
+        readable=[installation, _libraries(installation), *readable],
+        uid=os.geteuid() if account.uid is None else account.uid,
+        gid=os.getegid() if account.gid is None else account.gid,
+        elsewhere=elsewhere,
+    )
+    return found if account.can(found.command([str(programs / "postgres"), "--version"])) else None
 
 
 def _copy_installation(bin_folder: Path, target: Path) -> Path:
@@ -384,8 +404,9 @@ def _paths(setting: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _reaper(*folders: Path) -> Iterator[None]:
-    command = ["/bin/sh", "-c", REAPER, "sh", *map(str, folders)]
+def reaper(data: Path, *folders: Path) -> Iterator[None]:
+    """Have the server of a data directory stopped, and folders removed, should we be killed."""
+    command = ["/bin/sh", "-c", REAPER, "sh", str(data), *map(str, folders)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, start_new_session=True, cwd="/", env=_environment()
     ) as process:

@@ -1,0 +1,138 @@
+"""The new data directory: it has a cluster that is proved, or it does not exist."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import errors as e
+from ..postgres.server import UNPRIVILEGED, Account
+from ..progress import size as shown
+
+_PREFIX = ".pgkeep-pitr-"
+_MARK = "PG_VERSION"  # without it, PostgreSQL does not start on a directory
+_SERVICE_USER = "postgres"
+
+
+@contextlib.contextmanager
+def passable(directory: Path) -> Iterator[None]:
+    """Let the server's user pass an existing directory; afterwards it has its own mode again."""
+    if not directory.exists():
+        yield
+        return
+    mode = directory.stat().st_mode & 0o7777
+    directory.chmod(mode | 0o011)
+    try:
+        yield
+    except BaseException:
+        directory.chmod(mode)
+        raise
+
+
+@contextlib.contextmanager
+def working_folder(place: Path) -> Iterator[Path]:
+    """Yield a folder that the server's user can pass; what is in it is private."""
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+    try:
+        folder.chmod(0o711)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place_of(directory: Path) -> Path:
+    """Return where the directory is prepared: on its own file system.
+
+    Beside it, so that it appears at once; in it if it exists, because it can be a mount point.
+    """
+    return directory if directory.exists() else directory.parent
+
+
+def check(directory: Path, needed: int, account: Account) -> None:
+    """Refuse a directory that is in use, and one without room.
+
+    Raises:
+        Refused: it is not empty, its parent does not exist, or space is short.
+
+    """
+    if not directory.parent.is_dir():
+        raise e.Refused(f"directory {directory.parent} does not exist")
+    if directory.is_symlink() or (
+        directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    ):
+        raise e.Refused(
+            f"{directory} is not an empty directory",
+            hint="Restore into a new directory; nothing is ever restored over a cluster.",
+        )
+    if not account.can_enter(directory.parent):
+        raise e.Refused(
+            f"the server that recovers cannot enter {directory.parent}",
+            hint=f'Started by root, it runs as the user "{UNPRIVILEGED}". Make all directories of'
+            " the path executable for others (chmod o+x), or choose another one.",
+        )
+    check_space(place_of(directory), needed)
+
+
+def check_space(place: Path, needed: int) -> None:
+    """Refuse if less is free than needed.
+
+    Raises:
+        Refused: space is short.
+
+    """
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise e.Refused(f"{place} has {shown(free)} free, the restore needs {shown(needed)}")
+
+
+def owner_of(directory: Path, wanted: str | None) -> tuple[str, int, int]:
+    """Return the name and the ids of the user who will start the server.
+
+    Raises:
+        UsageError: the user does not exist, or only root could give the files to it.
+
+    """
+    current = os.geteuid()
+    if current != 0:
+        found = _user(current)
+        if wanted not in (None, found[0]):
+            raise e.UsageError("--owner requires root")
+        return found
+    if wanted is not None:
+        try:
+            entry = pwd.getpwnam(wanted)
+        except KeyError:
+            raise e.UsageError(f"--owner: found {wanted!r}, expected a user") from None
+        return wanted, entry.pw_uid, entry.pw_gid
+    above = place_of(directory).stat().st_uid
+    if above != 0:
+        return _user(above)
+    for name in (_SERVICE_USER, UNPRIVILEGED):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return name, entry.pw_uid, entry.pw_gid
+    return _user(current)
+
+
+def _user(uid: int) -> tuple[str, int, int]:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:  # a container can have a user without a name
+        return str(uid), uid, os.getegid()
+    return entry.pw_name, uid, entry.pw_gid
+
+
+def appear(data: Path, directory: Path) -> None:
+    """Make a finished data directory the new one; the last step of a restore."""
+    if not directory.exists():
+        data.rename(directory)
+        return
+    status = data.stat()
+    if os.geteuid() == 0:
+        os.chown(directory, status.st_uid, status.st_gid)
+    directory.chmod(0o700)
+    for item in sorted(data.iterdir(), key=lambda item: item.name == _MARK):
+        item.rename(directory / item.name)
