@@ -149,18 +149,20 @@ class _Drill:
             wanted = dataclasses.replace(wanted, assertions=())
         point = PointResult(target=str(target))
         try:
-            with working_folder(self._folder) as work:
-                with self._source.recovered(target, work / "data", wanted.jobs, phases) as found:
-                    point = _reached(point, found)
-                    phases.step("checking tables and indexes")
-                    server = found.server
-                    server.promote()
-                    self._isolation = list(server.isolation)
-                    checked = recovered_checks.check(server.endpoint, found.programs, wanted)
-                    self._checked.append(checked)
-                    self._version = found.version
-                    findings = [text for check in checked.checks for text in check.findings]
-                    phases.step("cleaning up")
+            with (
+                working_folder(self._folder) as work,
+                self._source.recovered(target, work / "data", wanted.jobs, phases) as found,
+            ):
+                point = _reached(point, found)
+                phases.step("checking tables and indexes")
+                server = found.server
+                server.promote()
+                self._isolation = list(server.isolation)
+                checked = recovered_checks.check(server.endpoint, found.programs, wanted)
+                self._checked.append(checked)
+                self._version = found.version
+                findings = [text for check in checked.checks for text in check.findings]
+                phases.step("cleaning up")
         except (e.OtherKey, e.NoSpace):
             raise
         except (

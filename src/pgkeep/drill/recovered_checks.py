@@ -23,7 +23,6 @@ from .checks import DrillCheck
 # Settings of a database cannot change how pg_amcheck works.
 _SESSION = ("default_transaction_read_only=off", "statement_timeout=0", "lock_timeout=0")
 SHOWN = 20  # findings of pg_amcheck
-_TRIGGERS_OFF_SINCE = 17  # event_triggers can be set to off
 
 # What pg_amcheck reads: tables, their TOAST tables, materialized views, sequences, B-trees.
 _RELATIONS = """

@@ -45,7 +45,7 @@ class WalSearch:
             StoreError: a segment could not be read.
 
         """
-        self._progress.step("finding the point in the WAL")
+        self._progress.step("fetching WAL around the point")
         wanted, base = self._plan.target, self._plan.base
         match wanted.kind:
             case TargetKind.LATEST:
