@@ -132,9 +132,12 @@ class RecoveredServer:
         for path in (cluster.data, cluster.run, *cluster.elsewhere.values()):
             self._account.own(path)
         self._start()
-        with self.endpoint.connect() as connection:
-            promoted = self._wait_for_pause(connection)
-            return self._proof(connection, point, promoted=promoted)
+        while True:
+            self._wait_for_session()
+            # What is replayed meanwhile can drop our database, or rename our role.
+            with contextlib.suppress(e.ConnectionFailed), self.endpoint.connect() as connection:
+                promoted = self._wait_for_pause(connection)
+                return self._proof(connection, point, promoted=promoted)
 
     def promote(self) -> None:
         """End recovery: the server becomes a primary on a new timeline.
@@ -179,10 +182,12 @@ class RecoveredServer:
             command = self._namespaces.command(command)
         with self.log.open("ab") as log:
             self._process = self._account.popen(command, stdout=log, stderr=log, cwd=run)
-        socket = run / SOCKET_NAME.format(port=PORT)
+
+    def _wait_for_session(self) -> None:
+        socket = self._cluster.run / SOCKET_NAME.format(port=PORT)
         deadline = time.monotonic() + START_SECONDS
         while not (socket.exists() and self._answers()):
-            if self._process.poll() is not None:
+            if self._process is None or self._process.poll() is not None:
                 raise e.RestoreFailed(f"the recovered server did not start: {self._tail()}")
             if time.monotonic() > deadline:
                 raise e.RestoreFailed(f"the recovered server is not ready: {self._tail()}")
@@ -234,10 +239,11 @@ class RecoveredServer:
                 if not recovering:
                     return True
                 (state,) = _row(connection, "SELECT pg_catalog.pg_get_wal_replay_pause_state()")
-            except psycopg.OperationalError:  # the server ends
+            except psycopg.OperationalError as error:  # the server ends, or only this session
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(10)
-                raise e.RestoreFailed(f"recovery ended before its target: {self._tail()}") from None
+                    self._process.wait(2)
+                    continue
+                raise e.ConnectionFailed(f"the session was ended: {error}") from error
             except psycopg.Error:  # recovery has just ended
                 continue
             if state == "paused":
