@@ -76,14 +76,14 @@ def lines(plan: RecoveryPlan, point: Point, expected: float | None) -> list[str]
     ]
     if expected is not None:
         found.append(f"expected  {duration(expected)}, as in the last drill")
-    return [*found, *_around(point, zone)]
+    return [*found, *_around(point)]
 
 
-def _around(point: Point, zone: str | None) -> Iterator[str]:
+def _around(point: Point) -> Iterator[str]:
     for commit in point.before:
-        yield f"  restored  {commit.xid:>10}  {times(commit.time, zone)}"
+        yield f"  commit  {commit.xid:>10}  {commit.time.astimezone():{_FORMAT}%z}"
     if point.after is not None:
-        yield f"  not       {point.after.xid:>10}  {times(point.after.time, zone)}"
+        yield f"  not     {point.after.xid:>10}  {point.after.time.astimezone():{_FORMAT}%z}"
 
 
 def times(moment: datetime, zone: str | None) -> str:
