@@ -6,7 +6,6 @@ have the credentials of the repository, so all WAL is fetched before it starts.
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +17,13 @@ from ..model.wal import Segment, parse_segment
 from ..pitr import installation, target, waldump
 from ..pitr.base_manifest import BaseManifest, Kind
 from ..pitr.control import ControlData, read_control
-from ..pitr.recovery import RecoveredServer, raised
-from ..pitr.target import Target, TargetKind
-from ..pitr.waldump import WalContents
-from ..postgres.server import Account
+from ..pitr.recovery import Cluster, RecoveredServer
+from ..pitr.recovery_settings import raised
+from ..pitr.restore import refuse_tablespaces
+from ..pitr.tablespaces import created_after, elsewhere
+from ..pitr.target import Target
+from ..pitr.waldump import Commit, WalContents
+from ..postgres.server import Account, private_folder, reaper, temporary_places
 from ..progress import Progress
 from ..progress import size as shown
 from . import pgbackrest
@@ -31,7 +33,6 @@ from .points import Facts, RecoveredPoint, Window
 
 PROGRAMS = (*installation.FOR_RESTORE, "pg_controldata")
 BATCH = 32  # segments that are fetched and read at once
-DECIDED = 100  # commits after a time that show that no earlier one follows
 
 
 def source_of(name: str) -> "StanzaSource":
@@ -115,12 +116,20 @@ class StanzaSource:
         base = _manifest(backup, control, str(self._stanza.version))
         fetched = _Wal(self._stanza.name, backup, directory, programs, control.segment_size)
         point, contents = fetched.find(target, base, jobs, progress)
-        settings = raised(control.settings, contents.settings)
-        Account.choose().own(tablespaces)
+        fetched.move_to(directory / "pg_wal")
+        mapped = elsewhere(created_after(contents.tablespaces, base.start_lsn), tablespaces)
+        account = Account.choose()
         with contextlib.ExitStack() as stack:
-            run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pgkeep-pitr-")))
-            server = RecoveredServer(programs, directory, fetched.folder, run, settings)
-            stack.enter_context(server)
+            run = stack.enter_context(private_folder(account, temporary_places()))
+            stack.enter_context(reaper(directory, run, directory.parent))
+            cluster = Cluster(
+                programs=programs, major=major, data=directory, run=run,
+                settings=raised(control.settings, contents.settings), superusers=["postgres"],
+                databases=["postgres", "template1"],
+                elsewhere={**mapped, str(tablespaces): tablespaces},
+            )  # fmt: skip
+            server = stack.enter_context(RecoveredServer(cluster))
+            refuse_tablespaces(mapped, server)
             progress.step("recovering")
             proof = server.recover(point, fetched.path.timeline)
             yield RecoveredPoint(
@@ -140,7 +149,7 @@ class _Wal:
         self._data = data
         self._programs = programs
         self._size = size
-        self._contents = WalContents([], [], {})
+        self._contents = WalContents()
         self.folder = data.with_name("wal")
         self.path = wal.Path(1, ())
 
@@ -168,12 +177,18 @@ class _Wal:
             batch = names[start : start + BATCH]
             with ThreadPoolExecutor(jobs) as pool:
                 list(pool.map(self._fetch, batch))
-            self._read(batch)
+            # A record can begin in the segment before.
+            newest = self._read(names[max(0, start - 1) : start + BATCH])
             progress.advance(len(batch) * self._size)
-            if self._is_decided(wanted):
+            target.prune(wanted, self._contents)
+            if target.is_decided(wanted, self._contents, newest):
                 break
-        contents = self._contents
-        return target.resolve(wanted, base, contents.commits, contents.restore_points), contents
+        return target.resolve(wanted, base, self._contents), self._contents
+
+    def move_to(self, folder: Path) -> None:
+        """Move all files into the directory in which the server finds them."""
+        for path in self.folder.iterdir():
+            path.replace(folder / path.name)
 
     def _names(self) -> list[str]:
         """Return the segments from the backup to the newest one, along its timelines."""
@@ -208,23 +223,14 @@ class _Wal:
         if not pgbackrest.archive_get(self._stanza, repository, self._data, name, target):
             raise e.VerificationFailed(f"{name} is missing in the archive of stanza {self._stanza}")
 
-    def _read(self, names: Sequence[str]) -> None:
-        """Read the commits of segments; a timeline is read by itself."""
+    def _read(self, names: Sequence[str]) -> Sequence[Commit]:
+        """Read segments; a timeline is read by itself. Return the commits."""
+        found = WalContents()
         for timeline in dict.fromkeys(name[:8] for name in names):
             own = [name for name in names if name.startswith(timeline)]
-            found = waldump.read(self._programs, self.folder, own)
-            seen = {commit.lsn for commit in self._contents.commits}
-            self._contents.commits.extend(c for c in found.commits if c.lsn not in seen)
-            self._contents.restore_points.extend(found.restore_points)
-            for name, value in found.settings.items():
-                highest = max(self._contents.settings.get(name, 0), value)
-                self._contents.settings[name] = highest
-
-    def _is_decided(self, wanted: Target) -> bool:
-        if wanted.kind is not TargetKind.TIME or wanted.time is None:
-            return False
-        later = [commit for commit in self._contents.commits if commit.time > wanted.time]
-        return len(later) > DECIDED
+            found.add(waldump.read(self._programs, self.folder, own))
+        self._contents.add(found)
+        return found.commits
 
 
 def _manifest(backup: StanzaBackup, control: ControlData, version: str) -> BaseManifest:

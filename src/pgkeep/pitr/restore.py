@@ -96,8 +96,7 @@ def recovered(
         mapped = _mapped(plan, contents, work, data)
         cluster = _cluster(plan, contents, data, scratch, mapped, options)
         server = stack.enter_context(RecoveredServer(cluster))
-        if mapped and "namespaces" not in server.isolation:
-            raise _refused_tablespaces(mapped)
+        refuse_tablespaces(mapped, server)
         progress.step("recovering")
         proof = server.recover(point, plan.path.timeline)
         yield Recovered(
@@ -137,14 +136,21 @@ def _mapped(plan: RecoveryPlan, contents: WalContents, work: Path, data: Path) -
     return mapped
 
 
-def _refused_tablespaces(mapped: Mapping[str, Path]) -> e.Refused:
-    return e.Refused(
-        "the WAL creates a tablespace, and recovery would write to its location on the source:"
-        f" {', '.join(mapped)}",
-        hint="This system has no user namespaces (unshare of util-linux), in which the location"
-        " would be another directory. Restore from a base backup that was taken after it, or on a"
-        " host that has them.",
-    )
+def refuse_tablespaces(mapped: Mapping[str, Path], server: RecoveredServer) -> None:
+    """Refuse WAL that creates tablespaces if the server would reach their locations.
+
+    Raises:
+        Refused: there is one.
+
+    """
+    if mapped and "namespaces" not in server.isolation:
+        raise e.Refused(
+            "the WAL creates a tablespace, and recovery would write to its location on the source:"
+            f" {', '.join(mapped)}",
+            hint="This system has no user namespaces (unshare of util-linux), in which the location"
+            " would be another directory. Restore from a base backup that was taken after it, or on"
+            " a host that has them.",
+        )
 
 
 def _cluster(
