@@ -1,30 +1,24 @@
 """When a base backup is full, and what interrupted ones leave."""
 
-import contextlib
 import json
 import re
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pgkeep import errors as e
 from pgkeep.crypt.options import Encryption
 from pgkeep.model.wal import Lsn
-from pgkeep.pitr import base_run, bases, configuration, copying, retention
-from pgkeep.pitr.base import BaseOptions, ServerState
-from pgkeep.pitr.base_manifest import BaseManifest, Kind
-from pgkeep.pitr.base_run import BaseRun
-from pgkeep.pitr.location import ClusterFacts, Location
-from pgkeep.postgres.connection import Endpoint
+from pgkeep.pitr import bases, configuration, copying, retention
+from pgkeep.pitr.base_manifest import Kind
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
-from pgkeep.stores.local import LocalStore
 from tests.support import invoke, servers
 from tests.support.concurrency import until
+from tests.support.pitr_cluster import Cluster
 
 
 @pytest.fixture
@@ -33,49 +27,6 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pitr-", dir=servers.data_folder()) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
-
-
-class Cluster:
-    """A server, and a directory for its base backups."""
-
-    def __init__(self, server: Server, programs: Path, folder: Path) -> None:
-        self.server, self.programs, self.staging = server, programs, folder / "staging"
-        self.endpoint = Endpoint({**server.params, "dbname": "postgres"})
-        self.store = LocalStore(folder / "base")
-        self.wal = LocalStore(folder / "wal")
-        self.staging.mkdir(mode=0o700)
-
-    def take(self, kind: str | None = None) -> tuple[BaseManifest, str]:
-        with self.run(kind) as run, base_run.alone([self.store], self.staging):
-            return run.take(Silent())
-
-    def reason(self) -> str:
-        with self.run() as run:
-            return run._choose(run.locations[0]).reason
-
-    @contextlib.contextmanager
-    def run(self, kind: str | None = None) -> Iterator[BaseRun]:
-        with self.endpoint.connect() as connection:
-            state = ServerState(connection)
-            facts = ClusterFacts(
-                system_identifier=state.system_identifier, segment_size=state.segment_size,
-                version_num=state.version_num,
-            )  # fmt: skip
-            options = BaseOptions(
-                programs=self.programs, staging=self.staging, jobs=2, encryption=Encryption()
-            )
-            location = Location(str(self.store.directory), facts, self.wal, self.store)
-            yield BaseRun(
-                endpoint=self.endpoint, connection=connection, locations=[location],
-                options=options, kind=kind,
-            )  # fmt: skip
-
-    def restart(self, *, standby: bool = False) -> None:
-        self.server.stop()
-        if standby:
-            (self.server._data / "standby.signal").touch()
-            self.server._account.own(self.server._data)
-        self.server.start()
 
 
 def test_every_reason_for_a_full_one(open_folder: Path) -> None:
@@ -121,7 +72,7 @@ def test_every_reason_for_a_full_one(open_folder: Path) -> None:
 
         servers.sql(server, "postgres", "alter system set summarize_wal = off")
         servers.sql(server, "postgres", "select pg_reload_conf()")
-        until(lambda: cluster_shows(server, "summarize_wal") == "off")
+        until(lambda: cluster.shows("summarize_wal") == "off")
         assert cluster.reason() == "summarize_wal is off"
         servers.sql(server, "postgres", "alter system reset summarize_wal")
 
@@ -157,10 +108,6 @@ def test_every_reason_for_a_full_one(open_folder: Path) -> None:
         assert configuration.restored(str(file), target).read_text() == file.read_text()
     tables = {path.read_bytes().count(b"in 0") for path in target.glob("pg_tblspc/*/PG*/*/*")}
     assert 1 in tables
-
-
-def cluster_shows(server: Server, name: str) -> Any:
-    return servers.sql(server, "postgres", f"show {name}")[0][0]
 
 
 def test_what_interrupted_runs_leave(open_folder: Path) -> None:

@@ -135,7 +135,9 @@ def test_what_is_before_the_window_goes(pg_wal: Server, open_folder: Path) -> No
     assert len(kept) == 3, "the first one was removed: the second one began before the window"
     assert kept[0].startswith(bases[0])
     with servers.connect(pg_wal, "postgres") as connection:
-        row = connection.execute("select pg_switch_wal()::text").fetchone()
+        for _ in range(4):
+            connection.execute("create table if not exists u (); drop table u")
+            row = connection.execute("select pg_switch_wal()::text").fetchone()
     assert row is not None
     invoke.run("pitr", "stream", f"--until={row[0]}", env=env)
     planned = invoke.run("prune", "--dry-run", env=env)
@@ -145,4 +147,15 @@ def test_what_is_before_the_window_goes(pg_wal: Server, open_folder: Path) -> No
     decided = json.loads(invoke.run("prune", "--json", env=env))
     assert [entry["backup"] for entry in decided if not entry["keep"]] == [bases[0], "wal"]
     assert len(list((folder / "base").glob("*.base.json"))) == 2
+    assert "ok: cluster" in invoke.run("pitr", "verify", env=env)
+    segments = sorted((folder / "wal").glob("0000*.gz"))
+    segments[0].write_bytes(segments[0].read_bytes()[:-1])
+    segments[-2].unlink()
+    (part, *_) = (folder / "base").glob("*.part*")
+    part.unlink()
+    out, err = invoke.outputs("pitr", "verify", env=env, code=5)
+    assert f"failed: {segments[0]}: truncated gzip data" in out
+    assert f"{part.name} is missing or incomplete" in out
+    assert f"missing: WAL from {segments[-2].name[:24]}" in out
+    assert "2 files damaged, WAL missing in 1 place" in err
     invoke.run("pitr", "disable", env=env)

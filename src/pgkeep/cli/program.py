@@ -61,6 +61,7 @@ SECTIONS = {
         "pitr disable": "drop the replication slot",
         "pitr stream": "receive and store WAL, as a service",
         "pitr base": "take a base backup, incremental if possible",
+        "pitr verify": "read all base backups and WAL, and name what is damaged or missing",
         "pitr windows": "list the intervals in which every second can be restored",
         "pitr restore": "restore a cluster to a point in time",
     },

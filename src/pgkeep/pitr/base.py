@@ -218,6 +218,7 @@ def _facts(
 ) -> BaseManifest:
     control = run([str(options.programs / "pg_controldata"), str(data)], {}, e.VerificationFailed)
     text = control.decode("utf-8", "replace")
+    found = parts.entries(data)
     ranges = wal_ranges((data / BACKUP_MANIFEST).read_bytes())
     return BaseManifest(
         pgkeep=__version__,
@@ -233,7 +234,8 @@ def _facts(
         stopped=times[1],
         segment_size=state.segment_size,
         checksums=_CHECKSUMS.search(text) is not None,
-        size=sum(entry.size for entry in parts.entries(data)),
+        size=sum(entry.size for entry in found),
+        file_count=len(found),
         parts=[],
         backup_manifest=FileFacts("", 0, ""),
         tablespaces=state.tablespaces,

@@ -59,6 +59,7 @@ class BaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     segment_size: Count
     checksums: bool = False
     size: Count  # bytes of all files
+    file_count: Count = 0  # with directories; 0: unknown
     parts: list[FileFacts]
     backup_manifest: FileFacts  # PostgreSQL's own, which the next incremental backup needs
     tablespaces: list[Tablespace] = []

@@ -1,27 +1,25 @@
 """The base backups in a store, and how one is put together in a directory."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 from .. import errors as e
-from ..artifact.plain_reader import plain_blocks
-from ..catalog.side_files import open_contents
+from ..catalog.side_files import cipher_of
 from ..catalog.small_files import SmallFiles
+from ..crypt import opening
 from ..crypt.opening import Keys
 from ..model.manifest import LARGEST, FileFacts
 from ..progress import Progress
+from ..stores.hashed_source import HashedSource
 from ..stores.hashed_upload import HashedUpload
 from ..stores.store import (
     Item,
     Store,
     all_or_none,
     chunks,
-    read_all,
-    sha256_of,
     write_file,
 )
 from . import configuration, parts
@@ -96,22 +94,45 @@ def chain_of(base: BaseManifest, known: dict[str, BaseManifest]) -> list[BaseMan
     return chain
 
 
-def backup_manifest(store: Store, base: BaseManifest, keys: Keys) -> bytes:
-    """Return PostgreSQL's own manifest of a base backup.
+@contextmanager
+def opened(store: Store, facts: FileFacts, keys: Keys) -> Iterator[Iterator[bytes]]:
+    """Yield the plain text of a file of a base backup; at the end it is compared with its SHA-256.
+
+    Raises:
+        NoKey, OtherKey: these keys do not decrypt it.
+        VerificationFailed: it is damaged.
+
+    """
+    with closing(store.open(facts.name)) as stored:
+        source = HashedSource(stored)
+        yield opening.plain_blocks(source, cipher_of(source, facts.name), keys)
+        check(source, facts)
+
+
+def check(source: HashedSource, facts: FileFacts) -> None:
+    """Compare a stored file with its manifest.
 
     Raises:
         VerificationFailed: it is damaged.
 
     """
-    _check(store, base.backup_manifest)
-    with closing(open_contents(store, base.backup_manifest.name, keys)) as source:
-        return b"".join(plain_blocks(source))
+    if (found := source.sha256()) != facts.sha256:
+        raise e.VerificationFailed(
+            f"{source.name}: SHA-256 is {found}, the manifest has {facts.sha256}"
+        )
 
 
-def _check(store: Store, facts: FileFacts) -> None:
-    with closing(store.open(facts.name)) as source:
-        if hashlib.sha256(read_all(source)).hexdigest() != facts.sha256:
-            raise e.VerificationFailed(f"{source.name}: the SHA-256 differs from the manifest")
+def backup_manifest(store: Store, base: BaseManifest, keys: Keys) -> bytes:
+    """Return PostgreSQL's own manifest of a base backup.
+
+    Raises:
+        NoKey, OtherKey: these keys do not decrypt it.
+        VerificationFailed: it is damaged.
+
+    """
+    with opened(store, base.backup_manifest, keys) as blocks:
+        name = store.url_of(base.backup_manifest.name)
+        return parts.inflated(blocks, name, parts.limit_of(0, base.file_count))
 
 
 def assemble(
@@ -135,24 +156,24 @@ def assemble(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ThreadPoolExecutor(jobs) as pool:
             # A list, so that the first failure is raised here.
-            list(pool.map(partial(_unpack, store, folder, keys, progress), base.parts))
+            list(pool.map(partial(_unpack, store, folder, base, keys, progress), base.parts))
         verify(programs, folder)
     if len(chain) > 1:
         progress.step("combining")
         command = [str(programs / "pg_combinebackup"), "--output", str(target)]
         run([*command, *map(str, folders)], {}, e.VerificationFailed)
-    if chain[-1].configuration is not None:
-        configuration.unpack(store, chain[-1].configuration, target, keys)
+    files = chain[-1].configuration
+    if files is not None:
+        with opened(store, files, keys) as blocks:
+            configuration.unpack(blocks, store.url_of(files.name), target)
 
 
-def _unpack(store: Store, folder: Path, keys: Keys, progress: Progress, part: FileFacts) -> None:
-    with closing(store.open(part.name)) as stored:
-        if (found := sha256_of(stored)) != part.sha256:
-            raise e.VerificationFailed(
-                f"{stored.name}: SHA-256 is {found}, the manifest has {part.sha256}"
-            )
-    with closing(open_contents(store, part.name, keys)) as source:
-        parts.unpack(source, folder, progress.advance)
+def _unpack(
+    store: Store, folder: Path, base: BaseManifest, keys: Keys, progress: Progress, part: FileFacts
+) -> None:
+    limit = parts.limit_of(base.size, base.file_count)
+    with opened(store, part, keys) as blocks:
+        parts.unpack(blocks, store.url_of(part.name), folder, limit, progress.advance)
 
 
 def copy(source: Store, target: Store, base: BaseManifest) -> None:

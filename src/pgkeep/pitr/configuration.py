@@ -8,23 +8,18 @@ them.
 import io
 import shutil
 import tarfile
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import psycopg
 
-from .. import errors as e
 from ..artifact.file import compress
-from ..catalog.side_files import open_contents
-from ..crypt.opening import Keys
-from ..model.manifest import FileFacts
 from ..postgres.connection import Connection
-from ..stores.store import Store, sha256_of
 from . import parts
 
 FOLDER = "pgkeep.source"  # in a restored data directory
 LIMIT = 4 << 20  # bytes of one file
+TOTAL = 64 << 20  # bytes of the archive
 # Each is a query of its own: some views need privileges, or a newer server.
 _NAMES = (
     "SELECT setting FROM pg_catalog.pg_settings WHERE name ~ '^(config|hba|ident)_file$'",
@@ -57,8 +52,8 @@ def read(connection: Connection) -> tuple[dict[str, bytes], list[str]]:
             refused.append(f"{name} ({str(error).splitlines()[0]})")
             continue
         contents = b"" if row is None else bytes(row[0])
-        if len(contents) > LIMIT:
-            refused.append(f"{name} (more than {LIMIT} bytes)")
+        if len(contents) > LIMIT or sum(map(len, files.values())) > TOTAL // 2:
+            refused.append(f"{name} (too large)")
         else:
             files[name] = contents
     if data is None and not files:
@@ -86,22 +81,18 @@ def packed(files: Mapping[str, bytes]) -> bytes:
     return compress(data.getvalue())
 
 
-def unpack(store: Store, facts: FileFacts, target: Path, keys: Keys) -> None:
+def unpack(blocks: Iterable[bytes], name: str, target: Path) -> None:
     """Write the files below a data directory, in the place of those of an earlier restore.
 
     Raises:
         VerificationFailed: the archive is damaged.
-        StoreError: it could not be read.
+        RestoreFailed: a file could not be written.
 
     """
     folder = target / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
-    with closing(store.open(facts.name)) as stored:
-        if sha256_of(stored) != facts.sha256:
-            raise e.VerificationFailed(f"{stored.name}: the SHA-256 differs from the manifest")
-    with closing(open_contents(store, facts.name, keys)) as source:
-        parts.unpack(source, folder, lambda _: None)
+    parts.unpack(blocks, name, folder, TOTAL, lambda _: None)
 
 
 def restored(path: str, target: Path) -> Path:

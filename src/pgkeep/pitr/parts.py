@@ -8,7 +8,7 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -17,11 +17,13 @@ from isal import isal_zlib
 from .. import errors as e
 from ..artifact.file import MultiMemberInflater
 from ..progress import Advance
-from ..stores.store import Source, chunks
 
 PART_SIZE = 256 << 20  # bytes of files in a part; a file of a table can have 1 GiB
 BLOCK = 1 << 20
 _LEVEL = 1
+_HEADER_LIMIT = 1 << 20  # bytes of an extended header, which has a long path
+_DEPTH = 64  # directories
+_EACH = 4096  # bytes of headers and padding that a file has at most, without an unusual path
 
 
 class Entry(NamedTuple):
@@ -63,6 +65,22 @@ def divided(found: Sequence[Entry], size: int = PART_SIZE) -> list[list[Entry]]:
         parts[-1].append(entry)
         total += entry.size
     return parts
+
+
+def limit_of(size: int, files: int) -> int:
+    """Return how many bytes the tar archives of a base backup can have; 0 files: unknown."""
+    return size + (files or 1_000_000) * _EACH + (1 << 20)
+
+
+def inflated(blocks: Iterable[bytes], name: str, limit: int) -> bytes:
+    """Return the contents of a small compressed file.
+
+    Raises:
+        VerificationFailed: it is damaged, or has more bytes.
+
+    """
+    reader = _Inflated(blocks, name, limit, lambda _: None)
+    return b"".join(iter(lambda: reader.read(BLOCK), b""))
 
 
 def pack(
@@ -111,10 +129,10 @@ def _put_contents(file: IO[bytes], size: int, put: Callable[[bytes], None]) -> N
 
 
 class _Inflated(io.RawIOBase):
-    """A file object that reads the contents of a compressed source."""
+    """A file object that reads the contents of compressed blocks, up to a limit."""
 
-    def __init__(self, source: Source, progress: Advance) -> None:
-        self._blocks = self._inflate(source, progress)
+    def __init__(self, blocks: Iterable[bytes], name: str, limit: int, progress: Advance) -> None:
+        self._blocks = self._inflate(blocks, name, limit, progress)
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
@@ -133,48 +151,123 @@ class _Inflated(io.RawIOBase):
         return b"".join(parts)
 
     @staticmethod
-    def _inflate(source: Source, progress: Advance) -> Iterator[bytes]:
+    def _inflate(
+        blocks: Iterable[bytes], name: str, limit: int, progress: Advance
+    ) -> Iterator[bytes]:
         inflater = MultiMemberInflater()
-        for chunk in chunks(source):
-            yield from inflater.feed(chunk)
+        size = 0
+        for chunk in blocks:
+            for block in inflater.feed(chunk):
+                size += len(block)
+                if size > limit:
+                    raise e.VerificationFailed(
+                        f"{name}: found more than {limit} bytes after decompression, expected fewer"
+                        " according to the manifest"
+                    )
+                yield block
             progress(len(chunk))
         inflater.close()
 
 
-def unpack(source: Source, target: Path, progress: Advance) -> None:
+class _Member(tarfile.TarInfo):
+    """A member whose extended headers are short: tarfile reads them into memory."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+        extended = (
+            tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+            tarfile.GNUTYPE_LONGLINK,
+        )  # fmt: skip
+        if self.type in extended and not 0 <= self.size <= _HEADER_LIMIT:
+            raise tarfile.ReadError(f"an extended header of {self.size} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
+
+
+def members(
+    blocks: Iterable[bytes], name: str, limit: int, progress: Advance
+) -> Iterator[tuple[str, tarfile.TarInfo, Callable[[int], bytes]]]:
+    """Yield the files and directories of one part, each with a function that reads its contents.
+
+    `limit` is for the bytes of the tar archive. It is read to its end.
+
+    Raises:
+        VerificationFailed: it is damaged, or contains something else than files and directories.
+
+    """
+    reader = _Inflated(blocks, name, limit, progress)
+    seen: set[str] = set()
+    try:
+        with tarfile.open(fileobj=reader, mode="r|", bufsize=BLOCK, tarinfo=_Member) as tar:
+            for info in tar:
+                path = _checked(info, name)
+                if path in seen:
+                    raise e.VerificationFailed(f"{name}: found {path!r} twice")
+                seen.add(path)
+                yield path, info, _reader(tar, info, name)
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
+        while reader.read(BLOCK):
+            pass
+    except _DAMAGE as error:
+        raise e.VerificationFailed(f"{name}: damaged tar archive: {error}") from error
+
+
+_DAMAGE = (tarfile.TarError, ValueError, OverflowError, EOFError)
+
+
+def _reader(tar: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> Callable[[int], bytes]:
+    contents = tar.extractfile(info) if info.isfile() else None
+
+    def read(size: int) -> bytes:
+        try:
+            return b"" if contents is None else contents.read(size)
+        except _DAMAGE as error:
+            raise e.VerificationFailed(f"{name}: damaged tar archive: {error}") from error
+
+    return read
+
+
+def _checked(info: tarfile.TarInfo, name: str) -> str:
+    """Return the path of a member, if it can be one below a data directory."""
+    path = PurePosixPath(info.name)
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or not 0 < len(path.parts) <= _DEPTH
+        or "\0" in info.name
+        or not (info.isfile() or info.isdir())
+        or info.issparse()  # its size costs nothing in the archive
+        or info.size < 0
+    ):
+        raise e.VerificationFailed(
+            f"{name}: found {info.name[:200]!r}, expected files and directories below a data"
+            " directory"
+        )
+    return str(path)
+
+
+def unpack(blocks: Iterable[bytes], name: str, target: Path, limit: int, progress: Advance) -> None:
     """Write the files of one part below a directory, to the end of the source.
 
     Raises:
         VerificationFailed: it is damaged, or contains something else than files and directories.
-        OSError: a file could not be written.
+        RestoreFailed: a file could not be written.
 
     """
-    reader = _Inflated(source, progress)
-    try:
-        with tarfile.open(fileobj=reader, mode="r|", bufsize=BLOCK) as tar:
-            for info in tar:
-                _extract(tar, info, target, source.name)
-        while reader.read(BLOCK):
-            pass
-    except tarfile.TarError as error:
-        raise e.VerificationFailed(f"{source.name}: damaged tar archive: {error}") from error
+    for path, info, read in members(blocks, name, limit, progress):
+        try:
+            _extract(target / path, info, read)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise e.VerificationFailed(f"{name}: {path!r} is a file and a directory") from error
+        except OSError as error:
+            raise e.RestoreFailed(f"could not write {target / path}: {error.strerror}") from error
 
 
-def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Path, name: str) -> None:
-    path = PurePosixPath(info.name)
-    if path.is_absolute() or ".." in path.parts or not (info.isfile() or info.isdir()):
-        raise e.VerificationFailed(
-            f"{name}: found {info.name!r}, expected files and directories below a data directory"
-        )
-    written = target / path
+def _extract(written: Path, info: tarfile.TarInfo, read: Callable[[int], bytes]) -> None:
     if info.isdir():
         written.mkdir(mode=0o700, parents=True, exist_ok=True)
         return
     written.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    contents = tar.extractfile(info)
-    assert contents is not None  # noqa: S101 - it is a regular file
     handle = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with open(handle, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor
-        while block := contents.read(BLOCK):
+        while block := read(BLOCK):
             file.write(block)
         os.fchmod(handle, info.mode & 0o700)
