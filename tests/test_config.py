@@ -67,6 +67,8 @@ VALUES: dict[str, tuple[str, Callable[[Settings], object], object, list[str]]] =
     "BACKUP_BASE_MAX_AGE": ("2d", lambda s: s.base_max_age, 2 * 86400.0, ["0h", "26", "1 d"]),
     "BACKUP_DRILL_MAX_AGE": ("5w", lambda s: s.drill_max_age, 35 * 86400.0, ["5", "0d", "weekly"]),
     "BACKUP_RTO": ("90min", lambda s: s.rto, 5400.0, ["90m", "1h30", "0s"]),
+    "BACKUP_PGBACKREST_STANZA": ("a, b.c,a", lambda s: s.pgbackrest_stanzas, ("a", "b.c"),
+                                 ["-x", "a b", "../x"]),
     "BACKUP_PING_URL": ("https://hc/u?create=1", lambda s: s.ping_url, "https://hc/u?create=1", []),
     "BACKUP_WEBHOOK": ("http://h:1/x", lambda s: s.webhook, "http://h:1/x", []),
     "BACKUP_SERVE_TOKEN": ("x" * 16, lambda s: s.serve_token, "x" * 16, []),

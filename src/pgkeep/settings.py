@@ -24,6 +24,7 @@ LONGEST = 2_147_483  # seconds: PostgreSQL counts milliseconds in 32 bits
 _POSTGRESQL = re.compile(
     r"^(?:postgres(?:ql)?|pgsql|psql|postgis|timescale(?:db|gis)?)(?:\+\w+)?://", re.IGNORECASE
 )
+STANZA = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of pgBackRest
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZES = {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}  # the units of PostgreSQL
 
@@ -190,6 +191,13 @@ def _metrics_file(text: str) -> Path:
     if not text.endswith(".prom") or "\0" in text:
         raise ValueError("a file NAME.prom: node_exporter reads no other files")
     return Path(text)
+
+
+def _stanzas(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not all(map(STANZA.fullmatch, names)):
+        raise ValueError("names of stanzas, separated by commas")
+    return names
 
 
 def _recipients(text: str) -> str:
@@ -536,6 +544,15 @@ class Settings:
         description=(
             "Recovery time objective: maximum recovery time of a database's last "
             "drill. Not checked if unset."
+        ),
+    )
+    pgbackrest_stanzas: tuple[str, ...] = _setting(
+        "BACKUP_PGBACKREST_STANZA",
+        Group.MONITORING,
+        _stanzas,
+        description=(
+            "Stanzas of pgBackRest, separated by commas, that `status` and the metrics check too."
+            " `pgbackrest` must be installed here, with its configuration."
         ),
     )
     ping_url: str | None = _setting(

@@ -109,6 +109,18 @@ def test_a_stanza(repository: Repository) -> None:
     place = Path(env["BACKUP_DIR"]) / "pitr" / found["system_identifier"] / "drill"
     assert [json.loads(path.read_text()) for path in place.iterdir()] == [found]
 
+    watched = {**env, "BACKUP_PGBACKREST_STANZA": STANZA, "BACKUP_DRILL_MAX_AGE": "1d"}
+    status = json.loads(invoke.run("status", "--json", env=watched))
+    (stanza,) = status["stanzas"]
+    assert (status["ok"], stanza["problems"], stanza["code"]) == (True, [], 0)
+    assert list(stanza["stopped"]) == ["full", "incr"]
+    assert stanza["drill"]["recovery_seconds"] == found["recovery_seconds"]
+    out, _ = invoke.outputs("status", env=watched)
+    assert out.startswith(f"ok: pgBackRest {STANZA}\n")
+    assert "last drill: passed" in out
+    code, out, _ = invoke.complete("status", "--nagios", env={**watched, "BACKUP_MAX_AGE": "1s"})
+    assert (code, "BACKUP_MAX_AGE is 1 s" in out) == (2, True)
+
     segments = sorted((repository.folder / "repo/archive").rglob("*-*.gz"))
     lost = segments[-2]
     lost.unlink()
@@ -120,6 +132,8 @@ def test_a_stanza(repository: Repository) -> None:
     _, err = invoke.outputs("drill", f"--pgbackrest={STANZA}", env=env, code=2)
     assert "requires option: repo1-cipher-pass" in err
     assert "PGBACKREST_CONFIG" in err
+    _, err = invoke.outputs("status", env=watched, code=5)
+    assert f"stanza {STANZA}: pgbackrest info: pgbackrest failed" in err
     repository.configure(**{"repo1-cipher-type": "aes-256-cbc", "repo1-cipher-pass": "x"})
     _, err = invoke.outputs("drill", f"--pgbackrest={STANZA}", env=env, code=9)
     assert "CryptoError" in err

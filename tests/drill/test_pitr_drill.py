@@ -198,13 +198,18 @@ def test_results_that_are_kept(tmp_path: Path) -> None:
         began=datetime(2026, 1, 1, tzinfo=UTC), pgkeep="", seed=1, recovery_seconds=1.0,
         lost_seconds=None, points=[], checks=[], findings=[],
     )  # fmt: skip
-    assert pitr_result.newest(store) is None
+    assert pitr_result.last(store) is None
     for hour in range(32):
-        made = msgspec.structs.replace(result, began=result.began + timedelta(hours=hour))
+        made = msgspec.structs.replace(
+            result, began=result.began + timedelta(hours=hour), passed=hour < 30
+        )
         assert pitr_result.record([store], made) == []
     assert len(list(tmp_path.iterdir())) == 30
-    assert pitr_result.newest(store) == made
+    last = pitr_result.last(store)
+    assert last is not None
+    assert (last.when, last.passed) == (made.began, False)
+    assert last.last_passed == made.began - timedelta(hours=2)
     for data in (b"{}", b'{"format": 2}', msgspec.json.encode(made).replace(b"1,", b"2,", 1)):
         write_file(store, pitr_result.name_of(made), data)
         with pytest.raises(e.VerificationFailed):
-            pitr_result.newest(store)
+            pitr_result.last(store)

@@ -12,7 +12,7 @@ import msgspec
 from .. import config, progress
 from .. import errors as e
 from ..crypt.opening import CIPHERTEXT
-from ..monitor import attempts, overview, point_in_time, status
+from ..monitor import attempts, overview, pgbackrest, point_in_time, status
 from ..monitor import nagios as plugin
 from ..monitor.point_in_time import Cluster
 from ..monitor.spans import span
@@ -24,6 +24,7 @@ from .command import pgkeep_command
 from .common import dir_option, json_option, load_configs, print_json, target_option
 from .contents import contents_of, target_of
 from .rules import AtMostOne
+from .stanzas import stanzas_of
 
 _MARKS = {
     "monthly": "M", "weekly": "W", "daily": "d", "manual": "m",
@@ -73,7 +74,8 @@ def command(
 
     Checked are the databases of BACKUP_DATABASES, or all databases that have backups. The goals are
     the age of the newest complete backup (BACKUP_MAX_AGE) and, if set, the age of the last passed
-    drill (BACKUP_DRILL_MAX_AGE) and its recovery time (BACKUP_RTO). The first line is the summary,
+    drill (BACKUP_DRILL_MAX_AGE) and its recovery time (BACKUP_RTO). The same goals apply to the
+    stanzas of pgBackRest in BACKUP_PGBACKREST_STANZA. The first line is the summary,
     for Nagios and similar systems.
     """
     if nagios:
@@ -131,6 +133,7 @@ def _chosen(state: status.State, names: Sequence[str]) -> status.State:
             place,
             databases=[found for found in place.databases if found.database in names],
             clusters=(),
+            stanzas=(),
         )
         for place in state.places
     ]
@@ -172,6 +175,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
                 failed_prune=attempts.failed_prune(target, runs),
                 options=_options(found, target),
                 clusters=clusters,
+                stanzas=stanzas_of(found, goals, now),
             )
         )  # fmt: skip
     return status.State(
@@ -201,6 +205,7 @@ def document(state: status.State) -> dict[str, Any]:
     return {
         "ok": state.ok, "reasons": state.reasons, "databases": state.databases,
         "failed_prunes": prunes, "clusters": state.clusters,
+        "stanzas": state.stanzas,
     }  # fmt: skip
 
 
@@ -229,6 +234,13 @@ def _print(state: status.State) -> None:
             output.say(" ", *(mark for week in weeks for mark in (" ", *map(_mark, week))))
         for cluster in place.clusters:
             _print_cluster(cluster, state.now)
+        for stanza in place.stanzas:
+            output.say()
+            word, colour = ("not ok", "red") if stanza.problems else ("ok", "green")
+            head = output.style(f"stanza {stanza.stanza}", bold=True)
+            output.say(head, "  ", output.style(word, fg=colour))
+            _say(stanza.problems, "red")
+            _say(pgbackrest.facts(stanza, state.now))
     if state.databases:
         output.say()
         output.say(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from .. import errors as e
 from .. import processes
+from ..settings import STANZA
 from . import pgbackrest_info
-from .pgbackrest_info import LARGEST, STANZA, Stanza
+from .pgbackrest_info import LARGEST, Stanza
 
 PROGRAM = "pgbackrest"
 # Its messages are read from standard error; its log file may belong to another user.

@@ -4,7 +4,6 @@ The JSON is that of another program, of any version. Every field that is used is
 labels and names become arguments of programs and parts of messages.
 """
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -20,7 +19,6 @@ OK = 0
 NO_BACKUP = 2
 _MISSING = (1, 3)  # the path, or the data, of the stanza
 LATEST_TIME = 1 << 33  # seconds; the year 2242
-STANZA = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 _Name = Annotated[str, Meta(pattern=r"^[0-9A-F]{24}\Z")]
 _Label = Annotated[str, Meta(pattern=r"^[0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?\Z")]

@@ -97,18 +97,43 @@ def decode(data: bytes, file: str) -> PitrDrillResult:
     return found
 
 
-def newest(store: Store) -> PitrDrillResult | None:
-    """Return the newest result in the store of a cluster's drills.
+class LastDrill(msgspec.Struct, frozen=True, kw_only=True):
+    """What monitoring needs of the newest results."""
+
+    when: datetime  # UTC
+    passed: bool
+    findings: int
+    recovery_seconds: float | None
+    lost_seconds: float | None
+    last_passed: datetime | None  # UTC
+
+
+def last(store: Store) -> LastDrill | None:
+    """Return the newest result in the store of a cluster's drills, and when one passed last.
 
     Raises:
         StoreError: the store cannot be read.
-        VerificationFailed: the result is damaged.
+        VerificationFailed: a result is damaged.
 
     """
-    names = _names(store)
-    if not names:
-        return None
-    return decode(load_opened(store.open(names[-1]), LARGEST).data, store.url_of(names[-1]))
+    newest = None
+    for name in reversed(_names(store)):
+        found = decode(load_opened(store.open(name), LARGEST).data, store.url_of(name))
+        newest = newest or found
+        if found.passed:
+            return _last(newest, found.began)
+    return None if newest is None else _last(newest, None)
+
+
+def _last(newest: PitrDrillResult, passed: datetime | None) -> LastDrill:
+    return LastDrill(
+        when=newest.began,
+        passed=newest.passed,
+        findings=len(newest.findings),
+        recovery_seconds=newest.recovery_seconds,
+        lost_seconds=newest.lost_seconds,
+        last_passed=passed,
+    )
 
 
 def record(stores: Iterable[Store], result: PitrDrillResult) -> list[str]:

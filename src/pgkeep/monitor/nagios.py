@@ -34,6 +34,7 @@ def verdict(state: status.State) -> tuple[int, str]:
             state.bare
             or any(database.critical for database in state.databases)
             or any(cluster.critical for cluster in state.clusters)
+            or any(stanza.critical for stanza in state.stanzas)
         )
         return (CRITICAL if critical else WARNING), "; ".join(state.reasons)
     if state.problems:

@@ -15,6 +15,7 @@ from . import files, overview
 from .attempts import BACKUP, Attempt, Attempts, Failure, failures, last_attempt
 from .attempts import gaps as gaps_of
 from .files import Lost
+from .pgbackrest import StanzaState
 from .point_in_time import Cluster
 from .spans import span
 
@@ -88,6 +89,7 @@ class TargetState:
     failed_prune: Failure | None = None  # the last run of `pgkeep prune`, if no later one succeeded
     options: Sequence[str] = ()  # with which a command in a shell uses the same stores
     clusters: Sequence[Cluster] = ()  # with point in time
+    stanzas: Sequence[StanzaState] = ()  # of pgBackRest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,11 @@ class State:
         return [cluster for place in self.places for cluster in place.clusters]
 
     @property
+    def stanzas(self) -> list[StanzaState]:
+        """The stanzas of pgBackRest of all targets."""
+        return [stanza for place in self.places for stanza in place.stanzas]
+
+    @property
     def readable(self) -> bool:
         """Whether at least one store of every target was read."""
         return all(place.readable for place in self.places)
@@ -134,6 +141,11 @@ class State:
                 for cluster in self.clusters
                 if cluster.problems
             ),
+            *(
+                f"stanza {stanza.stanza}: {'; '.join(stanza.problems)}"
+                for stanza in self.stanzas
+                if stanza.problems
+            ),
             *self.unreadable,
         ]
 
@@ -145,6 +157,7 @@ class State:
             for place in self.places
             if not any(found.expected for found in place.databases)
             and not any(found.expected for found in place.clusters)
+            and not place.stanzas
         ]
 
     @property
@@ -158,17 +171,22 @@ class State:
         if not self.readable:
             return "not ok: no store of a target can be read"
         if self.ok and not any(database.expected for database in self.databases):
-            clusters = [cluster.title for cluster in self.clusters if cluster.expected]
-            return f"ok: point in time of {', '.join(clusters)}"
+            return f"ok: {', '.join(self._others(bad=False))}"
         if self.ok or any(database.problems for database in self.databases) or self.bare == [None]:
             return summary(self.databases)
         if self.bare:
             return f"not ok: no backup of target {', '.join(map(str, self.bare))}"
-        bad = [cluster.title for cluster in self.clusters if cluster.problems]
-        if bad:
-            return f"not ok: point in time of {', '.join(bad)}"
+        if bad := self._others(bad=True):
+            return f"not ok: {', '.join(bad)}"
         count = len(self.unreadable)
         return f"not ok: {count} {'manifest' if count == 1 else 'manifests'} cannot be read"
+
+    def _others(self, *, bad: bool) -> list[str]:
+        """Name clusters and stanzas, all of them or those with problems."""
+        clusters = [c.title for c in self.clusters if c.expected and (c.problems or not bad)]
+        stanzas = [s.stanza for s in self.stanzas if s.problems or not bad]
+        found = {"point in time of": clusters, "pgBackRest": stanzas}
+        return [f"{what} {', '.join(names)}" for what, names in found.items() if names]
 
 
 def judge(

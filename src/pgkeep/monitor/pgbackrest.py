@@ -1,0 +1,125 @@
+"""Check the stanzas of pgBackRest against the same goals as backups: decisions from its own report.
+
+pgBackRest does not say how old the newest archived WAL is. A drill measures it.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..drill.pgbackrest_info import OK, Stanza
+from ..drill.pitr_result import LastDrill
+from .spans import span
+
+if TYPE_CHECKING:
+    from .status import Goals
+
+TYPES = ("full", "diff", "incr")
+
+
+class StanzaState(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one stanza."""
+
+    stanza: str
+    target: str | None
+    system_identifier: str | None
+    code: int | None  # of its status; 0 is "ok". None: it could not be read
+    message: str
+    newest: str | None  # the label of the newest backup
+    stopped: dict[str, datetime]  # the end of the newest backup of each type
+    archive_min: str | None  # names of segments
+    archive_max: str | None
+    drill: LastDrill | None
+    problems: list[str]
+    critical: bool  # whether nothing can be restored, or nothing new enough
+
+    @property
+    def newest_stopped(self) -> datetime | None:
+        """The end of the newest backup."""
+        return max(self.stopped.values(), default=None)
+
+
+def judge(
+    found: Stanza, drill: LastDrill | None, goals: "Goals", now: datetime, target: str | None
+) -> StanzaState:
+    """Check a stanza that was read."""
+    newest = found.newest()
+    severe = list(_of_backups(found, goals, now))
+    other = list(_of_drill(drill, goals, now))
+    return StanzaState(
+        stanza=found.name,
+        target=target,
+        system_identifier=found.system_identifier,
+        code=found.code,
+        message=found.message,
+        newest=None if newest is None else newest.label,
+        stopped={
+            kind: backup.stopped for kind in TYPES if (backup := found.newest(kind)) is not None
+        },
+        archive_min=found.archive_min,
+        archive_max=found.archive_max,
+        drill=drill,
+        problems=[*severe, *other],
+        critical=bool(severe) or (drill is not None and not drill.passed),
+    )
+
+
+def unreadable(name: str, problem: str, target: str | None) -> StanzaState:
+    """Return the state of a stanza that cannot be read."""
+    return StanzaState(
+        stanza=name, target=target, system_identifier=None, code=None, message=problem,
+        newest=None, stopped={}, archive_min=None, archive_max=None, drill=None,
+        problems=[problem], critical=True,
+    )  # fmt: skip
+
+
+def _of_backups(found: Stanza, goals: "Goals", now: datetime) -> Iterator[str]:
+    newest = found.newest()
+    if found.code != OK:
+        yield f"pgBackRest reports: {found.message}"
+    elif newest is None:
+        yield "no backup"
+    if newest is None:
+        return
+    age = (now - newest.stopped).total_seconds()
+    if age > goals.max_age:
+        yield f"its newest backup is {span(age)} old, BACKUP_MAX_AGE is {span(goals.max_age)}"
+    if newest.damaged:
+        yield f"its newest backup {newest.label} has pages with wrong checksums"
+    if newest.archive_max is None or newest.archive_max[8:] < newest.first_segment[8:]:
+        yield f"the archive has no WAL of its newest backup {newest.label}"
+
+
+def _of_drill(last: LastDrill | None, goals: "Goals", now: datetime) -> Iterator[str]:
+    if last is not None and not last.passed:
+        yield f"its last drill failed (findings: {last.findings})"
+    if goals.drill_max_age is not None:
+        passed = None if last is None else last.last_passed
+        if passed is None:
+            yield "no drill has succeeded"
+        elif (age := (now - passed).total_seconds()) > goals.drill_max_age:
+            limit = span(goals.drill_max_age)
+            yield f"its last passed drill was {span(age)} ago, BACKUP_DRILL_MAX_AGE is {limit}"
+    took = None if last is None else last.recovery_seconds
+    if goals.rto is not None and took is not None and took > goals.rto:
+        yield f"its recovery took {span(took)}, BACKUP_RTO is {span(goals.rto)}"
+
+
+def facts(state: StanzaState, now: datetime) -> Iterator[str]:
+    """Describe a stanza in lines for people."""
+    if state.stopped:
+        ages = (
+            f"{kind} {span(max(0.0, (now - when).total_seconds()))} ago"
+            for kind, when in state.stopped.items()
+        )
+        yield f"newest backups: {', '.join(ages)}"
+    if state.archive_max is not None:
+        yield f"archive: {state.archive_min} to {state.archive_max}"
+    if state.drill is not None:
+        ago = span(max(0.0, (now - state.drill.when).total_seconds()))
+        result = "passed" if state.drill.passed else "failed"
+        took = state.drill.recovery_seconds
+        recovery = "" if took is None else f", recovery in {span(took)}"
+        yield f"last drill: {result} {ago} ago{recovery}"
