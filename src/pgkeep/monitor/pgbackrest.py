@@ -46,8 +46,8 @@ def judge(
 ) -> StanzaState:
     """Check a stanza that was read."""
     newest = found.newest()
-    severe = list(_of_backups(found, goals, now))
-    other = list(_of_drill(drill, goals, now))
+    severe = list(_backup_problems(found, goals, now))
+    other = list(_drill_problems(drill, goals, now))
     return StanzaState(
         stanza=found.name,
         target=target,
@@ -75,7 +75,7 @@ def unreadable(name: str, problem: str, target: str | None) -> StanzaState:
     )  # fmt: skip
 
 
-def _of_backups(found: Stanza, goals: "Goals", now: datetime) -> Iterator[str]:
+def _backup_problems(found: Stanza, goals: "Goals", now: datetime) -> Iterator[str]:
     newest = found.newest()
     if found.code != OK:
         yield f"pgBackRest reports: {found.message}"
@@ -92,7 +92,7 @@ def _of_backups(found: Stanza, goals: "Goals", now: datetime) -> Iterator[str]:
         yield f"the archive has no WAL of its newest backup {newest.label}"
 
 
-def _of_drill(last: LastDrill | None, goals: "Goals", now: datetime) -> Iterator[str]:
+def _drill_problems(last: LastDrill | None, goals: "Goals", now: datetime) -> Iterator[str]:
     if last is not None and not last.passed:
         yield f"its last drill failed (findings: {last.findings})"
     if goals.drill_max_age is not None:
