@@ -13,6 +13,7 @@ CLASSES = {
     name for name, value in vars(errors).items()
     if isinstance(value, type) and issubclass(value, errors.PgkeepError)
 }  # fmt: skip
+CLASSES |= {"ClientError", "Ended"}  # of the client of archive_command, which imports nothing
 LOGGED = {"warning", "step", "say", "info", "done"}  # functions whose argument is printed
 
 

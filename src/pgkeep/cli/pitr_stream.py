@@ -15,14 +15,26 @@ from ..pitr.base import ServerState
 from . import output
 from .command import pgkeep_command
 from .common import connection_options, dir_option, load_config, target_option
+from .pitr_archive import RULES, NoReceive, no_receive_options
 
 
-@pgkeep_command("stream", examples=("pgkeep pitr stream", "pgkeep pitr stream --until=0/5000000"))
+@pgkeep_command(
+    "stream",
+    examples=(
+        "pgkeep pitr stream",
+        "pgkeep pitr stream --until=0/5000000",
+        "pgkeep pitr stream --no-receive           # for pgkeep pitr push and fetch",
+    ),
+    rules=RULES,
+)
 @click.option("--until", metavar="LSN", help="End when the WAL up to this position is stored.")
+@no_receive_options
 @connection_options
 @target_option
 @dir_option
-def command(*, until: str | None, database: str | None, **common: str | None) -> None:
+def command(
+    *, until: str | None, database: str | None, no_receive: NoReceive | None, **common: str | None
+) -> None:
     """Receive the WAL of a cluster and store it, until the command is stopped.
 
     pg_receivewal receives it with pgkeep's replication slot. Each segment is stored in the
@@ -33,6 +45,9 @@ def command(*, until: str | None, database: str | None, **common: str | None) ->
     encryption = config.encryption()
     endpoint = config.endpoint(database)
     out = output.current()
+    if no_receive is not None:
+        no_receive.run(config, endpoint, encryption, _notify)
+        return
     with endpoint.connect() as connection:
         facts = service.facts_of(connection, config)
         name = slot.slot_name(ServerState(connection).system_identifier)

@@ -60,6 +60,8 @@ SECTIONS = {
         "pitr enable": "begin to store the WAL of a cluster",
         "pitr disable": "drop the replication slot",
         "pitr stream": "receive and store WAL, as a service",
+        "pitr push": "archive a WAL file (archive_command)",
+        "pitr fetch": "get a WAL file from the archive (restore_command)",
         "pitr base": "take a base backup, incremental if possible",
         "pitr verify": "read all base backups and WAL, and name what is damaged or missing",
         "pitr windows": "list the intervals in which every second can be restored",

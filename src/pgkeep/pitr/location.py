@@ -105,12 +105,29 @@ def register(config: Config, facts: ClusterFacts) -> list[Location]:
         StoreError: a place cannot be written.
 
     """
-    for place in places(config):
-        store = config.store_at(f"{place}/pitr", tiers=False)
-        name = facts.system_identifier + SUFFIX
-        if not store.exists(name) or _read(store, name).ended is not None:
-            _write(store, facts)
-    return locations(config, facts)
+    found = locations(config, facts)
+    for location in found:
+        register_at(config, location)
+    return found
+
+
+def register_at(config: Config, location: Location) -> None:
+    """Record a cluster in one place, also if it was ended there.
+
+    Raises:
+        StoreError: it cannot be written.
+
+    """
+    store = config.store_at(f"{location.url}/pitr", tiers=False)
+    name = location.facts.system_identifier + SUFFIX
+    if not store.exists(name) or _read(store, name).ended is not None:
+        _write(store, msgspec.structs.replace(location.facts, ended=None))
+
+
+def is_registered(config: Config, location: Location) -> bool:
+    """Whether a cluster is recorded in a place; a directory that is not mounted has no record."""
+    store = config.store_at(f"{location.url}/pitr", tiers=False)
+    return store.exists(location.facts.system_identifier + SUFFIX)
 
 
 def end(config: Config, facts: ClusterFacts, now: datetime) -> None:

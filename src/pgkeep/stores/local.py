@@ -74,6 +74,11 @@ class LocalStore:
                 directory.mkdir(mode=0o700, exist_ok=True)
                 directory.chmod(0o700)  # the umask can remove permissions of the owner too
 
+    def sync(self) -> None:
+        """Make names durable that a killed process may not have made durable."""
+        with _translated("flush", self.directory):
+            _sync_directory(self.directory)
+
     def create(
         self, name: str, *, owner: str = "0", sha256: str | None = None, new: bool = False
     ) -> "LocalUpload":

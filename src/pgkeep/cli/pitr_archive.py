@@ -1,0 +1,106 @@
+"""What pgkeep pitr push, fetch and stream --no-receive share."""
+
+import functools
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import click
+
+from ..config import Config
+from ..crypt.options import Encryption
+from ..pitr.archive_service import ArchiveService, ServiceOptions, facts_for
+from ..postgres.connection import Endpoint
+from . import output
+from .rules import AtMostOne, Requires, Rule
+
+NO_RECEIVE = "--no-receive"
+_WITH_IT = ("--cluster", "--socket", "--socket-group")
+RULES: Sequence[Rule] = (
+    AtMostOne((NO_RECEIVE, "--until")),
+    *(Requires(option, (NO_RECEIVE,)) for option in _WITH_IT),
+)
+
+
+class NoReceive(NamedTuple):
+    """The options of a service that does not receive."""
+
+    cluster: str | None
+    socket: str | None
+    group: str | None
+
+    def run(
+        self, config: Config, endpoint: Endpoint, encryption: Encryption,
+        notify: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """Answer pgkeep pitr push and fetch until a signal ends the command."""
+        out = output.current()
+        facts = facts_for(config, endpoint, self.cluster)
+        socket = None if self.socket is None else Path(self.socket)
+        options = ServiceOptions(socket=socket, group=self.group)
+        service = ArchiveService(config, facts, encryption, options, out.warning)
+
+        def end(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            service.stop()
+
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, end)
+
+        def ready() -> None:
+            notify("READY=1")
+            out.info(f"archive of cluster {facts.system_identifier} at {service.socket}")
+
+        service.run(ready)
+        position = service.state().position
+        out.done("stored nothing" if position is None else f"stored up to {position}")
+
+
+def no_receive_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a service that does not receive, as one parameter."""
+
+    @click.option(
+        NO_RECEIVE, is_flag=True, help="Store what pgkeep pitr push sends, and answer fetch."
+    )
+    @click.option(
+        "--cluster", metavar="IDENTIFIER", help="With --no-receive: the cluster to archive."
+    )
+    @socket_option("With --no-receive: where to listen")
+    @click.option(
+        "--socket-group",
+        metavar="GROUP",
+        help="With --no-receive: a group of the system that can use the socket too.",
+    )
+    @functools.wraps(function)
+    def wrapped(
+        *, no_receive: bool, cluster: str | None, socket: str | None, socket_group: str | None,
+        **others: Any,
+    ) -> Any:  # fmt: skip
+        chosen = NoReceive(cluster, socket, socket_group) if no_receive else None
+        return function(no_receive=chosen, **others)
+
+    return wrapped
+
+
+def socket_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option for the socket."""
+    return click.option(
+        "--socket",
+        metavar="PATH",
+        help=f"{what}. Without it, archive.sock in BACKUP_SPOOL_DIR.",
+    )
+
+
+def timeout_option(verb: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option for the longest time."""
+    return click.option(
+        "--timeout",
+        metavar="SECONDS",
+        default="300",
+        show_default=True,
+        help=f"Maximum time for {verb} to end.",
+    )
