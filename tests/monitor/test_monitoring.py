@@ -46,8 +46,15 @@ def series(
     return f'pgkeep_{name}{{cluster="{cluster}",database="{database}",store="{store}"{tier}}}'
 
 
+def pitr(name: str, **labels: str) -> str:
+    """Return a series of point in time: of a cluster, without database and type."""
+    more = "".join(f',{label}="{value}"' for label, value in labels.items())
+    return f'pgkeep_pitr_{name}{{cluster="one"{more}}}'
+
+
 # Of these a value every ten minutes, of others every minute.
 SLOW = {
+    "PgkeepBaseBackupTooOld",
     "PgkeepKeyCheckTooOld",
     "PgkeepWeeklyBackupTooOld",
     "PgkeepMonthlyBackupTooOld",
@@ -201,6 +208,34 @@ CASES = [
          {f'pgkeep_{SUCCESS}{{database="app",store="/b"}}': "60x60 stale", series(SUCCESS):
           "60x300"},
          "150m", None, {}),
+    # Point in time.
+    Case("PgkeepReceiverDown", {pitr("receiver_running"): "1x60 0x60"}, "70m", "81m", CLUSTER),
+    Case("PgkeepReceiverDown", {pitr("receiver_running"): "1x60 0x9 1x60"}, "90m", None, {}),
+    Case("PgkeepWalNotStored",
+         {pitr("receiver_running"): "1x120", pitr("rpo_seconds"): "5x60 240x60"}, "70m", "81m",
+         CLUSTER, "4m 0s"),
+    Case("PgkeepWalNotStored",  # it is down, which another one tells
+         {pitr("receiver_running"): "0x120", pitr("rpo_seconds"): "240x120"}, "91m", None, {}),
+    Case("PgkeepSlotLost",
+         {pitr("slot_state", state="reserved"): "1x60 0x60",
+          pitr("slot_state", state="lost"): "0x60 1x60"},
+         "1h", "71m", {**CLUSTER, "state": "lost"}),
+    Case("PgkeepSlotNearLimit",
+         {pitr("slot_safe_bytes"): "21x60 19x60", pitr("slot_limit_bytes"): "100x120"}, "70m",
+         "81m", CLUSTER),
+    Case("PgkeepSlotNearLimit", {pitr("slot_state", state="reserved"): "1x120"}, "91m", None, {}),
+    Case("PgkeepWindowBroken", {pitr("window_seconds", store="/b"): "60+60x60 0x60",
+                                pitr("window_seconds", store="s3"): "60+60x120"},
+         "81m", "91m", {**CLUSTER, "store": "/b"}),
+    Case("PgkeepWalMissing", {pitr("gaps", store="/b"): "0x60 2x60"}, "1h", "71m",
+         {**CLUSTER, "store": "/b"}, "2"),
+    Case("PgkeepWalArchiveDamaged", {pitr("damaged_files", store="/b"): "0x60 1x60"}, "81m",
+         "91m", {**CLUSTER, "store": "/b"}, "1"),
+    Case("PgkeepBaseBackupTooOld",
+         {pitr("base_last_success_timestamp_seconds", store="/b"): f"{HOUR}x3000"},
+         "193h", "194h", {**CLUSTER, "store": "/b"}, "8d 1h 0m 0s"),
+    Case("PgkeepBaseBackupTooOld",  # none: another one tells that
+         {pitr("base_last_success_timestamp_seconds", store="/b"): "0x3000"}, "194h", None, {}),
     Case("PgkeepMetricsMissing", {series(SUCCESS): "60x60 stale"}, "1h", "150m", {}),
 ]  # fmt: skip
 
@@ -312,5 +347,7 @@ def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
 
 def test_every_metric_is_documented() -> None:
     text = (ROOT / "docs" / "reference.md").read_text()
-    documented = set(re.findall(r"`(pgkeep_(?:backup|drill|store|key|encryption)_[a-z_]+)`", text))
+    documented = set(
+        re.findall(r"`(pgkeep_(?:backup|drill|store|key|encryption|pitr)_[a-z_]+)`", text)
+    )
     assert documented == NAMES

@@ -5,7 +5,7 @@ import hmac
 import flask
 import msgspec
 
-from ..monitor import site, status
+from ..monitor import cluster_metrics, site, status
 from ..monitor.pages import rendering
 from .metrics import CONTENT_TYPE, exposition
 from .status import document
@@ -56,7 +56,14 @@ def application(state: Cached[status.State], token: str | None, host: str) -> fl
     @app.get("/metrics")
     def metrics() -> flask.Response:
         now = state.get()
-        text = exposition([place.target for place in now.places], now.contents, now.attempts)
+        clusters = [
+            sample
+            for place in now.places
+            if place.cluster_goals is not None
+            for sample in cluster_metrics.of_clusters(place.clusters, place.cluster_goals, now.now)
+        ]
+        targets = [place.target for place in now.places]
+        text = exposition(targets, now.contents, now.attempts, clusters)
         if text is None:
             return _text("none of the stores can be read\n", 503)
         return flask.Response(text, content_type=CONTENT_TYPE)

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from .. import config
 from .. import errors as e
-from ..monitor import attempts, metrics, overview
+from ..monitor import attempts, cluster_metrics, metrics, overview
 from . import output
+from .clusters import clusters_of, goals_of
 from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
 from .contents import contents_of, target_of
@@ -63,19 +64,42 @@ def command(*, listen: Address | None, target: str | None, directory: str | None
     if listen is not None:
         _listen(configs, listen)
         return
-    targets = [target_of(found) for found in configs]
-    contents, problems, unreadable, runs, *_ = contents_of(targets)
-    for problem in (*problems, *unreadable):
+    read = _read(configs)
+    for problem in read.problems:
         output.current().warning(problem)
-    text = exposition(targets, contents, runs)
+    text = exposition(read.targets, read.contents, read.runs, read.clusters)
     if text is None:
         raise e.StoreError("none of the stores can be read")
     output.sql(text)
 
 
+class _Read(NamedTuple):
+    """What is read for one answer."""
+
+    targets: list[overview.Target]
+    contents: overview.Contents
+    runs: attempts.Attempts
+    clusters: list[metrics.Sample]
+    problems: list[str]
+
+
+def _read(configs: Sequence[config.Config]) -> _Read:
+    targets = [target_of(found) for found in configs]
+    contents, problems, unreadable, runs, _, having = contents_of(targets)
+    problems = [*problems, *unreadable]
+    samples: list[metrics.Sample] = []
+    now = datetime.now(UTC)
+    for found in configs:
+        clusters, unread = clusters_of(found, having, now)
+        samples += cluster_metrics.of_clusters(clusters, goals_of(found), now)
+        problems += [problem for problem in unread if problem not in problems]
+    return _Read(targets, contents, runs, samples, problems)
+
+
 def exposition(
-    targets: Sequence[overview.Target], contents: overview.Contents, runs: attempts.Attempts
-) -> bytes | None:
+    targets: Sequence[overview.Target], contents: overview.Contents, runs: attempts.Attempts,
+    clusters: Sequence[metrics.Sample] = (),
+) -> bytes | None:  # fmt: skip
     """Return the text for Prometheus, or None if no store was read."""
     if not contents:
         return None
@@ -90,7 +114,7 @@ def exposition(
             *attempts.key_checks(target, contents, runs, expected),
         )
     ]
-    return metrics.render([*samples, *metrics.ages(samples, now)])
+    return metrics.render([*samples, *metrics.ages(samples, now), *clusters])
 
 
 def _listen(configs: Sequence[config.Config], address: Address) -> None:
@@ -99,9 +123,9 @@ def _listen(configs: Sequence[config.Config], address: Address) -> None:
     problems_printed = NewProblems(out)
 
     def read() -> bytes | None:
-        contents, problems, unreadable, runs, *_ = contents_of(targets)
-        problems_printed.warn(problems + unreadable)
-        return exposition(targets, contents, runs)
+        found = _read(configs)
+        problems_printed.warn(found.problems)
+        return exposition(found.targets, found.contents, found.runs, found.clusters)
 
     text = Cached(read, cache_seconds(targets))
 

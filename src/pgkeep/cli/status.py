@@ -19,7 +19,7 @@ from ..monitor.spans import span
 from ..stores.local import LocalStore
 from ..terminal import printable
 from . import directories, output
-from .clusters import clusters_of
+from .clusters import clusters_of, goals_of
 from .command import pgkeep_command
 from .common import dir_option, json_option, load_configs, print_json, target_option
 from .contents import contents_of, target_of
@@ -176,6 +176,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
                 options=_options(found, target),
                 clusters=clusters,
                 stanzas=stanzas_of(found, goals, now),
+                cluster_goals=goals_of(found),
             )
         )  # fmt: skip
     return status.State(

@@ -74,6 +74,29 @@ HELP = {
     ),
     "pgkeep_store_free_bytes": "Free space in the file system of a backup directory.",
 }
+_PITR = {
+    "rpo_seconds": "Age of the time of which the receiver has stored everything.",
+    "receiver_running": "Whether the receiver has written its state in the last 30 seconds.",
+    "receiver_restarts": "Restarts of pg_receivewal since the receiver was started.",
+    "waiting_segments": "Complete WAL segments that a store does not have.",
+    "broken_windows": "Times that WAL was lost, as the receiver remembers them.",
+    "slot_state": "1 for the state of the replication slot, 0 for the others.",
+    "slot_safe_bytes": "WAL that can be written before the slot is lost, if it has a limit.",
+    "slot_limit_bytes": "WAL that the server keeps for the slot at most, if it has a limit.",
+    "window_seconds": "Length of the interval in which every second until now can be restored.",
+    "window_start_timestamp_seconds": "The earliest time in that interval, 0 for none.",
+    "window_end_timestamp_seconds": "The latest time in that interval, 0 for none.",
+    "newest_lsn_bytes": "Position up to which the WAL of that interval has no gap, 0 for none.",
+    "gaps": "Gaps in the stored WAL that are less than BACKUP_WINDOW ago.",
+    "segments": "Complete WAL segments in the store.",
+    "damaged_files": "Base backups that cannot be restored, and files that cannot be read.",
+    "bases": "Base backups in the store.",
+    "base_last_success_timestamp_seconds": "When the newest usable base backup ended, 0 for never.",
+    "base_size_bytes": "Size of the newest base backup before compression.",
+    "base_incremental": "Whether the newest base backup is an incremental one.",
+    "base_chain_length": "Base backups that a restore from the newest one needs, 0 if one is lost.",
+}
+HELP |= {f"pgkeep_pitr_{name}": text for name, text in _PITR.items()}
 _ATTEMPT = ("last_attempt_timestamp_seconds", "last_exit_code", "prune_removed")
 
 
@@ -87,7 +110,7 @@ class Series(NamedTuple):
 
     def sample(self, name: str, value: float, **more: str) -> "Sample":
         """Return a value of a metric, with more labels if any are given."""
-        return Sample(name, _labels(**self._asdict(), **more), value)
+        return Sample(name, labelled(**self._asdict(), **more), value)
 
     def backup(self, name: str, value: float) -> "Sample":
         """Return a value of one of the backup's metrics."""
@@ -125,7 +148,7 @@ def of_target(
     names = clusters(target, contents, wanted)
     expiry = key_expiry(target.encrypt_to)
     if expiry is not None:
-        labels = _labels(cluster=names.own, store=target.store.url)
+        labels = labelled(cluster=names.own, store=target.store.url)
         yield Sample("pgkeep_encryption_key_expiry_timestamp_seconds", labels, expiry)
     for store in target.stores:
         if store.url in contents:
@@ -135,7 +158,7 @@ def of_target(
             if isinstance(store, LocalStore):
                 with suppress(OSError):
                     free = shutil.disk_usage(store.directory).free
-                    labels = _labels(cluster=names.own, store=store.url)
+                    labels = labelled(cluster=names.own, store=store.url)
                     yield Sample("pgkeep_store_free_bytes", labels, free)
     if target.copy is not None and target.store.url in contents:
         found = _by_series(contents[target.store.url], wanted, target.tiers)
@@ -308,7 +331,7 @@ def _removed(stems: Iterable[str]) -> dict[str, int]:
     return counts
 
 
-def _labels(**texts: str) -> tuple[tuple[str, str], ...]:
+def labelled(**texts: str) -> tuple[tuple[str, str], ...]:
     """Return labels in their order, without an unknown cluster, and without a type if none fits."""
     return tuple(
         sorted(
@@ -389,7 +412,7 @@ def _with_clusters(samples: Sequence[Sample], before: Sequence[Sample]) -> list[
     for sample in samples:
         labels = dict(sample.labels)
         name = known.get((sample.label("database"), sample.label("store")), "")
-        completed.append(sample._replace(labels=_labels(**{"cluster": name, **labels})))
+        completed.append(sample._replace(labels=labelled(**{"cluster": name, **labels})))
     return completed
 
 

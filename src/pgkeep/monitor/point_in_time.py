@@ -17,6 +17,7 @@ from .spans import span
 
 if TYPE_CHECKING:
     from ..pitr.overview import ClusterState
+    from ..pitr.windows import Gap
 
 LATE = 3  # times BACKUP_WAL_MAX_LAG
 SHORTEST = 60.0  # seconds; a store can be slow for a moment
@@ -136,20 +137,24 @@ def _of_slot(stream: StreamState) -> Iterator[str]:
         yield f"replication slot {slot.name} is lost: the server has removed WAL"
     elif slot.status == "unreserved":
         yield f"replication slot {slot.name} is unreserved: the next checkpoint removes its WAL"
-    elif slot.safe_size is not None and (share := _share_left(stream)) is not None and share < NEAR:
+    elif (
+        slot.safe_size is not None
+        and (limit := slot_limit(stream)) is not None
+        and slot.safe_size < NEAR * limit
+    ):
         yield (
             f"replication slot {slot.name} is near its limit: after {slot.safe_size >> 20} MiB more"
             " of WAL it is lost"
         )
 
 
-def _share_left(stream: StreamState) -> float | None:
-    """Return the share of the WAL that the slot can keep and does not keep yet."""
+def slot_limit(stream: StreamState) -> int | None:
+    """Return how much WAL the server keeps for the slot at most; None without a limit."""
     slot = stream.slot
     if slot is None or slot.safe_size is None or slot.restart is None or stream.server is None:
         return None
     kept = max(0, Lsn.parse(stream.server) - Lsn.parse(slot.restart))
-    return slot.safe_size / (slot.safe_size + kept) if slot.safe_size > 0 else 0.0
+    return max(0, slot.safe_size) + kept
 
 
 def _of_window(state: "ClusterState") -> Iterator[str]:
@@ -165,9 +170,14 @@ def _of_window(state: "ClusterState") -> Iterator[str]:
         yield f"in {state.place}, WAL after {last.end} is missing, and no base backup is newer"
 
 
-def _of_files(state: "ClusterState", goals: Goals, now: datetime) -> Iterator[str]:
+def counted_gaps(state: "ClusterState", goals: Goals, now: datetime) -> "list[Gap]":
+    """Return the gaps that are in the time in which any second should be restorable."""
     begin = now - timedelta(seconds=goals.window)
-    gaps = [gap for gap in state.gaps if gap.until is None or gap.until > begin]
+    return [gap for gap in state.gaps if gap.until is None or gap.until > begin]
+
+
+def _of_files(state: "ClusterState", goals: Goals, now: datetime) -> Iterator[str]:
+    gaps = counted_gaps(state, goals, now)
     for gap in gaps[-1:]:
         others = f", and {len(gaps) - 1} earlier gaps" if len(gaps) > 1 else ""
         since = "" if gap.since is None else f" after {_moment(gap.since)}"

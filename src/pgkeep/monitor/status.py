@@ -11,7 +11,7 @@ from ..catalog.catalog import Backup, several_clusters
 from ..crypt import opening
 from ..model import manifest
 from ..model.manifest import Manifest
-from . import files, overview
+from . import files, overview, point_in_time
 from .attempts import BACKUP, Attempt, Attempts, Failure, failures, last_attempt
 from .attempts import gaps as gaps_of
 from .files import Lost
@@ -90,6 +90,7 @@ class TargetState:
     options: Sequence[str] = ()  # with which a command in a shell uses the same stores
     clusters: Sequence[Cluster] = ()  # with point in time
     stanzas: Sequence[StanzaState] = ()  # of pgBackRest
+    cluster_goals: point_in_time.Goals | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

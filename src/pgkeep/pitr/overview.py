@@ -24,6 +24,7 @@ class BaseState(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: Kind
+    parent: str | None
     stopped: datetime  # UTC
     size: int  # bytes before compression
     chain: int | None  # base backups that a restore needs; None if one is missing
@@ -207,7 +208,7 @@ def _others(bases: Mapping[str, BaseManifest], archived: _Wal, newest: Path) -> 
 
 def _base(base: BaseManifest, known: Mapping[str, BaseManifest]) -> BaseState:
     return BaseState(
-        name=base.name, kind=base.kind, stopped=base.stopped, size=base.size,
+        name=base.name, kind=base.kind, parent=base.parent, stopped=base.stopped, size=base.size,
         chain=windows.chain_length(base, known),
     )  # fmt: skip
 
