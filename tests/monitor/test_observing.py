@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -102,11 +104,16 @@ def agreed(prometheus: Program, newest: float, store: str) -> Series:
 Shown = dict[str, list[tuple[dict[str, str], float]]]
 
 
-def dashboard(prometheus: Program, cluster: str = CLUSTER) -> Shown:
-    """Return what each panel shows; of the cluster with backups, each query must have an answer."""
+def dashboard(prometheus: Program, cluster: str = CLUSTER, *, pitr: bool = False) -> Shown:
+    """Return what each panel shows; of the cluster with backups, each query must have an answer.
+
+    The panels of point in time are others.
+    """
     found: Shown = {}
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel["targets"]:
+            if ("pgkeep_pitr_" in target["expr"]) != pitr:
+                continue
             expression = target["expr"].replace("$database", ".*").replace("$store", ".*")
             answer = prometheus.query(expression.replace("$cluster", cluster))
             assert answer or cluster != CLUSTER, target["expr"]
@@ -304,6 +311,67 @@ def test_never_is_red_on_the_dashboard(observed: Observed) -> None:
     for title in ("Recovery time", "Findings of the last drill", "Last exit code"):
         ((_, value),) = dashboard(observed.prometheus)[title]
         assert looks(title, value) in ((None, "green"), ("ok", "green"))
+
+
+def test_point_in_time_is_observed(tmp_path: Path, programs: ExitStack) -> None:
+    """A8, A11: a real receiver, then a segment that somebody has removed."""
+    start, major = programs.enter_context, servers.bin_folder(17)
+    folder = Path(start(tempfile.TemporaryDirectory(prefix="pitr-")))
+    folder.chmod(0o755)
+    settings = {"max_slot_wal_keep_size": "1GB"}
+    server = start(Server(major, settings=settings, initdb=["--wal-segsize=1"]))
+    env = invoke.environment(
+        server, "postgres", BACKUP_DIR=str(folder), BACKUP_CLUSTER=CLUSTER,
+        PATH=f"{major}:{invoke.environment()['PATH']}",
+    )  # fmt: skip
+    invoke.run("pitr", "enable", env=env)
+    receiver = invoke.start("pitr", "stream", env=env)
+    programs.callback(receiver.communicate, timeout=30)
+    programs.callback(receiver.terminate)
+    for _ in range(4):
+        servers.sql(server, "postgres", "create table if not exists t (); select pg_switch_wal()")
+        servers.sql(server, "postgres", "create table u (); drop table u")
+    served = start(observers.listen(tmp_path / "listen", env))
+    prometheus = start(observers.prometheus(tmp_path / "prometheus", {"listen": served}))
+    cluster = {"cluster": CLUSTER}
+    place = cluster | {"store": str(folder)}
+
+    def values(name: str) -> list[float]:
+        return [value for _, value in prometheus.query(f"pgkeep_pitr_{name}")]
+
+    def good() -> None:
+        panels = dashboard(prometheus, pitr=True)
+        assert panels["Receiver"] == [(cluster, 1)]
+        assert panels["Gaps in the WAL"] == [(place, 0), (place, 0)]
+        assert values("segments")[0] >= 4
+        assert values("base_chain_length") == [1]
+        for title, shown in panels.items():
+            kinds = [p for p in json.loads(DASHBOARD.read_text())["panels"] if p["title"] == title]
+            if kinds[0]["type"] == "stat":
+                assert {looks(title, value)[1] for _, value in shown} == {"green"}, title
+        assert 0 < values("slot_safe_bytes")[0] <= values("slot_limit_bytes")[0] <= 1.1 * (1 << 30)
+
+    def firing() -> set[str]:
+        return {one["labels"]["alertname"] for one in prometheus.api("alerts")["alerts"]
+                if one["state"] == "firing"}  # fmt: skip
+
+    def ready() -> None:
+        try:
+            prometheus.query("up")
+        except urllib.error.HTTPError as error:  # it reads its data
+            raise AssertionError from error
+
+    settled(ready)
+    settled(good)
+    assert firing() == set()
+    segments = sorted(folder.glob("pitr/*/wal/[0-9]*.gz"))
+    segments[-3].unlink()
+
+    def alerted() -> None:
+        assert dashboard(prometheus, pitr=True)["Gaps in the WAL"] == [(place, 1), (place, 0)]
+        assert firing() == {"PgkeepWalMissing"}
+
+    settled(alerted)
 
 
 # -- Alertmanager
