@@ -14,7 +14,7 @@ from pgkeep.crypt.options import Encryption
 from pgkeep.model.wal import Lsn
 from pgkeep.monitor import point_in_time
 from pgkeep.monitor.point_in_time import Cluster, Goals
-from pgkeep.pitr import location, overview, stream_state
+from pgkeep.pitr import location, overview
 from pgkeep.pitr.overview import ClusterState
 from pgkeep.pitr.stream_state import Break, SlotProgress, StreamState
 from tests.support import invoke, planted
@@ -152,10 +152,7 @@ def test_commands(tmp_path: Path) -> None:
     listed = invoke.run("list", env=env)
     assert f"\ncluster {IDENTIFIER} has point in time in {tmp_path}\n" in listed
     assert "point in time" not in invoke.run("list", "--database=app", env=env)
-    spool = tmp_path / "pitr" / "spool" / IDENTIFIER
-    spool.mkdir(parents=True)
-    state = stream(written_at=now - HOUR, complete_until=now - HOUR)
-    stream_state.write(stream_state.path_in(spool), state)
+    files.receiver(tmp_path, written_at=now - HOUR, complete_until=now - HOUR)
     status, out, err = invoke.complete("status", env=env)
     assert (status, "has not run for 1 h" in err) == (5, True)
     assert "cluster main  not ok" in out

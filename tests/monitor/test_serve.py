@@ -27,7 +27,7 @@ from pgkeep.model.record import DatabaseResult, Record
 from pgkeep.monitor import overview, site, status
 from pgkeep.monitor.pages import charts
 from pgkeep.stores.memory import MemoryStore
-from tests.support import invoke, planted
+from tests.support import invoke, planted, planted_wal
 from tests.support.buckets import Buckets
 from tests.support.exposition import steady
 from tests.support.listeners import refusing
@@ -65,6 +65,10 @@ def many(directory: Path, now: datetime) -> dict[str, str]:
         planted.plant(directory, msgspec.structs.replace(one, drills=drills if n < 3 else []))
     planted.plant(directory, planted.manifest(now - 9 * DAY, database=HOSTILE))
     planted.plant(directory, planted.manifest(now - 2 * DAY, database="gone", verified=False))
+    cluster = planted_wal.Planted(directory, name="main")
+    cluster.bases(planted_wal.base(1))
+    cluster.segments([1, 2, 4])
+    cluster.receiver(directory, position="0/3000000", complete_until=now)
     return invoke.environment(
         BACKUP_DIR=str(directory), BACKUP_DATABASES="app,new," + "x" * 63, BACKUP_RTO="1s"
     )
@@ -76,10 +80,13 @@ def test_what_is_shown_is_what_the_commands_say(tmp_path: Path) -> None:
         page = get(f"{url}/")
         assert page.code == 200
         assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "<h2>Point in time</h2>" in page.body
+        assert "the receiver does not run" in page.body
+        assert "WAL after 0/3000000 is missing" in page.body
         _, out, _ = invoke.complete("status", "--json", env=env)
         answer = get(f"{url}/status.json")
         assert answer.code == 503
-        ages = re.compile(r'"age_seconds": ?[0-9.]+')
+        ages = re.compile(r'"(?:age|rpo)_seconds": ?[0-9.]+')
         assert json.loads(ages.sub('"age_seconds":0', answer.body)) == json.loads(
             ages.sub('"age_seconds":0', out)
         )

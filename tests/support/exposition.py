@@ -36,4 +36,4 @@ def check(text: str) -> None:
 
 def steady(text: str) -> str:
     """Return metrics without the values that are others at each moment."""
-    return re.sub("(?m)^pgkeep_(backup_age_seconds|store_free_bytes){.*", "", text)
+    return re.sub("(?m)^pgkeep_(backup_age_seconds|store_free_bytes|pitr_rpo_seconds){.*", "", text)

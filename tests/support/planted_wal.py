@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,9 +15,11 @@ from pgkeep.crypt.options import Encryption
 from pgkeep.model.manifest import FileFacts
 from pgkeep.model.naming import Cipher
 from pgkeep.model.wal import Lsn, Segment
+from pgkeep.pitr import stream_state
 from pgkeep.pitr.archive import stored_name
 from pgkeep.pitr.base_manifest import SUFFIX, BaseManifest, Kind, base_name, encode
 from pgkeep.pitr.location import ClusterFacts
+from pgkeep.pitr.stream_state import StreamState
 
 SIZE = 1 << 24
 IDENTIFIER = "7432198765432198765"
@@ -76,3 +79,15 @@ class Planted:
             name = stored_name(f"{timeline:08X}.history", digest, cipher)
             data = encryption.encrypted(compress(text.encode()))
             (self.folder / "wal" / name).write_bytes(data)
+
+    def receiver(self, place: Path, **state: Any) -> None:
+        """Plant the state of a receiver that has stopped long ago."""
+        spool = place / "pitr" / "spool" / self.folder.name
+        spool.mkdir(parents=True)
+        made = StreamState(
+            **{
+                "pid": 1, "written_at": BEGIN, "system_identifier": self.folder.name,
+                "receiving": True, "timeline": 1, **state,
+            }
+        )  # fmt: skip
+        stream_state.write(stream_state.path_in(spool), made)

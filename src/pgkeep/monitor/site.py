@@ -17,6 +17,7 @@ from ..stores.local import LocalStore
 from ..stores.store import Store
 from . import attempts, overview, status
 from .pages import charts, rendering
+from .point_in_time import Cluster
 
 SHOWN = 500  # backups of a database
 RUNS = 10  # shown of a database
@@ -42,6 +43,7 @@ class Section(NamedTuple):
     cards: list[Card]
     failures: list[str]  # of runs that concern no single database
     off_site: str | None  # what is to say of copies, if none are configured
+    clusters: Sequence[Cluster]  # with point in time
 
 
 class Holding(NamedTuple):
@@ -129,6 +131,7 @@ def _section(place: status.TargetState, state: status.State) -> Section:
         cards,
         [] if place.failed_prune is None else status.failure_texts(place.failed_prune, state.now),
         _off_site(place.target),
+        place.clusters,
     )
 
 
