@@ -66,7 +66,7 @@ def test_the_receiver(read: Any) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"written_at": NOW - 2 * HOUR}, "has not run for 2 h: start pgkeep pitr stream"),
         ({"complete_until": NOW - 181 * SECOND},
-         "the last 3 min may not be stored, BACKUP_WAL_MAX_LAG is 1 min"),
+         "the last 3 min are possibly not stored, BACKUP_WAL_MAX_LAG is 1 min"),
         ({"complete_until": None}, "its receiver has stored nothing yet"),
         ({"slot": SlotProgress(name="s")}, "replication slot s does not exist"),
         ({"slot": msgspec.structs.replace(slot, status="lost")}, "slot s is lost"),

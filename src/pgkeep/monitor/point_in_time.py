@@ -114,7 +114,7 @@ def _of_receiver(
         yield "its receiver has stored nothing yet"
     elif goals.rpo is not None and lag is not None and lag > goals.rpo:
         yield (
-            f"changes of the last {span(lag)} may not be stored, BACKUP_WAL_MAX_LAG is"
+            f"changes of the last {span(lag)} are possibly not stored, BACKUP_WAL_MAX_LAG is"
             f" {span(goals.wal_max_lag)}"
         )
     yield from _of_slot(stream)
