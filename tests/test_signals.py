@@ -15,6 +15,7 @@ import pytest
 from pgkeep import interrupts
 from pgkeep.postgres.server import Server
 from pgkeep.task_group import TaskGroup
+from tests.support import invoke
 from tests.support.signals import Struck, Work, work
 
 STRIKE = """
@@ -157,6 +158,17 @@ def test_before_the_handlers(backup: Work, module: str, number: signal.Signals) 
     outcome = Struck(backup.env, prelude, *backup.args).ends()
     assert (outcome.code, outcome.said) == (-number, "")
     assert backup.check(outcome, number) == "before the handlers"
+
+
+@pytest.mark.parametrize(("method", "empty"), [("parse_args", ""), ("invoke", "\n")])
+def test_around_the_arguments(method: str, empty: str) -> None:
+    """Click itself forgets which signal it was, and writes an empty line."""
+    prelude = STRIKE.format(number=int(signal.SIGTERM)) + (
+        "from pgkeep.cli import program\n"
+        f"program.Commands.{method} = lambda *args, **extra: strike()\n"
+    )
+    done = invoke.run_python(prelude, "list", env=invoke.environment())
+    assert (done.returncode, done.stderr) == (143, f"{empty}error: ended by SIGTERM\n")
 
 
 @pytest.mark.parametrize("name", ["sql.gz", "manifest.json"])

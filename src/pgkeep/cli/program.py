@@ -112,6 +112,13 @@ class Commands(click.Group):
         commands: dict[str, click.Command] = {name.split()[1]: imported(name) for name in family}
         return click.Group(cmd_name, commands, params=verbosity_options(), help=_FAMILIES[cmd_name])
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Report an interruption while arguments are read in the same way as `invoke` does."""
+        try:
+            return super().make_context(*args, **extra)
+        except Interrupted as error:
+            raise error.ended() from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Report an interruption ourselves: click writes an empty line, and forgets the signal."""
         try:
@@ -263,6 +270,8 @@ def _run() -> int:  # noqa: PLR0911 - a return for each way to end
     except click.ClickException as error:
         return _failed(_usage_error(error))
     except (click.Abort, click.exceptions.Exit) as error:
+        if isinstance(error.__cause__, Interrupted):  # where neither method of the group was active
+            return _failed(error.__cause__.ended())
         return getattr(error, "exit_code", e.Refused.exit_code)
     except Interrupted as error:
         return _failed(error.ended())
