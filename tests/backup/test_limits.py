@@ -1,6 +1,7 @@
 """Large rows, large tables, many tables, few locks: what memory and servers have little of."""
 
 import re
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
-from tests.support.backups import backup_of, finish, restored, start
+from tests.support.backups import backup_of, finish, restored
 from tests.support.concurrency import contents, parts, repeated, resident, until
 
 MIB = 1 << 20
@@ -37,6 +38,14 @@ class Peak:
             for name, size in found.items():
                 self.of[name] = max(self.of.get(name, 0), size)
             time.sleep(0.02)
+
+
+def start(
+    server: Server, db: str, directory: Path, *args: str, **extra: str
+) -> "subprocess.Popen[str]":
+    """Start the installed command: a fork shares memory with others."""
+    env = invoke.environment(server, db, BACKUP_DIR=str(directory), **extra)
+    return invoke.start("backup", *args, env=env)
 
 
 def test_memory_does_not_grow_with_the_table(

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import psycopg
@@ -11,18 +10,18 @@ from psycopg.conninfo import make_conninfo
 
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
-from tests.support import concurrency, faults, invoke, servers
+from tests.support import concurrency, faults, invoke, launcher, servers
 from tests.support.attacker import ROWS, WHOLE, Attacker, attacker, attempt, contents
 from tests.support.disposable import Disposables
 
 
 def held(
     server: Server, db: str, folder: Path, program: str
-) -> tuple[concurrency.Gate, "subprocess.Popen[str]"]:
+) -> tuple[concurrency.Gate, launcher.Process]:
     """Start a backup that stops before it starts one of its programs."""
     gate = concurrency.Gate(folder, server, program)
     env = invoke.environment(server, db, BACKUP_DIR=str(folder / "b"), BACKUP_JOBS="2")
-    process = invoke.start("backup", "--verify", env=env | gate.environment)
+    process = launcher.start(["backup", "--verify"], env | gate.environment)
     gate.wait()
     return gate, process
 
@@ -232,7 +231,7 @@ def test_no_connection_to_check_names_by(
         servers.sql(pg17, db, f"alter role {one.role} connection limit 3")
         gate = concurrency.Gate(tmp_path, pg17, "pg_dump")
         env = invoke.environment(pg17, db, BACKUP_DIR=str(tmp_path / "b"), PGUSER=one.role)
-        process = invoke.start("backup", "--schema-only", "--jobs=1", env=env | gate.environment)
+        process = launcher.start(["backup", "--schema-only", "--jobs=1"], env | gate.environment)
         gate.wait()
         one.away()
         with psycopg.connect(make_conninfo("", **pg17.params | {"user": one.role}, dbname=db)):

@@ -24,7 +24,7 @@ from pgkeep.model.retention import Policy
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalSource, LocalStore
 from tests.conftest import DatabaseFactory
-from tests.support import faults, invoke, planted, servers
+from tests.support import faults, invoke, launcher, planted, servers
 from tests.support.compare import assert_same_database
 from tests.support.disposable import Disposables
 from tests.support.faults import Run
@@ -736,7 +736,7 @@ def test_of_two_runs_over_all_databases_one_works(
             BACKUP_DATABASES=f"postgres,{app}", **extra,
         )  # fmt: skip
 
-    first = invoke.start("backup", env=env("a", PATH=path))
+    first = launcher.start(["backup"], env("a", PATH=path))
     try:
         faults.eventually(lambda: faults.waiting_at(gate), "the first dump")
         for directory in ("a", "b"):

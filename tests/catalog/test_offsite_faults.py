@@ -24,7 +24,7 @@ from pgkeep.stores.s3.client import S3Settings
 from pgkeep.stores.s3.store import S3Store
 from pgkeep.stores.s3.upload import LARGEST_OBJECT, LARGEST_PART, part_size
 from pgkeep.stores.store import read_all
-from tests.support import invoke, servers
+from tests.support import invoke, launcher, servers
 from tests.support.buckets import Buckets, bucket_store, keys, unfinished
 from tests.support.compare import assert_same_database
 from tests.support.disposable import Disposables
@@ -204,7 +204,7 @@ def test_a_server_that_is_killed_and_comes_back(pg17: Server, fat: str, tmp_path
             **own.environment(bucket),
         )  # fmt: skip
         with proxy(own.port, Fault("stall", "partNumber", after=1000)) as held:
-            process = invoke.start("backup", env=env | {"BACKUP_S3_ENDPOINT": held.endpoint})
+            process = launcher.start(["backup"], env | {"BACKUP_S3_ENDPOINT": held.endpoint})
             while not any("partNumber" in request for request in held.requests):
                 time.sleep(0.01)
             own.stop(signal.SIGKILL)

@@ -14,7 +14,7 @@ import pytest
 from pgkeep.cli.program import COMMANDS, SECTIONS, group, imported
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
-from tests.support import faults, invoke, servers
+from tests.support import faults, invoke, launcher, servers
 from tests.support.invoke import on_terminal
 
 SHELLS = ("bash", "zsh", "fish")
@@ -79,7 +79,7 @@ def test_version() -> None:
 
 
 def output_of(*args: str, env: dict[str, str], code: int = 0) -> tuple[str, str]:
-    process = invoke.start(*args, env=env)
+    process = launcher.start(args, env)
     out, err = process.communicate(timeout=120)
     assert process.returncode == code, out + err
     return out, err

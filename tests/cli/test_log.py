@@ -11,7 +11,7 @@ from pgkeep import progress
 from pgkeep.cli.events import Event
 from pgkeep.model import cluster
 from pgkeep.postgres.server import Server
-from tests.support import faults, invoke, planted, servers
+from tests.support import faults, invoke, launcher, planted, servers
 from tests.support.invoke import run_python
 from tests.support.listeners import listening
 
@@ -72,7 +72,7 @@ def test_the_run_is_that_of_the_sessions(pg17: Server, app: str, tmp_path: Path)
     )
     with servers.connect(pg17, app) as blocker, blocker.transaction():
         blocker.execute("lock table t in access exclusive mode")
-        process = invoke.start("--log-format=json", "backup", env=env)
+        process = launcher.start(["--log-format=json", "backup"], env)
         names = faults.eventually(lambda: servers.sql(pg17, app, query), "a session of pgkeep")
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)

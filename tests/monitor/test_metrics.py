@@ -27,7 +27,7 @@ from pgkeep.monitor.metrics import Sample, Series
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemoryStore
-from tests.support import invoke, planted, servers
+from tests.support import invoke, launcher, planted, servers
 from tests.support.buckets import Buckets
 from tests.support.exposition import check, clusters, steady, values
 from tests.support.invoke import run_python
@@ -124,7 +124,7 @@ def test_a_run_that_is_ended_writes_it_too(pg17: Server, app: str, tmp_path: Pat
                            BACKUP_METRICS_FILE=str(path))  # fmt: skip
     with psycopg.connect(**pg17.params, dbname=app) as blocker:  # type: ignore[arg-type]
         blocker.execute("lock table t in access exclusive mode")
-        process = invoke.start("backup", env=env)
+        process = launcher.start(["backup"], env)
         query = "select count(*) from pg_locks where not granted and relation = 't'::regclass"
         deadline = time.monotonic() + 60
         while servers.sql(pg17, app, query) != [(1,)]:

@@ -14,7 +14,7 @@ import pytest
 from pgkeep.monitor import notify
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
-from tests.support import invoke, servers
+from tests.support import invoke, launcher, servers
 from tests.support.listeners import Listener, listening, never_ending, refusing, speaking
 
 SECRET = "s3cret & long/%"
@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_is_no_success(
         listener.requests.clear()
         with psycopg.connect(**pg17.params, dbname=app) as blocker:  # type: ignore[arg-type]
             blocker.execute("lock table t in access exclusive mode")
-            process = invoke.start("backup", env=env)
+            process = launcher.start(["backup"], env)
             deadline = time.monotonic() + 60
             while servers.sql(pg17, app, waiting) != [(1,)] or not listener.requests:
                 assert time.monotonic() < deadline

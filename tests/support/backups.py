@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,17 @@ from typing import Any
 import psycopg
 
 from pgkeep.postgres.server import Server
-from tests.support import invoke, servers
+from tests.support import invoke, launcher, servers
 
 
 def start(
     server: Server, database: str, directory: Path, *args: str, **extra: str
-) -> "subprocess.Popen[str]":
+) -> launcher.Process:
     env = invoke.environment(server, database, **{"BACKUP_DIR": str(directory), **extra})
-    return invoke.start("backup", *args, env=env)
+    return launcher.start(["backup", *args], env)
 
 
-def finish(process: "subprocess.Popen[str]", directory: Path, seconds: float = 150) -> Path:
+def finish(process: launcher.Process, directory: Path, seconds: float = 150) -> Path:
     """Wait for a backup that must succeed; return its artifact."""
     _, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, err

@@ -5,7 +5,6 @@ import os
 import secrets
 import shlex
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import psycopg
 
 from pgkeep.model import naming
 from pgkeep.postgres.server import Server
-from tests.support import invoke, servers
+from tests.support import invoke, launcher, servers
 
 T = TypeVar("T")
 
@@ -37,11 +36,10 @@ class Run:
     def __init__(self, server: Server, database: str, *args: str, **options: Any) -> None:
         mark = secrets.token_hex(8)
         self._mark = f"PGFAULTS={mark}".encode()  # children get all that begins with PG
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         extra = {**options.pop("env", {}), "PGFAULTS": mark}
-        options["env"] = invoke.environment(server, database, **extra)
-        self.process = subprocess.Popen(
-            [invoke.PGKEEP, *args], stdin=subprocess.DEVNULL, text=True, **options
+        env = invoke.environment(server, database, **extra)
+        self.process: launcher.Process = (
+            invoke.start(*args, env=env, **options) if options else launcher.start(args, env)
         )
 
     def __enter__(self) -> "Run":

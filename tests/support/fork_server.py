@@ -1,7 +1,7 @@
 """The process that imports pgkeep once, and forks for every run; see launcher.py.
 
-Its arguments are a descriptor that is closed when nobody will ask any more, and one on which
-fork_client.py connects.
+Its arguments are 1 where it also imports what few commands need, else 0; a descriptor that is
+closed when nobody will ask any more; and one on which fork_client.py connects.
 """
 
 import atexit
@@ -12,14 +12,12 @@ import os
 import select
 import socket
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 PGKEEP = str(Path(sys.executable).parent / "pgkeep")
 
-# Not numpy, which starts threads: a process with threads must not fork.
 PRELOADED = (
     *(f"pgkeep.cli.{name}" for name in (
         "program", "adopt", "backup", "cat", "config", "doctor", "drill", "history", "hold",
@@ -28,6 +26,19 @@ PRELOADED = (
     )),
     "pgkeep.stores.s3.store",
 )  # fmt: skip
+# Only where probably needed: the more memory a process has, the longer its forks take.
+HEAVY = (
+    *(f"pgkeep.cli.{name}" for name in (
+        "init", "key_check", "key_kit", "key_new", "pitr_base", "pitr_restore", "pitr_stream",
+        "pitr_windows", "rekey",
+    )),
+    "pgkeep.crypt.age_identities",
+    "pgkeep.crypt.encryption",
+    "pgkeep.drill.drill",
+    "pgkeep.monitor.pages.rendering",
+)  # fmt: skip
+# A process with threads must not fork; numpy would start one for each further processor.
+WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1"}
 
 DESCRIPTORS = 5  # of a request: itself, standard input, output and error, where its end is reported
 
@@ -90,6 +101,13 @@ def _become(request: int, standard: Sequence[int]) -> None:
     sys.argv = [PGKEEP, *words[: int(count)]]
 
 
+def _read_descriptions_of_s3() -> None:
+    """Have botocore read the long files that describe the service, which pgkeep keeps."""
+    client = importlib.import_module("pgkeep.stores.s3.client")
+    os.environ |= {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+    client.create_client(client.S3Settings(bucket="none", endpoint="http://127.0.0.1:9"))
+
+
 def _leave(codes: Sequence[object]) -> None:
     """End with an exit code, if there is one, without freeing every object.
 
@@ -106,10 +124,14 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(PGKEEP).parent)  # as for the command
     exit_codes: list[object] = []
     atexit.register(_leave, exit_codes)  # the first one, so it runs after all others
-    sockets = [socket.socket(fileno=int(word)) for word in sys.argv[1:]]
-    for module in PRELOADED:
+    heavy, *descriptors = map(int, sys.argv[1:])
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    os.environ |= WITHOUT_THREADS
+    for module in (*PRELOADED, *HEAVY) if heavy else PRELOADED:
         importlib.import_module(module)
-    assert threading.active_count() == 1
+    if heavy:
+        _read_descriptions_of_s3()
+    assert len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 - also those of libraries
     importlib.import_module("pgkeep.postgres.programs").installations()  # and keep the answer
     gc.collect()
     gc.freeze()  # a collection in a fork would write to every object
