@@ -85,14 +85,15 @@ class WalSource:
         """Store the complete segments and histories; return all that are stored."""
         if switch:
             self.connection.execute("select pg_switch_wal()")
-            self.connection.execute("checkpoint")  # the current position leaves the border
+            # The current position leaves the border; a checkpoint could remove segments.
+            self.connection.execute("select pg_logical_emit_message(true, 'x', 'x')")
         archive = self.location.archive(Encryption())
         for name, data in self.connection.execute(
-            "select name, pg_read_binary_file('pg_wal/' || name) from pg_ls_waldir()"
+            "select name, pg_read_binary_file('pg_wal/' || name, 0, size, true) from pg_ls_waldir()"
             " where name ~ '^[0-9A-F]{24}$' and right(name, 16) <"
             " right(pg_walfile_name(pg_current_wal_lsn()), 16) or name ~ 'history$' order by name"
         ).fetchall():
-            if not archive.files().get(name) and not self._is_recycled(name, bytes(data)):
+            if data and not archive.files().get(name) and not self._is_recycled(name, bytes(data)):
                 archive.put(name, bytes(data))
         return sorted(archive.files())
 

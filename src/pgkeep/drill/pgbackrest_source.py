@@ -18,7 +18,7 @@ from ..pitr import installation, target, waldump
 from ..pitr.base_manifest import BaseManifest, Kind
 from ..pitr.control import ControlData, read_control
 from ..pitr.recovery import Cluster, RecoveredServer
-from ..pitr.recovery_settings import raised
+from ..pitr.recovery_settings import of_segments, raised
 from ..pitr.restore import refuse_tablespaces
 from ..pitr.tablespaces import created_after, elsewhere
 from ..pitr.target import Target
@@ -122,10 +122,11 @@ class StanzaSource:
         with contextlib.ExitStack() as stack:
             run = stack.enter_context(private_folder(account, temporary_places()))
             stack.enter_context(reaper(directory, run, directory.parent))
+            sizes = of_segments(control.segment_size)
             cluster = Cluster(
                 programs=programs, major=major, data=directory, run=run,
-                settings=raised(control.settings, contents.settings), superusers=["postgres"],
-                databases=["postgres", "template1"],
+                settings={**raised(control.settings, contents.settings), **sizes},
+                superusers=["postgres"], databases=["postgres", "template1"],
                 elsewhere={**mapped, str(tablespaces): tablespaces},
             )  # fmt: skip
             server = stack.enter_context(RecoveredServer(cluster))

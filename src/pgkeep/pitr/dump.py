@@ -69,12 +69,12 @@ def dump(
             recovered(plan, work / "data", encryption, jobs, progress, options)
         )
         endpoint = found.server.endpoint.to(asked.database)
-        _check_tables(endpoint, asked.tables)
+        check_tables(endpoint, asked.tables)
         made = backup(endpoint, LocalStore(asked.folder), how, progress).manifest
         return made, found.warnings
 
 
-def _check_tables(endpoint: Endpoint, tables: Sequence[str]) -> None:
+def check_tables(endpoint: Endpoint, tables: Sequence[str]) -> None:
     """Check that the database has tables, before it is backed up.
 
     Raises:

@@ -34,6 +34,7 @@ START_SECONDS = 3600.0  # until the server accepts connections: it replays up to
 _CAUSE = re.compile("FATAL|PANIC|DETAIL|unrecognized|invalid value")
 _STOPPING = re.compile(
     r"recovery stopping (?:before|after) commit of (?:prepared )?transaction (\d+), time ([^\n]+)"
+    r"|recovery stopping (?:before|after) WAL location \(LSN\) [^\n]+"
     r"|recovery stopping at restore point \"([^\n]*)\""
     r"|recovery stopping after reaching (consistency)"
 )

@@ -31,6 +31,7 @@ _SETTINGS = {
     "cluster_name": "pgkeep recovery",
 }
 EVENT_TRIGGERS_SINCE = 17
+_USUAL_SEGMENT = 16 << 20
 _REPLACED = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
 _REMOVED = (
     "recovery.signal", "standby.signal", "postmaster.pid", "postmaster.opts",
@@ -67,6 +68,14 @@ def raised(*settings: Mapping[str, Any]) -> dict[str, str]:
             if str(value).isdigit():
                 highest[name] = max(highest.get(name, 0), int(value))
     return {name: str(value) for name, value in highest.items()}
+
+
+def of_segments(size: int) -> dict[str, str]:
+    """Return the settings without which a server with segments of this size does not start."""
+    if size <= _USUAL_SEGMENT:
+        return {}
+    megabytes = size >> 20
+    return {"min_wal_size": f"{2 * megabytes}MB", "max_wal_size": f"{max(1024, 4 * megabytes)}MB"}
 
 
 def recovery(point: Point, timeline: int) -> dict[str, str]:

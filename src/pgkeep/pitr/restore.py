@@ -164,9 +164,10 @@ def _cluster(
         major=base.major,
         data=data,
         run=scratch,
-        settings=recovery_settings.raised(
-            *(base.settings for base in plan.chain), contents.settings
-        ),
+        settings={
+            **recovery_settings.raised(*(base.settings for base in plan.chain), contents.settings),
+            **recovery_settings.of_segments(base.segment_size),
+        },
         superusers=list(dict.fromkeys(names)),
         databases=list(dict.fromkeys(["postgres", base.database, "template1"])),
         elsewhere=mapped,

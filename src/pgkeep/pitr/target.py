@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from .. import errors as e
@@ -103,7 +103,10 @@ def end_of_wal(base: BaseManifest, runs: Sequence[Extent]) -> Lsn | None:
 
 
 SHOWN = 10  # commits before the target
-_MARGIN = 100  # commits after a time, until no earlier one is expected: their order differs
+# After so many commits that are later than a time, or one that is so much later, no earlier one is
+# expected: a transaction takes its time before it writes its record.
+_MARGIN = 100
+_SKEW = timedelta(minutes=1)
 
 
 def is_decided(target: Target, contents: WalContents, newest: Sequence[Commit]) -> bool:
@@ -114,6 +117,8 @@ def is_decided(target: Target, contents: WalContents, newest: Sequence[Commit]) 
             assert target.time is not None  # noqa: S101 - each kind has its value
             if any(commit.time <= target.time for commit in newest):
                 return False
+            if any(commit.time > target.time + _SKEW for commit in commits):
+                return True
             return sum(commit.time > target.time for commit in commits) > _MARGIN
         case TargetKind.XID:
             found = any(commit.xid == target.xid for commit in commits[:-1])

@@ -107,7 +107,8 @@ def owner_of(directory: Path, wanted: str | None) -> tuple[str, int, int]:
         except KeyError:
             raise e.UsageError(f"--owner: found {wanted!r}, expected a user") from None
         return wanted, entry.pw_uid, entry.pw_gid
-    above = place_of(directory).stat().st_uid
+    place = place_of(directory)
+    above = place.stat().st_uid if place.exists() else 0
     if above != 0:
         return _user(above)
     for name in (_SERVICE_USER, UNPRIVILEGED):

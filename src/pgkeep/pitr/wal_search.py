@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .. import errors as e
-from ..model.wal import PARTIAL
+from ..model.wal import PARTIAL, parse_history
 from ..progress import Progress
 from . import target, waldump
 from .archive import WalArchive
@@ -94,12 +94,10 @@ class WalSearch:
         """
         self._progress.step("fetching WAL")
         self._progress.total(len(self._names) * self._size)
-        switches = [switch.parent for switch in self._plan.path.switches]
-        for timeline in (*switches, self._plan.path.timeline):
-            history = f"{timeline:08X}.history"
-            # That of the target has all switches; the others exist unless somebody removed them.
-            if timeline > 1 and self._archive.files().get(history):
-                self._stage(history)
+        # That of the target has all switches. A promotion takes the first number that has none.
+        for name in self._archive.files():
+            if parse_history(name) is not None:
+                self._stage(name)
         found = WalContents()
         for start in range(0, len(self._names), self._batch):
             read = self._read(start, min(start + self._batch, len(self._names)))

@@ -1,0 +1,19 @@
+"""A killed restore leaves nothing, and can be repeated."""
+
+import signal
+
+from tests.support.restore_kills import Kills
+from tests.support.wal_source import wal_source
+
+
+def test_kills() -> None:
+    """A3: kill -9 and SIGTERM at half of the time; neither server nor folder remains."""
+    with wal_source(17) as source:
+        source.base()
+        source.run("create table t (i int)")
+        source.ship()
+        kills = Kills(source)
+        seconds = kills.complete()
+        assert kills.kill(seconds / 2, signal.SIGKILL)
+        assert kills.kill(seconds / 2, signal.SIGTERM)
+        kills.complete()
