@@ -9,26 +9,10 @@ from pgkeep import errors as e
 from pgkeep.crypt.options import Encryption
 from pgkeep.model.wal import Lsn
 from pgkeep.pitr.plan import make_plan
-from pgkeep.pitr.restore import Recovered, RestoreOptions, preview, recovered
+from pgkeep.pitr.restore import preview
 from pgkeep.pitr.target import Target, TargetKind
 from pgkeep.progress import Silent
-from tests.support.wal_source import WalSource, wal_source
-
-
-def restored(
-    source: WalSource, target: Target, timeline: int | None = None
-) -> tuple[Recovered, list[int]]:
-    """Recover to a target; return the rows of the ledger."""
-    plan = make_plan(source.location, target, Encryption(), timeline)
-    directory = source.folder / "data"
-    options = RestoreOptions(keep=False)
-    with (
-        recovered(plan, directory, Encryption(), 2, Silent(), options) as found,
-        found.server.endpoint.connect() as connection,
-    ):
-        rows = connection.execute("select n from public.ledger order by n").fetchall()
-    assert not directory.exists()
-    return found, [row[0] for row in rows]
+from tests.support.wal_source import WalSource, restored, wal_source
 
 
 def refused(source: WalSource, target: Target) -> e.Refused:

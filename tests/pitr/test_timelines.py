@@ -15,8 +15,7 @@ from pgkeep.pitr.restore import RestoreOptions, recovered
 from pgkeep.pitr.target import Point, Target, TargetKind
 from pgkeep.pitr.wal_search import WalSearch
 from pgkeep.progress import Silent
-from tests.pitr.test_recovery import restored
-from tests.support.wal_source import WalSource, wal_source
+from tests.support.wal_source import WalSource, restored, wal_source
 
 LATEST = Target(TargetKind.LATEST)
 

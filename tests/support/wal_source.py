@@ -15,6 +15,9 @@ from pgkeep.pitr import base, bases
 from pgkeep.pitr.base import BaseOptions, Parent, ServerState
 from pgkeep.pitr.base_manifest import BaseManifest
 from pgkeep.pitr.location import ClusterFacts, Location
+from pgkeep.pitr.plan import make_plan
+from pgkeep.pitr.restore import Recovered, RestoreOptions, recovered
+from pgkeep.pitr.target import Target
 from pgkeep.postgres.connection import Connection, Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
@@ -133,3 +136,19 @@ def wal_source(
         source = WalSource(server, folder, major, megabytes << 20)
         stack.callback(source.connection.close)
         yield source
+
+
+def restored(
+    source: WalSource, target: Target, timeline: int | None = None
+) -> tuple[Recovered, list[int]]:
+    """Recover to a target; return the rows of the ledger."""
+    plan = make_plan(source.location, target, Encryption(), timeline)
+    directory = source.folder / "data"
+    options = RestoreOptions(keep=False)
+    with (
+        recovered(plan, directory, Encryption(), 2, Silent(), options) as found,
+        found.server.endpoint.connect() as connection,
+    ):
+        rows = connection.execute("select n from public.ledger order by n").fetchall()
+    assert not directory.exists()
+    return found, [row[0] for row in rows]
