@@ -1,6 +1,7 @@
 """The WAL archive, with segments of a real server."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from pgkeep.pitr.archive import WalArchive
 from pgkeep.pitr.wal_file import Origin, read_header
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore
+from pgkeep.stores.store import write_file
 from tests.support import private_keys, servers
+from tests.support.buckets import Buckets, bucket_store
 from tests.support.private_keys import AgeKey
+from tests.support.proxy import Fault, proxy
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +30,16 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> AgeKey:
 
 @pytest.fixture
 def segments(server: Server) -> tuple[Origin, dict[str, bytes]]:
-    """Two complete segments of a server, as it has written them."""
+    return segments_of(server)
+
+
+@pytest.fixture
+def segments_of_17(pg17: Server) -> tuple[Origin, dict[str, bytes]]:
+    return segments_of(pg17)
+
+
+def segments_of(server: Server) -> tuple[Origin, dict[str, bytes]]:
+    """Return two complete segments of a server, as it has written them."""
     with servers.connect(server, "postgres") as connection:
         (row,) = connection.execute(
             "select pg_walfile_name(pg_switch_wal()), system_identifier::text,"
@@ -111,3 +124,67 @@ def test_only_wal_of_this_cluster_is_archived(
     assert archive_module.histories(archive)[2][0].parent == 1
     assert archive.segments() == []
     assert Segment(1, 1).next == Segment(1, 2)
+
+
+def test_two_processes_store_one_name(
+    segments_of_17: tuple[Origin, dict[str, bytes]], tmp_path: Path, buckets: Buckets,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A6: both have listed the store before; the same bytes are one file, other bytes fail."""
+    origin, files = segments_of_17
+    name, data = next(iter(files.items()))
+    other = data[: len(data) // 2] + b"of another server" + data[len(data) // 2 + 17 :]
+    for store in (LocalStore(tmp_path), bucket_store(buckets, monkeypatch)):
+        first, second = (WalArchive(store, origin, Encryption()) for _ in range(2))
+        assert (first.files(), second.files()) == ({}, {})
+        with ThreadPoolExecutor(2) as threads:
+            [*threads.map(lambda archive: archive.put(name, data), (first, second))]
+        (stored,) = store.items()
+        assert WalArchive(store, origin, Encryption()).get(name) == data
+        stale = WalArchive(store, origin, Encryption())
+        stale.files().clear()
+        with pytest.raises(e.Differs):
+            stale.put(name, other)
+        assert [*store.items()] == [stored]
+        store.delete(stored.name)
+        first.refresh()
+        assert first.files() == {}
+        second.refresh()
+        assert second.files() == {}
+        with ThreadPoolExecutor(2) as threads:
+            done = [threads.submit(first.put, name, data), threads.submit(second.put, name, other)]
+        failed = [isinstance(found.exception(), e.Differs) for found in done]
+        left = [item.name for item in store.items()]
+        assert any(failed), "two files under one name are never a success"
+        assert len(left) == failed.count(False)
+
+
+def test_a_segment_is_put_on_condition(
+    segments_of_17: tuple[Origin, dict[str, bytes]],
+    buckets: Buckets,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A6, A4: never over an object; without support too; an answer that gets lost is no failure."""
+    origin, files = segments_of_17
+    (name, data), (later, more) = files.items()
+    put = f"PUT /{(bucket := buckets.bucket())}/backups/"
+    unsupported = Fault("status", match=put, status=501, code="NotImplemented")
+    lost = Fault("lost", match=put, skip=2, times=1)
+    with proxy(buckets.port, unsupported, lost) as running:
+        settings = {"bucket": bucket, "endpoint": running.endpoint}
+        store = bucket_store(buckets, monkeypatch, **settings)
+        archive = WalArchive(store, origin, Encryption())
+        assert archive.put(name, data)
+        heads = [head.lower() for head in running.heads if head.startswith(put)]
+        assert ["if-none-match: *" in head for head in heads] == [True, False]
+        again = bucket_store(buckets, monkeypatch, **settings)
+        stale = WalArchive(again, origin, Encryption())
+        stale.files().clear()
+        assert stale.put(later, more), "the object exists, and the answer was lost"
+        stale.files().clear()
+        assert stale.put(name, data), "another process has stored it meanwhile"
+        assert len([*store.items()]) == 2
+        assert WalArchive(store, origin, Encryption()).get(later) == more
+        write_file(again, "name", b"1", new=True)
+        with pytest.raises(e.Exists):
+            write_file(again, "name", b"2", new=True)

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +29,7 @@ from pgkeep.pitr.stream_state import StreamState
 from pgkeep.pitr.wal_file import Origin
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore
-from tests.support import invoke, servers
+from tests.support import exposition, invoke, servers
 
 SIZE = 1 << 20
 SETTINGS = {"max_slot_wal_keep_size": "1GB"}
@@ -159,9 +163,11 @@ def enabled(server: Server, place: Path, **extra: str) -> Cluster:
 
 
 @contextmanager
-def streaming(cluster: Cluster, *args: str, code: int = 0, **extra: str) -> Iterator[Stream]:
+def streaming(
+    cluster: Cluster, *args: str, code: int = 0, extra: Mapping[str, str] = {}
+) -> Iterator[Stream]:
     """Run pgkeep pitr stream; it must end with an exit code when it is told to."""
-    process = invoke.start("pitr", "stream", *args, env=cluster.env | extra)
+    process = invoke.start("pitr", "stream", *args, env={**cluster.env, **extra})
     stream = Stream(cluster, process)
     try:
         yield stream
@@ -346,3 +352,105 @@ def test_no_segment_is_lost_with_the_spool(place: Path) -> None:
             stream.stores(cluster.write(2))
         assert len(cluster.runs()) == 1
         assert not [path.name for path in stores.iterdir() if path.name.startswith(".")]
+
+
+def test_the_service_tells_how_it_is(place: Path) -> None:
+    """READY after the first contact, signs of life, /healthz and /metrics of what is stored."""
+    with (
+        Server(servers.bin_folder(17), settings=SETTINGS, initdb=["--wal-segsize=1"]) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        address = str(place / "notify")
+        manager.bind(address)
+        manager.settimeout(60)
+        cluster = enabled(server, place)
+        extra = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1500000", "BACKUP_CLUSTER": "main"}
+        with streaming(cluster, "--listen=0", extra=extra) as stream:
+            received = ""
+            serving = re.compile(r"serving http://127.0.0.1:([0-9]+)/healthz")
+            stream.until(lambda: serving.search(stream.printed))
+            (port,) = map(int, serving.findall(stream.printed))
+
+            def tells(text: str) -> None:
+                nonlocal received
+                deadline = time.monotonic() + 30
+                while text not in received:
+                    assert time.monotonic() < deadline, received
+                    received += manager.recv(1000).decode() + "\n"
+
+            tells("READY=1")
+            state = cluster.state()
+            assert state is not None
+            assert state.slot is not None
+            cluster.sql("create table public.t (n int)")
+            position = cluster.position()
+            stream.stores(position)
+            stream.until(lambda: asked(port, "/healthz") == (200, "ok\n"))
+            for _ in range(2):
+                received = ""
+                tells("WATCHDOG=1")
+            text = asked(port, "/metrics")[1]
+            for line in ("receiver_running", "receiver_restarts", "waiting_segments"):
+                assert f'pgkeep_pitr_{line}{{cluster="main"}} ' in text
+            assert 'state="reserved"} 1' in text
+            exposition.check(text)
+            assert asked(port, "/status.json")[0] == 404
+            server.stop()
+            stream.until(lambda: asked(port, "/healthz")[0] == 503)
+            assert "may not be stored, expected 1 s at most" in asked(port, "/healthz")[1]
+            stream.until(lambda: "the server does not answer" in asked(port, "/healthz")[1])
+            tells("the server does not answer")
+        tells("STOPPING=1")
+
+
+def test_a_dead_store_delays_nobody(place: Path) -> None:
+    """PITR rule 7, A4: the other store gets everything; the end is possible at any time."""
+    with (
+        Server(servers.bin_folder(17), settings=SETTINGS, initdb=["--wal-segsize=1"]) as server,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        bucket = {
+            "BACKUP_S3_BUCKET": "copies",
+            "BACKUP_S3_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+        }
+        cluster = enabled(server, place)
+        with streaming(cluster, code=128 + signal.SIGTERM, extra=bucket) as stream:
+            position = cluster.write(2)
+
+            def first_store_has_it() -> bool:
+                state = cluster.state()
+                return (
+                    state is not None and Lsn.parse(state.stores[0].position or "0/0") >= position
+                )
+
+            stream.until(first_store_has_it)
+            state = cluster.state()
+            assert state is not None
+            assert state.position is None, "not every store has it"
+            assert state.waiting
+            assert state.complete_until is None
+            stream.process.terminate()
+            time.sleep(0.5)
+            assert stream.process.poll() is None, "it waits for the store"
+            stream.process.terminate()
+            stream.process.wait(timeout=5)
+        with streaming(cluster, code=6, extra=bucket | {"BACKUP_S3_TIMEOUT": "1"}) as stream:
+            stream.tells("no complete answer")
+        assert "did not get all received WAL" in stream.printed
+        with streaming(cluster) as stream:
+            stream.stores(position)
+        assert len(cluster.runs()) == 1
+
+
+def asked(port: int, path: str) -> tuple[int, str]:
+    """Return status and text of an answer; 0 if nobody listens yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except urllib.error.URLError:
+        return 0, ""

@@ -21,6 +21,7 @@ NO_RECEIVE = "--no-receive"
 _WITH_IT = ("--cluster", "--socket", "--socket-group")
 RULES: Sequence[Rule] = (
     AtMostOne((NO_RECEIVE, "--until")),
+    AtMostOne((NO_RECEIVE, "--listen")),
     *(Requires(option, (NO_RECEIVE,)) for option in _WITH_IT),
 )
 

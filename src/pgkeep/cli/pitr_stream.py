@@ -2,51 +2,67 @@
 
 import os
 import signal
-import socket
 import threading
 from types import FrameType
 
 import click
 
 from .. import errors as e
+from .. import processes
+from ..model.cluster import short_form
 from ..model.wal import Lsn
 from ..pitr import service, slot
 from ..pitr.base import ServerState
-from . import output
+from ..pitr.stream import Stream
+from . import output, receiver_page, web
 from .command import pgkeep_command
-from .common import connection_options, dir_option, load_config, target_option
+from .common import check_extra, connection_options, dir_option, load_config, target_option
 from .pitr_archive import RULES, NoReceive, no_receive_options
+from .service_manager import ServiceManager, notify
 
 
 @pgkeep_command(
     "stream",
     examples=(
         "pgkeep pitr stream",
+        "pgkeep pitr stream --listen=9649          # /healthz and /metrics on 127.0.0.1:9649",
         "pgkeep pitr stream --until=0/5000000",
         "pgkeep pitr stream --no-receive           # for pgkeep pitr push and fetch",
     ),
     rules=RULES,
 )
 @click.option("--until", metavar="LSN", help="End when the WAL up to this position is stored.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    callback=web.parse_address,
+    help="Serve /healthz and /metrics of the receiver. Without a host: only for this machine.",
+)
 @no_receive_options
 @connection_options
 @target_option
 @dir_option
 def command(
-    *, until: str | None, database: str | None, no_receive: NoReceive | None, **common: str | None
-) -> None:
+    *, until: str | None, listen: web.Address | None, database: str | None,
+    no_receive: NoReceive | None, **common: str | None,
+) -> None:  # fmt: skip
     """Receive the WAL of a cluster and store it, until the command is stopped.
 
     pg_receivewal receives it with pgkeep's replication slot. Each segment is stored in the
-    directory and in the bucket, and the unfinished one every BACKUP_WAL_MAX_LAG.
+    directory and in the bucket, and the unfinished one within BACKUP_WAL_MAX_LAG.
+
+    /healthz answers 200 if the newest change is stored within BACKUP_WAL_MAX_LAG and no WAL is
+    missing, else 503 with the reasons.
     """
+    if listen is not None:
+        check_extra("metrics", "waitress")
     config = load_config(**common)
     position = _position(until)
     encryption = config.encryption()
     endpoint = config.endpoint(database)
     out = output.current()
     if no_receive is not None:
-        no_receive.run(config, endpoint, encryption, _notify)
+        no_receive.run(config, endpoint, encryption, notify)
         return
     with endpoint.connect() as connection:
         facts = service.facts_of(connection, config)
@@ -57,19 +73,43 @@ def command(
                 hint="Begin with: pgkeep pitr enable.",
             )
     stream = service.stream_of(config, endpoint, facts, encryption, out.warning)
-
-    def end(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stream.stop()
-
+    if listen is not None:
+        label = config.settings.cluster or short_form(facts.system_identifier)
+        max_lag = config.settings.wal_max_lag
+        app = receiver_page.application(lambda: stream.state, max_lag, label, listen)
+        web.start(app, listen, "/healthz", out)
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
-    _notify("READY=1")
+        _end_by_signals(stream)
     out.info(f"receiving the WAL of cluster {facts.system_identifier}")
-    stream.run(lambda: position is not None and _reached(stream.health.position, position))
+    manager = ServiceManager()
+    stream.run(
+        lambda: position is not None and _reached(stream.health.position, position),
+        lambda: manager.report(_status(stream), ready=stream.health.receiving),
+    )
     stored = "nothing" if stream.health.position is None else f"up to {stream.health.position}"
     out.done(f"stored {stored}")
+
+
+def _end_by_signals(stream: Stream) -> None:
+    """Store what was received at the first signal; end at once at the second one."""
+    received: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        if received:
+            processes.kill_all()
+            os._exit(128 + number)
+        received.append(number)
+        notify("STOPPING=1")
+        stream.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+
+
+def _status(stream: Stream) -> str:
+    problems = stream.health.problems
+    return "; ".join(problems) or f"stored up to {stream.health.position}"
 
 
 def _position(text: str | None) -> Lsn | None:
@@ -83,11 +123,3 @@ def _position(text: str | None) -> Lsn | None:
 
 def _reached(position: Lsn | None, wanted: Lsn) -> bool:
     return position is not None and position >= wanted
-
-
-def _notify(text: str) -> None:
-    """Tell systemd (sd_notify) that the service is ready."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.sendto(text.encode(), address.replace("@", "\0", 1))

@@ -119,6 +119,18 @@ def serve(app: "WSGIApplication", address: Address, path: str, out: output.Outpu
         UsageError: the address cannot be listened on.
 
     """
+    start(app, address, path, out).join()
+
+
+def start(
+    app: "WSGIApplication", address: Address, path: str, out: output.Output
+) -> threading.Thread:
+    """Answer requests in a thread, as long as the command runs.
+
+    Raises:
+        UsageError: the address cannot be listened on.
+
+    """
     from waitress.channel import HTTPChannel  # noqa: PLC0415 - an extra
     from waitress.server import create_server  # noqa: PLC0415
 
@@ -147,4 +159,4 @@ def serve(app: "WSGIApplication", address: Address, path: str, out: output.Outpu
     # In a thread: waitress would take our signals for an ordinary end.
     thread = threading.Thread(target=server.run, name="waitress", daemon=True)
     thread.start()
-    thread.join()
+    return thread

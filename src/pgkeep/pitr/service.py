@@ -15,7 +15,7 @@ from .base import BaseOptions, ServerState
 from .base_manifest import BaseManifest
 from .base_run import BaseRun
 from .expire import Expired, RemovalPlan
-from .location import ClusterFacts, Location, locations, register, spool_of
+from .location import ClusterFacts, Location, locations, register, register_at, spool_of
 from .shipper import Received, Shipper
 from .stream import WATCH, Stream, StreamOptions
 
@@ -99,9 +99,14 @@ def stream_of(
     tell: Callable[[str], None],
 ) -> Stream:  # fmt: skip
     """Return the receiver of a cluster's WAL."""
-    archives = [location.archive(encryption) for location in register(config, facts)]
     received = received_of(config, facts)
-    shipper = Shipper(received, archives, max_lag=config.settings.wal_max_lag)
+    places = {found.wal.url: found for found in locations(config, facts)}
+    shipper = Shipper(
+        received,
+        [found.archive(encryption) for found in places.values()],
+        max_lag=config.settings.wal_max_lag,
+        register=lambda archive: register_at(config, places[archive.store.url]),
+    )
     options = StreamOptions(
         programs=installation.folder_of(facts.version_num // 10000, installation.FOR_STREAM),
         state=stream_state.path_in(received.folder.parent),

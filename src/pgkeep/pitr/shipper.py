@@ -141,8 +141,11 @@ class Pace:
 class StoreShipper:
     """Stores received files in one store."""
 
-    def __init__(self, archive: WalArchive, received: Received, pace: Pace) -> None:
-        """Store the parameters."""
+    def __init__(
+        self, archive: WalArchive, received: Received, pace: Pace,
+        register: Callable[[WalArchive], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        """Store the parameters; `register` is called when the store answers."""
         self.archive = archive
         self.reached: tuple[int, Lsn] | None = None  # timeline and end of what is stored
         self.gap: str | None = None  # WAL that it does not have, and will not get
@@ -153,6 +156,7 @@ class StoreShipper:
         self.newest: wal.Segment | None = None  # complete one, when the store was listed
         self._received = received
         self._pace = pace
+        self._register = register
         self._partials: dict[str, tuple[int, int]] = {}  # time of change, length without zeros
         self._listed = False
         self._next_partial = 0.0  # monotonic
@@ -187,6 +191,7 @@ class StoreShipper:
 
     def _begin(self) -> None:
         """Remove what a killed process left, and look where to continue."""
+        self._register(self.archive)
         store, owner = self.archive.store, self.archive.origin.system_identifier
         store.sweep(lambda name: parse_stored(name) is not None, owner)
         segments = self.archive.segments()
@@ -282,11 +287,15 @@ class Shipper:
         archives: Sequence[WalArchive],
         *,
         max_lag: float,
+        register: Callable[[WalArchive], None] = lambda _: None,
     ) -> None:
-        """Store the parameters; `max_lag` is in seconds, 0 stores no unfinished segments."""
+        """Store the parameters; `max_lag` is in seconds, 0 stores no unfinished segments.
+
+        `register` is called when a store answers for the first time.
+        """
         self.received = received
         self.states = [
-            StoreShipper(archive, received, Pace(max_lag=max_lag)) for archive in archives
+            StoreShipper(archive, received, Pace(max_lag=max_lag), register) for archive in archives
         ]
         self._pace = Pace(max_lag=max_lag)
         self._ending = threading.Event()

@@ -67,6 +67,23 @@ class StreamState(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return max(0.0, (now - self.complete_until).total_seconds())
 
+    def reasons(self, now: datetime, max_lag: float) -> list[str]:
+        """Return why changes may be lost; nothing if all is well.
+
+        Without a limit in seconds, unfinished segments are not stored, and their age says nothing.
+        """
+        found = [f"a window is broken: {last.reason}" for last in self.broken if not last.healed_at]
+        lag = self.lag(now)
+        if max_lag and lag is None:
+            found.append("nothing is stored yet")
+        elif max_lag and lag is not None and lag > max_lag:
+            found.append(
+                f"the newest {lag:.0f} s may not be stored, expected {max_lag:g} s at most"
+            )
+        elif not max_lag and not self.receiving:
+            found.append("pg_receivewal does not run")
+        return [*found, *self.problems] if found else []
+
 
 def path_in(spool: Path) -> Path:
     """Return the file of the cluster whose spool this is."""
