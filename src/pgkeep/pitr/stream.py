@@ -155,13 +155,11 @@ class Stream:
                 self._note()
                 self._write()
         self._shipper.check()
-        if lacking:
+        for state in lacking:
+            store = state.archive.store.url
+            reason = state.error.message if state.error else "it does not answer"
             raise e.StoreError(
-                "; ".join(
-                    f"{state.archive.store.url} did not get all received WAL:"
-                    f" {state.error.message if state.error else 'it does not answer'}"
-                    for state in lacking
-                ),
+                f"{store} did not get all received WAL: {reason}",
                 hint=f"It stays in {self._received.folder} until pgkeep pitr stream runs again.",
             )
 
