@@ -52,6 +52,7 @@ class Values:
     facts: Sequence[str]  # lines of Markdown
     major: str
     encryption: Encryption | None = None  # of new backups, else of the newest one
+    pitr: bool = False  # whether a store has WAL and base backups
 
 
 def render(text: str, values: Values) -> list[str]:
@@ -61,6 +62,8 @@ def render(text: str, values: Values) -> list[str]:
         chosen.add("include_s3")
     if values.encryption is not None:
         chosen.add("include_encryption")
+    if values.pitr:
+        chosen.add("include_pitr")
     lines = (line for part in selected(text, chosen) for line in _filled(part, values))
     return list(_wrapped(lines))
 

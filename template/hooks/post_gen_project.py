@@ -7,10 +7,13 @@ from pathlib import Path
 
 OPTIONAL = {
     "k8s/page": "{{ cookiecutter.include_observability }}",
+    "k8s/pitr": "{{ cookiecutter.include_pitr }}",
     "k8s": "{{ cookiecutter.include_kubernetes }}",
     "deploy/monitoring": "{{ cookiecutter.include_observability }}",
     ".github": "{{ cookiecutter.include_github_actions }}",
 }
+UNITS = "deploy/systemd/{{ cookiecutter.project_slug }}-pitr"
+PITR = "{{ cookiecutter.include_pitr }}"
 VENDORED = "{{ cookiecutter.__vendored }}"
 SOURCE = "{{ cookiecutter.pgkeep_source }}"
 
@@ -34,6 +37,10 @@ def wheel() -> tuple[str, bytes]:
 for folder, wanted in OPTIONAL.items():
     if wanted == "no":
         shutil.rmtree(folder)
+if PITR == "no":
+    for suffix in ("-stream.service", "-base.service", "-base.timer", "-drill.service",
+                   "-drill.timer"):  # fmt: skip
+        Path(UNITS + suffix).unlink()
 if VENDORED == "yes":
     name, contents = wheel()
     vendor = Path("scripts", "vendor")

@@ -21,5 +21,9 @@ wrong = [
     for name, (value, rule) in RULES.items()
     if not re.fullmatch(rule, value)
 ]
+PITR_SINCE = 15  # the first major version that pgkeep pitr supports
+pitr, major = "{{ cookiecutter.include_pitr }}", "{{ cookiecutter.postgres_version }}"
+if pitr == "yes" and int(major) < PITR_SINCE:
+    wrong.append(f"include_pitr: requires postgres_version {PITR_SINCE} or newer, got {major}")
 if wrong:
     sys.exit("\n".join(wrong))

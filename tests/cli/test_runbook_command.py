@@ -18,7 +18,10 @@ from tests.support import baking, invoke, planted, private_keys, servers
 from tests.support.place import VIEW
 
 ODD = 'it\'s a "db" $HOME; 1'
-OPTIONS = ("include_s3", "include_kubernetes", "include_observability", "include_encryption")
+OPTIONS = (
+    "include_s3", "include_kubernetes", "include_observability", "include_encryption",
+    "include_pitr",
+)  # fmt: skip
 
 
 class Placeholders:

@@ -33,6 +33,10 @@ COMBINATIONS = [
     for values in itertools.product(("yes", "no"), repeat=len(OPTIONS))
     if values.count("no") % 2 == 0
 ]
+for values in COMBINATIONS:
+    # Not one more option, which would double the number of projects.
+    rest = [values[name] for name in ("include_kubernetes", "include_observability", "include_s3")]
+    values["include_pitr"] = "no" if rest.count("no") % 2 else "yes"
 # What the documents use as an example.
 EXAMPLE_TIME = "20261122T020000Z"
 TIMESTAMP = r"\d{8}T\d{6}Z"
@@ -54,7 +58,13 @@ def bake(folder: Path, **values: str) -> Path:
 
 def name_of(combination: Mapping[str, str]) -> str:
     """Return a short name, such as `yes-no-yes-yes-no`."""
-    return "-".join(combination.values())
+    return "-".join(combination[name] for name in OPTIONS)
+
+
+def has_pitr(name: str) -> bool:
+    """Whether the project of this name has include_pitr."""
+    (found,) = [values for values in COMBINATIONS if name_of(values) == name]
+    return found["include_pitr"] == "yes"
 
 
 def combinations(folder: Path) -> dict[str, Path]:

@@ -17,6 +17,7 @@ OPTIONS = {
     Group.BUCKET: "include_s3",
     Group.MONITORING: "include_observability",
     Group.ENCRYPTION: "include_encryption",
+    Group.PITR: "include_pitr",
 }
 BUCKET_ONLY = ", or `s3://BUCKET/PREFIX` for backups in a bucket only"
 
@@ -64,7 +65,9 @@ def _with_rows(text: str, heading: str, rows: list[str]) -> str:
 
 def template_page(page: str, reference: str) -> str:
     """Return the template's page with the rows of today."""
-    page = _with_rows(page, "Exit codes", exit_code_rows(reference))
+    # 255 is only for restore_command, which nothing of the template uses.
+    rows = [line for line in exit_code_rows(reference) if not line.startswith("| 255 ")]
+    page = _with_rows(page, "Exit codes", rows)
     return _with_rows(page, "Variables", _template_rows())
 
 

@@ -182,7 +182,7 @@ docs/ +operations/ +database-recovery\.md +# Recovery procedures
 \| BACKUP_S3_PREFIX \| backups/ \| S3 prefix for backups \|
 ## Future Enhancements
 The following are documented as potential future improvements
-1\. Point-in-Time Recovery \(PITR\) - Configure WAL archiving
+1\. Point-in-Time Recovery \(PITR\) - Done: Configure WAL archiving
 Add pg_basebackup for base snapshots
 Document recovery_target_time usage
 2\. Incremental Backups - Investigate pgBackRest for incremental support
@@ -248,7 +248,7 @@ def test_every_record_has_the_same_form(projects: dict[str, Path]) -> None:
     """Also without the option that it decides about."""
     for project in projects.values():
         found = records(project)
-        assert [path.name[:3] for path in found] == ["017", "021", "022", "023"]
+        assert [path.name[:3] for path in found] == ["017", "021", "022", "023", "025"]
         for record in found:
             title, *rest = headings(record)
             assert re.fullmatch(rf"# ADR-{record.name[:3]}: \S.*", title), record

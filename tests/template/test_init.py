@@ -191,6 +191,7 @@ OWN = {
 }
 RECORDS = [
     "0021-kubernetes-deployment.md", "0022-container-security-scanning.md",
+    "0025-point-in-time-recovery.md",
     "0031-optional-observability-stack.md", "0032-database-backup-strategy.md",
 ]  # fmt: skip
 # What a project contains later, and no commit may contain.
@@ -242,7 +243,7 @@ def test_an_existing_repository(repository: Path) -> None:
     assert sorted(new) == [f"docs/adr/{name}" for name in RECORDS]
     for path in (repository / name for name in changed if name.endswith((".md", ".sh", ".yaml"))):
         text = path.read_text()
-        assert not re.search(r"ADR-0(17|23)\b|\b0(17|21|22|23)-[a-z]", text), path
+        assert not re.search(r"ADR-0(17|23|25)\b|\b0(17|21|22|23|25)-[a-z]", text), path
         for link in baking.links(path) if path.suffix == ".md" else ():
             if not link.startswith(("https://", "#")):
                 assert (path.parent / link.partition("#")[0]).is_file(), f"{path}: {link}"
@@ -262,7 +263,7 @@ def test_an_existing_repository(repository: Path) -> None:
     assert max(map(len, steps[1:-1])) <= 80
     assert steps[1] == " 1. Link README.backup.md from the README of the project."
     assert steps[2] == " 2. Add the new records to docs/adr/README.md:"
-    assert sorted(steps[3:7]) == [f"      docs/adr/{name}" for name in RECORDS]
+    assert sorted(steps[3:8]) == [f"      docs/adr/{name}" for name in RECORDS]
     assert [step["text"] for step in plan["next_steps"]] == [
         line[4:] for line in steps if re.match(r"[ \d]\d\. ", line)
     ]

@@ -5,6 +5,8 @@ import os
 import pty
 import re
 import select
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -36,12 +38,15 @@ exec "$@"
 
 @pytest.fixture(scope="module", params=MAJORS, ids=lambda major: f"pg{major}")
 def the_place(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
 ) -> Iterator[Place]:
-    made = Place(tmp_path_factory.mktemp("place"), request.param)
-    with made.server:
-        baking.with_roles(made.server)
-        yield made
+    # In memory where possible: cases of point in time copy the cluster, as the server's user.
+    with tempfile.TemporaryDirectory(prefix="place-", dir=servers.data_folder()) as folder:
+        Path(folder).chmod(0o755)
+        made = Place(Path(folder), request.param, include_pitr="yes")
+        with made.server:
+            baking.with_roles(made.server)
+            yield made
 
 
 @pytest.fixture
@@ -250,6 +255,35 @@ def test_case(place: Place, variables: str, section: str) -> None:
     SCENES[section](place, variables)
 
 
+@pytest.mark.parametrize("the_place", [18], ids=["pg18"], indirect=True)
+def test_point_in_time(place: Place, variables: str) -> None:
+    """A lost slot begins a window; the second before the mistake; a late receiver, and a gap."""
+    limit = "alter system set max_slot_wal_keep_size = '1GB'"
+    servers.sql(place.server, "postgres", limit)
+    servers.sql(place.server, "postgres", "select pg_reload_conf()")
+    try:
+        for _ in place.play("Lost slot", variables):
+            pass
+        ((moment,),) = servers.sql(place.server, "app", "select clock_timestamp()::text")
+        place.spoil("delete from items")
+        ((position,),) = servers.sql(place.server, "app", "select pg_current_wal_lsn()::text")
+        place.shell(f"./scripts/pgkeep.sh pitr stream --until={position}")
+        blocks = [
+            replace(block, text=block.text.replace("2026-11-22 14:07:12+01:00", moment))
+            for block in place.blocks("Second before the mistake")
+        ]
+        for _ in place.run(blocks, variables):
+            pass
+        assert place.contents() == place.good
+        assert not (place.project / "rescued").exists()
+        for section in ("Receiver behind", "Gap in the WAL"):
+            for _ in place.play(section, variables):
+                pass
+    finally:
+        place.shell("./scripts/pgkeep.sh pitr disable")
+        shutil.rmtree(place.project / "backups" / "pitr")
+
+
 def type_into(place: Place, script: str, answers: dict[str, str]) -> str:
     """Run a script on a terminal of its own, and answer what is asked."""
     pid, terminal = pty.fork()
@@ -378,7 +412,8 @@ def test_no_command_of_the_documents_is_left_out(the_place: Place) -> None:
     """What is not run needs Docker, Kubernetes or the server's own machine."""
     ran = {
         *SCENES, "Lost or stolen key", "Lost credentials", "Damaged backup", "Lost server",
-        "Ransomware", "Every month", "Interface", "Setup", "pgkeep",
+        "Ransomware", "Every month", "Interface", "Setup", "pgkeep", "Second before the mistake",
+        "Receiver behind", "Lost slot", "Gap in the WAL",
     }  # fmt: skip
     for document in baking.files(the_place.project, "*.md"):
         for block in baking.blocks(document):
@@ -446,5 +481,5 @@ def test_what_deletes_says_so(the_place: Place) -> None:
     text = (the_place.project / RUNBOOK).read_text()
     steps = re.split(r"^(?=\d\. |\*\*|#)", text, flags=re.MULTILINE)
     deleting = [step for step in steps if DELETES.search(step)]
-    assert len(deleting) == 10
+    assert len(deleting) == 11
     assert [step for step in deleting if "**Deletes**" not in step] == []

@@ -33,6 +33,7 @@ from tests.support.baking import (
     combinations,
     distinct,
     files,
+    has_pitr,
     links,
     run,
     section_text,
@@ -55,6 +56,8 @@ WATCHED = re.compile(
     r"|METRICS_DIR|(?i:pushgateway|grafana|node.exporter|prometheus|dashboard|alertmanager)|9648"
     r"|pgkeep(\.sh)? (metrics|serve)|-page"
 )
+# What only a project with include_pitr knows.
+PITR = re.compile(r"pgkeep\.sh pitr|-pitr-|BACKUP_(WINDOW|SPOOL_DIR|WAL_MAX_LAG)")
 # What only a project with include_encryption knows.
 ENCRYPTING = re.compile(r"BACKUP_ENCRYPT_TO|BACKUP_IDENTITY_FILE|--identity|identity\.txt|gnupg")
 
@@ -98,6 +101,14 @@ def test_nothing_of_the_template_is_left(projects: dict[str, Path]) -> None:
             and file.relative_to(project).as_posix() not in COPIED  # of all options
         ]
         assert bool(encrypting) == (encryption == "yes"), encrypting
+        pitr = [
+            file
+            for file in files(project)
+            if PITR.search(f"{file.name}\n{file.read_text()}")
+            and file.relative_to(project).as_posix() not in COPIED
+        ]
+        assert bool(pitr) == has_pitr(options), pitr
+        assert (project / "k8s" / "pitr").exists() == (kubernetes == "yes" and has_pitr(options))
         for path in files(project):
             if path.relative_to(project).as_posix() in COPIED:
                 continue
@@ -134,14 +145,17 @@ def test_other_values_reach_every_file(tmp_path: Path) -> None:
         ("project_slug", "Ship Yard"), ("project_slug", "x" * 33), ("postgres_db", "a-b"),
         ("postgres_db", "a'; drop"), ("postgres_user", "Admin"), ("postgres_port", "0"),
         ("postgres_port", "54x"), ("pgkeep_source", "git+https://example.com/pgkeep@main"),
-        ("compose_file", "a b.yml"),
+        ("compose_file", "a b.yml"), ("include_pitr", "14"),
     ],
 )  # fmt: skip
 def test_values_that_would_break_files_are_refused(tmp_path: Path, name: str, value: str) -> None:
     from cookiecutter.exceptions import FailedHookException  # noqa: PLC0415
 
+    values = {name: value}
+    if name == "include_pitr":
+        values = {name: "yes", "postgres_version": value}
     with pytest.raises(FailedHookException):
-        bake(tmp_path, **{name: value})
+        bake(tmp_path, **values)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] in ([], ["replay"])
 
 
@@ -439,19 +453,22 @@ def objects(
 ) -> dict[str, list[dict[str, Any]]]:
     """All objects of every overlay, by combination and overlay; equal ones are made once.
 
-    Where there is a page, staging has it.
+    Where there is a page, staging has it; production has point-in-time recovery if it can.
     """
     made: dict[str, list[dict[str, Any]]] = {}
     for options, project in projects.items():
         kubernetes, observability, s3, encryption, actions = options.split("-")
         if kubernetes == "yes" and actions == "yes":
             assert (encryption == "yes") == decrypts(f"{observability}-{s3}")
+            assert has_pitr(options) == decrypts(f"{observability}-{s3}")
             # Other workers read the same projects.
             k8s = tmp_path_factory.mktemp(options) / "k8s"
             shutil.copytree(project / "k8s", k8s)
             for overlay in ("staging", "production"):
                 if observability == "yes" and overlay == "staging":
-                    add_page(k8s / "overlays" / overlay / "kustomization.yaml")
+                    add(k8s / "overlays" / overlay / "kustomization.yaml", "page", "021-kube")
+                if has_pitr(options) and overlay == "production":
+                    add(k8s / "overlays" / overlay / "kustomization.yaml", "pitr", "025-poin")
                 built = kustomized(k8s / "overlays" / overlay)
                 built += kustomized(k8s / "overlays" / overlay / "restore")
                 made[f"{observability}-{s3}-{overlay}"] = built
@@ -459,11 +476,11 @@ def objects(
     return made
 
 
-def add_page(path: Path) -> None:
+def add(path: Path, component: str, record: str) -> None:
     """Do what the comment says."""
     text = path.read_text()
-    commented = "#  - ../../page\n"
-    assert f"see docs/adr/021-kubernetes-deployment.md.\n{commented}" in text
+    commented = f"#  - ../../{component}\n"
+    assert re.search(rf"see\s(# )?docs/adr/{record}\S*\.md\.\n{commented}", text)
     path.write_text(text.replace(commented, commented.replace("#", "")))
 
 
@@ -492,13 +509,20 @@ def has_page(name: str) -> bool:
     return (observability, overlay) == ("yes", "staging")
 
 
+def recovers(name: str) -> bool:
+    """Whether an overlay has point-in-time recovery."""
+    return decrypts(name) and name.endswith("-production")
+
+
 def test_kubernetes_accepts_every_object(objects: dict[str, list[dict[str, Any]]]) -> None:
     """No unknown field, no wrong type."""
     page = ["Deployment", "NetworkPolicy", "Service"]
+    pitr = ["CronJob", "CronJob", "Deployment", "PersistentVolumeClaim"]
     for name, built in objects.items():
         assert sorted(one["kind"] for one in built) == sorted([
             "ConfigMap", "CronJob", "CronJob", "CronJob", "CronJob", "NetworkPolicy",
             "PersistentVolumeClaim", "Pod", "ServiceAccount", *page * has_page(name),
+            *pitr * recovers(name),
         ])  # fmt: skip
         for one in built:
             for version in KUBERNETES:
@@ -538,7 +562,10 @@ def test_what_pods_refer_to_is_there(objects: dict[str, list[dict[str, Any]]]) -
             assert ("ServiceAccount", spec["serviceAccountName"]) in there
             claims = [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]
                       if "persistentVolumeClaim" in v]  # fmt: skip
-            assert [("PersistentVolumeClaim", name) in there for name in claims] == [True]
+            assert [("PersistentVolumeClaim", name) in there for name in claims] in (
+                [True],
+                [True] * 2,
+            )
             (container,) = spec["containers"]
             config_map = container["envFrom"][0]["configMapRef"]["name"]
             assert ("ConfigMap", config_map) in there
@@ -595,20 +622,21 @@ def test_only_what_decrypts_has_the_private_key(objects: dict[str, list[dict[str
                     having.append(one["metadata"]["name"])
                     assert secret["defaultMode"] in age_identities.ALLOWED_MODES
                     assert secret["optional"] is True
-        wanted = ["my-project-backup-drill", "my-project-restore"]
-        assert sorted(having) == wanted * decrypts(name)
+        wanted = ["my-project-backup-drill", "my-project-restore"] * decrypts(name)
+        assert sorted(having) == sorted(wanted + ["my-project-pitr-drill"] * recovers(name))
 
 
 def test_jobs_end_in_time_and_one_at_a_time(objects: dict[str, list[dict[str, Any]]]) -> None:
     """B11, B20, B22, B23: pgkeep's own limits come first, then Kubernetes', then the next run."""
     own = {one.variable: float(one.default) for one in SETTINGS
            if one.variable in ("BACKUP_LOCK_TIMEOUT", "BACKUP_S3_LIMIT")}  # fmt: skip
-    for built in objects.values():
-        jobs = {one["metadata"]["name"].split("-")[-1]: one["spec"] for one in built
-                if one["kind"] == "CronJob"}  # fmt: skip
+    for overlay, built in objects.items():
+        jobs = {re.sub("my-project-(backup-)?", "", one["metadata"]["name"]): one["spec"]
+                for one in built if one["kind"] == "CronJob"}  # fmt: skip
+        pitr = {"pitr-base": "15 1 * * *", "pitr-drill": "0 7 3 * *"} if recovers(overlay) else {}
         assert {name: spec["schedule"] for name, spec in jobs.items()} == {
             "daily": "0 2 * * *", "weekly": "0 3 * * 0", "monthly": "0 4 1 * *",
-            "drill": "0 6 2 * *",
+            "drill": "0 6 2 * *", **pitr,
         }  # fmt: skip
         for kind, spec in jobs.items():
             assert spec["timeZone"] == "Etc/UTC"
@@ -629,7 +657,9 @@ def test_jobs_end_in_time_and_one_at_a_time(objects: dict[str, list[dict[str, An
             assert pod["restartPolicy"] == "Never"  # which podFailurePolicy demands
             (container,) = pod["containers"]
             assert rule["onExitCodes"]["containerName"] == container["name"]
-            words = ["drill"] if kind == "drill" else ["backup", f"--type={kind}"]
+            words = {
+                "drill": ["drill"], "pitr-base": ["pitr", "base"], "pitr-drill": ["drill", "--pitr"]
+            }.get(kind, ["backup", f"--type={kind}"])  # fmt: skip
             assert container["args"][-len(words) :] == words
             assert "command" not in container
 
@@ -643,7 +673,7 @@ def test_memory_is_what_was_measured(objects: dict[str, list[dict[str, Any]]]) -
     for built in objects.values():
         for spec in filter(None, map(pod_spec, built)):
             resources = spec["containers"][0]["resources"]
-            if spec["containers"][0].get("args", [])[-1:] == ["drill"]:
+            if "drill" in spec["containers"][0].get("args", []):
                 continue  # it has a server inside
             if spec["containers"][0]["name"] == "page":
                 continue  # it makes no backup
@@ -670,7 +700,7 @@ def test_disks_of_nodes_are_requested(objects: dict[str, list[dict[str, Any]]]) 
                           if "emptyDir" in volume)  # fmt: skip
             assert request <= limit
             assert scratch < limit
-            if container.get("args", [])[-1:] == ["drill"]:
+            if "drill" in container.get("args", []):
                 assert request >= scratch > 0
 
 
@@ -727,8 +757,9 @@ def test_jobs_get_out_to_whoever_is_told(objects: dict[str, list[dict[str, Any]]
 def test_the_page_of_kubernetes(objects: dict[str, list[dict[str, Any]]]) -> None:
     """Prometheus gets in and nobody else; no backup job waits for the volume that it holds."""
     for name, built in objects.items():
-        (claim,) = [one for one in built if one["kind"] == "PersistentVolumeClaim"]
-        modes = ["ReadWriteMany"] if has_page(name) else ["ReadWriteOnce"]
+        claim = next(one for one in built if one["metadata"]["name"] == "my-project-backup"
+                     and one["kind"] == "PersistentVolumeClaim")  # fmt: skip
+        modes = ["ReadWriteMany"] if has_page(name) or recovers(name) else ["ReadWriteOnce"]
         assert claim["spec"]["accessModes"] == modes
         if not has_page(name):
             continue
@@ -758,7 +789,8 @@ def test_the_page_of_kubernetes(objects: dict[str, list[dict[str, Any]]]) -> Non
 def test_overlays_differ_where_they_should(objects: dict[str, list[dict[str, Any]]]) -> None:
     for name, built in objects.items():
         overlay = name.split("-")[-1]
-        parts = {one["kind"]: one for one in built}
+        # The volume of the spool has the same size everywhere.
+        parts = {one["kind"]: one for one in built if "spool" not in one["metadata"]["name"]}
         for one in built:
             assert one["metadata"]["namespace"] == f"my-project-{overlay}"
         images = {spec["containers"][0]["image"] for spec in filter(None, map(pod_spec, built))}
@@ -790,7 +822,7 @@ def test_dumps_and_passwords_are_not_committed(full: Path, tmp_path: Path) -> No
 def test_json_of_the_template_has_the_promised_variables() -> None:
     assert [name for name in CONTEXT if not name.startswith("_")] == [
         "project_name", "project_slug", "postgres_version", "postgres_db", "postgres_user",
-        "postgres_port", *OPTIONS, "compose_file", "pgkeep_source",
+        "postgres_port", *OPTIONS, "include_pitr", "compose_file", "pgkeep_source",
     ]  # fmt: skip
-    assert {tuple(sorted(CONTEXT[name])) for name in OPTIONS} == {("no", "yes")}
+    assert {tuple(sorted(CONTEXT[name])) for name in (*OPTIONS, "include_pitr")} == {("no", "yes")}
     assert "_creation_date" in CONTEXT

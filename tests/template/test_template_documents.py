@@ -25,7 +25,7 @@ VARIABLES = "Environment Variables"
 
 @pytest.fixture(scope="module")
 def the_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    one = Place(tmp_path_factory.mktemp("place"))
+    one = Place(tmp_path_factory.mktemp("place"), include_pitr="yes")
     with one.server:
         baking.with_roles(one.server)
         yield one

@@ -339,10 +339,17 @@ BARE = {"PATH": f"{Path(invoke.PGKEEP).parent}:{SYSTEM}"}
 def test_systemd(live: Path, cluster: Server, tmp_path: Path, observability: str) -> None:
     """B22, F11: the command with no more than systemd gives it; metrics where it may write."""
     (tmp_path / "units").mkdir()
-    baked = baking.bake(tmp_path / "units", include_observability=observability)
+    options = {"include_observability": observability, "include_pitr": observability}
+    baked = baking.bake(tmp_path / "units", **options)
     units = {path.name: unit(path) for path in (baked / "deploy" / "systemd").iterdir()}
-    assert len(units) == 5
-    for name, when in (("backup", "*-*-* 02:30:00 UTC"), ("drill", "*-*-02 06:00:00 UTC")):
+    assert len(units) == (10 if observability == "yes" else 5)
+    times = {"backup": "*-*-* 02:30:00 UTC", "drill": "*-*-02 06:00:00 UTC"}
+    if observability == "yes":
+        receiver = units["my-project-pitr-stream.service"]["Service"]
+        assert (receiver["Type"], receiver["Restart"]) == ("notify", "always")
+        pitr = {"pitr-base": "*-*-* 01:15:00 UTC", "pitr-drill": "*-*-03 06:00:00 UTC"}
+        times = {**pitr, **times}
+    for name, when in times.items():
         service = units[f"my-project-{name}.service"]["Service"]
         timer = units[f"my-project-{name}.timer"]["Timer"]
         assert (timer["OnCalendar"], timer["Persistent"]) == (when, "yes")

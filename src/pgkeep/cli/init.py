@@ -30,9 +30,9 @@ from .rules import AtMostOne
     rules=(AtMostOne(("--keep", "--overwrite")),),
     epilog="Values for --set: project_name (default: the name of the directory), project_slug,"
     " postgres_version, postgres_db, postgres_user, postgres_port, include_kubernetes,"
-    " include_observability, include_s3, include_encryption, include_github_actions (yes or no),"
-    " compose_file (the project's own, if it runs the database), pgkeep_source (wheel, the default:"
-    " the pgkeep that runs; or the path of a wheel, git+URL@COMMIT, or a version).",
+    " include_observability, include_s3, include_encryption, include_github_actions, include_pitr"
+    " (yes or no), compose_file (the project's own, if it runs the database), pgkeep_source (wheel,"
+    " the default: the pgkeep that runs; or the path of a wheel, git+URL@COMMIT, or a version).",
 )
 @click.argument("directory", metavar="DIR", shell_complete=complete_directories)
 @click.option(

@@ -15,6 +15,7 @@ from ..catalog.catalog import ListedBackup
 from ..catalog.encryption import encryption_facts
 from ..config import Config
 from ..model.manifest import Encryption, Manifest
+from ..pitr import location
 from ..scaffold import places
 from ..settings import BUCKET, SECRETS, SETTINGS, Group
 from ..terminal import printable
@@ -121,7 +122,16 @@ def _values(config: Config, backups: Sequence[ListedBackup], database: str) -> r
         ],
         major=str(of_it[-1].server.version_num // 10000) if of_it else "that of your notes",
         encryption=encryption,
+        pitr=_has_pitr(config),
     )
+
+
+def _has_pitr(config: Config) -> bool:
+    """Whether a store has WAL and base backups; not if it cannot be read, which was reported."""
+    try:
+        return any(True for _ in location.known(config))
+    except e.PgkeepError:
+        return False
 
 
 def _encryption(config: Config, backups: Sequence[Manifest]) -> Encryption | None:
