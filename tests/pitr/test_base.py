@@ -20,7 +20,7 @@ from pgkeep.stores.local import LocalStore
 from tests.support import private_keys, servers
 
 
-@pytest.mark.parametrize("major", [15, 17, 18])
+@pytest.mark.parametrize("major", [15, 17])
 def test_a_chain_comes_back(major: int, tmp_path: Path) -> None:
     """A2, A5: each member is verified before they are combined; damage of any file is noticed."""
     programs = servers.bin_folder(major)

@@ -16,7 +16,7 @@ from pgkeep.pitr import bases, configuration, copying, retention
 from pgkeep.pitr.base_manifest import Kind
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
-from tests.support import invoke, servers
+from tests.support import invoke, pitr_kills, servers
 from tests.support.concurrency import until
 from tests.support.pitr_cluster import Cluster
 
@@ -177,3 +177,10 @@ def test_what_interrupted_runs_leave(open_folder: Path) -> None:
     kept = {path.name.partition(".")[0] for path in staging.glob("*.backup_manifest")}
     assert kept == {path.name.partition(".")[0] for path in store.glob("*.base.json")}
     assert all(path.stat().st_mode & 0o77 == 0 for path in staging.glob("*.backup_manifest"))
+
+
+def test_kills_leave_what_is_listed_restorable() -> None:
+    """A3: a sample; `python -m tests.support.pitr_kills 200` runs more."""
+    with tempfile.TemporaryDirectory(dir=servers.data_folder()) as folder:
+        found = pitr_kills.run(3, 7, Path(folder))
+    assert len(found.checked) >= 3
