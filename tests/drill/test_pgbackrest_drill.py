@@ -68,9 +68,12 @@ def repository() -> Iterator[Repository]:
             found = Repository(folder, server)
             found.configure()
             found.run("stanza-create")
-            servers.sql(
-                server, "postgres", "create table t as select i from generate_series(1, 9) i"
-            )
+            space = folder / "space"
+            space.mkdir()
+            Account.choose().own(space)
+            servers.sql(server, "postgres", f"create tablespace s location '{space}'")
+            table = "create table t tablespace s as select generate_series(1, 9) i"
+            servers.sql(server, "postgres", table)
             found.run("--type=full", "backup")
             servers.sql(server, "postgres", "insert into t values (10)")
             found.run("--type=incr", "backup")

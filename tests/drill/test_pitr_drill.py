@@ -43,6 +43,8 @@ end $$;
 create index on public.hostile (public.f(a));
 reset role;
 insert into public.marker values (1);
+create function public.spy(file text) returns text security definer language sql
+as $$ select pg_read_file(file, 0, 9, true) $$;
 create function public.on_command() returns event_trigger language plpgsql as $$
 begin raise exception 'an event trigger ran'; end $$;
 create event trigger t on ddl_command_start execute function public.on_command();
@@ -131,7 +133,11 @@ def test_a_drill(open_folder: Path) -> None:
 
 @pytest.mark.parametrize("major", [15, 17])
 def test_damage_and_hostile_code(major: int, open_folder: Path) -> None:
-    """A2: pg_amcheck finds damaged pages; code of an owner does not run as superuser (A1.9)."""
+    """A2: pg_amcheck finds damaged pages; code of an owner has no way out (A1.9).
+
+    An expression of an index runs as its owner, an event trigger does not run, and a function that
+    a superuser has made for everybody cannot read the files of this machine.
+    """
     options = ["--wal-segsize=1"]
     with Server(servers.bin_folder(major), settings=WAL, initdb=options) as server:
         env = environment(server, major, open_folder)
@@ -160,9 +166,18 @@ def test_damage_and_hostile_code(major: int, open_folder: Path) -> None:
         endpoint = Endpoint({**server.params, "dbname": "postgres"})
         (missing,) = recovered_checks.check(endpoint, open_folder, Wanted()).unproved
         assert missing == f"tables and indexes: {open_folder} has no pg_amcheck"
-    status, out, err = invoke.complete("drill", "--pitr", "--json", env=env)
+    secret, checks = open_folder / "secret", open_folder / "checks.sql"
+    secret.write_text("secret")
+    secret.chmod(0o644)
+    checks.write_text(
+        f"select public.spy('{secret}') is null; select public.spy('PG_VERSION') > ''"
+    )
+    asked = ("drill", "--pitr", f"--check={checks}", "--database=postgres")
+    status, out, err = invoke.complete(*asked, "--json", env=env)
     assert status == 5, err
     (found,) = json.loads(out)
+    assert found["isolation"] == ["user", "namespaces"]
+    assert [check["findings"] for check in found["checks"] if check["name"] == "assertions"] == [[]]
     text = "\n".join(found["findings"])
     assert 'heap table "postgres.public.heap"' in text
     assert 'btree index "postgres.public.broken"' in text
