@@ -121,6 +121,10 @@ def test_a_stanza(repository: Repository) -> None:
     out, _ = invoke.outputs("status", env=watched)
     assert out.startswith(f"ok: pgBackRest {STANZA}\n")
     assert "last drill: passed" in out
+    metrics = invoke.run("metrics", env=watched)
+    assert f'pgkeep_pgbackrest_status_code{{stanza="{STANZA}"}} 0.0' in metrics
+    assert f'pgkeep_pgbackrest_backup_timestamp_seconds{{stanza="{STANZA}",type="incr"}}' in metrics
+    assert f'pgkeep_pgbackrest_drill_last_findings{{stanza="{STANZA}"}} 0.0' in metrics
     code, out, _ = invoke.complete("status", "--nagios", env={**watched, "BACKUP_MAX_AGE": "1s"})
     assert (code, "BACKUP_MAX_AGE is 1 s" in out) == (2, True)
 

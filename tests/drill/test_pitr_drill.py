@@ -84,7 +84,6 @@ def test_a_drill(open_folder: Path) -> None:
                 if number % 10 == 0:
                     connection.execute("select pg_switch_wal()")
         receive(server, env)
-        invoke.run("pitr", "disable", env=env)
     checks, report = open_folder / "checks.sql", open_folder / "drill.html"
     checks.write_text(
         "select count(*) = 30 from t;"
@@ -110,6 +109,10 @@ def test_a_drill(open_folder: Path) -> None:
     assert json.loads(noted.read_text()) == found
     (record,) = json.loads(invoke.run("history", "--kind=drill", "--json", env=env))
     assert record["exit_code"] == 0
+
+    (cluster,) = json.loads(invoke.complete("status", "--json", env=env)[1])["clusters"]
+    assert cluster["drill"]["recovery_seconds"] == found["recovery_seconds"]
+    assert "pgkeep_pitr_drill_rto_seconds{" in invoke.run("metrics", env=env)
 
     segments = sorted((place / "wal").glob("*.gz"))
     damaged = segments[len(segments) // 2]

@@ -52,6 +52,12 @@ def pitr(name: str, **labels: str) -> str:
     return f'pgkeep_pitr_{name}{{cluster="one"{more}}}'
 
 
+def stanza(name: str, kind: str | None = None) -> str:
+    """Return a series of a stanza of pgBackRest."""
+    more = "" if kind is None else f',type="{kind}"'
+    return f'pgkeep_pgbackrest_{name}{{stanza="main"{more}}}'
+
+
 # Of these a value every ten minutes, of others every minute.
 SLOW = {
     "PgkeepBaseBackupTooOld",
@@ -61,6 +67,7 @@ SLOW = {
     "PgkeepDrillTooOld",
 }
 CLUSTER = {"cluster": "one"}
+STANZA = {"stanza": "main"}
 DATABASE = {**CLUSTER, "database": "app"}
 STORE = {**DATABASE, "store": "/b"}
 SERIES = {**STORE, "type": "daily"}
@@ -236,6 +243,16 @@ CASES = [
          "193h", "194h", {**CLUSTER, "store": "/b"}, "8d 1h 0m 0s"),
     Case("PgkeepBaseBackupTooOld",  # none: another one tells that
          {pitr("base_last_success_timestamp_seconds", store="/b"): "0x3000"}, "194h", None, {}),
+    Case("PgkeepClusterDrillFailed", {pitr("drill_last_findings"): "0x60 2x60"}, "50m", "71m",
+         CLUSTER, "2"),
+    Case("PgkeepPgbackrestNotOk", {stanza("status_code"): "0x60 99x60"}, "81m", "101m", STANZA,
+         "99"),
+    Case("PgkeepPgbackrestTooOld",
+         {stanza("backup_timestamp_seconds", "full"): "0x3000",
+          stanza("backup_timestamp_seconds", "incr"): f"{HOUR}x3000"},
+         "26h", "29h", STANZA, "1d 4h 0m 0s"),
+    Case("PgkeepPgbackrestDrillFailed", {stanza("drill_last_findings"): "0x60 3x60"}, "50m",
+         "71m", STANZA, "3"),
     Case("PgkeepMetricsMissing", {series(SUCCESS): "60x60 stale"}, "1h", "150m", {}),
 ]  # fmt: skip
 
@@ -348,6 +365,8 @@ def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
 def test_every_metric_is_documented() -> None:
     text = (ROOT / "docs" / "reference.md").read_text()
     documented = set(
-        re.findall(r"`(pgkeep_(?:backup|drill|store|key|encryption|pitr)_[a-z_]+)`", text)
+        re.findall(
+            r"`(pgkeep_(?:backup|drill|store|key|encryption|pitr|pgbackrest)_[a-z_]+)`", text
+        )
     )
     assert documented == NAMES

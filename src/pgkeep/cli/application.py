@@ -5,7 +5,7 @@ import hmac
 import flask
 import msgspec
 
-from ..monitor import cluster_metrics, site, status
+from ..monitor import cluster_metrics, pgbackrest, site, status
 from ..monitor.pages import rendering
 from .metrics import CONTENT_TYPE, exposition
 from .status import document
@@ -62,6 +62,7 @@ def application(state: Cached[status.State], token: str | None, host: str) -> fl
             if place.cluster_goals is not None
             for sample in cluster_metrics.of_clusters(place.clusters, place.cluster_goals, now.now)
         ]
+        clusters += pgbackrest.samples(now.stanzas)
         targets = [place.target for place in now.places]
         text = exposition(targets, now.contents, now.attempts, clusters)
         if text is None:

@@ -15,6 +15,7 @@ from ..monitor.point_in_time import Cluster
 from .background import BackgroundTask
 
 if TYPE_CHECKING:
+    from ..drill.pitr_result import LastDrill
     from ..pitr.overview import ClusterState
 
 READING = 30.0  # seconds for the stores
@@ -26,6 +27,7 @@ class _Found:
 
     states: "dict[str, list[ClusterState]]" = field(default_factory=lambda: defaultdict(list))
     problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    drills: "dict[str, list[LastDrill]]" = field(default_factory=lambda: defaultdict(list))
 
 
 def clusters_of(
@@ -57,6 +59,7 @@ def clusters_of(
             now,
             config.target,
             superseded=_is_superseded(identifier, found.states),
+            drill=max(found.drills[identifier], key=lambda drill: drill.when, default=None),
         )
         for identifier, states in sorted(found.states.items())
     ]
@@ -85,11 +88,14 @@ def goals_of(config: Config) -> point_in_time.Goals:
         window=settings.window,
         base_max_age=settings.base_max_age,
         wal_max_lag=settings.wal_max_lag,
+        drill_max_age=settings.drill_max_age,
+        rto=settings.rto,
     )
 
 
 def _read(config: Config, place: str, found: _Found) -> None:
     from ..crypt.options import Encryption  # noqa: PLC0415
+    from ..drill import pitr_result  # noqa: PLC0415
     from ..pitr import location, overview  # noqa: PLC0415
 
     encryption = Encryption(keys=config.keys())
@@ -101,4 +107,10 @@ def _read(config: Config, place: str, found: _Found) -> None:
         except (e.StoreError, e.VerificationFailed) as error:
             if error.message not in found.problems[identifier]:
                 found.problems[identifier].append(error.message)
+        try:
+            last = pitr_result.last(location.drill_store(config, place, identifier))
+        except (e.StoreError, e.VerificationFailed) as error:
+            found.problems[identifier].append(error.message)
+        else:
+            found.drills[identifier] += [] if last is None else [last]
         found.states[identifier].append(overview.read(known, encryption, stream))

@@ -8,12 +8,13 @@ import click
 
 from .. import config
 from .. import errors as e
-from ..monitor import attempts, cluster_metrics, metrics, overview
+from ..monitor import attempts, cluster_metrics, metrics, overview, pgbackrest
 from . import output
 from .clusters import clusters_of, goals_of
 from .command import pgkeep_command
 from .common import check_extra, dir_option, load_configs, target_option
 from .contents import contents_of, target_of
+from .stanzas import stanzas_of
 from .web import (
     LOOPBACK,
     Address,
@@ -92,6 +93,7 @@ def _read(configs: Sequence[config.Config]) -> _Read:
     for found in configs:
         clusters, unread = clusters_of(found, having, now)
         samples += cluster_metrics.of_clusters(clusters, goals_of(found), now)
+        samples += pgbackrest.samples(stanzas_of(found, now))
         problems += [problem for problem in unread if problem not in problems]
     return _Read(targets, contents, runs, samples, problems)
 

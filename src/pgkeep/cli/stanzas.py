@@ -12,12 +12,11 @@ from .background import BackgroundTask
 
 if TYPE_CHECKING:
     from ..monitor.pgbackrest import StanzaState
-    from ..monitor.status import Goals
 
 READING = 30.0  # seconds
 
 
-def stanzas_of(config: Config, goals: "Goals", now: datetime) -> "list[StanzaState]":
+def stanzas_of(config: Config, now: datetime) -> "list[StanzaState]":
     """Return the state of every stanza; one that cannot be read has a problem."""
     names = config.settings.pgbackrest_stanzas
     if not names:
@@ -26,7 +25,7 @@ def stanzas_of(config: Config, goals: "Goals", now: datetime) -> "list[StanzaSta
 
     found: dict[str, StanzaState] = {}
     tasks = {
-        name: BackgroundTask("pgbackrest info", partial(_read, config, name, goals, now, found))
+        name: BackgroundTask("pgbackrest info", partial(_read, config, name, now, found))
         for name in names
     }
     deadline = time.monotonic() + READING
@@ -37,9 +36,7 @@ def stanzas_of(config: Config, goals: "Goals", now: datetime) -> "list[StanzaSta
     return [found[name] for name in names]
 
 
-def _read(
-    config: Config, name: str, goals: "Goals", now: datetime, found: "dict[str, StanzaState]"
-) -> None:
+def _read(config: Config, name: str, now: datetime, found: "dict[str, StanzaState]") -> None:
     from ..drill import pgbackrest as program  # noqa: PLC0415
     from ..drill import pitr_result  # noqa: PLC0415
     from ..monitor import pgbackrest  # noqa: PLC0415
@@ -53,4 +50,8 @@ def _read(
                 drill = pitr_result.last(store)
             if drill is not None:
                 break
+    settings = config.settings
+    goals = pgbackrest.Goals(
+        max_age=settings.max_age, drill_max_age=settings.drill_max_age, rto=settings.rto
+    )
     found[name] = pgbackrest.judge(stanza, drill, goals, now, config.target)

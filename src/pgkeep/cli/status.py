@@ -175,7 +175,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
                 failed_prune=attempts.failed_prune(target, runs),
                 options=_options(found, target),
                 clusters=clusters,
-                stanzas=stanzas_of(found, goals, now),
+                stanzas=stanzas_of(found, now),
                 cluster_goals=goals_of(found),
             )
         )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..model.cluster import short_form
 from ..model.wal import Lsn
+from . import cluster_drills
 from .metrics import Sample, labelled
 from .point_in_time import Cluster, Goals, counted_gaps, slot_limit
 
@@ -28,6 +29,7 @@ def of_clusters(clusters: Iterable[Cluster], goals: Goals, now: datetime) -> Ite
         for state in cluster.stores:
             for metric, value in _of_store(state, goals, now):
                 yield _sample(metric, value, cluster=name, store=state.place)
+        yield from cluster_drills.samples("pgkeep_pitr", cluster.drill, cluster=name)
         for metric, value in _of_receiver(cluster, now):
             yield _sample(metric, value, cluster=name)
         for state_name, value in _slot_states(cluster):

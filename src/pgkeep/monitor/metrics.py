@@ -96,7 +96,18 @@ _PITR = {
     "base_incremental": "Whether the newest base backup is an incremental one.",
     "base_chain_length": "Base backups that a restore from the newest one needs, 0 if one is lost.",
 }
-HELP |= {f"pgkeep_pitr_{name}": text for name, text in _PITR.items()}
+_CLUSTER_DRILL = {
+    "drill_last_success_timestamp_seconds": "When a drill of it last passed, 0 for never.",
+    "drill_last_findings": "Findings of its last drill.",
+    "drill_rto_seconds": "Time until its server had recovered in the last drill.",
+}
+_PGBACKREST = {
+    "status_code": "Status code of the stanza of pgBackRest, 0 is ok, 255 if it cannot be read.",
+    "backup_timestamp_seconds": "When the newest backup of the stanza ended, by type.",
+    **_CLUSTER_DRILL,
+}
+HELP |= {f"pgkeep_pitr_{name}": text for name, text in (_PITR | _CLUSTER_DRILL).items()}
+HELP |= {f"pgkeep_pgbackrest_{name}": text for name, text in _PGBACKREST.items()}
 _ATTEMPT = ("last_attempt_timestamp_seconds", "last_exit_code", "prune_removed")
 
 

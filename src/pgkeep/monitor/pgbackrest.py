@@ -3,20 +3,29 @@
 pgBackRest does not say how old the newest archived WAL is. A drill measures it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..drill.pgbackrest_info import OK, Stanza
 from ..drill.pitr_result import LastDrill
+from . import cluster_drills
+from .metrics import Sample, labelled
 from .spans import span
 
-if TYPE_CHECKING:
-    from .status import Goals
-
 TYPES = ("full", "diff", "incr")
+UNREADABLE = 255  # no status of pgBackRest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goals:
+    """What is expected of a stanza; in seconds, as of a database."""
+
+    max_age: float
+    drill_max_age: float | None = None  # None: not checked
+    rto: float | None = None
 
 
 class StanzaState(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,12 +51,12 @@ class StanzaState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(
-    found: Stanza, drill: LastDrill | None, goals: "Goals", now: datetime, target: str | None
+    found: Stanza, drill: LastDrill | None, goals: Goals, now: datetime, target: str | None
 ) -> StanzaState:
     """Check a stanza that was read."""
     newest = found.newest()
     severe = list(_backup_problems(found, goals, now))
-    other = list(_drill_problems(drill, goals, now))
+    other = list(cluster_drills.drill_problems(drill, goals.drill_max_age, goals.rto, now))
     return StanzaState(
         stanza=found.name,
         target=target,
@@ -75,7 +84,7 @@ def unreadable(name: str, problem: str, target: str | None) -> StanzaState:
     )  # fmt: skip
 
 
-def _backup_problems(found: Stanza, goals: "Goals", now: datetime) -> Iterator[str]:
+def _backup_problems(found: Stanza, goals: Goals, now: datetime) -> Iterator[str]:
     newest = found.newest()
     if found.code != OK:
         yield f"pgBackRest reports: {found.message}"
@@ -92,21 +101,6 @@ def _backup_problems(found: Stanza, goals: "Goals", now: datetime) -> Iterator[s
         yield f"the archive has no WAL of its newest backup {newest.label}"
 
 
-def _drill_problems(last: LastDrill | None, goals: "Goals", now: datetime) -> Iterator[str]:
-    if last is not None and not last.passed:
-        yield f"its last drill failed (findings: {last.findings})"
-    if goals.drill_max_age is not None:
-        passed = None if last is None else last.last_passed
-        if passed is None:
-            yield "no drill has succeeded"
-        elif (age := (now - passed).total_seconds()) > goals.drill_max_age:
-            limit = span(goals.drill_max_age)
-            yield f"its last passed drill was {span(age)} ago, BACKUP_DRILL_MAX_AGE is {limit}"
-    took = None if last is None else last.recovery_seconds
-    if goals.rto is not None and took is not None and took > goals.rto:
-        yield f"its recovery took {span(took)}, BACKUP_RTO is {span(goals.rto)}"
-
-
 def facts(state: StanzaState, now: datetime) -> Iterator[str]:
     """Describe a stanza in lines for people."""
     if state.stopped:
@@ -117,9 +111,17 @@ def facts(state: StanzaState, now: datetime) -> Iterator[str]:
         yield f"newest backups: {', '.join(ages)}"
     if state.archive_max is not None:
         yield f"archive: {state.archive_min} to {state.archive_max}"
-    if state.drill is not None:
-        ago = span(max(0.0, (now - state.drill.when).total_seconds()))
-        result = "passed" if state.drill.passed else "failed"
-        took = state.drill.recovery_seconds
-        recovery = "" if took is None else f", recovery in {span(took)}"
-        yield f"last drill: {result} {ago} ago{recovery}"
+    yield from cluster_drills.fact(state.drill, now)
+
+
+def samples(states: Iterable[StanzaState]) -> Iterator[Sample]:
+    """Yield the metrics of stanzas; one that cannot be read has no time of a backup."""
+    for state in states:
+        name = state.stanza
+        code = UNREADABLE if state.code is None else state.code
+        yield Sample("pgkeep_pgbackrest_status_code", labelled(stanza=name), code)
+        for kind, when in state.stopped.items():
+            labels = labelled(stanza=name, type=kind)
+            yield Sample("pgkeep_pgbackrest_backup_timestamp_seconds", labels, when.timestamp())
+        if state.code is not None:
+            yield from cluster_drills.samples("pgkeep_pgbackrest", state.drill, stanza=name)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..drill.pitr_result import LastDrill
 from ..model.wal import Lsn
 from ..pitr.stream_state import FRESH, StreamState
+from . import cluster_drills
 from .spans import span
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Goals:
 
     window: float  # any second of which can be restored
     base_max_age: float
+    drill_max_age: float | None = None  # None: not checked
+    rto: float | None = None
     wal_max_lag: float  # 0: unfinished segments are not stored, so there is no limit
 
     @property
@@ -52,6 +56,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str]
     critical: bool  # whether changes can be lost now, or nothing can be restored
     notes: list[str]
+    drill: LastDrill | None = None
 
     @property
     def title(self) -> str:
@@ -61,7 +66,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(
     stores: "Sequence[ClusterState]", unread: Sequence[str], goals: Goals, now: datetime,
-    target: str | None = None, *, superseded: bool = False,
+    target: str | None = None, *, superseded: bool = False, drill: LastDrill | None = None,
 ) -> Cluster:  # fmt: skip
     """Check one cluster, from all stores that have it; `unread` is why others cannot be read.
 
@@ -76,13 +81,14 @@ def judge(
         return Cluster(
             system_identifier=first.system_identifier, cluster=first.cluster, target=target,
             stores=list(stores), receiver=None, expected=False, running=None, rpo_seconds=None,
-            problems=[], critical=False, notes=[f"not checked: {why}"],
+            problems=[], critical=False, notes=[f"not checked: {why}"], drill=drill,
         )  # fmt: skip
     stream = next((state.stream for state in stores if state.stream is not None), None)
     running = None if stream is None else is_running(stream, now)
     receiver = [] if stream is None else list(_of_receiver(stream, stores, goals, now))
     severe = [*receiver, *(text for state in stores for text in _of_window(state))]
     other = [text for state in stores for text in _of_files(state, goals, now)]
+    other += cluster_drills.drill_problems(drill, goals.drill_max_age, goals.rto, now)
     return Cluster(
         system_identifier=first.system_identifier,
         cluster=first.cluster,
@@ -95,6 +101,7 @@ def judge(
         problems=[*severe, *other, *unread],
         critical=bool(severe),
         notes=list(_notes(stores, stream)),
+        drill=drill,
     )
 
 
@@ -229,6 +236,7 @@ def facts(cluster: Cluster, now: datetime) -> Iterator[str]:
         slot = cluster.receiver.slot
         kept = "" if slot is None else f", slot {slot.name} is {slot.status or 'missing'}"
         yield f"receiver: {cluster.receiver.restarts} restarts{kept}"
+    yield from cluster_drills.fact(cluster.drill, now)
 
 
 def _second(when: datetime) -> str:

@@ -184,10 +184,15 @@ def clusters_in(config: Config, place: str) -> Iterator[Location]:
         yield _location(config, place, _read(store, name))
 
 
+def drill_store(config: Config, place: str, system_identifier: str) -> Store:
+    """Return where the results of a cluster's drills are in a place."""
+    return config.store_at(f"{place}/pitr/{system_identifier}/drill", tiers=False)
+
+
 def drill_stores(config: Config, system_identifier: str) -> list[Store]:
     """Return where the results of a cluster's drills are; a missing directory is not created."""
     return [
-        config.store_at(f"{place}/pitr/{system_identifier}/drill", tiers=False)
+        drill_store(config, place, system_identifier)
         for place in places(config)
         if place.startswith(BUCKET) or os.path.isdir(place)  # noqa: PTH112 - never raises
     ]
