@@ -9,12 +9,14 @@ from pgkeep import config as configuration
 from pgkeep import errors as e
 from pgkeep.crypt.opening import Keys
 from pgkeep.crypt.options import Encryption
+from pgkeep.model.wal import Segment
 from pgkeep.pitr import base, base_run, bases, parts, verification
-from pgkeep.pitr.archive import histories
+from pgkeep.pitr.archive import WalArchive, histories
 from pgkeep.pitr.base_manifest import Kind
 from pgkeep.pitr.location import Location, known
+from pgkeep.pitr.wal_file import Origin
 from pgkeep.progress import Silent
-from tests.support import private_keys, servers
+from tests.support import pitr_golden, private_keys, servers
 from tests.support.pitr_chains import Chain
 
 
@@ -47,6 +49,12 @@ def test_a_chain_of_seven_across_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         assert chain.members[0].name in lost.value.message
         with pytest.raises(e.NoKey, match="is encrypted with age, and no private key is given"):
             chain.assemble(cluster, 5, Keys())
+        archive = WalArchive(cluster.wal, Origin(pitr_golden.IDENTIFIER, 1 << 20),
+                             cluster.encryption)  # fmt: skip
+        assert archive.put(Segment(1, 2).name(1 << 20), pitr_golden.segment(2))
+        assert archive.get(Segment(1, 2).name(1 << 20)) == pitr_golden.segment(2)
+        (path,) = cluster.wal.directory.iterdir()
+        assert path.suffix == ".gpg"
         private_keys.close(chain.gpg)
         # A host that did not take the last one, without a private key, takes a full one.
         base_run.forget(cluster.staging, [chain.members[3].name])

@@ -20,7 +20,7 @@ import psycopg
 from pgkeep.crypt import recipients
 from pgkeep.crypt.opening import Keys
 from pgkeep.crypt.options import Encryption
-from pgkeep.pitr import bases
+from pgkeep.pitr import bases, verification
 from pgkeep.pitr.base_manifest import BaseManifest
 from pgkeep.postgres.server import Account, Server
 from pgkeep.progress import Silent
@@ -60,6 +60,7 @@ class Chain:
                 self.members.append(made)
                 self.reasons.append(reason)
             self.reasons.append(cluster.reason())
+            self.location = cluster.location()
         return cluster
 
     def sum_of(self, number: int) -> int:
@@ -107,6 +108,8 @@ def _main(majors: Sequence[str]) -> None:
             cluster = chain.take(7)
             taken = time.monotonic() - began
             keys = Keys([key.file for key in chain.age])
+            found = verification.verify(chain.location, Encryption(keys=keys), 2, Silent())
+            assert (found.problems, found.by_hash, found.bases) == ([], 0, 8)
             for number in range(8):
                 with chain.started(chain.assemble(cluster, number, keys)) as connection:
                     row = connection.execute("select sum(n)::int8 from ledger").fetchone()
