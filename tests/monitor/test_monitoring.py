@@ -60,6 +60,7 @@ def stanza(name: str, kind: str | None = None) -> str:
 
 # Of these a value every ten minutes, of others every minute.
 SLOW = {
+    "PgkeepClusterDrillTooOld",
     "PgkeepBaseBackupTooOld",
     "PgkeepKeyCheckTooOld",
     "PgkeepWeeklyBackupTooOld",
@@ -241,6 +242,8 @@ CASES = [
     Case("PgkeepBaseBackupTooOld",
          {pitr("base_last_success_timestamp_seconds", store="/b"): f"{HOUR}x3000"},
          "193h", "194h", {**CLUSTER, "store": "/b"}, "8d 1h 0m 0s"),
+    Case("PgkeepClusterDrillTooOld",
+         {pitr("drill_last_success_timestamp_seconds"): f"{HOUR}x6000"}, "842h", "870h", CLUSTER),
     Case("PgkeepBaseBackupTooOld",  # none: another one tells that
          {pitr("base_last_success_timestamp_seconds", store="/b"): "0x3000"}, "194h", None, {}),
     Case("PgkeepClusterDrillFailed", {pitr("drill_last_findings"): "0x60 2x60"}, "50m", "71m",

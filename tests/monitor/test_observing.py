@@ -20,7 +20,7 @@ import yaml
 
 from pgkeep.model import cluster
 from pgkeep.postgres.server import Server
-from tests.support import faults, invoke, observers, planted, servers
+from tests.support import faults, invoke, observers, planted, planted_wal, servers
 from tests.support.buckets import Buckets
 from tests.support.compare import assert_same_database
 from tests.support.disposable import Disposables
@@ -331,6 +331,8 @@ def test_point_in_time_is_observed(tmp_path: Path, programs: ExitStack) -> None:
     for _ in range(4):
         servers.sql(server, "postgres", "create table if not exists t (); select pg_switch_wal()")
         servers.sql(server, "postgres", "create table u (); drop table u")
+    (place_of_wal,) = folder.glob("pitr/*/wal")
+    planted_wal.drilled(place_of_wal.parent, datetime.now(UTC), seconds=12)
     served = start(observers.listen(tmp_path / "listen", env))
     prometheus = start(observers.prometheus(tmp_path / "prometheus", {"listen": served}))
     cluster = {"cluster": CLUSTER}

@@ -18,7 +18,8 @@ from pgkeep.pitr import location, overview
 from pgkeep.pitr.overview import ClusterState
 from pgkeep.pitr.stream_state import Break, SlotProgress, StreamState
 from tests.support import invoke, planted
-from tests.support.planted_wal import BEGIN, HOUR, IDENTIFIER, SIZE, Planted, base
+from tests.support.exposition import values
+from tests.support.planted_wal import BEGIN, HOUR, IDENTIFIER, SIZE, Planted, base, drilled
 
 GOALS = Goals(window=7 * 86400, base_max_age=8 * 86400, wal_max_lag=60)
 NOW = BEGIN + 12 * HOUR
@@ -152,6 +153,19 @@ def test_commands(tmp_path: Path) -> None:
     listed = invoke.run("list", env=env)
     assert f"\ncluster {IDENTIFIER} has point in time in {tmp_path}\n" in listed
     assert "point in time" not in invoke.run("list", "--database=app", env=env)
+    drilled(files.folder, now - 2 * HOUR, seconds=90)
+    assert "last drill: passed 2 h ago, recovery in 1 min" in invoke.run("status", env=env)
+    drilled(files.folder, now - HOUR, passed=False)
+    goals = {"BACKUP_DRILL_MAX_AGE": "1h", "BACKUP_RTO": "1min"}
+    err = invoke.complete("status", env=env | goals)[2]
+    assert "its last drill failed (findings: 1)" in err
+    assert "its last passed drill was 2 h ago, BACKUP_DRILL_MAX_AGE is 1 h" in err
+    found = values(invoke.run("metrics", env=env))
+    assert found["pitr_drill_last_findings",] == 1
+    assert found["pitr_drill_last_success_timestamp_seconds",] == pytest.approx(
+        (now - 2 * HOUR).timestamp(), abs=1
+    )
+    drilled(files.folder, now, seconds=90)
     files.receiver(tmp_path, written_at=now - HOUR, complete_until=now - HOUR)
     status, out, err = invoke.complete("status", env=env)
     assert (status, "has not run for 1 h" in err) == (5, True)

@@ -185,7 +185,7 @@ def test_several_targets_and_a_store_that_cannot_be_read(tmp_path: Path, buckets
         counted.requests.clear()
         invoke.complete("status", "--target=two", env=env)
         # One list is that of the backups; the manifest of the base backup is not read again.
-        assert len(counted.requests) == 5, counted.requests
+        assert len(counted.requests) == 6, counted.requests
         counted.requests.clear()
         invoke.run("list", "--target=two", env=env)
         assert len(counted.requests) == 1, counted.requests

@@ -12,6 +12,8 @@ import msgspec
 from pgkeep.artifact.file import compress
 from pgkeep.crypt import recipients
 from pgkeep.crypt.options import Encryption
+from pgkeep.drill import pitr_result
+from pgkeep.drill.pitr_result import Engine, PitrDrillResult
 from pgkeep.model.manifest import FileFacts
 from pgkeep.model.naming import Cipher
 from pgkeep.model.wal import Lsn, Segment
@@ -20,6 +22,7 @@ from pgkeep.pitr.archive import stored_name
 from pgkeep.pitr.base_manifest import SUFFIX, BaseManifest, Kind, base_name, encode
 from pgkeep.pitr.location import ClusterFacts
 from pgkeep.pitr.stream_state import StreamState
+from pgkeep.stores.local import LocalStore
 
 SIZE = 1 << 24
 IDENTIFIER = "7432198765432198765"
@@ -57,7 +60,8 @@ class Planted:
         description.write_bytes(msgspec.json.encode(facts))
 
     def bases(self, *manifests: BaseManifest) -> None:
-        for manifest in manifests:
+        for given in manifests:
+            manifest = msgspec.structs.replace(given, system_identifier=self.folder.name)
             (self.folder / "base" / (manifest.name + SUFFIX)).write_bytes(encode(manifest))
             (self.folder / "base" / manifest.backup_manifest.name).write_bytes(b"x")
 
@@ -91,3 +95,14 @@ class Planted:
             }
         )  # fmt: skip
         stream_state.write(stream_state.path_in(spool), made)
+
+
+def drilled(folder: Path, began: datetime, *, passed: bool = True, seconds: float = 1) -> None:
+    """Record a drill of the cluster whose files are in a folder."""
+    result = PitrDrillResult(
+        passed=passed, engine=Engine.PGKEEP, system_identifier=folder.name, name=None,
+        place=str(folder), server="17.2", began=began, pgkeep="0", seed=1,
+        recovery_seconds=seconds, lost_seconds=0, points=[], checks=[],
+        findings=[] if passed else ["x"],
+    )  # fmt: skip
+    assert pitr_result.record([LocalStore(folder / "drill")], result) == []

@@ -99,7 +99,7 @@ def judge(
         running=running,
         rpo_seconds=None if stream is None else stream.lag(now),
         problems=[*severe, *other, *unread],
-        critical=bool(severe),
+        critical=bool(severe) or (drill is not None and not drill.passed),
         notes=list(_notes(stores, stream)),
         drill=drill,
     )
