@@ -3,7 +3,7 @@
 import msgspec
 
 from .. import errors as e
-from ..doctor import encryption, examine
+from ..doctor import encryption, examine, point_in_time
 from ..doctor.examine import Diagnosis
 from ..model.database_patterns import CONNECTED
 from ..terminal import printable
@@ -65,6 +65,7 @@ def command(
         configured_stores(config),
         plain=config.settings.encrypt_to is not None,
     )
+    found += point_in_time.examine(config, config.endpoint(database), configured_stores(config))
     report = msgspec.structs.replace(report, encryption=state, findings=[*report.findings, *found])
     if as_json:
         print_json(report)

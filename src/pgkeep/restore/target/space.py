@@ -12,7 +12,16 @@ BEGINNING = 4096  # bytes; the third line has the time
 
 
 def free(connection: Connection) -> int | None:
-    """Return the free bytes of the data directory's file system; None: it is not known.
+    """Return the free bytes of the data directory's file system; None: it is not known."""
+    directory = data_directory(connection)
+    if directory is not None:
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(directory).free
+    return None
+
+
+def data_directory(connection: Connection) -> Path | None:
+    """Return the data directory of the server if it can be reached from here.
 
     A path of the server means the same here only on the same host and in the same container. The
     file of the postmaster proves it with the time at which it started.
@@ -27,11 +36,7 @@ def free(connection: Connection) -> int | None:
         return None  # only some roles see the setting
     directory, started = Path(row[0]), int(row[1])
     written = start_time(directory)
-    if written is None or abs(written - started) > 1:
-        return None
-    with contextlib.suppress(OSError):
-        return shutil.disk_usage(directory).free
-    return None
+    return None if written is None or abs(written - started) > 1 else directory
 
 
 def warnings(free_bytes: int | None, size: int | None) -> list[str]:
