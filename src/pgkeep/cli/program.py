@@ -68,7 +68,7 @@ SECTIONS = {
         "pitr restore": "restore a cluster to a point in time",
     },
     "Set up": {
-        "doctor": "find problems that would make a backup fail, and how to fix them",
+        "doctor": "find problems that would make a backup fail, with the fixes",
         "config": "print the settings and where they come from",
         "init": "add scripts, a schedule and a runbook to a project",
         "runbook": "print the recovery runbook with your hosts, names and backups",
