@@ -63,7 +63,7 @@ SECTIONS = {
         "pitr push": "archive a WAL file (archive_command)",
         "pitr fetch": "get a WAL file from the archive (restore_command)",
         "pitr base": "take a base backup, incremental if possible",
-        "pitr verify": "read all base backups and WAL, and name what is damaged or missing",
+        "pitr verify": "read all base backups and WAL, name what is damaged",
         "pitr windows": "list the intervals in which every second can be restored",
         "pitr restore": "restore a cluster to a point in time",
     },

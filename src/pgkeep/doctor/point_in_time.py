@@ -81,7 +81,7 @@ def _slots(connection: Connection) -> Iterator[Finding]:
             "warning",
             f"replication slot {name} has no receiver, and the server keeps {size(max(0, kept))} of"
             " WAL for it",
-            "Start pgkeep pitr stream. If the WAL is no longer wanted: pgkeep pitr disable.",
+            "Start pgkeep pitr stream. To end point in time: pgkeep pitr disable.",
         )
 
 
