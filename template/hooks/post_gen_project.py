@@ -37,6 +37,8 @@ def wheel() -> tuple[str, bytes]:
 for folder, wanted in OPTIONAL.items():
     if wanted == "no":
         shutil.rmtree(folder)
+if OPTIONAL["k8s/page"] == "no":
+    Path("k8s/pitr/networkpolicy.yaml").unlink(missing_ok=True)  # only for Prometheus
 if PITR == "no":
     for suffix in ("-stream.service", "-base.service", "-base.timer", "-drill.service",
                    "-drill.timer"):  # fmt: skip

@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-RECEIVER_PORT = 9649  # of health and metrics
-
 
 class Manager(StrEnum):
     """What starts services."""
