@@ -2,6 +2,7 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pgkeep.crypt.options import Encryption
 from pgkeep.model.wal import Segment
 from pgkeep.pitr import archive as archive_module
 from pgkeep.pitr.archive import WalArchive
+from pgkeep.pitr.shipper import Pace, Received, StoreShipper
 from pgkeep.pitr.wal_file import Origin, read_header
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore
@@ -188,3 +190,47 @@ def test_a_segment_is_put_on_condition(
         write_file(again, "name", b"1", new=True)
         with pytest.raises(e.Exists):
             write_file(again, "name", b"2", new=True)
+
+
+FAULTS = (
+    Fault("reset", match="PUT", after=1000),
+    Fault("stall", match="PUT", after=1000),
+    Fault("lost", match="PUT"),
+    Fault("status", match="PUT", status=500),
+    Fault("status", match="PUT", status=403, code="AccessDenied"),
+    Fault("status", match="HEAD", status=500),
+    Fault("status", match="list-type", status=503, code="SlowDown"),
+    Fault("stall", match="list-type"),
+)
+
+
+def test_success_is_never_reported_for_what_is_absent(
+    segments_of_17: tuple[Origin, dict[str, bytes]], tmp_path: Path, buckets: Buckets,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A4: whatever a request meets, the file counts as stored only if it can be read back."""
+    origin, files = segments_of_17
+    name, data = next(iter(files.items()))
+    (tmp_path / name).write_bytes(data)
+    received = Received(tmp_path, tmp_path / "earlier", tmp_path / "after", origin.segment_size)
+    bucket, failures = buckets.bucket(), 0
+    direct = bucket_store(buckets, monkeypatch, bucket=bucket)
+    with proxy(buckets.port) as running:
+        settings = {"bucket": bucket, "endpoint": running.endpoint, "timeout": 1, "attempts": 1}
+        store = bucket_store(buckets, monkeypatch, "admin", **settings)
+        for fault in FAULTS:
+            running.faults[:] = [replace(fault)]
+            shipper = StoreShipper(
+                WalArchive(store, origin, Encryption()), received, Pace(max_lag=0)
+            )
+            try:
+                shipper.ship()
+            except e.StoreError:
+                failures += 1
+                assert shipper.done == set(), fault
+                shipper.ship()
+            assert shipper.done == {name}, fault
+            (stored,) = direct.items()
+            assert WalArchive(direct, origin, Encryption()).get(name) == data, fault
+            direct.delete(stored.name)
+    assert failures >= 5, "most faults were noticed"
