@@ -1,6 +1,7 @@
 """The WAL archive, with segments of a real server."""
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -234,3 +235,53 @@ def test_success_is_never_reported_for_what_is_absent(
             assert WalArchive(direct, origin, Encryption()).get(name) == data, fault
             direct.delete(stored.name)
     assert failures >= 5, "most faults were noticed"
+
+
+class Retaining(LocalStore):
+    """A store whose files cannot be removed for some time."""
+
+    retains = True
+
+    def delete(self, name: str) -> None:
+        if self.retains:
+            raise e.Retained(f"{name} is retained until 2030-01-02 03:04 UTC")
+        super().delete(name)
+
+
+def test_unfinished_segments_are_stored_at_a_pace(
+    segments_of_17: tuple[Origin, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """A15: not on every change, never without one; states that are retained go when they can."""
+    origin, files = segments_of_17
+    name, data = next(iter(files.items()))
+    (folder := tmp_path / "wal").mkdir()
+    received = Received(folder, tmp_path / "earlier", tmp_path / "after", origin.segment_size)
+    store = Retaining(tmp_path / "store")
+    shipper = StoreShipper(WalArchive(store, origin, Encryption()), received, Pace(max_lag=3600))
+    partial = folder / f"{name}.partial"
+
+    def holds(length: int, changed: int) -> None:
+        partial.write_bytes(data[:length] + bytes(len(data) - length))
+        os.utime(partial, (changed, changed))
+
+    holds(100, changed=1)
+    assert not shipper.ship(at_once=False), "it had changed"
+    assert len(store.named("")) == 1
+    holds(200, changed=2)
+    assert not shipper.ship(at_once=False)
+    assert len(store.named("")) == 1, "it waits for a quarter of the lag"
+    shipper.ship(at_once=True)
+    assert len(store.named("")) == 2, "the earlier state is retained, which is no failure"
+    holds(300, changed=2)
+    assert shipper.ship(at_once=True), "it is not read while its time is the same"
+    assert len(store.named("")) == 2
+    partial.write_bytes(data)
+    partial.rename(folder / name)
+    assert shipper.ship(at_once=False)
+    assert shipper.done == {name}
+    assert len(store.named("")) == 3
+    store.retains = False
+    again = WalArchive(store, origin, Encryption())
+    again.tidy()
+    (left,) = store.named("")
+    assert left.startswith(f"{name}-")

@@ -306,6 +306,30 @@ def asked(port: int, path: str) -> tuple[int, str]:
         return 0, ""
 
 
+def test_receiving_stops_before_the_disk_is_full(place: Path) -> None:
+    """A7: people are told before; the server goes on, and nothing is lost when there is space."""
+    with Server(servers.bin_folder(17), settings=SETTINGS, initdb=["--wal-segsize=1"]) as server:
+        cluster = enabled(server, place)
+        with streaming(cluster, disk="32m") as stream:
+
+            def stored(border: Lsn) -> bool:
+                return f"{1:08X}{border // SIZE - 1:016X}" in cluster.stored()
+
+            border = cluster.write(1)
+            stream.until(lambda: stored(border))
+            filler = Path(f"/proc/{stream.process.pid}/root{cluster.spool.parent}/filler")
+            filler.write_bytes(bytes(24 * SIZE))
+            stream.tells("has less than 25% free: receiving stops below 5%")
+            assert "stays on the server" not in stream.printed
+            with filler.open("ab") as file, pytest.raises(OSError, match="No space"):
+                file.write(bytes(32 * SIZE))
+            stream.tells("has less than 5% free: WAL stays on the server")
+            border = cluster.write(2)
+            filler.unlink()
+            stream.until(lambda: stored(border))
+        assert len(cluster.runs()) == 1
+
+
 def test_kills_lose_nothing(place: Path, buckets: Buckets) -> None:
     """A3: kill -9 at random points of receiving and storing; many: tests.support.receiver_kills."""
     with Server(servers.bin_folder(17), settings=SETTINGS, initdb=["--wal-segsize=1"]) as server:

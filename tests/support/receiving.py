@@ -1,5 +1,6 @@
 """A server whose WAL pgkeep pitr stream receives, for tests that kill and disturb it."""
 
+import os
 import subprocess
 import threading
 import time
@@ -21,6 +22,8 @@ from pgkeep.stores.store import Store
 from tests.support import invoke, servers
 
 SIZE = 1 << 20
+UNSHARE = ["unshare"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
+MOUNT = 'mount -t tmpfs -o "size=$2" none "$1" && exec "$3" pitr stream'
 SETTINGS = {"max_slot_wal_keep_size": "1GB"}
 
 
@@ -48,7 +51,7 @@ class Cluster:
 
     def stored(self) -> set[str]:
         """Return the names of the stored files, as PostgreSQL has them."""
-        return {path.name.partition("-")[0] for path in (self.folder / "wal").iterdir()}
+        return {path.name.partition("-")[0] for path in self.folder.glob("wal/*")}
 
     def runs(self, store: Store | None = None) -> list[wal.Extent]:
         """Return the unbroken runs of stored segments on the way to the newest timeline."""
@@ -145,10 +148,23 @@ def enabled(server: Server, place: Path, **extra: str) -> Cluster:
 
 @contextmanager
 def streaming(
-    cluster: Cluster, *args: str, code: int = 0, extra: Mapping[str, str] = {}
-) -> Iterator[Stream]:
-    """Run pgkeep pitr stream; it must end with an exit code when it is told to."""
-    process = invoke.start("pitr", "stream", *args, env={**cluster.env, **extra})
+    cluster: Cluster, *args: str, code: int = 0, extra: Mapping[str, str] = {},
+    disk: str | None = None,
+) -> Iterator[Stream]:  # fmt: skip
+    """Run pgkeep pitr stream; it must end with an exit code when it is told to.
+
+    With the size of a disk, its spool is on one of its own, which only it sees.
+    """
+    env = {**cluster.env, **extra}
+    if disk is None:
+        process = invoke.start("pitr", "stream", *args, env=env)
+    else:
+        (spool := cluster.spool.parent).mkdir(parents=True)
+        process = subprocess.Popen(
+            [*UNSHARE, "--mount", "/bin/sh", "-c", MOUNT, "sh", str(spool), disk, invoke.PGKEEP],
+            env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
     stream = Stream(cluster, process)
     try:
         yield stream
