@@ -280,6 +280,10 @@ def test_unfinished_segments_are_stored_at_a_pace(
     assert shipper.ship(at_once=False)
     assert shipper.done == {name}
     assert len(store.named("")) == 3
+    assert {*shipper.archive.files()} == {name, f"{name}.partial"}
+    shipper.archive.forget_before("F" * 24)
+    assert [*shipper.archive.files()] == [f"{name}.partial"], "there can be millions"
+    assert not shipper.archive.put(name, data), "but the store is asked again"
     store.retains = False
     again = WalArchive(store, origin, Encryption())
     again.tidy()

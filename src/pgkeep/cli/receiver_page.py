@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ..model.wal import Lsn
 from ..monitor.metrics import HELP
 from ..pitr.stream_state import StreamState
 from .web import Address, is_own_host
@@ -47,7 +48,7 @@ def metrics(state: StreamState, cluster: str, now: datetime) -> str:
     for name, more, value in _values(state, now):
         if (kind := f"# TYPE {name} gauge") not in lines:
             lines += [f"# HELP {name} {HELP.get(name, 'State of the receiver of WAL.')}", kind]
-        lines.append(f'{name}{{cluster="{cluster}"{more}}} {value:g}')
+        lines.append(f'{name}{{cluster="{cluster}"{more}}} {value}')
     return "\n".join([*lines, ""])
 
 
@@ -65,3 +66,7 @@ def _values(state: StreamState, now: datetime) -> Iterator[tuple[str, str, float
             yield "pgkeep_pitr_slot_state", more, int(state.slot.status == name)
         if state.slot.safe_size is not None:
             yield "pgkeep_pitr_slot_safe_bytes", "", state.slot.safe_size
+            if state.server is not None and state.slot.restart is not None:
+                kept = Lsn.parse(state.server) - Lsn.parse(state.slot.restart)
+                limit = max(0, state.slot.safe_size) + max(0, kept)
+                yield "pgkeep_pitr_slot_limit_bytes", "", limit

@@ -66,6 +66,7 @@ class WalArchive:
     origin: Origin
     encryption: Encryption
     retains: bool = False  # an unfinished segment could not be removed: Object Lock keeps it
+    forgotten: str = ""  # the segments before this one are not remembered
     _files: dict[str, list[StoredFile]] | None = field(default=None)
     _lock: threading.Lock = field(default_factory=threading.Lock)  # several threads fetch
 
@@ -85,6 +86,18 @@ class WalArchive:
         """Forget the names, so that the store is listed again."""
         with self._lock:
             self._files = None
+            self.forgotten = ""
+
+    def forget_before(self, name: str) -> None:
+        """Forget the complete segments before one: a process that runs for years stores millions.
+
+        If one of them is put nevertheless, the store is listed again.
+        """
+        files = self.files()
+        for old in list(files):
+            if not files[old] or (len(old) == len(name) and old < name):
+                del files[old]
+        self.forgotten = name
 
     def segments(self) -> list[Segment]:
         """Return the complete segments in ascending order."""
@@ -158,6 +171,7 @@ class WalArchive:
             StoreError: one could not be removed.
 
         """
+        self.refresh()
         files = self.files()
         for name in sorted(files):
             segment = name.removesuffix(PARTIAL)
@@ -171,6 +185,8 @@ class WalArchive:
             Differs: it has a file of this name with other bytes.
 
         """
+        if name < self.forgotten:
+            self.refresh()
         existing = self.files().get(name, [])
         if any(found.sha256 == digest for found in existing):
             return True

@@ -184,9 +184,11 @@ class StoreShipper:
             if name not in self.done:
                 self._put(name, files[name])
         whole = self._put_partials(files, at_once=at_once)
-        if time.monotonic() >= self._next_tidy:
+        if self.archive.retains and time.monotonic() >= self._next_tidy:
             self.archive.tidy()
             self._next_tidy = time.monotonic() + TIDY
+        if complete and complete[0] > self.archive.forgotten:
+            self.archive.forget_before(complete[0])
         return whole
 
     def _begin(self) -> None:
@@ -194,6 +196,7 @@ class StoreShipper:
         self._register(self.archive)
         store, owner = self.archive.store, self.archive.origin.system_identifier
         store.sweep(lambda name: parse_stored(name) is not None, owner)
+        self.archive.tidy()
         segments = self.archive.segments()
         if segments:
             self.newest = segments[-1]
