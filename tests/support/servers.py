@@ -261,7 +261,7 @@ def major_of(server: Server) -> int:
         return connection.info.server_version // 10000
 
 
-def load_objects(server: Server, dbname: str, *, rows: int = 50_000) -> None:
+def load_objects(server: Server, dbname: str, *, rows: int = 32_000) -> None:
     """Fill an empty database with one of everything that pg_dump knows; see objects.sql."""
     path = Path(__file__).parents[1] / "fixtures" / "objects.sql"
     psql(server, dbname, ["-v", f"rows={rows}", "-f", str(path)])

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -232,7 +233,12 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def headings(record: Path) -> list[str]:
     """Return the headings with their level, as `## Status`."""
-    tokens = MarkdownIt("commonmark").parse(record.read_text())
+    return _headings(record.read_text())
+
+
+@cache
+def _headings(text: str) -> list[str]:
+    tokens = MarkdownIt("commonmark").parse(text)
     return [
         f"{opening.markup} {inline.content}"
         for opening, inline in itertools.pairwise(tokens)
