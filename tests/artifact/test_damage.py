@@ -32,7 +32,7 @@ from tests.support.compare import assert_same_database
 from tests.support.servers import Servers, drop, execute, major_of, programs_for, psql, run, sql
 
 SEED = int(os.environ.get("DAMAGE_SEED") or secrets.randbits(32))
-TIMES = 1000
+TIMES = 400
 COMPLETE = b"-- PostgreSQL database dump complete\n"
 GIB = 1 << 30
 

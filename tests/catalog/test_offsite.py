@@ -35,9 +35,9 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 # About 20 MB as gzip, so that an upload has three parts.
 LARGE = """
 create table large (id int primary key, pad text);
-insert into large select i, md5(i::text) || md5((i * 7)::text) || md5((i * 13)::text)
-from generate_series(1, 400000) i;
-create index on large (pad);
+insert into large select i, (select string_agg(md5((i * j)::text), '') from generate_series(1, 30) j)
+from generate_series(1, 40000) i;
+create index on large (left(pad, 32));
 create table small (a int);
 insert into small values (42);
 """

@@ -34,7 +34,7 @@ from tests.support.proxy import Fault, Proxy, proxy
 NAME = "app_daily_20261122T020000Z.sql.gz"
 
 SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(10**9)))
-POINTS = 120
+POINTS = 80
 WORKERS = 4
 PART = 64 << 10
 
