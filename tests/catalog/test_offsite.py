@@ -35,7 +35,8 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 # About 20 MB as gzip, so that an upload has three parts.
 LARGE = """
 create table large (id int primary key, pad text);
-insert into large select i, (select string_agg(md5((i * j)::text), '') from generate_series(1, 30) j)
+insert into large
+select i, (select string_agg(md5((i * j)::text), '') from generate_series(1, 30) j)
 from generate_series(1, 40000) i;
 create index on large (left(pad, 32));
 create table small (a int);
