@@ -13,6 +13,7 @@ from tests.support.wal_source import wal_source
 
 DATABASE = 'Odd "name" ü'
 TABLE = "odd.table's"
+KEPT = ["backups", "staging"]
 ROWS = "select md5(string_agg(t::text, ',' order by n)) from public.\"odd.table's\" t"
 
 
@@ -38,6 +39,14 @@ def test_a_dropped_table_comes_home() -> None:
         for inside in (backups, backups / "deep"):
             error = invoke.run(*asked, f"--as-dump={inside}", env=env, code=9)
             assert "is in the directory of the backups" in error
+        plan = json.loads(invoke.run(*asked[:3], "--preview", "--json", env=env))
+        assert list(plan) == [
+            "cluster", "place", "target", "time", "timeline", "other_timelines", "bases",
+            "segments", "bytes", "expected_seconds", "recovery_target", "commits", "next_commit",
+        ]  # fmt: skip
+        assert plan["time"] == moment[0].isoformat()
+        assert plan["next_commit"]["xid"] == plan["commits"][-1]["xid"] + 1
+        assert [path.name for path in source.folder.iterdir() if path.is_dir()] == KEPT
         endpoint = Endpoint({**source.server.params, "dbname": DATABASE})
         with pytest.raises(e.Refused, match="had no table other at the point"):
             dump.check_tables(endpoint, ["quick", "other"])

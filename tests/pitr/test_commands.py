@@ -101,6 +101,8 @@ def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets)
                 receiver.communicate()
         plan = json.loads(out)
         assert plan["next_commit"] is not None
+        assert (plan["promoted"], plan["directory"]) == (True, target)
+        assert plan["reached"]["last_commit"] == plan["commits"][-1]["time"]
         windows = json.loads(invoke.run("pitr", "windows", "--json", env=host))
         assert windows[0]["windows"][0]["bases"]
         assert "was dropped" in "".join(invoke.outputs("pitr", "disable", env=env))

@@ -139,7 +139,10 @@ def wal_source(
 
 
 def restored(
-    source: WalSource, target: Target, timeline: int | None = None
+    source: WalSource,
+    target: Target,
+    timeline: int | None = None,
+    query: str = "select n from public.ledger order by n",
 ) -> tuple[Recovered, list[int]]:
     """Recover to a target; return the rows of the ledger."""
     plan = make_plan(source.location, target, Encryption(), timeline)
@@ -149,6 +152,6 @@ def restored(
         recovered(plan, directory, Encryption(), 2, Silent(), options) as found,
         found.server.endpoint.connect() as connection,
     ):
-        rows = connection.execute("select n from public.ledger order by n").fetchall()
+        rows = connection.execute(query.encode()).fetchall()
     assert not directory.exists()
     return found, [row[0] for row in rows]

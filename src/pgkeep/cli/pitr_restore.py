@@ -1,5 +1,6 @@
 """pgkeep pitr restore."""
 
+import contextlib
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ import click
 
 from .. import errors as e
 from ..config import Config
+from ..drill import pitr_result
 from ..model.wal import Lsn
 from ..pitr import dump, location, moment
 from ..pitr import restore as pitr_restore
@@ -145,13 +147,24 @@ def command(
         _restore(config, plan, directory, options, promote=promote, as_json=as_json)
 
 
+def _expected(config: Config, plan: RecoveryPlan) -> float | None:
+    """Return the recovery time of the last drill, if it is known."""
+    for store in location.drill_stores(config, plan.location.facts.system_identifier):
+        # A restore never fails because of it.
+        with contextlib.suppress(e.StoreError, e.VerificationFailed):
+            found = pitr_result.last(store)
+            if found is not None and found.recovery_seconds is not None:
+                return found.recovery_seconds
+    return None
+
+
 def _preview(config: Config, plan: RecoveryPlan, *, as_json: bool) -> None:
     with output.current().progress(silent=as_json) as bar:
         plan, point = pitr_restore.preview(plan, config.encryption(), config.settings.jobs, bar)
     if as_json:
-        print_json(text.document(plan, point, None))
+        print_json(text.document(plan, point, _expected(config, plan)))
     else:
-        output.show(text.lines(plan, point, None))
+        output.show(text.lines(plan, point, _expected(config, plan)))
 
 
 def _dump(

@@ -22,8 +22,9 @@ from ..pitr.recovery_settings import of_segments, raised
 from ..pitr.restore import refuse_tablespaces
 from ..pitr.tablespaces import created_after, elsewhere
 from ..pitr.target import Target
+from ..pitr.target_directory import run_folder
 from ..pitr.waldump import Commit, WalContents
-from ..postgres.server import Account, private_folder, reaper, temporary_places
+from ..postgres.server import Account
 from ..progress import Progress
 from ..progress import size as shown
 from . import pgbackrest
@@ -120,8 +121,7 @@ class StanzaSource:
         mapped = elsewhere(created_after(contents.tablespaces, base.start_lsn), tablespaces)
         account = Account.choose()
         with contextlib.ExitStack() as stack:
-            run = stack.enter_context(private_folder(account, temporary_places()))
-            stack.enter_context(reaper(directory, run, directory.parent))
+            run = stack.enter_context(run_folder(account))
             sizes = of_segments(control.segment_size)
             cluster = Cluster(
                 programs=programs, major=major, data=directory, run=run,

@@ -18,7 +18,6 @@ from ..progress import Progress
 from ..stores.local import LocalStore
 from .plan import RecoveryPlan
 from .restore import DEFAULT, RestoreOptions, recovered
-from .target_directory import working_folder
 
 
 class Asked(NamedTuple):
@@ -64,10 +63,8 @@ def dump(
     )
     options = replace(options, keep=False)
     with ExitStack() as stack:
-        work = stack.enter_context(working_folder(asked.folder.parent))
-        found = stack.enter_context(
-            recovered(plan, work / "data", encryption, jobs, progress, options)
-        )
+        place = asked.folder.parent / f".{asked.folder.name}.recovered"  # it never exists
+        found = stack.enter_context(recovered(plan, place, encryption, jobs, progress, options))
         endpoint = found.server.endpoint.to(asked.database)
         check_tables(endpoint, asked.tables)
         made = backup(endpoint, LocalStore(asked.folder), how, progress).manifest

@@ -1,6 +1,7 @@
 """Restore a cluster to a point in time: choose, fetch, check, put together, recover, prove."""
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from .. import errors as e
 from ..crypt.options import Encryption
-from ..postgres.server import Account, private_folder, reaper, temporary_places
+from ..postgres.server import Account
 from ..progress import Progress
 from . import (
     bases,
@@ -20,7 +21,7 @@ from .base import run
 from .plan import RecoveryPlan
 from .recovery import Cluster, Proof, RecoveredServer
 from .target import Point
-from .target_directory import working_folder
+from .target_directory import DATA, working_folder
 from .wal_search import WalSearch
 from .waldump import WalContents
 
@@ -75,13 +76,12 @@ def recovered(
     with contextlib.ExitStack() as stack:
         stack.enter_context(target_directory.passable(directory))
         work = stack.enter_context(working_folder(target_directory.place_of(directory)))
-        scratch = stack.enter_context(private_folder(account, temporary_places()))
+        scratch = stack.enter_context(target_directory.run_folder(account))
         moved = {
             old: stack.enter_context(tablespaces.working_folder(new))
             for old, new in options.tablespaces.items()
         }
-        data = work / "data"
-        stack.enter_context(reaper(data, work, scratch, *moved.values()))
+        data = work / DATA
         search = WalSearch(plan, plan.location.archive(encryption), work / "wal", jobs, progress)
         point = search.find()
         plan = plan.narrowed(point)
@@ -92,6 +92,7 @@ def recovered(
             plan.location.base, plan.chain, plan.programs, data, work / "chain", encryption.keys,
             jobs, progress,
         )  # fmt: skip
+        shutil.rmtree(work / "chain", ignore_errors=True)
         search.move_to(data / "pg_wal")
         mapped = _mapped(plan, contents, work, data)
         cluster = _cluster(plan, contents, data, scratch, mapped, options)
@@ -183,7 +184,7 @@ def preview(
         Refused: the target is not in the WAL.
 
     """
-    with working_folder(Path(tempfile.gettempdir())) as work, reaper(work / "data", work):
+    with working_folder(Path(tempfile.gettempdir())) as work:
         search = WalSearch(plan, plan.location.archive(encryption), work / "wal", jobs, progress)
         point = search.find()
         return plan.narrowed(point), point

@@ -3,16 +3,26 @@
 import contextlib
 import os
 import pwd
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from .. import errors as e
-from ..postgres.server import UNPRIVILEGED, Account
+from ..postgres.server import (
+    SOCKET_NAME,
+    SOCKET_PATH_BYTES,
+    UNPRIVILEGED,
+    Account,
+    reaper,
+    temporary_places,
+)
 from ..progress import size as shown
+from .recovery_settings import PORT
 
 _PREFIX = ".pgkeep-pitr-"
+DATA = "data"  # in a working folder
 _MARK = "PG_VERSION"  # without it, PostgreSQL does not start on a directory
 _SERVICE_USER = "postgres"
 
@@ -33,14 +43,42 @@ def passable(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def working_folder(place: Path) -> Iterator[Path]:
-    """Yield a folder that the server's user can pass; what is in it is private."""
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-    try:
-        folder.chmod(0o711)
+def working_folder(place: Path, owner: Account | None = None) -> Iterator[Path]:
+    """Yield a folder that the server's user can pass; what is in it is private.
+
+    Should we be killed, a shell that was started before stops the server in it and removes it.
+    """
+    folder = place / f"{_PREFIX}{secrets.token_hex(6)}"
+    with reaper(folder / DATA, folder):
+        try:
+            folder.mkdir(mode=0o700)
+            folder.chmod(0o711 if owner is None else 0o700)
+            if owner is not None:
+                owner.own(folder)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def run_folder(account: Account) -> Iterator[Path]:
+    """Yield a folder of the server's user for its socket, whose path is short.
+
+    Raises:
+        Refused: the user cannot enter any temporary folder.
+
+    """
+    place = next((place for place in temporary_places() if account.can_enter(place)), None)
+    if place is None:
+        raise e.Refused(
+            f"the server that recovers cannot enter {tempfile.gettempdir()}",
+            hint=f'Started by root, it runs as the user "{UNPRIVILEGED}".',
+        )
+    path = place / f"{_PREFIX}{'0' * 12}" / SOCKET_NAME.format(port=PORT)
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES or "," in str(place):
+        place = Path("/tmp")  # noqa: S108
+    with working_folder(place.resolve(), account) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def place_of(directory: Path) -> Path:
