@@ -55,7 +55,8 @@ class Repository:
 @pytest.fixture
 def repository() -> Iterator[Repository]:
     """A server of PostgreSQL 15 with a full and an incremental backup, and WAL after them."""
-    with tempfile.TemporaryDirectory(prefix="stanza-") as name:
+    memory = servers.data_folder()
+    with tempfile.TemporaryDirectory(prefix="stanza-", dir=memory) as name:
         folder = Path(name)
         folder.chmod(0o777)
         settings = {
@@ -64,7 +65,9 @@ def repository() -> Iterator[Repository]:
             f" --stanza={STANZA} archive-push %p",
         }
         programs = servers.bin_folder(15)
-        with Server(programs, settings=settings, initdb=["--wal-segsize=1"]) as server:
+        with Server(
+            programs, settings=settings, initdb=["--wal-segsize=1"], directory=memory
+        ) as server:
             found = Repository(folder, server)
             found.configure()
             found.run("stanza-create")
@@ -90,6 +93,7 @@ def environment(repository: Repository) -> dict[str, str]:
     backups.mkdir(exist_ok=True)
     return invoke.environment() | {
         "BACKUP_DIR": str(backups), "PGBACKREST_CONFIG": str(repository.config),
+        "TMPDIR": str(repository.folder),
     }  # fmt: skip
 
 
