@@ -1,29 +1,31 @@
 """pgkeep pitr fetch as restore_command: PostgreSQL never promotes a server early."""
 
-import contextlib
+import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from pgkeep import errors as e
 from pgkeep.crypt.options import Encryption
+from pgkeep.pitr import archive_fetch
 from pgkeep.pitr.archive import WalArchive
-from pgkeep.pitr.archive_fetch import Fetcher, Source, is_end
-from pgkeep.pitr.archive_push import Destination, Pusher
-from pgkeep.pitr.archive_server import ArchiveServer, listening
+from pgkeep.pitr.archive_fetch import is_end
 from pgkeep.pitr.wal_file import Origin, read_header
-from pgkeep.postgres.server import Account, Server
-from pgkeep.stores.local import LocalStore
+from pgkeep.postgres.server import Server
+from pgkeep.stores.local import LocalSource, LocalStore
 from pgkeep.stores.s3.client import S3Settings
 from pgkeep.stores.s3.store import S3Store
-from pgkeep.stores.store import Store
-from tests.support import archive_commands, servers
-from tests.support.archive_commands import Copy
+from tests.support import archive_commands, invoke, servers
+from tests.support.archive_commands import ORIGIN, Copy, segment, service
+from tests.support.buckets import Buckets, bucket_store
+from tests.support.faults import eventually
+from tests.support.proxy import Fault, proxy
 
 SIZE = 1 << 20
 ROWS = 6
@@ -35,33 +37,6 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pitr-", dir=servers.data_folder()) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
-
-
-@contextlib.contextmanager
-def service(folder: Path, stores: Sequence[Store], origin: Origin) -> Iterator[Path]:
-    """Run the service with these stores, without pauses; yield its socket."""
-
-    def check() -> None:
-        for store in stores:
-            if isinstance(store, LocalStore) and not store.directory.exists():
-                raise e.StoreError("it is not mounted")
-
-    archives = [WalArchive(store, origin, Encryption()) for store in stores]
-    fetcher = Fetcher([Source(archive, check) for archive in archives], folder / "spool", origin,
-                      pauses=(0.01,))  # fmt: skip
-    pusher = Pusher([Destination(archive, lambda: None) for archive in archives], [], origin)
-    server = ArchiveServer(pusher, fetcher, origin.system_identifier, lambda _: None)
-    stop = threading.Event()
-    group = None if Account.choose().gid is None else "nogroup"
-    with listening(folder / "run" / "archive.sock", group) as listener:
-        thread = threading.Thread(target=server.serve, args=(listener, stop.is_set))
-        thread.start()
-        try:
-            yield folder / "run" / "archive.sock"
-        finally:
-            stop.set()
-            thread.join()
-            fetcher.close()
 
 
 def source(server: Server, folder: Path) -> tuple[Path, Origin, list[str]]:
@@ -149,7 +124,7 @@ def test_a_server_is_promoted_only_at_the_end_of_the_archive(major: int, open_fo
             (open_folder / "upgrading").rename(package)
     with service(open_folder, [closed], origin):
         stops(f"{fetch} %f %p", "exit code 255")  # the network
-    stops(f"{fetch} %f %p", "exit code 255")  # the service was killed
+    stops(f"{fetch} --timeout=1 %f %p", "exit code 255")  # the service was killed
     with service(open_folder, [local], origin), copy.started(restore_command=guard):
         with psycopg.connect(**copy.params) as connection:  # type: ignore[arg-type]
             rows = connection.execute("select n from ledger order by n").fetchall()
@@ -179,3 +154,118 @@ def test_what_absence_means() -> None:
     ):
         assert is_end(name, archived, SIZE) is expected, name
     assert is_end("000000010000000000000001", [], SIZE)
+
+
+class Counting(LocalStore):
+    """A directory that counts what is read, and can make readers wait."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.opened: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def open(self, name: str) -> LocalSource:
+        self.opened.append(name)
+        self.gate.wait(60)
+        return super().open(name)
+
+
+def more_opened(store: Counting, before: int) -> bool:
+    return len(store.opened) > before
+
+
+def fetch(socket: Path, name: str, target: Path, *options: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [invoke.PGKEEP, "pitr", "fetch", f"--socket={socket}", *options, name, target],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def test_exit_codes(tmp_path: Path, buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A17, PITR rule 16: 404, network, authentication and damage, with a directory and a bucket."""
+    monkeypatch.setattr(archive_fetch, "LISTED", 0.0)  # a listing is used for one answer only
+    folder, target = tmp_path / "service", tmp_path / "RECOVERYXLOG"
+    directory = LocalStore(tmp_path / "wal")
+    names = [segment(number)[0] for number in range(1, 8)]
+    with proxy(int(buckets.endpoint.rpartition(":")[2])) as between:
+        bucket = buckets.bucket()
+        more: dict[str, Any] = {
+            "bucket": bucket,
+            "endpoint": between.endpoint,
+            "prefix": "wal/",
+            "timeout": 2,
+        }
+        remote = bucket_store(buckets, monkeypatch, **more)
+        remote = S3Store(remote.settings, tiers=False)
+        for store in (directory, remote):
+            archive = WalArchive(store, ORIGIN, Encryption())
+            for number in (1, 2, 3, 5, 6):
+                archive.put(*segment(number))
+        (second,) = directory.directory.glob(f"{names[1]}-*")
+        second.unlink()
+        (third,) = directory.directory.glob(f"{names[2]}-*")
+        third.write_bytes(third.read_bytes()[:-9])
+        with service(folder, [directory, remote]) as socket:
+            for name, code, said in (
+                (names[0], 0, ""), (names[1], 0, ""), (names[2], 0, ""),
+                (names[3], 255, "is missing in the WAL archive"), (names[6], 1, "ends before"),
+                ("00000002.history", 1, "ends before"), ("RECOVERYXLOG", 255, "not the name"),
+                ("00000001000000000000000F.partial", 255, "missing"),
+            ):  # fmt: skip
+                target.unlink(missing_ok=True)
+                status, err = fetch(socket, name, target)
+                assert (status, said in err) == (code, True), (name, err)
+                if code == 0:
+                    assert target.read_bytes() == segment(names.index(name) + 1)[1]
+                assert target.exists() == (code == 0)
+            assert fetch(socket, names[6], target, "--end-code=7")[0] == 7
+            assert fetch(socket, names[0], tmp_path / "none" / "x")[0] == 255
+            between.faults.append(Fault("status", "list-type=2", times=99, status=503, code="Busy"))
+            assert fetch(socket, names[6], target)[0] == 255
+            between.faults[:] = [Fault("lost", "list-type=2", times=99)]
+            assert fetch(socket, names[6], target)[0] == 255
+            between.faults.clear()
+            assert fetch(socket, names[6], target)[0] == 1
+        for wrong in ({"identity": "writer"}, {"bucket": "no-such-bucket"}):
+            arguments: dict[str, Any] = more | wrong
+            other = S3Store(bucket_store(buckets, monkeypatch, **arguments).settings, tiers=False)
+            with service(folder, [directory, other]) as socket:
+                assert fetch(socket, names[0], target)[0] == 0
+                for name in (names[6], names[1], "00000002.history"):
+                    assert fetch(socket, name, target)[0] == 255, (wrong, name)
+    assert not list(tmp_path.glob("*.pgkeep-*"))
+
+
+def test_segments_are_fetched_ahead(tmp_path: Path) -> None:
+    """Read once, found again without the store, and never more in the spool than allowed."""
+    store = Counting(tmp_path / "wal")
+    archive = WalArchive(store, ORIGIN, Encryption())
+    for number in range(1, 60):
+        archive.put(*segment(number))
+    spool, target = tmp_path / "service" / "spool", tmp_path / "got"
+    with service(tmp_path / "service", [store]) as socket:
+        assert fetch(socket, segment(1)[0], target)[0] == 0
+        eventually(lambda: len(list(spool.iterdir())) == 17, "nothing was fetched ahead")
+        for number in range(2, 40):
+            assert fetch(socket, segment(number)[0], target)[0] == 0
+            assert len(list(spool.iterdir())) <= 20 + archive_fetch.THREADS  # being written
+        eventually(lambda: len(store.opened) == 39 + 16, "another number was fetched ahead")
+        assert len(set(store.opened)) == len(store.opened)
+        store.gate.clear()  # the store does not answer: PostgreSQL gets the last ones again
+        for number in (38, 39):
+            assert fetch(socket, segment(number)[0], target)[0] == 0
+        for place, number in enumerate((signal.SIGTERM, signal.SIGHUP, signal.SIGINT), 57):
+            before = len(store.opened)
+            client = subprocess.Popen(
+                [invoke.PGKEEP, "pitr", "fetch", f"--socket={socket}", segment(place)[0], target],
+                stderr=subprocess.PIPE,
+            )
+            eventually(partial(more_opened, store, before), "the store was not asked")
+            client.send_signal(number)
+            _, err = client.communicate(timeout=30)
+            assert client.returncode == 255, err
+        store.gate.set()
+        assert fetch(socket, segment(58)[0], target)[0] == 0
+    assert target.read_bytes() == segment(58)[1]

@@ -2,14 +2,28 @@
 
 import contextlib
 import shutil
+import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pgkeep
+from pgkeep import errors as e
+from pgkeep.crypt.options import Encryption
+from pgkeep.model import wal
+from pgkeep.pitr.archive import WalArchive
+from pgkeep.pitr.archive_fetch import Fetcher, Source
+from pgkeep.pitr.archive_push import Copier, Destination, Pusher
+from pgkeep.pitr.archive_server import ArchiveServer, listening
+from pgkeep.pitr.wal_file import Origin
 from pgkeep.postgres.server import Account
+from pgkeep.stores.local import LocalStore
+from pgkeep.stores.store import Store
+
+ORIGIN = Origin("7000000000000000001", 1 << 20)
 
 # What the client consists of: a copy that is complete shows that it imports nothing else.
 _MODULES = ("__init__.py", "cli/__init__.py", "pitr/__init__.py", "pitr/archive_client.py")
@@ -32,6 +46,48 @@ def client(folder: Path) -> Path:
     )
     program.chmod(0o755)
     return program
+
+
+def segment(number: int, filler: bytes = b"x") -> tuple[str, bytes]:
+    """Return name and bytes of a segment of the first timeline of ORIGIN."""
+    size = ORIGIN.segment_size
+    header = (0xD110, 2, 1, number * size, 0, int(ORIGIN.system_identifier), size, 8192)
+    data = struct.pack("HHIQI4xQII", *header) + filler * 1000
+    return wal.Segment(1, number).name(size), data + bytes(size - len(data))
+
+
+@contextlib.contextmanager
+def service(
+    folder: Path, stores: Sequence[Store], origin: Origin = ORIGIN, copiers: Sequence[Copier] = ()
+) -> Iterator[Path]:
+    """Run the service with these stores, almost without pauses; yield its socket."""
+
+    def check() -> None:
+        for store in stores:
+            if isinstance(store, LocalStore) and not store.directory.exists():
+                raise e.StoreError("it is not mounted")
+
+    archives = [WalArchive(store, origin, Encryption()) for store in stores]
+    fetcher = Fetcher([Source(archive, check) for archive in archives], folder / "spool", origin,
+                      pauses=(0.01,))  # fmt: skip
+    pusher = Pusher([Destination(archive, lambda: None) for archive in archives], copiers, origin)
+    server = ArchiveServer(pusher, fetcher, origin.system_identifier, lambda _: None)
+    stop = threading.Event()
+    group = None if Account.choose().gid is None else "nogroup"
+    with listening(folder / "run" / "archive.sock", group) as listener:
+        threads = [threading.Thread(target=server.serve, args=(listener, stop.is_set))]
+        threads += [threading.Thread(target=copier.run) for copier in copiers]
+        for thread in threads:
+            thread.start()
+        try:
+            yield folder / "run" / "archive.sock"
+        finally:
+            stop.set()
+            for copier in copiers:
+                copier.stop()
+            for thread in threads:
+                thread.join()
+            fetcher.close()
 
 
 class Copy:

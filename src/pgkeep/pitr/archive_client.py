@@ -11,9 +11,9 @@ answer is `STATUS LENGTH` and a text: why it failed, with this exit code.
 
 from __future__ import annotations
 
+import _socket  # socket itself imports enum, selectors and more: a fifth of the time of a run
 import os
 import signal
-import socket
 import sys
 import time
 
@@ -164,44 +164,42 @@ def _push(arguments: Arguments) -> int:
         raise ClientError(f"could not open {path}: {error.strerror}", FAILED["push"]) from error
     status = os.fstat(file)
     name = os.path.basename(path)  # noqa: PTH119
-    with _connect("push", arguments.socket, 0) as service:
-        changed = int(status.st_mtime)
-        _ask(service, f"push 1 {_plain('push', name)} {status.st_size} {changed} {_cluster()}")
-        answer = _Answer("push", service)
-        if answer.line() != "send":
-            return answer.failed()
-        while block := os.read(file, BLOCK):
-            service.sendall(block)
-        service.shutdown(socket.SHUT_WR)  # the file can have become shorter
-        if answer.line() != "0 0":
-            return answer.failed()
-    return 0
+    service = _connect("push", arguments.socket, 0)
+    changed = int(status.st_mtime)
+    _ask(service, f"push 1 {_plain('push', name)} {status.st_size} {changed} {_cluster()}")
+    answer = _Answer("push", service)
+    if answer.line() != "send":
+        return answer.failed()
+    while block := os.read(file, BLOCK):
+        service.sendall(block)
+    service.shutdown(_socket.SHUT_WR)  # the file can have become shorter
+    return 0 if answer.line() == "0 0" else answer.failed()
 
 
 def _fetch(arguments: Arguments) -> int:
     name, path = arguments.files
-    with _connect("fetch", arguments.socket, CONNECT_SECONDS) as service:
-        _ask(service, f"fetch 1 {_plain('fetch', name)} {_cluster()}")
-        answer = _Answer("fetch", service)
-        words = answer.line().split(" ")
-        if words[0] != "0":
-            status = answer.failed()
-            return arguments.end_code if status == END else status
-        temporary = f"{path}.pgkeep-{os.getpid()}"
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.open(temporary, flags, 0o600)
-            answer.copy(int(words[1]), lambda block: _write(file, block))
-            os.close(file)
-            os.rename(temporary, path)  # noqa: PTH104
-        except BaseException:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)  # noqa: PTH108
-            raise
+    service = _connect("fetch", arguments.socket, CONNECT_SECONDS)
+    _ask(service, f"fetch 1 {_plain('fetch', name)} {_cluster()}")
+    answer = _Answer("fetch", service)
+    words = answer.line().split(" ")
+    if words[0] != "0":
+        status = answer.failed()
+        return arguments.end_code if status == END else status
+    temporary = f"{path}.pgkeep-{os.getpid()}"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(temporary, flags, 0o600)
+        answer.copy(int(words[1]), lambda block: _write(file, block))
+        os.close(file)
+        os.rename(temporary, path)  # noqa: PTH104
+    except BaseException:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)  # noqa: PTH108
+        raise
     return 0
 
 
-def _connect(verb: str, path: str, seconds: float) -> socket.socket:
+def _connect(verb: str, path: str, seconds: float) -> _socket.socket:
     """Connect to the service; a service that is being restarted gets some seconds."""
     folder = os.path.dirname(path) or "."  # noqa: PTH120
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
@@ -221,7 +219,7 @@ def _connect(verb: str, path: str, seconds: float) -> socket.socket:
                     UNREACHABLE[verb],
                     "Put the socket into a directory that only its owner can write to.",
                 )
-            service = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            service = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             service.connect(path)
         except OSError as error:
             waits = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
@@ -256,7 +254,7 @@ def _cluster() -> str:
     return str(int.from_bytes(data, sys.byteorder)) if len(data) == 8 else _UNKNOWN
 
 
-def _ask(service: socket.socket, line: str) -> None:
+def _ask(service: _socket.socket, line: str) -> None:
     service.sendall(f"{line}\n".encode())
 
 
@@ -269,7 +267,7 @@ def _write(file: int, block: bytes) -> None:
 class _Answer:
     """What the service answers."""
 
-    def __init__(self, verb: str, service: socket.socket) -> None:
+    def __init__(self, verb: str, service: _socket.socket) -> None:
         self._verb = verb
         self._service = service
         self._rest = b""

@@ -233,13 +233,17 @@ class Fetcher:
 
 
 class Spool:
-    """A folder of fetched files: those that were used last, up to a number."""
+    """A folder of fetched files, up to a number.
+
+    A new file takes the place of the one that PostgreSQL had for the longest time, if it had more
+    than `KEPT`, else of the oldest one.
+    """
 
     def __init__(self, folder: Path, limit: int) -> None:
         """Create the folder, or empty it: a file of a killed run can be incomplete."""
         self._folder = folder
         self._limit = limit
-        self._names: OrderedDict[str, None] = OrderedDict()  # the one used last at the end
+        self._names: OrderedDict[str, bool] = OrderedDict()  # whether PostgreSQL had it
         self._lock = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in folder.iterdir():
@@ -255,11 +259,12 @@ class Spool:
         with self._lock:
             if name not in self._names:
                 return None
+            self._names[name] = True
             self._names.move_to_end(name)
             return (self._folder / name).open("rb")
 
     def add(self, name: str, data: bytes) -> None:
-        """Add a file, and remove those that were not used for the longest time.
+        """Add a file.
 
         Raises:
             StoreError: it cannot be written.
@@ -267,7 +272,8 @@ class Spool:
         """
         with self._lock:
             while len(self._names) >= self._limit:
-                self._remove(next(iter(self._names)))
+                had = [found for found, served in self._names.items() if served]
+                self._remove(had[0] if len(had) > KEPT else next(iter(self._names)))
         path = self._folder / name
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -279,7 +285,7 @@ class Spool:
                 f"could not write {path}: {error.strerror}", hint="Free space in the spool."
             ) from error
         with self._lock:
-            self._names[name] = None
+            self._names[name] = False
 
     def discard(self, name: str) -> None:
         """Remove a file."""
