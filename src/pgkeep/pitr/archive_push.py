@@ -43,7 +43,6 @@ class Destination:
         except e.StoreError as error:
             self.error = error
             self.prepared = False
-            self.archive.refresh()  # it can have been stored although the answer was lost
             raise
 
 
