@@ -31,6 +31,7 @@ def stream(**changes: Any) -> StreamState:
     return StreamState(**{
         "pid": 1, "written_at": NOW, "system_identifier": IDENTIFIER, "receiving": True,
         "position": str(Lsn(12 * SIZE)), "server": str(Lsn(12 * SIZE)), "complete_until": NOW,
+        "seen_at": NOW,
         "timeline": 1, "slot": SlotProgress(name="s", status="reserved", safe_size=1 << 30,
                                             restart=str(Lsn(11 * SIZE))), **changes,
     })  # fmt: skip
@@ -81,7 +82,12 @@ def test_the_receiver(read: Any) -> None:
         assert len(found.problems) == 1, found.problems
         assert text in found.problems[0]
         assert found.critical
-    for fine in ({"complete_until": NOW - 179 * SECOND}, {"receiving": False},
+    by_command = {"slot": None, "complete_until": NOW - 9 * HOUR}
+    pushed = judged(read(stream(**by_command)))
+    assert pushed.rpo_seconds is None, "an idle server archives nothing"
+    assert "archive_command stores its WAL" in " ".join(point_in_time.facts(pushed, NOW))
+    starting = {"slot": SlotProgress(name="s"), "seen_at": None}
+    for fine in (by_command, starting, {"complete_until": NOW - 179 * SECOND}, {"receiving": False},
                  {"broken": [Break(since=BEGIN, reason="another time")]}):  # fmt: skip
         assert not judged(read(stream(**fine))).problems, fine
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pgkeep.pitr import stream_state
-from pgkeep.pitr.stream_state import StreamState
+from pgkeep.pitr.stream_state import SlotProgress, StreamState
 from tests.support import invoke, private_keys
 from tests.support.buckets import Buckets
 from tests.support.planted_wal import BEGIN, HOUR, IDENTIFIER, Planted, base
@@ -109,7 +109,8 @@ def test_what_the_receiver_says_counts_only_if_it_is_stored(tmp_path: Path) -> N
     def until(**state: Any) -> tuple[str, bool]:
         made = StreamState(
             pid=1, written_at=complete, system_identifier=IDENTIFIER, receiving=True,
-            complete_until=complete, **{"position": "0/3FFFFFF", "timeline": 1, **state},
+            complete_until=complete, slot=SlotProgress(name="s"),
+            **{"position": "0/3FFFFFF", "timeline": 1, **state},
         )  # fmt: skip
         stream_state.write(stream_state.path_in(spool), made)
         window = shown(tmp_path)[0]["windows"][-1]

@@ -21,7 +21,7 @@ from pgkeep.pitr import stream_state
 from pgkeep.pitr.archive import stored_name
 from pgkeep.pitr.base_manifest import SUFFIX, BaseManifest, Kind, base_name, encode
 from pgkeep.pitr.location import ClusterFacts
-from pgkeep.pitr.stream_state import StreamState
+from pgkeep.pitr.stream_state import SlotProgress, StreamState
 from pgkeep.stores.local import LocalStore
 
 SIZE = 1 << 24
@@ -91,7 +91,7 @@ class Planted:
         made = StreamState(
             **{
                 "pid": 1, "written_at": BEGIN, "system_identifier": self.folder.name,
-                "receiving": True, "timeline": 1, **state,
+                "receiving": True, "timeline": 1, "slot": SlotProgress(name="pgkeep_1"), **state,
             }
         )  # fmt: skip
         stream_state.write(stream_state.path_in(spool), made)

@@ -12,7 +12,7 @@ from ..model.cluster import short_form
 from ..model.wal import Lsn
 from . import cluster_drills
 from .metrics import Sample, labelled
-from .point_in_time import Cluster, Goals, counted_gaps, slot_limit
+from .point_in_time import Cluster, Goals, counted_gaps, known_lag, slot_limit
 
 if TYPE_CHECKING:
     from ..pitr.overview import ClusterState
@@ -63,9 +63,10 @@ def _of_receiver(cluster: Cluster, now: datetime) -> Iterator[tuple[str, float]]
     stream = cluster.receiver
     if stream is None:
         return
-    lag = stream.lag(now)
     yield "receiver_running", bool(cluster.running)
-    yield "rpo_seconds", now.timestamp() if lag is None else lag
+    if stream.slot is not None:
+        lag = known_lag(stream, now)
+        yield "rpo_seconds", now.timestamp() if lag is None else lag
     yield "receiver_restarts", stream.restarts
     yield "waiting_segments", stream.waiting
     yield "broken_windows", len(stream.broken)
@@ -77,7 +78,11 @@ def _of_receiver(cluster: Cluster, now: datetime) -> Iterator[tuple[str, float]]
 
 def _slot_states(cluster: Cluster) -> Iterator[tuple[str, float]]:
     """Yield 1 for the state of the slot and 0 for the others, so that each has a series."""
-    if cluster.receiver is None or cluster.receiver.slot is None:
+    if (
+        cluster.receiver is None
+        or cluster.receiver.slot is None
+        or cluster.receiver.seen_at is None
+    ):
         return
     found = cluster.receiver.slot.status or "missing"
     for name in SLOT_STATES:

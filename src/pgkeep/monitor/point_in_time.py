@@ -97,12 +97,21 @@ def judge(
         receiver=stream,
         expected=True,
         running=running,
-        rpo_seconds=None if stream is None else stream.lag(now),
+        rpo_seconds=None if stream is None else known_lag(stream, now),
         problems=[*severe, *other, *unread],
         critical=bool(severe) or (drill is not None and not drill.passed),
         notes=list(_notes(stores, stream)),
         drill=drill,
     )
+
+
+def known_lag(stream: StreamState, now: datetime) -> float | None:
+    """Return the age of the time of which everything is stored; None: unknown.
+
+    Without a slot, archive_command stores the WAL: an idle server archives nothing, so the age of
+    the newest file says nothing.
+    """
+    return None if stream.slot is None else stream.lag(now)
 
 
 def is_running(stream: StreamState, now: datetime) -> bool:
@@ -113,11 +122,11 @@ def is_running(stream: StreamState, now: datetime) -> bool:
 def _of_receiver(
     stream: StreamState, stores: "Sequence[ClusterState]", goals: Goals, now: datetime
 ) -> Iterator[str]:
-    lag = stream.lag(now)
+    lag = known_lag(stream, now)
     if not is_running(stream, now):
         ago = span((now - stream.written_at).total_seconds())
         yield f"its receiver has not run for {ago}: start pgkeep pitr stream"
-    elif goals.rpo is not None and lag is None:
+    elif goals.rpo is not None and lag is None and stream.slot is not None:
         yield "its receiver has stored nothing yet"
     elif goals.rpo is not None and lag is not None and lag > goals.rpo:
         yield (
@@ -136,7 +145,7 @@ def _of_receiver(
 
 def _of_slot(stream: StreamState) -> Iterator[str]:
     slot = stream.slot
-    if slot is None:
+    if slot is None or stream.seen_at is None:  # the server was not asked yet
         return
     if slot.status is None:
         yield f"replication slot {slot.name} does not exist"
@@ -234,8 +243,11 @@ def facts(cluster: Cluster, now: datetime) -> Iterator[str]:
         yield f"newest base backup: {window.bases[-1]}, {age} ago, {chain}"
     if cluster.receiver is not None and cluster.running:
         slot = cluster.receiver.slot
-        kept = "" if slot is None else f", slot {slot.name} is {slot.status or 'missing'}"
-        yield f"receiver: {cluster.receiver.restarts} restarts{kept}"
+        if slot is None:
+            yield "archive_command stores its WAL; pg_stat_archiver shows its failures"
+        else:
+            found = "" if cluster.receiver.seen_at is None else f" is {slot.status or 'missing'}"
+            yield f"receiver: {cluster.receiver.restarts} restarts, slot {slot.name}{found}"
     yield from cluster_drills.fact(cluster.drill, now)
 
 

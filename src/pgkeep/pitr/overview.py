@@ -164,8 +164,8 @@ def _completed(window: Window, stream: StreamState, size: int) -> Window:
 
     What the receiver has stored can have been lost since: the list of the store decides.
     """
-    if stream.complete_until is None or stream.position is None:
-        return window
+    if stream.complete_until is None or stream.position is None or stream.slot is None:
+        return window  # archive_command stores what is complete, whatever was written since
     position, end = Lsn.parse(stream.position), Lsn.parse(window.end)
     stored = position <= end or (window.partial and position <= end + size)
     if not stored or stream.timeline not in (None, window.timeline):
