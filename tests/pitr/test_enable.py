@@ -65,8 +65,7 @@ def unit(path: Path) -> configparser.ConfigParser:
 
 @pytest.mark.parametrize("major", [15, 18])
 def test_the_printed_lines_fix_all_problems(major: int, folder: Path) -> None:
-    """All problems at once; what is printed is executed as it is; then it can be enabled (traps
-    16 and 17: a slot without a limit, pg_hba.conf outside the data directory)."""
+    """Traps H3, H11: all problems at once; what is printed is executed as it is, and is enough."""
     settings = {"wal_level": "minimal", "max_wal_senders": "0", "max_replication_slots": "1"}
     with Server(servers.bin_folder(major), settings=settings, initdb=["--wal-segsize=1"]) as server:
         role = servers.quoted(ROLE)
@@ -194,7 +193,7 @@ class Receiver:
 def test_a_run_that_ends_early_leaves_no_slot_unnoticed(folder: Path) -> None:
     """^C and failures drop the slot; after a kill the next run goes on; a lost slot is replaced.
 
-    Rules 1 and 7: nobody would receive the WAL, and the server would keep it.
+    Traps H3, H4, H13: nobody would receive the WAL, and the server would keep it.
     """
     settings = {"max_slot_wal_keep_size": "1GB", "wal_keep_size": "0"}
     with (

@@ -109,7 +109,10 @@ class Commands(click.Group):
         family = [name for name in COMMANDS if name.startswith(f"{cmd_name} ")]
         if not family:
             return None
-        commands: dict[str, click.Command] = {name.split()[1]: imported(name) for name in family}
+        commands: dict[str, click.Command] = {}
+        for name in family:
+            commands[name.split()[1]] = command = imported(name)
+            command.short_help = COMMANDS[name]  # the beginning of its help is often too long
         return click.Group(cmd_name, commands, params=verbosity_options(), help=_FAMILIES[cmd_name])
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
