@@ -128,3 +128,20 @@ def test_every_kind_of_target(major: int) -> None:
         early = Target(TargetKind.TIME, time=full.stopped - timedelta(seconds=1))
         with pytest.raises(e.Refused, match="no base backup on timeline 1 ended before"):
             make_plan(source.location, early, Encryption())
+
+
+def test_no_session_is_possible_at_the_target() -> None:
+    """With many subtransactions open, PostgreSQL cannot pause at the target, and promotes."""
+    with wal_source(17) as source, servers.connect(source.server, "postgres") as other:
+        source.connection.execute("create table ledger (n int)")
+        other.execute("begin")
+        for number in range(70):
+            other.execute(f"savepoint s{number}")
+            other.execute("insert into ledger values (-1)")
+        source.base()
+        xid, _ = source.run("insert into ledger values (0)")
+        source.run("insert into ledger values (1)")
+        source.ship()
+        found, rows = restored(source, Target(TargetKind.XID, xid=xid))
+        assert rows == [0]
+        assert found.proof.promoted

@@ -15,9 +15,9 @@ from ..progress import duration, size
 
 _FORMAT = "%Y-%m-%d %H:%M:%S.%f"
 _CONFIGURATION = (
-    "Its postgresql.conf was written by pgkeep. The files of the source are beside it, as *.source:"
-    " copy what is needed, such as shared_preload_libraries and memory settings. archive_mode stays"
-    " off until it has an archive of its own."
+    "Its postgresql.conf was written by pgkeep. The files of the source are next to it, as *.source"
+    " and in pgkeep.source: copy what is needed, such as shared_preload_libraries and memory"
+    " settings. archive_mode stays off until it has an archive of its own."
 )
 
 

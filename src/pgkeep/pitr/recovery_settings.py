@@ -39,9 +39,10 @@ _REMOVED = (
 )  # fmt: skip
 _HEAD = """\
 # Written by pgkeep pitr restore. The configuration of the source is in postgresql.conf.source and
-# postgresql.auto.conf.source if it was in its data directory. Copy from there what this server
-# needs, such as shared_preload_libraries, memory, locale and log settings. Do not copy archive_mode
-# and archive_command before this server has an archive of its own (pgkeep pitr enable).
+# postgresql.auto.conf.source if it was in its data directory, otherwise below pgkeep.source. Copy
+# from there what this server needs, such as shared_preload_libraries, memory, locale and log
+# settings. Do not copy archive_mode and archive_command before this server has an archive of its
+# own (pgkeep pitr enable).
 listen_addresses = 'localhost'
 archive_mode = off
 """

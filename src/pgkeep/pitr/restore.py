@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import errors as e
+from .. import interrupts
 from ..crypt.options import Encryption
 from ..postgres.server import Account
 from ..progress import Progress
@@ -28,6 +29,11 @@ from .waldump import WalContents
 NOT_ISOLATED = (
     "the server that recovers runs as the user of pgkeep and can read its files: this system has no"
     " user namespaces for it (unshare of util-linux)"
+)
+
+PROMOTED = (
+    "no session was possible at the point, as when a transaction with many subtransactions is"
+    " running: PostgreSQL did not pause there, and became a primary"
 )
 
 
@@ -102,7 +108,10 @@ def recovered(
         proof = server.recover(point, plan.path.timeline)
         yield Recovered(
             plan=plan, server=server, point=point, proof=proof, owner=owner[0],
-            warnings=[] if server.isolation else [NOT_ISOLATED],
+            warnings=[
+                *([] if server.isolation else [NOT_ISOLATED]),
+                *([PROMOTED] if proof.promoted else []),
+            ],
         )  # fmt: skip
         server.stop(immediate=not options.keep)
         if not options.keep:
@@ -120,8 +129,9 @@ def recovered(
         run([str(plan.programs / "initdb"), "--sync-only", str(data)], {}, e.RestoreFailed)
         for path in (data, *moved.values()):
             Account(uid=owner[1], gid=owner[2]).own(path)
-        tablespaces.appear(moved, options.tablespaces)
-        target_directory.appear(data, directory)
+        with interrupts.held():
+            tablespaces.appear(moved, options.tablespaces)
+            target_directory.appear(data, directory)
 
 
 def _check_tablespaces(plan: RecoveryPlan, options: RestoreOptions) -> None:
