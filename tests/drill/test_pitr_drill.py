@@ -18,7 +18,7 @@ from pgkeep.drill.archive_source import ArchiveSource
 from pgkeep.drill.pitr_result import Engine, PitrDrillResult
 from pgkeep.drill.points import Facts, PointOptions, Window
 from pgkeep.drill.recovered_checks import Wanted
-from pgkeep.pitr import location
+from pgkeep.pitr import location, target_directory
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
@@ -209,8 +209,15 @@ class Huge:
     def window(self) -> Window:
         return Window(needed=1 << 60)
 
-    def recovered(self, *_: Any) -> Any:
-        raise AssertionError("space is checked before")
+    def recovered(self, _target: Any, directory: Path, *_: Any) -> Any:
+        target_directory.check_space(directory.parent, 1 << 60)
+
+
+class Growing(Huge):
+    """Another one, which shows that only when the point is known."""
+
+    def window(self) -> Window:
+        return Window()
 
 
 def test_space_is_checked_before() -> None:
@@ -219,6 +226,8 @@ def test_space_is_checked_before() -> None:
     with pytest.raises(e.Refused, match="free, the drill requires 1152921") as refused:
         points.run(Huge(), options, Silent())
     assert "TMPDIR" in str(refused.value.hint)
+    with pytest.raises(e.NoSpace, match="the restore needs"):  # it is no finding
+        points.run(Growing(), options, Silent())
 
 
 def test_results_that_are_kept(tmp_path: Path) -> None:

@@ -118,12 +118,12 @@ def check_space(place: Path, needed: int) -> None:
     """Refuse if less is free than needed.
 
     Raises:
-        Refused: space is short.
+        NoSpace: space is short.
 
     """
     free = shutil.disk_usage(place).free
     if free < needed:
-        raise e.Refused(f"{place} has {shown(free)} free, the restore needs {shown(needed)}")
+        raise e.NoSpace(f"{place} has {shown(free)} free, the restore needs {shown(needed)}")
 
 
 def owner_of(directory: Path, wanted: str | None) -> tuple[str, int, int]:
