@@ -51,7 +51,7 @@ def start(
 def test_memory_does_not_grow_with_the_table(
     pg17: Server, database: DatabaseFactory, tmp_path: Path
 ) -> None:
-    """B21, D13: 300 MB that hardly compress, by three workers, verified and restored."""
+    """B21, D13: 180 MB that hardly compress, by three workers, verified and restored."""
     db = database(pg17)
     servers.psql(
         pg17,
@@ -59,14 +59,14 @@ def test_memory_does_not_grow_with_the_table(
         input="create unlogged table t (id int, data bytea);"
         " alter table t alter data set storage plain;"
         " insert into t select i, (select string_agg(sha512((i * 40 + j)::text::bytea), '')"
-        " from generate_series(1, 30) j) from generate_series(1, 75000) i",
+        " from generate_series(1, 30) j) from generate_series(1, 45000) i",
     )
     backup = start(pg17, db, tmp_path, "--verify", BACKUP_JOBS="3")
     peak = Peak(backup.pid)
     artifact = finish(backup, tmp_path)
     peak.finish()
     assert len(parts(artifact, "t")) > 5
-    assert artifact.stat().st_size > 130 * MIB
+    assert artifact.stat().st_size > 80 * MIB
     assert 40 < peak.whole < 200, peak.of
     name = f"{db} again"
     try:
@@ -77,7 +77,7 @@ def test_memory_does_not_grow_with_the_table(
         assert restore.returncode == 0, said
         peak.finish()
         assert 30 < peak.whole < 200, peak.of
-        assert servers.sql(pg17, name, "select count(*) from t") == [(75_000,)]
+        assert servers.sql(pg17, name, "select count(*) from t") == [(45_000,)]
     finally:
         servers.drop(pg17, name)
 
