@@ -4,7 +4,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,9 +189,7 @@ def test_more_objects_than_a_page_has(buckets: Buckets, monkeypatch: pytest.Monk
     keys = {bucket.key(name) for name in names} | {
         bucket.settings.prefix + name for name in clusters | wal
     }
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda key: bucket.client.put_object(
-            Bucket=bucket.settings.bucket, Key=key, Body=b"x"), keys))  # fmt: skip
+    buckets.fill(bucket.settings.bucket, keys)
     pages: list[int] = []
     bucket.client.meta.events.register(
         "after-call.s3.ListObjectsV2",

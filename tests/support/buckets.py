@@ -1,6 +1,7 @@
 """A real S3 server: SeaweedFS, started by the tests, with identities of different rights."""
 
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,15 @@ class Buckets:
         name = f"bucket-{os.getpid()}-{self._count}"
         self.client().create_bucket(Bucket=name)
         return name
+
+    def fill(self, bucket: str, keys: Iterable[str]) -> None:
+        """Put many small objects: the file server below takes them without signatures."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._ports[2])) as filer:
+            for key in keys:
+                filer.request("PUT", f"/buckets/{bucket}/{key}", b"x")
+                answer = filer.getresponse()
+                answer.read()
+                assert answer.status == 201, answer.status
 
     def environment(self, bucket: str, identity: str = "admin", **extra: str) -> dict[str, str]:
         """Return the variables with which pgkeep uses the bucket."""
