@@ -13,7 +13,7 @@ from pgkeep.artifact.file import Artifact
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalSource
 from tests.conftest import DatabaseFactory
-from tests.support import invoke, servers
+from tests.support import invoke, launcher, servers
 from tests.support.buckets import Buckets
 from tests.support.compare import assert_same_database
 from tests.support.disposable import Disposables
@@ -45,11 +45,9 @@ def shop(pg17: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 
 def output(*args: str, code: int = 0, env: Mapping[str, str] | None = None) -> bytes:
-    done = subprocess.run(
-        [invoke.PGKEEP, *args], env=env or invoke.environment(), capture_output=True, check=False
-    )
-    assert done.returncode == code, done.stderr.decode()
-    return done.stdout
+    status, out, err = launcher.run_bytes(args, env or invoke.environment())
+    assert status == code, err.decode()
+    return out
 
 
 def test_shows_what_is_inside(shop: tuple[str, Path]) -> None:

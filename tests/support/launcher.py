@@ -49,6 +49,14 @@ def run(
     return subprocess.CompletedProcess((PGKEEP, *args), process.wait(), out, err)
 
 
+def run_bytes(args: Sequence[str], env: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+    """Do the same for output that is no text; return the exit code and both streams."""
+    assert variables(dict(env)) == variables(os.environ)
+    process = _launcher(_is_heavy(args, env)).start(args, env)
+    out, err = process.output()
+    return process.wait(), out, err
+
+
 def start(args: Sequence[str], env: Mapping[str, str]) -> "Process":
     """Start pgkeep with pipes for its output, as a fork where that can have the environment."""
     if variables(dict(env)) != variables(os.environ):
@@ -148,9 +156,13 @@ class Fork:
         return self.returncode
 
     def communicate(self, timeout: float = FOR_EVER) -> tuple[str, str]:
+        out, err = self.output(timeout)
+        return _text(out), _text(err)
+
+    def output(self, timeout: float = FOR_EVER) -> tuple[bytes, bytes]:
         self._read_all([self._result, self._out, self._err], timeout)
         self.wait()
-        return _text(self._data[self._out]), _text(self._data[self._err])
+        return self._data[self._out], self._data[self._err]
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
