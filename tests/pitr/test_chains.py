@@ -1,5 +1,6 @@
 """Chains of base backups while keys are exchanged, and the files of today's format."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pgkeep.pitr.base_manifest import Kind
 from pgkeep.pitr.location import Location, known
 from pgkeep.pitr.wal_file import Origin
 from pgkeep.progress import Silent
-from tests.support import pitr_golden, private_keys, servers
+from tests.support import invoke, pitr_golden, private_keys, servers
 from tests.support.pitr_chains import Chain
 
 
@@ -87,3 +88,16 @@ def test_files_of_earlier_formats(tmp_path: Path) -> None:
             with bases.opened(location.base, part, keys) as blocks:
                 parts.unpack(blocks, part.name, tmp_path / "data", 1 << 20, lambda _: None)
         assert (tmp_path / "data" / "PG_VERSION").read_text() == "17\nfull"
+
+
+@pytest.mark.parametrize("damage", [(b'"7712', b'"7713'), (b'"7712', b'"\xb712'), (b"57", b"77")])
+def test_a_damaged_description_of_a_cluster(damage: tuple[bytes, bytes], tmp_path: Path) -> None:
+    """A5: it would lead to an empty folder, or to segments of another size; prune goes on."""
+    shutil.copytree(Path(__file__).parents[1] / "fixtures" / "pitr" / "1", tmp_path / "b")
+    (path,) = (tmp_path / "b" / "pitr").glob("*.cluster.json")
+    damaged = path.read_bytes().replace(*damage)
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    env = invoke.environment(BACKUP_DIR=str(tmp_path / "b"))
+    assert "does not describe a cluster" in invoke.run("pitr", "verify", env=env, code=5)
+    assert "base backups and WAL are not removed" in invoke.outputs("prune", env=env)[1]

@@ -15,7 +15,12 @@ from .common import plural
 def decide(config: Config) -> list[RemovalPlan]:
     """Decide on base backups and WAL of every cluster, in every store."""
     encryption = config.encryption()
-    return [service.plan_removal(config, location, encryption) for location in known(config)]
+    try:
+        found = list(known(config))
+    except e.VerificationFailed as error:  # which must not keep logical backups from expiring
+        output.current().warning(f"base backups and WAL are not removed: {error.message}")
+        return []
+    return [service.plan_removal(config, location, encryption) for location in found]
 
 
 def remove(config: Config, plans: list[RemovalPlan]) -> list[Expired]:

@@ -16,6 +16,7 @@ import msgspec
 from .. import errors as e
 from ..config import Config
 from ..crypt.options import Encryption
+from ..model.wal import SEGMENT_SIZES
 from ..settings import BUCKET
 from ..stores.store import Item, Store, write_file
 from .archive import WalArchive
@@ -151,11 +152,17 @@ def _write(store: Store, facts: ClusterFacts) -> None:
 def _read(store: Store, name: str) -> ClusterFacts:
     data = store.load(Item(name, _LIMIT), _LIMIT).data
     try:
-        return msgspec.json.decode(data, type=ClusterFacts)
-    except msgspec.DecodeError as error:
+        facts = msgspec.json.decode(data, type=ClusterFacts)
+        if facts.system_identifier + SUFFIX != name or facts.segment_size not in SEGMENT_SIZES:
+            raise ValueError(
+                f"system identifier {facts.system_identifier}, segments of {facts.segment_size}"
+                " bytes"
+            )
+    except ValueError as error:  # also what msgspec and decoding of text raise
         raise e.VerificationFailed(
             f"{store.url_of(name)} does not describe a cluster: {error}"
         ) from error
+    return facts
 
 
 def known(config: Config) -> Iterator[Location]:
