@@ -51,12 +51,14 @@ class Receiver:
     def start(self, endpoint: Endpoint) -> None:
         """Start it.
 
-        `--synchronous` makes the server know at once what is on our disk. An interrupted one is
+        `--synchronous` makes the server know at once what is on our disk, except at the border of a
+        segment: then only the status message tells it. An interrupted one is
         started by us, because only we can check first which server it is.
         """
         command = [
             str(self._programs / "pg_receivewal"), "--directory", str(self._folder),
             f"--slot={self._slot}", "--no-loop", "--no-password", "--synchronous",
+            "--status-interval=1",
         ]  # fmt: skip
         with endpoint.child() as access:
             self._child = processes.Child(

@@ -145,14 +145,15 @@ class Stream:
             self._shipper.start()
             try:
                 while not self._stop.is_set() and not until():
-                    self._step()
+                    self._poll()
                     polled()
                     self._stop.wait(POLL)
             finally:
                 self._receiver.stop()
                 lacking = self._shipper.finish(FINISH)
-                self._shipper.remove()
-                self._note()
+                with suppress(OSError):  # reported before
+                    self._shipper.remove()
+                    self._note()
                 self._write()
         self._shipper.check()
         for state in lacking:
@@ -162,6 +163,17 @@ class Stream:
                 f"{store} did not get all received WAL: {reason}",
                 hint=f"It stays in {self._received.folder} until pgkeep pitr stream runs again.",
             )
+
+    def _poll(self) -> None:
+        """Do the next step; a disk that fails is like a store that fails."""
+        try:
+            self._step()
+            self._solved("spool")
+        except OSError as error:
+            self._problem("spool", f"could not use the spool: {error}")
+            if time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + self._options.watch
+                self._write()
 
     def _step(self) -> None:
         self._shipper.check()
