@@ -9,7 +9,7 @@ from .pitr_archive import socket_option, timeout_option
 
 @pgkeep_command(
     "fetch",
-    examples=("restore_command = 'pgkeep pitr fetch %f %p'    # in postgresql.conf",),
+    examples=("pgkeep pitr fetch %f %p    # as restore_command in postgresql.conf",),
 )
 @click.argument("name")
 @click.argument("file")

@@ -9,7 +9,7 @@ from .pitr_archive import socket_option, timeout_option
 
 @pgkeep_command(
     "push",
-    examples=("archive_command = 'pgkeep pitr push %p'        # in postgresql.conf",),
+    examples=("pgkeep pitr push %p    # as archive_command in postgresql.conf",),
 )
 @click.argument("file")
 @socket_option("Where pgkeep pitr stream --no-receive listens")
