@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pgkeep.backup.tasks import SMALLEST_FOR_WORKER
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import servers
@@ -78,9 +79,9 @@ def test_round_trip_of_other_majors(server: Server, database: DatabaseFactory) -
     assert_same_database(server, source, server, target, ignore_database=True)
 
 
-def test_big_tables_are_worth_slicing(server: Server, objects: str) -> None:
-    """Each of them has enough pages, of its own or in its TOAST table."""
+def test_big_tables_are_worth_a_worker(server: Server, objects: str) -> None:
+    """Workers copy each of them: it has enough pages, of its own or in its TOAST table."""
     tables = ["wide", "toasted", "big_parent", "big_child", "big_parts_1", "updated"]
     for table in tables:
         ((size,),) = servers.sql(server, objects, f"select pg_table_size('app.{table}')")
-        assert size > 2_000_000, (table, size)
+        assert size > SMALLEST_FOR_WORKER, (table, size)

@@ -149,8 +149,8 @@ class Bucket:
                 if not name.startswith(FOLDER) and not is_description(name):
                     name = name.rpartition("/")[2]
                 if name and found["Key"] == self.key(name):
-                    modified = found["LastModified"].timestamp()
-                    yield Item(name, int(found["Size"]), str(found.get("ETag", "")), modified)
+                    version = str(found.get("ETag", ""))
+                    yield Item(name, int(found["Size"]), version, _modified(found))
 
     def _objects_pages(self) -> Iterator[dict[str, Any]]:
         """Yield the pages of a list; WAL archives, of a hundred thousand files, are skipped."""
@@ -323,6 +323,11 @@ class Bucket:
         """Return where an upload lies; a marker lies beside its file."""
         file, *owner = marked(name) or (name,)
         return {"Bucket": self.settings.bucket, "Key": ".".join([self.key(file), *owner])}
+
+
+def _modified(found: dict[str, Any]) -> float | None:
+    """Return when an object was stored, in seconds since 1970; not every service reports it."""
+    return found["LastModified"].timestamp() if "LastModified" in found else None
 
 
 def _metadata(sha256: str | None) -> dict[str, Any]:
