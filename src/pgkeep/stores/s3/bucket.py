@@ -160,13 +160,15 @@ class Bucket:
             return
         after: str | None = ""
         while after is not None:
-            start, after = {"StartAfter": after} if after else {}, None
+            former, after = after, None
+            start = {"StartAfter": former} if former else {}
             for page in self._pages(operation, "list", prefix, **start):
                 yield page
-                last = page["Contents"][-1]["Key"] if page.get("IsTruncated") else ""
-                folder = _ARCHIVE.match(last.removeprefix(prefix))
-                if folder is not None:
-                    after = f"{prefix}{folder[0]}~"  # after all names in it
+                found = page.get("Contents", ()) if page.get("IsTruncated") else ()
+                folder = _ARCHIVE.match(found[-1]["Key"].removeprefix(prefix)) if found else None
+                following = f"{prefix}{folder[0]}~" if folder is not None else ""
+                if following > former:  # after all names in it; a service can ignore StartAfter
+                    after = following
                     break
 
     def load(self, item: Item, limit: int) -> Loaded:
