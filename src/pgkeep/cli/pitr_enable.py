@@ -103,6 +103,8 @@ def command(
     for path, written in files.items():
         if written is None:
             out.warning(f"{path} exists with other contents, and was not replaced")
+    for warning in () if found.made is None else found.made.warnings:
+        out.warning(warning)
     commands = next_commands(chosen, facts)
     if as_json:
         print_json(_document(found, list(files), commands))
