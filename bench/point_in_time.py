@@ -26,11 +26,20 @@ BASE = {
     "pgkeep pitr base --full": "pgkeep pitr base --full",
 }
 ENABLE = "pgkeep pitr enable"
+_SERVICE = (
+    "pgkeep pitr stream --no-receive & service=$!;"
+    " until [ -S $BACKUP_SPOOL_DIR/archive.sock ]; do sleep 0.05; done;"
+    " for file in $WAL/*; do {client}; done; kill $service; wait $service"
+)
+# Each segment by a command of its own, as archive_command and restore_command run it.
 SHIP = {
     "cp": "for file in $WAL/*; do cp $file $OUT/; done",
     "cp, flushed": "for file in $WAL/*; do cp $file $OUT/; sync $OUT/${file##*/}; done",
     "gzip -1": "for file in $WAL/*; do gzip -1 <$file >$OUT/${file##*/}.gz; done",
     "pgkeep pitr stream": "pgkeep pitr stream --until=$LSN",
+    "pgkeep pitr push": "mkdir $OUT/backups; export BACKUP_DIR=$OUT/backups"
+    " BACKUP_SPOOL_DIR=$OUT/spool; " + _SERVICE.format(client="pgkeep pitr push $file"),
+    "pgkeep pitr fetch": _SERVICE.format(client="pgkeep pitr fetch ${file##*/} $OUT/${file##*/}"),
 }
 RESTORED = "pgkeep pitr restore"
 RESTORE = "pgkeep pitr restore --to=$TIME --target-dir=$OUT/restored --promote"
