@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
@@ -141,9 +142,9 @@ def unit(text: str) -> configparser.ConfigParser:
     return parser
 
 
-def test_systemd_service(machine: Machine) -> None:
-    """B22, F17: its command with its environment, and no more than systemd gives."""
-    service = unit(machine.read("systemd/pgkeep-backup.service"))["Service"]
+def as_systemd(machine: Machine, name: str) -> dict[str, Any]:
+    """Run the command of a service in its environment; return the last event that it logged."""
+    service = unit(machine.read(name))["Service"]
     assert service["Type"] == "oneshot"
     assert service["ReadWritePaths"] == str(machine.root / "backups")
     settings = settings_of(Path(service["EnvironmentFile"]).read_text())
@@ -152,10 +153,18 @@ def test_systemd_service(machine: Machine) -> None:
         env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"} | settings,
         cwd="/", capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in done.stderr.splitlines()]
-    assert records[-1]["exit_code"] == 0
+    last: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+    assert last["exit_code"] == done.returncode
+    return last
+
+
+def test_systemd_service(machine: Machine) -> None:
+    """B22, F17: its command with its environment, and no more than systemd gives."""
+    assert as_systemd(machine, "systemd/pgkeep-backup.service")["exit_code"] == 0
     assert machine.backups() == [f"{name}_monthly" for name in DATABASES]
+    refused = as_systemd(machine, "systemd/pgkeep-drill-pitr.service")
+    assert refused["exit_code"] == 9
+    assert "no cluster has base backups or WAL here" in refused["message"]
 
 
 def test_systemd_timer_and_service_are_valid(machine: Machine, tmp_path: Path) -> None:
@@ -171,7 +180,12 @@ def test_systemd_timer_and_service_are_valid(machine: Machine, tmp_path: Path) -
     words = shlex.split(report.replace("%i", "pgkeep-backup.service").replace("%H", "here"))
     subprocess.run(words, check=True, capture_output=True, timeout=60)
     paths = []
-    for name in ("pgkeep-backup.service", "pgkeep-backup.timer", "pgkeep-failed@.service"):
+    drill = unit(machine.read("systemd/pgkeep-drill-pitr.timer"))
+    assert drill["Timer"]["OnCalendar"] == "Sun *-*-* 09:00:00 UTC"
+    for name in (
+        "pgkeep-backup.service", "pgkeep-backup.timer", "pgkeep-failed@.service",
+        "pgkeep-drill-pitr.service", "pgkeep-drill-pitr.timer",
+    ):  # fmt: skip
         assert set(unit(machine.read(f"systemd/{name}")).sections()) <= known
         paths.append(tmp_path / name)
         paths[-1].write_text(machine.read(f"systemd/{name}"))
@@ -181,7 +195,7 @@ def test_systemd_timer_and_service_are_valid(machine: Machine, tmp_path: Path) -
             [program, "verify", "--man=no", *paths],
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
-        said = [line for line in done.stderr.splitlines() if "pgkeep-backup" in line]
+        said = [line for line in done.stderr.splitlines() if "pgkeep-" in line]
         assert said == []
 
 
