@@ -72,7 +72,9 @@ def command(
                 f"replication slot {name} does not exist: WAL could be lost unnoticed",
                 hint="Begin with: pgkeep pitr enable.",
             )
-    stream = service.stream_of(config, endpoint, facts, encryption, out.warning)
+    stream = service.stream_of(
+        config, endpoint, facts, encryption, out.warning, awaited=position is not None
+    )
     if listen is not None:
         label = config.settings.cluster or short_form(facts.system_identifier)
         max_lag = config.settings.wal_max_lag

@@ -94,17 +94,23 @@ def received_of(config: Config, facts: ClusterFacts) -> Received:
     return Received(spool / "wal", spool / "earlier", spool / "continue_after", facts.segment_size)
 
 
+AWAITED_LAG = 4.0  # seconds, instead of BACKUP_WAL_MAX_LAG
+
+
 def stream_of(
     config: Config, endpoint: Endpoint, facts: ClusterFacts, encryption: Encryption,
-    tell: Callable[[str], None],
+    tell: Callable[[str], None], *, awaited: bool = False,
 ) -> Stream:  # fmt: skip
-    """Return the receiver of a cluster's WAL."""
+    """Return the receiver of a cluster's WAL; `awaited` if somebody waits for a position."""
+    max_lag = config.settings.wal_max_lag
+    if awaited:
+        max_lag = min(max_lag, AWAITED_LAG)
     received = received_of(config, facts)
     places = {found.wal.url: found for found in locations(config, facts)}
     shipper = Shipper(
         received,
         [found.archive(encryption) for found in places.values()],
-        max_lag=config.settings.wal_max_lag,
+        max_lag=max_lag,
         register=lambda archive: register_at(config, places[archive.store.url]),
     )
     options = StreamOptions(
@@ -112,7 +118,7 @@ def stream_of(
         state=stream_state.path_in(received.folder.parent),
         slot=slot.slot_name(facts.system_identifier),
         system_identifier=facts.system_identifier,
-        watch=min(WATCH, max(1.0, (config.settings.wal_max_lag or WATCH) / 4)),
+        watch=min(WATCH, max(1.0, (max_lag or WATCH) / 4)),
     )
 
     def take() -> None:
