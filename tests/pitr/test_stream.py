@@ -124,7 +124,7 @@ def test_another_cluster_is_refused(place: Path) -> None:
         assert "WAL could be lost unnoticed" in invoke.run("pitr", "stream", env=bare, code=9)
 
 
-@pytest.mark.parametrize("major", [15, 17, 18])
+@pytest.mark.parametrize("major", [15, 18])
 def test_a_promotion_is_followed(major: int, place: Path) -> None:
     """A10, PITR rule 6: in a segment and at the border of one; .history first, .partial kept."""
     with Server(servers.bin_folder(major), settings=SETTINGS, initdb=["--wal-segsize=1"]) as server:

@@ -169,7 +169,7 @@ def test_a_subscription_and_its_slot(subscribed: tuple[Server, str, str], name: 
     assert f"disable the enabled subscriptions of {subscriber}" in shown
     result = swapped(server, "swap", subscriber, "--accept-replication-loss")
     old = result["old_database"]
-    # Enabled, its worker would be started again after 5 s, and would write into the old database.
+    # Enabled, its worker would soon be started again, and would write into the old database.
     enabled = (
         "select subenabled from pg_subscription s join pg_database d on d.oid = subdbid"
         " where datname = %(name)s"

@@ -43,6 +43,7 @@ SETTINGS = {
     "autovacuum_naptime": "10min",
     "wal_level": "logical",
     "max_prepared_transactions": "4",
+    "wal_retrieve_retry_interval": "200ms",  # also until the worker of a subscription starts again
 }
 
 # A file system in memory, for the data of servers that tests start. Tests create and drop databases
