@@ -353,6 +353,8 @@ class Stream:
                 self._break(gap)
             if state.error is None:
                 self._solved(url)
+            elif url in self.health.found:  # told once: each attempt names another file
+                self.health.found[url] = state.error.message
             else:
                 self._problem(url, state.error.message)
 
