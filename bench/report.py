@@ -54,11 +54,12 @@ The same database is backed up and restored without encryption, with age and wit
 """
 
 POINT_IN_TIME = """
-A cluster of pgbench, on a server of its own, and the WAL of 200,000 transactions. The first row is
+A separate cluster with tables of pgbench, and the WAL of 200,000 transactions. The first row is
 what pgkeep does in one command: copy, verify, and compress with all cores. `pgkeep pitr enable`
-ends when the first second can be restored. `pgkeep pitr stream` receives the WAL that has waited on
-the server, and stores it compressed and flushed. `pgkeep pitr restore` ends when the restored
-cluster was recovered to the last transaction, proved, promoted and stopped.
+ends when the first second can be restored. `pgkeep pitr stream` receives the WAL that the server
+has kept, and stores it compressed and flushed. `pgkeep pitr restore` ends when the cluster was
+recovered to the last transaction, proved, promoted and stopped; its memory includes the server that
+recovers. Measured on {date}.
 """
 
 AGAIN = """
@@ -101,7 +102,8 @@ def _lines(parts: Mapping[str, Any]) -> Iterator[str]:
         yield f"## Encryption\n{ENCRYPTION}"
         yield from _encrypted(parts["encryption"])
     if "pitr" in parts:
-        yield f"## Point in time\n{POINT_IN_TIME}"
+        text = POINT_IN_TIME.format(date=parts["pitr"]["date"])
+        yield f"## Point in time\n{text}"
         yield from _point_in_time(parts["pitr"])
     if "start" in parts:
         yield "## Start\n"
