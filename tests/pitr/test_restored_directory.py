@@ -13,11 +13,12 @@ import pytest
 
 from pgkeep import errors as e
 from pgkeep.crypt.options import Encryption
+from pgkeep.pitr import target_directory
 from pgkeep.pitr.plan import make_plan
 from pgkeep.pitr.restore import RestoreOptions, recovered
 from pgkeep.pitr.target import Target, TargetKind
 from pgkeep.postgres import isolation
-from pgkeep.postgres.server import Account
+from pgkeep.postgres.server import UNPRIVILEGED, Account
 from pgkeep.progress import Silent
 from tests.support import servers
 from tests.support.wal_source import wal_source
@@ -176,3 +177,24 @@ def test_a_directory_that_stays_in_recovery(place: Path) -> None:
             ask(psql, "postgres", "postgres", "insert into ledger values (3)")
             assert ask(psql, "postgres", "postgres", state) == "f|3"
         assert not (data / "recovery.signal").exists()
+
+
+def test_an_ordinary_user_has_the_files_already(place: Path) -> None:
+    """Its group need not be that of its account: in containers, and with setpriv."""
+    folder = place / "data"
+    folder.mkdir()
+    entry = pwd.getpwnam(UNPRIVILEGED)
+    os.chown(folder, entry.pw_uid, os.getegid())
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setuid(entry.pw_uid)
+            name, account = target_directory.owner_of(folder, None)
+            account.own(folder)
+            status = 0 if name == UNPRIVILEGED else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert target_directory.owner_of(folder, None)[1].uid == entry.pw_uid, "the parent's owner"

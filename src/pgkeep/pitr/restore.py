@@ -76,7 +76,7 @@ def recovered(
 
     """
     account = Account.choose()
-    owner = target_directory.owner_of(directory, options.owner)
+    owner, files_of = target_directory.owner_of(directory, options.owner)
     target_directory.check(directory, plan.base_bytes, account)
     _check_tablespaces(plan, options)
     with contextlib.ExitStack() as stack:
@@ -107,7 +107,7 @@ def recovered(
         progress.step("recovering")
         proof = server.recover(point, plan.path.timeline)
         yield Recovered(
-            plan=plan, server=server, point=point, proof=proof, owner=owner[0],
+            plan=plan, server=server, point=point, proof=proof, owner=owner,
             warnings=[
                 *([] if server.isolation else [NOT_ISOLATED]),
                 *([PROMOTED] if proof.promoted else []),
@@ -124,11 +124,11 @@ def recovered(
         if (data / "recovery.signal").exists():
             final |= recovery_settings.recovery(point, plan.path.timeline)
         recovery_settings.write_final(
-            data, final, superuser=server.superuser, owner=owner[0], in_place=bool(stay)
+            data, final, superuser=server.superuser, owner=owner, in_place=bool(stay)
         )
         run([str(plan.programs / "initdb"), "--sync-only", str(data)], {}, e.RestoreFailed)
         for path in (data, *moved.values()):
-            Account(uid=owner[1], gid=owner[2]).own(path)
+            files_of.own(path)
         with interrupts.held():
             tablespaces.appear(moved, options.tablespaces)
             target_directory.appear(data, directory)

@@ -126,8 +126,10 @@ def check_space(place: Path, needed: int) -> None:
         raise e.NoSpace(f"{place} has {shown(free)} free, the restore needs {shown(needed)}")
 
 
-def owner_of(directory: Path, wanted: str | None) -> tuple[str, int, int]:
-    """Return the name and the ids of the user who will start the server.
+def owner_of(directory: Path, wanted: str | None) -> tuple[str, Account]:
+    """Return the name of the user who will start the server, and who gets the files.
+
+    An ordinary user has them already. Its group can be another one than that of its account.
 
     Raises:
         UsageError: the user does not exist, or only root could give the files to it.
@@ -135,16 +137,16 @@ def owner_of(directory: Path, wanted: str | None) -> tuple[str, int, int]:
     """
     current = os.geteuid()
     if current != 0:
-        found = _user(current)
-        if wanted not in (None, found[0]):
+        name = _user(current)[0]
+        if wanted not in (None, name):
             raise e.UsageError("--owner requires root")
-        return found
+        return name, Account()
     if wanted is not None:
         try:
             entry = pwd.getpwnam(wanted)
         except KeyError:
             raise e.UsageError(f"--owner: found {wanted!r}, expected a user") from None
-        return wanted, entry.pw_uid, entry.pw_gid
+        return wanted, Account(uid=entry.pw_uid, gid=entry.pw_gid)
     place = place_of(directory)
     above = place.stat().st_uid if place.exists() else 0
     if above != 0:
@@ -152,16 +154,16 @@ def owner_of(directory: Path, wanted: str | None) -> tuple[str, int, int]:
     for name in (_SERVICE_USER, UNPRIVILEGED):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
-            return name, entry.pw_uid, entry.pw_gid
+            return name, Account(uid=entry.pw_uid, gid=entry.pw_gid)
     return _user(current)
 
 
-def _user(uid: int) -> tuple[str, int, int]:
+def _user(uid: int) -> tuple[str, Account]:
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:  # a container can have a user without a name
-        return str(uid), uid, os.getegid()
-    return entry.pw_name, uid, entry.pw_gid
+        return str(uid), Account(uid=uid, gid=os.getegid())
+    return entry.pw_name, Account(uid=uid, gid=entry.pw_gid)
 
 
 def appear(data: Path, directory: Path) -> None:
