@@ -30,6 +30,7 @@ POLL = 0.5  # seconds between two looks at pg_receivewal
 WATCH = 10.0  # longest time between two looks at the server, in seconds
 FLOOR = 0.05  # of the spool's file system, which stays free for others
 LOW = 0.25  # of it: people are told, since receiving stops at the floor
+ENOUGH = 20 << 30  # bytes above the floor: on a large disk, a quarter is a lot
 FINISH = 30.0  # seconds for storing what is left at the end
 BREAKS = 20  # that are remembered
 
@@ -322,7 +323,7 @@ class Stream:
         if share < FLOOR:
             self._problem("disk", f"{folder} has less than {FLOOR:.0%} free: WAL stays on the"
                           " server")  # fmt: skip
-        elif share < LOW:
+        elif share < LOW and usage.free - FLOOR * usage.total < ENOUGH:
             self._problem("disk", f"{folder} has less than {LOW:.0%} free: receiving stops below"
                           f" {FLOOR:.0%}")  # fmt: skip
         else:
