@@ -246,7 +246,11 @@ def test_the_service_tells_how_it_is(place: Path) -> None:
             text = asked(port, "/metrics")[1]
             for line in ("receiver_running", "receiver_restarts", "waiting_segments"):
                 assert f'pgkeep_pitr_{line}{{cluster="main"}} ' in text
+            for name in ("reserved", "extended", "unreserved", "lost", "missing"):
+                assert f'slot_state{{cluster="main",state="{name}"}} ' in text
             assert 'state="reserved"} 1' in text
+            assert 'pgkeep_pitr_slot_limit_bytes{cluster="main"} ' in text
+            assert 'pgkeep_pitr_rpo_seconds{cluster="main"} ' in text
             exposition.check(text)
             assert asked(port, "/status.json")[0] == 404
             server.stop()

@@ -1,11 +1,8 @@
 """What pgkeep pitr push, fetch and stream --no-receive share."""
 
 import functools
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import click
@@ -16,6 +13,7 @@ from ..pitr.archive_service import ArchiveService, ServiceOptions, facts_for
 from ..postgres.connection import Endpoint
 from . import output
 from .rules import AtMostOne, Requires, Rule
+from .service_manager import end_by_signals
 
 NO_RECEIVE = "--no-receive"
 _WITH_IT = ("--cluster", "--socket", "--socket-group")
@@ -44,13 +42,7 @@ class NoReceive(NamedTuple):
         options = ServiceOptions(socket=socket, group=self.group)
         service = ArchiveService(config, facts, encryption, options, out.warning)
 
-        def end(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            service.stop()
-
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, end)
+        end_by_signals(service.stop)
 
         def ready() -> None:
             notify("READY=1")

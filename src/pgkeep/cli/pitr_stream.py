@@ -1,24 +1,17 @@
 """pgkeep pitr stream."""
 
-import os
-import signal
-import threading
-from types import FrameType
-
 import click
 
 from .. import errors as e
-from .. import processes
 from ..model.cluster import short_form
 from ..model.wal import Lsn
 from ..pitr import service, slot
-from ..pitr.base import ServerState
 from ..pitr.stream import Stream
 from . import output, receiver_page, web
 from .command import pgkeep_command
 from .common import check_extra, connection_options, dir_option, load_config, target_option
 from .pitr_archive import RULES, NoReceive, no_receive_options
-from .service_manager import ServiceManager, notify
+from .service_manager import ServiceManager, end_by_signals, notify
 
 
 @pgkeep_command(
@@ -55,7 +48,7 @@ def command(
     missing, else 503 with the reasons.
     """
     if listen is not None:
-        check_extra("metrics", "waitress")
+        check_extra("metrics", "waitress", "prometheus_client")
     config = load_config(**common)
     position = _position(until)
     encryption = config.encryption()
@@ -66,7 +59,7 @@ def command(
         return
     with endpoint.connect() as connection:
         facts = service.facts_of(connection, config)
-        name = slot.slot_name(ServerState(connection).system_identifier)
+        name = slot.slot_name(facts.system_identifier)
         if slot.state(connection, name) is None:
             raise e.Refused(
                 f"replication slot {name} does not exist: WAL could be lost unnoticed",
@@ -80,8 +73,7 @@ def command(
         max_lag = config.settings.wal_max_lag
         app = receiver_page.application(lambda: stream.state, max_lag, label, listen)
         web.start(app, listen, "/healthz", out)
-    if threading.current_thread() is threading.main_thread():
-        _end_by_signals(stream)
+    end_by_signals(stream.stop)
     out.info(f"receiving the WAL of cluster {facts.system_identifier}")
     manager = ServiceManager()
     stream.run(
@@ -90,23 +82,6 @@ def command(
     )
     stored = "nothing" if stream.health.position is None else f"up to {stream.health.position}"
     out.done(f"stored {stored}")
-
-
-def _end_by_signals(stream: Stream) -> None:
-    """Store what was received at the first signal; end at once at the second one."""
-    received: list[int] = []
-
-    def end(number: int, frame: FrameType | None) -> None:
-        del frame
-        if received:
-            processes.kill_all()
-            os._exit(128 + number)
-        received.append(number)
-        notify("STOPPING=1")
-        stream.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)
 
 
 def _status(stream: Stream) -> str:

@@ -1,8 +1,33 @@
-"""Tell systemd how a service is doing (sd_notify(3)); without systemd, nothing happens."""
+"""A service: its end by signals, and reports to systemd (sd_notify(3)) if that started it."""
 
 import os
+import signal
 import socket
+import threading
 import time
+from collections.abc import Callable
+from types import FrameType
+
+from .. import interrupts, processes
+
+
+def end_by_signals(stop: Callable[[], None]) -> None:
+    """Let the first signal stop a service, and the second one end the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    received: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        if received:
+            processes.kill_all()
+            os._exit(128 + number)
+        received.append(number)
+        notify("STOPPING=1")
+        stop()
+
+    for number in interrupts.SIGNALS:
+        signal.signal(number, end)
 
 
 def notify(text: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..model.cluster import short_form
 from ..model.wal import Lsn
+from ..pitr.stream_state import StreamState
 from . import cluster_drills
 from .metrics import Sample, labelled
 from .point_in_time import Cluster, Goals, counted_gaps, known_lag, slot_limit
@@ -30,10 +31,8 @@ def of_clusters(clusters: Iterable[Cluster], goals: Goals, now: datetime) -> Ite
             for metric, value in _of_store(state, goals, now):
                 yield _sample(metric, value, cluster=name, store=state.place)
         yield from cluster_drills.samples("pgkeep_pitr", cluster.drill, cluster=name)
-        for metric, value in _of_receiver(cluster, now):
-            yield _sample(metric, value, cluster=name)
-        for state_name, value in _slot_states(cluster):
-            yield _sample("slot_state", value, cluster=name, state=state_name)
+        if cluster.receiver is not None:
+            yield from of_receiver(cluster.receiver, name, now, running=bool(cluster.running))
 
 
 def _sample(metric: str, value: float, **labels: str) -> Sample:
@@ -59,31 +58,27 @@ def _of_store(state: "ClusterState", goals: Goals, now: datetime) -> Iterator[tu
         yield "base_chain_length", newest.chain or 0
 
 
-def _of_receiver(cluster: Cluster, now: datetime) -> Iterator[tuple[str, float]]:
-    stream = cluster.receiver
-    if stream is None:
-        return
-    yield "receiver_running", bool(cluster.running)
-    if stream.slot is not None:
+def of_receiver(
+    stream: StreamState, cluster: str, now: datetime, *, running: bool
+) -> Iterator[Sample]:
+    """Yield the metrics of a receiver; `cluster` is their label."""
+    values: dict[str, float] = {
+        "receiver_running": running,
+        "receiver_restarts": stream.restarts,
+        "waiting_segments": stream.waiting,
+        "broken_windows": len(stream.broken),
+    }
+    slot = stream.slot
+    if slot is not None:
         lag = known_lag(stream, now)
-        yield "rpo_seconds", now.timestamp() if lag is None else lag
-    yield "receiver_restarts", stream.restarts
-    yield "waiting_segments", stream.waiting
-    yield "broken_windows", len(stream.broken)
+        values["rpo_seconds"] = now.timestamp() if lag is None else lag
     limit = slot_limit(stream)
-    if limit is not None and stream.slot is not None and stream.slot.safe_size is not None:
-        yield "slot_safe_bytes", stream.slot.safe_size
-        yield "slot_limit_bytes", limit
-
-
-def _slot_states(cluster: Cluster) -> Iterator[tuple[str, float]]:
-    """Yield 1 for the state of the slot and 0 for the others, so that each has a series."""
-    if (
-        cluster.receiver is None
-        or cluster.receiver.slot is None
-        or cluster.receiver.seen_at is None
-    ):
-        return
-    found = cluster.receiver.slot.status or "missing"
-    for name in SLOT_STATES:
-        yield name, name == found
+    if limit is not None and slot is not None and slot.safe_size is not None:
+        values |= {"slot_safe_bytes": slot.safe_size, "slot_limit_bytes": limit}
+    for metric, value in values.items():
+        yield _sample(metric, value, cluster=cluster)
+    if slot is not None and stream.seen_at is not None:
+        # 1 for the state of the slot and 0 for the others, so that each has a series.
+        for state in SLOT_STATES:
+            found = (slot.status or "missing") == state
+            yield _sample("slot_state", found, cluster=cluster, state=state)
