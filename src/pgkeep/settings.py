@@ -469,8 +469,9 @@ class Settings:
         Group.PITR,
         _span_or_zero,
         description=(
-            "Point in time: maximum age of the newest change in the stores. Unfinished WAL segments"
-            " are stored as often. `0`: only complete segments are stored."
+            "Point in time: maximum age of the newest change in the stores. While the server"
+            " writes, the unfinished WAL segment is stored every quarter of this time. `0`: only"
+            " complete segments are stored."
         ),
         default="60s",
     )

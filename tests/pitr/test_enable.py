@@ -80,7 +80,7 @@ def test_the_printed_lines_fix_all_problems(major: int, folder: Path) -> None:
         assert "wal_level is minimal, expected replica\n" in error
         assert "max_wal_senders is 0, and 0 are in use: expected 3 free ones\n" in error
         assert "max_replication_slots is 1, and 0 are in use: expected 2 free ones\n" in error
-        assert f"role {ROLE} has no REPLICATION\n" in error
+        assert f"role {ROLE} does not have REPLICATION\n" in error
         assert "no free sender: whether pg_hba.conf allows" in error
         assert "max_slot_wal_keep_size has no limit" in error
         (line,) = re.findall(r"^ +(local replication .*)$", error, re.MULTILINE)

@@ -130,15 +130,15 @@ def _report(found: Enabled, written: list[Path], commands: list[str]) -> None:
     if found.limit == "-1":
         output.note("the server keeps WAL for the receiver without a limit")
     else:
-        output.note(f"the server keeps up to {found.limit} of WAL while nobody receives it")
+        output.note(f"the server keeps up to {found.limit} of WAL while no receiver runs")
     for problem in found.advice:
-        output.note(f"{problem.message}. To change it:")
+        output.note(f"{problem.message}. To change this:")
         for line in problem.remedy:
             output.note(f"  {line}")
     for path in written:
         output.note(f"wrote {path}")
     if not found.receiving:
-        output.note("nobody receives the WAL now. Next:")
+        output.note("the WAL is not being received. Start the service:")
         for line in commands:
             output.note(f"  {line}")
 

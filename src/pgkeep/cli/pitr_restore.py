@@ -59,7 +59,12 @@ from .rules import AtMostOne, Requires
 @click.option("--to-xid", "xid", metavar="XID", type=click.IntRange(3), help="Transaction.")
 @click.option("--to-name", "name", metavar="NAME", help="Restore point.")
 @click.option("--latest", is_flag=True, help="The newest archived commit.")
-@click.option("--timeline", metavar="N", type=click.IntRange(1), help="Not the newest timeline.")
+@click.option(
+    "--timeline",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Restore along this timeline. Default: the newest one.",
+)
 @click.option(
     "--target-dir",
     "target_directory",
@@ -89,10 +94,10 @@ from .rules import AtMostOne, Requires
     "as_dump",
     metavar="DIR",
     shell_complete=complete_directories,
-    help="Not a cluster, but a backup of one database as it was then, in this directory.",
+    help="Write a backup of one database, as it was at that point, into this directory instead.",
 )
 @click.option("--preview", is_flag=True, help="Print the plan and the commits around the target.")
-@click.option("--promote", is_flag=True, help="End recovery: make it a primary.")
+@click.option("--promote", is_flag=True, help="End recovery: the cluster becomes a primary.")
 @click.option("--cluster", metavar="IDENTIFIER", help="The cluster with this system identifier.")
 @identity_option
 @target_option
@@ -182,7 +187,7 @@ def _dump(
     else:
         output.note(str(file))
         chosen = " ".join(f"--table={table}" for table in asked.tables) or "--table=NAME"
-        output.note(f"bring tables home: pgkeep restore --backup={file} {chosen}")
+        output.note(f"to restore tables: pgkeep restore --backup={file} {chosen}")
     output.current().done(
         f"database {made.database.name} as it was at {plan.target}", as_json=as_json
     )

@@ -94,7 +94,7 @@ def _server(config: Config, connection: Connection, identifier: str) -> Iterator
             "warning",
             f"replication slot {name} {'does not exist' if state is None else 'is lost'}: WAL is"
             " missing from then on",
-            "pgkeep pitr enable begins a new window.",
+            "A running receiver begins a new window. Otherwise run pgkeep pitr enable.",
         )
     unlimited = checks.unlimited_slot(facts)
     problems = [*checks.server_problems(facts, state), *checks.advice(facts)]

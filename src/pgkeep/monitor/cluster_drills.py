@@ -17,7 +17,7 @@ def drill_problems(
     if drill_max_age is not None:
         passed = None if last is None else last.last_passed
         if passed is None:
-            yield "no drill has succeeded"
+            yield "no drill has passed"
         elif (age := (now - passed).total_seconds()) > drill_max_age:
             limit = span(drill_max_age)
             yield f"its last passed drill was {span(age)} ago, BACKUP_DRILL_MAX_AGE is {limit}"

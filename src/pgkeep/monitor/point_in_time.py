@@ -138,8 +138,8 @@ def _of_receiver(
     for found in stream.broken[-1:]:
         if newest is None or newest < found.since:
             yield (
-                f"WAL is missing since {_moment(found.since)}: {found.reason}; pgkeep pitr enable"
-                " begins a new window"
+                f"WAL is missing since {_moment(found.since)}: {found.reason}; a running"
+                " receiver begins a new window, otherwise pgkeep pitr enable"
             )
 
 

@@ -214,8 +214,8 @@ def _connect(verb: str, path: str, seconds: float) -> _socket.socket:
         try:
             if os.stat(folder).st_mode & 0o022:  # noqa: PTH116
                 raise ClientError(
-                    f"other users can write to {folder}: one of them could take the place of the"
-                    " service",
+                    f"other users can write to {folder}: one of them could replace the socket"
+                    " of the service",
                     UNREACHABLE[verb],
                     "Put the socket into a directory that only its owner can write to.",
                 )

@@ -97,7 +97,8 @@ def _prepare(folder: Path, group: int) -> None:
             folder.chmod(0o710)
     if folder.stat().st_mode & 0o022:
         raise e.Refused(
-            f"other users can write to {folder}: one of them could take the place of the service",
+            f"other users can write to {folder}: one of them could replace the socket of the"
+            " service",
             hint="Put the socket into a directory that only its owner can write to.",
         )
 

@@ -110,8 +110,8 @@ def server_problems(facts: ServerFacts, slot: SlotState | None) -> list[Problem]
         return [Problem(f"the server is PostgreSQL {facts.version}, expected {OLDEST} or newer",
                         ("Upgrade the server, or run pgkeep backup every hour.",))]  # fmt: skip
     if facts.standby:
-        return [Problem("the server is a standby",
-                        ("Connect to the primary: a failover leaves a slot behind.",))]  # fmt: skip
+        remedy = "Connect to the primary: a failover does not move a standby's slot."
+        return [Problem("the server is a standby", (remedy,))]
     found: list[Problem] = []
     settings = facts.settings
     if settings["wal_level"] == "minimal":
@@ -141,7 +141,7 @@ def server_problems(facts: ServerFacts, slot: SlotState | None) -> list[Problem]
     if not facts.may_replicate:
         found.append(
             Problem(
-                f"role {facts.role} has no REPLICATION",
+                f"role {facts.role} does not have REPLICATION",
                 (f"ALTER ROLE {facts.quoted_role} REPLICATION;",),
             )
         )

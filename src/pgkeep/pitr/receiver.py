@@ -52,7 +52,7 @@ class Receiver:
         """Start it.
 
         `--synchronous` makes the server know at once what is on our disk, except at the border of a
-        segment: then only the status message tells it. An interrupted one is
+        segment: then only the status message reports it. An interrupted one is
         started by us, because only we can check first which server it is.
         """
         command = [

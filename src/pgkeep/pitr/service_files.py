@@ -146,7 +146,8 @@ EnvironmentFile=/etc/pgkeep/{name}.env
 ExecStart={command}
 Restart=always
 RestartSec=10
-# 2 configuration, 9 refused, such as a lost slot: starting again does not help, and the unit fails.
+# 2: configuration. 9: refused, for example because the slot does not exist. A restart does not
+# help, and the unit fails.
 RestartPreventExitStatus=2 9
 TimeoutStartSec=120
 TimeoutStopSec=120

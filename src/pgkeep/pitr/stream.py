@@ -19,6 +19,7 @@ from .. import errors as e
 from ..model import wal
 from ..model.wal import Lsn
 from ..postgres.connection import Connection, Endpoint
+from ..progress import size
 from . import receiver, slot, stream_state
 from .new_base import NewBase
 from .receiver import Receiver
@@ -324,8 +325,8 @@ class Stream:
             self._problem("disk", f"{folder} has less than {FLOOR:.0%} free: WAL stays on the"
                           " server")  # fmt: skip
         elif share < LOW and usage.free - FLOOR * usage.total < ENOUGH:
-            self._problem("disk", f"{folder} has less than {LOW:.0%} free: receiving stops below"
-                          f" {FLOOR:.0%}")  # fmt: skip
+            self._problem("disk", f"{folder} has {size(usage.free)} free: receiving stops when less"
+                          f" than {FLOOR:.0%} is free")  # fmt: skip
         else:
             self._solved("disk")
         return share >= FLOOR

@@ -10,7 +10,7 @@ import msgspec
 from .. import errors as e
 
 NAME = "stream.json"
-FRESH = 30.0  # seconds after which a state says nothing of a receiver; it is written every 10 s
+FRESH = 30.0  # seconds after which a state is outdated; it is written every 10 s
 _LIMIT = 1 << 20  # bytes
 
 
@@ -70,7 +70,7 @@ class StreamState(msgspec.Struct, frozen=True, kw_only=True):
     def reasons(self, now: datetime, max_lag: float) -> list[str]:
         """Return why changes may be lost; nothing if all is well.
 
-        Without a limit in seconds, unfinished segments are not stored, and their age says nothing.
+        Without a limit in seconds, unfinished segments are not stored, and their age is unknown.
         """
         found = [f"a window is broken: {last.reason}" for last in self.broken if not last.healed_at]
         lag = self.lag(now)
