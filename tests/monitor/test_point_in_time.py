@@ -64,7 +64,7 @@ def test_the_receiver(read: Any) -> None:
     assert not judged(read()).problems, "nothing is known on another host"
     slot = stream().slot
     assert slot is not None
-    lost = "WAL is missing since 2026-11-20 15:00 UTC: the slot was lost; pgkeep pitr enable"
+    lost = "WAL is missing since 2026-11-20 15:00 UTC: the slot was lost; a running receiver"
     cases: list[tuple[dict[str, Any], str]] = [
         ({"written_at": NOW - 2 * HOUR}, "has not run for 2 h: start pgkeep pitr stream"),
         ({"complete_until": NOW - 181 * SECOND},

@@ -78,7 +78,7 @@ def test_drills_are_judged_only_where_a_goal_is_set() -> None:
         "no drill has measured the recovery time (BACKUP_RTO)",
     ]
     assert judge(drilled(), goals=goals)["app"].problems == [
-        "no drill has succeeded",
+        "no drill has passed",
         "no drill has measured the recovery time (BACKUP_RTO)",
     ]
     assert judge(drilled(old, red))["app"].problems == ["its last drill failed (findings: 3)"]
@@ -95,7 +95,7 @@ def test_the_future_is_no_backup() -> None:
     """B6, F1: what a wrong clock has dated neither is the newest nor hides that none is."""
     goals = Goals(max_age=26 * 3600, drill_max_age=7 * 86400)
     ahead = Drill(NOW + 9 * DAY, True, {"load": 1}, 0)
-    problems = ["1 backup is from the future: a clock is wrong, or was", "no drill has succeeded"]
+    problems = ["1 backup is from the future: a clock is wrong, or was", "no drill has passed"]
     assert (
         judge(drilled(ahead), planted.manifest(NOW + DAY), goals=goals)["app"].problems == problems
     )

@@ -343,3 +343,13 @@ def play(
         exports += "".join(
             f"{line}\n" for line in block.text.splitlines() if re.match("export|unset ", line)
         )
+
+
+def peak(page: str) -> int:
+    """Return the most memory, in MiB, that the benchmarks measured of backups and restores.
+
+    Of point in time, a project runs the receiver and base backups, which need less; its restore and
+    the service of fetch include a server or segments that are fetched ahead.
+    """
+    ours = [line for line in page.splitlines() if "`pgkeep " in line and " pitr " not in line]
+    return max(int(mib) for line in ours for mib in re.findall(r"(\d+) MiB", line))

@@ -270,7 +270,7 @@ def test_figures_are_those_of_the_benchmarks(the_place: Place) -> None:
     assert rate is not None
     slowest = min(size / seconds for size, seconds in restored(page))
     assert 0.75 * slowest * 3600 < int(rate[1]) < slowest * 3600
-    assert f"{peak(page)} MiB" in (the_place.project / REFERENCE).read_text()
+    assert f"{baking.peak(page)} MiB" in (the_place.project / REFERENCE).read_text()
     adr = (the_place.project / ADR).read_text()
     rate = re.search(r"an hour restores (\d+ GB)", adr)
     assert rate is not None
@@ -285,12 +285,6 @@ def restored(page: str) -> list[tuple[float, float]]:
     found = [(float(size), float(time)) for size, time in re.findall(row, page, re.MULTILINE)]
     assert len(found) == 2
     return found
-
-
-def peak(page: str) -> int:
-    """Return the most memory of all that was measured of pgkeep."""
-    ours = [line for line in page.splitlines() if "`pgkeep " in line]
-    return max(int(mib) for line in ours for mib in re.findall(r"(\d+) MiB", line))
 
 
 # -- ADR-017

@@ -363,7 +363,7 @@ def _of_drill(
     problems = []
     if goals.drill_max_age is not None:
         if passed is None:
-            problems.append("no drill has succeeded")
+            problems.append("no drill has passed")
         elif (age := (now - passed).total_seconds()) > goals.drill_max_age:
             limit = span(goals.drill_max_age)
             problems.append(
