@@ -205,3 +205,19 @@ def _is_complaint(line: str) -> bool:
     if line.startswith(("CONTEXT:", "DETAIL:  Failing row")):
         return False
     return re.match(r"pg_\w+: (?!error|hint|detail)", line) is None
+
+
+def run(command: Sequence[str], extra: Mapping[str, str], failure: type[e.PgkeepError]) -> bytes:
+    """Run a program to its end; return its output.
+
+    Raises:
+        PgkeepError: it failed, as an error of the given class.
+
+    """
+    with Child(command, environment(dict(extra))) as child:
+        output = b"".join(iter(child.read, b""))
+        try:
+            child.finish()
+        except e.ProgramFailed as error:
+            raise failure(error.message) from error
+    return output

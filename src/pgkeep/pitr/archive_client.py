@@ -28,7 +28,6 @@ SOCKET_PATH_BYTES = 107  # sockaddr_un in Linux, without the zero at its end
 TIMEOUT = 300  # seconds, for everything together
 CONNECT_SECONDS = 5.0  # for which fetch waits for a service that is being restarted
 BLOCK = 1 << 20  # bytes
-VERBS = ("push", "fetch")
 _CLUSTER = "global/pg_control"  # in the data directory, where PostgreSQL starts its commands
 _UNKNOWN = "-"
 

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,13 +30,9 @@ from ..stores.hashed_upload import HashedUpload
 from ..stores.store import Store, all_or_none, write_file
 from . import configuration, copying, parts
 from .base_manifest import SUFFIX, BaseManifest, Kind, Tablespace, base_name, encode
-from .waldump import setting_name
+from .control import read_control
 
-BACKUP_MANIFEST = "backup_manifest"  # in the data directory
-# pg_controldata prints what a recovery must not lower (manual, 27.4.7 "Hot Standby Parameter
-# Reference").
-_SETTING = re.compile(r"^(max_\w+|track_commit_timestamp) setting:\s+(\S+)$", re.MULTILINE)
-_CHECKSUMS = re.compile(r"^Data page checksum version:\s+([1-9][0-9]*)$", re.MULTILINE)
+BACKUP_MANIFEST = "backup_manifest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,25 +194,15 @@ def verify(programs: Path, data: Path) -> None:
         VerificationFailed: a file is damaged or missing.
 
     """
-    run([str(programs / "pg_verifybackup"), "--quiet", str(data)], {}, e.VerificationFailed)
-
-
-def run(command: Sequence[str], extra: dict[str, str], failure: type[e.PgkeepError]) -> bytes:
-    """Run a program to its end; return its output."""
-    with processes.Child(command, processes.environment(extra)) as child:
-        output = b"".join(iter(child.read, b""))
-        try:
-            child.finish()
-        except e.ProgramFailed as error:
-            raise failure(error.message) from error
-    return output
+    processes.run(
+        [str(programs / "pg_verifybackup"), "--quiet", str(data)], {}, e.VerificationFailed
+    )
 
 
 def _facts(
     data: Path, state: ServerState, options: BaseOptions, times: tuple[datetime, datetime]
 ) -> BaseManifest:
-    control = run([str(options.programs / "pg_controldata"), str(data)], {}, e.VerificationFailed)
-    text = control.decode("utf-8", "replace")
+    control = read_control(options.programs, data)
     found = parts.entries(data)
     ranges = wal_ranges((data / BACKUP_MANIFEST).read_bytes())
     return BaseManifest(
@@ -233,13 +218,13 @@ def _facts(
         started=times[0],
         stopped=times[1],
         segment_size=state.segment_size,
-        checksums=_CHECKSUMS.search(text) is not None,
+        checksums=control.checksums,
         size=sum(entry.size for entry in found),
         file_count=len(found),
         parts=[],
         backup_manifest=FileFacts("", 0, ""),
         tablespaces=state.tablespaces,
-        settings={setting_name(name): value for name, value in _SETTING.findall(text)},
+        settings=control.settings,
         encryption=encryption_facts(options.encryption),
         history=_history(data / "pg_wal", ranges[-1]["Timeline"]),
         superuser=state.superuser,

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from .. import errors as e
+from .. import processes
 from ..catalog.side_files import cipher_of
 from ..catalog.small_files import SmallFiles
 from ..crypt import opening
@@ -23,7 +24,7 @@ from ..stores.store import (
     write_file,
 )
 from . import configuration, parts
-from .base import run, verify
+from .base import verify
 from .base_manifest import SUFFIX, BaseManifest, decode, encode, is_base_file, name_of
 
 
@@ -161,7 +162,7 @@ def assemble(
     if len(chain) > 1:
         progress.step("combining")
         command = [str(programs / "pg_combinebackup"), "--output", str(target)]
-        run([*command, *map(str, folders)], {}, e.VerificationFailed)
+        processes.run([*command, *map(str, folders)], {}, e.VerificationFailed)
     files = chain[-1].configuration
     if files is not None:
         with opened(store, files, keys) as blocks:

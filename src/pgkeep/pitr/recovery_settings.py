@@ -4,6 +4,7 @@ That of the source is kept as `*.source`. It is never used: it would archive, co
 servers, listen, load libraries and run commands.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ _SETTINGS = {
 }
 EVENT_TRIGGERS_SINCE = 17
 _USUAL_SEGMENT = 16 << 20
+# Manual, 27.4.7 "Hot Standby Parameter Reference".
+_NOT_LOWER = frozenset({
+    "max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions",
+    "max_locks_per_transaction",
+})  # fmt: skip
 _REPLACED = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
 _REMOVED = (
     "recovery.signal", "standby.signal", "postmaster.pid", "postmaster.opts",
@@ -62,11 +68,15 @@ def quoted(value: str) -> str:
 
 
 def raised(*settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the highest value of each setting that recovery must not lower."""
+    """Return the highest value of each setting that recovery must not lower.
+
+    Other names are ignored: a manifest comes from a store, and each line of the configuration of a
+    server can run a command.
+    """
     highest: dict[str, int] = {}
     for found in settings:
         for name, value in found.items():
-            if str(value).isdigit():
+            if name in _NOT_LOWER and re.fullmatch("[0-9]{1,9}", str(value)):
                 highest[name] = max(highest.get(name, 0), int(value))
     return {name: str(value) for name, value in highest.items()}
 
@@ -132,10 +142,12 @@ def write_final(
     if in_place:  # a server that recovers, such as a standby, would refuse such a tablespace
         settings = {**settings, "allow_in_place_tablespaces": "on"}
     name = '"' + superuser.replace('"', '""') + '"'
+    mapped = superuser.isprintable()  # these files have no way to write a line end
     (data / "postgresql.conf").write_text(_HEAD + _text(settings))
     (data / "postgresql.auto.conf").write_text("")
-    (data / "pg_hba.conf").write_text(_HBA.format(superuser=name))
-    (data / "pg_ident.conf").write_text(f'pgkeep "{owner}" {name}\n')
+    (data / "pg_hba.conf").write_text(_HBA.format(superuser=name if mapped else "all"))
+    ident = f'pgkeep "{owner}" {name}\n' if mapped else ""
+    (data / "pg_ident.conf").write_text(ident)
     for file in _REPLACED:
         (data / file).chmod(0o600)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import errors as e
-from .. import interrupts
+from .. import interrupts, processes
 from ..crypt.options import Encryption
 from ..postgres.server import Account
 from ..progress import Progress
@@ -18,7 +18,6 @@ from . import (
     tablespaces,
     target_directory,
 )
-from .base import run
 from .plan import RecoveryPlan
 from .recovery import Cluster, Proof, RecoveredServer
 from .target import Point
@@ -126,7 +125,9 @@ def recovered(
         recovery_settings.write_final(
             data, final, superuser=server.superuser, owner=owner, in_place=bool(stay)
         )
-        run([str(plan.programs / "initdb"), "--sync-only", str(data)], {}, e.RestoreFailed)
+        processes.run(
+            [str(plan.programs / "initdb"), "--sync-only", str(data)], {}, e.RestoreFailed
+        )
         for path in (data, *moved.values()):
             files_of.own(path)
         with interrupts.held():

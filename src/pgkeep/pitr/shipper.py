@@ -297,10 +297,10 @@ class Shipper:
         `register` is called when a store answers for the first time.
         """
         self.received = received
-        self.states = [
-            StoreShipper(archive, received, Pace(max_lag=max_lag), register) for archive in archives
-        ]
         self._pace = Pace(max_lag=max_lag)
+        self.states = [
+            StoreShipper(archive, received, self._pace, register) for archive in archives
+        ]
         self._ending = threading.Event()
         self._wake = threading.Event()
         self._threads: list[threading.Thread] = []

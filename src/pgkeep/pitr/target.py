@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from .. import errors as e
-from ..model.wal import Extent, Lsn, Path, segment_of
+from ..model.wal import Extent, Lsn, Path
+from . import windows
 from .base_manifest import BaseManifest
 from .waldump import Commit, WalContents
 
@@ -95,11 +96,8 @@ def candidates(
 
 def end_of_wal(base: BaseManifest, runs: Sequence[Extent]) -> Lsn | None:
     """Return the end of the unbroken WAL from the start of a base backup; None if it is missing."""
-    first = segment_of(base.timeline, base.start_lsn, base.segment_size).number
-    for run in runs:
-        if run.first.number <= first <= run.last.number:
-            return run.last.end(base.segment_size)
-    return None
+    run = windows.run_of(base, runs)
+    return None if run is None else run.last.end(base.segment_size)
 
 
 SHOWN = 10  # commits before the target
