@@ -123,14 +123,12 @@ class WalArchive:
         digest = hashlib.sha256(data).hexdigest()[:_DIGEST]
         if self._has(name, digest):
             return False
-        stored = self._store(name, data, digest)
         # Another process can have stored this name since the archive was listed. Both of two that
-        # store at the same time see it here, and neither succeeds.
-        others = [found for found in self._named(name) if found.sha256 != digest]
-        if others:
-            with contextlib.suppress(e.StoreError):  # Object Lock: both files stay
-                self._remove(stored)
-            raise self._differs(others[0], digest)
+        # store at the same time see it afterwards, and neither succeeds. Nothing is removed: others
+        # can have relied on either file.
+        self._refuse_others(self._named(name), digest)
+        self._store(name, data, digest)
+        self._refuse_others(self._named(name), digest)
         return True
 
     def put_partial(self, name: str, data: bytes) -> bool:
@@ -188,26 +186,26 @@ class WalArchive:
         if name < self.forgotten:
             self.refresh()
         existing = self.files().get(name, [])
-        if any(found.sha256 == digest for found in existing):
-            return True
-        if existing:
-            raise self._differs(existing[0], digest)
-        return False
+        self._refuse_others(existing, digest)
+        return bool(existing)
 
-    def _differs(self, found: StoredFile, digest: str) -> e.Differs:
-        return e.Differs(
-            f"{self.store.url} has {found.name} with other contents: SHA-256 begins with"
-            f" {found.sha256}, expected {digest}",
-            hint="Two servers write WAL of one cluster, for example after a promotion without"
-            " stopping the former primary. Stop archiving from the wrong one.",
-        )
+    def _refuse_others(self, existing: Iterable[StoredFile], digest: str) -> None:
+        for found in existing:
+            if found.sha256 != digest:
+                raise e.Differs(
+                    f"{self.store.url} has {found.name} with other contents: SHA-256 begins with"
+                    f" {found.sha256}, expected {digest}",
+                    hint="Two servers write WAL of one cluster, for example after a promotion"
+                    " without stopping the former primary. Stop archiving from the wrong one, and"
+                    " move its file away.",
+                )
 
     def _named(self, name: str) -> list[StoredFile]:
         """Return the files of one name that the store has now."""
         found = map(parse_stored, self.store.named(f"{name}-"))
         return [file for file in found if file is not None]
 
-    def _store(self, name: str, data: bytes, digest: str) -> StoredFile:
+    def _store(self, name: str, data: bytes, digest: str) -> None:
         recipients = self.encryption.recipients
         cipher = None if recipients is None else recipients.cipher
         stored = StoredFile(name, digest, cipher, stored_name(name, digest, cipher))
@@ -217,7 +215,6 @@ class WalArchive:
                 self.store, stored.stored, contents, owner=self.origin.system_identifier, new=True
             )
         self.files()[name].append(stored)
-        return stored
 
     def _remove_states(self, states: Iterable[StoredFile]) -> bool:
         """Remove states of an unfinished segment; return False if the store retains one."""

@@ -90,14 +90,14 @@ class Received:
             if path.stat().st_size not in (0, self.size):
                 path.unlink()
 
-    def remove(self, stored: Callable[[str], bool]) -> None:
+    def remove(self, stored: Callable[[str, Path], bool]) -> None:
         """Remove files that every store has; the newest complete segment is still required."""
         files = self.files()
         here = {name: path for name, path in files.items() if path.parent == self.folder}
         kept = self.complete(here)[-1:]
         for name, path in files.items():
             old = name not in here or (name not in kept and self._is_complete(name, path))
-            if old and stored(name):
+            if old and stored(name, path):
                 path.unlink(missing_ok=True)
         if kept and (ignored := self._ignored()) is not None:
             if ignored:
@@ -227,6 +227,14 @@ class StoreShipper:
             self._partials.pop(name + PARTIAL, None)
             self._reached(segment, segment.end(self._received.size))
 
+    def has(self, name: str, path: Path) -> bool:
+        """Whether the store has a file as it is now; an unfinished segment can have changed."""
+        if name not in self.done or not name.endswith(PARTIAL):
+            return name in self.done
+        with suppress(FileNotFoundError):
+            return self._partials.get(name, (0, 0))[0] == path.stat().st_mtime_ns
+        return False
+
     def _put_partials(self, files: dict[str, Path], *, at_once: bool) -> bool:
         """Store the unfinished segments that have changed; return whether all are stored."""
         size, whole = self._received.size, True
@@ -350,7 +358,7 @@ class Shipper:
 
     def remove(self) -> None:
         """Remove what every store has."""
-        self.received.remove(lambda name: all(name in state.done for state in self.states))
+        self.received.remove(lambda name, path: all(state.has(name, path) for state in self.states))
 
     @property
     def waiting(self) -> int:

@@ -158,8 +158,11 @@ class LocalStore:
 
     def named(self, prefix: str) -> list[str]:
         """Return the names of published files that begin like this."""
-        with _translated("read directory", self.directory):
-            names = os.listdir(self.directory)  # noqa: PTH208 - names are all we need
+        try:
+            with _translated("read directory", self.directory):
+                names = os.listdir(self.directory)  # noqa: PTH208 - names are all we need
+        except e.Missing:
+            return []
         return [name for name in names if name.startswith(prefix)]
 
     def delete(self, name: str) -> None:
