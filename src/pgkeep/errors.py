@@ -93,6 +93,10 @@ class VerificationFailed(PgkeepError):
     exit_code = 5
 
 
+class NewerFormat(VerificationFailed):
+    """A newer version of pgkeep wrote a file."""
+
+
 class NotPlainDump(VerificationFailed):
     """A file has another format than the plain one of pg_dump."""
 

@@ -4,6 +4,7 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+import pytest
 
 from pgkeep import errors as e
 from pgkeep.crypt.options import Encryption
@@ -13,7 +14,7 @@ from pgkeep.pitr import expire, retention
 from pgkeep.pitr.base_manifest import BaseManifest, Kind, base_name, encode
 from pgkeep.pitr.location import ClusterFacts, Location
 from pgkeep.stores.memory import MemoryStore
-from pgkeep.stores.store import write_file
+from pgkeep.stores.store import Item, Loaded, write_file
 
 SIZE = 1 << 24
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -271,3 +272,38 @@ def test_damage_stops_nothing() -> None:
     left = {item.name for item in stores[1].items()}
     assert {f"{base(hour).name}.base.json" for hour in (20, 30, 40)} <= left
     assert not any(name.startswith((base(5).name, base(41).name)) for name in left)
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_nothing_is_removed_while_a_manifest_cannot_be_read(
+    newer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A16: a store that fails for a moment, or another version's manifest, costs no WAL."""
+    stores = MemoryStore(), MemoryStore()
+    facts = ClusterFacts(system_identifier="1", segment_size=SIZE, version_num=170000)
+    location = Location("memory", facts, wal=stores[0], base=stores[1])
+    for hour in (10, 80):
+        data = encode(base(hour))
+        if newer and hour == 10:
+            data = data.replace(b'"pgkeep"', b'"format": 99, "pgkeep"', 1)
+        write_file(stores[1], base(hour).files[0], data)
+        write_file(stores[1], base(hour).files[1], b"x")
+    for number in range(90):
+        write_file(stores[0], f"{Segment(1, number).name(SIZE)}-{'0' * 32}.gz", b"x")
+    load = MemoryStore.load
+
+    def fails(store: MemoryStore, item: Item, limit: int) -> Loaded:
+        if item.name == base(10).files[0]:
+            raise e.StoreError("no answer")
+        return load(store, item, limit)
+
+    if not newer:
+        monkeypatch.setattr(MemoryStore, "load", fails)
+    decided = expire.plan(location, Encryption(), 2 * HOUR, BEGIN + 100 * HOUR)
+    assert [(found.keep, found.reason) for found in decided.expiry.bases] == [
+        (True, "another base backup cannot be read now")
+    ]
+    done = expire.execute(decided)
+    assert (done.bases, done.segments) == ([], 0)
+    assert len(done.damaged) == 1
+    assert len(stores[0].files) == 90

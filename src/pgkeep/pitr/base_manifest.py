@@ -148,7 +148,7 @@ def decode(data: bytes, file: str) -> BaseManifest:
     try:
         fields = msgspec.json.decode(data[:LARGEST], type=dict[str, Any])
         if isinstance(found := fields.get("format"), int) and found > FORMAT:
-            raise e.VerificationFailed(
+            raise e.NewerFormat(
                 f"{file} has format {found}, this pgkeep reads up to {FORMAT}",
                 hint="Use the version of pgkeep that wrote it, or a newer one.",
             )

@@ -34,12 +34,14 @@ class BaseCatalog:
     def __init__(self, store: Store, system_identifier: str | None = None) -> None:
         self.store = store
         self.unreadable: list[str] = []  # the errors of manifests that could not be read
+        # Whether one of them can be read at another time, or by another version of pgkeep.
+        self.incomplete = False
         self.leftovers: dict[str, list[str]] = {}  # files without a manifest, by name
         self._system_identifier = system_identifier
 
     def read(self) -> dict[str, BaseManifest]:
         """Return all base backups whose files exist with their lengths, oldest first."""
-        self.unreadable, self.leftovers = [], {}
+        self.unreadable, self.leftovers, self.incomplete = [], {}, False
         items = {item.name: item for item in self.store.items() if is_base_file(item.name)}
         sizes = {name: item.size for name, item in items.items()}
         copies = SmallFiles(self.store, items) if self.store.remote else None
@@ -51,6 +53,7 @@ class BaseCatalog:
                 continue
             except (e.StoreError, e.VerificationFailed) as error:
                 self.unreadable.append(error.message)
+                self.incomplete |= isinstance(error, e.StoreError | e.NewerFormat)
                 continue
             lost = [file.name for file in manifest.contents if sizes.get(file.name) != file.size]
             if lost:

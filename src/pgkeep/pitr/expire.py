@@ -74,9 +74,10 @@ def plan(
 ) -> RemovalPlan:  # fmt: skip
     """Return what can be removed from a location.
 
-    A base backup that cannot be read takes no part: neither its files nor what they need are a
-    reason to keep or to remove another one. `dead` has the names of base backups that a killed run
-    of this host did not finish.
+    A base backup whose manifest is damaged takes no part: neither its files nor what they need are
+    a reason to keep or to remove another one. If a manifest only cannot be read now, nothing is
+    removed: the WAL before others can be what it needs. `dead` has the names of base backups that a
+    killed run of this host did not finish.
 
     Raises:
         StoreError: the location could not be listed.
@@ -85,7 +86,10 @@ def plan(
     catalog = location.bases()
     bases = catalog.read()
     archive = location.archive(encryption)
-    expiry = retention.decide(bases, archive.segments(), window, now, _timelines(archive))
+    if catalog.incomplete:
+        expiry = retention.keep_all(bases.values(), "another base backup cannot be read now")
+    else:
+        expiry = retention.decide(bases, archive.segments(), window, now, _timelines(archive))
 
     def is_dead(name: str) -> bool:
         return name in dead or _is_old(name, now)

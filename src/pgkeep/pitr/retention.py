@@ -81,6 +81,12 @@ def decide(
     return Expiry(decisions, expired, first)
 
 
+def keep_all(bases: Iterable[BaseManifest], reason: str) -> Expiry:
+    """Return that nothing is removed."""
+    newest_first = sorted(bases, key=lambda base: base.stopped, reverse=True)
+    return Expiry([BaseDecision(base, True, reason) for base in newest_first], [], None)
+
+
 def first_needed(kept: Iterable[BaseManifest]) -> int | None:
     """Return the number of the first segment that base backups need; None if there are none.
 
