@@ -5,6 +5,7 @@ import re
 import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import pytest
 from pgkeep import errors as e
 from pgkeep.crypt.options import Encryption
 from pgkeep.model.wal import Lsn
-from pgkeep.pitr import bases, configuration, copying, retention
+from pgkeep.pitr import base_run, bases, configuration, copying, retention
 from pgkeep.pitr.base_manifest import Kind
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
+from pgkeep.stores.local import LocalStore
 from tests.support import invoke, pitr_kills, servers
 from tests.support.concurrency import until
 from tests.support.pitr_cluster import Cluster
@@ -57,6 +59,10 @@ def test_every_reason_for_a_full_one(open_folder: Path) -> None:
         assert full.warnings == []
         child, reason = cluster.take()
         assert (child.kind, reason) == (Kind.INCREMENTAL, f"changes since {full.name}")
+        own = cluster.location()
+        other = replace(own, url="other", base=LocalStore(open_folder / "other"))
+        base_run.copy_chain(own, other, child)
+        assert [*other.bases().read()] == [full.name, child.name], "A13: its copy had failed"
 
         # Those between it and a later one, which is lost, are removed. The server makes new ones
         # only from there on.

@@ -115,7 +115,7 @@ class BaseRun:
             made = base.take(self.endpoint, self.connection, first.base, full, progress)
         for other in others:
             progress.step(f"copying to {other.url}")
-            bases.copy(first.base, other.base, made)
+            copy_chain(first, other, made)
         return made, reason
 
     def _choose(self, first: Location) -> choice.Choice:
@@ -139,6 +139,20 @@ class BaseRun:
         except e.VerificationFailed as error:
             return self.options, f"the manifest of {chosen.parent.name} is damaged: {error.message}"
         return replace(self.options, parent=parent), chosen.reason
+
+
+def copy_chain(first: Location, other: Location, made: BaseManifest) -> None:
+    """Copy a base backup, and before it each parent of which an earlier copy has failed.
+
+    Raises:
+        VerificationFailed: a file is damaged.
+        StoreError: a file could not be read or written.
+
+    """
+    existing = other.bases().read()
+    for member in bases.chain_of(made, first.bases().read()):
+        if member.name not in existing:
+            bases.copy(first.base, other.base, member)
 
 
 def parent_of(
