@@ -16,6 +16,8 @@ _RECORD = re.compile(
     r" desc: (?P<kind>[A-Z_]+)\s?(?P<rest>.*)$",
     re.MULTILINE,
 )
+_MANAGERS = ("Transaction", "XLOG", "Tablespace")
+_TOTAL = re.compile(r"^Total\s+([0-9]+)\s", re.MULTILINE)
 _COMMIT = re.compile(r"(?:(?P<prepared>\d+): )?(?P<time>[-0-9]{10} [:.0-9]{8,15}) UTC")
 _SUBTRANSACTIONS = re.compile(r"; subxacts: ([0-9 ]+)")
 _PARAMETER = re.compile(r"\b(max_\w+|max_locks_per_xact)=(\d+)")
@@ -80,8 +82,7 @@ def read(
 
     """
     found = WalContents()
-    text = _output(programs, folder, names, ("Transaction", "XLOG", "Tablespace"))
-    for match in _RECORD.finditer(text):
+    for match in _records(programs, folder, names):
         lsn = Lsn.parse(match["lsn"])
         kind, rest = match["kind"], match["rest"]
         if match["manager"] == "Transaction":
@@ -99,6 +100,37 @@ def read(
             if created["location"]:  # else it is in the data directory
                 found.tablespaces[created["location"]] = lsn
     return found
+
+
+def _records(programs: Path, folder: Path, names: Sequence[str]) -> list["re.Match[str]"]:
+    """Return the records that pg_waldump prints, and not what only looks like one.
+
+    The identifier of a prepared transaction can have line ends: any user could write lines that
+    look like commits. If there are more lines than records, those after such an identifier are
+    compared with the record at their position.
+    """
+    found = [*_RECORD.finditer(_output(programs, folder, names))]
+    if not any(match["kind"] == "PREPARE" for match in found):
+        return found
+    total = _TOTAL.search(_output(programs, folder, names, "--stats"))
+    if total is not None and int(total[1]) == len(found):
+        return found
+    genuine: list[re.Match[str]] = []
+    for match in found:
+        doubtful = bool(genuine) and genuine[-1]["kind"] == "PREPARE"
+        if not doubtful or _is_genuine(programs, folder, names, match):
+            genuine.append(match)
+    return genuine
+
+
+def _is_genuine(programs: Path, folder: Path, names: Sequence[str], match: "re.Match[str]") -> bool:
+    """Whether the WAL has this record; nobody can write what stands before the first record."""
+    try:
+        text = _output(programs, folder, names, f"--start={match['lsn']}", "--limit=1")
+    except e.VerificationFailed:  # the position is not in these segments
+        return False
+    first = _RECORD.match(text)
+    return first is not None and first[0] == match[0]
 
 
 def _add_transaction(
@@ -135,8 +167,8 @@ def setting_name(recorded: str) -> str:
     return _SETTINGS.get(recorded, recorded)
 
 
-def _output(programs: Path, folder: Path, names: Sequence[str], managers: Sequence[str]) -> str:
-    command = [str(programs / "pg_waldump"), *(f"--rmgr={name}" for name in managers)]
+def _output(programs: Path, folder: Path, names: Sequence[str], *options: str) -> str:
+    command = [str(programs / "pg_waldump"), *(f"--rmgr={name}" for name in _MANAGERS), *options]
     command += [f"--path={folder}", str(folder / names[0])]
     command += [str(folder / names[-1])] if len(names) > 1 else []
     environment = processes.environment({"TZ": "UTC"})
