@@ -78,6 +78,7 @@ CRAFTED = {
     "pipe": (member("a", tarfile.FIFOTYPE), "expected files and directories"),
     "device": (member("a", tarfile.CHRTYPE), "expected files and directories"),
     "no name": (member(""), "expected files and directories"),
+    "process id": (member("./postmaster.pid"), "expected files and directories"),
     "deep": (member(DEEP), "expected files and directories"),
     "zero byte": (
         member("a", pax_headers={"path": "a\0b"}), "expected files and directories"

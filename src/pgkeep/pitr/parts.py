@@ -225,6 +225,10 @@ def _reader(tar: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> Callable[
     return read
 
 
+# No base backup contains it. Who stops a server reads a process id from it.
+_PID_FILE = PurePosixPath("postmaster.pid")
+
+
 def _checked(info: tarfile.TarInfo, name: str) -> str:
     """Return the path of a member, if it can be one below a data directory."""
     path = PurePosixPath(info.name)
@@ -236,6 +240,7 @@ def _checked(info: tarfile.TarInfo, name: str) -> str:
         or not (info.isfile() or info.isdir())
         or info.issparse()  # its size costs nothing in the archive
         or info.size < 0
+        or path == _PID_FILE
     ):
         raise e.VerificationFailed(
             f"{name}: found {info.name[:200]!r}, expected files and directories below a data"

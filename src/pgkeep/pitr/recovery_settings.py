@@ -41,7 +41,7 @@ _NOT_LOWER = frozenset({
 _REPLACED = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
 _REMOVED = (
     "recovery.signal", "standby.signal", "postmaster.pid", "postmaster.opts",
-    "current_logfiles",
+    "current_logfiles", "tablespace_map",  # recovery would make links from it
 )  # fmt: skip
 _HEAD = """\
 # Written by pgkeep pitr restore. The configuration of the source is in postgresql.conf.source and

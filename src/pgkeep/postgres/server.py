@@ -43,7 +43,9 @@ SOCKET_NAME = ".s.PGSQL.{port}"
 # because nobody may be there to reap the server (a container without an init).
 REAPER = """
 read -r _
-pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null
+pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null)
+case $pid in *[!0-9]* | 0*) pid= ;; esac # a restored file can contain anything
+[ -z "$pid" ] || kill -QUIT "$pid" 2>/dev/null
 shift
 n=0
 while [ -n "$pid" ] && [ "$n" -lt 100 ] && kill -0 "$pid" 2>/dev/null; do
