@@ -47,6 +47,12 @@ begin
 end $$;
 create index on public.hostile (public.f(a));
 reset role;
+create extension amcheck schema public;
+set role owner;
+-- pg_amcheck passes an oid: a better match than amcheck's own function.
+create function public.bt_index_check("index" oid, heapallindexed boolean) returns void
+language plpgsql as $$ begin raise exception 'overloaded, as %', current_user; end $$;
+reset role;
 insert into public.marker values (1);
 create function public.spy(file text) returns text security definer language sql
 as $$ select pg_read_file(file, 0, 9, true) $$;
@@ -199,6 +205,7 @@ def test_damage_and_hostile_code(open_folder: Path) -> None:
     assert 'btree index "postgres.public.broken"' in text
     assert "the expression ran as owner" in text
     assert "event trigger ran" not in text + err
+    assert "overloaded" not in text + err
 
 
 class Huge:

@@ -31,6 +31,7 @@ FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
 WHERE c.relpersistence <> 't' AND c.relkind IN ('r', 'm', 't', 'i', 'S')
   AND (c.relkind <> 'i' OR a.amname = 'btree')
 """
+_AMCHECK = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'amcheck'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +94,11 @@ def _databases(endpoint: Endpoint, found: Checked) -> list[str]:
 
 
 def _prepare(endpoint: Endpoint) -> int:
-    """Disable the event triggers of a database; return how many relations pg_amcheck reads.
+    """Keep code of the database away from pg_amcheck; return how many relations it reads.
 
-    CREATE EXTENSION would run their functions as superuser. ALTER EVENT TRIGGER fires none.
+    CREATE EXTENSION would run functions of event triggers as superuser. ALTER EVENT TRIGGER fires
+    none. pg_amcheck calls amcheck's functions in the schema where it finds them: in one in which
+    others can create functions, an overloaded one could be called instead.
     """
     with endpoint.connect() as connection:
         for (name,) in connection.execute(
@@ -103,6 +106,10 @@ def _prepare(endpoint: Endpoint) -> int:
         ).fetchall():
             statement = sql.SQL("ALTER EVENT TRIGGER {} DISABLE").format(sql.Identifier(name))
             connection.execute(statement)
+        if connection.execute(_AMCHECK.encode()).fetchone() is not None:
+            schema = sql.Identifier(f"pgkeep_{secrets.token_hex(8)}")
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+            connection.execute(sql.SQL("ALTER EXTENSION amcheck SET SCHEMA {}").format(schema))
         row = connection.execute(_RELATIONS.encode()).fetchone()
     return 0 if row is None else int(row[0])
 

@@ -184,5 +184,9 @@ def stage(folder: Path, name: str, data: bytes, segment_size: int) -> None:
     target = folder / name.removesuffix(PARTIAL)
     if name.endswith(PARTIAL):
         data += bytes(segment_size - len(data))
-    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
-        file.write(data)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    try:
+        with open(os.open(target, flags, 0o600), "wb") as file:  # noqa: PTH123
+            file.write(data)
+    except OSError as error:
+        raise e.RestoreFailed(f"could not write {target}: {error.strerror}") from error
