@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -147,7 +147,7 @@ class RecoveredServer:
             RestoreFailed: it did not.
 
         """
-        with self.endpoint.connect() as connection:
+        with self._lost("promotion"), self.endpoint.connect() as connection:
             (recovering,) = _row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
             if not recovering:  # PostgreSQL has promoted it
                 return
@@ -260,12 +260,13 @@ class RecoveredServer:
             raise e.RestoreFailed(
                 f"recovery stopped at another point than {kind} {value}: {said or self._tail()}"
             )
-        lsn, commit, timeline = _row(
-            connection,
-            "SELECT pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text,"
-            " pg_catalog.pg_last_xact_replay_timestamp(),"
-            " (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())",
-        )
+        with self._lost("the proof"):
+            lsn, commit, timeline = _row(
+                connection,
+                "SELECT pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text,"
+                " pg_catalog.pg_last_xact_replay_timestamp(),"
+                " (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())",
+            )
         last = point.before[-1] if point.before else None
         by_xid = kind == "recovery_target_xid" and last is not None and commit is not None
         if by_xid and last is not None and abs((commit - last.time).total_seconds()) > 1e-3:
@@ -273,6 +274,16 @@ class RecoveredServer:
                 f"the last replayed commit is that of {commit}, expected {last.time}"
             )
         return Proof(Lsn.parse(lsn), int(timeline), commit, said, promoted=promoted)
+
+    @contextlib.contextmanager
+    def _lost(self, when: str) -> Iterator[None]:
+        """Report a session that ends, as when the server crashes on a damaged cluster."""
+        try:
+            yield
+        except psycopg.Error as error:
+            raise e.RestoreFailed(
+                f"the recovered server ended the session during {when}: {self._tail()}"
+            ) from error
 
     def _tail(self) -> str:
         if not self.log.exists():
