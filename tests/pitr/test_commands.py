@@ -60,6 +60,7 @@ def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets)
                     if number == 10:
                         made = json.loads(invoke.run("pitr", "base", "--json", env=env))
                         assert made["kind"] == ("incremental" if major >= 17 else "full")
+                connection.execute("select pg_create_restore_point('the mark')")
                 connection.execute("drop table ledger; create table after_the_mistake ()")
                 row = connection.execute("select pg_current_wal_lsn()::text").fetchone()
                 assert row is not None
@@ -72,7 +73,7 @@ def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets)
                 while True:
                     status, out, err = invoke.complete(
                         "pitr", "restore", f"--to={wanted}", f"--target-dir={target}",
-                        "--promote", "--json", env=host,
+                        "--promote", "--json", "--owner=nobody", "--superuser=postgres", env=host,
                     )  # fmt: skip
                     if status == 0 or time.monotonic() > deadline:
                         break
@@ -90,6 +91,17 @@ def test_from_enable_to_restore(major: int, open_folder: Path, buckets: Buckets)
                         env=host,
                     )
                 )
+                commit = json.loads(out)["commits"][-1]
+                for option in (
+                    f"--to-lsn={commit['lsn']}", f"--to-xid={commit['xid']}", "--to-name=the mark"
+                ):  # fmt: skip
+                    given = (option, "--timeline=1", f"--cluster={json.loads(out)['cluster']}")
+                    shown = invoke.run("pitr", "restore", *given, "--preview", "--json", env=host)
+                    xids = [found["xid"] for found in json.loads(shown)["commits"]]
+                    assert (commit["xid"] == xids[-1]) == ("name" not in option), option
+                    assert commit["xid"] in xids
+                err = invoke.run("pitr", "restore", "--to-lsn=x", "--preview", env=host, code=2)
+                assert "--to-lsn: found 'x', expected a position" in err
                 rows = [table for table in dumped["tables"] if table[1] == "ledger"]
                 assert rows == [["public", "ledger", 16]], "it is as before it was dropped"
                 here = json.loads(invoke.run("pitr", "windows", "--json", env=env))

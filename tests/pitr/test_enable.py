@@ -98,7 +98,7 @@ def test_the_printed_lines_fix_all_problems(major: int, folder: Path) -> None:
         hba.write_text(f"{line.replace('peer', 'trust')}\n{hba.read_text()}")
         servers.sql(server, "postgres", "select pg_reload_conf()")
         out = invoke.run("pitr", "enable", "--service=none", env=env)
-        assert "the server keeps up to 10GB of WAL while nobody receives it\n" in out
+        assert "the server keeps up to 10GB of WAL while no receiver runs\n" in out
         assert re.search(r"done: any second since \S+ \S+[+-]\d\d:\d\d can be restored\n$", out)
         assert ("summarize_wal is off" in out) == (major > 15)
         assert "pgkeep pitr stream  # as a service" in out

@@ -111,7 +111,7 @@ class StanzaSource:
         pgbackrest.restore(
             self._stanza.name, backup.label, backup.repository, directory, tablespaces, jobs
         )
-        major = int((directory / "PG_VERSION").read_text().strip())
+        major = _major(directory)
         programs = installation.folder_of(major, PROGRAMS)
         control = read_control(programs, directory)
         base = _manifest(backup, control, str(self._stanza.version))
@@ -137,6 +137,13 @@ class StanzaSource:
                 server=server, proof=proof, programs=programs, base=backup.label,
                 version=base.version,
             )  # fmt: skip
+
+
+def _major(directory: Path) -> int:
+    try:
+        return int((directory / "PG_VERSION").read_text().strip())
+    except (OSError, ValueError) as error:
+        raise e.VerificationFailed(f"{directory} is not a data directory: {error}") from error
 
 
 class _Wal:

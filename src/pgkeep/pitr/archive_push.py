@@ -166,6 +166,11 @@ class Copier:
             stored = self._pending[0]
             # Retention has removed it meanwhile, or another service has copied it.
             with suppress(e.Missing, e.Exists), closing(self.source.open(stored)) as source:
+                limit = 2 * max(self.origin.segment_size, HISTORY_LIMIT)  # encrypted, too
+                if source.size > limit:
+                    raise e.VerificationFailed(
+                        f"{source.name}: found more than {limit} bytes, expected a WAL file"
+                    )
                 data = read_all(source)
                 owner = self.origin.system_identifier
                 write_file(self.target, stored, data, owner=owner, new=True)

@@ -95,7 +95,8 @@ def _prepare(folder: Path, group: int) -> None:
         if group != -1:
             os.chown(folder, -1, group)
             folder.chmod(0o710)
-    if folder.stat().st_mode & 0o022:
+    status = folder.stat()
+    if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
         raise e.Refused(
             f"other users can write to {folder}: one of them could replace the socket of the"
             " service",
@@ -216,7 +217,9 @@ class ArchiveServer:
         problem = self._pusher.size_problem(name, size)
         if problem is not None:
             raise e.VerificationFailed(problem)
-        with self._pushing:  # one file in memory
+        if not self._pushing.acquire(timeout=PATIENCE):  # one file in memory
+            raise e.StoreError("another file is still being stored")
+        try:
             client.sendall(b"send\n")
             data = bytearray()
             while len(data) < size:
@@ -225,6 +228,8 @@ class ArchiveServer:
                     return  # the client ended
                 data += block
             self._pusher.push(name, bytes(data), changed)
+        finally:
+            self._pushing.release()
         client.sendall(b"0 0\n")
 
     def _fetch(self, client: socket.socket, name: str) -> None:

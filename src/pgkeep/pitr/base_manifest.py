@@ -20,7 +20,7 @@ from ..model.manifest import (
     Moment,
     digest_of,
 )
-from ..model.wal import Lsn
+from ..model.wal import SEGMENT_SIZES, Lsn
 
 FORMAT = 1
 SUFFIX = ".base.json"
@@ -153,6 +153,8 @@ def decode(data: bytes, file: str) -> BaseManifest:
                 hint="Use the version of pgkeep that wrote it, or a newer one.",
             )
         manifest = msgspec.convert(fields, BaseManifest)
+        if manifest.segment_size not in SEGMENT_SIZES:
+            raise ValueError(f"found segments of {manifest.segment_size} bytes")
         for position in (manifest.start, manifest.stop, *(end for _, end in manifest.history)):
             Lsn.parse(position)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

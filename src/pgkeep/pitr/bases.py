@@ -27,6 +27,8 @@ from . import configuration, parts
 from .base import verify
 from .base_manifest import SUFFIX, BaseManifest, decode, encode, is_base_file, name_of
 
+_LARGEST_MANIFEST = 1 << 30  # bytes; about 200 for each file
+
 
 class BaseCatalog:
     """The complete base backups of a cluster, by name."""
@@ -136,7 +138,8 @@ def backup_manifest(store: Store, base: BaseManifest, keys: Keys) -> bytes:
     """
     with opened(store, base.backup_manifest, keys) as blocks:
         name = store.url_of(base.backup_manifest.name)
-        return parts.inflated(blocks, name, parts.limit_of(0, base.file_count))
+        limit = min(_LARGEST_MANIFEST, parts.limit_of(0, base.file_count))
+        return parts.inflated(blocks, name, limit)
 
 
 def assemble(

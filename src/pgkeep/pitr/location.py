@@ -16,6 +16,7 @@ import msgspec
 from .. import errors as e
 from ..config import Config
 from ..crypt.options import Encryption
+from ..model.cluster import FOLDER, is_description
 from ..model.wal import SEGMENT_SIZES
 from ..settings import BUCKET
 from ..stores.store import Item, Store, write_file
@@ -153,7 +154,8 @@ def _read(store: Store, name: str) -> ClusterFacts:
     data = store.load(Item(name, _LIMIT), _LIMIT).data
     try:
         facts = msgspec.json.decode(data, type=ClusterFacts)
-        if facts.system_identifier + SUFFIX != name or facts.segment_size not in SEGMENT_SIZES:
+        fits = facts.system_identifier + SUFFIX == name and is_description(FOLDER + name)
+        if not fits or facts.segment_size not in SEGMENT_SIZES:
             raise ValueError(
                 f"system identifier {facts.system_identifier}, segments of {facts.segment_size}"
                 " bytes"
