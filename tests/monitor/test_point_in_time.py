@@ -157,7 +157,7 @@ def test_commands(tmp_path: Path) -> None:
     assert "newest base backup: 20261120T130000Z_full" in out
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
     listed = invoke.run("list", env=env)
-    assert f"\ncluster {IDENTIFIER} has point in time in {tmp_path}\n" in listed
+    assert f"\ncluster {IDENTIFIER} has base backups and WAL in {tmp_path}\n" in listed
     assert "point in time" not in invoke.run("list", "--database=app", env=env)
     drilled(files.folder, now - 2 * HOUR, seconds=90)
     assert "last drill: passed 2 h ago, recovery in 1 min" in invoke.run("status", env=env)

@@ -98,11 +98,16 @@ def command(
     else:
         output.say(f"no backups in {' or '.join(urls)}")
     if database is None:
-        for each in found:
-            for cluster in each.clusters:
-                output.say(f"cluster {cluster} has point in time in {each.store.url}")
-        if any(each.clusters for each in found):
-            output.say("pgkeep pitr windows lists what can be restored of it")
+        _show_clusters(found)
+
+
+def _show_clusters(found: Sequence[catalog.Catalog]) -> None:
+    """Print in which stores clusters have base backups and WAL."""
+    for each in found:
+        for cluster in each.clusters:
+            output.say(f"cluster {cluster} has base backups and WAL in {each.store.url}")
+    if any(each.clusters for each in found):
+        output.say("pgkeep pitr windows lists the times that can be restored")
 
 
 def _table(backups: Sequence[catalog.ListedBackup], urls: Sequence[str]) -> list[str]:

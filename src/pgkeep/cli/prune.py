@@ -2,10 +2,12 @@
 
 import textwrap
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 
 from ..catalog import prune
+from ..catalog.catalog import Catalog
 from ..model import retention
 from . import output, prune_pitr, run_log
 from .command import pgkeep_command
@@ -65,10 +67,12 @@ def command(
         decisions = retention.decide(manifests, config.policy, datetime.now(UTC), share)
         decided.append((found, decisions))
     clusters = prune_pitr.decide(config) if database is None else []
+    quiet = output.current().verbosity == output.Verbosity.QUIET
+    shown = not as_json and (dry_run or not quiet)
     count = 0
     removed: dict[str, None] = {}  # in their order, without duplicates
     for found, decisions in decided:
-        if not as_json and (dry_run or output.current().verbosity != output.Verbosity.QUIET):
+        if shown:
             _print(found.store.url if len(decided) > 1 else None, decisions)
         if dry_run:
             count += sum(not decision.keep for decision in decisions)
@@ -79,7 +83,7 @@ def command(
         for text in pruned.retained:
             output.current().info(text)
     for plan in clusters:
-        if not as_json and (dry_run or output.current().verbosity != output.Verbosity.QUIET):
+        if shown:
             output.show(prune_pitr.lines(plan))
     if not dry_run:
         for done in prune_pitr.remove(config, clusters):
@@ -88,24 +92,22 @@ def command(
                 output.current().info(text)
     run_log.current().ended(config, TargetOutcome(removed=list(removed)))
     if as_json:
-        print_json(
-            [
-                {
-                    "id": decision.manifest.name.id,
-                    "backup": decision.manifest.name.stem,
-                    "database": decision.manifest.database.name,
-                    "store": found.store.url,
-                    "keep": decision.keep,
-                    "reasons": decision.reasons,
-                }
-                for found, decisions in decided
-                for decision in decisions
-            ]
-            + [entry for plan in clusters for entry in prune_pitr.documents(plan)]
-        )
+        documents = [_document(found, each) for found, decisions in decided for each in decisions]
+        print_json(documents + [each for plan in clusters for each in prune_pitr.documents(plan)])
     total = sum(len(decisions) for _, decisions in decided)
     did = "would remove" if dry_run else "removed"
     output.current().done(f"{did} {plural(count, 'backup')} of {total}", as_json=as_json)
+
+
+def _document(found: Catalog, decision: retention.Decision) -> dict[str, Any]:
+    return {
+        "id": decision.manifest.name.id,
+        "backup": decision.manifest.name.stem,
+        "database": decision.manifest.database.name,
+        "store": found.store.url,
+        "keep": decision.keep,
+        "reasons": decision.reasons,
+    }
 
 
 def _print(url: str | None, decisions: list[retention.Decision]) -> None:

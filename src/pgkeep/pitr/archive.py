@@ -119,7 +119,7 @@ class WalArchive:
             StoreError: it could not be stored.
 
         """
-        self._check(name, data)
+        check(name, data, self.origin)
         digest = hashlib.sha256(data).hexdigest()[:_DIGEST]
         if self._has(name, digest):
             return False
@@ -142,7 +142,7 @@ class WalArchive:
 
         """
         data = data.rstrip(b"\0")
-        self._check(name, data)
+        check(name, data, self.origin)
         digest = hashlib.sha256(data).hexdigest()[:_DIGEST]
         former = list(self.files().get(name, []))
         if any(found.sha256 == digest for found in former):
@@ -256,7 +256,7 @@ class WalArchive:
             )
         # Of an unfinished segment, a kill can leave two states; the longer one is the newer.
         data = max((self._read(found) for found in existing), key=len)
-        self._check(name, data)
+        check(name, data, self.origin)
         return data
 
     def _read(self, found: StoredFile) -> bytes:
@@ -290,23 +290,24 @@ class WalArchive:
                 )
         return data
 
-    def _check(self, name: str, data: bytes) -> None:
-        """Check that bytes are those that the name promises.
 
-        Raises:
-            VerificationFailed: they are not.
+def check(name: str, data: bytes, origin: Origin) -> None:
+    """Check that bytes are those that the name promises.
 
-        """
-        size = self.origin.segment_size
-        segment = wal.parse_segment(name.removesuffix(PARTIAL), size)
-        if segment is not None:
-            if len(data) > size or (len(data) < size and not name.endswith(PARTIAL)):
-                raise e.VerificationFailed(f"{name}: found {len(data)} bytes, expected {size}")
-            check_header(data, name, segment, self.origin)
-        elif (timeline := wal.parse_history(name)) is not None and timeline > 1:
-            wal.decode_history(data[:HISTORY_LIMIT].decode("ascii", "replace"), name)
-        elif not wal.is_backup_label(name):
-            raise e.VerificationFailed(f"{name!r} is not the name of a WAL file")
+    Raises:
+        VerificationFailed: they are not.
+
+    """
+    size = origin.segment_size
+    segment = wal.parse_segment(name.removesuffix(PARTIAL), size)
+    if segment is not None:
+        if len(data) > size or (len(data) < size and not name.endswith(PARTIAL)):
+            raise e.VerificationFailed(f"{name}: found {len(data)} bytes, expected {size}")
+        check_header(data, name, segment, origin)
+    elif (timeline := wal.parse_history(name)) is not None and timeline > 1:
+        wal.decode_history(data[:HISTORY_LIMIT].decode("ascii", "replace"), name)
+    elif not wal.is_backup_label(name):
+        raise e.VerificationFailed(f"{name!r} is not the name of a WAL file")
 
 
 def histories(archive: WalArchive) -> dict[int, tuple[wal.Switch, ...]]:

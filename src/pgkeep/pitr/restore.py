@@ -113,26 +113,33 @@ def recovered(
             ],
         )  # fmt: skip
         server.stop(immediate=not options.keep)
-        if not options.keep:
-            return
-        progress.step("writing to disk")
-        locations = tablespaces.bring_home(data, mapped)
-        locations |= {space.oid: space.location for space in plan.base.tablespaces}
-        stay = tablespaces.move(data, locations, options.tablespaces, moved)
-        final = dict(cluster.settings)
-        if (data / "recovery.signal").exists():
-            final |= recovery_settings.recovery(point, plan.path.timeline)
-        recovery_settings.write_final(
-            data, final, superuser=server.superuser, owner=owner, in_place=bool(stay)
-        )
-        processes.run(
-            [str(plan.programs / "initdb"), "--sync-only", str(data)], {}, e.RestoreFailed
-        )
-        for path in (data, *moved.values()):
-            files_of.own(path)
-        with interrupts.held():
-            tablespaces.appear(moved, options.tablespaces)
-            target_directory.appear(data, directory)
+        if options.keep:
+            progress.step("writing to disk")
+            _settle(plan, point, cluster, options, moved, (owner, server.superuser))
+            for path in (data, *moved.values()):
+                files_of.own(path)
+            with interrupts.held():
+                tablespaces.appear(moved, options.tablespaces)
+                target_directory.appear(data, directory)
+
+
+def _settle(
+    plan: RecoveryPlan, point: Point, cluster: Cluster, options: RestoreOptions,
+    moved: Mapping[str, Path], users: tuple[str, str],
+) -> None:  # fmt: skip
+    """Make a data directory that can be started where it will be, and flush it."""
+    data, (owner, superuser) = cluster.data, users
+    locations = tablespaces.bring_home(data, cluster.elsewhere)
+    locations |= {space.oid: space.location for space in plan.base.tablespaces}
+    stay = tablespaces.move(data, locations, options.tablespaces, moved)
+    final = dict(cluster.settings)
+    if (data / "recovery.signal").exists():
+        final |= recovery_settings.recovery(point, plan.path.timeline)
+    recovery_settings.write_final(
+        data, final, superuser=superuser, owner=owner, in_place=bool(stay)
+    )
+    flush = [str(plan.programs / "initdb"), "--sync-only", str(data)]
+    processes.run(flush, {}, e.RestoreFailed)
 
 
 def _check_tablespaces(plan: RecoveryPlan, options: RestoreOptions) -> None:

@@ -5,6 +5,7 @@ the service can read.
 """
 
 import re
+import textwrap
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -232,25 +233,28 @@ def _flow(words: list[str]) -> str:
     return "[" + ", ".join(f'"{word}"' for word in words) + "]"
 
 
-def _kubernetes(facts: ServiceFacts) -> str:
-    name = facts.name.lower().replace("_", "-")
-    bucket = facts.settings.get("BACKUP_DIR", "").startswith("s3://")
-    directory = (
-        ""
-        if bucket
-        else """\
+_DIRECTORY = """\
             - name: BACKUP_DIR
               value: /var/lib/pgkeep/backups
 """
-    )
-    container = f"""\
+_POD = """\
+      automountServiceAccountToken: false
+      enableServiceLinks: false
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: 10001
+        runAsGroup: 10001
+        fsGroup: 10001
+        seccompProfile:
+          type: RuntimeDefault
+"""
+_CONTAINER = """\
           image: pgkeep # an image that contains pgkeep and the server's programs of PostgreSQL
           envFrom:
             - secretRef:
-                name: {facts.name}
+                name: {secret}
           env:
-{directory}\
-            - name: BACKUP_SPOOL_DIR
+{directory}            - name: BACKUP_SPOOL_DIR
               value: /var/lib/pgkeep/spool
           securityContext:
             allowPrivilegeEscalation: false
@@ -263,18 +267,7 @@ def _kubernetes(facts: ServiceFacts) -> str:
             - name: scratch
               mountPath: /tmp
 """
-    pod = """\
-      automountServiceAccountToken: false
-      enableServiceLinks: false
-      securityContext:
-        runAsNonRoot: true
-        runAsUser: 10001
-        runAsGroup: 10001
-        fsGroup: 10001
-        seccompProfile:
-          type: RuntimeDefault
-"""
-    volumes = f"""\
+_VOLUMES = """\
       volumes:
         - name: data
           persistentVolumeClaim:
@@ -282,9 +275,7 @@ def _kubernetes(facts: ServiceFacts) -> str:
         - name: scratch
           emptyDir: {{}}
 """
-    job_pod = "".join(f"    {line}\n" for line in (pod + volumes).splitlines())
-    job_container = "".join(f"    {line}\n" for line in container.splitlines())
-    return f"""\
+_KUBERNETES = """\
 # The volume holds received WAL, and a base backup before it is stored: as large as the cluster.
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -311,13 +302,10 @@ spec:
       labels: {{app.kubernetes.io/name: {name}-stream}}
     spec:
       terminationGracePeriodSeconds: 120
-{pod}\
-      containers:
+{pod}      containers:
         - name: stream
-          args: {_flow(facts.arguments("stream"))}
-{container}\
-{volumes}\
----
+          args: {stream}
+{container}{volumes}---
 apiVersion: batch/v1
 kind: CronJob
 metadata:
@@ -341,7 +329,18 @@ spec:
                     matchLabels: {{app.kubernetes.io/name: {name}-stream}}
           containers:
             - name: base
-              args: {_flow(facts.arguments("base"))}
-{job_container}\
-{job_pod}\
-"""
+              args: {base}
+{job_container}{job_pod}"""
+
+
+def _kubernetes(facts: ServiceFacts) -> str:
+    name = facts.name.lower().replace("_", "-")
+    bucket = facts.settings.get("BACKUP_DIR", "").startswith("s3://")
+    container = _CONTAINER.format(secret=facts.name, directory="" if bucket else _DIRECTORY)
+    volumes = _VOLUMES.format(name=name)
+    return _KUBERNETES.format(
+        name=name, pod=_POD, container=container, volumes=volumes,
+        job_pod=textwrap.indent(_POD + volumes, "    "),
+        job_container=textwrap.indent(container, "    "),
+        stream=_flow(facts.arguments("stream")), base=_flow(facts.arguments("base")),
+    )  # fmt: skip
