@@ -66,7 +66,10 @@ def test_no_segment_is_lost(major: int, tmp_path: Path) -> None:
         with endpoint.connect() as connection:
             origin = Origin(base.ServerState(connection).system_identifier, SIZE)
             name = slot.slot_name(origin.system_identifier)
-            assert slot.create(connection, name).restart is not None
+            slot.create(connection, name)
+            state = slot.state(connection, name)
+            assert state is not None
+            assert state.restart is not None, "WAL is kept from now on"
             stores = [LocalStore(tmp_path / "a"), Failing(tmp_path / "b")]
             archives = [WalArchive(store, origin, Encryption()) for store in stores]
             received = Received(folder, tmp_path / "earlier", tmp_path / "after", SIZE)

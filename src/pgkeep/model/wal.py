@@ -4,7 +4,7 @@ PostgreSQL manual: 28.6 "WAL Internals", 25.3.5 "Timelines", and `pg_lsn` in 8.2
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import errors as e
@@ -145,13 +145,6 @@ class Path:
     timeline: int
     switches: tuple[Switch, ...]
 
-    def timeline_at(self, position: Lsn) -> int:
-        """Return the timeline that has the byte at a position."""
-        for switch in self.switches:
-            if position < switch.position:
-                return switch.parent
-        return self.timeline
-
     def includes(self, timeline: int, position: Lsn) -> bool:
         """Whether the log of a timeline up to a position is part of the way.
 
@@ -162,17 +155,6 @@ class Path:
         return any(
             switch.parent == timeline and position <= switch.position for switch in self.switches
         )
-
-    def segments(self, start: Lsn, size: int) -> Iterator[Segment]:
-        """Yield the segments from the one with a position on, without end.
-
-        The segment in which a timeline switches is read from the newer timeline, as the server
-        does: it has the bytes of the older one up to the switch.
-        """
-        number = start // size
-        while True:
-            yield Segment(self.timeline_at_segment(number, size), number)
-            number += 1
 
     def timeline_at_segment(self, number: int, size: int) -> int:
         """Return the newest timeline that has a segment with this number on the way."""

@@ -44,11 +44,6 @@ class StanzaState(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str]
     critical: bool  # whether nothing can be restored, or nothing new enough
 
-    @property
-    def newest_stopped(self) -> datetime | None:
-        """The end of the newest backup."""
-        return max(self.stopped.values(), default=None)
-
 
 def judge(
     found: Stanza, drill: LastDrill | None, goals: Goals, now: datetime, target: str | None

@@ -9,7 +9,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import psycopg
 
@@ -93,8 +93,3 @@ def unpack(blocks: Iterable[bytes], name: str, target: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     parts.unpack(blocks, name, folder, TOTAL, lambda _: None)
-
-
-def restored(path: str, target: Path) -> Path:
-    """Return where a file of the source is in a restored data directory."""
-    return target / FOLDER / PurePosixPath(path).relative_to("/")

@@ -26,7 +26,7 @@ class SlotState:
         return self.status == "lost" or (self.restart is None and self.status is not None)
 
 
-def create(connection: Connection, name: str) -> SlotState:
+def create(connection: Connection, name: str) -> None:
     """Create a slot that keeps WAL from now on.
 
     `pg_receivewal --create-slot` would keep nothing before it connects.
@@ -44,9 +44,6 @@ def create(connection: Connection, name: str) -> SlotState:
             f"could not create replication slot {name}: {error.diag.message_primary}",
             hint="The role needs REPLICATION, and max_replication_slots a free slot.",
         ) from error
-    found = state(connection, name)
-    assert found is not None  # noqa: S101 - it was created
-    return found
 
 
 def state(connection: Connection, name: str) -> SlotState | None:

@@ -34,7 +34,6 @@ class WalSearch:
         self._size = archive.origin.segment_size
         self._names = plan.names
         self._there: set[str] = set()
-        self.fetched = 0  # bytes of segments
 
     def find(self) -> Point:
         """Return the point of the target.
@@ -174,7 +173,6 @@ class WalSearch:
             raise e.StoreError(f"{name} is missing in {self._archive.store.url}")
         stage(self._folder, name, data, self._size)
         self._there.add(name)
-        self.fetched += len(data)
         self._progress.advance(self._size)
 
 
