@@ -1,5 +1,6 @@
 """Receiving and storing WAL of a real server, with kills and a store that fails."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +14,14 @@ from pgkeep.crypt.options import Encryption
 from pgkeep.model import wal
 from pgkeep.model.wal import Path as WalPath
 from pgkeep.pitr import base, slot
-from pgkeep.pitr.archive import WalArchive
+from pgkeep.pitr.archive import WalArchive, stored_name
 from pgkeep.pitr.shipper import Received, Shipper
 from pgkeep.pitr.wal_file import Origin
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore, LocalUpload
 from tests.support import invoke, servers
+from tests.support.faults import synced_names
 
 SIZE = 1 << 20
 
@@ -134,3 +136,30 @@ def test_no_segment_is_lost(major: int, tmp_path: Path) -> None:
             assert len([path for path in folder.iterdir() if len(path.name) == 24]) <= 1
             assert slot.drop(connection, name)
             assert not slot.drop(connection, name)
+
+
+def test_what_a_killed_receiver_named_is_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B1, B3: it was killed before it flushed the directory; others can name a file meanwhile."""
+    store, origin = LocalStore(tmp_path / "wal"), Origin("1", SIZE)
+    received = Received(tmp_path / "received", tmp_path / "earlier", tmp_path / "after", SIZE)
+    received.folder.mkdir()
+    store.prepare()
+    name = wal.Segment(1, 5).name(SIZE)
+    (store.directory / stored_name(name, "0" * 64, None)).touch()
+    archives = [WalArchive(store, origin, Encryption()) for _ in range(2)]
+    (state,) = Shipper(received, archives[:1], max_lag=0).states
+    synced = synced_names(monkeypatch)
+    state.ship()
+    assert synced == [store.url]
+    assert state.reached is not None, "it is reported as stored"
+
+    history = "00000002.history"
+    assert archives[1].files()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # killed before it
+        assert archives[0].put(history, b"1\t0/3000000\treason\n")
+    synced.clear()
+    archives[1].put(history, b"1\t0/3000000\treason\n")
+    assert synced[-1:] == [store.url]

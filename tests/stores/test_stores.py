@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from pgkeep import errors as e
+from pgkeep.model.record import FOLDER as RECORDS
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemoryStore
 from pgkeep.stores.s3.store import S3Store
-from pgkeep.stores.store import Item, Store, chunks, locked, read_all
+from pgkeep.stores.store import Item, Store, chunks, locked, read_all, write_file
 from tests.support.buckets import Buckets, bucket_store
+from tests.support.faults import synced_names
 
 NAME = "app_daily_20261122T020000Z.sql.gz"
 Maker = Callable[[str], Store]
@@ -241,3 +243,20 @@ def test_a_lock_that_root_has_made_is_the_directorys_owners(tmp_path: Path) -> N
     with LocalStore(tmp_path).lock(".a.lock") as alone:
         assert alone
     assert (tmp_path / ".a.lock").stat().st_uid == owner
+
+
+def test_a_new_directory_survives_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B1, B3: a durable file in a directory whose own name is not durable would be lost."""
+    synced = synced_names(monkeypatch)
+    store = LocalStore(tmp_path / "new" / "backups")
+    write_file(store, NAME, b"x")
+    *parents, partial, directory = synced
+    assert parents == [str(tmp_path), str(tmp_path / "new")]
+    assert f"/.{NAME}.partial-" in partial
+    assert directory == store.url
+    synced.clear()
+    write_file(store, f"{RECORDS}a.json", b"x")
+    folder = str(store.directory / RECORDS.rstrip("/"))
+    assert [synced[0], synced[-1]] == [store.url, folder]

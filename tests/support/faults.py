@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+import pytest
 
 from pgkeep.model import naming
 from pgkeep.postgres.server import Server
@@ -28,6 +29,18 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.01)  # a condition may ask a server, which shares our processors
     return value
+
+
+def synced_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of each file and directory that is flushed to disk."""
+    real, names = os.fsync, list[str]()
+
+    def noted(fd: int) -> None:
+        real(fd)
+        names.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return names
 
 
 class Run:

@@ -5,7 +5,6 @@ of its plain bytes: archiving the same file again changes nothing, and another f
 name of a segment is noticed and never replaces the first one (PostgreSQL manual, 25.3.1).
 """
 
-import contextlib
 import hashlib
 import re
 import threading
@@ -210,10 +209,12 @@ class WalArchive:
         cipher = None if recipients is None else recipients.cipher
         stored = StoredFile(name, digest, cipher, stored_name(name, digest, cipher))
         contents = self.encryption.encrypted(compress(data))
-        with contextlib.suppress(e.Exists):  # the same bytes, as its name says
+        try:
             write_file(
                 self.store, stored.stored, contents, owner=self.origin.system_identifier, new=True
             )
+        except e.Exists:  # the same bytes, as its name says
+            self.store.sync()
         self.files()[name].append(stored)
 
     def _remove_states(self, states: Iterable[StoredFile]) -> bool:

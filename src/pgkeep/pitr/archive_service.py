@@ -14,7 +14,6 @@ from ..config import Config
 from ..crypt.options import Encryption
 from ..model.wal import Lsn
 from ..postgres.connection import Endpoint
-from ..stores.local import LocalStore
 from . import service, stream_state
 from .archive_client import SOCKET_NAME
 from .archive_fetch import Fetcher, Source
@@ -196,9 +195,7 @@ def _prepare(config: Config, place: Location) -> None:
 
     """
     register_at(config, place)
-    if isinstance(place.wal, LocalStore):
-        place.wal.prepare()
-        place.wal.sync()
+    place.wal.sync()
 
 
 def _check_registered(config: Config, place: Location) -> None:

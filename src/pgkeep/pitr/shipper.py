@@ -192,12 +192,13 @@ class StoreShipper:
         return whole
 
     def _begin(self) -> None:
-        """Remove what a killed process left, and look where to continue."""
+        """Remove what a killed process left unfinished, keep the rest, and look where to continue."""
         self._register(self.archive)
         store, owner = self.archive.store, self.archive.origin.system_identifier
         store.sweep(lambda name: parse_stored(name) is not None, owner)
         self.archive.tidy()
         segments = self.archive.segments()
+        store.sync()
         if segments:
             self.newest = segments[-1]
             self._reached(self.newest, self.newest.end(self._received.size))

@@ -73,9 +73,12 @@ class LocalStore:
             with _translated("create directory", directory):
                 directory.mkdir(mode=0o700, exist_ok=True)
                 directory.chmod(0o700)  # the umask can remove permissions of the owner too
+                with contextlib.suppress(PermissionError):  # to read it; PostgreSQL ignores it too
+                    _sync_directory(directory.parent)
 
     def sync(self) -> None:
         """Make names durable that a killed process may not have made durable."""
+        self.prepare()
         with _translated("flush", self.directory):
             _sync_directory(self.directory)
 
@@ -101,6 +104,7 @@ class LocalStore:
         with _translated("create directory", folder):
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
+                _sync_directory(self.directory)
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 os.fchmod(fd, 0o700)  # the umask can remove permissions of the owner too

@@ -29,6 +29,9 @@ class MemoryStore:
     def check_writable(self) -> None:
         """Do nothing: memory is always writable."""
 
+    def sync(self) -> None:
+        """Do nothing: nothing here is durable."""
+
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[bool]:
         """Lock nothing: no other process sees this store."""

@@ -95,6 +95,9 @@ class Store(Protocol):
     def check_writable(self) -> None:
         """Raise StoreError if the store is known not to be writable."""
 
+    def sync(self) -> None:
+        """Make names durable that a killed process may not have made durable."""
+
     def lock(self, name: str) -> AbstractContextManager[bool]:
         """Hold a lock that other hosts need not see; yield False if it is already held."""
 
