@@ -77,6 +77,11 @@ def repository() -> Iterator[Repository]:
             servers.sql(server, "postgres", f"create tablespace s location '{space}'")
             table = "create table t tablespace s as select generate_series(1, 9) i"
             servers.sql(server, "postgres", table)
+            (folder / "outside").mkdir()
+            (folder / "outside/file").write_text("archived")
+            Account.choose().own(folder / "outside")
+            Account.choose().own(folder / "outside/file")
+            (Path(server._data) / "link").symlink_to(folder / "outside")
             found.run("--type=full", "backup")
             servers.sql(server, "postgres", "insert into t values (10)")
             found.run("--type=incr", "backup")
@@ -98,13 +103,24 @@ def environment(repository: Repository) -> dict[str, str]:
 
 
 def test_a_stanza(repository: Repository) -> None:
-    """A1, A11: both points are proved, recorded; a lost segment is named; errors are clear."""
-    env = environment(repository)
+    """A1, A11: both points are proved, recorded; a lost segment is named; errors are clear.
+
+    The options of the configuration for the server's own host write nothing here.
+    """
+    env, elsewhere = environment(repository), repository.folder / "elsewhere"
+    (repository.folder / "outside/file").write_text("live")
+    repository.configure(**{
+        "link-all": "y", "delta": "y", "recovery-option": "archive_cleanup_command=x",
+        "db-exclude": "other", "tablespace-map": f"s={elsewhere}/space",
+    })  # fmt: skip
     checks = repository.folder / "checks.sql"
     checks.write_text("select count(*) = 40 from t")
     asked = ("drill", f"--pgbackrest={STANZA}", f"--check={checks}", "--database=postgres")
     (found,) = json.loads(invoke.run(*asked, "--seed=1", "--json", env=env))
     assert found["passed"], found
+    assert (repository.folder / "outside/file").read_text() == "live"
+    assert not elsewhere.exists()
+    repository.configure()
     assert (found["engine"], found["name"]) == ("pgbackrest", STANZA)
     newest, second = found["points"]
     assert list(newest["seconds"]) == ["fetch", "assemble", "recover", "check", "clean"]

@@ -42,13 +42,17 @@ def restore(
 ) -> None:
     """Restore a backup into an empty directory, without settings of recovery.
 
+    Options of the configuration are for the server's host: they could write to its own files.
+
     Raises:
         RestoreFailed: pgBackRest could not do it.
 
     """
     options = [
         f"--set={label}", f"--repo={repository}", "--type=none", "--archive-mode=off",
-        f"--tablespace-map-all={tablespaces}", f"--process-max={jobs}",
+        "--reset-tablespace-map", f"--tablespace-map-all={tablespaces}", "--no-link-all",
+        "--reset-link-map", "--no-delta", "--reset-db-include", "--reset-db-exclude",
+        "--reset-recovery-option", f"--process-max={jobs}",
     ]  # fmt: skip
     try:
         _run([*_here(stanza, directory), *options, "restore"])
