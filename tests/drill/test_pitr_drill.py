@@ -238,7 +238,10 @@ def test_space_is_checked_before() -> None:
 
 
 def test_results_that_are_kept(tmp_path: Path) -> None:
-    """C10: the newest 30 results are kept; a newer format and damage are errors, not results."""
+    """C10: the newest 30 results are kept; a newer format and damage are errors, not results.
+
+    B7: names from the future, where a clock was wrong, neither push out results nor hide them.
+    """
     store = LocalStore(tmp_path)
     result = PitrDrillResult(
         passed=True, engine=Engine.PGKEEP, system_identifier="1", name=None, place="", server=None,
@@ -246,12 +249,15 @@ def test_results_that_are_kept(tmp_path: Path) -> None:
         lost_seconds=None, points=[], checks=[], findings=[],
     )  # fmt: skip
     assert pitr_result.last(store) is None
+    future = {tmp_path / f"29991231T{hour:02}0000Z.drill.json" for hour in range(24)}
+    for path in future:
+        path.touch()
     for hour in range(32):
         made = msgspec.structs.replace(
             result, began=result.began + timedelta(hours=hour), passed=hour < 30
         )
         assert pitr_result.record([store], made) == []
-    assert len(list(tmp_path.iterdir())) == 30
+    assert len(set(tmp_path.iterdir()) - future) == 30
     last = pitr_result.last(store)
     assert last is not None
     assert (last.when, last.passed) == (made.began, False)

@@ -16,8 +16,22 @@ from pgkeep.pitr.bases import BaseCatalog
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
-from pgkeep.stores.local import LocalStore
+from pgkeep.stores.local import LocalStore, LocalUpload
 from tests.support import private_keys, servers
+
+
+class Listing(LocalStore):
+    """A directory that remembers in which order its files were created."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.created: list[str] = []
+
+    def create(
+        self, name: str, *, owner: str = "0", sha256: str | None = None, new: bool = False
+    ) -> LocalUpload:
+        self.created.append(name)
+        return super().create(name, owner=owner, sha256=sha256, new=new)
 
 
 @pytest.mark.parametrize("major", [15, 17])
@@ -29,7 +43,7 @@ def test_a_chain_comes_back(major: int, tmp_path: Path) -> None:
         settings["summarize_wal"] = "on"
     key = private_keys.age_key(tmp_path)
     encryption = Encryption(recipients=recipients.parse(key.recipient), keys=Keys([key.file]))
-    store = LocalStore(tmp_path / "base")
+    store = Listing(tmp_path / "base")
     with Server(programs, settings=settings, initdb=["-k"]) as server:
         endpoint = Endpoint({**server.params, "dbname": "postgres"})
         servers.sql(
@@ -49,6 +63,14 @@ def test_a_chain_comes_back(major: int, tmp_path: Path) -> None:
                 parent = Parent(manifest=full, backup_manifest=manifest)
                 options = dataclasses.replace(options, parent=parent)
                 chain.append(base.take(endpoint, connection, store, options, Silent()))
+    for member in chain:
+        # Other hosts see from then on that it is being written.
+        assert store.created[0] == member.backup_manifest.name, store.created
+        assert store.created[len(member.files) - 1] == f"{member.name}.base.json"
+        del store.created[: len(member.files)]
+    copied = Listing(tmp_path / "copy")
+    bases.copy(store, copied, full)
+    assert copied.created == [*full.files[1:], full.files[0]]
     known = BaseCatalog(store).read()
     assert list(known) == [one.name for one in chain]
     assert bases.chain_of(chain[-1], known) == chain

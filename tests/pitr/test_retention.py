@@ -1,7 +1,9 @@
 """A16: whatever the history, what the window needs is never removed."""
 
+import os
 import random
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,10 +11,12 @@ import pytest
 from pgkeep import errors as e
 from pgkeep.crypt.options import Encryption
 from pgkeep.model.manifest import FileFacts
-from pgkeep.model.wal import Lsn, Path, Segment, Switch
+from pgkeep.model.wal import Lsn, Segment, Switch
+from pgkeep.model.wal import Path as WalPath
 from pgkeep.pitr import expire, retention
 from pgkeep.pitr.base_manifest import BaseManifest, Kind, base_name, encode
 from pgkeep.pitr.location import ClusterFacts, Location
+from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemoryStore
 from pgkeep.stores.store import Item, Loaded, write_file
 
@@ -46,7 +50,7 @@ class History:
         self.chance = chance
         self.bases: dict[str, BaseManifest] = {}
         self.segments: set[Segment] = set()
-        self.paths = {1: Path(1, ())}
+        self.paths = {1: WalPath(1, ())}
         self.moments: list[tuple[datetime, int, int]] = []  # with timeline and position
         self.timeline, self.position = 1, SIZE
         for hour in range(chance.randint(1, 30)):
@@ -74,7 +78,7 @@ class History:
             former = self.paths[self.timeline]
             self.timeline = max(self.paths) + 1
             switch = Switch(former.timeline, Lsn(self.position))
-            self.paths[self.timeline] = Path(self.timeline, (*former.switches, switch))
+            self.paths[self.timeline] = WalPath(self.timeline, (*former.switches, switch))
         self.moments.append((BEGIN + (hour + 0.5) * HOUR, self.timeline, self.position))
         number, written = self.position // SIZE, self.chance.choice((0, 1, 1, 2))
         self.segments |= {Segment(self.timeline, number + n) for n in range(written)}
@@ -272,6 +276,30 @@ def test_damage_stops_nothing() -> None:
     left = {item.name for item in stores[1].items()}
     assert {f"{base(hour).name}.base.json" for hour in (20, 30, 40)} <= left
     assert not any(name.startswith((base(5).name, base(41).name)) for name in left)
+
+
+def test_a_slow_base_backup_keeps_its_parts(tmp_path: Path) -> None:
+    """A16: another host may be writing what began days ago; its age is that of its newest file."""
+    facts = ClusterFacts(system_identifier="1", segment_size=SIZE, version_num=170000)
+    store = LocalStore(tmp_path)
+    location = Location("", facts, wal=MemoryStore(), base=store)
+    now = BEGIN + 100 * HOUR
+    name = base(5).name
+    parts = [f"{name}.part{number:05}.tar.gz" for number in (1, 2)]
+    growing = f".{name}.part00003.tar.gz.partial-00000000"
+    for file in (*parts, growing):
+        (tmp_path / file).touch()
+
+    def left(*ages: int) -> set[str]:
+        """Return what retention leaves of parts that were written some hours ago."""
+        for part, age in zip(parts, ages, strict=True):
+            written = (now - age * HOUR).timestamp()
+            os.utime(tmp_path / part, (written, written))
+        expire.execute(expire.plan(location, Encryption(), HOUR, now))
+        return {path.name for path in tmp_path.iterdir()}
+
+    assert left(90, 40) == {*parts, growing}
+    assert left(90, 50) == set()
 
 
 @pytest.mark.parametrize("newer", [False, True])

@@ -13,7 +13,7 @@ from pgkeep.crypt import recipients
 from pgkeep.crypt.opening import Keys
 from pgkeep.crypt.options import Encryption
 from pgkeep.model.manifest import FileFacts
-from pgkeep.pitr import base_manifest, bases, parts, verification
+from pgkeep.pitr import base, base_manifest, bases, parts, verification
 from pgkeep.pitr.archive import parse_stored
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
@@ -69,7 +69,7 @@ def test_every_damage_is_named(encrypted: bool, tmp_path: Path) -> None:  # noqa
 
     def read_base_file(path: Path) -> None:
         found = next(
-            facts for base in known.values() for facts in base.contents if facts.name == path.name
+            facts for made in known.values() for facts in made.contents if facts.name == path.name
         )
         with bases.opened(location.base, found, encryption.keys) as blocks:
             parts.inflated(blocks, found.name, 1 << 40)
@@ -139,6 +139,8 @@ def test_postgresqls_own_checksums(tmp_path: Path) -> None:
         blocks = iter([contents])
         with pytest.raises(e.VerificationFailed, match=said):
             verification._file(path, lambda _, blocks=blocks: next(blocks, b""), listed, "part")  # type: ignore[misc]
-    with pytest.raises(e.VerificationFailed, match="unreadable"):
-        verification._listed(b"{}", "x")
+    for crafted in (b"{}", b'{"Files": [1], "WAL-Ranges": [1]}', b"[" * 100_000):
+        for read in (lambda data: verification._listed(data, "x"), base.wal_ranges):
+            with pytest.raises(e.VerificationFailed, match="unreadable"):
+                read(crafted)
     assert msgspec.convert({"name": "", "size": 0, "sha256": ""}, FileFacts).size == 0

@@ -37,7 +37,7 @@ def synced_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted(fd: int) -> None:
         real(fd)
-        names.append(os.readlink(f"/proc/self/fd/{fd}"))
+        names.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
 
     monkeypatch.setattr(os, "fsync", noted)
     return names

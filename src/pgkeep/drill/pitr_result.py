@@ -5,6 +5,7 @@ proved last.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,6 +14,7 @@ import msgspec
 
 from .. import errors as e
 from ..model.manifest import LARGEST
+from ..model.retention import FUTURE_TOLERANCE
 from ..stores.store import Store, load_opened, write_file
 from .checks import DrillCheck
 
@@ -75,7 +77,11 @@ class PitrDrillResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def name_of(result: PitrDrillResult) -> str:
     """Return the name of the file of a result; names sort by time."""
-    return f"{result.began.astimezone(UTC):%Y%m%dT%H%M%SZ}{SUFFIX}"
+    return _name_at(result.began)
+
+
+def _name_at(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y%m%dT%H%M%SZ}{SUFFIX}"
 
 
 def decode(data: bytes, file: str) -> PitrDrillResult:
@@ -151,4 +157,7 @@ def record(stores: Iterable[Store], result: PitrDrillResult) -> list[str]:
 
 
 def _names(store: Store) -> list[str]:
-    return sorted(item.name for item in store.items() if _NAME.fullmatch(item.name))
+    """Return the results, oldest first, without those from the future: a clock was wrong."""
+    latest = _name_at(datetime.now(UTC) + FUTURE_TOLERANCE)
+    names = sorted(item.name for item in store.items() if _NAME.fullmatch(item.name))
+    return names[: bisect_right(names, latest)]

@@ -256,7 +256,7 @@ def wal_ranges(backup_manifest: bytes) -> list[dict[str, Any]]:
             int(part["Timeline"]), Lsn.parse(part["End-LSN"])
         if not ordered:
             raise ValueError("no WAL range")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise e.VerificationFailed(f"unreadable {BACKUP_MANIFEST}: {error}") from error
     return ordered
 
@@ -293,17 +293,19 @@ def _published(
         return FileFacts(name, len(contents), hashlib.sha256(contents).hexdigest())
 
     with all_or_none(store, published):
+        # First: its time shows other hosts that parts are being written, which takes long.
+        own = small(BACKUP_MANIFEST, compress((data / BACKUP_MANIFEST).read_bytes()))
+        configured = (
+            small("configuration.tar", configuration.packed(configuration_files))
+            if configuration_files
+            else None
+        )
         with ThreadPoolExecutor(options.jobs + 1) as pool:
             verified = pool.submit(verify, options.programs, data)
             written = list(pool.map(packed, enumerate(parts.divided(found), 1)))
             verified.result()
         manifest = msgspec.structs.replace(
-            facts,
-            parts=written,
-            backup_manifest=small(BACKUP_MANIFEST, compress((data / BACKUP_MANIFEST).read_bytes())),
-            configuration=small("configuration.tar", configuration.packed(configuration_files))
-            if configuration_files
-            else None,
+            facts, parts=written, backup_manifest=own, configuration=configured
         )
         published.append(facts.name + SUFFIX)
         write_file(store, facts.name + SUFFIX, encode(manifest), owner=facts.system_identifier)

@@ -38,7 +38,7 @@ class BaseCatalog:
         self.unreadable: list[str] = []  # the errors of manifests that could not be read
         # Whether one of them can be read at another time, or by another version of pgkeep.
         self.incomplete = False
-        self.leftovers: dict[str, list[str]] = {}  # files without a manifest, by name
+        self.leftovers: dict[str, list[Item]] = {}  # files without a manifest, by name
         self._system_identifier = system_identifier
 
     def read(self) -> dict[str, BaseManifest]:
@@ -64,10 +64,10 @@ class BaseCatalog:
                 found.append(manifest)
         if copies is not None:
             copies.keep()
-        for name in items:
+        for name, item in items.items():
             base = name_of(name)
             if base is not None and base + SUFFIX not in items:
-                self.leftovers.setdefault(base, []).append(name)
+                self.leftovers.setdefault(base, []).append(item)
         return {manifest.name: manifest for manifest in sorted(found, key=lambda m: m.started)}
 
     def _read(self, item: Item, copies: SmallFiles | None) -> BaseManifest:
@@ -193,7 +193,7 @@ def copy(source: Store, target: Store, base: BaseManifest) -> None:
     """
     published: list[str] = []
     with all_or_none(target, published):
-        for facts in reversed(base.contents):
+        for facts in base.contents:  # a small file first, as in `base.take`
             with (
                 closing(source.open(facts.name)) as opened,
                 target.create(facts.name, owner=base.system_identifier) as upload,

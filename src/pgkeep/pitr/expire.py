@@ -3,7 +3,7 @@
 Also what interrupted base backups have left.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -11,13 +11,15 @@ from .. import errors as e
 from ..crypt.options import Encryption
 from ..model import wal
 from ..model.wal import PARTIAL
-from ..stores.store import Store
+from ..stores.store import Item, Store
 from . import retention
 from .archive import WalArchive
 from .base_manifest import SUFFIX, BaseManifest, name_of, started_of
+from .bases import BaseCatalog
 from .location import Location
 
-# A base backup that is being taken has files and no manifest yet. Other hosts are not known here.
+# A base backup that another host takes or copies has files and no manifest yet. So long after the
+# newest of them, which can be days after it was started, that host has ended.
 SAFE_AGE = timedelta(days=2)
 
 
@@ -92,13 +94,13 @@ def plan(
         expiry = retention.decide(bases, archive.segments(), window, now, _timelines(archive))
 
     def is_dead(name: str) -> bool:
-        return name in dead or _is_old(name, now)
+        return name in dead or _is_old(name, catalog.leftovers.get(name, ()), now)
 
     return RemovalPlan(
         location=location,
         expiry=expiry,
         wal={} if expiry.first_kept is None else _wal_before(archive, expiry.first_kept),
-        leftovers={name: files for name, files in catalog.leftovers.items() if is_dead(name)},
+        leftovers=_files(catalog, is_dead),
         is_dead=is_dead,
         damaged=list(catalog.unreadable),
     )
@@ -123,9 +125,16 @@ def _wal_before(archive: WalArchive, first: int) -> dict[int, list[str]]:
     return found
 
 
-def _is_old(name: str, now: datetime) -> bool:
-    started = started_of(name)
-    return started is not None and started < now - SAFE_AGE
+def _is_old(name: str, files: Iterable[Item], now: datetime) -> bool:
+    started, safe = started_of(name), now - SAFE_AGE
+    written = [item.modified for item in files if item.modified is not None]
+    return started is not None and started < safe and max(written, default=0) < safe.timestamp()
+
+
+def _files(catalog: BaseCatalog, is_dead: Callable[[str], bool]) -> dict[str, list[str]]:
+    """Return the files of interrupted base backups, by their names."""
+    found = catalog.leftovers.items()
+    return {name: [item.name for item in items] for name, items in found if is_dead(name)}
 
 
 def execute(decided: RemovalPlan) -> Expired:
@@ -164,9 +173,8 @@ def sweep(location: Location, dead: Collection[str]) -> None:
         return
     catalog = location.bases()
     catalog.read()
-    files = {name: found for name, found in catalog.leftovers.items() if name in dead}
-    _remove_leftovers(location.base, files, Expired(location.url))
-    _abort_uploads(location, lambda name: name in dead)
+    _remove_leftovers(location.base, _files(catalog, dead.__contains__), Expired(location.url))
+    _abort_uploads(location, dead.__contains__)
 
 
 def _remove_leftovers(store: Store, leftovers: Mapping[str, list[str]], done: Expired) -> None:

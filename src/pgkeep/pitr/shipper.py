@@ -192,7 +192,7 @@ class StoreShipper:
         return whole
 
     def _begin(self) -> None:
-        """Remove what a killed process left unfinished, keep the rest, and look where to continue."""
+        """Remove or keep what a killed process left, and look where to continue."""
         self._register(self.archive)
         store, owner = self.archive.store, self.archive.origin.system_identifier
         store.sweep(lambda name: parse_stored(name) is not None, owner)

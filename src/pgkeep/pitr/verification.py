@@ -205,7 +205,7 @@ def _listed(data: bytes, name: str) -> dict[str, _Expected]:
                 path = bytes.fromhex(file["Encoded-Path"]).decode("utf-8", "surrogateescape")
             is_sha256 = file.get("Checksum-Algorithm") == "SHA256"
             found[path] = _Expected(file["Size"], file["Checksum"] if is_sha256 else None)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise e.VerificationFailed(f"unreadable backup_manifest of {name}: {error}") from error
     return found
 
