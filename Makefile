@@ -5,7 +5,7 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh tests/fresh.sh .ci/run
 
-.PHONY: help demo test lint lock bench production soak regress image fresh clean setup
+.PHONY: help demo test lint lock bench production soak regress mutants image fresh clean setup
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ soak: $(ready) setup  ## receive WAL for two hours beside faults, restore random
 regress: $(ready) setup  ## back up and restore PostgreSQL's own regression database in every way
 	@tests/setup.sh regress
 	$(bin)/python -m tests.regression $(REGRESS_ARGS)
+
+mutants: $(ready) setup  ## plant bugs one at a time, see which test notices each; MUTANTS_ARGS="--help"
+	$(bin)/python -m tests.mutants $(MUTANTS_ARGS)
 
 image: $(ready) setup  ## build the template's image and use it: backup, verify, drill, restore (3 minutes)
 	@tests/setup.sh image

@@ -1,0 +1,77 @@
+"""python -m tests.mutants: plant each bug in a copy of the code, and see which test notices it.
+
+Exit code 1 if no test notices a bug, or its text does not occur exactly once.
+"""
+
+import argparse
+import os
+import queue
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from . import report
+from .bug import Bug
+from .bugs import KINDS
+from .tree import ROOT, Outcome, RunFailed, Tree
+
+
+def main() -> int:
+    """Try all bugs, or those that are named."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--only", help="bugs whose name or kind has this; writes no document")
+    parser.add_argument("--tests", nargs="+", help="run these tests instead of those of the bugs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="bugs at the same time")
+    options = parser.parse_args()
+    kinds = {
+        kind: [bug for bug in bugs if not options.only or options.only in f"{kind}: {bug.name}"]
+        for kind, bugs in KINDS.items()
+    }
+    # Not where other users cannot enter: servers of the tests are run by another one.
+    with tempfile.TemporaryDirectory(prefix="pgkeep-mutants-") as temporary:
+        Path(temporary).chmod(0o755)
+        bugs = [bug for found in kinds.values() for bug in found]
+        results = _run(Path(temporary), bugs, options.tests, min(options.jobs, len(bugs)))
+    if not options.only and not options.tests:
+        report.write(kinds, results)
+    bad = [result for result in results if result.problem]
+    print(f"{len(results)} bugs, {len(bad)} of them not noticed by a test that passes without")
+    return int(bool(bad) or not results)
+
+
+def _run(
+    folder: Path, bugs: Sequence[Bug], tests: Sequence[str] | None, jobs: int
+) -> list[report.Result]:
+    """Try each bug; then run the tests that noticed one without any bug."""
+    trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
+    for number in range(jobs):
+        (folder / str(number)).mkdir()
+        trees.put(Tree(folder / str(number)))
+
+    def attempt(bug: Bug) -> report.Result:
+        tree = trees.get()
+        try:
+            with tree.planted(bug):
+                result = report.Result(bug, tree.run(tests or bug.tests))
+        except (RunFailed, ValueError) as error:
+            result = report.Result(bug, Outcome(None, "", 0), str(error))
+        finally:
+            trees.put(tree)
+        print(report.line(result), flush=True)
+        return result
+
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        results = list(pool.map(attempt, bugs))
+    noticed = sorted({result.outcome.test for result in results if result.outcome.test})
+    without = trees.get().run(noticed) if noticed else Outcome(None, "", 0)
+    if without.test is not None:
+        print(f"{without.test} also fails without a bug:\n{without.message}")
+        results = [report.failing(result, without.test) for result in results]
+    return results
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(main())
