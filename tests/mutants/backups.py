@@ -105,7 +105,7 @@ SNAPSHOT = (
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         "BEGIN READ ONLY",
         "What the coordinator copies is newer than the rest.",
-        (f"{CONCURRENCY}::test_alter_waits_before_a_worker_locks", CONCURRENCY),
+        (f"{CONCURRENCY}::test_alter_waits_before_a_worker_locks",),
     ),
     Bug(
         "tables not listed again after the locks",
@@ -113,7 +113,7 @@ SNAPSHOT = (
         "if tables(connection, codec) == listed and _are_locked(connection, listed):",
         "if _are_locked(connection, listed):",
         "A table that was created or altered meanwhile is missing in the backup.",
-        (f"{CONCURRENCY}::test_a_migration_between_listing_and_locking", CONCURRENCY),
+        (f"{CONCURRENCY}::test_a_migration_between_listing_and_locking",),
     ),
     Bug(
         "connections reach any server",
@@ -132,7 +132,7 @@ NAMES = (
         "if tables(connection, codec) == listed and _are_locked(connection, listed):",
         "if tables(connection, codec) == listed:",
         "Another table than the listed one is locked, and the listed one is truncated.",
-        (MOVING, TABLE_LOCKS, CONCURRENCY),
+        (f"{TABLE_LOCKS}::test_names_that_change_while_they_are_locked",),
     ),
     Bug(
         "OID of a worker's table not checked",
@@ -141,8 +141,8 @@ NAMES = (
         "if False:",
         "The rows of another schema's table are in the backup.",
         (
+            f"{MOVING}::test_names_that_move_and_come_back[18-psql]",
             f"{MOVING}::test_names_that_move_and_stay",
-            f"{MOVING}::test_names_that_move_and_come_back",
         ),
     ),
     Bug(
@@ -151,7 +151,10 @@ NAMES = (
         "        _check_locked(table, self._line())\n        if first is not None:",
         "        self._line()\n        if first is not None:",
         "A schema that is renamed between lock and COPY puts other rows into the backup.",
-        (f"{MOVING}::test_names_that_move_and_come_back", MOVING),
+        (
+            f"{MOVING}::test_names_that_move_and_come_back[18-psql]",
+            f"{MOVING}::test_names_that_move_and_stay",
+        ),
     ),
     Bug(
         "Moved ignored after pg_dump",
@@ -159,7 +162,7 @@ NAMES = (
         "                moved_names.check(self._held.names, observer, self._source.codec)\n",
         "                pass\n",
         "pg_dump has read another schema's tables, and nobody notices.",
-        (f"{MOVING}::test_names_that_move_and_stay",),
+        (f"{MOVING}::test_names_that_move_and_stay[18-pg_dump-tables]",),
     ),
     Bug(
         "names compared instead of row versions",
@@ -167,7 +170,7 @@ NAMES = (
         '(xmin if kind == "schema" else None,))[0] != xmin',
         "(None, name))[1] != name",
         "A schema that was renamed and renamed back is not noticed.",
-        (f"{MOVING}::test_names_that_move_and_come_back",),
+        (f"{MOVING}::test_names_that_move_and_come_back[15-pg_dump]",),
     ),
     Bug(
         "dropped functions not noticed",
@@ -199,7 +202,10 @@ NAMES = (
         '    "row_security": "off",\n',
         '    "row_security": "on",\n',
         "Rows that a policy hides are missing in the backup.",
-        ("tests/backup/test_hostile_settings.py", "tests/postgres/test_access.py"),
+        (
+            "tests/backup/test_hostile_settings.py",
+            "tests/postgres/test_access.py::test_row_security_is_refused_before_anything_is_dumped",
+        ),
     ),
     Bug(
         "views in the place of tables readable",
@@ -207,7 +213,10 @@ NAMES = (
         '    "restrict_nonsystem_relation_kind": "view, foreign-table",\n',
         "",
         "Code of a table's owner runs as the role that backs up.",
-        (f"{MOVING}::test_names_that_move_and_stay", "tests/backup/test_hostile_settings.py"),
+        (
+            f"{MOVING}::test_names_that_move_and_stay[15-pg_dump-views]",
+            f"{MOVING}::test_names_that_move_and_stay[15-psql-views]",
+        ),
     ),
     Bug(
         "queries on tables of others planned",
@@ -215,7 +224,7 @@ NAMES = (
         "WHERE c.oid = ANY (%(tables)s)\n  AND pg_catalog.pg_has_role(c.relowner, current_user, 'MEMBER')",
         "WHERE c.oid = ANY (%(tables)s)",
         "Functions of a table's owner run as the role that backs up.",
-        (f"{MOVING}::test_queries_on_tables_of_others_are_not_planned", MOVING),
+        (f"{MOVING}::test_queries_on_tables_of_others_are_not_planned",),
     ),
 )
 
@@ -234,7 +243,7 @@ ROWS = (
         "condition = b\"ctid >= '(%d,0)'\" % first",
         "condition = b\"ctid >= '(%d,0)'\" % (first + 1 if first else 0)",
         "The rows of a page are missing.",
-        (f"{CONCURRENCY}::test_sliced_tables_as_the_snapshot_saw_them", "tests/test_objects.py"),
+        (f"{CONCURRENCY}::test_sliced_tables_as_the_snapshot_saw_them",),
     ),
     Bug(
         "FROM ONLY dropped",
@@ -266,7 +275,10 @@ ROWS = (
         "                child.finish()\n",
         "",
         "A dump that pg_dump did not finish is published.",
-        (f"{FAULTS}::test_a_program_that_lies", FAULTS),
+        (
+            f"{FAULTS}::test_a_program_that_lies",
+            f"{FAULTS}::test_a_program_killed_in_the_middle",
+        ),
     ),
     Bug(
         "missing closing line of pg_dump accepted",
@@ -274,7 +286,7 @@ ROWS = (
         "        if not self._complete:\n",
         "        if False:\n",
         "A dump without its indexes and constraints is published.",
-        (f"{FAULTS}::test_a_program_that_lies", FAULTS),
+        (f"{FAULTS}::test_a_program_that_lies",),
     ),
     Bug(
         "exit status of psql ignored",
@@ -282,7 +294,10 @@ ROWS = (
         "            session.finish()\n",
         "",
         "A session that ended with an error has copied an unknown number of rows.",
-        (f"{FAULTS}::test_a_program_that_lies", FAULTS),
+        (
+            f"{FAULTS}::test_a_program_that_lies",
+            f"{FAULTS}::test_a_session_ended_in_the_middle_of_copy",
+        ),
     ),
     Bug(
         "psql goes on after an error",
@@ -290,7 +305,10 @@ ROWS = (
         '_SETUP = """\\\n\\\\set ON_ERROR_STOP on\n',
         '_SETUP = """\\\n',
         "Without its snapshot, a session copies newer rows.",
-        (f"{FAULTS}::test_the_session_with_the_snapshot_ended", FAULTS, CONCURRENCY),
+        (
+            f"{FAULTS}::test_the_session_with_the_snapshot_ended",
+            f"{FAULTS}::test_a_session_ended_in_the_middle_of_copy",
+        ),
     ),
     Bug(
         "roles of another server accepted",
@@ -322,6 +340,6 @@ ROWS = (
         "        with nullcontext() if self.store.remote else interrupts.held():\n            with all",
         "        with nullcontext():\n            with all",
         "A run that was ended reports a failure although its backup is published.",
-        ("tests/test_signals.py::test_when_a_file_was_published", "tests/test_signals.py"),
+        ("tests/test_signals.py::test_when_a_file_was_published",),
     ),
 )

@@ -414,12 +414,12 @@ EXPIRY = (
         (RETENTION,),
     ),
     Bug(
-        "files of the first needed segment removed",
+        "WAL of a retained base backup removed",
         "pitr/expire.py",
-        "if segment is not None and segment.number < first:",
-        "if segment is not None and segment.number <= first:",
-        "No base backup can be made consistent.",
-        (RETENTION,),
+        "        if first is not None and number < first:\n",
+        "        if True:\n",
+        "Object Lock keeps a base backup that cannot be made consistent any more.",
+        (f"{RETENTION}::test_object_lock",),
     ),
     Bug(
         "base backup whose WAL is missing takes the place of another",
@@ -464,7 +464,7 @@ EXPIRY = (
     Bug(
         "files of a base backup that is being taken removed",
         "pitr/expire.py",
-        "return started is not None and started < now - SAFE_AGE",
+        "return started is not None and started < safe and max(written, default=0) < safe.timestamp()",
         "return started is not None",
         "A base backup loses its files while another host takes it.",
         (RETENTION, "tests/pitr/test_base_run.py"),

@@ -5,11 +5,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from pgkeep.model.wal import Lsn
 from pgkeep.pitr import stream_state
 from pgkeep.pitr.stream_state import SlotProgress, StreamState
 from tests.support import invoke, private_keys
 from tests.support.buckets import Buckets
-from tests.support.planted_wal import BEGIN, HOUR, IDENTIFIER, Planted, base
+from tests.support.planted_wal import BEGIN, HOUR, IDENTIFIER, SIZE, Planted, base
 from tests.support.proxy import proxy
 
 TZ = {"TZ": "Europe/Berlin"}
@@ -97,6 +100,22 @@ def test_a_history_beside_the_newest_one(tmp_path: Path) -> None:
     ]
 
 
+def test_a_history_counts_more_than_names(tmp_path: Path) -> None:
+    """A10: one that can be read has the exact position, also if another one is encrypted."""
+    planted = Planted(tmp_path)
+    planted.bases(base(4))
+    planted.segments(range(5))
+    planted.segments([4, 5, 6], timeline=2)
+    planted.segments([6, 7], timeline=3)
+    planted.histories({2: "1\t0/4000500\tx\n"}, private_keys.age_key(tmp_path).recipient)
+    planted.histories({3: "1\t0/4000500\tx\n2\t0/6000100\tx\n"})
+    (found,) = shown(tmp_path)
+    assert found["timelines_by_name"]
+    assert [(one["timeline"], one["end"], one["bases"]) for one in found["windows"]] == [
+        (3, "0/8000000", [base(4).name])
+    ]
+
+
 def test_what_the_receiver_says_counts_only_if_it_is_stored(tmp_path: Path) -> None:
     """Its files can have been removed since: the list of the store decides."""
     planted = Planted(tmp_path)
@@ -129,6 +148,7 @@ def test_what_the_receiver_says_counts_only_if_it_is_stored(tmp_path: Path) -> N
 
 def test_what_prevents_a_restore_is_named(tmp_path: Path) -> None:
     parent = base(3)
+    long = msgspec.structs.replace(base(4), stop=str(Lsn(5 * SIZE + 400)))
     cases = {
         "1": ([], [], "no base backup; pgkeep pitr base takes one"),
         "2": ([], range(5), "no base backup; pgkeep pitr base takes one"),
@@ -137,6 +157,8 @@ def test_what_prevents_a_restore_is_named(tmp_path: Path) -> None:
         "5": ([base(1)], range(3, 6), f"WAL that base backup {base(1).name} needs is missing"),
         "6": ([base(1)], [], "no WAL is stored; pgkeep pitr stream receives it"),
         "7": ([base(1, timeline=2)], range(3), "is of timeline 2 without history"),
+        # Its last segment is missing, so recovery would not reach a consistent state.
+        "20": ([long], range(5), f"the WAL of base backup {long.name} is not stored yet"),
     }
     for identifier, (bases, numbers, _) in cases.items():
         planted = Planted(tmp_path, identifier)
@@ -146,7 +168,12 @@ def test_what_prevents_a_restore_is_named(tmp_path: Path) -> None:
     damaged.bases(base(1))
     for path in (damaged.folder / "base").iterdir():
         path.write_bytes(b"{")
+    incomplete = Planted(tmp_path, "21")
+    incomplete.bases(base(1))
+    incomplete.segments(range(5))
+    (incomplete.folder / "base" / base(1).backup_manifest.name).unlink()
     env = invoke.environment() | {"BACKUP_DIR": str(tmp_path)}
+    assert "nothing can be restored" in invoke.run("pitr", "windows", "--cluster=21", env=env)
     text = invoke.run("pitr", "windows", env=env)
     for identifier, (_, _, expected) in cases.items():
         own = invoke.run("pitr", "windows", f"--cluster={identifier}", env=env)
