@@ -156,7 +156,7 @@ def verified(units: list[Path]) -> list[str]:
 
 
 class Receiver:
-    """Run the command of a unit as systemd does; yields its notification."""
+    """Run the command of a unit as systemd does; yields its notifications."""
 
     def __init__(self, path: Path, settings: Path, programs: str) -> None:
         self.service = unit(path)["Service"]
@@ -176,12 +176,17 @@ class Receiver:
         self.socket.settimeout(60)
         self.process = subprocess.Popen(
             shlex.split(self.service["ExecStart"]),
-            env={**self.settings, "NOTIFY_SOCKET": address}, cwd="/",
+            env={
+                **self.settings, "NOTIFY_SOCKET": address,
+                "WATCHDOG_USEC": f"{self.service['WatchdogSec']}000000",
+            }, cwd="/",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        ready: bytes = self.socket.recv(100)
+        told = b""
+        while b"WATCHDOG=1" not in told:
+            told += self.socket.recv(1000) + b"\n"
         Path(address).unlink()
-        return ready
+        return told
 
     def __exit__(self, *error: object) -> None:
         self.process.terminate()

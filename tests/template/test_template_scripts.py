@@ -347,6 +347,7 @@ def test_systemd(live: Path, cluster: Server, tmp_path: Path, observability: str
     if observability == "yes":
         receiver = units["my-project-pitr-stream.service"]["Service"]
         assert (receiver["Type"], receiver["Restart"]) == ("notify", "always")
+        assert receiver["WatchdogSec"] == "300"
         pitr = {"pitr-base": "*-*-* 01:15:00 UTC", "pitr-drill": "*-*-03 06:00:00 UTC"}
         times = {**pitr, **times}
     for name, when in times.items():

@@ -150,6 +150,8 @@ RestartSec=10
 # 2: configuration. 9: refused, for example because the slot does not exist. A restart does not
 # help, and the unit fails.
 RestartPreventExitStatus=2 9
+# It reports that it works three times as often. A server that does not answer takes a minute.
+WatchdogSec=300
 TimeoutStartSec=120
 TimeoutStopSec=120
 """
