@@ -181,7 +181,7 @@ def test_systemd_timer_and_service_are_valid(machine: Machine, tmp_path: Path) -
     subprocess.run(words, check=True, capture_output=True, timeout=60)
     paths = []
     drill = unit(machine.read("systemd/pgkeep-drill-pitr.timer"))
-    assert drill["Timer"]["OnCalendar"] == "Sun *-*-* 09:00:00 UTC"
+    assert drill["Timer"]["OnCalendar"] == "*-*-03 09:00:00 UTC"
     for name in (
         "pgkeep-backup.service", "pgkeep-backup.timer", "pgkeep-failed@.service",
         "pgkeep-drill-pitr.service", "pgkeep-drill-pitr.timer",
