@@ -62,10 +62,7 @@ def test_a_history_file() -> None:
     switches = wal.decode_history(HISTORY, "00000003.history")
     assert switches == (Switch(1, Lsn.parse("0/6000000")), Switch(2, Lsn.parse("0/9000028")))
     path = Path(3, switches)
-    names = [
-        Segment(path.timeline_at_segment(number, 16 * MIB), number).name(16 * MIB)
-        for number in range(5, 11)
-    ]
+    names = [path.segment(number, 16 * MIB).name(16 * MIB) for number in range(5, 11)]
     assert path.includes(1, Lsn.parse("0/6000000"))
     assert not path.includes(1, Lsn.parse("0/6000001")), "that base belongs to another branch"
     assert path.includes(3, Lsn.parse("0/FFFFFFFF"))

@@ -13,7 +13,7 @@ from pgkeep.crypt.options import Encryption
 from pgkeep.model.manifest import FileFacts
 from pgkeep.model.wal import Lsn, Segment, Switch
 from pgkeep.model.wal import Path as WalPath
-from pgkeep.pitr import expire, retention
+from pgkeep.pitr import chains, expire, retention
 from pgkeep.pitr.base_manifest import BaseManifest, Kind, base_name, encode
 from pgkeep.pitr.location import ClusterFacts, Location
 from pgkeep.stores.local import LocalStore
@@ -94,9 +94,9 @@ class History:
             return (
                 found.stop_lsn <= position
                 and path.includes(found.timeline, found.stop_lsn)
-                and retention.is_complete(found, bases)
+                and chains.find(found, bases) is not None
                 and all(
-                    Segment(path.timeline_at_segment(number, SIZE), number) in segments
+                    path.segment(number, SIZE) in segments
                     for number in range(found.start_lsn // SIZE, position // SIZE + 1)
                 )
             )

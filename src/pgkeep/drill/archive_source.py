@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import errors as e
 from ..crypt.options import Encryption
 from ..model import wal
-from ..model.wal import Segment, segment_of
+from ..model.wal import segment_of
 from ..pitr import windows
 from ..pitr.archive import WalArchive, histories
 from ..pitr.base_manifest import BaseManifest
@@ -107,10 +107,7 @@ def _examine(archive: WalArchive, known: list[BaseManifest], window: Window) -> 
 
 
 def _names(path: wal.Path, numbers: range, size: int) -> str:
-    first, last = (
-        Segment(path.timeline_at_segment(number, size), number).name(size)
-        for number in (numbers[0], numbers[-1])
-    )
+    first, last = (path.segment(number, size).name(size) for number in (numbers[0], numbers[-1]))
     return f"WAL segment {first} is" if first == last else f"WAL segments {first} to {last} are"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from .. import errors as e
 from ..model import wal
 from ..model.manifest import FileFacts
-from ..model.wal import Segment, parse_segment
+from ..model.wal import parse_segment
 from ..pitr import installation, target, waldump
 from ..pitr.base_manifest import BaseManifest, Kind
 from ..pitr.control import ControlData, read_control
@@ -210,7 +210,7 @@ class _Wal:
             )
         self.path = wal.Path(last.timeline, self._switches(last.timeline))
         return [
-            Segment(self.path.timeline_at_segment(number, self._size), number).name(self._size)
+            self.path.segment(number, self._size).name(self._size)
             for number in range(first.number, last.number + 1)
         ]
 

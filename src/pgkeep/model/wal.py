@@ -156,12 +156,12 @@ class Path:
             switch.parent == timeline and position <= switch.position for switch in self.switches
         )
 
-    def timeline_at_segment(self, number: int, size: int) -> int:
-        """Return the newest timeline that has a segment with this number on the way."""
+    def segment(self, number: int, size: int) -> Segment:
+        """Return the segment with this number of the newest timeline that has it on the way."""
         for switch in self.switches:
             if number < switch.position // size:
-                return switch.parent
-        return self.timeline
+                return Segment(switch.parent, number)
+        return Segment(self.timeline, number)
 
 
 def paths(histories: Mapping[int, Sequence[Switch]], timelines: Iterable[int]) -> dict[int, Path]:
@@ -186,15 +186,10 @@ def extents(path: Path, archived: Iterable[Segment], size: int) -> list[Extent]:
 
     Between two runs is a gap: nothing after it can be reached by a backup before it.
     """
-    own = sorted(
-        segment.number
-        for segment in set(archived)
-        if path.timeline_at_segment(segment.number, size) == segment.timeline
-    )
+    own = {segment for segment in archived if path.segment(segment.number, size) == segment}
     found: list[Extent] = []
-    for number in own:
-        segment = Segment(path.timeline_at_segment(number, size), number)
-        if found and found[-1].last.number + 1 == number:
+    for segment in sorted(own, key=lambda segment: segment.number):
+        if found and found[-1].last.number + 1 == segment.number:
             found[-1] = Extent(found[-1].first, segment)
         else:
             found.append(Extent(segment, segment))

@@ -1,6 +1,6 @@
 """The base backups in a store, and how one is put together in a directory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -23,7 +23,7 @@ from ..stores.store import (
     chunks,
     write_file,
 )
-from . import configuration, parts
+from . import chains, configuration, parts
 from .base import verify
 from .base_manifest import SUFFIX, BaseManifest, decode, encode, is_base_file, name_of
 
@@ -82,21 +82,19 @@ class BaseCatalog:
         return manifest
 
 
-def chain_of(base: BaseManifest, known: dict[str, BaseManifest]) -> list[BaseManifest]:
+def chain_of(base: BaseManifest, known: Mapping[str, BaseManifest]) -> list[BaseManifest]:
     """Return a base backup with all on which it is based, the full one first.
 
     Raises:
         VerificationFailed: one is missing.
 
     """
-    chain = [base]
-    while chain[0].parent is not None:
-        parent = known.get(chain[0].parent)
-        if parent is None or parent in chain:
-            raise e.VerificationFailed(
-                f"base backup {chain[0].name} is based on {chain[0].parent}, which is missing"
-            )
-        chain.insert(0, parent)
+    chain = chains.find(base, known)
+    if chain is None:
+        oldest = [base, *chains.ancestors(base, known)][-1]
+        raise e.VerificationFailed(
+            f"base backup {oldest.name} is based on {oldest.parent}, which is missing"
+        )
     return chain
 
 

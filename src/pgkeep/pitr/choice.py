@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from . import chains
 from .base_manifest import BaseManifest, Kind
 
 LONGEST_CHAIN = 7  # incremental base backups after a full one
@@ -24,7 +25,7 @@ def choose(
     """Return on which base backup the next one is based."""
     # By time: after the restore of an earlier point, positions are lower again.
     newest = max(known.values(), key=lambda base: base.stopped, default=None)
-    chain = None if newest is None else _chain(newest, known)
+    chain = None if newest is None else chains.find(newest, known)
     if version_num // 10000 < INCREMENTAL_SINCE:
         reason = f"PostgreSQL {version_num // 10000} has no incremental base backups"
     elif not summarizes:
@@ -47,13 +48,3 @@ def choose(
     else:
         return Choice(newest, f"changes since {newest.name}")
     return Choice(None, reason)
-
-
-def _chain(base: BaseManifest, known: Mapping[str, BaseManifest]) -> list[BaseManifest] | None:
-    chain = [base]
-    while chain[0].parent is not None:
-        parent = known.get(chain[0].parent)
-        if parent is None or parent in chain:
-            return None
-        chain.insert(0, parent)
-    return chain

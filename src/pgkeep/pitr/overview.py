@@ -11,7 +11,7 @@ from ..config import Config
 from ..crypt.options import Encryption
 from ..model import wal
 from ..model.wal import PARTIAL, Extent, Lsn, Path, Segment, Switch
-from . import stream_state, windows
+from . import chains, stream_state, windows
 from .archive import WalArchive, history
 from .base_manifest import BaseManifest, Kind
 from .location import Location, spool_of
@@ -72,7 +72,7 @@ class _Wal:
         """Return the name of the unfinished segment that follows."""
         size = self.archive.origin.segment_size
         number = segment.number + 1
-        return Segment(path.timeline_at_segment(number, size), number).name(size) + PARTIAL
+        return path.segment(number, size).name(size) + PARTIAL
 
     def stored_at(self, segment: Segment) -> datetime | None:
         """Return when a segment was stored."""
@@ -151,7 +151,7 @@ def _with_partial(window: Window, archived: _Wal, path: Path) -> Window:
     """Return a window with the unfinished segment that follows it."""
     size = archived.archive.origin.segment_size
     number = Lsn.parse(window.end) // size - 1
-    last = Segment(path.timeline_at_segment(number, size), number)
+    last = path.segment(number, size)
     stored = archived.archive.stored_at(archived.partial_after(last, path))
     if stored is None:
         return window
@@ -207,9 +207,10 @@ def _others(bases: Mapping[str, BaseManifest], archived: _Wal, newest: Path) -> 
 
 
 def _base(base: BaseManifest, known: Mapping[str, BaseManifest]) -> BaseState:
+    chain = chains.find(base, known)
     return BaseState(
         name=base.name, kind=base.kind, parent=base.parent, stopped=base.stopped, size=base.size,
-        chain=windows.chain_length(base, known),
+        chain=None if chain is None else len(chain),
     )  # fmt: skip
 
 
@@ -226,7 +227,7 @@ def _outside(
         if base.name in usable:
             continue
         run = windows.run_of(base, runs)
-        if windows.chain_length(base, bases) is None:
+        if chains.find(base, bases) is None:
             texts.append(f"base backup {base.name} is based on one that is missing")
         elif base.timeline not in known:
             texts.append(f"base backup {base.name} is of timeline {base.timeline} without history")

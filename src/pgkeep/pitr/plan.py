@@ -66,7 +66,7 @@ class RecoveryPlan:
         first = segment_of(chosen.timeline, chosen.start_lsn, size).number
         return replace(
             self,
-            chain=bases.chain_of(chosen, dict(self.known)),
+            chain=bases.chain_of(chosen, self.known),
             segments=[segment for segment in self.segments if first <= segment.number <= last],
             partial=self.partial if self.segments[-1].number < last else None,
         )
@@ -102,14 +102,14 @@ def make_plan(
     partial = Segment(path.timeline, last + 1).name(size) + PARTIAL
     missing = None
     if runs and runs[-1].last.number > last:
-        missing = Segment(path.timeline_at_segment(last + 1, size), last + 1).name(size)
+        missing = path.segment(last + 1, size).name(size)
     plan = RecoveryPlan(
         location=location,
         target=wanted,
         chain=bases.chain_of(chosen, known),
         path=path,
         segments=[
-            Segment(path.timeline_at_segment(number, size), number)
+            path.segment(number, size)
             for number in range(
                 segment_of(chosen.timeline, chosen.start_lsn, size).number, last + 1
             )

@@ -5,14 +5,14 @@ newest base backup that ended before the window is kept, with its parents and al
 on. Histories are never removed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ..model.wal import Lsn, Path, Segment, Switch
+from . import chains
 from .base_manifest import BaseManifest
-
-Bases = Mapping[str, BaseManifest]
+from .chains import Bases
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Expiry:
         """The base backups to remove, dependents before their parents, whatever the clocks."""
         known = {decision.base.name: decision.base for decision in self.bases}
         expired = [decision.base for decision in self.bases if not decision.keep]
-        return sorted(expired, key=lambda base: -len(ancestors(base, known)))
+        return sorted(expired, key=lambda base: -len(chains.ancestors(base, known)))
 
 
 def decide(
@@ -70,7 +70,7 @@ def decide(
         if _began_before(timeline, bases, archived, begin):
             break  # earlier timelines were not in use in the window
     for name in list(reasons):
-        for parent in ancestors(bases[name], bases):
+        for parent in chains.ancestors(bases[name], bases):
             reasons.setdefault(parent.name, f"{name} is based on it")
     decisions = [
         BaseDecision(base, base.name in reasons, reasons.get(base.name, "before the window"))
@@ -141,24 +141,6 @@ def _usable(base: BaseManifest, path: Path, bases: Bases, archived: set[Segment]
     """Whether the WAL that makes a base backup consistent is stored, and its parents exist."""
     first = base.start_lsn // base.segment_size
     last = (base.stop_lsn - 1) // base.segment_size
-    return is_complete(base, bases) and all(
-        Segment(path.timeline_at_segment(number, base.segment_size), number) in archived
-        for number in range(first, last + 1)
+    return chains.find(base, bases) is not None and all(
+        path.segment(number, base.segment_size) in archived for number in range(first, last + 1)
     )
-
-
-def is_complete(base: BaseManifest, known: Bases) -> bool:
-    """Whether all parents of a base backup exist."""
-    chain = [base, *ancestors(base, known)]
-    return chain[-1].parent is None
-
-
-def ancestors(base: BaseManifest, known: Bases) -> Sequence[BaseManifest]:
-    """Return the parents of a base backup that exist, up to the first missing one."""
-    found: list[BaseManifest] = []
-    while base.parent is not None and base.parent in known:
-        base = known[base.parent]
-        if base in found:  # a damaged manifest
-            break
-        found.append(base)
-    return found

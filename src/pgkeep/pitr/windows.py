@@ -9,6 +9,7 @@ import msgspec
 
 from ..model import wal
 from ..model.wal import Extent, Lsn, Path, Segment
+from . import chains
 from .base_manifest import BaseManifest
 
 StoredAt = Callable[[Segment], datetime | None]  # when a segment was stored
@@ -46,17 +47,6 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None  # UTC; the beginning of the next window
 
 
-def chain_length(base: BaseManifest, known: Mapping[str, BaseManifest]) -> int | None:
-    """Return how many base backups a restore needs; None if a parent is missing."""
-    seen = {base.name}
-    while base.parent is not None:
-        if base.parent not in known or base.parent in seen:
-            return None
-        seen.add(base.parent)
-        base = known[base.parent]
-    return len(seen)
-
-
 def run_of(base: BaseManifest, runs: Sequence[Extent]) -> Extent | None:
     """Return the unbroken WAL that contains the start of a base backup; None if it is missing."""
     first = base.start_lsn // base.segment_size
@@ -74,7 +64,7 @@ def windows(
         run = run_of(base, runs)
         if run is None or run.last.end(base.segment_size) < base.stop_lsn:
             continue
-        if path.includes(base.timeline, base.stop_lsn) and chain_length(base, bases) is not None:
+        if path.includes(base.timeline, base.stop_lsn) and chains.find(base, bases) is not None:
             found.setdefault(run, []).append(base)
     return [
         _window(path.timeline, run, own, bases, stored_at)
@@ -94,7 +84,7 @@ def _window(
         end=str(run.last.end(own[0].segment_size)),
         bases=[base.name for base in own],
         newest_base=own[-1].stopped,
-        chain=chain_length(own[-1], bases) or 0,
+        chain=len(chains.find(own[-1], bases) or ()),
     )
 
 
@@ -112,10 +102,7 @@ def gaps(
         first, last = former.last.number + 1, later.first.number - 1
         if first * size < begin:
             continue
-        names = [
-            Segment(path.timeline_at_segment(number, size), number).name(size)
-            for number in (first, last)
-        ]
+        names = [path.segment(number, size).name(size) for number in (first, last)]
         index = bisect_right(starts, last * size, key=lambda start: start[0])
         until = starts[index][1] if index < len(starts) else None
         gaps.append(
@@ -169,8 +156,8 @@ def other_windows(
         runs = wal.extents(path, segments, size)
         for window in windows(bases, path, runs, stored_at):
             end = Lsn.parse(window.end)
-            owner = path.timeline_at_segment(end // size - 1, size)
-            if end > left and owner == path.timeline:
+            last = path.segment(end // size - 1, size)
+            if end > left and last.timeline == path.timeline:
                 found.append(window)
     return found
 
