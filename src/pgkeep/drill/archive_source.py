@@ -13,7 +13,7 @@ from ..pitr import windows
 from ..pitr.archive import WalArchive, histories
 from ..pitr.base_manifest import BaseManifest
 from ..pitr.location import Location
-from ..pitr.plan import make_plan
+from ..pitr.plan import make_plan, plan_of
 from ..pitr.restore import RestoreOptions, recovered
 from ..pitr.target import Target, TargetKind
 from ..progress import Progress
@@ -50,7 +50,7 @@ class ArchiveSource:
         with _damage_noted(found):
             _examine(archive, list(known.values()), found)
             if known:
-                plan = make_plan(self.location, Target(TargetKind.LATEST), self.encryption)
+                plan = plan_of(self.location, archive, known, Target(TargetKind.LATEST))
                 found.needed = plan.base_bytes + plan.wal_bytes
                 runs = _runs(archive, plan.path)
                 usable = windows.windows(known, plan.path, runs)

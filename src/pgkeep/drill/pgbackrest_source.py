@@ -6,7 +6,7 @@ have the credentials of the repository, so all WAL is fetched before it starts.
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ..pitr.restore import refuse_tablespaces
 from ..pitr.tablespaces import created_after, elsewhere
 from ..pitr.target import Target
 from ..pitr.target_directory import run_folder
-from ..pitr.waldump import Commit, WalContents
+from ..pitr.waldump import WalContents
 from ..postgres.server import Account
 from ..progress import Progress
 from ..progress import size as shown
@@ -186,10 +186,13 @@ class _Wal:
             with ThreadPoolExecutor(jobs) as pool:
                 list(pool.map(self._fetch, batch))
             # A record can begin in the segment before.
-            newest = self._read(names[max(0, start - 1) : start + BATCH])
+            read = waldump.read(
+                self._programs, self.folder, names[max(0, start - 1) : start + BATCH]
+            )
+            self._contents.add(read)
             progress.advance(len(batch) * self._size)
             target.prune(wanted, self._contents)
-            if target.is_decided(wanted, self._contents, newest):
+            if target.is_decided(wanted, self._contents, read.commits):
                 break
         return target.resolve(wanted, base, self._contents), self._contents
 
@@ -230,15 +233,6 @@ class _Wal:
         target = self.folder / name
         if not pgbackrest.archive_get(self._stanza, repository, self._data, name, target):
             raise e.VerificationFailed(f"{name} is missing in the archive of stanza {self._stanza}")
-
-    def _read(self, names: Sequence[str]) -> Sequence[Commit]:
-        """Read segments; a timeline is read by itself. Return the commits."""
-        found = WalContents()
-        for timeline in dict.fromkeys(name[:8] for name in names):
-            own = [name for name in names if name.startswith(timeline)]
-            found.add(waldump.read(self._programs, self.folder, own))
-        self._contents.add(found)
-        return found.commits
 
 
 def _manifest(backup: StanzaBackup, control: ControlData, version: str) -> BaseManifest:

@@ -28,8 +28,7 @@ from .wal_file import Origin, check_header
 HISTORY_LIMIT = 1 << 20  # bytes; a line for each promotion
 _DIGEST = 32  # hexadecimal digits of the SHA-256 in a name
 _STORED = re.compile(
-    r"(?P<name>[0-9A-F]{24}(?:\.partial|\.[0-9A-F]{8}\.backup)?|[0-9A-F]{8}\.history)"
-    rf"-(?P<sha256>[0-9a-f]{{{_DIGEST}}})\.gz(?:\.(?P<cipher>age|gpg))?"
+    rf"(?P<name>{wal.FILE_NAME})-(?P<sha256>[0-9a-f]{{{_DIGEST}}})\.gz(?:\.(?P<cipher>age|gpg))?"
 )
 
 

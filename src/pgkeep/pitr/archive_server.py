@@ -5,7 +5,6 @@ read, and writes those of a fetched file itself.
 """
 
 import contextlib
-import fcntl
 import grp
 import os
 import re
@@ -18,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .. import errors as e
+from ..model import wal
+from ..stores.local import LocalStore
 from .archive_client import BLOCK, END, SOCKET_PATH_BYTES
 from .archive_fetch import Absent, Fetcher
 from .archive_push import Pusher
@@ -26,10 +27,9 @@ CLIENTS = 16  # at the same time; more wait
 PATIENCE = 60.0  # seconds for a client to go on sending or receiving
 STOP_SECONDS = 30.0  # for requests that are being answered
 _FAILED = 255
-_WAL_FILE = r"[0-9A-F]{24}(?:\.partial|\.[0-9A-F]{8}\.backup)?|[0-9A-F]{8}\.history"
 _REQUEST = re.compile(
-    rf"push 1 (?P<pushed>{_WAL_FILE}) (?P<size>[0-9]{{1,10}}) (?P<changed>[0-9]{{1,12}})"
-    rf" (?P<from>-|[0-9]{{1,20}})|fetch 1 (?P<fetched>{_WAL_FILE}) (?P<to>-|[0-9]{{1,20}})"
+    rf"push 1 (?P<pushed>{wal.FILE_NAME}) (?P<size>[0-9]{{1,10}}) (?P<changed>[0-9]{{1,12}})"
+    rf" (?P<from>-|[0-9]{{1,20}})|fetch 1 (?P<fetched>{wal.FILE_NAME}) (?P<to>-|[0-9]{{1,20}})"
 )
 _VERB = re.compile(r"(push|fetch) 1 (\S{1,100}) .*")
 
@@ -55,7 +55,11 @@ def listening(path: Path, group: str | None) -> Iterator[socket.socket]:
     with contextlib.ExitStack() as stack:
         try:
             _prepare(path.parent, number)
-            stack.enter_context(_locked(path))
+            if not stack.enter_context(LocalStore(path.parent).lock(f"{path.name}.lock")):
+                raise e.AlreadyRunning(
+                    f"pgkeep pitr stream --no-receive is running: it listens on {path}",
+                    hint="Another cluster needs another socket: --socket or BACKUP_SPOOL_DIR.",
+                )
             listener = stack.enter_context(_bound(path, number))
         except OSError as error:
             raise e.StoreError(f"could not listen on {path}: {error.strerror}") from error
@@ -102,23 +106,6 @@ def _prepare(folder: Path, group: int) -> None:
             " service",
             hint="Put the socket into a directory that only its owner can write to.",
         )
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(path.with_name(f"{path.name}.lock"), flags, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise e.AlreadyRunning(
-                f"pgkeep pitr stream --no-receive is running: it listens on {path}",
-                hint="Another cluster needs another socket: --socket or BACKUP_SPOOL_DIR.",
-            ) from None
-        yield
-    finally:
-        os.close(lock)
 
 
 def _remove_stale(path: Path) -> None:

@@ -23,7 +23,7 @@ from ..catalog.encryption import encryption_facts
 from ..crypt.options import Encryption
 from ..model.manifest import FileFacts
 from ..model.wal import Lsn, decode_history
-from ..postgres.connection import Connection, Endpoint
+from ..postgres.connection import Connection, Endpoint, first_row
 from ..postgres.messages import translated
 from ..progress import Progress
 from ..stores.hashed_upload import HashedUpload
@@ -59,7 +59,7 @@ class ServerState:
     """What the source says before and after a base backup."""
 
     def __init__(self, connection: Connection) -> None:
-        row = _row(
+        row = first_row(
             connection,
             "SELECT system_identifier::pg_catalog.text,"
             " pg_catalog.current_setting('server_version'),"
@@ -89,7 +89,7 @@ class ServerState:
 
 def clock(connection: Connection) -> datetime:
     """Return the time of the server."""
-    (now,) = _row(connection, "SELECT pg_catalog.clock_timestamp()")
+    (now,) = first_row(connection, "SELECT pg_catalog.clock_timestamp()")
     found: datetime = now
     return found
 
@@ -310,9 +310,3 @@ def _published(
         published.append(facts.name + SUFFIX)
         write_file(store, facts.name + SUFFIX, encode(manifest), owner=facts.system_identifier)
     return manifest
-
-
-def _row(connection: Connection, query: str) -> tuple[Any, ...]:
-    row = connection.execute(query.encode()).fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
-    return row

@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 
 from .. import errors as e
 from ..postgres import connection_failure
-from ..postgres.connection import Connection, Endpoint
+from ..postgres.connection import Connection, Endpoint, first_row
 from ..progress import size
 from . import installation
 from .choice import INCREMENTAL_SINCE
@@ -65,7 +65,7 @@ def read(connection: Connection) -> ServerFacts:
         [list(_SETTINGS)],
     ).fetchall()
     settings = {name: setting for name, setting, _ in found}
-    facts = _row(
+    facts = first_row(
         connection,
         "SELECT pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery(),"
         " rolname, pg_catalog.quote_ident(rolname), rolreplication OR rolsuper,"
@@ -97,7 +97,7 @@ def read(connection: Connection) -> ServerFacts:
 def _method(connection: Connection, settings: dict[str, str], *, local: bool) -> str:
     """Return the authentication method of this connection, which fits another one too."""
     if connection.info.server_version >= 160000:
-        (user,) = _row(connection, "SELECT system_user")
+        (user,) = first_row(connection, "SELECT system_user")
         return "trust" if user is None else str(user).partition(":")[0]
     if connection.pgconn.used_password:
         return settings["password_encryption"]
@@ -250,17 +250,13 @@ def summarizes_wal(connection: Connection) -> bool:
 
 def timeline(connection: Connection) -> int:
     """Return the current timeline of a primary."""
-    (name,) = _row(connection, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())")
+    (name,) = first_row(
+        connection, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"
+    )
     return int(str(name)[:8], 16)
 
 
 def checksums(connection: Connection) -> bool:
     """Whether the cluster has data checksums."""
-    (value,) = _row(connection, "SHOW data_checksums")
+    (value,) = first_row(connection, "SHOW data_checksums")
     return bool(value == "on")
-
-
-def _row(connection: Connection, query: str) -> tuple[Any, ...]:
-    row = connection.execute(query.encode()).fetchone()
-    assert row is not None  # noqa: S101 - these queries return a row
-    return row

@@ -1,6 +1,6 @@
 """What the files of a cluster in a store show: windows, gaps, base backups, what is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -88,10 +88,24 @@ def read(
         StoreError: the store cannot be read.
 
     """
-    archived = _read_wal(location, encryption)
-    size = location.facts.segment_size
     catalog = location.bases()
-    bases = catalog.read()
+    return examine(
+        location, location.archive(encryption), catalog.read(), catalog.unreadable, stream
+    )
+
+
+def examine(
+    location: Location, archive: WalArchive, bases: Mapping[str, BaseManifest],
+    unreadable: Sequence[str], stream: StreamState | None = None,
+) -> ClusterState:  # fmt: skip
+    """Return what an archive and base backups show that were listed before.
+
+    Raises:
+        StoreError: the store cannot be read.
+
+    """
+    archived = _read_wal(archive)
+    size = location.facts.segment_size
     path = windows.newest_path(archived.histories, archived.segments)
     runs = [] if path is None else wal.extents(path, archived.segments, size)
     found = [] if path is None else windows.windows(bases, path, runs, archived.stored_at)
@@ -115,7 +129,7 @@ def read(
         segments=len(archived.segments),
         newest_lsn=newest_lsn,
         newest_wal=None if path is None or not runs else _newest_wal(archived, path, runs[-1]),
-        unreadable=[*archived.unreadable, *catalog.unreadable],
+        unreadable=[*archived.unreadable, *unreadable],
         waiting=waiting,
         unusable=unusable,
         timelines_by_name=archived.by_name,
@@ -123,8 +137,7 @@ def read(
     )
 
 
-def _read_wal(location: Location, encryption: Encryption) -> _Wal:
-    archive = location.archive(encryption)
+def _read_wal(archive: WalArchive) -> _Wal:
     segments = archive.segments()
     found: dict[int, tuple[Switch, ...]] = {}
     unreadable: list[str] = []

@@ -82,9 +82,17 @@ def make_plan(
         UsageError: the programs of the cluster's version are not installed.
 
     """
-    archive = location.archive(encryption)
+    return plan_of(
+        location, location.archive(encryption), location.bases().read(), wanted, timeline
+    )
+
+
+def plan_of(
+    location: Location, archive: WalArchive, known: Mapping[str, BaseManifest], wanted: Target,
+    timeline: int | None = None,
+) -> RecoveryPlan:  # fmt: skip
+    """Choose from an archive and base backups that were listed before, as `make_plan` does."""
     size = archive.origin.segment_size
-    known = location.bases().read()
     present = archive.segments()
     path = _path(archive, present, timeline)
     runs = wal.extents(path, present, size)

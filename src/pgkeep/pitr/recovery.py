@@ -17,14 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import psycopg
 
 from .. import errors as e
 from ..model.wal import Lsn
 from ..postgres import server as servers
-from ..postgres.connection import Connection, Endpoint
+from ..postgres.connection import Connection, Endpoint, first_row
 from ..postgres.server import SOCKET_NAME, Account
 from . import recovery_settings
 from .recovery_settings import EVENT_TRIGGERS_SINCE, PORT
@@ -148,11 +148,11 @@ class RecoveredServer:
 
         """
         with self._lost("promotion"), self.endpoint.connect() as connection:
-            (recovering,) = _row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
+            (recovering,) = first_row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
             if not recovering:  # PostgreSQL has promoted it
                 return
-            (done,) = _row(connection, "SELECT pg_catalog.pg_promote(true, 600)")
-            (recovering,) = _row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
+            (done,) = first_row(connection, "SELECT pg_catalog.pg_promote(true, 600)")
+            (recovering,) = first_row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
         if not done or recovering:
             raise e.RestoreFailed(f"the server was not promoted: {self._tail()}")
 
@@ -206,7 +206,7 @@ class RecoveredServer:
             for database in self._cluster.databases:
                 try:
                     with self._endpoint(user, database).connect() as connection:
-                        (first,) = _row(
+                        (first,) = first_row(
                             connection, "SELECT usesysid = 10 FROM pg_catalog.pg_user"
                             " WHERE usename = current_user",
                         )  # fmt: skip
@@ -236,10 +236,12 @@ class RecoveredServer:
             if self._process is None or self._process.poll() is not None:
                 raise e.RestoreFailed(f"recovery ended before its target: {self._tail()}")
             try:
-                (recovering,) = _row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
+                (recovering,) = first_row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
                 if not recovering:
                     return True
-                (state,) = _row(connection, "SELECT pg_catalog.pg_get_wal_replay_pause_state()")
+                (state,) = first_row(
+                    connection, "SELECT pg_catalog.pg_get_wal_replay_pause_state()"
+                )
             except psycopg.OperationalError as error:  # the server ends, or only this session
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(2)
@@ -261,7 +263,7 @@ class RecoveredServer:
                 f"recovery stopped at another point than {kind} {value}: {said or self._tail()}"
             )
         with self._lost("the proof"):
-            lsn, commit, timeline = _row(
+            lsn, commit, timeline = first_row(
                 connection,
                 "SELECT pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text,"
                 " pg_catalog.pg_last_xact_replay_timestamp(),"
@@ -291,9 +293,3 @@ class RecoveredServer:
         lines = self.log.read_text(errors="replace").splitlines()
         fatal = [line for line in lines if _CAUSE.search(line)]
         return "; ".join((fatal or lines)[-3:])
-
-
-def _row(connection: Connection, query: str) -> tuple[Any, ...]:
-    row = connection.execute(query.encode()).fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
-    return row

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..postgres.server import quoted
 from .target import Point
 
 PORT = 5432
@@ -60,11 +61,6 @@ local all all peer
 host all all 127.0.0.1/32 scram-sha-256
 host all all ::1/128 scram-sha-256
 """
-
-
-def quoted(value: str) -> str:
-    """Return a value as postgresql.conf has it."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def raised(*settings: Mapping[str, Any]) -> dict[str, str]:

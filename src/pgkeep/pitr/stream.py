@@ -1,13 +1,12 @@
 """Receive WAL without end: supervise pg_receivewal, store what it writes, watch the slot."""
 
-import fcntl
 import os
 import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..model import wal
 from ..model.wal import Lsn
 from ..postgres.connection import Connection, Endpoint
 from ..progress import size
+from ..stores.local import LocalStore
 from . import receiver, slot, stream_state
 from .new_base import NewBase
 from .receiver import Receiver
@@ -141,7 +141,13 @@ class Stream:
             StoreError: a store did not get all that was received before the end.
 
         """
-        with _alone(self._received.folder.parent):
+        spool = LocalStore(self._received.folder.parent)
+        with spool.lock("lock") as alone:
+            if not alone:  # pg_receivewal of two processes would write the same files
+                raise e.AlreadyRunning(
+                    f"another process receives WAL into {spool.url}",
+                    hint="Only one pgkeep pitr stream runs for a cluster.",
+                )
             self._remember()
             self._receiver.end_orphans()
             self._shipper.start()
@@ -407,20 +413,6 @@ class Stream:
 
     def _solved(self, what: str) -> None:
         self.health.found.pop(what, None)
-
-
-@contextmanager
-def _alone(spool: Path) -> Iterator[None]:
-    """Lock a spool: pg_receivewal of two processes would write the same files."""
-    with (spool / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise e.AlreadyRunning(
-                f"another process receives WAL into {spool}",
-                hint="Only one pgkeep pitr stream runs for a cluster.",
-            ) from None
-        yield
 
 
 def _text(position: Lsn | None) -> str | None:

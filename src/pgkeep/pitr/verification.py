@@ -83,7 +83,7 @@ def verify(location: Location, encryption: Encryption, jobs: int, progress: Prog
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(wal, files))
-    done.gaps = overview.read(location, encryption).gaps
+    done.gaps = overview.examine(location, archive, known, catalog.unreadable).gaps
     return done
 
 

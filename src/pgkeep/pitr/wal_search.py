@@ -150,18 +150,12 @@ class WalSearch:
         return max(0, low - 2)
 
     def _read(self, first: int, last: int) -> WalContents:
-        """Read the segments from one up to another; a timeline is read by itself."""
+        """Read the segments from one up to another."""
         names = self._names[first:last]
         with ThreadPoolExecutor(self._jobs) as pool:
             list(pool.map(self._stage, names))
-        contents = WalContents()
         complete = [name.removesuffix(PARTIAL) for name in names]
-        for timeline in dict.fromkeys(name[:8] for name in complete):
-            own = [name for name in complete if name.startswith(timeline)]
-            contents.add(
-                waldump.read(self._plan.programs, self._folder, own, self._plan.target.xid)
-            )
-        return contents
+        return waldump.read(self._plan.programs, self._folder, complete, self._plan.target.xid)
 
     def _stage(self, name: str) -> None:
         if name in self._there:

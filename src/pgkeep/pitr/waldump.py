@@ -71,7 +71,7 @@ class WalContents:
 def read(
     programs: Path, folder: Path, names: Sequence[str], wanted: int | None = None
 ) -> WalContents:
-    """Read segments of one timeline that follow each other, in a folder.
+    """Read segments that follow each other, in a folder; a timeline is read by itself.
 
     A record that continues in a segment that is not there ends the output. A partial segment must
     be padded to the size of a segment. Of a wanted transaction that is no commit, the reason is
@@ -81,6 +81,14 @@ def read(
         VerificationFailed: pg_waldump printed nothing, or something unexpected.
 
     """
+    found = WalContents()
+    for timeline in dict.fromkeys(name[:8] for name in names):
+        own = [name for name in names if name.startswith(timeline)]
+        found.add(_read(programs, folder, own, wanted))
+    return found
+
+
+def _read(programs: Path, folder: Path, names: Sequence[str], wanted: int | None) -> WalContents:
     found = WalContents()
     for match in _records(programs, folder, names):
         lsn = Lsn.parse(match["lsn"])

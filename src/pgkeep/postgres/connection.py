@@ -478,6 +478,13 @@ def _escape_option(value: str) -> str:
     return re.sub(r"([\\ ])", r"\\\1", value)
 
 
+def first_row(connection: Connection, query: str) -> tuple[Any, ...]:
+    """Return the row of a query that always returns one."""
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None  # noqa: S101
+    return row
+
+
 def apply(connection: Connection, settings: Mapping[str, str]) -> None:
     """Apply the settings to the session."""
     call = sql.SQL("SELECT ") + sql.SQL(", ").join(

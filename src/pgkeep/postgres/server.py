@@ -262,7 +262,7 @@ class Server:
             process = self._run([*command, "-U", self.user])
             if process.wait() != 0:
                 raise self._failed("initdb failed")
-        lines = [f"{name} = {_quoted(value)}\n" for name, value in self._settings.items()]
+        lines = [f"{name} = {quoted(value)}\n" for name, value in self._settings.items()]
         with (self._data / "postgresql.conf").open("a", encoding="utf-8") as conf:
             conf.writelines(lines)
 
@@ -429,5 +429,6 @@ def _working_in(folder: Path) -> Iterator[int]:
                 yield int(link.parent.name)
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
+    """Return a value as postgresql.conf has it."""
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .connection import Connection
+from .connection import Connection, first_row
 
 # Without WAL for so long, a standby that has replayed everything knows nothing of its primary. An
 # idle primary writes none. A standby in between whose own connection is down sends none either, and
@@ -40,7 +40,7 @@ def position(connection: Connection) -> Position:
 
     Right after a snapshot was taken: everything that the snapshot sees is before it.
     """
-    (recovery,) = _row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
+    (recovery,) = first_row(connection, "SELECT pg_catalog.pg_is_in_recovery()")
     function = "pg_last_wal_replay_lsn" if recovery else "pg_current_wal_lsn"
     lsn = _of(connection, f"pg_catalog.{function}()", f"pg_catalog.{function}()::pg_catalog.text")
     return Position(lsn, _timeline(connection, in_recovery=recovery))
@@ -48,7 +48,7 @@ def position(connection: Connection) -> Position:
 
 def waits_for_queries(connection: Connection) -> bool:
     """Whether replay on a standby waits for queries without a limit."""
-    (delay,) = _row(connection, "SHOW max_standby_streaming_delay")
+    (delay,) = first_row(connection, "SHOW max_standby_streaming_delay")
     return bool(delay == "-1")
 
 
@@ -65,7 +65,9 @@ def _timeline(connection: Connection, *, in_recovery: bool) -> int | None:
         current = "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"
         name = _of(connection, "pg_catalog.pg_walfile_name(pg_lsn)", current)
         return None if name is None else int(str(name)[:8], 16)
-    (received,) = _row(connection, "SELECT max(received_tli) FROM pg_catalog.pg_stat_wal_receiver")
+    (received,) = first_row(
+        connection, "SELECT max(received_tli) FROM pg_catalog.pg_stat_wal_receiver"
+    )
     if received is not None:
         return int(received)
     control = "pg_catalog.pg_control_checkpoint()"
@@ -75,16 +77,10 @@ def _timeline(connection: Connection, *, in_recovery: bool) -> int | None:
 
 def _of(connection: Connection, function: str, expression: str) -> Any:
     """Return a value if the role may call the function: an error would end the transaction."""
-    (allowed,) = _row(
+    (allowed,) = first_row(
         connection, f"SELECT pg_catalog.has_function_privilege('{function}', 'EXECUTE')"
     )
     if not allowed:
         return None
-    (value,) = _row(connection, f"SELECT {expression}")
+    (value,) = first_row(connection, f"SELECT {expression}")
     return value
-
-
-def _row(connection: Connection, query: str) -> tuple[Any, ...]:
-    row = connection.execute(query.encode()).fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
-    return row
