@@ -5,7 +5,7 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh tests/fresh.sh .ci/run
 
-.PHONY: help demo test lint lock bench production soak regress mutants image fresh clean setup
+.PHONY: help demo test lint lock bench production soak scale regress mutants image fresh clean setup
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ production: $(ready) setup  ## measure what pgkeep does to an application at wor
 
 soak: $(ready) setup  ## receive WAL for two hours beside faults, restore random seconds; SOAK_ARGS="--help"
 	$(bin)/python -m bench.soak $(SOAK_ARGS)
+
+scale: $(ready) setup  ## measure how time and memory grow with tables, backups, WAL ...; SCALE_ARGS="--help"
+	$(bin)/python -m bench.scale $(SCALE_ARGS)
 
 regress: $(ready) setup  ## back up and restore PostgreSQL's own regression database in every way
 	@tests/setup.sh regress

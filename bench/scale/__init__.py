@@ -1,0 +1,1 @@
+"""How time and memory of the commands grow with what they work on."""
