@@ -5,7 +5,7 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh tests/fresh.sh .ci/run
 
-.PHONY: help demo test lint lock bench production soak scale regress mutants image fresh clean setup
+.PHONY: help demo test lint lock bench production soak scale torture regress mutants image fresh clean setup
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ soak: $(ready) setup  ## receive WAL for two hours beside faults, restore random
 
 scale: $(ready) setup  ## measure how time and memory grow with tables, backups, WAL ...; SCALE_ARGS="--help"
 	$(bin)/python -m bench.scale $(SCALE_ARGS)
+
+torture: $(ready) setup  ## run random operations beside random faults (30 minutes), check everything; TORTURE_ARGS="--help"
+	@tests/setup.sh torture
+	$(bin)/python -m bench.torture $(TORTURE_ARGS)
 
 regress: $(ready) setup  ## back up and restore PostgreSQL's own regression database in every way
 	@tests/setup.sh regress

@@ -5,6 +5,7 @@
 #   tests/setup.sh python   the virtual environment .venv, with python3 >= 3.11 and all packages
 #   tests/setup.sh fresh    what tests/fresh.sh needs
 #   tests/setup.sh image    what tests/image.py needs besides
+#   tests/setup.sh torture  the library that sets the clock of a program
 #   tests/setup.sh regress  the source of PostgreSQL's regression tests in build/regression
 set -eu
 umask 022 # started by root, servers run as another user, who must be able to read them
@@ -339,6 +340,11 @@ fresh() {
     done
 }
 
+torture() {
+    packages
+    [ -n "$(find /usr/lib -name libfaketime.so.1 -print -quit)" ] || install libfaketime
+}
+
 image() {
     fresh
     command -v buildah >/dev/null || install buildah
@@ -349,6 +355,7 @@ python) python ;;
 regress) regress ;;
 fresh) fresh ;;
 image) image ;;
+torture) torture ;;
 all)
     packages
     servers
@@ -357,7 +364,7 @@ all)
     pgbouncer
     ;;
 *)
-    say "usage: tests/setup.sh [python | regress | fresh | image]"
+    say "usage: tests/setup.sh [python | regress | fresh | image | torture]"
     exit 2
     ;;
 esac

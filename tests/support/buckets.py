@@ -93,6 +93,11 @@ class Buckets:
         )  # fmt: skip
         self._wait()
 
+    @property
+    def pid(self) -> int | None:
+        """The leader of its process group, while it runs."""
+        return None if self._process is None else self._process.pid
+
     def stop(self, number: int = signal.SIGKILL) -> None:
         while self._clients:
             self._clients.popitem()[1].close()

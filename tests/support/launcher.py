@@ -67,6 +67,11 @@ def start(args: Sequence[str], env: Mapping[str, str]) -> "Process":
     return _launcher(_is_heavy(args, env)).start(args, env)
 
 
+def start_into(args: Sequence[str], env: Mapping[str, str], out: int, err: int) -> "Fork":
+    """Start a fork whose output goes into files: children that outlive it do not hold a pipe."""
+    return _launcher(_is_heavy(args, env)).start(args, env, (out, err))
+
+
 def _is_heavy(args: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether a run will probably import what takes long."""
     return (
@@ -115,9 +120,13 @@ class _Launcher:
         self._process.wait()
         shutil.rmtree(self.folder)
 
-    def start(self, args: Sequence[str], env: Mapping[str, str]) -> "Fork":
+    def start(
+        self, args: Sequence[str], env: Mapping[str, str], into: Sequence[int] = ()
+    ) -> "Fork":
         pipes = [os.pipe() for _ in range(2)]
         files = [os.open(os.devnull, os.O_RDONLY), *(write for _, write in pipes)]
+        for file, write in zip(into, files[1:], strict=False):
+            os.dup2(file, write)
         try:
             result = fork_client.ask(self._name, list(args), dict(env), files)
         finally:
