@@ -83,7 +83,7 @@ class Base(Task):
     def judge(self, result: Result) -> list[str]:
         if result.code:
             return []
-        name = json.loads(result.out)["name"]
+        name = result.last.partition("base backup ")[2].partition(":")[0]
         found = [name in bases(document) for document in of(self.world).windows()]
         return [] if all(found) else [f"exit code 0, but {name} is not in every store"]
 
