@@ -58,7 +58,8 @@ UNKNOWN = """
 select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where relkind in ('r', 'p', 'm', 'v') and not relispartition and nspname !~ '^pg_'
     and nspname not in ('information_schema', 'ledger')
-    and not exists (select from ledger.contents where to_regclass(relation) = c.oid)
+    and not exists (select from ledger.contents where to_regclass(
+        case name when 'large objects' then null else relation end) = c.oid)
 """
 LOCK_TIMEOUT = "1s"
 PAUSE = 0.08  # seconds between two transactions

@@ -403,7 +403,7 @@ class Restore(Task):
             self.clean(*clean, "--drop-existing", "--yes")
         if variant == "data only":
             self.clean(*clean, "--schema-only")
-            return ["--data-only"]
+            return ["--data-only", "--yes"]
         if variant == "in place":
             servers.create(self.world.server, self.target)
         if variant in ("table", "table as", "rows"):
@@ -412,7 +412,7 @@ class Restore(Task):
             "swap": ["--drop-existing", "--yes"],
             "no swap": ["--drop-existing", "--no-swap", "--yes"],
             "schema only": ["--schema-only"],
-            "in place": ["--in-place"],
+            "in place": ["--in-place", "--yes"],
         }.get(variant, [])
 
     def _table_options(self, clean: Sequence[str]) -> list[str]:

@@ -276,6 +276,20 @@ def test_failures_say_why(
     assert leftovers() == set()
 
 
+def test_a_full_disk_is_no_unexpected_error(public: Path) -> None:
+    """It was exit code 1, that of a bug."""
+    (public / "initdb").write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exit\n'
+        "echo 'FATAL:  could not write to file \"pg_wal/xlogtemp.7\": No space left on device'\n"
+        "exit 1\n"
+    )
+    (public / "initdb").chmod(0o755)
+    (public / "postgres").symlink_to(DEBIAN / "postgres")
+    with pytest.raises(e.NoSpace, match="initdb failed") as caught, Server(public):
+        pass
+    assert "No space left on device" in (caught.value.hint or "")
+
+
 def test_broken_programs(public: Path) -> None:
     """Programs that exist, but fail to run here and in a copy too."""
     for name in ("bin", "lib", "share"):

@@ -1,6 +1,7 @@
 """Run a temporary PostgreSQL server on its own socket: for demo, drill and tests."""
 
 import contextlib
+import errno
 import os
 import pwd
 import re
@@ -309,7 +310,10 @@ class Server:
 
     def _failed(self, message: str) -> e.PgkeepError:
         tail = self.log.read_text(errors="replace").splitlines()[-10:]
-        return e.PgkeepError(message, hint="Its log ends with:\n" + "\n".join(tail))
+        hint = "Its log ends with:\n" + "\n".join(tail)
+        if os.strerror(errno.ENOSPC) in hint:
+            return e.NoSpace(f"{message}: the disk of {self.log.parent} is full", hint=hint)
+        return e.PgkeepError(message, hint=hint)
 
 
 def temporary_places() -> list[Path]:
