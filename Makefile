@@ -30,7 +30,7 @@ lock: $(ready)  ## write the exact versions of the image, with hashes; LOCK_ARGS
 		--generate-hashes --no-annotate --custom-compile-command "make lock" \
 		--output-file 'template/{{cookiecutter.project_slug}}/scripts/requirements.lock'
 
-bench: $(ready) setup  ## measure against pg_dump and pg_restore (30 minutes); BENCH_ARGS="--help"
+bench: $(ready) setup  ## measure against pg_dump and pg_restore, fail if slower than recorded (30 minutes); BENCH_ARGS="--help"
 	$(bin)/python -m bench $(BENCH_ARGS)
 
 production: $(ready) setup  ## measure what pgkeep does to an application at work (25 minutes); PRODUCTION_ARGS="--help"

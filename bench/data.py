@@ -4,7 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pgkeep.postgres.server import Server
@@ -44,6 +44,16 @@ ALTER TABLE documents ADD PRIMARY KEY (id);
 CREATE INDEX documents_user ON documents ((body ->> 'user'));
 """
 
+_COPIES = """
+ALTER TABLE documents DROP CONSTRAINT documents_pkey;
+DROP INDEX documents_user;
+INSERT INTO documents
+    SELECT id + n * (SELECT max(id) FROM documents), created, body
+    FROM documents, generate_series(1, 3) AS n;
+ALTER TABLE documents ADD PRIMARY KEY (id);
+CREATE INDEX documents_user ON documents ((body ->> 'user'));
+"""
+
 SMALL_TABLES = """
 DO $$ BEGIN
     FOR n IN 1..{tables} LOOP
@@ -52,6 +62,11 @@ DO $$ BEGIN
             ' AS i', n);
     END LOOP;
 END $$;
+"""
+
+_TABLES = """
+SELECT oid::regclass FROM pg_class
+WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY oid
 """
 
 
@@ -75,14 +90,28 @@ class Lab:
         command = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database]
         return self.run(command, script)
 
-    def run(self, command: Sequence[str], given: str = "") -> str:
+    def run(
+        self, command: Sequence[str], given: str = "", more: Mapping[str, str] | None = None
+    ) -> str:
         """Run a program; return what it prints."""
         done = subprocess.run(
-            command, env=self.environment, input=given, capture_output=True, text=True, check=False
-        )
+            command, env={**self.environment, **(more or {})}, input=given, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
         if done.returncode != 0:
             raise SystemExit(f"{command[0]} failed: {done.stderr}")
         return done.stdout
+
+    def rows(self, database: str) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        tables = self.psql(database, _TABLES).splitlines()
+        script = "".join(f"SELECT '{table}', count(*) FROM {table};\n" for table in tables)
+        counts = (line.split("|") for line in self.psql(database, script).splitlines())
+        return {table: int(rows) for table, rows in counts}
+
+    def size(self, database: str) -> int:
+        """Return the bytes of a database on the server."""
+        return int(self.psql("postgres", f"SELECT pg_database_size('{database}')"))
 
     def exists(self, database: str) -> bool:
         """Tell whether there is such a database."""
@@ -103,34 +132,56 @@ def bin_folder() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
-def many_tables(lab: Lab, scale: float) -> None:
+def provide(lab: Lab, database: str, scale: float) -> int:
+    """Create a database unless an earlier part did; return its size."""
+    if not lab.exists(database):
+        print(f"creating database {database}", flush=True)
+        _MAKERS[database](lab, database, scale)
+        # Nothing of this may happen during a measurement.
+        lab.psql(database, "VACUUM ANALYZE;\nCHECKPOINT;")
+    return lab.size(database)
+
+
+def _many_tables(lab: Lab, database: str, scale: float) -> None:
     """pgbench's tables, a large one of documents, a few dozen small ones: 1.3 GB of text."""
-    _create(lab, "many")
-    lab.run(["pgbench", "-i", "-q", "-s", str(max(1, round(60 * scale))), "many"])
-    lab.psql("many", DOCUMENTS.format(rows=round(3_000_000 * scale)))
-    lab.psql("many", SMALL_TABLES.format(tables=36, rows=500))
-    _settle(lab, "many")
+    _create(lab, database)
+    lab.run(["pgbench", "-i", "-q", "-s", str(max(1, round(60 * scale))), database])
+    lab.psql(database, DOCUMENTS.format(rows=round(3_000_000 * scale)))
+    lab.psql(database, SMALL_TABLES.format(tables=36, rows=500))
 
 
-def one_table(lab: Lab, scale: float, name: str = "one") -> None:
+def _a_third(lab: Lab, database: str, scale: float) -> None:
+    """The same tables, for parts with many steps."""
+    _many_tables(lab, database, scale / 3)
+
+
+def _one_table(lab: Lab, database: str, scale: float) -> None:
     """One table that holds everything: 1.2 GB of text."""
-    _create(lab, name)
-    lab.psql(name, DOCUMENTS.format(rows=round(5_000_000 * scale)))
-    _settle(lab, name)
+    _create(lab, database)
+    lab.psql(database, DOCUMENTS.format(rows=round(5_000_000 * scale)))
 
 
-def ten_thousand_tables(lab: Lab, scale: float) -> None:
+def _four_times(lab: Lab, database: str, scale: float) -> None:
+    """One table of four times as many rows; copying them takes a quarter of the time."""
+    provide(lab, "one", scale)
+    _create(lab, database, "one")
+    lab.psql(database, _COPIES)
+
+
+def _ten_thousand_tables(lab: Lab, database: str, scale: float) -> None:
     """10,000 tables of a row each."""
-    _create(lab, "tables")
-    lab.psql("tables", SMALL_TABLES.format(tables=round(10_000 * scale), rows=1))
-    _settle(lab, "tables")
+    _create(lab, database)
+    lab.psql(database, SMALL_TABLES.format(tables=round(10_000 * scale), rows=1))
 
 
-def _create(lab: Lab, database: str) -> None:
-    print(f"making database {database}", flush=True)
-    lab.psql("postgres", f'CREATE DATABASE "{database}" TEMPLATE template0')
+_MAKERS: dict[str, Callable[[Lab, str, float], None]] = {
+    "many": _many_tables,
+    "one": _one_table,
+    "some": _a_third,
+    "tables": _ten_thousand_tables,
+    "large": _four_times,
+}
 
 
-def _settle(lab: Lab, database: str) -> None:
-    # Nothing of this may happen during a measurement.
-    lab.psql(database, "VACUUM ANALYZE;\nCHECKPOINT;")
+def _create(lab: Lab, database: str, template: str = "template0") -> None:
+    lab.psql("postgres", f'CREATE DATABASE "{database}" TEMPLATE "{template}" STRATEGY file_copy')

@@ -5,14 +5,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 SAMPLE_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One run: seconds, bytes left on disk, bytes of memory at the worst moment."""
 
     seconds: float
@@ -39,7 +39,9 @@ def run(command: str, environment: Mapping[str, str], output: Path | None = None
     sampler.join()
     if status != 0:
         raise subprocess.CalledProcessError(status, command)
-    return Measured(seconds=seconds, size=size_of(output) if output else 0, memory=sampler.peak)
+    return Measured(
+        seconds=round(seconds, 4), size=size_of(output) if output else 0, memory=sampler.peak
+    )
 
 
 def size_of(path: Path) -> int:

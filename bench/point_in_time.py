@@ -1,21 +1,24 @@
 """Point in time beside PostgreSQL's own programs: base backups, WAL, recovery."""
 
-import dataclasses
+import filecmp
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from pgkeep.postgres.server import Server
 
 from . import data
 from .measure import Measured, run
+from .record import Database, Runs
+from .rounds import show
 
 SETTINGS = {**data.SETTINGS, "wal_level": "replica", "max_slot_wal_keep_size": "20GB"}
 BY_HAND = "pg_basebackup, pg_verifybackup, tar | zstd -1"
@@ -36,6 +39,7 @@ SHIP = {
     "cp": "for file in $WAL/*; do cp $file $OUT/; done",
     "cp, flushed": "for file in $WAL/*; do cp $file $OUT/; sync $OUT/${file##*/}; done",
     "gzip -1": "for file in $WAL/*; do gzip -1 <$file >$OUT/${file##*/}.gz; done",
+    "gzip -d": "for file in $WAL/*; do gzip -d <$COMPRESSED/${file##*/}.gz >$OUT/${file##*/}; done",
     "pgkeep pitr stream": "pgkeep pitr stream --until=$LSN",
     "pgkeep pitr push": "mkdir $OUT/backups; export BACKUP_DIR=$OUT/backups"
     " BACKUP_SPOOL_DIR=$OUT/spool; " + _SERVICE.format(client="pgkeep pitr push $file"),
@@ -43,24 +47,33 @@ SHIP = {
 }
 RESTORED = "pgkeep pitr restore"
 RESTORE = "pgkeep pitr restore --to=$TIME --target-dir=$OUT/restored --promote"
+PEERS = {
+    "pgkeep pitr base --full": (BY_HAND,),
+    "pgkeep pitr stream": ("gzip -1",),
+    "pgkeep pitr push": ("gzip -1",),
+    "pgkeep pitr fetch": ("gzip -d",),
+    # No program of PostgreSQL does these; the other one shows how fast the machine was.
+    ENABLE: (BY_HAND,),
+    RESTORED: (BY_HAND,),
+}
+PGBENCH_SCALE = 30
+CLIENTS, TRANSACTIONS = 4, 25_000  # of each client, in each round
 
-
-Told = Callable[[int, str, Measured], dict[str, Any]]  # prints a figure, and returns it
+_TRANSACTIONS = "select count(*) from pgbench_history"
 
 
 class Part:
-    """One run: a cluster of about 1 GB with WAL, on a server of its own."""
+    """One run: a cluster of half a GB with WAL, on a server of its own."""
 
-    def __init__(self, folder: Path, rounds: int, scale: float, jobs: int, told: Told) -> None:
+    def __init__(self, folder: Path, rounds: int, scale: float, jobs: int) -> None:
         self._folder = folder
-        self._told = told
         self._rounds = rounds
         self._scale = scale
         self._jobs = jobs
         self._programs = data.bin_folder()
 
-    def measure(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the figures of each command; the database is deleted."""
+    def measure(self) -> Database:
+        """Return the figures of each command; the cluster is deleted."""
         with Server(self._programs, settings=SETTINGS, directory=self._folder) as server:
             path = f"{self._programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
             self._environment = {
@@ -68,13 +81,15 @@ class Part:
                 "PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user,
                 "PGDATABASE": "postgres", "BACKUP_JOBS": str(self._jobs),
             }  # fmt: skip
-            self._pgbench("-i", "-q", "-s", str(max(1, int(60 * self._scale))))
-            runs: dict[str, list[dict[str, Any]]] = {}
-            for number in range(-1, self._rounds):  # the first one is a warm-up
+            self._pgbench("-i", "-q", "-s", str(max(1, int(PGBENCH_SCALE * self._scale))))
+            size = int(self._query("select sum(pg_database_size(oid)) from pg_database"))
+            runs: Runs = {}
+            for number in range(self._rounds + 1):  # the first one is a warm-up
                 for name, measured in self._round():
-                    if number >= 0:
-                        runs.setdefault(name, []).append(self._told(number, name, measured))
-            return runs
+                    if number:
+                        runs.setdefault(name, []).append(measured)
+                        show("pitr", number, name, measured)
+            return Database(size=size, runs=runs, peers=PEERS)
 
     def _round(self) -> list[tuple[str, Measured]]:
         found = []
@@ -96,7 +111,8 @@ class Part:
         """Enable, write WAL while nobody receives it, store it, restore a second of it."""
         settings = self._with(folder)
         found = [(ENABLE, self._run(ENABLE, folder / "enabled", **settings))]
-        self._pgbench("-n", "-c", "4", "-t", str(int(50000 * self._scale)))
+        self._pgbench("-n", "-c", str(CLIENTS), "-t", str(int(TRANSACTIONS * self._scale)))
+        transactions = self._query(_TRANSACTIONS)
         wanted = datetime.fromisoformat(self._query("select clock_timestamp()"))
         time.sleep(1)
         self._query("create table if not exists later (); drop table later")
@@ -109,13 +125,30 @@ class Part:
             if len(path.name) == 24 and path.name <= last:
                 shutil.copy(path, wal)
         size = sum(path.stat().st_size for path in wal.iterdir())
+        compressed = folder / f"ship{list(SHIP).index('gzip -1')}"
         for number, (name, command) in enumerate(SHIP.items()):
             out = folder / f"ship{number}"
-            measured = self._run(command, out, WAL=str(wal), LSN=lsn, **settings)
-            found.append((name, dataclasses.replace(measured, size=size)))
+            measured = self._run(
+                command, out, WAL=str(wal), LSN=lsn, COMPRESSED=str(compressed), **settings
+            )
+            _check_stored(name, wal, [out, Path(settings["BACKUP_DIR"])])
+            found.append((name, msgspec.structs.replace(measured, size=size)))
         moment = (wanted + timedelta(milliseconds=1)).isoformat()
         found.append((RESTORED, self._run(RESTORE, folder / "to", TIME=moment, **settings)))
+        self._check_restored(folder / "to" / "restored", transactions)
         return found
+
+    def _check_restored(self, cluster: Path, transactions: str) -> None:
+        owner = cluster.stat()
+        # PostgreSQL refuses to run as root, and its files belong to somebody else then.
+        user, group = (owner.st_uid, owner.st_gid) if os.geteuid() == 0 else (None, None)
+        printed = subprocess.run(
+            [self._programs / "postgres", "--single", "-D", cluster, "postgres"],
+            env=self._environment, input=_TRANSACTIONS, check=True, capture_output=True, text=True,
+            user=user, group=group, extra_groups=[] if user is not None else None,
+        ).stdout  # fmt: skip
+        if f'count = "{transactions}"' not in printed:
+            raise SystemExit(f"{RESTORED}: expected {transactions} transactions, got {printed}")
 
     def _with(self, folder: Path) -> dict[str, str]:
         return {**self._environment, "BACKUP_DIR": str(folder / "backups"),
@@ -136,3 +169,12 @@ class Part:
         return subprocess.run(
             command, env=self._environment, check=True, capture_output=True, text=True
         ).stdout.strip()
+
+
+def _check_stored(name: str, wal: Path, folders: Sequence[Path]) -> None:
+    """Fail unless all segments are in one of the folders; files that are not compressed equal."""
+    for segment in wal.iterdir():
+        copies = [path for folder in folders for path in folder.rglob(f"{segment.name}*")]
+        plain = [path for path in copies if path.name == segment.name]
+        if not copies or not all(filecmp.cmp(segment, path, shallow=False) for path in plain):
+            raise SystemExit(f"{name}: segment {segment.name} was not stored")

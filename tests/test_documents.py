@@ -103,13 +103,6 @@ def test_terms_of_messages() -> None:
     assert found == {}
 
 
-def test_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
-    page = (ROOT / "docs" / "benchmarks.md").read_text()
-    shown = re.findall(r"\d+ (?:%|MiB)", baking.section_text(ROOT / "README.md", "Figures"))
-    assert len(shown) > 8
-    assert [figure for figure in shown if figure not in page] == ["80 MiB"]  # above all the others
-
-
 def test_sentences_are_short() -> None:
     """A median of 16 words at most, as in the manual of PostgreSQL."""
     for document in DOCUMENTS:

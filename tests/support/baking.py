@@ -349,7 +349,9 @@ def peak(page: str) -> int:
     """Return the most memory, in MiB, that the benchmarks measured of backups and restores.
 
     Of point in time, a project runs the receiver and base backups, which need less; its restore and
-    the service of fetch include a server or segments that are fetched ahead.
+    the service of fetch include a server or segments that are fetched ahead. An upload holds up to
+    four parts, and gpg is one more process: a project's reference names the parts.
     """
-    ours = [line for line in page.splitlines() if "`pgkeep " in line and " pitr " not in line]
+    others = re.compile(r" pitr |bucket`|\((?:age|GPG)\)`")
+    ours = [line for line in page.splitlines() if "`pgkeep " in line and not others.search(line)]
     return max(int(mib) for line in ours for mib in re.findall(r"(\d+) MiB", line))
