@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from . import report, tools
+from .measure import Measured
 from .record import Record, memory, seconds, share
 
 ROOT = Path(__file__).parents[1]
@@ -44,30 +45,28 @@ def documents(record: Record) -> dict[Path, str]:
 
 
 def _project(record: Record) -> dict[Path, str]:
-    peaks = peak(record, "backup", "restore", "large"), peak(record, "tables")
+    usual, tables = peak(record, "backup", "restore", "large"), peak(record, "tables")
     hour = f"an hour restores {_restored_in_an_hour(record)} GB"
     many = record.parts["backup"].databases["many"]
-    written = median(run.size for run in many.runs[tools.PGKEEP_BACKUP]) / 1e6
+    rows = (tools.GZIP, f"pg_dump -Fd -j{record.jobs}", tools.PGKEEP_BACKUP)
+    piped, directory, ours = (many.runs[row] for row in rows)
     return {
         REFERENCE: _replaced(REFERENCE, {
             r"(?<=of pgkeep \|\n\|---\|---\|---\|---\|---\|---\|\n)(?:\|.*\n)+": _rows(record),
             r"an hour restores \d+ GB": hour,
-            r"(?<=highest memory use was )\d+ MiB(?:, with 10,000 tables)?": _highest(*peaks),
+            r"(?<=highest memory use was )\d+ MiB(?:, with 10,000 tables)?":
+                f"{tables} MiB, with 10,000 tables" if tables > usual else f"{usual} MiB",
         }),
         ADR: _replaced(ADR, {
             r"an hour restores \d+ GB": hour,
-            r"[\d.]+ GB of database in \d+ MB":
-                f"{many.size / 1e9:.1f} GB of database in {written:.0f} MB",
+            r"[\d.]+ GB of database in \d+ MB": f"{_gb(many.size)} of database in {_mb(ours)}",
+            r"\d+ MB instead of \d+ MB": f"{_mb(directory)} instead of {_mb(ours)}",
+            r"[\d.]+ s where pgkeep takes [\d.]+ s": f"{_s(piped)} where pgkeep takes {_s(ours)}",
         }),
         CRONJOBS: _replaced(CRONJOBS, {
-            r"(?<=pgkeep and its children: )\d+ MiB, and \d+ MiB":
-                f"{peaks[0]} MiB, and {peaks[1]} MiB",
+            r"(?<=pgkeep and its children: )\d+ MiB, and \d+ MiB": f"{usual} MiB, and {tables} MiB",
         }),
     }  # fmt: skip
-
-
-def _highest(usual: int, tables: int) -> str:
-    return f"{tables} MiB, with 10,000 tables" if tables > usual else f"{usual} MiB"
 
 
 def peak(record: Record, *parts: str) -> int:
@@ -137,31 +136,35 @@ def _rows(record: Record) -> str:
     """Return the rows of the table in the reference of a project."""
     found = []
     for name, label in (
-        ("many", "pgbench, JSON documents and 36 small tables, {size} on disk"),
-        ("one", "one table of JSON documents, {size}"),
+        ("many", "pgbench, JSON documents and 36 small tables, {} on disk"),
+        ("one", "one table of JSON documents, {}"),
     ):
         saved, loaded = (record.parts[part].databases[name] for part in ("backup", "restore"))
+        ours = loaded.runs[tools.PGKEEP_RESTORE]
         times = [
-            seconds(database.runs[row])
-            for database, rows in (
-                (saved, (tools.GZIP, tools.PGKEEP_BACKUP)),
-                (loaded, ("zcat | psql", tools.PGKEEP_RESTORE)),
-            )
-            for row in rows
+            *(saved.runs[row] for row in (tools.GZIP, tools.PGKEEP_BACKUP)),
+            loaded.runs["zcat | psql"],
+            ours,
         ]
-        cells = [
-            label.format(size=f"{saved.size / 1e9:.1f} GB"),
-            *(f"{taken:.1f} s" for taken in times),
-            f"{memory(loaded.runs[tools.PGKEEP_RESTORE]):.0f} MiB",
-        ]
+        cells = [label.format(_gb(saved.size)), *map(_s, times), f"{memory(ours):.0f} MiB"]
         found.append(f"| {' | '.join(cells)} |\n")
     large = record.parts["large"].databases["large"]
     made, load = large.runs[tools.PGKEEP_BACKUP], large.runs[tools.PGKEEP_RESTORE]
-    found.append(
-        f"| the same, {large.size / 1e9:.1f} GB | | {seconds(made):.1f} s | |"
-        f" {seconds(load):.1f} s | {memory(load):.0f} MiB |\n"
-    )
+    size = f"the same, {_gb(large.size)}"
+    found.append(f"| {size} | | {_s(made)} | | {_s(load)} | {memory(load):.0f} MiB |\n")
     return "".join(found)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def _mb(found: list[Measured]) -> str:
+    return f"{median(run.size for run in found) / 1e6:.0f} MB"
+
+
+def _s(found: list[Measured]) -> str:
+    return f"{seconds(found):.1f} s"
 
 
 def _replaced(document: Path, rules: dict[str, str]) -> str:

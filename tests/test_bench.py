@@ -189,6 +189,8 @@ def test_every_document_has_its_figures() -> None:
     assert [len(row.split("|")) for row in texts[publish.REFERENCE].splitlines()
             if " GB" in row and row.startswith("| ")] == [8, 8, 8]  # fmt: skip
     assert "an hour restores 1360 GB" in texts[publish.ADR]
+    shown = re.findall(r"[\d.]+ (?:s|[MG]B)\b", texts[publish.ADR])
+    assert [figure for figure in shown if figure not in page] == ["1360 GB"]
     assert "children: 70 MiB, and 70 MiB with" in texts[publish.CRONJOBS]
     unchanged = publish.README.read_text().partition("## Figures\n")[0]
     assert texts[publish.README].startswith(unchanged)
