@@ -150,7 +150,7 @@ install_from_debian_12() {
 
 packages() {
     [ "$(uname -s)" = Linux ] || return 0
-    for program in age git openssl pigz bzip2 lz4 zsh fish; do
+    for program in age git openssl pigz bzip2 lz4 zstd zsh fish; do
         command -v "$program" >/dev/null || install "$program"
     done
     command -v xz >/dev/null || install xz-utils

@@ -15,6 +15,7 @@ import pytest
 from pgkeep import config, errors
 from pgkeep import errors as e
 from pgkeep.cli.program import COMMANDS, group, imported
+from pgkeep.model import naming
 from pgkeep.postgres.server import Server
 from pgkeep.settings import SETTINGS, Settings
 from tests.conftest import DatabaseFactory
@@ -33,6 +34,7 @@ VALUES: dict[str, tuple[str, Callable[[Settings], object], object, list[str]]] =
     "BACKUP_TIMEZONE": ("Europe/Berlin", lambda s: s.zone.key, "Europe/Berlin",
                         ["Berlin", "+01:00", "../UTC", "/etc/passwd", "Europe", "Mars/Phobos"]),
     "BACKUP_JOBS": ("12", lambda s: s.jobs, 12, ["0", "two", "4.0"]),
+    "BACKUP_COMPRESSION": ("ZSTD", lambda s: s.compression, naming.Compression.ZSTD, ["lz4", " "]),
     "BACKUP_DRIFT": ("25", lambda s: s.drift, 0.25, ["0", "101", "50%", "0.5"]),
     "BACKUP_LOCK_TIMEOUT": ("0.5", lambda s: s.lock_timeout, 0.5,
                             ["0", "-1", "1 min", "inf", "2147484", "9" * 400]),

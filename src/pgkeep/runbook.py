@@ -65,7 +65,7 @@ def render(text: str, values: Values) -> list[str]:
     if values.pitr:
         chosen.add("include_pitr")
     lines = (line for part in selected(text, chosen) for line in _filled(part, values))
-    return list(_wrapped(lines))
+    return list(_wrapped(_decompressing(lines)))
 
 
 def selected(text: str, chosen: Collection[str]) -> Iterator[str]:
@@ -80,6 +80,18 @@ def selected(text: str, chosen: Collection[str]) -> Iterator[str]:
             applies.pop()
         elif all(applies):
             yield line
+
+
+def _decompressing(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines with the program that reads backup files in zstd."""
+    continued = False  # a command whose file is on the line before
+    for line in lines:
+        names = naming.Compression.ZSTD.suffix in line
+        shown = line
+        if names or continued:
+            shown = re.sub(r"\bzcat\b", naming.Compression.ZSTD.program, line)
+        continued = names and line.endswith("|")
+        yield shown
 
 
 def _filled(line: str, values: Values) -> list[str]:

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .model import cluster as cluster_names
 from .model.database_patterns import DatabaseSelection
+from .model.naming import Compression
 from .model.private_key import PRIVATE_KEY
 
 BUCKET = "s3://"
@@ -151,6 +152,13 @@ def _part_size(text: str) -> int:
     if not re.fullmatch(r"[0-9]+", text) or not 5 <= int(text) <= 5120:
         raise ValueError("a whole number of MiB from 5 to 5120")
     return int(text) << 20
+
+
+def _compression(text: str) -> Compression:
+    try:
+        return Compression(text.lower())
+    except ValueError:
+        raise ValueError("gzip or zstd") from None
 
 
 def _text(text: str) -> str:
@@ -300,6 +308,17 @@ class Settings:
         default=str(min(4, (os.cpu_count() or 1) + 1)),
         shown_default="min(4, cores + 1)",
         option="--jobs",
+    )
+    compression: Compression = _setting(
+        "BACKUP_COMPRESSION",
+        Group.BACKUP,
+        _compression,
+        description=(
+            "Compression of new backup files: `gzip` for `.sql.gz`, which `zcat` reads, or `zstd`"
+            " for `.sql.zst`, which is smaller and which `zstdcat` reads."
+        ),
+        default="gzip",
+        option="--compression",
     )
     drift: float = _setting(
         "BACKUP_DRIFT",

@@ -17,9 +17,10 @@ import pytest
 
 from pgkeep import errors as e
 from pgkeep.artifact import verify
-from pgkeep.artifact.file import MARKER_SIZE, Artifact
+from pgkeep.artifact.file import MARKER_SIZES, Artifact
 from pgkeep.catalog import side_files
 from pgkeep.crypt.opening import Keys
+from pgkeep.model.naming import Compression
 from pgkeep.postgres.server import Server
 from pgkeep.sql import script
 from pgkeep.sql.scanner import Scanner
@@ -31,6 +32,7 @@ from tests.support import servers as servers_module
 from tests.support.compare import assert_same_database
 from tests.support.servers import Servers, drop, execute, major_of, programs_for, psql, run, sql
 
+MARKER_SIZE = MARKER_SIZES[Compression.GZIP]
 SEED = int(os.environ.get("DAMAGE_SEED") or secrets.randbits(32))
 TIMES = 400
 COMPLETE = b"-- PostgreSQL database dump complete\n"

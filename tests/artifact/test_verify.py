@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from isal import isal_zlib
 
 from pgkeep import errors as e
-from pgkeep.artifact import file, verify
-from pgkeep.artifact.file import FORMAT, Artifact, Index, Member, Meta, MultiMemberInflater, Object
+from pgkeep.artifact import compression, file, verify
+from pgkeep.artifact.compression import MultiMemberInflater
+from pgkeep.artifact.file import FORMAT, Artifact, Index, Marker, Member, Meta, Object
 from pgkeep.backup import copy_session
 from pgkeep.model import manifest
 from pgkeep.model.manifest import DatabaseFacts, ServerFacts
+from pgkeep.model.naming import Compression
 from pgkeep.sql import script
 from pgkeep.sql.scanner import Scanner
 from pgkeep.stores.memory import MemorySource
@@ -234,7 +236,9 @@ def test_gzip_members_cut_anywhere(extra: int, chunk: int | None) -> None:
     """B27: members of about the size of a block, an empty one, one by another program."""
     parts = [b"abc%d\n" % extra * MIB, b"", b"x" * MIB * 2]
     parts = [part[: MIB + extra] for part in parts]
-    data = b"".join([gzip.compress(parts[0], 9), file.compress(parts[1]), file.compress(parts[2])])
+    data = b"".join(
+        [gzip.compress(parts[0], 9), compression.gzip(parts[1]), compression.gzip(parts[2])]
+    )
     size = chunk or len(data)
     inflater = MultiMemberInflater()
     found = b"".join(
@@ -288,7 +292,7 @@ def artifact_bytes(
     members: list[Member] = []
     packed = b""
     for section, text in (("pre", BEGIN + ENTRY), ("data", data), ("post", ending)):
-        part = file.compress(text)
+        part = compression.gzip(text)
         digest = hashlib.sha256(part).hexdigest()
         place = len(packed) + (offset if section == "data" else 0)
         length = len(text) + (raw if section == "data" else 0)
@@ -304,13 +308,11 @@ def artifact_bytes(
         Object("TABLE", "s", "t", "o", 0, len(BEGIN), len(ENTRY)),
         Object("TABLE DATA", "s", "t", "o", index_member, 0, len(data), rows=rows),
     ]
-    index = file._encode_index(Index(meta, members[: len(members) - missing], objects))
-    marker = file._MARKER.pack(
-        file._MARKER_HEADER, 4 + file._PAYLOAD,
-        file._SUBFIELD, file._PAYLOAD, file._MAGIC, len(packed),
-        len(index), hashlib.sha256(index).digest(), file._EMPTY,
-    )  # fmt: skip
-    return MemorySource("FILE", packed + index + marker)
+    index = file._encode_index(
+        Index(meta, members[: len(members) - missing], objects), Compression.GZIP
+    )
+    marker = Marker(Compression.GZIP, len(packed), len(index), hashlib.sha256(index).digest())
+    return MemorySource("FILE", packed + index + marker.encoded())
 
 
 def verified(source: MemorySource) -> verify.VerificationReport:
@@ -367,9 +369,9 @@ def test_an_unfinished_member_is_not_waited_for() -> None:
     packed = isal_zlib.compress(b"abc" * MIB, 1, 31)
     for length in (1, 17, len(packed) // 2, len(packed) - 1):
         with pytest.raises(e.VerificationFailed, match="truncated gzip data"):
-            list(file.decompressed_blocks(packed[:length]))
+            list(compression.member_blocks(packed[:length], Compression.GZIP))
     with pytest.raises(e.VerificationFailed, match="bytes after the end"):
-        list(file.decompressed_blocks(packed + b"\0"))
+        list(compression.member_blocks(packed + b"\0", Compression.GZIP))
 
 
 @given(st.lists(st.sampled_from(["\\\\.", "a", "\\N", "", "\\\\", "."])), st.data())

@@ -12,8 +12,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-import zstandard
 
+from pgkeep.artifact.compression import zstd
 from pgkeep.artifact.file import Artifact
 from pgkeep.foreign.index import IndexOptions, when
 from pgkeep.foreign.names import Guess, guess
@@ -82,7 +82,7 @@ def members(data: bytes) -> bytes:
 
 WAYS: dict[int, tuple[list[str], Callable[[bytes], bytes]]] = {
     15: (["--clean", "--if-exists"], members),
-    17: (["--create", "--verbose"], zstandard.compress),
+    17: (["--create", "--verbose"], zstd.compress),
     18: ([], bytes),
 }
 
@@ -360,7 +360,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda sql: gzip.compress(b""), "the dump is empty"),
     "cut gzip": (lambda sql: gzip.compress(sql, 1)[:-100_000], "truncated gzip data"),
     "changed": (lambda sql: _flip(gzip.compress(sql, 1)), "damaged gzip data"),
-    "cut zstd": (lambda sql: zstandard.compress(sql)[:-9], "truncated zstd data"),
+    "cut zstd": (lambda sql: zstd.compress(sql)[:-9], "truncated zstd data"),
     "cut in a COPY": (lambda sql: sql[: len(sql) // 2], "ends inside the data of a COPY"),
     "no ending": (lambda sql: sql.replace(b"dump complete", b"dump comp"), "truncated dump"),
     "open quote": (lambda sql: sql.replace(b"as integer", b"", 1) + b"'", "quoted string"),

@@ -15,27 +15,22 @@ import pytest
 
 from pgkeep import errors as e
 from pgkeep import processes
-from pgkeep.artifact import verify
+from pgkeep.artifact import compression, verify
 from pgkeep.artifact.file import (
-    _EMPTY,
-    _MAGIC,
-    _MARKER,
-    _MARKER_HEADER,
-    _PAYLOAD,
-    _SUBFIELD,
     INDEX_LIMIT,
-    MARKER_SIZE,
     MEMBER_LIMIT,
     Artifact,
     Index,
+    Marker,
     Member,
     Object,
     _encode_index,
-    compress,
+    _read_marker,
 )
 from pgkeep.foreign import index
 from pgkeep.foreign.names import Guess
 from pgkeep.model.manifest import Grant
+from pgkeep.model.naming import Compression
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
@@ -478,16 +473,13 @@ def crafted(path: Path, change: "Change", target: Path) -> Path:
     packed = b""
     found = []
     for member, text in zip(index.members, members, strict=True):
-        part = compress(text)
+        part = compression.gzip(text)
         digest = hashlib.sha256(part).hexdigest()
         found.append(Member(member.section, len(packed), len(part), len(text), digest))
         packed += part
-    encoded = _encode_index(Index(index.meta, found, index.objects))
-    marker = _MARKER.pack(
-        _MARKER_HEADER, 4 + _PAYLOAD, _SUBFIELD, _PAYLOAD, _MAGIC, len(packed),
-        len(encoded), hashlib.sha256(encoded).digest(), _EMPTY,
-    )  # fmt: skip
-    target.write_bytes(packed + encoded + marker)
+    encoded = _encode_index(Index(index.meta, found, index.objects), Compression.GZIP)
+    marker = Marker(Compression.GZIP, len(packed), len(encoded), hashlib.sha256(encoded).digest())
+    target.write_bytes(packed + encoded + marker.encoded())
     return target
 
 
@@ -696,13 +688,13 @@ def test_little_that_unpacks_to_much_is_not_kept() -> None:
 def test_members_and_indexes_are_bounded(whole: Path) -> None:
     """G1.7: compressed zeros, 1,000 times as many as their bytes."""
     data = whole.read_bytes()
-    marker = _MARKER.unpack(data[-MARKER_SIZE:])
-    bomb = compress(bytes(INDEX_LIMIT + 1))
+    marker = _read_marker(MemorySource("x", data))
+    bomb = compression.gzip(bytes(INDEX_LIMIT + 1))
     assert len(bomb) < INDEX_LIMIT // 500
-    place = marker[5]
-    end = _MARKER.pack(*marker[:6], len(bomb), hashlib.sha256(bomb).digest(), marker[8])
+    digest = hashlib.sha256(bomb).digest()
+    end = marker._replace(length=len(bomb), digest=digest).encoded()
     with pytest.raises(e.VerificationFailed, match="the index has more than 512 MiB"):
-        Artifact(MemorySource("x", data[:place] + bomb + end))
+        Artifact(MemorySource("x", data[: marker.offset] + bomb + end))
     artifact = Artifact(MemorySource("x", data))
     big = msgspec.structs.replace(artifact.index.members[0], raw=MEMBER_LIMIT + 1)
     artifact.index.members[0] = big

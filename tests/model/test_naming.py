@@ -25,6 +25,9 @@ STEM = "app_daily_20261122T020000Z"
         (f"{STEM}_key2.sql.gz.age", Cipher.AGE, 2, True),
         (f"{STEM}_key12.globals.sql.gz.gpg", Cipher.GPG, 12, False),
         (f"{STEM}_schema_key3.sql.gz", None, 3, True),
+        (f"{STEM}.sql.zst", None, 1, True),
+        (f"{STEM}_key2.sql.zst.age", Cipher.AGE, 2, True),
+        (f"{STEM}.sql.zst.gpg.sha256", Cipher.GPG, 1, False),
     ],
 )
 def test_files_of_a_backup(
@@ -50,6 +53,8 @@ def test_files_of_a_backup(
     [
         STEM,
         f"{STEM}.sql.gz.pgp",
+        f"{STEM}.sql.xz",
+        f"{STEM}.globals.sql.zst",
         f"{STEM}.sql.gz.age.gpg",
         f"{STEM}.sql.gz.sha256.age",
         f"{STEM}.globals.sql.gz.sha256",
@@ -75,6 +80,7 @@ def test_other_files(file: str) -> None:
     type=st.sampled_from(BackupType),
     taken=st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
     schema_only=st.booleans(),
+    compression=st.sampled_from(naming.Compression),
     cipher=st.sampled_from([None, *Cipher]),
     generation=st.integers(1, 999_999),
 )
@@ -97,6 +103,9 @@ def test_side_names_of_other_dumps() -> None:
     assert naming.side_names(f"{STEM}_key2.sql.gz.age") == (
         f"{STEM}_key2.sql.gz.age.sha256", f"{STEM}_key2.globals.sql.gz.age",
         f"{STEM}.manifest.json",
+    )  # fmt: skip
+    assert naming.side_names("old.sql.zst.age") == (
+        "old.sql.zst.age.sha256", "old.globals.sql.gz.age", "old.manifest.json",
     )  # fmt: skip
     for file in (f"{STEM}.globals.sql.gz", "dump.sql", "x.sql.gz.age.sha256"):
         assert naming.side_names(file) is None

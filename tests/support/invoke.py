@@ -85,7 +85,8 @@ def restore(server: Server, artifact: Path, target: str, *args: str, **extra: st
 
 def restore_by_hand(server: Server, artifact: Path, target: str) -> None:
     """`zcat FILE | psql -X -v ON_ERROR_STOP=1 -d TARGET`, as the artifact itself says."""
-    zcat = subprocess.Popen(["zcat", str(artifact)], stdout=subprocess.PIPE)
+    program = "zstdcat" if artifact.suffix == ".zst" else "zcat"
+    zcat = subprocess.Popen([program, str(artifact)], stdout=subprocess.PIPE)
     psql = [servers.programs_for(servers.major_of(server)).program("psql"), "-X", "-q"]
     done = subprocess.run(
         [*psql, "-v", "ON_ERROR_STOP=1", "-o", os.devnull],

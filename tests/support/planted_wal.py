@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pgkeep.artifact.file import compress
+from pgkeep.artifact.compression import gzip
 from pgkeep.crypt import recipients
 from pgkeep.crypt.options import Encryption
 from pgkeep.drill import pitr_result
@@ -81,7 +81,7 @@ class Planted:
             digest = hashlib.sha256(text.encode()).hexdigest()
             cipher = Cipher.AGE if recipient else None
             name = stored_name(f"{timeline:08X}.history", digest, cipher)
-            data = encryption.encrypted(compress(text.encode()))
+            data = encryption.encrypted(gzip(text.encode()))
             (self.folder / "wal" / name).write_bytes(data)
 
     def receiver(self, place: Path, **state: Any) -> None:

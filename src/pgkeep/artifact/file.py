@@ -1,8 +1,9 @@
-"""The backup file: a gzip file of many members that ends with an index of its contents.
+"""The backup file: a compressed file of many members that ends with an index of its contents.
 
-`zcat` reads it as plain SQL (RFC 1952, section 2.2: members are concatenated). Each member contains
-complete statements. The index records the position of each object and the hash of each member, and
-an end marker points to the index. docs/format.md describes every byte.
+`zcat` or `zstdcat` reads it as plain SQL: members are concatenated (RFC 1952, section 2.2; RFC
+8878, section 3). Each member contains complete statements. The index records the position of each
+object and the hash of each member, and an end marker points to the index. docs/format.md describes
+every byte.
 """
 
 import hashlib
@@ -11,18 +12,17 @@ import secrets
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
-from isal import isal_zlib
-from isal.igzip_lib import IsalError
 
 from .. import errors as e
 from ..model.manifest import Computed, DatabaseFacts, Extension, Resolution, ServerFacts, TableRows
+from ..model.naming import Compression
 from ..stores.store import Source, Upload
+from .compression import compressor, member_blocks
 
 FORMAT = 1
-_LEVEL = 1  # ISA-L's level 1: about the size of gzip -6 at ten times its speed
-BLOCK = 1 << 20
 MEMBER_LIMIT = 1 << 30  # bytes of SQL in a member that is read at once: no statement is longer
 INDEX_LIMIT = 512 << 20  # bytes of an index; 10,000 tables take 8 MiB
 DROPS = "DROP"  # the type of the statements of pg_dump --clean in the index
@@ -34,15 +34,23 @@ _INDEX_HEADER = b"""\
 """
 _META, _MEMBER, _OBJECT = b"-- meta ", b"-- member ", b"-- object "
 
-# RFC 1952: magic, deflate, FEXTRA, no time, no flags, unknown system; then the extra field's length
-# and our subfield; then an empty deflate block, a CRC of nothing and a length of nothing.
-_MARKER = struct.Struct("<10sH2sH8sQQ32s10s")
-_MARKER_HEADER = b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff"
-_SUBFIELD = b"PK"
 _MAGIC = b"pgkeep\x00\x01"
-_EMPTY = b"\x03\x00" + bytes(8)
-_PAYLOAD = 8 + 8 + 8 + 32
-MARKER_SIZE = _MARKER.size
+_PAYLOAD = struct.Struct("<8sQQ32s")  # magic; the index: offset, length, SHA-256
+# In gzip an empty member whose extra field has the payload. RFC 1952: magic, deflate, FEXTRA, no
+# time, no flags, unknown system; the extra field's length and our subfield; then an empty deflate
+# block, a CRC of nothing and a length of nothing. In zstd a skippable frame (RFC 8878, 3.1.2).
+_MARKERS = {
+    Compression.GZIP: (
+        b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff"
+        + struct.pack("<H2sH", 4 + _PAYLOAD.size, b"PK", _PAYLOAD.size),
+        b"\x03\x00" + bytes(8),
+    ),
+    Compression.ZSTD: (b"\x50\x2a\x4d\x18" + struct.pack("<I", _PAYLOAD.size), b""),
+}
+MARKER_SIZES = {
+    compression: len(begin) + _PAYLOAD.size + len(end)
+    for compression, (begin, end) in _MARKERS.items()
+}
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -67,7 +75,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One gzip member: its position, the size of its SQL, the SHA-256 of its bytes."""
+    """A gzip member, or a few zstd frames: position, size of the SQL, SHA-256 of the bytes."""
 
     section: str  # pre, data or post
     offset: int
@@ -124,20 +132,14 @@ class Index(msgspec.Struct):
         return found
 
 
-def compress(data: bytes) -> bytes:
-    """Return a small file's contents as gzip."""
-    compressed: bytes = isal_zlib.compress(data, _LEVEL, 31)
-    return compressed
-
-
 class MemberBuilder:
-    """Build one gzip member: compress what is written and record where each object begins."""
+    """Build one member: compress what is written and record where each object begins."""
 
-    def __init__(self, section: str) -> None:
+    def __init__(self, section: str, compression: Compression = Compression.GZIP) -> None:
         self.section = section
         self.raw = 0
         self.objects: list[Object] = []
-        self._compressor = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, 31)
+        self._compressor = compressor(compression)
         self._parts: list[bytes] = []
         self.compressed = 0
 
@@ -172,7 +174,8 @@ class MemberBuilder:
 class ArtifactWriter:
     """Append members, from any thread; then write the index and the end marker."""
 
-    def __init__(self, upload: Upload) -> None:
+    def __init__(self, upload: Upload, compression: Compression = Compression.GZIP) -> None:
+        self.compression = compression
         self._upload = upload
         self._lock = threading.Lock()
         self._members: list[Member] = []
@@ -203,14 +206,10 @@ class ArtifactWriter:
         """Write index and end marker, which complete the file."""
         salted = msgspec.structs.replace(meta, salt=secrets.token_hex(16))
         index = Index(salted, self._members, self._objects)
-        data = _encode_index(index)
+        data = _encode_index(index, self.compression)
         digest = hashlib.sha256(data).digest()
         self.index_sha256 = digest.hex()
-        marker = _MARKER.pack(
-            _MARKER_HEADER, 4 + _PAYLOAD, _SUBFIELD, _PAYLOAD,
-            _MAGIC, self.size, len(data), digest, _EMPTY,
-        )  # fmt: skip
-        self._write(data + marker)
+        self._write(data + Marker(self.compression, self.size, len(data), digest).encoded())
         return index
 
     def _write(self, data: bytes) -> None:
@@ -225,13 +224,15 @@ class Artifact:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        offset, length, digest = _read_marker(source)
-        data = source.read(offset, length)
-        if hashlib.sha256(data).digest() != digest:
+        marker = _read_marker(source)
+        data = source.read(marker.offset, marker.length)
+        if hashlib.sha256(data).digest() != marker.digest:
             raise e.VerificationFailed(f"{source.name}: damaged index: the SHA-256 differs")
-        self.index_sha256 = digest.hex()
-        self.index = _decode_index(_index_lines(data, source.name), source.name)
-        self._check_coverage(offset)
+        self.compression = marker.compression
+        self.index_sha256 = marker.digest.hex()
+        lines = _index_lines(data, marker.compression, source.name)
+        self.index = _decode_index(lines, source.name)
+        self._check_coverage(marker.offset)
 
     def _check_coverage(self, end: int) -> None:
         expected = 0
@@ -286,7 +287,7 @@ class Artifact:
         data = self.compressed(number)
         raw = 0
         try:
-            for block in decompressed_blocks(data):
+            for block in member_blocks(data, self.compression):
                 raw += len(block)
                 if raw > self.index.members[number].raw:
                     break  # few compressed bytes can expand to very many
@@ -315,12 +316,27 @@ class Artifact:
         return f"{self.source.name}: member {number}{of} at byte {member.offset}"
 
 
+class Marker(NamedTuple):
+    """The end of a backup file, which names the position of the index."""
+
+    compression: Compression
+    offset: int  # of the index
+    length: int
+    digest: bytes
+
+    def encoded(self) -> bytes:
+        """Return the bytes at the end of the file."""
+        begin, end = _MARKERS[self.compression]
+        return begin + _PAYLOAD.pack(_MAGIC, self.offset, self.length, self.digest) + end
+
+
 def is_artifact(source: Source) -> bool:
     """Whether a file ends like a backup file, complete or damaged."""
-    if source.size < MARKER_SIZE:
-        return False
-    tail = source.read(source.size - MARKER_SIZE, MARKER_SIZE)
-    return _MAGIC in tail or tail.startswith(_MARKER_HEADER)
+    tail = _tail(source)
+    return _MAGIC in tail or any(
+        tail[-MARKER_SIZES[compression] :].startswith(begin[:10])
+        for compression, (begin, _) in _MARKERS.items()
+    )
 
 
 def index_hash(source: Source) -> str:
@@ -330,92 +346,46 @@ def index_hash(source: Source) -> str:
         VerificationFailed: the file does not end as a backup file.
 
     """
-    return _read_marker(source)[2].hex()
+    return _read_marker(source).digest.hex()
 
 
-def decompressed_blocks(data: bytes) -> Iterator[bytes]:
-    """Yield the contents of exactly one gzip member; raise VerificationFailed if it is damaged."""
-    inflater = isal_zlib.decompressobj(wbits=31)
-    try:
-        while True:
-            block = inflater.decompress(data, BLOCK)
-            if block:
-                yield block
-            data = inflater.unconsumed_tail
-            if inflater.eof or not (block or data):
-                break
-    except IsalError as error:  # type: ignore[misc]  # the stub declares it as a variable
-        raise e.VerificationFailed(f"damaged gzip data: {error}") from error
-    if not inflater.eof:
-        raise e.VerificationFailed("truncated gzip data")
-    if inflater.unused_data:
-        raise e.VerificationFailed("bytes after the end of the gzip data")
+def _tail(source: Source) -> bytes:
+    size = min(max(MARKER_SIZES.values()), source.size)
+    return source.read(source.size - size, size)
 
 
-class MultiMemberInflater:
-    """Decompress a stream of gzip members up to the end of the last one."""
-
-    def __init__(self) -> None:
-        self._inflater = isal_zlib.decompressobj(wbits=31)
-        self._begun = False  # inside a member
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the decompressed bytes; raise VerificationFailed if they are damaged."""
-        while data:
-            if self._inflater.eof and data.startswith(b"\0"):
-                raise e.VerificationFailed(
-                    "zero bytes after the end of the gzip data",
-                    hint="Tapes and block devices add them. Remove them with:"
-                    " gzip -dc FILE | gzip > NEW.",
-                )
-            if self._inflater.eof:
-                self._inflater = isal_zlib.decompressobj(wbits=31)
-            self._begun = True
-            try:
-                block = self._inflater.decompress(data, BLOCK)
-            except IsalError as error:  # type: ignore[misc]  # the stub declares it as a variable
-                raise e.VerificationFailed(f"damaged gzip data: {error}") from error
-            if block:
-                yield block
-            if self._inflater.eof:
-                data = self._inflater.unused_data
-                self._begun = False
-            else:
-                data = self._inflater.unconsumed_tail
-
-    def close(self) -> None:
-        """Check that the data ends at the end of a member."""
-        if self._begun:
-            raise e.VerificationFailed("truncated gzip data")
-
-
-def _read_marker(source: Source) -> tuple[int, int, bytes]:
-    """Return the index's offset, length and hash."""
-    missing = e.VerificationFailed(
-        f"{source.name}: truncated or incomplete: no end marker in {source.size} bytes"
-    )
-    if source.size < MARKER_SIZE:
-        raise missing
-    fields = _MARKER.unpack(source.read(source.size - MARKER_SIZE, MARKER_SIZE))
-    header, extra, subfield, length, magic, offset, index_length, digest, empty = fields
-    fixed = (header, extra, subfield, length, empty)
-    if fixed != (_MARKER_HEADER, 4 + _PAYLOAD, _SUBFIELD, _PAYLOAD, _EMPTY):
-        raise missing
+def _read_marker(source: Source) -> Marker:
+    found = _marker_payload(_tail(source))
+    if found is None:
+        raise e.VerificationFailed(
+            f"{source.name}: truncated or incomplete: no end marker in {source.size} bytes"
+        )
+    compression, payload = found
+    magic, offset, length, digest = _PAYLOAD.unpack(payload)
     if magic != _MAGIC:
         raise e.VerificationFailed(
             f"{source.name}: unknown end marker {magic!r}",
             hint="Use the version of pgkeep that wrote the file, or a newer one.",
         )
-    if offset + index_length + MARKER_SIZE != source.size:
+    expected = offset + length + MARKER_SIZES[compression]
+    if expected != source.size:
         raise e.VerificationFailed(
-            f"{source.name}: found {source.size} bytes, expected"
-            f" {offset + index_length + MARKER_SIZE} according to its end marker"
+            f"{source.name}: found {source.size} bytes, expected {expected} according to its end"
+            " marker"
         )
-    return offset, index_length, digest
+    return Marker(compression, offset, length, digest)
 
 
-def _encode_index(index: Index) -> bytes:
-    builder = MemberBuilder("index")
+def _marker_payload(tail: bytes) -> tuple[Compression, bytes] | None:
+    for compression, (begin, end) in _MARKERS.items():
+        payload = tail[len(tail) - len(end) - _PAYLOAD.size : len(tail) - len(end)]
+        if tail.endswith(begin + payload + end) and len(payload) == _PAYLOAD.size:
+            return compression, payload
+    return None
+
+
+def _encode_index(index: Index, compression: Compression) -> bytes:
+    builder = MemberBuilder("index", compression)
     builder.write(_INDEX_HEADER)
     builder.write(_META + _ascii_json(index.meta) + b"\n")
     for prefix, records in ((_MEMBER, index.members), (_OBJECT, index.objects)):
@@ -432,11 +402,11 @@ def _ascii_json(value: object) -> bytes:
     return data if data.isascii() else json.dumps(json.loads(data)).encode("ascii")
 
 
-def _index_lines(data: bytes, file_name: str) -> Iterator[bytes]:
+def _index_lines(data: bytes, compression: Compression, file_name: str) -> Iterator[bytes]:
     """Yield the lines of a compressed index."""
     size = 0
     held: list[bytes] = []  # the parts of a line whose end was not read yet
-    for block in decompressed_blocks(data):
+    for block in member_blocks(data, compression):
         size += len(block)
         if size > INDEX_LIMIT:
             raise e.VerificationFailed(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ..model.naming import Compression
 from ..sql.encodings import shared_text
 from ..sql.script import COPY_DATA_END, Entry
 from .file import MemberBuilder, Object
@@ -15,9 +16,15 @@ ROWS_SIZE = 16 << 20
 class Packer:
     """Take objects, text and COPY data of one section and emit members."""
 
-    def __init__(self, section: str, emit: Callable[[MemberBuilder], None]) -> None:
+    def __init__(
+        self,
+        section: str,
+        emit: Callable[[MemberBuilder], None],
+        compression: Compression = Compression.GZIP,
+    ) -> None:
         self._section = section
         self._emit = emit
+        self._compression = compression
         self._member: MemberBuilder | None = None
         self._copy: tuple[Object, bytes] | None = None
 
@@ -95,7 +102,7 @@ class Packer:
 
     def _open(self) -> MemberBuilder:
         if self._member is None:
-            self._member = MemberBuilder(self._section)
+            self._member = MemberBuilder(self._section, self._compression)
         return self._member
 
 

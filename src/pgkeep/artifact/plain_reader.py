@@ -4,18 +4,16 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
 
 from .. import errors as e
+from ..model.naming import Compression
 from ..progress import Advance
 from ..sql import dialect, script
 from ..sql.outline import Outline, check_beginning
 from ..sql.scanner import Scanner
 from ..stores.store import Source, chunks
-from .file import MultiMemberInflater
+from .compression import LONGEST_HEAD, compression_of, inflater
 
-GZIP = b"\x1f\x8b"
-ZSTD = b"\x28\xb5\x2f\xfd"
 OURS = b"\n-- Backup of database "
 HEAD = 64 << 10  # bytes of SQL in which a dump must identify itself
 LISTED = 50  # statements that pg_dump does not write are listed up to this number
@@ -105,16 +103,17 @@ def plain_blocks(
     zlib stops silently after the first member; gunzip only warns about bytes after the last one
     (trap B27).
     """
-    inflater = _inflater(source.read(0, min(4, source.size)))
+    compression = _compression(source)
+    stream = None if compression is None else inflater(compression)
     for chunk in chunks(source):
         digest(chunk)
-        if inflater is None:
+        if stream is None:
             yield chunk
         else:
-            yield from inflater.feed(chunk)
+            yield from stream.feed(chunk)
         progress(len(chunk))
-    if inflater is not None:
-        inflater.close()
+    if stream is not None:
+        stream.close()
 
 
 def is_ours(source: Source) -> bool:
@@ -125,53 +124,13 @@ def is_ours(source: Source) -> bool:
         return False
 
 
-class _Inflater(Protocol):
-    def feed(self, data: bytes) -> Iterator[bytes]: ...
-    def close(self) -> None: ...
+def is_compressed(source: Source) -> bool:
+    """Whether a file begins as gzip or zstd does."""
+    return _compression(source) is not None
 
 
-def _inflater(head: bytes) -> _Inflater | None:
-    if head.startswith(GZIP):
-        return MultiMemberInflater()
-    return _ZstdInflater() if head == ZSTD else None
-
-
-class _ZstdInflater:
-    """Decompress a stream of zstd frames up to the end of the last one."""
-
-    def __init__(self) -> None:
-        try:
-            import zstandard  # noqa: PLC0415 - an optional dependency that few dumps need
-        except ImportError:
-            raise e.UsageError(
-                "the dump is compressed with zstd, which this pgkeep cannot read",
-                hint="Install it with pip install 'pgkeep[zstd]', or decompress the dump:"
-                " zstd -d FILE.",
-            ) from None
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._error = zstandard.ZstdError
-        self._frame: Any = None
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the decompressed bytes, in small steps because few bytes can expand to many."""
-        for start in range(0, len(data), 16 << 10):
-            rest = data[start : start + (16 << 10)]
-            while rest:
-                self._frame = self._frame or self._decompressor.decompressobj()
-                try:
-                    block: bytes = self._frame.decompress(rest)
-                except self._error as error:
-                    raise e.VerificationFailed(f"damaged zstd data: {error}") from error
-                rest = self._frame.unused_data if self._frame.eof else b""
-                if self._frame.eof:
-                    self._frame = None
-                if block:
-                    yield block
-
-    def close(self) -> None:
-        """Check that the data ends at the end of a frame."""
-        if self._frame is not None:
-            raise e.VerificationFailed("truncated zstd data")
+def _compression(source: Source) -> Compression | None:
+    return compression_of(source.read(0, min(LONGEST_HEAD, source.size)))
 
 
 class PlainReading:

@@ -18,7 +18,7 @@ from ..sql.outline import Outline
 from ..stores.store import Source
 from . import consistency
 from .file import Artifact, Object, is_artifact
-from .plain_reader import GZIP, PlainReading
+from .plain_reader import PlainReading, is_compressed
 
 
 class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +155,11 @@ def check_names(artifact: Artifact, manifest: Manifest | None) -> None:
     name = naming.parse(artifact.source.name.rpartition("/")[2])
     if name is not None:
         claims.append(("its name", name.database, name.schema_only))
+        if artifact.compression != name.compression:
+            raise e.VerificationFailed(
+                f"{artifact.source.name}: compressed with {artifact.compression}, expected"
+                f" {name.compression} according to its name"
+            )
     for what, database, schema_only in claims:
         if database != meta.database.name:
             raise e.VerificationFailed(
@@ -246,5 +251,5 @@ def _verify_plain(source: Source, progress: Advance) -> VerificationReport:
         file=source.name, kind="plain", size=source.size, raw_bytes=outline.offset,
         entries=outline.entries, tables=outline.copies, rows=outline.rows, checked=[],
         connects=outline.connects, statements=reading.unknown, sha256=reading.sha256,
-        edited=reading.ours and source.read(0, 2) == GZIP,
+        edited=reading.ours and is_compressed(source),
     )  # fmt: skip

@@ -27,6 +27,14 @@ class MemberOrder:
         self._open = False
         threads.on_stop(self._wake)
 
+    def packer(self, section: str) -> Packer:
+        """Return what makes members of a section of pg_dump's stream."""
+        return Packer(section, self.write, self._writer.compression)
+
+    def rows_packer(self) -> Packer:
+        """Return what makes members of a worker's rows."""
+        return Packer("data", self.write_rows, self._writer.compression)
+
     def write(self, member: MemberBuilder) -> None:
         """Write a member of pg_dump's stream; these arrive in order."""
         self._writer.append(member)
@@ -95,7 +103,7 @@ class Assembler:
         self._tables = {table.oid: table for table in tables}
         self._order = order
         self._section = "pre"
-        self._packer = Packer("pre", order.write)
+        self._packer = order.packer("pre")
         self._packer.write(header)
         self._settings: dict[bytes, bytes] = {}
         self._type = ""
@@ -170,7 +178,7 @@ class Assembler:
             self._rows_are_read()
             self._order.wait_for_rows()
         self._section = section
-        self._packer = Packer(section, self._order.write)
+        self._packer = self._order.packer(section)
 
 
 def object_of(table: Table) -> Object:

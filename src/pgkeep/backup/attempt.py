@@ -13,6 +13,7 @@ from .. import __version__, processes
 from .. import errors as e
 from ..artifact.file import ArtifactWriter
 from ..model.manifest import Computed
+from ..model.naming import Compression
 from ..postgres import computed_values, moved_names, snapshot
 from ..postgres.connection import Connection
 from ..postgres.messages import is_lock_table_full
@@ -159,7 +160,7 @@ class Attempt:
             command.append("--schema-only")
         command += [exclusion(table) for table in self._copied_by_workers.values()]
         assembler = Assembler(
-            _header(self._source, self._held),
+            _header(self._source, self._held, self._writer.compression),
             self._source.codec,
             self._held.tables,
             self._order,
@@ -275,7 +276,7 @@ def _cancel(connection: Connection) -> None:
         connection.close()
 
 
-def _header(source: DumpSource, held: Snapshot) -> bytes:
+def _header(source: DumpSource, held: Snapshot, compression: Compression) -> bytes:
     """Return the first lines of the SQL: its origin, and how to restore it by hand."""
     database = source.database
     name = database.name.encode("ascii", "backslashreplace").decode()
@@ -291,7 +292,7 @@ def _header(source: DumpSource, held: Snapshot) -> bytes:
 --   sha256sum -c FILE.sha256
 --   zcat NAME.globals.sql.gz | psql -X -d postgres
 --   createdb -T template0 -E {database.encoding} {locale} NEWDB
---   zcat FILE | psql -X -v ON_ERROR_STOP=1 -d NEWDB && psql -c ANALYZE NEWDB
+--   {compression.program} FILE | psql -X -v ON_ERROR_STOP=1 -d NEWDB && psql -c ANALYZE NEWDB
 -- A complete file ends with the index of its contents, in comments such as this one.
 --
 

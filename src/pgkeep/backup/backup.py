@@ -74,6 +74,7 @@ class BackupOptions:
     limits: Limits = field(default_factory=Limits)
     cluster: str | None = None  # the name of the cluster, which the manifest records
     encryption: Encryption = UNENCRYPTED
+    compression: naming.Compression = naming.Compression.GZIP
 
 
 def backup(
@@ -184,7 +185,7 @@ class _Backup:
             copy = self._live_copy(stack, files.artifact)
             stored = HashedUpload(self._artifact(stack, files.artifact, copy))
             artifact = stack.enter_context(encryption.upload(stored))
-            writer = ArtifactWriter(artifact)
+            writer = ArtifactWriter(artifact, name.compression)
             self.watch.waits_for_store = lambda: writer.writing
             result = self._dump(writer)
             self.progress.step("writing to disk")
@@ -374,6 +375,7 @@ def _free_name(
             type=kind,
             taken=now().replace(microsecond=0),
             schema_only=options.schema_only,
+            compression=options.compression,
             cipher=None if recipients is None else recipients.cipher,
         )
         if not any(store.exists(file) for file in name.files):

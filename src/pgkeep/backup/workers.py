@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from psycopg import sql
 
 from .. import errors as e
-from ..artifact.file import BLOCK
+from ..artifact.compression import BLOCK
 from ..artifact.packer import Packer
 from ..postgres.snapshot import Table
 from ..progress import Progress
@@ -51,7 +51,7 @@ class Workers:
         try:
             self._threads.on_stop(session.kill)
             session.wait_until_ready()
-            packer = Packer("data", self._order.write_rows)
+            packer = self._order.rows_packer()
             while (taken := self._take(session)) is not None:
                 task, blocks = taken
                 try:

@@ -16,7 +16,8 @@ import msgspec
 from .. import errors as e
 from .. import interrupts
 from ..artifact import verify
-from ..artifact.file import Index, compress
+from ..artifact.compression import gzip
+from ..artifact.file import Index
 from ..crypt import opening
 from ..crypt.opening import CONTENTS, Level
 from ..crypt.options import UNENCRYPTED, Encryption
@@ -50,7 +51,7 @@ class Publication:
 
     def write_roles(self, roles: bytes) -> FileFacts:
         """Write the file of roles; return its facts for the manifest."""
-        return self.write(self.name.globals, self.encryption.encrypted(compress(roles)))
+        return self.write(self.name.globals, self.encryption.encrypted(gzip(roles)))
 
     def write(self, file: str, data: bytes) -> FileFacts:
         """Write one of the small files; return its facts for the manifest."""

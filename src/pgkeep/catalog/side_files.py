@@ -109,7 +109,7 @@ def read(store: Store, name: str) -> SideFiles:
 def _is_other(name: naming.BackupName | None, recorded: naming.BackupName) -> bool:
     """Whether the manifest is about another file of the backup, encrypted again."""
     return name == recorded and (
-        (name.cipher, name.generation) != (recorded.cipher, recorded.generation)
+        (name.form, name.generation) != (recorded.form, recorded.generation)
     )
 
 

@@ -1,7 +1,7 @@
 """Which file of a store is the backup file of a backup.
 
-Its name depends on the cipher, and on how often the backup was encrypted again. If several exist,
-as after an interrupted `pgkeep rekey`, the manifest names the valid one.
+Its name depends on the compression, the cipher, and on how often the backup was encrypted again.
+If several exist, as after an interrupted `pgkeep rekey`, the manifest names the valid one.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from . import manifests
 
 
 def valid(store: Store, name: BackupName, names: Iterable[str]) -> BackupName:
-    """Return the name of a backup with the cipher of its file, given the names in the store.
+    """Return the name of a backup with the form of its file, given the names in the store.
 
     Only if no file or several files exist, the manifest is read.
     """
@@ -37,5 +37,5 @@ def by_backup(names: Iterable[str]) -> dict[BackupName, list[BackupName]]:
         if naming.is_artifact(file) and (name := naming.parse(file)) is not None:
             found[name].append(name)
     for variants in found.values():
-        variants.sort(key=lambda name: (name.generation, name.cipher or ""))
+        variants.sort(key=lambda name: (name.generation, name.form))
     return found

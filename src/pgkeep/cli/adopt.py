@@ -14,6 +14,7 @@ from . import output, run_log
 from .command import pgkeep_command
 from .common import (
     complete_files,
+    compression_option,
     dir_option,
     identity_option,
     jobs_option,
@@ -47,6 +48,7 @@ from .common import (
 @identity_option
 @target_option
 @dir_option
+@compression_option
 @jobs_option
 @json_option
 def command(
@@ -57,6 +59,7 @@ def command(
     identity: str | None,
     target: str | None,
     directory: str | None,
+    compression: str | None,
     jobs: str | None,
     as_json: bool,
 ) -> None:
@@ -69,7 +72,9 @@ def command(
     index does; subfolders are not read. Tier and time follow from the name of each file. Damaged
     files are reported and skipped: exit code 5 after everything else is done.
     """
-    config = load_config(target=target, directory=directory, jobs=jobs, identity=identity)
+    config = load_config(
+        target=target, directory=directory, jobs=jobs, identity=identity, compression=compression
+    )
     if Path(file).is_dir():
         _folder(Path(file), config, database, kind, as_json=as_json)
         return
@@ -102,6 +107,7 @@ def _folder(
         type=naming.BackupType(kind) if kind else None,
         zone=config.settings.zone,
         encryption=config.encryption(),
+        compression=config.settings.compression,
     )
     store = config.store()
     copy = None if store.remote else config.copy()

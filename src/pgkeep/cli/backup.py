@@ -22,6 +22,7 @@ from ..stores.store import Store
 from . import directories, output, run_log
 from .command import pgkeep_command
 from .common import (
+    compression_option,
     dir_option,
     dsn_option,
     jobs_option,
@@ -87,6 +88,7 @@ MANUAL = "manual"
 )
 @target_option
 @dir_option
+@compression_option
 @jobs_option
 @json_option
 def command(
@@ -102,10 +104,11 @@ def command(
     databases: tuple[str, ...],
     target: str | None,
     directory: str | None,
+    compression: str | None,
     jobs: str | None,
     as_json: bool,
 ) -> None:
-    """Back up one or several databases, each into one plain .sql.gz.
+    """Back up one or several databases, each into one plain .sql.gz or .sql.zst.
 
     All tables are locked in the weakest mode, like for SELECT, before one snapshot is taken.
     pg_dump and several COPY connections share it. The file gets its final name only after
@@ -116,7 +119,7 @@ def command(
     """
     configs = load_configs(
         target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout,
-        yield_after=yield_after, computed=computed,
+        yield_after=yield_after, computed=computed, compression=compression,
     )  # fmt: skip
     request = _Request(
         kind=kind,
@@ -184,6 +187,7 @@ class _Request:
                 ),
                 cluster=target.settings.cluster,
                 encryption=target.encryption(),
+                compression=target.settings.compression,
             ),
             databases=self._selection(target),
             policy=target.policy if self.prune else None,

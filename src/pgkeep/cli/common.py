@@ -57,6 +57,9 @@ def setting_help(option: str) -> str:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+compression_option = click.option(
+    "--compression", metavar="gzip|zstd", help=setting_help("--compression")
+)
 jobs_option = click.option("--jobs", metavar="N", help=setting_help("--jobs"))
 dir_option = click.option(
     "--dir",
@@ -101,6 +104,7 @@ def load_configs(
     lock_timeout: str | None = None,
     yield_after: str | None = None,
     computed: str | None = None,
+    compression: str | None = None,
     identity: str | None = None,
 ) -> list[config.Config]:
     """Read the environment, pgkeep.toml and these options: one configuration for each target."""
@@ -111,6 +115,7 @@ def load_configs(
         "--lock-timeout": lock_timeout,
         "--yield-after": yield_after,
         "--no-computed-values": computed,
+        "--compression": compression,
         "--identity": identity,
     }
     given = {_SETTING_OF[option].variable: text for option, text in options.items()}
@@ -132,12 +137,13 @@ def load_config(
     directory: str | None = None,
     jobs: str | None = None,
     lock_timeout: str | None = None,
+    compression: str | None = None,
     identity: str | None = None,
 ) -> config.Config:
     """Read the configuration of one target."""
     configs = load_configs(
         target=target, dsn=dsn, directory=directory, jobs=jobs, lock_timeout=lock_timeout,
-        identity=identity,
+        compression=compression, identity=identity,
     )  # fmt: skip
     if len(configs) > 1:
         names = ", ".join(str(found.target) for found in configs)
@@ -296,13 +302,13 @@ def _locate_path(path: Path, target: config.Config) -> tuple[Store, str]:
     for store in places:
         if store.exists(name):
             return store, name
-        if stem is not None and (other := _encrypted(store, stem)) is not None:
+        if stem is not None and (other := _other_form(store, stem)) is not None:
             return store, other
     return places[0], name
 
 
-def _encrypted(store: Store, name: naming.BackupName) -> str | None:
-    """Return the encrypted file of a backup in a store, if it has one."""
+def _other_form(store: Store, name: naming.BackupName) -> str | None:
+    """Return the file of a backup that is encrypted or in zstd, if the store has one."""
     with contextlib.suppress(e.StoreError):
         names = [item.name for item in store.items()]
         found = variants.valid(store, name, names).artifact

@@ -17,6 +17,7 @@ from . import output, run_log
 from .command import pgkeep_command
 from .common import (
     complete_files,
+    compression_option,
     dir_option,
     identity_option,
     jobs_option,
@@ -57,6 +58,7 @@ from .common import (
 @identity_option
 @target_option
 @dir_option
+@compression_option
 @jobs_option
 @json_option
 def command(
@@ -68,6 +70,7 @@ def command(
     identity: str | None,
     target: str | None,
     directory: str | None,
+    compression: str | None,
     jobs: str | None,
     as_json: bool,
 ) -> None:
@@ -80,7 +83,10 @@ def command(
     Statements of pg_dump -C and pg_dumpall about the database itself are skipped; roles go into the
     globals file. If FILE is damaged, nothing is written and the exit code is 5.
     """
-    config = load_config(target=target, directory=place or directory, jobs=jobs, identity=identity)
+    config = load_config(
+        target=target, directory=place or directory, jobs=jobs, identity=identity,
+        compression=compression,
+    )  # fmt: skip
     encryption = config.encryption()
     store, name = locate(file, config)
     path = None if file.startswith(BUCKET) else Path(store.url_of(name))
@@ -96,6 +102,7 @@ def command(
             modified=_modified(path),
             zone=config.settings.zone,
             encryption=encryption,
+            compression=config.settings.compression,
         )
         copy = config.copy() if not config.store().remote else None
         manifest = index.index(source, config.store(), options, bar, copy=copy)

@@ -14,8 +14,8 @@ from ..terminal import printable
 
 LINES, WIDTH = 60, 80  # of a printed page of text
 _ABOUT = (
-    "A backup is pg_dump's SQL, compressed by gzip, then encrypted. These commands need no pgkeep:"
-    " only {programs}, zcat and psql. Type them in the shell of the machine that restores, with"
+    "A backup is pg_dump's SQL, compressed, then encrypted. These commands need no pgkeep: only"
+    " {programs} and psql. Type them in the shell of the machine that restores, with"
     " PGHOST, PGUSER and PGPASSWORD set for a superuser of the new server."
 )
 _STYLE = (
@@ -85,8 +85,12 @@ def html_page(kit: Kit) -> str:
 
 
 def _parts(kit: Kit) -> Iterator[_Part]:
-    ciphers = {example.name.cipher for example in kit.examples}
-    programs = " and ".join(sorted(str(cipher) for cipher in ciphers if cipher))
+    names = [example.name for example in kit.examples]
+    # The globals are in gzip, whatever the backup file is in.
+    programs = ", ".join(
+        sorted({str(name.cipher) for name in names})
+        + sorted({"zcat", *(name.compression.program for name in names)})
+    )
     yield _Part("", f"{kit.printed} {_ABOUT.format(programs=programs)}")
     yield _Part(
         "Recipients",
@@ -136,7 +140,7 @@ def _commands(kit: Kit, example: Example, *, several: bool, first: bool) -> Iter
         steps.append(f'{decrypt} "$G" | zcat | psql -X -d postgres')
     steps += [
         f"createdb {example.create} NEWDB",
-        f'{decrypt} "$F" | zcat | psql -X -v ON_ERROR_STOP=1 -d NEWDB',
+        f'{decrypt} "$F" | {name.compression.program} | psql -X -v ON_ERROR_STOP=1 -d NEWDB',
         "psql -X -d NEWDB -c ANALYZE",
     ]
     text = "NEWDB is the name of the new database." if first else ""

@@ -145,7 +145,8 @@ def command(
     if preview:
         _preview(config, plan, as_json=as_json)
     elif as_dump is not None:
-        asked = dump.Asked(str(database), tables, Path(as_dump).absolute())
+        folder = Path(as_dump).absolute()
+        asked = dump.Asked(str(database), tables, folder, config.settings.compression)
         _dump(config, plan, asked, options, as_json=as_json)
     else:
         directory = Path(str(target_directory)).absolute()

@@ -53,6 +53,7 @@ class IndexOptions:
     modified: datetime | None = None  # when the file was last written
     zone: tzinfo = UTC
     encryption: Encryption = UNENCRYPTED
+    compression: naming.Compression = naming.Compression.GZIP
 
 
 class Moment(NamedTuple):
@@ -112,6 +113,7 @@ def index(
         type=options.type or options.guess.type or naming.BackupType.MANUAL,
         taken=moment.time.astimezone(UTC).replace(microsecond=0),
         schema_only=part.tables > 0 and part.data == 0,
+        compression=options.compression,
         cipher=None if recipients is None else recipients.cipher,
     )
     with locked(store, backup_lock(name.database), GLANCE) as alone:
@@ -211,7 +213,7 @@ class _Index:
         with publication(self.store, name, roles=roles is not None, encryption=encryption) as files:
             stored = HashedUpload(files.artifact)
             with encryption.upload(stored) as artifact:
-                writer = ArtifactWriter(artifact)
+                writer = ArtifactWriter(artifact, name.compression)
                 index = writer.finish(self._meta(self._write(writer)))
                 artifact.seal()
             side = verify.SideFiles(sha256=stored.sha256, index_sha256=writer.index_sha256)
@@ -248,6 +250,7 @@ class _Index:
 
     def _header(self) -> bytes:
         name = re.sub(r"\s", " ", self.name.database.encode("ascii", "backslashreplace").decode())
+        program = self.name.compression.program
         return f"""\
 --
 -- Backup of database {name} as it was at {self.name.taken:%Y-%m-%d %H:%M:%S} UTC
@@ -257,7 +260,7 @@ class _Index:
 -- Without pgkeep, if its roles exist, into a new and empty database:
 --   sha256sum -c FILE.sha256
 --   createdb -T template0 -E {self.part.encoding} NEWDB
---   zcat FILE | psql -X -v ON_ERROR_STOP=1 -d NEWDB && psql -c ANALYZE NEWDB
+--   {program} FILE | psql -X -v ON_ERROR_STOP=1 -d NEWDB && psql -c ANALYZE NEWDB
 -- A complete file ends with the index of its contents, in comments such as this one.
 --
 

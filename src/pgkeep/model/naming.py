@@ -1,6 +1,7 @@
 """Format and parse names of backup files: `{database}_{type}_{timestamp}[_schema].sql.gz`.
 
-Names of encrypted files end with the cipher: `.sql.gz.age`, `.sql.gz.gpg`. A backup that was
+Names of files in zstd end in `.sql.zst`. The globals, which are small, are always in gzip. Names of
+encrypted files end with the cipher: `.sql.gz.age`, `.sql.gz.gpg`. A backup that was
 encrypted again has `_key2` or a higher number before its suffix, because for a moment both files
 exist.
 
@@ -33,10 +34,10 @@ _STEM = re.compile(
 _FILE = re.compile(
     rf"(?P<stem>{_STEM.pattern})"
     r"(?:_key(?P<generation>[2-9]|[1-9][0-9]{1,5}))?"
-    r"(?:(?:\.sql\.gz)(?:\.(?P<cipher>age|gpg))?(?:\.sha256)?"
+    r"(?:\.sql\.(?P<compression>gz|zst)(?:\.(?P<cipher>age|gpg))?(?:\.sha256)?"
     r"|\.globals\.sql\.gz(?:\.(?P<globals>age|gpg))?)"
 )
-_ARTIFACT = re.compile(r"(?<!\.globals)\.sql\.gz(?:\.(?:age|gpg))?\Z")
+_ARTIFACT = re.compile(r"(?<!\.globals)\.sql\.(?:gz|zst)(?P<cipher>\.(?:age|gpg))?\Z")
 _ID_LENGTH = 8
 _ID = re.compile(rf"[0-9a-f]{{4,{_ID_LENGTH}}}")
 
@@ -50,6 +51,28 @@ class BackupType(StrEnum):
     MANUAL = "manual"
 
 
+class Compression(StrEnum):
+    """With what the SQL of a backup file is compressed."""
+
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+    @property
+    def suffix(self) -> str:
+        """The end of the names of such files."""
+        return _SUFFIXES[self]
+
+    @property
+    def program(self) -> str:
+        """The program that prints the contents of such files."""
+        return _PROGRAMS[self]
+
+
+_SUFFIXES = {Compression.GZIP: ".gz", Compression.ZSTD: ".zst"}
+_PROGRAMS = {Compression.GZIP: "zcat", Compression.ZSTD: "zstdcat"}
+_COMPRESSIONS = {"gz": Compression.GZIP, "zst": Compression.ZSTD}
+
+
 class Cipher(StrEnum):
     """What a file is encrypted with; also the suffix of its name."""
 
@@ -61,14 +84,16 @@ class Cipher(StrEnum):
 class BackupName:
     """The parts of a backup's file names: database, type, UTC time, schema only or not.
 
-    The cipher, and how often the files were encrypted again, belong to the files: two names of one
-    backup are equal. The name of a manifest does not contain them; the manifest does.
+    The compression, the cipher, and how often the files were encrypted again, belong to the files:
+    two names of one backup are equal. The name of a manifest does not contain them; the manifest
+    does.
     """
 
     database: str
     type: BackupType
     taken: datetime
     schema_only: bool = False
+    compression: Compression = field(default=Compression.GZIP, compare=False)
     cipher: Cipher | None = field(default=None, compare=False)
     generation: int = field(default=1, compare=False)  # 1: as the backup was made
 
@@ -82,11 +107,14 @@ class BackupName:
     @property
     def artifact(self) -> str:
         """The name of the dump itself."""
-        return self._file(ARTIFACT)
+        return self._file(f".sql{self.compression.suffix}")
 
     @property
     def id(self) -> str:
-        """A short name for people: the beginning of the SHA-256 of the unencrypted file's name."""
+        """A short name for people: the beginning of the SHA-256 of the name that ends in .sql.gz.
+
+        It is the same for every compression and cipher.
+        """
         return hashlib.sha256(f"{self.stem}{ARTIFACT}".encode()).hexdigest()[:_ID_LENGTH]
 
     @property
@@ -109,12 +137,22 @@ class BackupName:
         """All file names of this backup, the manifest last."""
         return (self.artifact, self.checksum, self.globals, self.manifest)
 
+    @property
+    def form(self) -> tuple[str, str]:
+        """With what the backup file is compressed, and encrypted if it is."""
+        return self.compression, self.cipher or ""
+
     def of_file(self, file_name: str) -> "BackupName":
-        """Return this backup with the cipher and generation in the name of one of its files."""
+        """Return this backup with what the name of one of its files says about the files."""
         found = parse(file_name)
         if found is None or found != self:
             return self
-        return replace(self, cipher=found.cipher, generation=found.generation)
+        return replace(
+            self,
+            compression=found.compression,
+            cipher=found.cipher,
+            generation=found.generation,
+        )
 
     def _file(self, suffix: str) -> str:
         generation = f"_key{self.generation}" if self.generation > 1 else ""
@@ -149,10 +187,12 @@ def parse(file_name: str) -> BackupName | None:
     if match is None or (name := _name(match)) is None:
         return None
     cipher = match["cipher"] or match["globals"]
-    if cipher is None and match["generation"] is None:
+    compression = _COMPRESSIONS[match["compression"] or "gz"]
+    if cipher is None and match["generation"] is None and compression is Compression.GZIP:
         return name
     return replace(
         name,
+        compression=compression,
         cipher=Cipher(cipher) if cipher else None,
         generation=int(match["generation"] or 1),
     )
@@ -174,8 +214,8 @@ def side_names(file_name: str) -> SideNames | None:
     found = parse(file_name)
     if found is not None:
         return SideNames(found.checksum, found.globals, found.manifest)
-    stem, suffix = file_name[: match.start()], match[0]
-    return SideNames(file_name + CHECKSUM, f"{stem}.globals{suffix}", stem + MANIFEST)
+    stem, cipher = file_name[: match.start()], match["cipher"] or ""
+    return SideNames(file_name + CHECKSUM, f"{stem}{GLOBALS}{cipher}", stem + MANIFEST)
 
 
 def is_artifact(file_name: str) -> bool:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from .. import errors as e
-from ..artifact.file import MultiMemberInflater, compress
+from ..artifact.compression import MultiMemberInflater, gzip
 from ..catalog.side_files import open_contents
 from ..crypt.options import Encryption
 from ..model import wal
@@ -207,7 +207,7 @@ class WalArchive:
         recipients = self.encryption.recipients
         cipher = None if recipients is None else recipients.cipher
         stored = StoredFile(name, digest, cipher, stored_name(name, digest, cipher))
-        contents = self.encryption.encrypted(compress(data))
+        contents = self.encryption.encrypted(gzip(data))
         try:
             write_file(
                 self.store, stored.stored, contents, owner=self.origin.system_identifier, new=True

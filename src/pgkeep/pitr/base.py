@@ -18,7 +18,7 @@ import msgspec
 
 from .. import __version__, processes
 from .. import errors as e
-from ..artifact.file import compress
+from ..artifact.compression import gzip
 from ..catalog.encryption import encryption_facts
 from ..crypt.options import Encryption
 from ..model.manifest import FileFacts
@@ -294,7 +294,7 @@ def _published(
 
     with all_or_none(store, published):
         # First: its time shows other hosts that parts are being written, which takes long.
-        own = small(BACKUP_MANIFEST, compress((data / BACKUP_MANIFEST).read_bytes()))
+        own = small(BACKUP_MANIFEST, gzip((data / BACKUP_MANIFEST).read_bytes()))
         configured = (
             small("configuration.tar", configuration.packed(configuration_files))
             if configuration_files

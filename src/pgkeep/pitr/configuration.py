@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from ..artifact.file import compress
+from ..artifact.compression import gzip
 from ..postgres.connection import Connection
 from . import parts
 
@@ -78,7 +78,7 @@ def packed(files: Mapping[str, bytes]) -> bytes:
             info = tarfile.TarInfo(name.lstrip("/"))
             info.size, info.mode = len(contents), 0o600
             tar.addfile(info, io.BytesIO(contents))
-    return compress(data.getvalue())
+    return gzip(data.getvalue())
 
 
 def unpack(blocks: Iterable[bytes], name: str, target: Path) -> None:

@@ -12,7 +12,7 @@ from .. import errors as e
 from ..backup.backup import BackupOptions, backup
 from ..crypt.options import Encryption
 from ..model.manifest import Manifest
-from ..model.naming import BackupType
+from ..model.naming import BackupType, Compression
 from ..postgres.connection import Endpoint
 from ..progress import Progress
 from ..stores.local import LocalStore
@@ -21,11 +21,12 @@ from .restore import DEFAULT, RestoreOptions, recovered
 
 
 class Asked(NamedTuple):
-    """A database, tables that it must have had, and where its backup is written."""
+    """A database, tables that it must have had, and where and how its backup is written."""
 
     database: str
     tables: Sequence[str]
     folder: Path
+    compression: Compression = Compression.GZIP
 
 
 def check_folder(folder: Path, places: Sequence[str]) -> None:
@@ -59,8 +60,9 @@ def dump(
 
     """
     how = BackupOptions(
-        type=BackupType.MANUAL, jobs=jobs, verify=True, chosen=True, encryption=encryption
-    )
+        type=BackupType.MANUAL, jobs=jobs, verify=True, chosen=True, encryption=encryption,
+        compression=asked.compression,
+    )  # fmt: skip
     options = replace(options, keep=False)
     with ExitStack() as stack:
         place = asked.folder.parent / f".{asked.folder.name}.recovered"  # it never exists

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 from isal import isal_zlib
 
 from .. import errors as e
-from ..artifact.file import MultiMemberInflater
+from ..artifact.compression import MultiMemberInflater
 from ..progress import Advance
 
 PART_SIZE = 256 << 20  # bytes of files in a part; a file of a table can have 1 GiB
