@@ -95,16 +95,16 @@ def test_the_receiver(read: Any) -> None:
 def test_the_stores(read: Any) -> None:
     """A11: a gap counts while it is in the window, and is severe until a base backup follows."""
     read.planted.segments(range(4))
-    assert judged(read()).problems == [f"{read().place} has no base backup of it"]
+    assert judged(read()).problems == [f"{read().store} has no base backup of it"]
     read.planted.bases(base(6))
     assert "with the WAL after it" in judged(read()).problems[0]
     read.planted.bases(base(1))
     assert not judged(read()).problems
     read.planted.segments([5])
     found = judged(read())
-    gap = f"in {read().place}, WAL is missing after 2026-11-20 16:00 UTC: 000000010000000000000004"
+    gap = f"in {read().store}, WAL is missing after 2026-11-20 16:00 UTC: 000000010000000000000004"
     assert found.problems == [
-        f"in {read().place}, WAL after 0/4000000 is missing, and no base backup is newer", gap,
+        f"in {read().store}, WAL after 0/4000000 is missing, and no base backup is newer", gap,
     ]  # fmt: skip
     assert found.critical
     read.planted.segments([6])

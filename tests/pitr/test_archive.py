@@ -15,7 +15,8 @@ from pgkeep.crypt.options import Encryption
 from pgkeep.model.wal import Segment
 from pgkeep.pitr import archive as archive_module
 from pgkeep.pitr.archive import WalArchive
-from pgkeep.pitr.shipper import Pace, Received, Shipper, StoreShipper
+from pgkeep.pitr.received import Received
+from pgkeep.pitr.shipper import Pace, Shipper, StoreShipper
 from pgkeep.pitr.wal_file import Origin, read_header
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalStore

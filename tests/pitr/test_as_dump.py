@@ -41,7 +41,7 @@ def test_a_dropped_table_comes_home() -> None:
             assert "is in the directory of the backups" in error
         plan = json.loads(invoke.run(*asked[:3], "--preview", "--json", env=env))
         assert list(plan) == [
-            "cluster", "place", "target", "time", "timeline", "other_timelines", "bases",
+            "cluster", "store", "target", "time", "timeline", "other_timelines", "bases",
             "segments", "bytes", "expected_seconds", "recovery_target", "commits", "next_commit",
         ]  # fmt: skip
         assert plan["time"] == moment[0].isoformat()

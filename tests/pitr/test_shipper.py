@@ -15,7 +15,8 @@ from pgkeep.model import wal
 from pgkeep.model.wal import Path as WalPath
 from pgkeep.pitr import base, slot
 from pgkeep.pitr.archive import WalArchive, stored_name
-from pgkeep.pitr.shipper import Received, Shipper
+from pgkeep.pitr.received import Received
+from pgkeep.pitr.shipper import Shipper
 from pgkeep.pitr.wal_file import Origin
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server

@@ -217,12 +217,12 @@ def test_several_targets_and_a_store_that_cannot_be_read(tmp_path: Path, buckets
         counted.requests.clear()
         invoke.run("list", "--target=two", env=env)
         assert len(counted.requests) == 1, counted.requests
-    assert [one["place"] for one in found] == [f"{tmp_path}/one", f"s3://{bucket}/b"]
+    assert [one["store"] for one in found] == [f"{tmp_path}/one", f"s3://{bucket}/b"]
     assert [one["windows"][0]["end"] for one in found] == ["0/4000000"] * 2
     assert found[1]["windows"][0]["until"] is not None
     env["BACKUP_S3_ENDPOINT"] = "http://127.0.0.1:9"
     out, err = invoke.outputs("pitr", "windows", "--json", env=env)
-    assert [one["place"] for one in json.loads(out)] == [f"{tmp_path}/one"]
+    assert [one["store"] for one in json.loads(out)] == [f"{tmp_path}/one"]
     assert f"s3://{bucket}/b" in err
     status, _, err = invoke.complete("pitr", "windows", "--target=two", env=env)
     assert status == 6, err

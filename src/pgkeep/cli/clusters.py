@@ -53,7 +53,7 @@ def clusters_of(
     order = location.places(config)
     clusters = [
         point_in_time.judge(
-            sorted(states, key=lambda state: order.index(state.place)),
+            sorted(states, key=lambda state: order.index(state.store)),
             found.problems[identifier],
             goals_of(config) if goals is None else goals,
             now,

@@ -173,38 +173,25 @@ def command(
         config = load_config(target=target, directory=directory, jobs=jobs, identity=identity)
         _check_report(report)
         wanted = drill_cluster.wanted(config, database, checks, timeout)
-        cluster_drill = drill_cluster.ClusterDrill(
-            wanted=wanted, seed=seed, report=report, as_json=as_json
-        )
-        if stanza is not None:
-            drill_cluster.stanza(config, stanza, cluster_drill)
-        else:
-            drill_cluster.archived(config, cluster, cluster_drill)
+        asked = drill_cluster.ClusterDrill(wanted=wanted, seed=seed, report=report, as_json=as_json)
+        drill_cluster.run(config, drill_cluster.sources(config, stanza, cluster), asked)
         return
     check_extra("drill", "numpy", "jinja2")
     from ..drill import assertions, drill  # noqa: PLC0415 - after the check that numpy is installed
 
-    asked = assertions.read(checks)
+    queries = assertions.read(checks)
     _check_report(report)
     config = load_config(target=target, directory=directory, jobs=jobs, identity=identity)
-    if file is not None:
-        store, name = locate(file, config)
-    else:
-        store, manifest = latest(config, database, verified=True)
-        name = manifest.artifact.name
+    store, name = _chosen(config, file, database)
     options = drill.DrillOptions(
         jobs=config.settings.jobs,
         server=Endpoint.from_dsn(server) if server is not None else None,
-        assertions=asked,
+        assertions=queries,
         timeout=timeout,
         settings=dict(map(_setting, settings)),
         search_path=SearchPath(search_path),
         keys=keys(config),
     )
-    parsed = naming.parse(name)
-    of = "" if parsed is None else parsed.database
-    # Noted before it starts, so that the record of a drill that fails names its database.
-    run_log.current().used(config, of, [name if parsed is None else parsed.stem])
     with _hint_of_copy(store, name, config), output.current().progress(silent=as_json) as bar:
         outcome = drill.run(store, name, options, bar)
     RunNotifier([config], "drill", output.current(), partial=True).update_metrics()
@@ -212,6 +199,19 @@ def command(
         _write_report(report, outcome)
     with _hint_of_copy(store, name, config) if outcome.damaged else contextlib.nullcontext():
         _conclude(outcome, report, as_json=as_json)
+
+
+def _chosen(config: Config, file: str | None, database: str | None) -> tuple[Store, str]:
+    """Return the file of a backup, noted before it is used: a drill that fails names it."""
+    if file is not None:
+        store, name = locate(file, config)
+    else:
+        store, manifest = latest(config, database, verified=True)
+        name = manifest.artifact.name
+    parsed = naming.parse(name)
+    of = "" if parsed is None else parsed.database
+    run_log.current().used(config, of, [name if parsed is None else parsed.stem])
+    return store, name
 
 
 @contextlib.contextmanager

@@ -60,38 +60,26 @@ def wanted(
     )
 
 
-def stanza(config: Config, name: str, asked: ClusterDrill) -> None:
-    """Drill a stanza of pgBackRest.
+def sources(config: Config, stanza: str | None, cluster: str | None) -> Sequence["PointSource"]:
+    """Return a stanza of pgBackRest, or the clusters with base backups and WAL in the first store.
 
     Raises:
         UsageError: pgBackRest is not installed, or cannot read the repository.
-        Refused: the repository does not have the stanza, or space is short.
-        VerificationFailed: the drill failed.
+        Refused: the repository does not have the stanza, or the store no cluster.
 
     """
     from ..drill import pgbackrest_source  # noqa: PLC0415 - only this command needs it
-
-    run(config, [pgbackrest_source.source_of(name)], asked)
-
-
-def archived(config: Config, cluster: str | None, asked: ClusterDrill) -> None:
-    """Drill the clusters that have base backups and WAL in the first store, one after the other.
-
-    Raises:
-        Refused: no cluster has any, or space is short.
-        VerificationFailed: a drill failed.
-
-    """
-    from ..drill.archive_source import ArchiveSource  # noqa: PLC0415 - only this command needs it
+    from ..drill.archive_source import ArchiveSource  # noqa: PLC0415
     from ..pitr import location  # noqa: PLC0415
 
+    if stanza is not None:
+        return [pgbackrest_source.source_of(stanza)]
     encryption = config.encryption()
     found = list(location.known(config))
     if not found or cluster is not None:
         found = location.only(found, cluster)
     first = {place.facts.system_identifier: place for place in reversed(found)}
-    sources = [ArchiveSource(first[name], encryption) for name in sorted(first)]
-    run(config, sources, asked)
+    return [ArchiveSource(first[name], encryption) for name in sorted(first)]
 
 
 def run(config: Config, sources: Sequence["PointSource"], asked: ClusterDrill) -> None:

@@ -25,7 +25,7 @@ def document(plan: RecoveryPlan, point: Point, expected: float | None) -> dict[s
     """Return the plan for --json."""
     return {
         "cluster": plan.location.facts.system_identifier,
-        "place": plan.location.url,
+        "store": plan.location.url,
         "target": str(plan.target),
         "time": None if plan.target.time is None else plan.target.time.isoformat(),
         "timeline": plan.path.timeline,

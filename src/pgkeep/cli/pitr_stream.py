@@ -71,22 +71,22 @@ def command(
     if listen is not None:
         label = config.settings.cluster or short_form(facts.system_identifier)
         max_lag = config.settings.wal_max_lag
-        app = receiver_page.application(lambda: stream.state, max_lag, label, listen)
+        app = receiver_page.application(lambda: stream.report.state, max_lag, label, listen)
         web.start(app, listen, "/healthz", out)
     end_by_signals(stream.stop)
     out.info(f"receiving the WAL of cluster {facts.system_identifier}")
     manager = ServiceManager()
     stream.run(
-        lambda: position is not None and _reached(stream.health.position, position),
-        lambda: manager.report(_status(stream), ready=stream.health.receiving),
+        lambda: position is not None and _reached(stream.report.health.position, position),
+        lambda: manager.report(_status(stream), ready=stream.report.health.receiving),
     )
-    stored = "nothing" if stream.health.position is None else f"up to {stream.health.position}"
-    out.done(f"stored {stored}")
+    end = stream.report.health.position
+    out.done("stored nothing" if end is None else f"stored up to {end}")
 
 
 def _status(stream: Stream) -> str:
-    problems = stream.health.problems
-    return "; ".join(problems) or f"stored up to {stream.health.position}"
+    problems = stream.report.health.problems
+    return "; ".join(problems) or f"stored up to {stream.report.health.position}"
 
 
 def _position(text: str | None) -> Lsn | None:

@@ -96,7 +96,7 @@ def _receiver(
 def lines(state: ClusterState, now: datetime) -> Iterator[str]:
     """Yield the lines about a cluster."""
     name = f" ({state.cluster})" if state.cluster else ""
-    yield f"cluster {state.system_identifier}{name} in {state.place}"
+    yield f"cluster {state.system_identifier}{name} in {state.store}"
     shown = [*state.windows, *state.other_timelines]
     if shown:
         yield f"  {'SINCE':27}{'UNTIL':28}{'TIMELINE':>8}{'BASES':>7}{'CHAIN':>7}"

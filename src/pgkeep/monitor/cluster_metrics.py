@@ -29,7 +29,7 @@ def of_clusters(clusters: Iterable[Cluster], goals: Goals, now: datetime) -> Ite
         name = cluster.cluster or short_form(cluster.system_identifier)
         for state in cluster.stores:
             for metric, value in _of_store(state, goals, now):
-                yield _sample(metric, value, cluster=name, store=state.place)
+                yield _sample(metric, value, cluster=name, store=state.store)
         yield from cluster_drills.samples("pgkeep_pitr", cluster.drill, cluster=name)
         if cluster.receiver is not None:
             yield from of_receiver(cluster.receiver, name, now, running=bool(cluster.running))

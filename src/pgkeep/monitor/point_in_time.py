@@ -178,12 +178,12 @@ def _of_window(state: "ClusterState") -> Iterator[str]:
     if state.current is not None:
         return
     if not state.bases:
-        yield f"{state.place} has no base backup of it"
+        yield f"{state.store} has no base backup of it"
     elif not state.windows:
-        yield f"{state.place} has no base backup of it with the WAL after it"
+        yield f"{state.store} has no base backup of it with the WAL after it"
     else:
         last = state.windows[-1]
-        yield f"in {state.place}, WAL after {last.end} is missing, and no base backup is newer"
+        yield f"in {state.store}, WAL after {last.end} is missing, and no base backup is newer"
 
 
 def counted_gaps(state: "ClusterState", goals: Goals, now: datetime) -> "list[Gap]":
@@ -198,16 +198,16 @@ def _of_files(state: "ClusterState", goals: Goals, now: datetime) -> Iterator[st
         others = f", and {len(gaps) - 1} earlier gaps" if len(gaps) > 1 else ""
         since = "" if gap.since is None else f" after {_moment(gap.since)}"
         which = gap.first if gap.segments == 1 else f"{gap.first} to {gap.last}"
-        yield f"in {state.place}, WAL is missing{since}: {which}{others}"
+        yield f"in {state.store}, WAL is missing{since}: {which}{others}"
     if state.current is not None:
         age = (now - state.current.newest_base).total_seconds()
         if age > goals.base_max_age:
             yield (
-                f"its newest base backup in {state.place} is {span(age)} old,"
+                f"its newest base backup in {state.store} is {span(age)} old,"
                 f" BACKUP_BASE_MAX_AGE is {span(goals.base_max_age)}"
             )
     for text in (*state.unusable, *state.unreadable):
-        yield f"in {state.place}: {text}"
+        yield f"in {state.store}: {text}"
 
 
 def _notes(stores: "Sequence[ClusterState]", stream: StreamState | None) -> Iterator[str]:
@@ -219,7 +219,7 @@ def _notes(stores: "Sequence[ClusterState]", stream: StreamState | None) -> Iter
         yield from (text for text in stream.problems if text not in errors)
     for state in stores:
         for window in state.other_timelines:
-            yield f"{state.place} also has another history: timeline {window.timeline}"
+            yield f"{state.store} also has another history: timeline {window.timeline}"
 
 
 def facts(cluster: Cluster, now: datetime) -> Iterator[str]:
@@ -227,17 +227,17 @@ def facts(cluster: Cluster, now: datetime) -> Iterator[str]:
     for state in cluster.stores:
         window = state.current
         if window is None:
-            yield f"{state.place}: the present cannot be restored"
+            yield f"{state.store}: the present cannot be restored"
             continue
         begin = datetime.fromtimestamp(math.ceil(window.since.timestamp()), UTC)
         since = f"any second since {_second(begin)}"
         if window.until is None:
-            yield f"{state.place}: {since}"
+            yield f"{state.store}: {since}"
         elif window.complete:
-            yield f"{state.place}: {since} until {_second(window.until)}"
+            yield f"{state.store}: {since} until {_second(window.until)}"
         else:
             ago = span(max(0.0, (now - window.until).total_seconds()))
-            yield f"{state.place}: {since}; the newest WAL was stored {ago} ago"
+            yield f"{state.store}: {since}; the newest WAL was stored {ago} ago"
         age = span(max(0.0, (now - window.newest_base).total_seconds()))
         chain = "full" if window.chain == 1 else f"a chain of {window.chain}"
         yield f"newest base backup: {window.bases[-1]}, {age} ago, {chain}"

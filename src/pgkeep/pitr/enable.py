@@ -193,7 +193,7 @@ def _first_base(given: Enabling, facts: ClusterFacts, name: str) -> BaseManifest
 
         def position() -> Lsn | None:
             check_receiver()
-            return stream.health.position
+            return stream.report.health.position
 
         _wait(position, made.stop_lsn)
     return made

@@ -27,7 +27,7 @@ SAFE_AGE = timedelta(days=2)
 class Expired:
     """What was removed from one location."""
 
-    place: str
+    store: str
     bases: list[str] = field(default_factory=list)
     segments: int = 0  # files of WAL
     leftovers: int = 0  # files of interrupted base backups

@@ -35,7 +35,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
 
     system_identifier: str
     cluster: str | None  # BACKUP_CLUSTER
-    place: str
+    store: str
     ended: datetime | None  # UTC; when `pgkeep pitr disable` was run
     windows: list[Window]  # along the way to the newest timeline, oldest first
     other_timelines: list[Window]  # of timelines that the newest one has left
@@ -119,7 +119,7 @@ def examine(
     return ClusterState(
         system_identifier=location.facts.system_identifier,
         cluster=location.facts.name,
-        place=location.url,
+        store=location.url,
         ended=location.facts.ended,
         windows=found,
         other_timelines=others,

@@ -16,8 +16,10 @@ from .base_manifest import BaseManifest
 from .base_run import BaseRun
 from .expire import Expired, RemovalPlan
 from .location import ClusterFacts, Location, locations, register, register_at, spool_of
-from .shipper import Received, Shipper
-from .stream import WATCH, Stream, StreamOptions
+from .received import Received
+from .shipper import Shipper
+from .stream import Stream
+from .stream_report import WATCH, StreamOptions
 
 
 def facts_of(connection: Connection, config: Config) -> ClusterFacts:

@@ -1,106 +1,30 @@
 """Receive WAL without end: supervise pg_receivewal, store what it writes, watch the slot."""
 
-import os
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 
-import msgspec
 import psycopg
 
 from .. import errors as e
 from ..model import wal
-from ..model.wal import Lsn
 from ..postgres.connection import Connection, Endpoint
 from ..progress import size
 from ..stores.local import LocalStore
-from . import receiver, slot, stream_state
+from . import receiver, slot
 from .new_base import NewBase
 from .receiver import Receiver
 from .shipper import Shipper
 from .slot import Look, SlotState
-from .stream_state import Break, SlotProgress, StoreProgress, StreamState
+from .stream_report import StreamOptions, StreamReport
 
 POLL = 0.5  # seconds between two looks at pg_receivewal
-WATCH = 10.0  # longest time between two looks at the server, in seconds
 FLOOR = 0.05  # of the spool's file system, which stays free for others
 LOW = 0.25  # of it: people are told, since receiving stops at the floor
 ENOUGH = 20 << 30  # bytes above the floor: on a large disk, a quarter is a lot
 FINISH = 30.0  # seconds for storing what is left at the end
-BREAKS = 20  # that are remembered
-
-
-@dataclass(slots=True)
-class Health:
-    """How the receiver is doing; times are UTC."""
-
-    receiving: bool = False
-    position: Lsn | None = None  # the end of what every store has
-    server: Lsn | None = None  # where the server writes
-    seen_at: datetime | None = None  # when the server was asked
-    complete_until: datetime | None = None  # as in StreamState
-    slot: SlotState | None = None
-    timeline: int | None = None
-    waiting: int = 0  # complete segments that a store does not have
-    broken: list[Break] = field(default_factory=list)
-    found: dict[str, str] = field(default_factory=dict)  # problems by what has them
-    # When the server was asked, with its timeline and position; only what is not stored yet.
-    _seen: deque[tuple[datetime, tuple[int, Lsn]]] = field(
-        default_factory=lambda: deque(maxlen=1000)
-    )
-
-    @property
-    def problems(self) -> list[str]:
-        """What is wrong now."""
-        return [*self.found.values()]
-
-    @property
-    def begins_window(self) -> bool:
-        """Whether WAL is missing, and no base backup was taken since."""
-        return bool(self.broken) and self.broken[-1].healed_at is None
-
-    def see(self, found: Look) -> None:
-        """Note what the server says."""
-        self.seen_at, self.server = found.at, found.position
-        self.slot, self.timeline = found.slot, found.timeline
-        self._seen.append((found.at, (found.timeline, found.position)))
-
-    def store(self, reached: tuple[int, Lsn]) -> None:
-        """Note up to which timeline and position every store has everything."""
-        self.position = reached[1]
-        while self._seen and self._seen[0][1] <= reached:
-            self.complete_until = self._seen.popleft()[0]
-
-    def break_window(self, reason: str) -> None:
-        """Note that WAL is missing from now on, once until a base backup begins a new window."""
-        if not self.begins_window:
-            since = self.complete_until or datetime.now(UTC)
-            self.broken = [*self.broken, Break(since=since, reason=reason)][-BREAKS:]
-
-    def heal(self) -> None:
-        """Note that a base backup was taken after WAL was missing."""
-        now = datetime.now(UTC)
-        self.broken = [
-            found if found.healed_at else msgspec.structs.replace(found, healed_at=now)
-            for found in self.broken
-        ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions:
-    """How to receive WAL."""
-
-    programs: Path  # of the server's major version
-    state: Path  # the file for other commands on this host
-    slot: str
-    system_identifier: str
-    watch: float = WATCH  # seconds between two looks at the server
 
 
 class Stream:
@@ -122,7 +46,7 @@ class Stream:
         self._answers = True  # the server
         self._ended = ""  # why what is asked for can be on another timeline
         self._next_look = 0.0
-        self.health = Health()
+        self.report = StreamReport(shipper, self._receiver, options, tell)
 
     def stop(self) -> None:
         """End `run` soon; what was received is stored before."""
@@ -148,7 +72,7 @@ class Stream:
                     f"another process receives WAL into {spool.url}",
                     hint="Only one pgkeep pitr stream runs for a cluster.",
                 )
-            self._remember()
+            self.report.remember()
             self._receiver.end_orphans()
             self._shipper.start()
             try:
@@ -161,8 +85,8 @@ class Stream:
                 lacking = self._shipper.finish(FINISH)
                 with suppress(OSError):  # reported before
                     self._shipper.remove()
-                    self._note()
-                self._write()
+                    self.report.note()
+                self.report.write()
         self._shipper.check()
         for state in lacking:
             store = state.archive.store.url
@@ -176,12 +100,12 @@ class Stream:
         """Do the next step; a disk that fails is like a store that fails."""
         try:
             self._step()
-            self._solved("spool")
+            self.report.solved("spool")
         except OSError as error:
-            self._problem("spool", f"could not use the spool: {error}")
+            self.report.problem("spool", f"could not use the spool: {error}")
             if time.monotonic() >= self._next_look:
                 self._next_look = time.monotonic() + self._options.watch
-                self._write()
+                self.report.write()
 
     def _step(self) -> None:
         self._shipper.check()
@@ -196,12 +120,12 @@ class Stream:
         start = space and self._receiver.due and known
         if time.monotonic() >= self._next_look or (start and self._answers):
             self._look(start=start)
-            self._note()
-            self._write()
-        if (taken := self._new_base.poll(wanted=self.health.begins_window)) is not None:
+            self.report.note()
+            self.report.write()
+        if (taken := self._new_base.poll(wanted=self.report.health.begins_window)) is not None:
             self._took(taken)
         self._shipper.remove()
-        self._note()
+        self.report.note()
 
     def _look(self, *, start: bool) -> None:
         """Ask the server for its position and its slot, and start pg_receivewal if it is due."""
@@ -214,7 +138,7 @@ class Stream:
                 if found.slot is None or found.slot.lost:
                     self._renew(connection, found.slot)
                     found = slot.look(connection, name)
-                self.health.see(found)
+                self.report.health.see(found)
                 self._shipper.flushed(None if found.slot is None else found.slot.restart)
                 if start and self._receiver.due and found.slot is not None:
                     pinned = self._endpoint.pinned(connection)
@@ -222,11 +146,11 @@ class Stream:
                         self._switch(pinned, found)
                     self._start(pinned, found.slot)
             self._answers = True
-            self._solved("server")
+            self.report.solved("server")
             if self._receiver.stable:
-                self._solved("receiver")
+                self.report.solved("receiver")
         except (e.ConnectionFailed, psycopg.Error) as error:
-            self._problem("server", f"the server does not answer: {error}")
+            self.report.problem("server", f"the server does not answer: {error}")
         self._next_look = time.monotonic() + self._options.watch
 
     def _check_cluster(self, found: Look) -> None:
@@ -271,7 +195,7 @@ class Stream:
             self._shipper.jump()
         elif received.next is None and newest is not None and found.restart is not None:
             missing = newest.next.number < found.restart // received.size
-            if missing and not self.health.begins_window:
+            if missing and not self.report.health.begins_window:
                 received.continue_with(newest.next)
         self._receiver.start(pinned)
 
@@ -284,9 +208,9 @@ class Stream:
                 slot.drop(connection, name)
             slot.create(connection, name)
         except e.Refused as error:
-            self._problem("slot", error.message)
+            self.report.problem("slot", error.message)
             return
-        self._solved("slot")
+        self.report.solved("slot")
         self._receiver.begin_again()
         how = "did not exist" if found is None else "was lost: the server has removed its WAL"
         self._tell(f"replication slot {name} {how}; it is created again")
@@ -299,27 +223,23 @@ class Stream:
             self._lose(message)
         elif count.bit_count() == 1:
             times = f" {count} times in a row" if count > 1 else ""
-            self._problem("receiver", f"receiving ended{times}: {message}")
+            self.report.problem("receiver", f"receiving ended{times}: {message}")
 
     def _lose(self, reason: str) -> None:
         """Begin again at the slot, because WAL is missing."""
         self._received.set_aside()
         self._shipper.jump()
         self._receiver.begin_again()
-        self._break(reason)
-
-    def _break(self, reason: str) -> None:
-        self.health.break_window(reason)
-        self._problem("window", f"WAL is missing, a window is broken: {reason}")
+        self.report.break_window(reason)
 
     def _took(self, error: str) -> None:
         """Note the end of a base backup, which has no error or failed."""
         if error:
-            self._problem("base", f"no base backup after WAL was missing: {error}")
+            self.report.problem("base", f"no base backup after WAL was missing: {error}")
             return
-        self.health.heal()
-        self._solved("base")
-        self._solved("window")
+        self.report.health.heal()
+        self.report.solved("base")
+        self.report.solved("window")
         self._tell("a new base backup is stored: a new window begins")
 
     def _has_space(self) -> bool:
@@ -328,92 +248,11 @@ class Stream:
         usage = shutil.disk_usage(folder)
         share = usage.free / usage.total
         if share < FLOOR:
-            self._problem("disk", f"{folder} has less than {FLOOR:.0%} free: WAL stays on the"
-                          " server")  # fmt: skip
+            text = f"{folder} has less than {FLOOR:.0%} free: WAL stays on the server"
+            self.report.problem("disk", text)
         elif share < LOW and usage.free - FLOOR * usage.total < ENOUGH:
-            self._problem("disk", f"{folder} has {size(usage.free)} free: receiving stops when less"
-                          f" than {FLOOR:.0%} is free")  # fmt: skip
+            text = f"{folder} has {size(usage.free)} free: receiving stops when less than"
+            self.report.problem("disk", f"{text} {FLOOR:.0%} is free")
         else:
-            self._solved("disk")
+            self.report.solved("disk")
         return share >= FLOOR
-
-    def _remember(self) -> None:
-        """Take over the breaks that an earlier process has found."""
-        with suppress(e.PgkeepError):
-            former = stream_state.read(self._options.state)
-            if former is not None:
-                self.health.broken = former.broken
-                if self.health.begins_window:
-                    self._problem("window", f"a window is broken: {former.broken[-1].reason}")
-
-    def _note(self) -> None:
-        states = self._shipper.states
-        health = self.health
-        health.receiving = self._receiver.running
-        health.waiting = self._shipper.waiting
-        reached = [state.reached for state in states if state.reached is not None]
-        if len(reached) == len(states):
-            health.store(min(reached))
-        for state in states:
-            url = state.archive.store.url
-            if state.gap is not None:
-                gap, state.gap = state.gap, None
-                self._break(gap)
-            if state.error is None:
-                self._solved(url)
-            elif url in self.health.found:  # told once: each attempt names another file
-                self.health.found[url] = state.error.message
-            else:
-                self._problem(url, state.error.message)
-
-    @property
-    def state(self) -> StreamState:
-        """How it is doing now."""
-        health, options = self.health, self._options
-        found = health.slot
-        return StreamState(
-            pid=os.getpid(),
-            written_at=datetime.now(UTC),
-            system_identifier=options.system_identifier,
-            receiving=health.receiving,
-            position=_text(health.position),
-            stores=[
-                StoreProgress(
-                    url=state.archive.store.url,
-                    position=_text(state.reached[1] if state.reached else None),
-                    error=None if state.error is None else state.error.message,
-                )
-                for state in self._shipper.states
-            ],
-            server=_text(health.server),
-            seen_at=health.seen_at,
-            complete_until=health.complete_until,
-            slot=SlotProgress(
-                name=options.slot,
-                status=None if found is None else found.status,
-                safe_size=None if found is None else found.safe_size,
-                restart=None if found is None else _text(found.restart),
-            ),
-            timeline=health.timeline,
-            waiting=health.waiting,
-            restarts=self._receiver.restarts,
-            broken=health.broken,
-            problems=health.problems,
-        )
-
-    def _write(self) -> None:
-        """Tell other commands on this host how it is."""
-        with suppress(OSError):  # its time tells that it is old
-            stream_state.write(self._options.state, self.state)
-
-    def _problem(self, what: str, text: str) -> None:
-        if self.health.found.get(what) != text:
-            self.health.found[what] = text
-            self._tell(text)
-
-    def _solved(self, what: str) -> None:
-        self.health.found.pop(what, None)
-
-
-def _text(position: Lsn | None) -> str | None:
-    return None if position is None else str(position)
