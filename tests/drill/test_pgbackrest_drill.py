@@ -116,7 +116,11 @@ def test_a_stanza(repository: Repository) -> None:
     checks = repository.folder / "checks.sql"
     checks.write_text("select count(*) = 40 from t")
     asked = ("drill", f"--pgbackrest={STANZA}", f"--check={checks}", "--database=postgres")
-    (found,) = json.loads(invoke.run(*asked, "--seed=1", "--json", env=env))
+    report = repository.folder / "drill.html"
+    options = ("--seed=1", "--jobs=2", "--check-timeout=30", f"--report={report}", "--json")
+    (found,) = json.loads(invoke.run(*asked, *options, env=env))
+    assert f"stanza {STANZA} of pgBackRest" in report.read_text()
+    assert json.loads(report.with_suffix(".json").read_text()) == [found]
     assert found["passed"], found
     assert (repository.folder / "outside/file").read_text() == "live"
     assert not elsewhere.exists()

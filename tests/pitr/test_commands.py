@@ -129,7 +129,14 @@ def test_what_is_before_the_window_goes(pg_wal: Server, open_folder: Path) -> No
     settings = {"BACKUP_DIR": str(open_folder / "b"), "BACKUP_WINDOW": "1s", "PATH": path}
     env = invoke.environment(pg_wal, "postgres") | settings
     (open_folder / "b").mkdir()
+    space, moved = open_folder / "space", open_folder / "moved"
+    space.mkdir()
+    pg_wal._account.own(space)
+    servers.sql(pg_wal, "postgres", f"create tablespace s location '{space}'")
+    servers.sql(pg_wal, "postgres", "create table elsewhere tablespace s as select 1 as i")
     invoke.run("pitr", "enable", "--service=none", env=env)
+    err = invoke.run("pitr", "base", "--incremental", env=env, code=9)
+    assert "an incremental base backup is not possible: summarize_wal is off" in err
     time.sleep(1.5)
     for _ in range(2):
         with servers.connect(pg_wal, "postgres") as connection:
@@ -161,7 +168,15 @@ def test_what_is_before_the_window_goes(pg_wal: Server, open_folder: Path) -> No
     decided = json.loads(invoke.run("prune", "--json", env=env))
     assert [entry["backup"] for entry in decided if not entry["keep"]] == [bases[0], "wal"]
     assert len(list((folder / "base").glob("*.base.json"))) == 2
-    assert "ok: cluster" in invoke.run("pitr", "verify", env=env)
+    target = open_folder / "restored"
+    code, shown = invoke.on_terminal(
+        "pitr", "restore", "--latest", f"--target-dir={target}", "--owner=nobody",
+        f"--tablespace-mapping={space}={moved}", env=env, answers={"Promote it?": "y"},
+    )  # fmt: skip
+    assert (code, f"done: {target}: promoted, and stopped" in shown) == (0, True), shown
+    assert [path.name for path in moved.glob("PG_*")] != []
+    assert "ok: cluster" in invoke.run("pitr", "verify", f"--cluster={folder.name}", env=env)
+    invoke.run("pitr", "verify", "--cluster=9", env=env, code=9)
     segments = sorted((folder / "wal").glob("0000*.gz"))
     segments[0].write_bytes(segments[0].read_bytes()[:-1])
     segments[-2].unlink()

@@ -110,6 +110,13 @@ def test_service_and_disable(folder: Path) -> None:
     with running(17, settings) as server:
         env = environment(server, folder, PGPASSWORD="correct horse", BACKUP_CLUSTER="shop")
         options = ("--service=systemd", f"--service-dir={folder}/units")
+        limit = "alter system {} max_slot_wal_keep_size"
+        servers.sql(server, "postgres", f"{limit.format('set')} = -1")
+        servers.sql(server, "postgres", "select pg_reload_conf()")
+        code, shown = invoke.on_terminal("pitr", "enable", env=env, answers={"Accept it?": "n"})
+        assert (code, "max_slot_wal_keep_size has no limit" in shown) == (9, True), shown
+        servers.sql(server, "postgres", limit.format("reset"))
+        servers.sql(server, "postgres", "select pg_reload_conf()")
         first = json.loads(invoke.run("pitr", "enable", *options, "--json", env=env))
         names = ["base.service", "base.timer", "stream.service"]
         units = [folder / "units" / f"pgkeep-pitr-{name}" for name in names]

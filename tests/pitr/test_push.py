@@ -1,6 +1,7 @@
 """pgkeep pitr push as archive_command of a real server, with pgkeep pitr stream --no-receive."""
 
 import os
+import signal
 import socket as unix
 import stat
 import subprocess
@@ -66,9 +67,9 @@ class Service:
 Done = subprocess.CompletedProcess[str]
 
 
-def push(client: Path, socket: Path, file: Path, folder: Path | None = None) -> Done:
+def push(client: Path, socket: Path, file: Path, folder: Path | None = None, *options: str) -> Done:
     return subprocess.run(
-        [client, "pitr", "push", f"--socket={socket}", file],
+        [client, "pitr", "push", f"--socket={socket}", *options, file],
         capture_output=True, text=True, check=False, timeout=60, cwd=folder,
     )  # fmt: skip
 
@@ -153,6 +154,9 @@ def test_archiving_and_recovery_with_a_real_server(open_folder: Path, buckets: B
         done = push(client, path, open_folder / "00000002.history", foreign)
         assert (done.returncode, "archive of" in done.stderr) == (9, True), done.stderr
 
+        running.process.send_signal(signal.SIGSTOP)
+        done = push(client, path, segment, None, "--timeout=1")
+        assert (done.returncode, done.stderr) == (6, "error: no answer after 1 s\n")
         running.process.kill()
         running.process.communicate()
         began = time.monotonic()

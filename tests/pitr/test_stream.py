@@ -289,7 +289,7 @@ def test_a_dead_store_delays_nobody(place: Path) -> None:
             assert state.position is None, "not every store has it"
             assert state.waiting
             assert state.complete_until is None
-            stream.process.terminate()
+            stream.process.send_signal(signal.SIGHUP)
             time.sleep(0.5)
             assert stream.process.poll() is None, "it waits for the store"
             stream.process.terminate()
