@@ -33,6 +33,7 @@ class Outcome:
     results: list[Result] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     restored: int = 0
+    left: bool = False  # whether it was checked that nothing is left
     what: str = ""
     seconds: float = 0.0
 
@@ -49,6 +50,7 @@ class Totals:
     writers: Counter[str] = field(default_factory=Counter)
     together: int = 0
     restored: int = 0
+    left: int = 0
     failed: list[str] = field(default_factory=list)
     version: str = ""
     commit: str = ""
@@ -59,10 +61,10 @@ class Totals:
     def add(self, outcome: Outcome) -> None:
         self.steps += 1
         self.restored += outcome.restored
+        self.left += outcome.left
         step = outcome.step
         self.together += len(step.operations) > 1
         self.writers[step.writer] += 1
-        self.together += len(step.operations) > 1
         fault = step.fault.name if step.fault else "none"
         for operation, result in zip(step.operations, outcome.results, strict=False):
             name = f"{operation.name}: {operation.variant}"
@@ -129,6 +131,9 @@ class Loop:
         outcome.restored = len(names)
         if chosen.sample < self.sample / 3:
             outcome.problems += invariants.nothing_left(world)
+            if world.pitr:
+                outcome.problems += pitr.of(world).gaps()
+            outcome.left = True
             outcome.what += " (nothing left)"
         invariants.tidy(world)
         if world.pitr:

@@ -127,8 +127,8 @@ def tidy(world: World) -> None:
     """Remove old backups by hand, so that a step does not take longer and longer."""
     names = sorted(world.known, key=moment)
     for name in names[: max(0, len(names) - HELD_MOST)]:
-        newest = [each for each in names if same(world.known[each], world.known[name])][-1]
-        if name != newest:
+        alike = [each for each in world.known if same(world.known[each], world.known[name])]
+        if name != max(alike, key=moment):
             world.forget(name)
 
 
@@ -143,7 +143,8 @@ def nothing_left(world: World) -> list[str]:
             backup_of(world, operation)
     problems = []
     for command in (("sync",), ("prune",)):
-        done = world.call(*command)
+        # Short, so that base backups and WAL do not fill the directory.
+        done = world.run(*command, env=world.environment(direct=True) | {"BACKUP_WINDOW": "6min"})
         if done.code != 0:
             problems.append(f"{command[0]} after faults: exit code {done.code}: {done.tail()}")
     deadline = time.monotonic() + SETTLING

@@ -66,6 +66,14 @@ class PointInTime:
             found.append(f"the receiver: {text[-3000:]}")
         return found
 
+    def gaps(self) -> list[str]:
+        """Return what is wrong with the windows after faults."""
+        documents = self.windows()
+        found = [f"{document['place']}: gaps {document['gaps']}" for document in documents
+                 if document["gaps"]]  # fmt: skip
+        stores = [document["place"] for document in documents if document["windows"]]
+        return found + ([] if len(stores) == 2 else [f"only {stores} have a window"])
+
 
 def of(world: World) -> PointInTime:
     assert isinstance(world.point_in_time, PointInTime)
@@ -209,11 +217,13 @@ def started(world: World, data: Path, database: str) -> Iterator[ledger.Connecti
 
 
 class Read(Task):
-    """pgkeep pitr windows, pgkeep pitr verify."""
+    """pgkeep pitr windows, pgkeep pitr verify, pgkeep drill --pitr."""
 
     def prepare(self) -> None:
         self.env = self.world.environment()
-        self.args = ("pitr", self.operation.variant, "--json")
+        variant = self.operation.variant
+        self.args = ("drill", "--pitr") if variant == "drill" else ("pitr", variant)
+        self.args += ("--json",)
 
 
 class Prune(Task):

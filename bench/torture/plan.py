@@ -29,7 +29,7 @@ OPERATIONS: Mapping[str, tuple[int, Sequence[str]]] = {
     "hold": (2, ("hold", "release")),
     "pitr base": (5, ("auto", "full")),
     "pitr restore": (6, ("time", "latest", "dump", "preview")),
-    "pitr read": (4, ("windows", "verify")),
+    "pitr read": (4, ("windows", "verify", "drill")),
     "pitr prune": (2, ("short", "long")),
 }  # fmt: skip
 

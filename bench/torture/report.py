@@ -100,14 +100,23 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _runs(results: Sequence[Mapping[str, Any]]) -> str:
     heads = ("seed", "PostgreSQL", "minutes", "steps", "with two commands", "backups restored",
-             "failed")  # fmt: skip
+             "points in time restored", "nothing left", "failed")  # fmt: skip
     return table(
         heads,
         [
             (result["seed"], result["version"], f"{result['minutes']:.0f}", result["steps"],
-             result["together"], result["restored"], len(result["failed"]) or "none")
+             result["together"], result["restored"], points(result), result["left"],
+             len(result["failed"]) or "none")
             for result in results
         ],
+    )  # fmt: skip
+
+
+def points(result: Mapping[str, Any]) -> int:
+    """Return how many restores to a point in time succeeded, and were compared."""
+    return sum(
+        count for key, count in result["outcomes"].items()
+        if key.startswith("pitr restore") and key.endswith("|0") and "preview" not in key
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,9 +16,10 @@ from pgkeep.artifact import verify
 from pgkeep.artifact.file import Artifact
 from pgkeep.artifact.verify import SideFiles
 from pgkeep.catalog import side_files
-from pgkeep.crypt import age_format, openpgp_framing
+from pgkeep.crypt import age_format, openpgp_framing, recipients
 from pgkeep.crypt.age_format import SEALED
 from pgkeep.crypt.opening import Keys
+from pgkeep.crypt.options import Encryption
 from pgkeep.stores.memory import MemorySource, MemoryStore
 from tests.crypt.conftest import Encrypted
 from tests.support.private_keys import AgeKey, GpgKey
@@ -228,3 +230,22 @@ def test_gpg(encrypted: Encrypted, gpg_key: GpgKey, monkeypatch: pytest.MonkeyPa
         store.files[name] = damaged
         assert not restorable(store, name, keys), what
         assert reports(store, name, keys), what
+
+
+@pytest.mark.parametrize("cipher", ["age", "gpg"])
+def test_an_encryption_that_is_stopped_is_no_bug(
+    cipher: str, age_key: AgeKey, gpg_key: GpgKey
+) -> None:
+    """A backup that began again, because a schema was renamed, ended with exit code 1.
+
+    Writing raised the error of pyrage, which contained ours, and hid why the backup was given up.
+    """
+    to = age_key.recipient if cipher == "age" else str(gpg_key.public)
+    encryption = Encryption(recipients=recipients.parse(to))
+    with MemoryStore().create("file") as inner, encryption.upload(inner) as upload:
+        upload.write(b"x")
+        upload.stop()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "encrypt"]:
+            thread.join()
+        with pytest.raises(e.StoreError, match="the encryption was stopped"):
+            upload.write(b"x")

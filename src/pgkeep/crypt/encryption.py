@@ -140,7 +140,7 @@ class _Encryption:
             self._rest = memoryview(self._blocks.get())
             self._ended = not self._rest
         if self._stopped:
-            raise e.StoreError("the encryption was stopped")
+            raise _stopped()  # pyrage makes an error of its own of it
         data, self._rest = self._rest[:size], self._rest[size:]
         return bytes(data)
 
@@ -148,7 +148,7 @@ class _Encryption:
         if self._error is not None:
             raise self._error
         if self._stopped or not self._thread.is_alive():
-            raise e.StoreError("the encryption was stopped")
+            raise _stopped()
 
     def _hanging(self) -> Callable[[], None]:
         """Return a function to call while waiting; it fails if gpg does not go on."""
@@ -174,7 +174,7 @@ class _Encryption:
             if not self._ended:
                 raise e.StoreError("the encryption ended before its input")
         except BaseException as error:  # noqa: BLE001 - raised by `write` or `finish`
-            self._error = self._sink.error or error
+            self._error = self._sink.error or (_stopped() if self._stopped else error)
 
     def _age(self) -> None:
         import pyrage  # noqa: PLC0415 - an optional dependency
@@ -220,6 +220,10 @@ class _Encryption:
             while self._thread.is_alive() and not self._stopped:
                 self.stop()
             self._thread.join(PATIENCE)
+
+
+def _stopped() -> e.StoreError:
+    return e.StoreError("the encryption was stopped")
 
 
 class _Blocks:
