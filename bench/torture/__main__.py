@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ class Totals:
     date: str = ""
     cores: int = 0
     sample: float = 0.0
+    began: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
         self.steps += 1
@@ -200,46 +202,44 @@ def explained(outcome: Outcome, world: World, seed: int) -> str:
     return "\n".join(lines)
 
 
-def run(options: argparse.Namespace, seed: int, major: int, folder: Path) -> Totals:
-    """Do the steps of a seed."""
-    totals = Totals(
-        seed, major, commit=report.commit(), date=f"{datetime.now(UTC):%Y-%m-%d}",
-        cores=os.cpu_count() or 0, sample=options.sample,
-    )  # fmt: skip
-    began = time.monotonic()
-    with World(folder, major, seed) as world, contextlib.ExitStack() as stack:
+def run(options: argparse.Namespace, totals: Totals, folder: Path, first: int) -> int:
+    """Do the steps of a seed until one fails, or the time is over; return the next one."""
+    with World(folder, totals.major, totals.seed) as world, contextlib.ExitStack() as stack:
         totals.version = world.version
         if world.pitr:
             world.point_in_time = stack.enter_context(contextlib.closing(pitr.PointInTime(world)))
-        loop = Loop(world, seed, options.sample)
-        number = options.first
-        while time.monotonic() - began < options.minutes * 60:
-            if options.steps is not None and number >= options.steps:
-                break
+        loop = Loop(world, totals.seed, options.sample)
+        number, failed = first, False
+        while not failed and not over(options, totals, number):
             outcome = loop.step(number)
+            number += 1
             totals.add(outcome)
             print(shown(outcome), flush=True)
             if outcome.problems:
-                text = explained(outcome, world, seed)
-                totals.failed.append(text)
-                print(text, flush=True)
-                break
-            number += 1
-        if not totals.failed:
-            left = invariants.nothing_left(world)
-            totals.failed += left
-            print("\n".join(left) or "nothing left", flush=True)
-        if totals.failed:
+                failed = True
+                totals.failed.append(explained(outcome, world, totals.seed))
+        if not failed and (left := invariants.nothing_left(world)):
+            failed = True
+            totals.failed.append("after the last step:\n" + "\n".join(left))
+        if failed:
+            print(totals.failed[-1], flush=True)
             keep(world)
-    totals.minutes = (time.monotonic() - began) / 60
-    return totals
+    return number
+
+
+def over(options: argparse.Namespace, totals: Totals, number: int) -> bool:
+    """Whether a seed has no further step."""
+    totals.minutes = (time.monotonic() - totals.began) / 60
+    return totals.minutes >= options.minutes or (
+        options.steps is not None and number >= options.steps
+    )
 
 
 def keep(world: World) -> None:
     """Copy what is on file systems that end with the run."""
     for name in ("backups", "spool"):
-        with contextlib.suppress(OSError):
-            os.system(f"cp -a '{world.folder}/{name}' '{world.folder}/kept-{name}'")
+        with contextlib.suppress(OSError, shutil.Error):
+            shutil.copytree(world.folder / name, world.folder / f"kept-{name}")
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -252,6 +252,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="begin with this step")
     parser.add_argument("--majors", default="17,18,15", help="of the seeds, one after the other")
     parser.add_argument("--major", type=int, help="of all seeds")
+    parser.add_argument("--keep-going", action="store_true",
+                        help="continue in new databases after a step that failed")  # fmt: skip
     parser.add_argument("--sample", type=float, default=0.25,
                         help="share of the steps after which everything is checked")  # fmt: skip
     parser.add_argument("--results", type=Path, default=Path("build/torture"),
@@ -285,15 +287,22 @@ def tortured(options: argparse.Namespace) -> bool:
     for place, seed in enumerate(options.seed or [int(time.time())]):
         major = options.major or majors[place % len(majors)]
         print(f"seed {seed}, PostgreSQL {major}", flush=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"torture-{seed}-"))
-        folder.chmod(0o755)
-        totals = run(options, seed, major, folder)
+        totals = Totals(
+            seed, major, commit=report.commit(), date=f"{datetime.now(UTC):%Y-%m-%d}",
+            cores=os.cpu_count() or 0, sample=options.sample, began=time.monotonic(),
+        )  # fmt: skip
+        number = options.first
+        while not over(options, totals, number) and (options.keep_going or not totals.failed):
+            folder = Path(tempfile.mkdtemp(prefix=f"torture-{seed}-"))
+            folder.chmod(0o755)
+            before = len(totals.failed)
+            number = run(options, totals, folder, number)
+            if len(totals.failed) == before:
+                shutil.rmtree(folder)
         failed |= bool(totals.failed)
         options.results.mkdir(parents=True, exist_ok=True)
         document: dict[str, Any] = vars(totals)
         (options.results / f"{seed}.json").write_text(json.dumps(document, indent=1) + "\n")
-        if not totals.failed:
-            os.system(f"rm -rf '{folder}'")
     return failed
 
 

@@ -12,7 +12,9 @@ from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import concurrency, faults, invoke, launcher, servers
 from tests.support.attacker import ROWS, WHOLE, Attacker, attacker, attempt, contents
+from tests.support.buckets import Buckets
 from tests.support.disposable import Disposables
+from tests.support.private_keys import AgeKey
 
 
 def held(
@@ -242,3 +244,25 @@ def test_no_connection_to_check_names_by(
         assert err.count("checking") == 2
         assert f"role {one.role} can open 3 connections, the backup needs 4" in err
         assert invoke.left_over(tmp_path / "b") == []
+
+
+@pytest.mark.parametrize("where", ["encrypted", "bucket", "encrypted in a bucket"])
+def test_pg_dump_is_started_again_whatever_its_output_is_written_to(
+    pg17: Server, app: str, tmp_path: Path, buckets: Buckets, age_key: AgeKey, where: str
+) -> None:
+    """Trap D5: a view was dropped while pg_dump read it, before it wrote anything.
+
+    The first pg_dump ended all that its output would have gone through, so the second one failed.
+    """
+    said = "pg_dump: error: query failed: ERROR:  relation 7 does not exist"
+    once = f'mkdir "{tmp_path}/begun" 2>/dev/null && {{ echo "{said}" >&2; exit 1; }}'
+    script = f'{once}; exec "$real" "$@"'
+    path = faults.path_with(tmp_path / "bin", pg17, {"pg_dump": script})
+    env = invoke.environment(pg17, app, BACKUP_DIR=str(tmp_path / "b"), PATH=path)
+    if "bucket" in where:
+        env |= buckets.environment(buckets.bucket())
+        env["BACKUP_DIR"] = f"s3://{env.pop('BACKUP_S3_BUCKET')}/backups"
+    if "encrypted" in where:
+        env["BACKUP_ENCRYPT_TO"] = age_key.recipient
+    invoke.run("backup", "--verify", env=env)
+    assert (tmp_path / "begun").is_dir()

@@ -199,8 +199,12 @@ class ArtifactWriter:
             self._write(data)
 
     def stop(self) -> None:
-        """Make threads that wait for the store fail."""
-        self._upload.stop()
+        """Make threads that wait for the store fail.
+
+        Before the first member none does, and another pg_dump can write what this one did not.
+        """
+        if self._members:
+            self._upload.stop()
 
     def finish(self, meta: Meta) -> Index:
         """Write index and end marker, which complete the file."""
