@@ -7,14 +7,13 @@ from psycopg import sql
 
 from .. import errors as e
 from ..model.manifest import ServerFacts
-from ..postgres import collation_versions, lock_table, name_resolution
+from ..postgres import collation_versions, lock_table, name_resolution, versions
 from ..postgres.connection import Connection
 from ..postgres.facts import shared_rows, system_identifier
 from ..postgres.snapshot import Table
 from .connection_limits import connection_limits, shortages
 from .findings import Finding
 
-OLDEST_SERVER = 120000
 LARGE_OBJECT_PRIVILEGE_SINCE = 180000
 
 
@@ -79,10 +78,15 @@ def refuse(findings: Sequence[Finding]) -> None:
 
 
 def _server(connection: Connection, server: ServerFacts) -> Iterator[Finding]:
-    if server.version_num < OLDEST_SERVER:
+    if server.major < versions.OLDEST:
         yield Finding(
-            "error", f"server is PostgreSQL {server.version}, version 12 or newer is required"
+            "error",
+            f"server is PostgreSQL {server.version}, version {versions.OLDEST} or newer is"
+            " required",
         )
+    newer = versions.newer_than_supported(server.version, server.version_num)
+    if newer is not None:
+        yield Finding("warning", newer, versions.REMEDY)
     row = connection.execute(
         "SELECT FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
     ).fetchone()

@@ -9,14 +9,13 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from .. import errors as e
-from ..postgres import connection_failure
+from ..postgres import connection_failure, versions
 from ..postgres.connection import Connection, Endpoint, first_row
 from ..progress import size
 from . import installation
 from .choice import INCREMENTAL_SINCE
 from .slot import SlotState
 
-OLDEST = 15  # the first major version that is supported
 SENDERS = 3  # the receiver, and two of pg_basebackup
 _SETTINGS = (
     "wal_level", "max_wal_senders", "max_replication_slots", "max_slot_wal_keep_size",
@@ -106,9 +105,14 @@ def _method(connection: Connection, settings: dict[str, str], *, local: bool) ->
 
 def server_problems(facts: ServerFacts, slot: SlotState | None) -> list[Problem]:
     """Return what prevents receiving WAL and taking base backups; without I/O."""
-    if facts.major < OLDEST:
-        return [Problem(f"the server is PostgreSQL {facts.version}, expected {OLDEST} or newer",
-                        ("Upgrade the server, or run pgkeep backup every hour.",))]  # fmt: skip
+    if facts.major < versions.OLDEST_FOR_POINT_IN_TIME:
+        return [
+            Problem(
+                f"the server is PostgreSQL {facts.version}, expected"
+                f" {versions.OLDEST_FOR_POINT_IN_TIME} or newer",
+                ("Upgrade the server, or run pgkeep backup every hour.",),
+            )
+        ]
     if facts.standby:
         remedy = "Connect to the primary: a failover does not move a standby's slot."
         return [Problem("the server is a standby", (remedy,))]

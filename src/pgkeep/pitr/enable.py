@@ -15,6 +15,7 @@ from ..config import Config
 from ..crypt.options import Encryption
 from ..model import wal
 from ..model.wal import PARTIAL, Lsn
+from ..postgres import versions
 from ..postgres.connection import Connection, Endpoint
 from ..progress import Progress
 from . import checks, location, overview, providers, service, slot, stream_state
@@ -65,7 +66,7 @@ def check(
     providers.refuse(connection)
     found = checks.read(connection)
     problems = checks.server_problems(found, None)
-    if found.major >= checks.OLDEST and not found.standby:
+    if found.major >= versions.OLDEST_FOR_POINT_IN_TIME and not found.standby:
         facts = service.facts_of(connection, config)
         existing = slot.state(connection, slot.slot_name(facts.system_identifier))
         problems = checks.server_problems(found, existing)
@@ -108,8 +109,14 @@ def enable(given: Enabling, server: ServerFacts) -> Enabled:
         since = made.stopped
     return Enabled(
         facts=facts, slot=name, limit=_limit(given.connection), since=since, made=made,
-        receiving=state is not None and state.active, advice=checks.advice(server),
+        receiving=state is not None and state.active, advice=_advice(server),
     )  # fmt: skip
+
+
+def _advice(server: ServerFacts) -> list[Problem]:
+    newer = versions.newer_than_supported(server.version, server.version_num)
+    found = checks.advice(server)
+    return found if newer is None else [Problem(newer, (versions.REMEDY,)), *found]
 
 
 def _limit(connection: Connection) -> str:

@@ -9,7 +9,7 @@ from ..artifact import plain_reader
 from ..artifact.contents import Contents
 from ..artifact.file import Artifact, is_artifact
 from ..artifact.verify import SideFiles
-from ..postgres import collation_versions, database_names, databases
+from ..postgres import collation_versions, database_names, databases, versions
 from ..postgres.connection import Connection, Endpoint
 from ..postgres.facts import server_facts
 from ..sql.encodings import codec
@@ -166,14 +166,15 @@ class _Planner:
     def _look_at_server(self, connection: Connection, mode: Mode) -> None:
         """Find what the server or the role lacks."""
         options = self._options
-        if self._meta is not None and not options.portable:
-            server = server_facts(connection)
-            if server.major < self._meta.server.major:
-                self._refuse(
-                    f"the server is PostgreSQL {server.major}, the backup comes from"
-                    f" {self._meta.server.major}",
-                    "Restore into a newer server, or try it with --portable.",
-                )
+        server = server_facts(connection)
+        newer = versions.newer_than_supported(server.version, server.version_num)
+        self._warnings += [newer] if newer is not None else []
+        source = self._meta.server.major if self._meta is not None else 0
+        if server.major < source and not options.portable:
+            self._refuse(
+                f"the server is PostgreSQL {server.major}, the backup comes from {source}",
+                "Restore into a newer server, or try it with --portable.",
+            )
         if self._meta is not None and mode != Mode.DATA_ONLY:
             warning = collation_versions.restore_warning(connection, self._meta.database)
             self._warnings += [warning] if warning is not None else []

@@ -1,6 +1,7 @@
 """Plan a restore of tables: read the file and the target's catalogs, and change nothing."""
 
 from ... import errors as e
+from ...postgres import versions
 from ...postgres.connection import Endpoint
 from ...postgres.facts import server_facts
 from ...stores.store import Source
@@ -24,7 +25,7 @@ def make_plan(endpoint: Endpoint, source: Source, options: TablesOptions) -> Tab
     protected_databases.check_target(target)
     endpoint = endpoint.to(target)
     with endpoint.connect() as connection:
-        major = server_facts(connection).major
+        server = server_facts(connection)
         if options.where is not None:
             checks = row_checks.check(connection, tables, options)
             steps = row_checks.steps(tables, options)
@@ -38,11 +39,14 @@ def make_plan(endpoint: Endpoint, source: Source, options: TablesOptions) -> Tab
         )  # fmt: skip
         if problem is not None:
             checks.refuse(*problem)
-    if major < tables.meta.server.major:
+    if server.major < tables.meta.server.major:
         checks.problems.insert(
             0,
-            f"the server is PostgreSQL {major}, the backup comes from {tables.meta.server.major}",
+            f"the server is PostgreSQL {server.major}, the backup comes from"
+            f" {tables.meta.server.major}",
         )
+    newer = versions.newer_than_supported(server.version, server.version_num)
+    checks.warnings.extend([newer] if newer is not None else [])
     summary = TablesSummary(
         file=source.name,
         source=tables.meta.database.name,
