@@ -84,7 +84,7 @@ def _server(connection: Connection, server: ServerFacts) -> Iterator[Finding]:
             f"server is PostgreSQL {server.version}, version {versions.OLDEST} or newer is"
             " required",
         )
-    newer = versions.newer_than_supported(server.version, server.version_num)
+    newer = versions.problem(server.version, server.version_num)
     if newer is not None:
         yield Finding("warning", newer, versions.REMEDY)
     row = connection.execute(

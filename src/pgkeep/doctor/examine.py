@@ -86,7 +86,7 @@ def examine(
     findings += [Finding("warning", f"no database matches {pattern}") for pattern in unmatched]
     try:
         client = programs.choose(server.major, programs.installations())
-        findings += _client(client)
+        findings += client_findings(client, server.major)
         programs_found = str(client)
     except e.UsageError as error:
         findings.insert(0, Finding("error", error.message, error.hint))
@@ -162,17 +162,28 @@ def _merged(found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     ]
 
 
-def _client(client: programs.Installation) -> list[Finding]:
-    safe = SAFE_MINOR.get(client.major)
-    if safe is None or client.version[1] >= safe:
-        return []
-    return [
-        Finding(
-            "warning",
-            f"client programs {client} have known security holes",
-            f"Update them to {client.major}.{safe} or newer.",
+def client_findings(client: programs.Installation, server: int) -> list[Finding]:
+    """Return what is known about client programs that read a server of this major version."""
+    found = []
+    if client.version[1] < SAFE_MINOR.get(client.major, 0):
+        found.append(
+            Finding(
+                "warning",
+                f"client programs {client} have known security holes",
+                f"Update them to {client.major}.{SAFE_MINOR[client.major]} or newer.",
+            )
         )
-    ]
+    if client.major > server:
+        # For example NOT NULL of an inherited column, which pg_dump 18 writes as a constraint.
+        found.append(
+            Finding(
+                "note",
+                f"client programs {client} are newer than the server: PostgreSQL {server} can"
+                " reject definitions that they write, newer servers accept them",
+                f"Install the client programs of PostgreSQL {server}.",
+            )
+        )
+    return found
 
 
 def _directory(store: LocalStore) -> tuple[str, list[Finding]]:

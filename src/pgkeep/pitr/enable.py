@@ -114,7 +114,7 @@ def enable(given: Enabling, server: ServerFacts) -> Enabled:
 
 
 def _advice(server: ServerFacts) -> list[Problem]:
-    newer = versions.newer_than_supported(server.version, server.version_num)
+    newer = versions.problem(server.version, server.version_num)
     found = checks.advice(server)
     return found if newer is None else [Problem(newer, (versions.REMEDY,)), *found]
 

@@ -8,7 +8,7 @@ OLDEST_FOR_POINT_IN_TIME = 15
 REMEDY = "Update pgkeep. Until then, test backups of this server with pgkeep drill."
 
 
-def newer_than_supported(version: str, number: int) -> str | None:
+def problem(version: str, number: int) -> str | None:
     """Return a warning about a server that is newer than all supported versions.
 
     It is no error: the client programs of its version read it, and a drill proves the result.

@@ -167,7 +167,7 @@ class _Planner:
         """Find what the server or the role lacks."""
         options = self._options
         server = server_facts(connection)
-        newer = versions.newer_than_supported(server.version, server.version_num)
+        newer = versions.problem(server.version, server.version_num)
         self._warnings += [newer] if newer is not None else []
         source = self._meta.server.major if self._meta is not None else 0
         if server.major < source and not options.portable:

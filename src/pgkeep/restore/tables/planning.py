@@ -45,7 +45,7 @@ def make_plan(endpoint: Endpoint, source: Source, options: TablesOptions) -> Tab
             f"the server is PostgreSQL {server.major}, the backup comes from"
             f" {tables.meta.server.major}",
         )
-    newer = versions.newer_than_supported(server.version, server.version_num)
+    newer = versions.problem(server.version, server.version_num)
     checks.warnings.extend([newer] if newer is not None else [])
     summary = TablesSummary(
         file=source.name,
