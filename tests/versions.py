@@ -84,6 +84,9 @@ class Matrix:
         }  # fmt: skip
         if major >= versions.OLDEST_FOR_POINT_IN_TIME:
             steps["point in time"] = _point_in_time
+        if major > versions.NEWEST:
+            del steps["newest programs"]  # which are older than the server
+            row.cells["newest programs"] = Cell("-", None)
         for name, step in steps.items():
             row.cells[name] = self._measured(f"{major}, {name}", partial(step, source))
         for target in self._majors:
@@ -162,8 +165,6 @@ def _by_hand(source: Source) -> str:
 
 def _newest_programs(source: Source) -> str:
     """A1.2, A1.4: their header has settings that older servers do not know."""
-    if source.major > versions.NEWEST:
-        return "-"
     folder = source.folder / "newest"
     env = invoke.environment(
         source.server, source.shop, BACKUP_DIR=str(folder), PATH="/proc/nowhere"

@@ -777,7 +777,7 @@ def test_a_damaged_manifest_does_not_stop_the_night(
 
 def test_another_run_may_prune_while_we_look(tmp_path: Path) -> None:
     """B10: what vanishes between listing and reading is simply gone."""
-    for age in range(400):
+    for age in range(150):
         planted.plant(tmp_path, planted.manifest(NOW - age * DAY))
     catalog = Catalog(LocalStore(tmp_path))
     decisions = retention.decide(

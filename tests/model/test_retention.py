@@ -427,8 +427,9 @@ def test_three_years_of_nights() -> None:
         else:
             nights.run(now)
             assert not nights.refused
-            put(store, max(nights.backups, key=lambda backup: backup.taken))
-            prune.prune(catalog, decide(catalog.of("1", "app"), policy, now))
+            newest = max(nights.backups, key=lambda backup: backup.taken)
+            put(store, newest)
+            prune.prune(catalog, decide([*left, newest], policy, now))
             left = catalog.of("1", "app")
             assert {backup.name.stem for backup in nights.backups} == {
                 one.name.stem for one in left

@@ -17,7 +17,8 @@ _INTRODUCTION = """\
 
 pgkeep supports PostgreSQL {oldest} to {newest}, and point-in-time recovery from {point_in_time} on.
 The module `postgres/versions.py` names these versions. The command tests each of them with a real
-server. It ends with exit code 1 if a result differs. A cell is the time of a step in seconds.
+server. It ends with exit code 1 if a result differs. A cell is the time of a step in seconds, which
+depends on the other work of the machine.
 
 Measured on {date} with pgkeep {pgkeep} (commit {commit}), {cores} cores, in {minutes:.0f} minutes.
 {unsupported}
@@ -71,7 +72,7 @@ POINT_IN_TIME = "point in time"
 
 @dataclass(frozen=True)
 class Cell:
-    """The result of a step: what it found, and its seconds; None if it failed."""
+    """The result of a step: what it found, and its seconds; None if it did nothing or failed."""
 
     found: str
     seconds: float | None

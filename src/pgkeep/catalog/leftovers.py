@@ -39,7 +39,8 @@ def unnamed(manifest: Manifest, files: Iterable[str]) -> list[str]:
 
     The backup file comes first: as long as it exists, it has its roles and its checksum.
     """
-    found = [file for file in files if file not in manifest.name.files]
+    named = manifest.name.files
+    found = [file for file in files if file not in named]
     return sorted(found, key=lambda file: (not naming.is_artifact(file), file))
 
 
