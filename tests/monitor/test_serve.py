@@ -410,10 +410,8 @@ def test_failed_runs_and_a_missing_copy_are_shown() -> None:
     target = overview.Target(store=MemoryStore(), named=["app"])
     contents, attempts = {target.store.url: [Backup(made, False)]}, {target.store.url: runs}
     goals = status.Goals(max_age=93600)
-    databases = [
-        status.with_runs(database, target, contents, attempts, NOW, UTC)
-        for database in status.judge(target, contents, goals, NOW, UTC)
-    ]
+    judged = status.judge(target, contents, goals, NOW, UTC)
+    databases = status.with_runs(judged, target, contents, attempts, NOW, UTC)
     place = status.TargetState(
         name=None, target=target, zone=UTC, goals=goals, readable=True, databases=databases
     )

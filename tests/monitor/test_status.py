@@ -3,10 +3,10 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -301,9 +301,10 @@ def run(
 def with_runs(*runs: Record, manifests: Sequence[Manifest] = ()) -> status.Database:
     target = overview.Target(store=MemoryStore(), named=["app"])
     contents = {target.store.url: [Backup(manifest, False) for manifest in manifests]}
-    (judged,) = status.judge(target, contents, GOALS, NOW, UTC)
+    judged = status.judge(target, contents, GOALS, NOW, UTC)
     attempts = {target.store.url: sorted(runs, key=lambda made: made.finished)}
-    return status.with_runs(judged, target, contents, attempts, NOW, UTC)
+    (found,) = status.with_runs(judged, target, contents, attempts, NOW, UTC)
+    return found
 
 
 def texts(database: status.Database) -> list[str]:
@@ -555,3 +556,49 @@ def test_databases_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [(one["database"], one["cluster"]) for one in document["databases"]] == [
         ("app", "00000001"), ("app", "prod-2"), ("other", "prod-2"),
     ]  # fmt: skip
+
+
+# -- many databases
+
+
+class Counted(list[Any]):
+    """A list that counts how often its elements are looked through."""
+
+    looks: ClassVar[list[str]] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        self.looks.append("once")
+        return super().__iter__()
+
+
+def looks(databases: int) -> int:
+    """Return how often all backups, records, their results and removals are looked through."""
+    names = [f"d{number}" for number in range(databases)]
+    found = [planted.manifest(NOW - HOUR, database=name) for name in names]
+    removed = Counted(planted.manifest(NOW - DAY, database=name).name.stem for name in names)
+    results = Counted(
+        DatabaseResult(database=each.database.name, backup=each.name.stem) for each in found
+    )
+    target = overview.Target(store=MemoryStore(), named=names)
+    contents = {target.store.url: Counted(Backup(each, False) for each in found)}
+    lost = {target.store.url: Counted(each.name.artifact for each in found)}
+    made = run(1, results=results, removed=removed)
+    runs = {target.store.url: Counted([made])}
+    Counted.looks = []
+    judged = status.judge(target, contents, GOALS, NOW, UTC, lost=lost)
+    judged = status.with_runs(judged, target, contents, runs, NOW, UTC)
+    samples = [
+        *attempts.samples(target, contents, runs, names, NOW),
+        *attempts.key_checks(target, contents, runs, names),
+        *metrics.of_target(target, contents, names, NOW),
+    ]
+    assert [state.backups for state in judged] == [1] * databases
+    assert all(state.last_attempt is not None and state.notes for state in judged)
+    assert {"removed"} == {*[day for state in judged for day in state.gaps.values()]}
+    assert sum(sample.name.endswith("last_exit_code") for sample in samples) == databases
+    return len(Counted.looks)
+
+
+def test_no_database_looks_through_the_backups_of_all() -> None:
+    """1,000 databases with the records of half a year: a page would take an hour."""
+    assert looks(3) == looks(40)

@@ -162,10 +162,7 @@ def state_of(configs: Sequence[config.Config]) -> status.State:
             if readable
             else []
         )
-        databases = [
-            status.with_runs(database, target, contents, runs, now, found.settings.zone)
-            for database in databases
-        ]
+        databases = status.with_runs(databases, target, contents, runs, now, found.settings.zone)
         clusters, unread = clusters_of(found, having, now)
         unreadable += [problem for problem in unread if problem not in unreadable]
         places.append(

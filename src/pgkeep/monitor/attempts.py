@@ -1,8 +1,10 @@
 """What runs did, also failed ones, from their records: what manifests cannot show."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
+from typing import NamedTuple
 
 import msgspec
 
@@ -44,6 +46,47 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     succeeded: datetime | None  # when a later run succeeded
 
 
+class Runs:
+    """The runs of a target by the databases that they concern; each record is read once.
+
+    A record of a run of many databases is long, and so is the list of records.
+    """
+
+    def __init__(self, target: Target, attempts: Attempts, databases: Sequence[str]) -> None:
+        self._found: dict[str, list[_Run]] = defaultdict(list)
+        self._removed: dict[str, list[naming.BackupName]] = defaultdict(list)
+        for made, url in _of_target(target, attempts):
+            for database, result in _results(made, databases):
+                self._found[database].append(_Run(made, result, url))
+            for stem in made.removed:
+                name = naming.parse(stem + naming.ARTIFACT)
+                if name is not None:
+                    self._removed[name.database].append(name)
+
+    def all_of(self, database: str) -> "Sequence[_Run]":
+        """Return all runs that concern a database, oldest first in each store."""
+        return self._found.get(database, ())
+
+    def of(self, database: str, command: str) -> list[tuple[Record, DatabaseResult]]:
+        """Return the runs of a command, oldest first, without duplicates."""
+        found = {
+            (run.made.started, run.made.finished, run.made.host): (run.made, run.result)
+            for run in self.all_of(database)  # from either store
+            if run.made.command == command
+        }
+        return sorted(found.values(), key=lambda pair: pair[0].finished)
+
+    def removed(self, database: str) -> Sequence[naming.BackupName]:
+        """Return the backups of a database that runs have removed."""
+        return self._removed.get(database, ())
+
+
+class _Run(NamedTuple):
+    made: Record
+    result: DatabaseResult
+    url: str  # of the store with this record
+
+
 def with_tried(target: Target, attempts: Attempts) -> Target:
     """Return the target with the databases of its last run, by which patterns are known (F2).
 
@@ -59,9 +102,9 @@ def with_tried(target: Target, attempts: Attempts) -> Target:
     return replace(target, tried=tried)
 
 
-def last_attempt(target: Target, attempts: Attempts, database: str) -> Attempt | None:
+def last_attempt(runs: Runs, database: str) -> Attempt | None:
     """Return the last backup run of a database."""
-    found = _of_database(target, attempts, database, BACKUP)
+    found = runs.of(database, BACKUP)
     if not found:
         return None
     made, result = found[-1]
@@ -71,28 +114,23 @@ def last_attempt(target: Target, attempts: Attempts, database: str) -> Attempt |
 
 
 def failures(
-    target: Target, contents: Contents, attempts: Attempts, database: str, now: datetime
+    target: Target, contents: Contents, runs: Runs, database: str, now: datetime
 ) -> list[Failure]:
-    """Return the last failed run of each command that concerns a database."""
-    backups = [
-        backup.manifest
-        for store in target.stores
-        for backup in contents.get(store.url, ())
-        if backup.manifest.database.name == database
-    ]
+    """Return the last failed run of each command that concerns a database, given its backups."""
+    backups = [backup.manifest for store in target.stores for backup in contents.get(store.url, ())]
     drills = [drill.when for manifest in backups for drill in manifest.drills if drill.passed]
-    runs = {name: _of_database(target, attempts, database, name) for name in (BACKUP, DRILL)}
+    backup_runs = runs.of(database, BACKUP)
     # A run whose retention failed has published a backup.
-    of_failed = {result.backup for _, result in runs[BACKUP] if result.exit_code}
+    of_failed = {result.backup for _, result in backup_runs if result.exit_code}
     made = [found.finished for found in backups if found.name.stem not in of_failed]
     restores = [
         (found, result)
-        for found, result in _of_database(target, attempts, database, RESTORE)
+        for found, result in runs.of(database, RESTORE)
         if found.finished > now - RESTORES
     ]
     found = [
-        _last(BACKUP, runs[BACKUP], made),
-        _last(DRILL, runs[DRILL], drills),
+        _last(BACKUP, backup_runs, made),
+        _last(DRILL, runs.of(database, DRILL), drills),
         _last(RESTORE, restores, ()),
     ]
     return [failure for failure in found if failure is not None]
@@ -141,20 +179,22 @@ def _counts(command: str, exit_code: int) -> bool:
 
 def recent(target: Target, attempts: Attempts, database: str, count: int) -> list[Record]:
     """Return the last runs that concern a database, newest first, each with its own result."""
+    runs = Runs(target, attempts, [database])
     found = [
         msgspec.structs.replace(made, exit_code=result.exit_code, error=result.error)
         for command in (BACKUP, DRILL, RESTORE)
-        for made, result in _of_database(target, attempts, database, command)
+        for made, result in runs.of(database, command)
     ]
     return sorted(found, key=lambda made: made.finished, reverse=True)[:count]
 
 
 def gaps(
-    target: Target, contents: Contents, attempts: Attempts, database: str, zone: tzinfo
+    target: Target, contents: Contents, runs: Runs, database: str, zone: tzinfo
 ) -> dict[str, str]:
     """Return what happened on days without a backup: `removed`, `gone` or `failed`.
 
-    Removed are backups that retention has removed; gone are those that no record removes.
+    Removed are backups that retention has removed; gone are those that no record removes. The
+    contents of the stores are only the backups of this database.
     """
     here = {
         backup.manifest.name.stem
@@ -163,19 +203,18 @@ def gaps(
         if not backup.missing
     }
     all_read = all(store.url in contents for store in target.stores)
-    runs = _of_database(target, attempts, database, BACKUP)
-    found = [(made.started, "failed") for made, result in runs if result.backup is None]
+    backup_runs = runs.of(database, BACKUP)
+    made = [
+        naming.parse(f"{result.backup}{naming.ARTIFACT}")
+        for _, result in (backup_runs if all_read else ())
+        if result.backup is not None
+    ]
+    found = [(run.started, "failed") for run, result in backup_runs if result.backup is None]
     found += [
         (name.taken, state)
-        for state, stems in (
-            ("gone", [result.backup or "" for _, result in runs] if all_read else []),
-            (
-                "removed",
-                [stem for made, _ in _of_target(target, attempts) for stem in made.removed],
-            ),
-        )
-        for stem in stems
-        if stem not in here and (name := naming.parse(stem + naming.ARTIFACT)) is not None
+        for state, names in (("gone", made), ("removed", runs.removed(database)))
+        for name in names
+        if name is not None and name.stem not in here
         if name.database == database and not name.schema_only
     ]
     days: dict[str, str] = {}
@@ -190,17 +229,20 @@ def key_checks(
 ) -> Iterator[Sample]:
     """Yield when the encrypted backups of each database were last decrypted by a key check."""
     names = clusters(target, contents, wanted)
+    encrypted = {
+        backup.manifest.database.name
+        for store in target.stores
+        for backup in contents.get(store.url, ())
+        if backup.manifest.encryption
+    }
+    if not encrypted:
+        return
+    runs = Runs(target, attempts, wanted)
     for database in wanted:
-        backups = [
-            backup.manifest
-            for store in target.stores
-            for backup in contents.get(store.url, ())
-            if backup.manifest.database.name == database
-        ]
-        if not any(manifest.encryption for manifest in backups):
+        if database not in encrypted:
             continue
-        runs = _of_database(target, attempts, database, KEY_CHECK)
-        passed = [made.finished.timestamp() for made, result in runs if not result.exit_code]
+        checks = runs.of(database, KEY_CHECK)
+        passed = [made.finished.timestamp() for made, result in checks if not result.exit_code]
         name = "pgkeep_key_check_last_success_timestamp_seconds"
         series = Series(names.of(database), database, "", target.store.url)
         yield series.sample(name, max(passed, default=0))
@@ -211,41 +253,37 @@ def samples(
 ) -> Iterator[Sample]:
     """Yield time and exit code of the last run of each database and requested type."""
     names = clusters(target, contents, wanted)
+    runs = Runs(target, attempts, wanted)
     for database in wanted:
-        last: dict[str, Record] = {}
-        for made, url in _of_target(target, attempts):
-            if url != target.store.url or made.command != BACKUP or made.of(database) is None:
+        last: dict[str, _Run] = {}
+        for run in runs.all_of(database):
+            if run.url != target.store.url or run.made.command != BACKUP:
                 continue
-            if made.finished > now - REMEMBERED:
-                last[made.type or "manual"] = made
-        for kind, made in last.items():
-            result = made.of(database)
+            if run.made.finished > now - REMEMBERED:
+                last[run.made.type or "manual"] = run
+        for kind, run in last.items():
             series = Series(names.of(database), database, kind, target.store.url)
-            yield series.backup("last_attempt_timestamp_seconds", made.finished.timestamp())
-            yield series.backup("last_exit_code", 0 if result is None else result.exit_code)
+            finished = run.made.finished.timestamp()
+            yield series.backup("last_attempt_timestamp_seconds", finished)
+            yield series.backup("last_exit_code", run.result.exit_code)
 
 
-def _of_database(
-    target: Target, attempts: Attempts, database: str, command: str
-) -> list[tuple[Record, DatabaseResult]]:
-    """Return the runs of a command that concern a database, oldest first, without duplicates."""
-    found = {}
-    for made, _ in _of_target(target, attempts):
-        result = _result(made, database) if made.command == command else None
-        if result is not None:
-            found[made.started, made.finished, made.host] = (made, result)  # from either store
-    return sorted(found.values(), key=lambda pair: pair[0].finished)
-
-
-def _result(made: Record, database: str) -> DatabaseResult | None:
-    """Return the outcome for a database; a restore or a drill uses one of its backups."""
-    if made.command in (BACKUP, KEY_CHECK):
-        return made.of(database)
+def _results(made: Record, databases: Sequence[str]) -> Iterator[tuple[str, DatabaseResult]]:
+    """Yield the outcome for each database; a restore or a drill uses a backup of one."""
+    if made.command in (BACKUP, KEY_CHECK) and not made.results:
+        everybody = ((database, made.of(database)) for database in databases)
+        yield from ((database, result) for database, result in everybody if result is not None)
+        return
+    first: dict[str, DatabaseResult] = {}
     for result in made.results:
-        name = naming.parse(f"{result.backup}{naming.ARTIFACT}")
-        if name is not None and name.database == database:
-            return result
-    return None
+        name = result.database
+        if made.command not in (BACKUP, KEY_CHECK):
+            parsed = naming.parse(f"{result.backup}{naming.ARTIFACT}")
+            if parsed is None:
+                continue
+            name = parsed.database
+        first.setdefault(name, result)
+    yield from first.items()
 
 
 def _of_target(target: Target, attempts: Attempts) -> Iterator[tuple[Record, str]]:

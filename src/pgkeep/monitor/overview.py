@@ -41,6 +41,24 @@ class Target:
 Contents = Mapping[str, Sequence[Backup]]  # by the store's URL; a store that was not read is absent
 
 
+class ByDatabase:
+    """The contents of the stores, divided once, so that no database looks through all of them."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._urls = tuple(contents)
+        self._found: dict[str, dict[str, list[Backup]]] = {}
+        for url, backups in contents.items():
+            for backup in backups:
+                name = backup.manifest.database.name
+                if name not in self._found:
+                    self._found[name] = {known: [] for known in self._urls}
+                self._found[name][url].append(backup)
+
+    def of(self, database: str) -> Contents:
+        """Return the contents of the same stores without the backups of other databases."""
+        return self._found.get(database, dict.fromkeys(self._urls, ()))
+
+
 def expected(target: Target, contents: Contents, report: "RunReport | None" = None) -> list[str]:
     """Return the databases that should have backups."""
     tried: set[str] = set()

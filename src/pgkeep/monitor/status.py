@@ -12,7 +12,7 @@ from ..crypt import opening
 from ..model import manifest
 from ..model.manifest import Manifest
 from . import files, overview, point_in_time
-from .attempts import BACKUP, Attempt, Attempts, Failure, failures, last_attempt
+from .attempts import BACKUP, Attempt, Attempts, Failure, Runs, failures, last_attempt
 from .attempts import gaps as gaps_of
 from .files import Lost
 from .pgbackrest import StanzaState
@@ -203,8 +203,15 @@ def judge(
     wanted = overview.expected(target, contents)
     everybody = sorted({*wanted, *overview.databases(target, contents)})
     names = overview.clusters(target, contents, wanted)
-    judgement = _Judgement(target, contents, goals, now, zone, name, names, lost or {})
-    return [judgement.of(database, expected=database in wanted) for database in everybody]
+    parts = overview.ByDatabase(contents)
+    judgement = _Judgement(
+        target, goals, now, zone, name, names, files.lost_of_databases(lost or {})
+    )
+    expected_here = set(wanted)
+    return [
+        judgement.of(database, parts.of(database), expected=database in expected_here)
+        for database in everybody
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,22 +219,16 @@ class _Judgement:
     """Checks the databases of one target."""
 
     target: overview.Target
-    contents: overview.Contents
     goals: Goals
     now: datetime
     zone: tzinfo
     name: str | None  # of the target
     clusters: overview.Clusters
-    lost: Lost
+    lost: Mapping[str, Lost]  # by database
 
-    def of(self, database: str, *, expected: bool) -> Database:
-        """Check one database; problems count only if backups of it are expected."""
-        copies = [
-            copy
-            for store in self.target.stores
-            for copy in self.contents.get(store.url, ())
-            if copy.manifest.database.name == database
-        ]
+    def of(self, database: str, contents: overview.Contents, *, expected: bool) -> Database:
+        """Check one database with its backups; problems count only if they are expected."""
+        copies = [copy for store in self.target.stores for copy in contents.get(store.url, ())]
         complete = _whole(copies)
         whole = overview.past(complete, self.now)
         newest = max(
@@ -243,7 +244,7 @@ class _Judgement:
         age = None if newest is None else (self.now - newest.as_of).total_seconds()
         problems = [
             *_of_backup(age, self.goals),
-            *files.problems(self.target, self.contents, database, newest, self.now),
+            *files.problems(self.target, contents, newest, self.now),
             *_of_clock(len(complete) - len(whole)),
             *_of_clusters(several_clusters(whole)),
             *_of_encryption(copies, self.goals),
@@ -274,7 +275,7 @@ class _Judgement:
             problems=problems if expected else [],
             critical=expected
             and (bool(_of_backup(age, self.goals)) or (last is not None and not last.passed)),
-            notes=list(files.notes(self.target, self.lost, database)),
+            notes=list(files.notes(self.target, self.lost.get(database, {}))),
             days=_days(whole, self.zone),
         )
 
@@ -443,17 +444,31 @@ def _moment(when: datetime) -> str:
 
 
 def with_runs(
-    database: Database, target: overview.Target, contents: overview.Contents, attempts: Attempts,
+    databases: Iterable[Database], target: overview.Target, contents: overview.Contents,
+    attempts: Attempts, now: datetime, zone: tzinfo,
+) -> list[Database]:  # fmt: skip
+    """Return the states of databases with what the records of their runs say."""
+    judged = list(databases)
+    runs = Runs(target, attempts, [database.database for database in judged])
+    parts = overview.ByDatabase(contents)
+    return [
+        _with_runs(database, target, parts.of(database.database), runs, now, zone)
+        for database in judged
+    ]
+
+
+def _with_runs(
+    database: Database, target: overview.Target, contents: overview.Contents, runs: Runs,
     now: datetime, zone: tzinfo,
 ) -> Database:  # fmt: skip
-    """Return the state of a database with what the records of its runs say."""
-    failed = failures(target, contents, attempts, database.database, now)
+    name = database.database
+    failed = failures(target, contents, runs, name, now)
     unresolved = [failure for failure in failed if failure.succeeded is None]
-    gaps = gaps_of(target, contents, attempts, database.database, zone)
+    gaps = gaps_of(target, contents, runs, name, zone)
     return msgspec.structs.replace(
         database,
         gaps={day: state for day, state in gaps.items() if day not in database.days},
-        last_attempt=last_attempt(target, attempts, database.database),
+        last_attempt=last_attempt(runs, name),
         last_failure=next((found for found in unresolved if found.command == BACKUP), None),
         failures=failed,
     )
