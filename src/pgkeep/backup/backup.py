@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -108,9 +108,7 @@ def backup(
                 size = database_size(connection)
             store.sweep(lambda name: _is_of(database, name), identifier)
             existing = _earlier(store, database, options, copy)
-            earlier = [
-                manifest for manifest in existing if manifest.server.system_identifier == identifier
-            ]
+            earlier, others = _by_cluster(existing, identifier)
             kind = options.type or retention.choose_type(
                 earlier, now(), options.zone, options.policy, schema_only=options.schema_only
             )
@@ -126,7 +124,7 @@ def backup(
                 roles=roles or Roles(),
                 identifier=identifier,
                 earlier=earlier,
-                others=[manifest for manifest in existing if manifest not in earlier],
+                others=others,
                 copy=copy,
                 budget=LockBudget(options.lock_timeout),
                 blocked=BlockedSessions(),
@@ -137,6 +135,16 @@ def backup(
                 ],
             )
             return _made(run)
+
+
+def _by_cluster(
+    existing: Iterable[Manifest], identifier: str
+) -> tuple[list[Manifest], list[Manifest]]:
+    """Return the backups of this cluster, and those of others."""
+    found: tuple[list[Manifest], list[Manifest]] = ([], [])
+    for manifest in existing:
+        found[manifest.server.system_identifier != identifier].append(manifest)
+    return found
 
 
 def _made(run: "_Backup") -> PublishedBackup:
