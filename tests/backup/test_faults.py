@@ -94,6 +94,7 @@ def test_a_program_killed_in_the_middle(
     """B1, B31: what it has written looks fine; its end does not."""
     run = begin()
     with run.frozen_in_copy(pg17, table):
+        assert os.sched_getscheduler(run.children(program)[0]) == os.SCHED_BATCH
         os.kill(run.children(program)[0], signal.SIGKILL)
     assert f"{program} failed (signal 9)" in run.ends(4)
     assert invoke.left_over(directory) == []

@@ -104,7 +104,7 @@ class Attempt:
         self._schemas = self._read_schemas()
         if self._size:
             self._progress.total(self._size)
-        with self._threads:
+        with processes.in_long_slices(), self._threads:
             self._threads.start(self._run_pg_dump, "pg_dump")
             for number in range(self._jobs):
                 copy = functools.partial(self._workers.run, self._held.id, self._progress)
