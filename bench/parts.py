@@ -14,7 +14,7 @@ from tests.support.buckets import Buckets
 from . import data, point_in_time, tools
 from .data import Lab
 from .measure import run
-from .record import Database
+from .record import Database, Runs
 from .rounds import Group, Rounds, show
 from .tools import Step
 
@@ -79,31 +79,35 @@ def _one_by_one(bench: Bench, database: str, size: int, steps: list[Step]) -> Da
 def restore(bench: Bench) -> Databases:
     """Restore both large databases with every tool."""
     found = {}
-    backups = {step.name: step for step in tools.backups(bench.lab.jobs)}
     for database in ("many", "one"):
         size = data.provide(bench.lab, database, bench.scale)
-        rounds = bench.rounds_on(database)
-        with bench.folder() as folder:
-            groups: list[Group] = []
-            for name, every in tools.restores(bench.lab.jobs).items():
-                if steps := bench.wanted(every):
-                    output = rounds.prepare(backups[name], folder / str(len(groups)))
-                    groups.append(Group(steps=steps, folder=output))
-            runs = rounds.measure(groups, bench.rounds)
+        runs = _of_backups(bench, database, tools.restores(bench.lab.jobs))
         found[database] = Database(size=size, runs=runs, peers=_all_others(runs))
     return found
 
 
 def verify(bench: Bench) -> Databases:
-    """Verify a backup file of pgkeep with every tool that can."""
+    """Verify backup files of pgkeep with every tool that can."""
     size = data.provide(bench.lab, "many", bench.scale)
+    verifications = tools.verifications()
+    runs = _of_backups(bench, "many", verifications)
+    peers = {
+        ours.name: tuple(step.name for step in others) for *others, ours in verifications.values()
+    }
+    return {"many": Database(size=size, runs=runs, peers=peers)}
+
+
+def _of_backups(bench: Bench, database: str, commands: Mapping[str, list[Step]]) -> Runs:
+    """Measure commands on the output of those that back up; they do not change it."""
     backups = {step.name: step for step in tools.backups(bench.lab.jobs)}
-    rounds = bench.rounds_on("many")
+    rounds = bench.rounds_on(database)
     with bench.folder() as folder:
-        output = rounds.prepare(backups[tools.PGKEEP_BACKUP], folder / "gzip")
-        groups = [Group(steps=[step], folder=output) for step in tools.verifications()]
-        runs = rounds.measure(groups, bench.rounds)
-    return {"many": Database(size=size, runs=runs, peers=_all_others(runs))}
+        groups: list[Group] = []
+        for name, every in commands.items():
+            if steps := bench.wanted(every):
+                output = rounds.prepare(backups[name], folder / str(len(groups)))
+                groups += [Group(steps=steps, folder=output)]
+        return rounds.measure(groups, bench.rounds)
 
 
 def encryption(bench: Bench) -> Databases:

@@ -44,9 +44,17 @@ class Step:
     continues: bool = False  # its figures are those of the step before and its own together
 
 
-def _backup(jobs: int, name: str = PGKEEP_BACKUP, settings: str = "") -> Step:
-    command = f"{settings} {_SETTINGS.format(jobs=jobs)} pgkeep backup --type=manual"
-    return Step(name=name, command=command.strip(), reads=f"zcat {_GZ}")
+def _backup(jobs: int) -> Step:
+    command = f"{_SETTINGS.format(jobs=jobs)} pgkeep backup --type=manual"
+    return Step(name=PGKEEP_BACKUP, command=command, reads=f"zcat {_GZ}")
+
+
+def _backup_zstd(jobs: int) -> Step:
+    return Step(
+        name=PGKEEP_BACKUP + WITH_ZSTD,
+        command=f"BACKUP_COMPRESSION=zstd {_backup(jobs).command}",
+        reads=f"zstdcat {_ZST}",
+    )
 
 
 def backups(jobs: int) -> list[Step]:
@@ -65,6 +73,7 @@ def backups(jobs: int) -> list[Step]:
             reads="pg_restore -f - $OUT/dump",
         ),
         _backup(jobs),
+        _backup_zstd(jobs),
     ]
 
 
@@ -90,24 +99,37 @@ def restores(jobs: int) -> dict[str, list[Step]]:
             Step(name=f"{name}, vacuumdb", command=analyze, restores=True, continues=True),
         ]
 
-    settings = _SETTINGS.format(jobs=jobs)
+    def by_pgkeep(name: str, file: str) -> list[Step]:
+        pgkeep = f"{_SETTINGS.format(jobs=jobs)} pgkeep restore --backup={file} {_RESTORED}"
+        return [Step(name=name, command=pgkeep, restores=True)]
+
     psql = f"{_CREATE} && zcat $OUT/dump.sql.gz | {_PSQL}"
-    pgkeep = f"{settings} pgkeep restore --backup={_GZ} {_RESTORED}"
     return {
         GZIP: [Step(name="zcat | psql", command=psql, restores=True)],
         directory: restored(f"pg_restore -j{jobs} (gzip)"),
         f"{directory} -Z zstd:1": restored(f"pg_restore -j{jobs} (zstd:1)"),
-        PGKEEP_BACKUP: [Step(name=PGKEEP_RESTORE, command=pgkeep, restores=True)],
+        PGKEEP_BACKUP: by_pgkeep(PGKEEP_RESTORE, _GZ),
+        PGKEEP_BACKUP + WITH_ZSTD: by_pgkeep(PGKEEP_RESTORE + WITH_ZSTD, _ZST),
     }
 
 
-def verifications() -> list[Step]:
-    """Return the commands that verify the backup file of pgkeep in $OUT."""
-    return [
-        Step(name="gzip -t", command=f"gzip -t {_GZ}"),
-        Step(name="pigz -t", command=f"pigz -t {_GZ}"),
-        Step(name=PGKEEP_VERIFY, command=f"BACKUP_DIR=$OUT pgkeep verify {_GZ}"),
-    ]
+def verifications() -> dict[str, list[Step]]:
+    """Return for each command that backs up the commands that verify its backup file in $OUT.
+
+    The last one is that of pgkeep.
+    """
+    pgkeep = f"BACKUP_DIR=$OUT {PGKEEP_VERIFY}"
+    return {
+        PGKEEP_BACKUP: [
+            Step(name="gzip -t", command=f"gzip -t {_GZ}"),
+            Step(name="pigz -t", command=f"pigz -t {_GZ}"),
+            Step(name=PGKEEP_VERIFY, command=f"{pgkeep} {_GZ}"),
+        ],
+        PGKEEP_BACKUP + WITH_ZSTD: [
+            Step(name="zstd -t", command=f"zstd -q -t {_ZST}"),
+            Step(name=PGKEEP_VERIFY + WITH_ZSTD, command=f"{pgkeep} {_ZST}"),
+        ],
+    }
 
 
 # One after the other, in the same folder and bucket; --latest finds the backup that is only in it.
