@@ -24,7 +24,7 @@ one run on one commit. The [glossary](glossary.md) explains the terms.
   are measured. A time is the median. The fastest and the slowest run are in brackets.
 - Before every run, the benchmark removes the output of the last one, drops a restored database,
   and executes `CHECKPOINT` and `sync`.
-- The rows of each backup tool's first backup are counted, and those of every restored database.
+- The rows of every backup and of every restored database are counted after the run.
 - Every tool that supports parallel connections uses {jobs} of them (`--jobs`).
 - *Memory* is the peak of all processes of the tool together (PSS, 20 samples a second), without
   the server.

@@ -1,6 +1,7 @@
 """The benchmark: when pgkeep has become slower, and which documents show its figures."""
 
 import re
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from bench import __main__ as program
-from bench import gate, parts, point_in_time, publish, record, report, tools
+from bench import gate, parts, point_in_time, publish, record, report, rounds, tools
 from bench.measure import Measured
 from bench.record import Compared, Database, Part, Record
 
@@ -149,6 +150,19 @@ def test_each_row_of_pgkeep_is_compared_unless_it_only_shows_memory() -> None:
         if row.startswith("pgkeep") and "not encrypted" not in row
     }
     assert {name for name, _ in rows - compared} == {"large"}
+
+
+# -- results are checked
+
+
+def test_rows_of_a_dump_are_counted() -> None:
+    """Rows can look like the statement, and a table can be in several COPY."""
+    dump = (
+        "-- \nCOPY public.a (t) FROM stdin;\nCOPY public.b (t) FROM stdin;\n\\\\.\n\\.\n\n"
+        "COPY public.empty (t) FROM stdin;\n\\.\nCOPY public.a (t) FROM stdin;\n\n\\.\n"
+    )
+    counts = subprocess.check_output(["awk", rounds.COUNT], input=dump, text=True)
+    assert sorted(counts.splitlines()) == ["a|3", "empty|0"]
 
 
 # -- the record and the documents
