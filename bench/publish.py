@@ -1,5 +1,6 @@
-"""The documents that show figures of the record: the page, the README, the template."""
+"""The documents that show figures of the record: the page, the README, the design, the template."""
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs" / "benchmarks.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
+DESIGN = ROOT / "docs" / "design.md"
 PROJECT = ROOT / "template" / "{{cookiecutter.project_slug}}"
 REFERENCE = PROJECT / "docs/operations/backup-reference.md"
 ADR = PROJECT / "docs/adr/023-database-backup-strategy.md"
@@ -40,8 +42,21 @@ def documents(record: Record) -> dict[Path, str]:
     return {
         PAGE: report.page(record),
         README: _replaced(README, {r"(?<=^## Figures\n)[\s\S]*?(?=^## )": _readme(record)}),
+        DESIGN: _replaced(DESIGN, {r"(?<=files are at most )\d+ % larger": _larger(record)}),
         **_project(record),
     }
+
+
+def _larger(record: Record) -> str:
+    """Return by how much pgkeep's files are larger than those of pg_dump | gzip."""
+    sizes = [
+        [
+            median(run.size for run in database.runs[row])
+            for row in (tools.PGKEEP_BACKUP, tools.GZIP)
+        ]
+        for database in record.parts["backup"].databases.values()
+    ]
+    return f"{math.ceil(max(100 * (ours / other - 1) for ours, other in sizes))} % larger"
 
 
 def _project(record: Record) -> dict[Path, str]:

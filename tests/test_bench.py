@@ -203,6 +203,7 @@ def test_every_document_has_its_figures() -> None:
     shown = re.findall(r"[\d.]+ (?:s|[MG]B)\b", texts[publish.ADR])
     assert [figure for figure in shown if figure not in page] == ["1360 GB"]
     assert "children: 70 MiB, and 70 MiB with" in texts[publish.CRONJOBS]
+    assert "files are at most 0 % larger than those of `pg_dump | gzip`" in texts[publish.DESIGN]
     unchanged = publish.README.read_text().partition("## Figures\n")[0]
     assert texts[publish.README].startswith(unchanged)
 
