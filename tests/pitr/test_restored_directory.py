@@ -21,6 +21,7 @@ from pgkeep.postgres import isolation
 from pgkeep.postgres.server import UNPRIVILEGED, Account
 from pgkeep.progress import Silent
 from tests.support import servers
+from tests.support.faults import synced_names
 from tests.support.wal_source import wal_source
 
 LATEST = Target(TargetKind.LATEST)
@@ -125,6 +126,7 @@ def test_tablespaces_and_owners_of_databases(
                     pass
             assert not data.exists()
         mapping = RestoreOptions(tablespaces={str(before): disk} if major == 18 else {})
+        synced = synced_names(monkeypatch)
         with recovered(plan, data, Encryption(), 2, Silent(), mapping) as found:
             assert "namespaces" in found.server.isolation
             with found.server.endpoint.to("app").connect() as connection:
@@ -133,6 +135,10 @@ def test_tablespaces_and_owners_of_databases(
                 with pytest.raises(Exception, match="No such file"):
                     connection.execute("select pg_read_file(%s)", [str(secret)])
             found.server.promote()
+        assert str(place) in synced, "B3: the name of the directory is durable too"
+        if major == 18:  # initdb --sync-only flushes the others
+            moved = {path.name for path in disk.rglob("*")}
+            assert {Path(name).name for name in synced} >= {*moved, disk.name}
         assert row[0] >= 101
         assert contents(before) | contents(after) == live, "the live tablespaces are untouched"
         run = place / "run"
@@ -156,7 +162,7 @@ def test_tablespaces_and_owners_of_databases(
     assert not [name for name in left if "pgkeep" in name or name.startswith("recovery")]
 
 
-def test_a_directory_that_stays_in_recovery(place: Path) -> None:
+def test_a_directory_that_stays_in_recovery(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 18: without --promote, it starts at the point again, from the WAL in itself."""
     with wal_source(17) as source:
         source.base()
@@ -168,8 +174,10 @@ def test_a_directory_that_stays_in_recovery(place: Path) -> None:
         data, run = place / "data", place / "run"
         run.mkdir()
         data.mkdir(mode=0o700)  # such as a mount point
+        synced = synced_names(monkeypatch)
         with recovered(plan, data, Encryption(), 2, Silent()) as found:
             assert found.proof.timeline == 1
+        assert synced == [str(data)] * 2, "B3: before PG_VERSION is moved, and after it"
         with started(source.programs, data, found.owner, run) as psql:
             state = "select pg_is_in_recovery(), max(n) from ledger"
             assert ask(psql, "postgres", "postgres", state) == "t|1"

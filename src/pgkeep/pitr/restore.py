@@ -118,6 +118,11 @@ def recovered(
             _settle(plan, point, cluster, options, moved, (owner, server.superuser))
             for path in (data, *moved.values()):
                 files_of.own(path)
+            processes.run(
+                [str(plan.programs / "initdb"), "--sync-only", str(data)], {}, e.RestoreFailed
+            )
+            for path in moved.values():  # initdb does not see them: their links lead elsewhere
+                target_directory.flush(path)
             with interrupts.held():
                 tablespaces.appear(moved, options.tablespaces)
                 target_directory.appear(data, directory)
@@ -127,7 +132,7 @@ def _settle(
     plan: RecoveryPlan, point: Point, cluster: Cluster, options: RestoreOptions,
     moved: Mapping[str, Path], users: tuple[str, str],
 ) -> None:  # fmt: skip
-    """Make a data directory that can be started where it will be, and flush it."""
+    """Make a data directory that can be started where it will be."""
     data, (owner, superuser) = cluster.data, users
     locations = tablespaces.bring_home(data, cluster.elsewhere)
     locations |= {space.oid: space.location for space in plan.base.tablespaces}
@@ -138,8 +143,6 @@ def _settle(
     recovery_settings.write_final(
         data, final, superuser=superuser, owner=owner, in_place=bool(stay)
     )
-    flush = [str(plan.programs / "initdb"), "--sync-only", str(data)]
-    processes.run(flush, {}, e.RestoreFailed)
 
 
 def _check_tablespaces(plan: RecoveryPlan, options: RestoreOptions) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .. import errors as e
 from ..model.wal import Lsn
+from ..stores.local import sync_directory, sync_name
 from . import target_directory
 from .base_manifest import Tablespace
 
@@ -129,3 +130,5 @@ def appear(moved: Mapping[str, Path], mapping: Mapping[str, Path]) -> None:
             os.chown(mapping[location], status.st_uid, status.st_gid)
         for part in folder.iterdir():
             part.rename(mapping[location] / part.name)
+        sync_directory(mapping[location])
+        sync_name(mapping[location])

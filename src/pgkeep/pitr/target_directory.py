@@ -5,6 +5,7 @@ import os
 import pwd
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..postgres.server import (
     temporary_places,
 )
 from ..progress import size as shown
+from ..stores.local import sync_directory, sync_name
 from .recovery_settings import PORT
 
 _PREFIX = ".pgkeep-pitr-"
@@ -166,14 +168,32 @@ def _user(uid: int) -> tuple[str, Account]:
     return entry.pw_name, Account(uid=uid, gid=entry.pw_gid)
 
 
+def flush(folder: Path) -> None:
+    """Flush all files below a folder to disk."""
+    for _, _, names, directory in os.fwalk(folder):
+        for name in names:
+            if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                file = os.open(name, flags, dir_fd=directory)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+        os.fsync(directory)
+
+
 def appear(data: Path, directory: Path) -> None:
     """Make a finished data directory the new one; the last step of a restore."""
     if not directory.exists():
         data.rename(directory)
+        sync_name(directory)
         return
     status = data.stat()
     if os.geteuid() == 0:
         os.chown(directory, status.st_uid, status.st_gid)
     directory.chmod(0o700)
     for item in sorted(data.iterdir(), key=lambda item: item.name == _MARK):
+        if item.name == _MARK:
+            sync_directory(directory)
         item.rename(directory / item.name)
+    sync_directory(directory)

@@ -73,14 +73,13 @@ class LocalStore:
             with _translated("create directory", directory):
                 directory.mkdir(mode=0o700, exist_ok=True)
                 directory.chmod(0o700)  # the umask can remove permissions of the owner too
-                with contextlib.suppress(PermissionError):  # to read it; PostgreSQL ignores it too
-                    _sync_directory(directory.parent)
+                sync_name(directory)
 
     def sync(self) -> None:
         """Make names durable that a killed process may not have made durable."""
         self.prepare()
         with _translated("flush", self.directory):
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
 
     def create(
         self, name: str, *, owner: str = "0", sha256: str | None = None, new: bool = False
@@ -104,7 +103,7 @@ class LocalStore:
         with _translated("create directory", folder):
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
-                _sync_directory(self.directory)
+                sync_directory(self.directory)
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 os.fchmod(fd, 0o700)  # the umask can remove permissions of the owner too
@@ -239,7 +238,7 @@ class LocalUpload:
                 raise e.Exists(f"{self._final} exists")
             self._partial.rename(self._final)
             self._exists = False
-            _sync_directory(self._final.parent)
+            sync_directory(self._final.parent)
 
     def __enter__(self) -> Self:
         return self
@@ -363,7 +362,14 @@ def _flock(fd: int) -> bool:
     return True
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_name(directory: Path) -> None:
+    """Make the name of a directory durable; like PostgreSQL, not if its parent cannot be read."""
+    with contextlib.suppress(PermissionError):
+        sync_directory(directory.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
