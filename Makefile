@@ -5,7 +5,7 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh tests/fresh.sh .ci/run
 
-.PHONY: help demo test lint lock bench production soak scale torture regress mutants versions image fresh clean setup
+.PHONY: help demo test lint lock bench production soak fuzz scale torture regress mutants versions image fresh clean setup
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ scale: $(ready) setup  ## measure how time and memory grow with tables, backups,
 torture: $(ready) setup  ## run random operations beside random faults (30 minutes), check everything; TORTURE_ARGS="--help"
 	@tests/setup.sh torture
 	$(bin)/python -m bench.torture $(TORTURE_ARGS)
+
+fuzz: $(ready)  ## give changed bytes to everything that reads files (90 minutes); FUZZ_ARGS="--help"
+	$(bin)/pip install --quiet --disable-pip-version-check 'atheris>=3,<4'
+	$(bin)/python -m tests.fuzz $(FUZZ_ARGS)
 
 regress: $(ready) setup  ## back up and restore PostgreSQL's own regression database in every way
 	@tests/setup.sh regress

@@ -35,6 +35,8 @@ _FAIL_CLOSED = {setting.variable for setting in SETTINGS if setting.fails_closed
 _HIDDEN = SECRETS | _FAIL_CLOSED  # a wrong value can be a secret
 # A misspelt variable of these would leave backups in plain text, or a private key unused.
 _STRICT = ("BACKUP_ENCR", "BACKUP_IDENTIT", "PGKEEP_ENCR", "PGKEEP_IDENTIT")
+_LARGEST_NUMBER = 1000  # bits
+_SHOWN = 1000  # characters of a wrong value
 PLAIN = "none"  # the value of BACKUP_ENCRYPT_TO that turns encryption off
 _FLAGS = {setting.variable for setting in SETTINGS if setting.parse is flag}
 
@@ -286,7 +288,7 @@ def _take(
     elif file is not None:
         try:
             given[variable] = Value(Path(file).read_text().rstrip("\r\n"), file)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: not text, or a zero byte in the name
             reason = getattr(error, "strerror", None) or "not text"
             problems.append(f"{variable}_FILE: could not read {file}: {reason}")
 
@@ -301,7 +303,7 @@ def _file(
 
     try:
         contents = tomllib.loads(Path(name).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{CONFIG_FILE}: could not read {name}: {error}")
         return {}, {}
     tables = contents.pop("targets", {})
@@ -330,19 +332,34 @@ def _table(table: Mapping[str, Any], origin: str, problems: list[str]) -> dict[s
             if all(isinstance(name, str) and "," not in name for name in value):
                 texts[variable] = ",".join(value)
             else:
-                problems.append(f"{origin}: {key}: expected names without commas, got {value!r}")
+                problems.append(
+                    f"{origin}: {key}: expected names without commas, got {_shown(value)}"
+                )
         elif isinstance(value, bool) and variable in _FLAGS:
             texts[variable] = str(value).lower()
-        elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        elif isinstance(value, (str, float)) or _is_number(value):
             texts[variable] = str(value)
         else:
-            got = "something else" if variable in _HIDDEN else repr(value)
+            got = "something else" if variable in _HIDDEN else _shown(value)
             problems.append(f"{origin}: {key}: expected a string or a number, got {got}")
     given: dict[str, Value] = {}
     for variable in _BY_VARIABLE:
         text, file = texts.get(variable), texts.get(f"{variable}_FILE")
         _take(given, variable, text, file, origin, problems)
     return given
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is an integer that can be written in decimal digits."""
+    return type(value) is int and value.bit_length() <= _LARGEST_NUMBER
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message; Python does not write very large numbers."""
+    try:
+        return repr(value)[:_SHOWN]
+    except (ValueError, RecursionError):
+        return "something else"
 
 
 def _close(name: str, known: Sequence[str] | Mapping[str, Any], cutoff: float = 0.6) -> str:

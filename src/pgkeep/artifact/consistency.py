@@ -21,7 +21,7 @@ from .packer import object_of_entry
 # Types whose text can continue in another member.
 _DIVISIBLE = frozenset({"TABLE DATA", "BLOBS"})
 _SETTINGS = re.compile(
-    r"(?:SET default_\w+ = (?:'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|[^;'\"\n]*);\n)*"
+    r"(?:SET default_\w+ = (?:'(?:[^']|'')*+'|\"(?:[^\"]|\"\")*+\"|[^;'\"\n]*);\n)*"
 )
 _COPY_TARGET = re.compile(rb"COPY %b" % statements.QUALIFIED)
 _PARTITIONED = re.compile(

@@ -98,7 +98,7 @@ def _tables(artifact: Artifact) -> list[TableFacts]:
             member = artifact.index.members[entry.member]
             rows, raw, size = found.get((entry.schema, entry.name), (0, 0, 0.0))
             count = None if rows is None or entry.rows is None else rows + entry.rows
-            share = member.length * entry.length / member.raw
+            share = member.length * entry.length / member.raw if member.raw else 0.0
             found[entry.schema, entry.name] = count, raw + entry.length, size + share
     return [
         TableFacts(schema, name, rows, raw, round(size))

@@ -19,6 +19,7 @@ import msgspec
 from .. import errors as e
 from ..model.manifest import Computed, DatabaseFacts, Extension, Resolution, ServerFacts, TableRows
 from ..model.naming import Compression
+from ..model.unreadable import UNREADABLE
 from ..stores.store import Source, Upload
 from .compression import compressor, member_blocks
 
@@ -246,6 +247,11 @@ class Artifact:
                     f"{self.source.name}: member {number} begins at byte {member.offset},"
                     f" expected {expected}"
                 )
+            if not 0 <= member.length <= end - expected or member.raw < 0:
+                raise e.VerificationFailed(
+                    f"{self.source.name}: member {number} has {member.length} bytes, {member.raw}"
+                    f" bytes of SQL; expected at most {end - expected} before the index"
+                )
             expected += member.length
         if expected != end:
             raise e.VerificationFailed(
@@ -439,7 +445,7 @@ def _decode_index(lines: Iterator[bytes], file_name: str) -> Index:
                 members.append(member_decoder.decode(line[len(_MEMBER) :]))
             elif line.startswith(_META):
                 meta = msgspec.json.decode(line[len(_META) :], type=Meta)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise e.VerificationFailed(f"{file_name}: unreadable index: {error}") from error
     if meta is None:
         raise e.VerificationFailed(f"{file_name}: the first line of the index is missing")

@@ -24,6 +24,7 @@ import msgspec
 from .. import errors as e
 from ..model import naming, record
 from ..model.manifest import LARGEST
+from ..model.unreadable import UNREADABLE
 from ..stores.store import Item, Store, write_file
 
 SUMMARY = "summary.json.gz"  # no name of a backup's file
@@ -184,7 +185,7 @@ def _time(name: str) -> datetime:
 
 def _decode(data: bytes) -> _Copies | None:
     """Return the copies, None if the bytes are something else."""
-    with contextlib.suppress(zlib.error, msgspec.MsgspecError, UnicodeError, RecursionError):
+    with contextlib.suppress(zlib.error, *UNREADABLE):
         found = _DECODER.decode(zlib.decompressobj(_GZIP).decompress(data, LARGEST_COPIES))
         return found if found.format == FORMAT else None
     return None

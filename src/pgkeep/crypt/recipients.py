@@ -1,7 +1,6 @@
 """The recipients of encrypted backups: public keys of age, SSH or GPG, or files of them."""
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,7 +151,7 @@ def age_recipient(text: str) -> tuple[str, str]:
             return str(pyrage.x25519.Recipient.from_str(text)), text
         pyrage.ssh.Recipient.from_str(text)
         wire = base64.b64decode(text.split()[1])
-    except (pyrage.RecipientError, binascii.Error) as error:
+    except (pyrage.RecipientError, ValueError) as error:
         other = re.match(r"age1(pq|tag|tagpq|[a-z0-9-]+)1", text)
         reason = f"recipients of type {other[1]} are not supported" if other else str(error)
         raise e.UsageError(f"found {shown!r}, expected {EXPECTED}: {reason}") from None

@@ -22,7 +22,7 @@ _STATEMENT = re.compile(
     rb"|lo_open\('(?P<opened>\d+)', \d+\)"
     rb"|lowrite\(0, '\\{1,2}x(?P<data>[0-9a-f]*)'\)"
     rb"|(?P<closed>lo_close)\(0\));$"
-    rb'|^ALTER LARGE OBJECT \d+ OWNER TO "(?:[^"]|"")*";$',  # may have lines like these in it
+    rb'|^ALTER LARGE OBJECT \d+ OWNER TO "(?:[^"]|"")*+";$',  # may have lines like these in it
     re.MULTILINE,
 )
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from .. import errors as e
+from ..model.unreadable import UNREADABLE
 from ..model.wal import Lsn
 
 LARGEST = 16 << 20  # bytes; a backup needs less than 1 kB
@@ -154,7 +155,7 @@ def parse(data: bytes, name: str) -> Stanza:
         if len(found) != 1:
             raise ValueError(f"found {len(found)} stanzas {name}, expected 1")
         return _stanza(found[0])
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise e.VerificationFailed(f"pgbackrest info has an unknown form: {error}") from error
 
 

@@ -15,6 +15,7 @@ import msgspec
 from .. import errors as e
 from ..model.manifest import LARGEST
 from ..model.retention import FUTURE_TOLERANCE
+from ..model.unreadable import UNREADABLE
 from ..stores.store import Store, load_opened, write_file
 from .checks import DrillCheck
 
@@ -93,7 +94,7 @@ def decode(data: bytes, file: str) -> PitrDrillResult:
     """
     try:
         found = msgspec.json.decode(data, type=PitrDrillResult)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise e.VerificationFailed(f"{file} is not the result of a drill: {error}") from error
     if found.format > FORMAT:
         raise e.VerificationFailed(

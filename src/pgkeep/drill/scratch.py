@@ -39,7 +39,7 @@ _HARMLESS_GROUPS = frozenset({
 _OF_SUPERUSERS = frozenset({"EVENT TRIGGER", "FOREIGN DATA WRAPPER"})
 _ONCE_OF_SUPERUSERS = _OF_SUPERUSERS | {"SUBSCRIPTION"}
 SUBSCRIPTIONS_OF_OTHERS_SINCE = 160000
-_NAME = r'(?:"(?:[^"]|"")*"|[^"\s;]+)'
+_NAME = r'(?:"(?:[^"]|"")*+"|[^"\s;]+)'
 _ATTRIBUTES = re.compile(
     rf"^ALTER ROLE (?P<role>{_NAME}) WITH (?P<attributes>[A-Z ]+)", re.MULTILINE
 )

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-_NAME = rb'(?:"(?:[^"]|"")*"|[^\s"().;,\']+)'
+_NAME = rb'(?:"(?:[^"]|"")*+"|[^\s"().;,\']+)'
 
 # ALTER of these takes a single action; of relations it takes a list of them.
 _KINDS = (
@@ -13,7 +13,7 @@ _KINDS = (
 )
 ALTER_OWNER = re.compile(
     rb"ALTER (?:(?:FOREIGN TABLE|TABLE|VIEW|MATERIALIZED VIEW|SEQUENCE) (?:ONLY )?%b\.%b"
-    rb"|(?:%b) (?:\"(?:[^\"]|\"\")*\"|[^;'\"$])+?) OWNER TO (?P<owner>%b);\s*"
+    rb"|(?:%b) (?:\"(?:[^\"]|\"\")*+\"|[^;'\"$])+?) OWNER TO (?P<owner>%b);\s*"
     % (_NAME, _NAME, _KINDS, _NAME)
 )
 SCHEMA = re.compile(
@@ -27,7 +27,7 @@ EVENT_TRIGGER = re.compile(rb"CREATE EVENT TRIGGER (?P<name>%b) ON [^;]*;\s*" % 
 # a default is allowed before the body, and nothing after it. Of C only what is installed.
 _FUNCTION = re.compile(
     rb"CREATE (?:FUNCTION|PROCEDURE) (?P<head>[^'$=]*?)\n    AS "
-    rb"(?P<body>'(?:[^']|'')*'(?:, '[^']*')?|(?P<tag>\$\w*\$).*?(?P=tag));\s*",
+    rb"(?P<body>'(?:[^']|'')*+'(?:, '[^']*')?|(?P<tag>\$\w*\$).*?(?P=tag));\s*",
     re.DOTALL,
 )
 _LANGUAGE = re.compile(rb"\n    LANGUAGE (?P<name>\w+)\b")
@@ -41,7 +41,7 @@ _HARMLESS = re.compile(
     rb"|CREATE TEXT SEARCH (?:PARSER|TEMPLATE) "
     rb"|CREATE FOREIGN DATA WRAPPER (?!.*VALIDATOR)|CREATE AGGREGATE (?!.*INITCOND)"
     rb"|(?:CREATE|ALTER) PUBLICATION (?!.*WHERE)"
-    rb"|CREATE SUBSCRIPTION %b CONNECTION '(?:[^']|'')*' PUBLICATION [^'();]*"
+    rb"|CREATE SUBSCRIPTION %b CONNECTION '(?:[^']|'')*+' PUBLICATION [^'();]*"
     rb" WITH \(connect = false\b" % _NAME,
     re.DOTALL | re.IGNORECASE,
 )

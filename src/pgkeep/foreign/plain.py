@@ -26,7 +26,7 @@ _CREATE_DATABASE = re.compile(
     rb"^CREATE DATABASE (?P<name>%b) WITH (?P<options>[^\n]*);$" % statements.IDENTIFIER,
     re.MULTILINE,
 )
-_OPTION = re.compile(rb"(?P<name>\w+) = '(?P<text>(?:[^']|'')*)'|(?P<plain>\w+) = (?P<word>\w+)")
+_OPTION = re.compile(rb"(?P<name>\w+) = '(?P<text>(?:[^']|'')*+)'|(?P<plain>\w+) = (?P<word>\w+)")
 _OWNER_TO = re.compile(
     rb"^ALTER DATABASE %b OWNER TO (?P<owner>%b);$"
     % (statements.IDENTIFIER, statements.IDENTIFIER),

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from .unreadable import UNREADABLE
+from .wildcards import ANY, regular_expression
+
 EXPECTED = "names or patterns separated by commas, such as *,!scratch_*, or a JSON array of names"
 
 # Databases that a pattern does not include, with the reason. An exact name includes them.
@@ -135,15 +138,15 @@ def _is_pattern(part: str) -> bool:
 
 def _matches(pattern: str, name: str) -> bool:
     """Match a complete name, with upper and lower case as they are."""
-    parts = {"*": ".*", "?": "."}
-    regular = "".join(parts.get(character) or re.escape(character) for character in pattern)
-    return re.fullmatch(regular, name, re.DOTALL) is not None
+    parts = {"*": ANY, "?": "."}
+    tokens = [parts.get(character) or re.escape(character) for character in pattern]
+    return re.fullmatch(regular_expression(tokens), name, re.DOTALL) is not None
 
 
 def _json_names(text: str) -> tuple[str, ...]:
     try:
         names = msgspec.json.decode(text, type=list[str])
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         names = []
     if not names or not all(names):
         raise ValueError(EXPECTED)

@@ -14,6 +14,7 @@ import msgspec
 from .. import errors as e
 from . import cluster as cluster_names
 from . import naming
+from .unreadable import UNREADABLE
 
 FORMAT = 1
 EARLIEST, LATEST = 1970, 9000  # years
@@ -314,7 +315,7 @@ def decode(data: bytes, file_name: str) -> Manifest:
             )
         manifest = msgspec.convert(_with_new_names(fields), Manifest)
         _check_digest(fields, file_name)
-    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
+    except UNREADABLE as error:
         raise e.VerificationFailed(f"{file_name} is not a manifest of pgkeep: {error}") from error
     times = [manifest.taken, manifest.snapshot, manifest.finished, manifest.verified]
     times += [drill.when for drill in manifest.drills]

@@ -13,6 +13,7 @@ import msgspec
 
 from .. import errors as e
 from .manifest import EARLIEST, LATEST, Moment
+from .unreadable import UNREADABLE
 
 FORMAT = 1
 FOLDER = "records/"  # of a store
@@ -125,7 +126,7 @@ def decode(data: bytes, file: str) -> Record:
     """
     try:
         found = _DECODER.decode(data)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise e.VerificationFailed(f"{file} is not a record of pgkeep: {error}") from error
     if found.format > FORMAT:
         raise e.VerificationFailed(

@@ -18,7 +18,7 @@ from .. import errors as e
 LONGEST = 10_000  # characters of a log that are sent at most
 _HIDDEN = "********"
 _PASSWORD = re.compile(
-    r"(://[^\s:/@]*:)[^\s@]+(?=@)|(\bpassword=)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.I
+    r"(://[^\s:/@]*:)[^\s@]+(?=@)|(\bpassword=)('(?:[^'\\]|\\.)*+'|[^\s&]+)", re.I
 )
 
 

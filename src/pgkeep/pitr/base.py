@@ -1,7 +1,6 @@
 """Take a base backup: pg_basebackup into a staging directory, verify, pack, publish."""
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -12,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -21,7 +19,8 @@ from .. import errors as e
 from ..artifact.compression import gzip
 from ..catalog.encryption import encryption_facts
 from ..crypt.options import Encryption
-from ..model.manifest import FileFacts
+from ..model.manifest import Count, FileFacts
+from ..model.unreadable import UNREADABLE
 from ..model.wal import Lsn, decode_history
 from ..postgres.connection import Connection, Endpoint, first_row
 from ..postgres.messages import translated
@@ -212,9 +211,9 @@ def _facts(
         version_num=state.version_num,
         kind=_kind(options),
         parent=None if options.parent is None else options.parent.manifest.name,
-        timeline=ranges[-1]["Timeline"],
-        start=ranges[0]["Start-LSN"],
-        stop=ranges[-1]["End-LSN"],
+        timeline=ranges[-1].timeline,
+        start=ranges[0].start,
+        stop=ranges[-1].end,
         started=times[0],
         stopped=times[1],
         segment_size=state.segment_size,
@@ -226,7 +225,7 @@ def _facts(
         tablespaces=state.tablespaces,
         settings=control.settings,
         encryption=encryption_facts(options.encryption),
-        history=_history(data / "pg_wal", ranges[-1]["Timeline"]),
+        history=_history(data / "pg_wal", ranges[-1].timeline),
         superuser=state.superuser,
         database=state.database,
         timezone=state.timezone,
@@ -242,7 +241,19 @@ def _history(folder: Path, timeline: int) -> list[tuple[int, str]]:
     return [(switch.parent, str(switch.position)) for switch in switches]
 
 
-def wal_ranges(backup_manifest: bytes) -> list[dict[str, Any]]:
+class WalRange(msgspec.Struct, frozen=True):
+    """A part of the WAL that a base backup needs, as PostgreSQL's manifest has it."""
+
+    timeline: Count = msgspec.field(name="Timeline")
+    start: str = msgspec.field(name="Start-LSN")
+    end: str = msgspec.field(name="End-LSN")
+
+
+class _Ranges(msgspec.Struct, frozen=True):
+    ranges: list[WalRange] = msgspec.field(name="WAL-Ranges")
+
+
+def wal_ranges(backup_manifest: bytes) -> list[WalRange]:
     """Return the WAL that a base backup needs, from PostgreSQL's manifest, in ascending order.
 
     Raises:
@@ -250,13 +261,13 @@ def wal_ranges(backup_manifest: bytes) -> list[dict[str, Any]]:
 
     """
     try:
-        found = json.loads(backup_manifest)["WAL-Ranges"]
-        ordered = sorted(found, key=lambda part: Lsn.parse(part["Start-LSN"]))
+        found = msgspec.json.decode(backup_manifest, type=_Ranges).ranges
+        ordered = sorted(found, key=lambda part: Lsn.parse(part.start))
         for part in ordered:
-            int(part["Timeline"]), Lsn.parse(part["End-LSN"])
+            Lsn.parse(part.end)
         if not ordered:
             raise ValueError("no WAL range")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise e.VerificationFailed(f"unreadable {BACKUP_MANIFEST}: {error}") from error
     return ordered
 

@@ -12,18 +12,22 @@ import msgspec
 
 from .. import errors as e
 from ..model.manifest import (
+    EARLIEST,
     HASH,
     LARGEST,
+    LATEST,
     Count,
     Encryption,
     FileFacts,
     Moment,
     digest_of,
 )
+from ..model.unreadable import UNREADABLE
 from ..model.wal import SEGMENT_SIZES, Lsn
 
 FORMAT = 1
 SUFFIX = ".base.json"
+_SUFFIX = re.compile(r"\.[A-Za-z0-9._-]+")
 _NAME = re.compile(r"(?P<started>[0-9]{8}T[0-9]{6}Z)_(?P<kind>full|incremental)")
 
 
@@ -131,6 +135,11 @@ def is_base_file(file: str) -> bool:
     return _NAME.match(file) is not None
 
 
+def _is_own(file: str, base: str) -> bool:
+    """Whether a file can be one of a base backup: a name without a path, which can be removed."""
+    return file.startswith(base) and _SUFFIX.fullmatch(file, len(base)) is not None
+
+
 def encode(manifest: BaseManifest) -> bytes:
     """Return the manifest as readable JSON, with its hash."""
     fields = msgspec.json.decode(msgspec.json.encode(manifest))
@@ -157,13 +166,16 @@ def decode(data: bytes, file: str) -> BaseManifest:
             raise ValueError(f"found segments of {manifest.segment_size} bytes")
         for position in (manifest.start, manifest.stop, *(end for _, end in manifest.history)):
             Lsn.parse(position)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        for time in (manifest.started, manifest.stopped):
+            if not EARLIEST <= time.year <= LATEST:  # others have no name
+                raise ValueError(f"its time is {time}")
+    except UNREADABLE as error:
         raise e.VerificationFailed(f"{file} is not a manifest of a base backup: {error}") from error
     if fields.get(HASH) != digest_of(fields):
         raise e.VerificationFailed(f"{file} is damaged: it differs from its hash")
     if file != manifest.name + SUFFIX:
         raise e.VerificationFailed(f"{file} is the manifest of base backup {manifest.name}")
-    strange = [name for name in manifest.files if not name.startswith(manifest.name)]
+    strange = [name for name in manifest.files if not _is_own(name, manifest.name)]
     if strange:
         raise e.VerificationFailed(f"{file} lists a file of another backup: {strange[0]}")
     return manifest

@@ -35,7 +35,16 @@ def read_control(programs: Path, data: Path) -> ControlData:
     """
     command = [str(programs / "pg_controldata"), str(data)]
     output = processes.run(command, {}, e.VerificationFailed)
-    text = output.decode("utf-8", "replace")
+    return parse(output.decode("utf-8", "replace"), data)
+
+
+def parse(text: str, data: Path) -> ControlData:
+    """Read what the program prints of a data directory.
+
+    Raises:
+        VerificationFailed: it is damaged, or of another version.
+
+    """
     identifier, size = _IDENTIFIER.search(text), _SEGMENT.search(text)
     if identifier is None or size is None or int(size[1]) not in SEGMENT_SIZES:
         raise e.VerificationFailed(f"pg_controldata cannot read {data}")

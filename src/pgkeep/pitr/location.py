@@ -17,6 +17,7 @@ from .. import errors as e
 from ..config import Config
 from ..crypt.options import Encryption
 from ..model.cluster import FOLDER, is_description
+from ..model.unreadable import UNREADABLE
 from ..model.wal import SEGMENT_SIZES
 from ..settings import BUCKET
 from ..stores.store import Item, Store, write_file
@@ -160,7 +161,7 @@ def _read(store: Store, name: str) -> ClusterFacts:
                 f"system identifier {facts.system_identifier}, segments of {facts.segment_size}"
                 " bytes"
             )
-    except ValueError as error:  # also what msgspec and decoding of text raise
+    except UNREADABLE as error:
         raise e.VerificationFailed(
             f"{store.url_of(name)} does not describe a cluster: {error}"
         ) from error

@@ -21,7 +21,8 @@ from ..progress import Advance
 PART_SIZE = 256 << 20  # bytes of files in a part; a file of a table can have 1 GiB
 BLOCK = 1 << 20
 _LEVEL = 1
-_HEADER_LIMIT = 1 << 20  # bytes of an extended header, which has a long path
+_HEADER_LIMIT = 1 << 20  # bytes of the extended headers of a member, which have a long path
+_HEADERS = 8
 _DEPTH = 64  # directories
 _EACH = 4096  # bytes of headers and padding that a file has at most, without an unusual path
 
@@ -169,16 +170,29 @@ class _Inflated(io.RawIOBase):
         inflater.close()
 
 
-class _Member(tarfile.TarInfo):
-    """A member whose extended headers are short: tarfile reads them into memory."""
+class _Archive(tarfile.TarFile):
+    """A tar archive that counts the extended headers in front of the next member."""
 
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    headers = header_bytes = 0
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended headers are few and short: tarfile keeps them, one in another."""
+
+    def _proc_member(self, tar: _Archive) -> tarfile.TarInfo | None:
         extended = (
             tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
             tarfile.GNUTYPE_LONGLINK,
         )  # fmt: skip
-        if self.type in extended and not 0 <= self.size <= _HEADER_LIMIT:
-            raise tarfile.ReadError(f"an extended header of {self.size} bytes")
+        if self.type not in extended:
+            tar.headers = tar.header_bytes = 0
+        else:
+            tar.headers += 1
+            tar.header_bytes += self.size
+            if self.size < 0 or tar.header_bytes > _HEADER_LIMIT or tar.headers > _HEADERS:
+                raise tarfile.ReadError(
+                    f"an extended header of {self.size} bytes after {tar.headers - 1} others"
+                )
         return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
 
 
@@ -196,7 +210,7 @@ def members(
     reader = _Inflated(blocks, name, limit, progress)
     seen: set[str] = set()
     try:
-        with tarfile.open(fileobj=reader, mode="r|", bufsize=BLOCK, tarinfo=_Member) as tar:
+        with _Archive.open(fileobj=reader, mode="r|", bufsize=BLOCK, tarinfo=_Member) as tar:
             for info in tar:
                 path = _checked(info, name)
                 if path in seen:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from .. import errors as e
+from ..model.unreadable import UNREADABLE
 
 NAME = "stream.json"
 FRESH = 30.0  # seconds after which a state is outdated; it is written every 10 s
@@ -124,7 +125,17 @@ def read(path: Path) -> StreamState | None:
         return None
     except OSError as error:
         raise e.StoreError(f"could not read {path}: {error.strerror}") from error
+    return parse(data, path)
+
+
+def parse(data: bytes, path: Path) -> StreamState:
+    """Read the contents of the file.
+
+    Raises:
+        VerificationFailed: they have another form.
+
+    """
     try:
         return msgspec.json.decode(data, type=StreamState)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise e.VerificationFailed(f"{path} is not the state of a receiver: {error}") from error

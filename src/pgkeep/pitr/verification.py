@@ -5,12 +5,11 @@ without a key, only the form of the file is checked: its SHA-256 is that of the 
 """
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,7 +17,8 @@ from .. import errors as e
 from ..crypt import opening
 from ..crypt.opening import CIPHERTEXT, CONTENTS, Keys, Level
 from ..crypt.options import Encryption
-from ..model.manifest import FileFacts
+from ..model.manifest import Count, FileFacts
+from ..model.unreadable import UNREADABLE
 from ..progress import Progress
 from ..stores.hashed_source import HashedSource
 from ..stores.store import Store
@@ -194,18 +194,32 @@ def _file(
         raise e.VerificationFailed(f"{name}: {path} is not in {_OWN[0]}")
 
 
+class _File(msgspec.Struct, frozen=True):
+    """A file in PostgreSQL's manifest (manual, "Backup Manifest Format")."""
+
+    size: Count = msgspec.field(name="Size")
+    path: str | None = msgspec.field(name="Path", default=None)
+    encoded_path: str = msgspec.field(name="Encoded-Path", default="")
+    algorithm: str | None = msgspec.field(name="Checksum-Algorithm", default=None)
+    checksum: str | None = msgspec.field(name="Checksum", default=None)
+
+
+class _Files(msgspec.Struct, frozen=True):
+    files: list[_File] = msgspec.field(name="Files")
+
+
 def _listed(data: bytes, name: str) -> dict[str, _Expected]:
-    """Return the files in PostgreSQL's manifest (manual, "Backup Manifest Format")."""
+    """Return the files in PostgreSQL's manifest."""
     found: dict[str, _Expected] = {}
     try:
-        files: list[dict[str, Any]] = json.loads(data)["Files"]
-        for file in files:
-            path = file.get("Path")
+        for file in msgspec.json.decode(data, type=_Files).files:
+            path = file.path
             if path is None:
-                path = bytes.fromhex(file["Encoded-Path"]).decode("utf-8", "surrogateescape")
-            is_sha256 = file.get("Checksum-Algorithm") == "SHA256"
-            found[path] = _Expected(file["Size"], file["Checksum"] if is_sha256 else None)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                path = bytes.fromhex(file.encoded_path).decode("utf-8", "surrogateescape")
+            found[path] = _Expected(
+                file.size, file.checksum if file.algorithm == "SHA256" else None
+            )
+    except UNREADABLE as error:
         raise e.VerificationFailed(f"unreadable backup_manifest of {name}: {error}") from error
     return found
 

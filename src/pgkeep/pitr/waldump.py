@@ -1,7 +1,7 @@
 """What happened in segments of the WAL, as pg_waldump of the same major version prints it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,27 +84,35 @@ def read(
     found = WalContents()
     for timeline in dict.fromkeys(name[:8] for name in names):
         own = [name for name in names if name.startswith(timeline)]
-        found.add(_read(programs, folder, own, wanted))
+        found.add(contents_of(_records(programs, folder, own), own[0], wanted))
     return found
 
 
-def _read(programs: Path, folder: Path, names: Sequence[str], wanted: int | None) -> WalContents:
+def contents_of(
+    records: Iterable["re.Match[str]"], name: str, wanted: int | None = None
+) -> WalContents:
+    """Return what records of one timeline contain; `name` is for messages.
+
+    Raises:
+        VerificationFailed: a record has an unexpected form.
+
+    """
     found = WalContents()
-    for match in _records(programs, folder, names):
+    for match in records:
         lsn = Lsn.parse(match["lsn"])
         kind, rest = match["kind"], match["rest"]
         if match["manager"] == "Transaction":
             _add_transaction(found, match, lsn, wanted)
         elif kind == "PARAMETER_CHANGE":
-            for name, value in _PARAMETER.findall(rest):
-                known = setting_name(name)
+            for parameter, value in _PARAMETER.findall(rest):
+                known = setting_name(parameter)
                 found.settings[known] = max(found.settings.get(known, 0), int(value))
         elif kind == "RESTORE_POINT":
             found.restore_points.append(RestorePoint(rest, lsn))
         elif match["manager"] == "Tablespace" and kind == "CREATE":
             created = _CREATED.fullmatch(rest)
             if created is None:
-                raise e.VerificationFailed(f"{names[0]}: unreadable record at {lsn}: {rest[:80]}")
+                raise e.VerificationFailed(f"{name}: unreadable record at {lsn}: {rest[:80]}")
             if created["location"]:  # else it is in the data directory
                 found.tablespaces[created["location"]] = lsn
     return found

@@ -8,6 +8,7 @@ one. A comment on the database then contains it, in front of the database's own 
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -23,7 +24,7 @@ REPLACED = "pgkeep: replaced"
 
 _DATED = re.compile(r"__(restored|old)_[0-9]{8}T[0-9]{6}Z$")
 _MARK = re.compile(
-    rf"(?P<state>{COMPLETE} of|{REPLACED}) (?P<name>\"(?:[^\"\\]|\\.)*\")(?:\n(?P<own>.*))?",
+    rf"(?P<state>{COMPLETE} of|{REPLACED}) (?P<name>\"(?:[^\"\\]|\\.)*+\")(?:\n(?P<own>.*))?",
     re.DOTALL,
 )
 _FORMER_MARK = re.compile(rf"{COMPLETE} of (.*), which could not be renamed", re.DOTALL)
@@ -55,7 +56,8 @@ def parse_mark(comment: str | None) -> Mark | None:
     """Return what a comment says, if pgkeep has written it."""
     if (match := _MARK.fullmatch(comment or "")) is not None:
         state = State.OLD if match["state"] == REPLACED else State.RESTORED
-        return Mark(state, json.loads(match["name"]), match["own"])
+        with suppress(ValueError):  # only similar to ours: any owner can write a comment
+            return Mark(state, json.loads(match["name"]), match["own"])
     if (match := _FORMER_MARK.fullmatch(comment or "")) is not None:
         return Mark(State.RESTORED, match[1], None)
     return None

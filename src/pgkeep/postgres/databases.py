@@ -28,7 +28,7 @@ _LISTS = frozenset({
     "local_preload_libraries", "search_path", "session_preload_libraries",
     "shared_preload_libraries", "temp_tablespaces", "unix_socket_directories",
 })  # fmt: skip
-_LIST_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,"]*))\s*(?:,|$)')
+_LIST_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*+)"|([^,"]*))\s*(?:,|$)')
 
 
 def create(

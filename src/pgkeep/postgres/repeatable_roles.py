@@ -10,7 +10,7 @@
 import hashlib
 import re
 
-_NAME = rb'(?:"(?:[^"]|"")*"|[^";\s]+)'
+_NAME = rb'(?:"(?:[^"]|"")*+"|[^";\s]+)'
 _REST = rb"(?:[^\n';]|'[^']*')*;"
 # Quoted names and comments on roles can contain similar text, which is skipped.
 _STATEMENT = re.compile(
@@ -24,8 +24,8 @@ _STATEMENT = re.compile(
 # The attributes that a new role does not have by default.
 _ATTRIBUTE = re.compile(
     rb"\b(?:NOINHERIT|SUPERUSER|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS"
-    rb"|CONNECTION LIMIT -?[0-9]+|(?:PASSWORD|VALID UNTIL) '(?:[^']|'')*')(?=[ ;])"
-    rb"|'(?:[^']|'')*'"
+    rb"|CONNECTION LIMIT -?[0-9]+|(?:PASSWORD|VALID UNTIL) '(?:[^']|'')*+')(?=[ ;])"
+    rb"|'(?:[^']|'')*+'"
 )
 _GRANTOR = re.compile(rb" GRANTED BY %b$" % _NAME)
 

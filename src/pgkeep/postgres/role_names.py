@@ -11,7 +11,7 @@ from ..sql.statements import quoted
 from .connection import Connection
 from .facts import shared_rows
 
-_CREATED = re.compile(rb'CREATE ROLE ("(?:[^"]|"")+"|[^";\s]+);')
+_CREATED = re.compile(rb'CREATE ROLE ("(?:[^"]|"")++"|[^";\s]+);')
 
 
 def names(connection: Connection) -> set[str]:

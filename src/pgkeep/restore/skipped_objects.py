@@ -356,7 +356,7 @@ def _spelled(name: str, codec: str) -> bytes:
 
 _STRING = re.compile(
     rb"(?P<dollar>\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$).*?(?P=dollar)"
-    rb"|[eE]?'(?:[^']|'')*'|--[^\n]*",
+    rb"|[eE]?'(?:[^']|'')*+'|--[^\n]*",
     re.DOTALL,
 )
 

@@ -22,7 +22,7 @@ _STRING = rb"(?:'(?:[^']|'')*+'|E'(?:[^'\\]|\\.|'')*+')"
 _NAME = rb"(?:%b(?:\.%b){0,2})" % (IDENTIFIER, IDENTIFIER)
 # A value that requires no code to run; with the casts of pg_dump's statistics.
 _LITERAL = (
-    rb"(?:%b|B'[01]*'|-?[\d.]+(?:e[+-]?\d+)?|NULL|true|false|DEFAULT)(?:::[a-z][\w ]*(?:\[\])?)?"
+    rb"(?:%b|B'[01]*'|-?[\d.]+(?:e[+-]?\d+)?|NULL|true|false|DEFAULT)(?:::[a-z][\w ]*+(?:\[\])?)?"
     % (_STRING)
 )
 _LITERALS = rb"\s*(?:%b(?:,\s*%b)*)?\s*" % (_LITERAL, _LITERAL)
@@ -57,7 +57,7 @@ _SESSION = rb"(?:RE)?SET SESSION AUTHORIZATION(?: (?:%b|%b|DEFAULT))?" % (_STRIN
 # Statements that belong to no entry: pg_dump writes them before the entries that they affect.
 _FREE = (
     rb"SET (?:%b) = (?:%b|%b)(?:, %b)*" % (_SETTINGS, _STRING, IDENTIFIER, IDENTIFIER),
-    rb"SELECT pg_catalog\.set_config\('search_path', '(?:[^'\\]|'')*', false\)",
+    rb"SELECT pg_catalog\.set_config\('search_path', '(?:[^'\\]|'')*+', false\)",
 )
 _CLEANING = (
     rb"DROP (?:%b|SUBSCRIPTION) .*" % _KINDS,
@@ -85,9 +85,9 @@ _DEFINING = (
     % (IDENTIFIER, _KINDS, _STRING),
     rb"(?:GRANT|REVOKE) .* ON (?:%b) .*" % _GRANTED,
     rb"REFRESH MATERIALIZED VIEW %b" % _NAME,
-    rb"INSERT INTO %b(?: \((?:%b(?:, )?)*\))?(?: OVERRIDING SYSTEM VALUE)? "
+    rb"INSERT INTO %b(?: \((?:%b(?:, %b)*)?\))?(?: OVERRIDING SYSTEM VALUE)? "
     rb"(?:DEFAULT VALUES|VALUES\s+\(%b\)(?:,\s*\(%b\))*)(?: ON CONFLICT DO NOTHING)?"
-    % (_NAME, IDENTIFIER, _LITERALS, _LITERALS),
+    % (_NAME, IDENTIFIER, IDENTIFIER, _LITERALS, _LITERALS),
     rb"BEGIN|COMMIT",
     rb"SELECT pg_catalog\.(?:setval|lo_create|lo_open|lowrite|lo_close)\(%b\)" % _LITERALS,
     rb"SELECT (?:\* FROM )?pg_catalog\.pg_restore_(?:relation|attribute|extended)_stats\(%b\)"
@@ -95,7 +95,7 @@ _DEFINING = (
 )
 
 
-_LEADING = re.compile(rb"(?:\s+|--[^\n]*(?:\n|\Z))*")
+_LEADING = re.compile(rb"(?:\s+|--[^\n]*(?:\n|\Z))*+")
 
 
 # Statements of pg_dump -C and pg_dumpall about databases, roles and tablespaces.

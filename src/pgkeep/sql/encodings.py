@@ -1,6 +1,7 @@
 """PostgreSQL's server encodings, and names that can be in any of them."""
 
 import codecs
+import re
 
 # PostgreSQL's server encodings that Python knows by another name, and SQL_ASCII, which is none:
 # its bytes are most often UTF-8. What does not decode is shown as an escape, never lost: SQL text
@@ -12,8 +13,17 @@ _CODECS = {
 }  # fmt: skip
 
 
+# Python has codecs that are no encodings of text, and names come from files.
+_SERVER_ENCODING = re.compile(
+    r"SQL_ASCII|UTF8|EUC_(?:JP|CN|KR|TW|JIS_2004)|LATIN(?:[1-9]|10)|ISO_8859_[5-8]|KOI8[RU]"
+    r"|WIN(?:866|874|125[0-8])|MULE_INTERNAL|BIG5|GB18030|GBK|JOHAB|SJIS|SHIFT_JIS_2004|UHC"
+)
+
+
 def codec(encoding: str) -> str:
     """Return the Python codec for names in a server encoding; ASCII if Python has none."""
+    if _SERVER_ENCODING.fullmatch(encoding) is None:
+        return "ascii"
     name = _CODECS.get(encoding, encoding.replace("WIN", "cp").replace("_", "-").lower())
     try:
         return codecs.lookup(name).name

@@ -18,9 +18,9 @@ from .script import (
 )
 
 _COLUMNS = re.compile(
-    rb'COPY (?P<table>(?:"(?:[^"]|"")*"|[^\s"(])+) \((?P<columns>(?:"(?:[^"]|"")*"|[^")])*)\) '
+    rb'COPY (?P<table>(?:"(?:[^"]|"")*+"|[^\s"(])+) \((?P<columns>(?:"(?:[^"]|"")*+"|[^")])*)\) '
 )
-_COLUMN = re.compile(rb'(?:"(?:[^"]|"")*"|[^",])+')
+_COLUMN = re.compile(rb'(?:"(?:[^"]|"")*+"|[^",])+')
 
 _BEGINNING = re.compile(
     rb"^-- PostgreSQL database (?:cluster )?dump(?P<carriage>\r?)\n", re.MULTILINE

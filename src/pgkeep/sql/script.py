@@ -102,7 +102,7 @@ def section_of(entry: Entry, current: str) -> str:
 # leaves it out since then; an older one writes it down, and servers without that release refuse it.
 _MARK = b"pg_attver="
 _OPTIONS = re.compile(
-    rb'^ALTER (?:FOREIGN )?TABLE (?:"(?:[^"]|"")*"|[^";\n])* SET \((?P<all>[^()\n]*)\);\n',
+    rb'^ALTER (?:FOREIGN )?TABLE (?:"(?:[^"]|"")*+"|[^";\n])* SET \((?P<all>[^()\n]*)\);\n',
     re.MULTILINE,
 )
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import errors as e
+from ..model.wildcards import ANY, regular_expression
 
-_PART = re.compile(r'"(?:[^"]|"")*"|[^".]')
+_PART = re.compile(r'"(?:[^"]|"")*+"|[^".]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,12 @@ def pattern(text: str) -> Pattern:
 
     """
     parts = _split(text, _expression)
-    if len(parts) > 2 or not all(parts):
+    if len(parts) > 2 or not all(map("".join, parts)):
         raise e.UsageError(
             f"pattern {text}: expected NAME or SCHEMA.NAME",
             hint='A dot in a name needs double quotes: "a.b".',
         )
-    *schema, name = (re.compile(part, re.DOTALL) for part in parts)
+    *schema, name = (re.compile(regular_expression(part), re.DOTALL) for part in parts)
     return Pattern(text, schema[0] if schema else None, name)
 
 
@@ -48,25 +49,25 @@ def names(text: str) -> list[str]:
         UsageError: it contains more than one dot, or an unclosed quote.
 
     """
-    parts = _split(text, _literal)
+    parts = ["".join(part) for part in _split(text, _literal)]
     if len(parts) > 2 or not all(parts):
         raise e.UsageError(f"name {text}: expected NAME or SCHEMA.NAME")
     return parts
 
 
-def _split(text: str, read: Callable[[str], str]) -> list[str]:
+def _split(text: str, read: Callable[[str], str]) -> list[list[str]]:
     """Return the parts between dots outside quotes, as a list of tokens each."""
-    parts = [""]
+    parts: list[list[str]] = [[]]
     position = 0
     while position < len(text):
         if text[position] == ".":
-            parts.append("")
+            parts.append([])
             position += 1
             continue
         match = _PART.match(text, position)
         if match is None:
             raise e.UsageError(f"{text}: unclosed double quote")
-        parts[-1] += read(match.group())
+        parts[-1].append(read(match.group()))
         position = match.end()
     return parts
 
@@ -78,4 +79,4 @@ def _literal(piece: str) -> str:
 def _expression(piece: str) -> str:
     if piece.startswith('"'):
         return re.escape(_literal(piece))
-    return {"*": ".*", "?": "."}.get(piece, re.escape(piece.lower()))
+    return {"*": ANY, "?": "."}.get(piece, re.escape(piece.lower()))

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 Name = tuple[str, str]  # schema and name, as in the catalog
 
-IDENTIFIER = rb'(?:"(?:[^"]|"")*"|[^\s"().;,\']+)'
+IDENTIFIER = rb'(?:"(?:[^"]|"")*+"|[^\s"().;,\']+)'
 # The text between a statement's beginning and the name that it is about can contain quoted text.
-_UP_TO = rb'(?:"(?:[^"]|"")*"|[^"])*?'
+_UP_TO = rb'(?:"(?:[^"]|"")*+"|[^"])*?'
 QUALIFIED = rb"(?P<schema>%b)\.(?P<name>%b)" % (IDENTIFIER, IDENTIFIER)
 INDEX_ON = re.compile(
     rb"^CREATE (?:UNIQUE )?INDEX (?:%b )?ON (?:ONLY )?%b" % (IDENTIFIER, QUALIFIED), re.MULTILINE
@@ -129,17 +129,17 @@ def name_of(match: re.Match[bytes], codec: str) -> Name:
     return unquoted(match["schema"], codec), unquoted(match["name"], codec)
 
 
-_WORD = rb'(?:"(?:[^"]|"")*"|[A-Za-z_\x80-\xff][\w$\x80-\xff]*)'
+_WORD = rb'(?:"(?:[^"]|"")*+"|[A-Za-z_\x80-\xff][\w$\x80-\xff]*)'
 # Skip everything that can contain arbitrary text, including quoted names of one part, except
 # literals that are names of relations.
 _TOKEN = re.compile(
     rb"(?P<dollar>\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$).*?(?P=dollar)"
-    rb"|(?:(?<=setval\()'(?P<sequence>(?:[^']|'')*)'"
-    rb"|'(?P<relation>(?:[^']|'')*)'(?=::(?:\"?pg_catalog\"?\.)?\"?regclass))"
-    rb"|[eE]?'(?:[^']|'')*'"
+    rb"|(?:(?<=setval\()'(?P<sequence>(?:[^']|'')*+)'"
+    rb"|'(?P<relation>(?:[^']|'')*+)'(?=::(?:\"?pg_catalog\"?\.)?\"?regclass))"
+    rb"|[eE]?'(?:[^']|'')*+'"
     rb"|--[^\n]*"
     rb"|(?<![\w.\"$\x80-\xff])(?P<schema>%b)\.(?P<name>%b)"
-    rb'|"(?:[^"]|"")*"' % (_WORD, _WORD),
+    rb'|"(?:[^"]|"")*+"' % (_WORD, _WORD),
     re.DOTALL,
 )
 _LITERAL = re.compile(rb"(?P<schema>%b)\.(?P<name>%b)" % (_WORD, _WORD))

@@ -14,13 +14,13 @@ PRIVILEGE_TYPES = frozenset({"ACL", "DEFAULT ACL"})
 # pg_dump ends an entry with this where the object has an owner. Only the access method of a
 # partitioned table follows (PostgreSQL 17).
 _OWNER = re.compile(
-    rb'^ALTER [A-Z ]+ (?:"(?:[^"]|"")*"|[^";])+? OWNER TO (?:"(?:[^"]|"")*"|[^";\s]+);\n+'
+    rb'^ALTER [A-Z ]+ (?:"(?:[^"]|"")*+"|[^";])+? OWNER TO (?:"(?:[^"]|"")*+"|[^";\s]+);\n+'
     rb"(?=(?:ALTER TABLE (?:ONLY )?%b\.%b SET ACCESS METHOD %b;\n+)?\Z)"
     % (statements.IDENTIFIER, statements.IDENTIFIER, statements.IDENTIFIER),
     re.MULTILINE,
 )
 _LARGE_OBJECT_OWNER = re.compile(
-    rb'^ALTER LARGE OBJECT \d+ OWNER TO (?:"(?:[^"]|"")*"|[^";\s]+);\n', re.MULTILINE
+    rb'^ALTER LARGE OBJECT \d+ OWNER TO (?:"(?:[^"]|"")*+"|[^";\s]+);\n', re.MULTILINE
 )
 _TRANSACTION = re.compile(rb"^(?:BEGIN|COMMIT);\n", re.MULTILINE)
 _CLOSED = re.compile(rb"^REVOKE ALL ON (?:FUNCTION|PROCEDURE) .* FROM PUBLIC;$", re.MULTILINE)

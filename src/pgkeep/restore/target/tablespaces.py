@@ -12,7 +12,7 @@ from ...sql import statements
 
 REMEDY = "Create them, or restore into the default tablespace with --no-tablespaces."
 _SETTING = re.compile(
-    r"""^SET default_tablespace = (?P<name>"(?:[^"]|"")+"|[^'"\s;]+);$""", re.MULTILINE
+    r"""^SET default_tablespace = (?P<name>"(?:[^"]|"")++"|[^'"\s;]+);$""", re.MULTILINE
 )
 
 

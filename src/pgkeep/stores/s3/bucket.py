@@ -20,7 +20,7 @@ from ...model.cluster import is_description
 from ...model.record import FOLDER
 from ..store import Item, Loaded
 from .client import S3Settings, create_client
-from .errors import Absent, NotSupported, translated
+from .errors import Absent, NotSupported, required, translated
 
 MIB = 1 << 20
 IN_MEMORY = 64 * MIB  # of a part; a larger one waits in an unnamed temporary file
@@ -139,18 +139,20 @@ class Bucket:
                 found = self.client.head_object(**self._object(name))
         except Absent:
             return None
-        return int(found["ContentLength"])
+        return int(required(found, "ContentLength", self.url_of(name)))
 
     def objects(self) -> Iterator[Item]:
         """Yield the objects that have the key of their name (trap C10)."""
         for page in self._objects_pages():
             for found in page.get("Contents", ()):
-                name = found["Key"].removeprefix(self.settings.prefix)
+                key = required(found, "Key", self.settings.url)
+                name = key.removeprefix(self.settings.prefix)
                 if not name.startswith(FOLDER) and not is_description(name):
                     name = name.rpartition("/")[2]
-                if name and found["Key"] == self.key(name):
+                if name and key == self.key(name):
                     version = str(found.get("ETag", ""))
-                    yield Item(name, int(found["Size"]), version, _modified(found))
+                    size = int(required(found, "Size", self.url_of(name)))
+                    yield Item(name, size, version, _modified(found))
 
     def _objects_pages(self) -> Iterator[dict[str, Any]]:
         """Yield the pages of a list; WAL archives, of a hundred thousand files, are skipped."""
@@ -165,7 +167,9 @@ class Bucket:
             for page in self._pages(operation, "list", prefix, **start):
                 yield page
                 found = page.get("Contents", ()) if page.get("IsTruncated") else ()
-                folder = _ARCHIVE.match(found[-1]["Key"].removeprefix(prefix)) if found else None
+                folder = (
+                    _ARCHIVE.match(found[-1].get("Key", "").removeprefix(prefix)) if found else None
+                )
                 following = f"{prefix}{folder[0]}~" if folder is not None else ""
                 if following > former:  # after all names in it; a service can ignore StartAfter
                     after = following
@@ -177,7 +181,7 @@ class Bucket:
         with translated("read", self.url_of(item.name), seconds):
             found = self.client.get_object(**self._object(item.name))
             with contextlib.closing(found["Body"]) as body:
-                size = int(found["ContentLength"])
+                size = int(required(found, "ContentLength", self.url_of(item.name)))
                 data: bytes = body.read() if size <= limit else b""
         return Loaded(data, size, str(found.get("ETag", "")))
 
@@ -192,9 +196,10 @@ class Bucket:
 
     def named(self, prefix: str) -> list[str]:
         """Return the names of objects that begin like this."""
-        start = len(self.settings.prefix)
+        start, url = len(self.settings.prefix), self.settings.url
         pages = self._pages("list_objects_v2", "list", self.settings.prefix + prefix)
-        return [found["Key"][start:] for page in pages for found in page.get("Contents", ())]
+        found = (each for page in pages for each in page.get("Contents", ()))
+        return [required(each, "Key", url)[start:] for each in found]
 
     def put(self, name: str, part: Part, sha256: str | None, *, new: bool = False) -> None:
         """Store a small object in one request.
@@ -243,7 +248,7 @@ class Bucket:
             started = self.client.create_multipart_upload(
                 **self._upload_target(name), **_metadata(sha256)
             )
-        return Upload(name, str(started["UploadId"]))
+        return Upload(name, str(required(started, "UploadId", self.url_of(name))))
 
     def upload_part(self, upload: Upload, part: Part) -> str:
         """Send one part; return its tag."""
@@ -251,7 +256,7 @@ class Bucket:
             sent = self.client.upload_part(
                 **self._object(upload.name), UploadId=upload.id, PartNumber=part.number, **part.body
             )
-        return str(sent["ETag"])
+        return str(required(sent, "ETag", self.url_of(upload.name)))
 
     def complete_upload(
         self, upload: Upload, parts: list[dict[str, Any]], *, new: bool = False
@@ -289,9 +294,11 @@ class Bucket:
         try:
             for page in self._pages("list_multipart_uploads", "list unfinished uploads of", prefix):
                 for upload in page.get("Uploads", ()):
-                    file = upload["Key"].rpartition("/")[2]
-                    if file and upload["Key"] == self._upload_target(file)["Key"]:
-                        found.append(Upload(file, upload["UploadId"]))
+                    key = required(upload, "Key", self.settings.url)
+                    file = key.rpartition("/")[2]
+                    if file and key == self._upload_target(file)["Key"]:
+                        number = required(upload, "UploadId", self.url_of(file))
+                        found.append(Upload(file, number))
         except e.AccessDenied:
             return []
         return found

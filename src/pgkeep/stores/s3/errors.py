@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import botocore.exceptions
 
@@ -72,6 +73,22 @@ def translated(action: str, target: str, seconds: float | None = None) -> Iterat
         if known is None:
             raise
         raise known from error
+
+
+def required(answer: Mapping[str, Any], field: str, url: str) -> Any:
+    """Return a field of an answer that the protocol requires.
+
+    Raises:
+        StoreError: it is missing: something else than the service answers.
+
+    """
+    try:
+        return answer[field]
+    except KeyError:
+        raise e.StoreError(
+            f"{url}: found an answer without {field}",
+            hint="Check BACKUP_S3_ENDPOINT: a proxy or another service may answer there.",
+        ) from None
 
 
 def _known(error: Exception, failed: str) -> e.StoreError | None:
