@@ -89,7 +89,8 @@ def fuzz(name: str, options: argparse.Namespace) -> Result:
             f"-artifact_prefix={found / name}-",
         ]  # fmt: skip
         _engine(name, found, [*limits, str(folder)], result)
-    result.findings = sorted(path.name for path in found.glob(f"{name}-*") if path.suffix != ".txt")
+    files = (path for path in sorted(found.glob(f"{name}-*")) if path.suffix != ".txt")
+    result.findings = [path.name for path in files if _fails(name, path)]
     recorded = options.corpus / f"{name}.json"
     if recorded.exists():
         before = json.loads(recorded.read_text())
@@ -100,6 +101,16 @@ def fuzz(name: str, options: argparse.Namespace) -> Result:
     result.ended = f"{datetime.now(UTC):%Y-%m-%d}"
     recorded.write_text(json.dumps(asdict(result)))
     return result
+
+
+def _fails(name: str, path: Path) -> bool:
+    """Whether an input is still a finding, with the code as it is now."""
+    command = [sys.executable, "-m", "tests.fuzz.replay", name, str(path)]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    return done.returncode != 0
 
 
 def _commit() -> str:

@@ -1,12 +1,16 @@
 """What holds for every reader: a value or one of pgkeep's own errors, in bounded time."""
 
+import os
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pgkeep import errors as e
 from pgkeep.stores.memory import MemorySource
 
-Reader = Callable[[bytes], None]
+Reader = Callable[[bytes], object]
 Target = Sequence[Reader]
 
 FIRST = ord("a")  # the byte that selects the first reader
@@ -43,11 +47,55 @@ def run(target: Target, data: bytes) -> None:
         return
     began = time.thread_time()
     try:
-        reader(data[1:])
+        with _watched():
+            reader(data[1:])
     except e.PgkeepError as error:
         _check_message(error)
     if (taken := time.thread_time() - began) > SECONDS:
         raise Broken(f"{reader.__name__} takes {taken:.1f} s for {len(data)} bytes")
+
+
+_watching = False  # whether a reader runs
+_PROGRAMS = ("os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.Popen", "pty.spawn")
+_CHANGES = ("os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink")
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Let an audit hook refuse programs, connections and files elsewhere (PEP 578)."""
+    global _watching  # noqa: PLW0603 - the hook cannot be removed
+    _watching = True
+    try:
+        yield
+    finally:
+        _watching = False
+
+
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
+    if not _watching:
+        return
+    if event in _PROGRAMS or event == "socket.connect":
+        raise Broken(f"{event} {arguments!r}"[:500])
+    flags = arguments[2] if event == "open" else 0
+    writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if (writes or event in _CHANGES) and not _is_temporary(arguments):
+        raise Broken(f"{event} {arguments!r}"[:500])
+
+
+def _is_temporary(arguments: tuple[object, ...]) -> bool:
+    """Whether a file may be changed: it is below the directory for temporary files."""
+    path, folder = arguments[0], arguments[-1]
+    if isinstance(path, int):  # a descriptor, which was opened before
+        return True
+    name = os.fsdecode(path)  # type: ignore[arg-type]
+    if isinstance(folder, int) and folder >= 0 and not name.startswith("/"):
+        name = f"/proc/self/fd/{folder}/{name}"
+    real = os.path.realpath(name)
+    return f"{real}/".startswith(_TEMPORARY) or real == os.devnull
+
+
+_TEMPORARY = f"{os.path.realpath(tempfile.gettempdir())}/"
+sys.addaudithook(_audit)
 
 
 def _check_message(error: e.PgkeepError) -> None:

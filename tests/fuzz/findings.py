@@ -23,6 +23,8 @@ FINDINGS = (
     Finding("sql", "A statement of 1 kB with many quotes or words in parentheses took exponential"
             " time to verify: an `INSERT`, a `COPY`, and in a restore `ALTER`, `GRANT`,"
             " triggers, rules and security labels.", "test_quotes_that_can_be_read_in_many_ways"),
+    Finding("sql", "A truncated parse tree, or a number of 5,000 digits in one, ended in a"
+            " traceback.", "test_a_parse_tree_that_no_server_writes"),
     Finding("documents", "A comment on a database that only looks like one of pgkeep ended in a"
             " traceback. Any owner of a database can write it.",
             "test_a_comment_that_only_looks_like_ours"),

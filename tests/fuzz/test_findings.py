@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable
@@ -20,12 +21,13 @@ from pgkeep.model.database_patterns import DatabaseSelection
 from pgkeep.pitr import base, base_manifest, location, parts, stream_state, verification
 from pgkeep.postgres import database_names
 from pgkeep.restore.load import entries
-from pgkeep.sql import dialect, encodings, script, selection, statements
+from pgkeep.sql import dialect, encodings, node_trees, script, selection, statements
 from pgkeep.sql.outline import Outline
 from pgkeep.stores.memory import MemorySource, MemoryStore
 from pgkeep.stores.store import Item
 
 from . import artifacts, seeds, surroundings
+from .checks import Broken, Reader, StrictSource, run
 from .physical import with_digest
 
 DEEP = b"[" * 100_000
@@ -231,3 +233,34 @@ def test_patterns_read_quoted_text_in_one_way() -> None:
     ambiguous = re.compile(r"""\(\?:\[\^\\?(["'])\]\|\\?\1\\?\1\)[*+](?!\+)""")
     for path in (seeds.ROOT / "src" / "pgkeep").rglob("*.py"):
         assert not ambiguous.search(path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    "tree", ['{JOINEXPR :usingClause ("a") :quals {', "{CASEEXPR :arg {VAR} :args ({",
+             "{DISTINCTEXPR :opno " + "9" * 5000 + " :x}",
+             "{ROWCOMPAREEXPR :a 1 :opnos (o " + "9" * 5000 + "x)}",
+             '{JOINEXPR :usingClause ("a") :quals {OPEXPR :opno ' + "9" * 5000 + "}}"],
+)  # fmt: skip
+def test_a_parse_tree_that_no_server_writes(tree: str) -> None:
+    assert node_trees.uses(tree) == []
+
+
+def test_the_rules_of_the_readers(tmp_path: Path) -> None:
+    """What the harness must see: programs, files elsewhere, a long message, another exception."""
+
+    def refused(_: bytes) -> None:
+        raise e.UsageError("x" * 100_000)
+
+    readers: list[Reader] = [
+        lambda _: subprocess.run(["true"], check=True),
+        lambda _: (seeds.ROOT / "x").write_text(""),
+        lambda _: (seeds.ROOT / "x").mkdir(),
+        lambda _: StrictSource("x", b"abc").read(0, -1),
+        lambda data: {b"y": b""}[data],
+        refused,
+    ]
+    for reader in readers:
+        with pytest.raises((Broken, KeyError)):
+            run([reader], b"a")
+    run([lambda _: (tmp_path / "x").write_text("")], b"a")
+    assert not (seeds.ROOT / "x").exists()

@@ -16,8 +16,8 @@ CATALOG = "pg_catalog"
 # a backslash before it. The fields stand in the order of their structures (primnodes.h).
 _CONSTRUCT = re.compile(
     r"(?<!\\)\{(?:"
-    r"(?P<single>DISTINCTEXPR|NULLIFEXPR) :opno (?P<opno>\d+) "
-    r"|ROWCOMPAREEXPR :\w+ \d+ :opnos \(o (?P<row>[\d ]+)\)"
+    r"(?P<single>DISTINCTEXPR|NULLIFEXPR) :opno (?P<opno>[0-9]{1,10}) "
+    r"|ROWCOMPAREEXPR :\w+ \d+ :opnos \(o (?P<row>(?:[0-9]{1,10} ?)++)\)"
     r"|SUBLINK [^{}()]*:testexpr (?P<sublink>(?=\{BOOLEXPR ))"
     r"|(?P<case>CASE(?:EXPR)? [^{}()]*:arg (?=\{))"
     r"|(?P<join>JOINEXPR ))"
@@ -27,6 +27,7 @@ _SINGLE = {"DISTINCTEXPR": "IS DISTINCT FROM", "NULLIFEXPR": "NULLIF"}
 _ROW = "row comparison"
 _TOKEN = re.compile(r"[{}()]|(?:\\.|[^\s{}()\\])+", re.DOTALL)
 _NOTHING = "<>"
+_OID = re.compile(r"[0-9]{1,10}")
 
 
 @dataclass(slots=True)
@@ -62,7 +63,10 @@ def node_at(text: str, start: int) -> Node:
         node, values = open_[-1]
         match token:
             case "{":
-                found = Node(next(tokens).group())
+                name = next(tokens, None)
+                if name is None:  # truncated
+                    break
+                found = Node(name.group())
                 values.append(found)
                 open_.append((found, []))
             case "(":
@@ -129,7 +133,7 @@ def _single(construct: str, node: Node) -> Iterator[Use]:
 
 def _oid(node: Node) -> Iterator[int]:
     value = node.first("opno")
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and _OID.fullmatch(value):
         yield int(value)
 
 
