@@ -21,7 +21,7 @@ from .targets import TARGETS
 MEMORY = 2048  # MiB of a process
 SECONDS = 60  # for one input
 LONGEST = 64 << 10  # bytes of an input
-KEPT = 300 << 10  # bytes of a target's kept corpus
+KEPT = 250 << 10  # bytes of a target's kept corpus
 RESTARTS = 50
 _STATUS = re.compile(r"cov: (\d+) ft: (\d+) corp: (\d+)/")
 _COUNT = re.compile(r"^stat::number_of_executed_units: (\d+)|^#(\d+)\t", re.MULTILINE)
@@ -147,13 +147,17 @@ def _engine(name: str, found: Path, arguments: list[str], result: Result) -> Non
 def minimize(name: str, corpus: Path) -> None:
     """Keep the smallest set of inputs with the same coverage, up to a limit of bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tests.fuzz.engine", name, folder, "-set_cover_merge=1"]
+        command = Path(folder) / "engine"
+        engine = f"{sys.executable} -m tests.fuzz.engine {name} {folder}"
+        command.write_text(f'#!/bin/sh\nexec {engine} "$@"\n')
+        command.chmod(0o700)
         merged = Path(folder) / "merged"
         merged.mkdir()
+        limits = ["-set_cover_merge=1", f"-timeout={SECONDS}", f"-max_len={LONGEST}"]
+        environment = {**os.environ, "FUZZ_COMMAND": str(command)}
         subprocess.run(
-            [*command, f"-timeout={SECONDS}", f"-max_len={LONGEST}", str(merged),
-             str(corpus / name)],
-            check=False, stderr=subprocess.DEVNULL,
+            [command, *limits, str(merged), str(corpus / name)],
+            check=False, stderr=subprocess.DEVNULL, env=environment,
         )  # fmt: skip
         kept = seeds.CORPUS / name
         shutil.rmtree(kept, ignore_errors=True)

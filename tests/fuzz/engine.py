@@ -6,6 +6,7 @@ it; the parent process starts it again.
 """
 
 import hashlib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -49,7 +50,8 @@ def main() -> None:
     def change(data: bytes, limit: int, seed: int) -> bytes:
         return mutated(data, limit, seed, atheris.Mutate)
 
-    atheris.Setup([sys.argv[0], *sys.argv[3:]], test_one_input, custom_mutator=change)
+    command = os.environ.get("FUZZ_COMMAND", sys.argv[0])  # libFuzzer starts it to merge
+    atheris.Setup([command, *sys.argv[3:]], test_one_input, custom_mutator=change)
     atheris.Fuzz()
 
 

@@ -12,13 +12,13 @@ class Finding(NamedTuple):
 
 
 FINDINGS = (
-    Finding("artifact", "An index with text that is not UTF-8, or with deep nesting, ended in a"
+    Finding("backup-files", "An index with text that is not UTF-8, or with deep nesting, ended in a"
             " traceback.", "test_an_index_that_cannot_be_decoded"),
-    Finding("artifact", "A member of negative or endless length was read.",
+    Finding("backup-files", "A member of negative or endless length was read.",
             "test_a_member_of_impossible_length"),
-    Finding("artifact", "`pgkeep show` divided by zero if a member with rows has no SQL.",
+    Finding("backup-files", "`pgkeep show` divided by zero if a member with rows has no SQL.",
             "test_a_member_without_sql_that_has_rows"),
-    Finding("artifact", "The encoding in an index selected any codec of Python, such as `hex`.",
+    Finding("backup-files", "The encoding in an index selected any codec of Python, such as `hex`.",
             "test_an_encoding_that_no_server_has"),
     Finding("sql", "A statement of 1 kB with many quotes or words in parentheses took exponential"
             " time to verify: an `INSERT`, a `COPY`, and in a restore `ALTER`, `GRANT`,"

@@ -1,6 +1,7 @@
 """The results of fuzzing as a page."""
 
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -17,11 +18,11 @@ _INTRODUCTION = """\
 Fuzzing gives changed bytes to a function, and keeps each input that executes new code. pgkeep reads
 bytes that others wrote: backup files, dumps, manifests, names of files, answers of a bucket. Every
 function that reads them must return a value or raise an error of pgkeep, in bounded time and
-memory. It must not write outside its directory. Where bytes are behind a hash, a MAC or a checksum,
+memory. It cannot write outside its directory, or start a program. Where bytes are behind a hash, a MAC or a checksum,
 the input gets the correct one, so that the code behind it is reached.
 
-The program is atheris {atheris} with Python {python}. The targets ran at the lowest priority beside
-other work on the same machine, so processor time is less than elapsed time. `make test` repeats the
+The program is atheris {atheris} with Python {python}. The targets ran at the lowest priority on a
+machine with other work, so processor time is less than elapsed time. `make test` repeats the
 kept inputs, and changes examples of each reader with Hypothesis.
 """
 
@@ -91,6 +92,6 @@ def _row(result: Result) -> str:
 
 
 def _readers(name: str) -> str:
-    """Return what the readers of a target read, from their docstrings."""
-    first = [(reader.__doc__ or reader.__name__).partition("\n")[0] for reader in TARGETS[name]]
-    return " ".join(first)
+    """Return what the readers of a target read, from the docstring of their module."""
+    description = sys.modules[TARGETS[name][0].__module__].__doc__ or name
+    return description.partition("\n")[0].removeprefix("Readers of ").removesuffix(".")

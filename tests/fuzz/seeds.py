@@ -266,7 +266,7 @@ def _surroundings() -> dict[str, list[bytes]]:
 
 
 _SEEDS = {
-    "artifact": _artifact, "sql": _sql, "encrypted": _encrypted, "physical": _physical,
+    "backup-files": _artifact, "sql": _sql, "encrypted": _encrypted, "physical": _physical,
     "documents": _documents, "surroundings": _surroundings,
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from . import artifacts, documents, encrypted, physical, sql_text, surroundings
 from .checks import Target
 
 TARGETS: Mapping[str, Target] = {
-    "artifact": artifacts.READERS,
+    "backup-files": artifacts.READERS,
     "sql": sql_text.READERS,
     "encrypted": encrypted.READERS,
     "physical": physical.READERS,
