@@ -1,4 +1,4 @@
-"""Readers of small files next to backups: manifests, records, checksums, results, `pgbackrest info`.
+"""Readers of small files next to backups: manifests, records, results, `pgbackrest info`.
 
 Manifests contain their own hash. So the hash of an input is replaced by the correct one.
 """

@@ -18,12 +18,12 @@ _INTRODUCTION = """\
 Fuzzing gives changed bytes to a function, and keeps each input that executes new code. pgkeep reads
 bytes that others wrote: backup files, dumps, manifests, names of files, answers of a bucket. Every
 function that reads them must return a value or raise an error of pgkeep, in bounded time and
-memory. It cannot write outside its directory, or start a program. Where bytes are behind a hash, a MAC or a checksum,
-the input gets the correct one, so that the code behind it is reached.
+memory. It cannot write outside its directory, or start a program. Where bytes are behind a hash, a
+MAC or a checksum, the input gets the correct one, so that the code behind it is reached.
 
 The program is atheris {atheris} with Python {python}. The targets ran at the lowest priority on a
-machine with other work, so processor time is less than elapsed time. `make test` repeats the
-kept inputs, and changes examples of each reader with Hypothesis.
+machine with other work, so processor time is less than elapsed time. `make test` repeats the kept
+inputs, and changes examples of each reader with Hypothesis.
 """
 
 
