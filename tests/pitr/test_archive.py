@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgkeep import errors as e
+from pgkeep.artifact.file import compress
 from pgkeep.crypt import recipients
 from pgkeep.crypt.opening import Keys
 from pgkeep.crypt.options import Encryption
@@ -128,6 +129,17 @@ def test_only_wal_of_this_cluster_is_archived(
     assert archive_module.histories(archive)[2][0].parent == 1
     assert archive.segments() == []
     assert Segment(1, 1).next == Segment(1, 2)
+
+
+def test_other_bytes_than_the_name_promises(tmp_path: Path) -> None:
+    """B28: an intact gzip file of another history; gzip's own checksum does not tell."""
+    archive = WalArchive(LocalStore(tmp_path), Origin("1", 1 << 24), Encryption())
+    data, other = b"1\t0/3000000\treason\n", b"1\t0/4000000\treason\n"
+    name = "00000002.history"
+    stored = archive_module.stored_name(name, hashlib.sha256(data).hexdigest(), None)
+    write_file(archive.store, stored, compress(other))
+    with pytest.raises(e.VerificationFailed, match="SHA-256 is .* as in its name"):
+        archive.get(name)
 
 
 def test_two_processes_store_one_name(

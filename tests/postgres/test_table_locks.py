@@ -3,17 +3,16 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-import pytest
 
 from pgkeep import errors as e
 from pgkeep.postgres import snapshot
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
-from pgkeep.postgres.table_locks import LockBudget, LockedTable, TableLocker
+from pgkeep.postgres.table_locks import LockBudget
 from tests.conftest import DatabaseFactory
 from tests.support import servers
 from tests.support.concurrency import repeated, until
@@ -135,32 +134,3 @@ def test_tables_that_are_busy_all_the_time(pg17: Server, database: DatabaseFacto
         thread.join()
     assert locking.error is None
     assert longest < 3
-
-
-def test_names_that_change_while_they_are_locked(
-    pg17: Server, database: DatabaseFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """G2.1: a view has the name only meanwhile, so the table itself would not be locked."""
-    name = database(pg17)
-    schemas = "create schema a; create table a.t (); create schema b; create view b.t as select 1"
-    servers.sql(pg17, name, schemas)
-    real, tries = TableLocker.lock, 0
-
-    def lock(locker: TableLocker, listed: Sequence[LockedTable]) -> None:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
-            servers.sql(pg17, name, "alter schema a rename to x; alter schema b rename to a")
-        real(locker, listed)
-        if tries == 1:
-            servers.sql(pg17, name, "alter schema a rename to b; alter schema x rename to a")
-
-    monkeypatch.setattr(TableLocker, "lock", lock)
-    with (
-        Endpoint({**pg17.params, "dbname": name}).connect() as connection,
-        snapshot.hold(connection, "utf-8", LockBudget(60)) as held,
-    ):
-        (table,) = held.tables
-        query = "select 1 from pg_locks where relation = %(oid)s and granted"
-        assert servers.sql(pg17, name, query, oid=table.oid) == [(1,)]
-    assert tries == 2
