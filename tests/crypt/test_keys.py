@@ -6,9 +6,11 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pyrage
 import pytest
 
+from pgkeep.model.manifest import decode, encode
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, private_keys, servers
@@ -128,6 +130,13 @@ def test_which_backups_a_key_decrypts(
         local = {name: text for name, text in env.items() if "S3" not in name}
         without = {**local, **other.environment}
         assert states(without, code=5)[2] == ("other key", None)
+        (path,) = tmp_path.glob("*_manual_*.manifest.json")
+        described = path.read_bytes()
+        manifest = decode(described, path.name)
+        path.write_bytes(encode(msgspec.structs.replace(manifest, globals=None)))
+        assert states(local)[2] == ("opened", "beginning")
+        assert states(without, code=5)[2] == ("other key", None)
+        path.write_bytes(described)
         assert "no private key is given" in invoke.run(
             "key", "check", env=local | {"BACKUP_IDENTITY_FILE": ""}, code=2
         )

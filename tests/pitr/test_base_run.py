@@ -21,6 +21,7 @@ from pgkeep.stores.local import LocalStore
 from tests.support import invoke, pitr_kills, servers
 from tests.support.concurrency import until
 from tests.support.pitr_cluster import Cluster
+from tests.support.planted_wal import Planted, base
 
 
 @pytest.fixture
@@ -192,3 +193,13 @@ def test_kills_leave_what_is_listed_restorable() -> None:
     with tempfile.TemporaryDirectory(dir=servers.data_folder()) as folder:
         found = pitr_kills.run(3, 7, Path(folder))
     assert len(found.checked) >= 3
+
+
+def test_a_damaged_base_backup_is_not_copied(tmp_path: Path) -> None:
+    """A5: damage does not spread to another store, and no manifest is there."""
+    planted = Planted(tmp_path)
+    planted.bases(base(1))
+    target = LocalStore(tmp_path / "there")
+    with pytest.raises(e.VerificationFailed, match="was not copied: its SHA-256 differs"):
+        bases.copy(LocalStore(planted.folder / "base"), target, base(1))
+    assert list(target.items()) == []

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from pgkeep import errors as e
 from pgkeep.model.record import FOLDER as RECORDS
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemoryStore
+from pgkeep.stores.s3.bucket import Bucket, Part
 from pgkeep.stores.s3.store import S3Store
 from pgkeep.stores.store import Item, Store, chunks, locked, read_all, write_file
 from tests.support.buckets import Buckets, bucket_store
@@ -108,6 +110,21 @@ def test_read_back_before_it_is_published(store: Store, size: int) -> None:
         upload.source().close()
         upload.publish()
     assert [item.name for item in store.items()] == [NAME]
+
+
+def test_an_object_that_lost_its_end(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C11: the service reported success, and has fewer bytes than were sent."""
+    store = bucket_store(buckets, monkeypatch)
+    put = Bucket.put
+
+    def shorter(bucket: Bucket, name: str, part: Part, *args: Any, **more: Any) -> None:
+        with contextlib.closing(Part(1, part.size)) as stored:
+            stored.take(memoryview(part.body["Body"].read()[:-1]))
+            put(bucket, name, stored, *args, **more)
+
+    monkeypatch.setattr(Bucket, "put", shorter)
+    with pytest.raises(e.StoreError, match="has 2 bytes, 3 were sent"):
+        write_file(store, NAME, b"abc")
 
 
 def test_a_record_is_in_a_folder_of_its_own(store: Store) -> None:
