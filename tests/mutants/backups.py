@@ -140,10 +140,7 @@ NAMES = (
         'if line != b"locked %d\\n" % table.oid:',
         "if False:",
         "The rows of another schema's table are in the backup.",
-        (
-            f"{MOVING}::test_names_that_move_and_come_back[18-psql]",
-            f"{MOVING}::test_names_that_move_and_stay",
-        ),
+        ("tests/backup/test_copy_session.py",),
     ),
     Bug(
         "OID not checked after a COPY",
@@ -151,10 +148,7 @@ NAMES = (
         "        _check_locked(table, self._line())\n        if first is not None:",
         "        self._line()\n        if first is not None:",
         "A schema that is renamed between lock and COPY puts other rows into the backup.",
-        (
-            f"{MOVING}::test_names_that_move_and_come_back[18-psql]",
-            f"{MOVING}::test_names_that_move_and_stay",
-        ),
+        ("tests/backup/test_copy_session.py",),
     ),
     Bug(
         "Moved ignored after pg_dump",
@@ -162,7 +156,7 @@ NAMES = (
         "                moved_names.check(self._held.names, observer, self._source.codec)\n",
         "                pass\n",
         "pg_dump has read another schema's tables, and nobody notices.",
-        (f"{MOVING}::test_names_that_move_and_stay[18-pg_dump-tables]",),
+        (f"{MOVING}::test_functions_that_are_dropped_meanwhile",),
     ),
     Bug(
         "names compared instead of row versions",
@@ -170,7 +164,7 @@ NAMES = (
         '(xmin if kind == "schema" else None,))[0] != xmin',
         "(None, name))[1] != name",
         "A schema that was renamed and renamed back is not noticed.",
-        (f"{MOVING}::test_names_that_move_and_come_back[15-pg_dump]",),
+        ("tests/postgres/test_snapshot.py::test_a_name_has_moved_if_its_row_has_another_version",),
     ),
     Bug(
         "dropped functions not noticed",
@@ -178,7 +172,7 @@ NAMES = (
         '(xmin if kind == "schema" else None,)',
         "(xmin,)",
         "Half of a function that was dropped meanwhile is in the backup.",
-        (f"{MOVING}::test_functions_that_are_dropped_meanwhile",),
+        ("tests/postgres/test_snapshot.py::test_a_name_has_moved_if_its_row_has_another_version",),
     ),
     Bug(
         "dropped roles not noticed",

@@ -6,6 +6,7 @@ import pytest
 
 from pgkeep.postgres import snapshot
 from pgkeep.postgres.connection import Endpoint
+from pgkeep.postgres.moved_names import Names
 from pgkeep.postgres.server import Server
 from pgkeep.postgres.table_locks import LockBudget, LockedTable, TableLocker
 from tests.conftest import DatabaseFactory
@@ -96,3 +97,14 @@ def test_the_coordinator_sees_what_the_others_see(pg17: Server, database: Databa
     ):
         servers.sql(pg17, name, "insert into a values (2)")
         assert connection.execute("select * from public.a").fetchall() == [(1,)]
+
+
+def test_a_name_has_moved_if_its_row_has_another_version() -> None:
+    """G2.1: a schema that was renamed and renamed back has the same name, and another xmin."""
+    before = Names({("schema", 1): ("10", "a"), ("function", 2): ("10", "a.f")})
+    assert before.moved(before) == []
+    renamed = Names({("schema", 1): ("12", "a"), ("function", 2): ("10", "a.f")})
+    assert before.moved(renamed) == ["schema a"]
+    # The tables of a schema that was dropped are not ours: those are locked.
+    assert before.moved(Names({("function", 2): ("10", "a.f")})) == []
+    assert before.moved(Names({("schema", 1): ("10", "a")})) == ["function a.f"]

@@ -12,7 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgkeep.postgres.database_names import State
 from pgkeep.postgres.server import Server
+from pgkeep.restore.swap_plan import Candidate, candidates
 from tests.support import faults, invoke, servers
 from tests.support.servers import connect, quoted, sql
 
@@ -266,6 +268,13 @@ def test_other_databases_than_the_newest(pg17: Server, name: str) -> None:
     assert (code, mark(pg17, name)) == (0, "newer")
     for line in (f"with     {name}_copy", "sessions were refused for ", "is kept as"):
         assert line in shown
+
+
+def test_a_database_of_somebody_else_is_not_chosen() -> None:
+    """Whoever may create databases can choose a name like ours, with a newer time."""
+    ours = Candidate(name="app__restored_20261122T020000Z", comment=None, trusted=True)
+    theirs = Candidate(name="app__restored_20261123T020000Z", comment=None, trusted=False)
+    assert candidates([ours, theirs], "app", State.RESTORED) == [ours.name]
 
 
 @contextlib.contextmanager
