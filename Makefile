@@ -68,7 +68,7 @@ fresh:  ## run README's commands in a bare Debian 12 and 13 (an hour); FRESH_ARG
 	@tests/fresh.sh $(FRESH_ARGS)
 
 clean:  ## remove everything that was made here
-	rm -rf $(venv) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(venv) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .mutants_cache
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
 setup: $(ready)

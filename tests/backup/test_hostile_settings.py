@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from tests.conftest import DatabaseFactory
 from tests.support import concurrency, invoke, servers
@@ -126,3 +127,13 @@ def test_settings_of_every_session_that_reads(
     )
     for program in ("pg_dump", "pg_dumpall"):
         assert (folder / program).read_text() == "view, foreign-table|none|off\n"
+
+
+def test_settings_of_our_own_sessions(pg17: Server, database: DatabaseFactory) -> None:
+    """A4.1, G4.1: those of the database, whose owner sets them, have a lower priority."""
+    db = database(pg17)
+    for setting in ("search_path = public, pg_catalog", "row_security = on"):
+        servers.sql(pg17, "postgres", f"alter database {db} set {setting}")
+    query = "select current_setting('search_path'), current_setting('row_security')"
+    with Endpoint({**pg17.params, "dbname": db}).connect() as connection:
+        assert connection.execute(query).fetchall() == [("", "off")]

@@ -85,6 +85,7 @@ def test_an_empty_setting(trial: Trial, tmp_path: Path) -> None:
         ({"BACKUP_ENCRYPT_TO": "  "}, "expected public keys, or none for no encryption"),
         ({"PGKEEP_CONFIG": str(config)}, "expected public keys, or none for no encryption"),
         ({"BACKUP_ENCRYPT_TO_FILE": str(empty)}, "expected public keys, or none for no encryption"),
+        ({"BACKUP_ENCRYPT_TO": "# nobody"}, "found an empty recipient"),
         ({"BACKUP_ENCRYPT_TO_FILE": ""}, "BACKUP_ENCRYPT_TO_FILE: could not read"),
         ({"BACKUP_ENCRYPT_TO_FILE": "/nowhere"}, "could not read /nowhere: No such file"),
         ({"BACKUP_ENCRYPT_TO": "none", "BACKUP_ENCRYPT_TO_FILE": str(empty)}, "are both set"),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import report
+from . import kept, report
 from .bug import Bug
 from .bugs import KINDS
 from .tree import ROOT, Outcome, RunFailed, Tree
@@ -24,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", help="regular expression for `kind: name`; writes no document")
     parser.add_argument("--tests", nargs="+", help="run these tests instead of those of the bugs")
+    parser.add_argument("--again", action="store_true", help="also try what has not changed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="bugs at the same time")
     options = parser.parse_args()
     kinds = {
@@ -34,12 +35,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pgkeep-mutants-") as temporary:
         Path(temporary).chmod(0o755)
         bugs = [bug for found in kinds.values() for bug in found]
-        results = _run(Path(temporary), bugs, options.tests, min(options.jobs, len(bugs)))
+        results = [] if options.again or options.tests else _kept(bugs)
+        known = {result.bug for result in results}
+        new = [bug for bug in bugs if bug not in known]
+        results += _run(Path(temporary), new, options.tests, min(options.jobs, len(new)))
     if not options.only and not options.tests:
         report.write(kinds, results)
     bad = [result for result in results if result.problem]
     print(f"{len(results)} bugs, {len(bad)} of them not noticed by a test that passes without")
     return int(bool(bad) or not results)
+
+
+def _kept(bugs: Sequence[Bug]) -> list[report.Result]:
+    """Return the results of earlier runs that are still valid."""
+    found = [(bug, kept.find(bug)) for bug in bugs]
+    return [report.Result(bug, outcome) for bug, outcome in found if outcome is not None]
 
 
 def _run(
@@ -70,6 +80,8 @@ def _run(
     if without.test is not None:
         print(f"{without.test} also fails without a bug:\n{without.message}")
         results = [report.failing(result, without.test) for result in results]
+    else:
+        kept.keep((result.bug, result.outcome) for result in results if not result.problem)
     return results
 
 

@@ -27,9 +27,9 @@ ENCRYPTION = (
     ),
     Bug(
         "private key accepted as recipient",
-        "crypt/recipients.py",
-        "    if PRIVATE_KEY.search(text):  # of",
-        "    if False:  # of",
+        "settings.py",
+        '    if PRIVATE_KEY.search(text):\n        raise ValueError("public keys',
+        '    if False:\n        raise ValueError("public keys',
         "A private key is in the settings of the machine that is backed up, and in messages.",
         (f"{FAILS_CLOSED}::test_a_private_key_is_refused_and_not_printed",),
     ),

@@ -22,8 +22,10 @@ The program copies the code and plants one bug. It runs the tests that have to n
 the first one fails. At the end, it runs these tests once more without a bug, and they must pass. If
 no test notices a bug, the program fails. The list of bugs is in `tests/mutants`.
 
-Measured on {date}, commit {commit}, Python {python}, servers of PostgreSQL {servers}: {count} bugs,
-{noticed} noticed. The seconds include the start of pytest and of the servers.
+Written on {date}, commit {commit}, Python {python}, servers of PostgreSQL {servers}: {count} bugs,
+{noticed} noticed. The seconds include the start of pytest and of the servers, on a machine with
+other work. A result of an earlier run is used as long as the bug, its file and the test have not
+changed.
 """
 
 

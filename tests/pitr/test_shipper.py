@@ -164,3 +164,15 @@ def test_what_a_killed_receiver_named_is_made_durable(
     synced.clear()
     archives[1].put(history, b"1\t0/3000000\treason\n")
     assert synced[-1:] == [store.url]
+
+
+def test_a_gap_in_a_store_is_noticed(tmp_path: Path) -> None:
+    """A11: a window is broken where stored WAL does not continue, unless that is known already."""
+    archive = WalArchive(LocalStore(tmp_path / "wal"), Origin("1", SIZE), Encryption())
+    received = Received(tmp_path / "received", tmp_path / "earlier", tmp_path / "after", SIZE)
+    (state,) = Shipper(received, [archive], max_lag=0).states
+    for number, gap in ((5, None), (6, None), (8, "does not have WAL from 0/700000 to 0/800000")):
+        segment = wal.Segment(1, number)
+        state._reached(segment, segment.end(SIZE))
+        assert (state.gap or "").endswith(gap or "")
+        assert bool(state.gap) == bool(gap)

@@ -1,5 +1,6 @@
 """Indexes and keys are built side by side: in an order that works, every time."""
 
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgkeep.artifact.file import Artifact
-from pgkeep.postgres.connection import Endpoint
+from pgkeep.postgres.connection import Connection, Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
 from pgkeep.restore.load import rows
@@ -180,6 +181,25 @@ def test_every_table_is_analyzed_once(
     query = "select relname, analyze_count from pg_stat_user_tables where analyze_count > 0"
     once = {"whole", "whole_1", "whole_2", "whole_2_1", "plain", "mixed_1"}
     assert dict(servers.sql(pg17, target, query)) == dict.fromkeys(once, 1)
+
+
+def test_the_commit_waits_for_the_disk(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """B1: until then nothing waits for it, for nothing of an unfinished restore can be lost."""
+    db, target = database(pg17), database(pg17)
+    servers.sql(pg17, db, "create table t as select 1 a")
+    path = backup_of(pg17, db, tmp_path)
+    seen: list[object] = []
+
+    def look(connection: Connection) -> None:
+        seen.extend(connection.execute("show synchronous_commit").fetchall())
+
+    options = LoadOptions(jobs=1, one_transaction=True, check=look)
+    with contextlib.closing(LocalStore(tmp_path).open(path.name)) as source:
+        endpoint = Endpoint({**pg17.params, "dbname": target})
+        load(endpoint, Artifact(source), options, Silent())
+    assert seen == [("on",)]
 
 
 def test_large_objects_go_in_messages_of_whole_statements() -> None:
