@@ -16,10 +16,12 @@ from pgkeep.artifact import verify
 from pgkeep.artifact.file import Artifact
 from pgkeep.artifact.verify import SideFiles
 from pgkeep.catalog import side_files
-from pgkeep.crypt import age_format, openpgp_framing, recipients
+from pgkeep.crypt import age_format, opening, openpgp_framing, recipients
 from pgkeep.crypt.age_format import SEALED
+from pgkeep.crypt.encryption import encrypt
 from pgkeep.crypt.opening import Keys
 from pgkeep.crypt.options import Encryption
+from pgkeep.model.naming import Cipher
 from pgkeep.stores.memory import MemorySource, MemoryStore
 from tests.crypt.conftest import Encrypted
 from tests.support.private_keys import AgeKey, GpgKey
@@ -249,3 +251,14 @@ def test_an_encryption_that_is_stopped_is_no_bug(
             thread.join()
         with pytest.raises(e.StoreError, match="the encryption was stopped"):
             upload.write(b"x")
+
+
+def test_the_plain_text_of_gpg_counts_only_at_its_end(
+    gpg_key: GpgKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C9: gpg writes all of it before it finds that its check of integrity fails."""
+    monkeypatch.setenv("GNUPGHOME", str(gpg_key.home))
+    data = encrypt(os.urandom(4000), recipients.parse(str(gpg_key.public)))
+    damaged = MemorySource("backup.gpg", data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(e.VerificationFailed, match="could not be decrypted"):
+        list(opening.plain_blocks(damaged, Cipher.GPG, Keys()))

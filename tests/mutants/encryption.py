@@ -67,7 +67,7 @@ ENCRYPTION = (
 """,
         "",
         "The beginning of a damaged message counts as all of it.",
-        (f"{DAMAGE}::test_gpg",),
+        (f"{DAMAGE}::test_the_plain_text_of_gpg_counts_only_at_its_end",),
     ),
     Bug(
         "exit status of gpg ignored when it encrypts",

@@ -258,7 +258,7 @@ DRILL = (
         "            passed=not findings,\n",
         "            passed=True,\n",
         "A backup that cannot be restored counts as proved.",
-        (RED,),
+        ("tests/drill/test_drill.py::test_a_damaged_backup_is_red",),
     ),
     Bug(
         "failed drill recorded as passed",
@@ -266,7 +266,7 @@ DRILL = (
         "        passed=result.passed,\n",
         "        passed=True,\n",
         "pgkeep status shows that a drill has passed.",
-        ("tests/drill/test_drill.py::test_metrics_have_its_result_at_once",),
+        ("tests/drill/test_drill.py::test_a_damaged_backup_is_red",),
     ),
     Bug(
         "error of the restore is no finding",

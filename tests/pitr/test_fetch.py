@@ -12,10 +12,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgkeep import errors as e
 from pgkeep.crypt.options import Encryption
+from pgkeep.model.wal import Segment
 from pgkeep.pitr import archive_fetch
-from pgkeep.pitr.archive import WalArchive
-from pgkeep.pitr.archive_fetch import is_end
+from pgkeep.pitr.archive import WalArchive, stored_name
+from pgkeep.pitr.archive_fetch import Absent, Fetcher, Source, is_end
 from pgkeep.pitr.wal_file import Origin, read_header
 from pgkeep.postgres.server import Server
 from pgkeep.stores.local import LocalSource, LocalStore
@@ -269,3 +271,24 @@ def test_segments_are_fetched_ahead(tmp_path: Path) -> None:
         store.gate.set()
         assert fetch(socket, segment(58)[0], target)[0] == 0
     assert target.read_bytes() == segment(58)[1]
+
+
+def test_an_archive_that_lost_its_newest_wal_does_not_end_there(tmp_path: Path) -> None:
+    """A10: a directory that is not mounted any more would end recovery, and promote the server."""
+    store, origin = LocalStore(tmp_path / "wal"), Origin("1", 1 << 24)
+    store.prepare()
+    names = [Segment(1, number).name(1 << 24) for number in (5, 6, 7)]
+    files = [store.directory / stored_name(name, "0" * 64, None) for name in names[:2]]
+    for file in files:
+        file.touch()
+    archived = Source(WalArchive(store, origin, Encryption()), lambda: None)
+    fetcher = Fetcher([archived], tmp_path / "spool", origin, pauses=())
+    try:
+        with pytest.raises(Absent):
+            fetcher.fetch(names[2])
+        files[1].unlink()
+        archived.listed = 0.0  # long ago
+        with pytest.raises(e.StoreError, match="has lost its newest WAL"):
+            fetcher.fetch(names[2])
+    finally:
+        fetcher.close()
