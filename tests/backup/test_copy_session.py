@@ -23,7 +23,12 @@ def opened(pg17: Server, database: DatabaseFactory) -> Iterator[Opened]:
     """A session, a table, and what gives the table's name to another one."""
     name = database(pg17)
     tables = "create schema a; create table a.t as select 1 v; create schema b;"
-    servers.sql(pg17, name, f"{tables} create table b.t as select 2 v")
+    servers.sql(
+        pg17,
+        name,
+        f"{tables} create table b.t as select 2 v;"
+        " create table a.heir () inherits (a.t); insert into a.heir values (3)",
+    )
     endpoint = Endpoint({**pg17.params, "dbname": name})
     with ExitStack() as stack:
         connection = stack.enter_context(endpoint.connect())
@@ -54,6 +59,9 @@ def test_another_table_is_read(opened: Opened) -> None:
 
 
 def test_the_table_itself_is_read(opened: Opened) -> None:
+    """D8: all of it and by pages, without the rows of tables that inherit from it."""
     session, table, _ = opened
     assert session.lock(table)
     assert b"".join(session.copy(table, None, None)) == b"1\n"
+    assert session.plan(table, 0, None)
+    assert b"".join(session.copy(table, 0, None)) == b"1\n"

@@ -188,6 +188,20 @@ def test_a_program_that_lies(
     assert invoke.left_over(directory) == []
 
 
+def test_a_table_that_pg_dump_leaves_out(
+    pg17: Server, database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """D7: each table that was locked must be in the backup, whatever exit status and output say."""
+    name = database(pg17)
+    servers.sql(pg17, name, "create table t as select 1 a")
+    script = 'exec "$real" "$@" --exclude-table-data=public.t'
+    path = faults.path_with(tmp_path / "bin", pg17, {"pg_dump": script})
+    env = invoke.environment(pg17, name, BACKUP_DIR=str(tmp_path / "b"), PATH=path)
+    said = invoke.run("backup", env=env, code=4)
+    assert "1 tables dumped not at all, such as public.t" in said
+    assert invoke.left_over(tmp_path / "b") == []
+
+
 def test_a_flood_of_complaints(
     begin: Begin, pg17: Server, source: str, directory: Path, tmp_path: Path
 ) -> None:

@@ -9,32 +9,38 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pgkeep import config
 from pgkeep import errors as e
-from pgkeep.catalog import copies, rekey_run, side_files
+from pgkeep.catalog import copies, leftovers, rekey_run, side_files
 from pgkeep.catalog.catalog import Catalog, together
 from pgkeep.catalog.locks import backup_lock, copies_lock
-from pgkeep.catalog.rekey import RekeyOptions
+from pgkeep.catalog.rekey import RekeyOptions, is_current
 from pgkeep.catalog.rekey_plan import plan
 from pgkeep.crypt import recipients
 from pgkeep.crypt.opening import AGE, Keys
 from pgkeep.crypt.options import Encryption
+from pgkeep.crypt.recipients import Recipients
+from pgkeep.model.manifest import Encryption as EncryptionFacts
+from pgkeep.model.naming import Cipher
 from pgkeep.progress import Silent
 from pgkeep.stores.local import LocalStore
 from pgkeep.stores.memory import MemoryStore
 from pgkeep.stores.store import Store
-from tests.support import invoke
+from tests.support import invoke, planted
 from tests.support.buckets import Buckets, keys
 from tests.support.private_keys import AgeKey, GpgKey
 
 FORMER = Path(__file__).parents[1] / "fixtures" / "backups"  # a daily and a weekly backup, plain
 WEEKLY = "shop_weekly_20261126T175451Z"
 DAILY = "shop_daily_20261126T130700Z"
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
 
 
 def files_of(stem: str, generation: int, cipher: str = "age") -> set[str]:
@@ -408,3 +414,24 @@ def test_prune_removes_what_was_replaced(backups: Path, age_key: AgeKey) -> None
     )
     run(LocalStore(backups), None, age_key)
     assert not unfinished.exists()
+
+
+def test_which_recipients_are_current() -> None:
+    """One more or one less is another set: a key that was stolen must not decrypt it any more."""
+    found = EncryptionFacts(Cipher.AGE, ["age1a", "age1b"])
+    manifest = msgspec.structs.replace(planted.manifest(NOW), encryption=found)
+    for names, current in (("ab", True), ("ba", True), ("a", False), ("abc", False), ("ac", False)):
+        wanted = Recipients(Cipher.AGE, tuple(f"age1{name}" for name in names))
+        assert is_current(manifest, wanted) is current, names
+
+
+def test_nothing_is_removed_while_the_new_file_is_missing(tmp_path: Path) -> None:
+    """A manifest can name a file that the store has lost; then the former one is the last."""
+    store = LocalStore(tmp_path)
+    manifest = planted.manifest(NOW)
+    (tmp_path / "former").write_bytes(b"x")
+    assert leftovers.remove(store, manifest, ["former"]) == ([], [])
+    assert (tmp_path / "former").exists()
+    planted.plant(tmp_path, manifest)
+    (tmp_path / manifest.artifact.name).write_bytes(bytes(manifest.artifact.size))
+    assert leftovers.remove(store, manifest, ["former"]).files == ["former"]

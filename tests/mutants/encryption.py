@@ -159,10 +159,7 @@ ENCRYPTION = (
         "if not files or not is_complete(store, manifest):",
         "if not files:",
         "The last file of a backup is removed.",
-        (
-            f"{REKEY}::test_the_copy_in_a_bucket",
-            f"{REKEY}::test_prune_removes_what_was_replaced",
-        ),
+        (f"{REKEY}::test_nothing_is_removed_while_the_new_file_is_missing",),
     ),
     Bug(
         "recipients of a backup not compared",
@@ -170,6 +167,6 @@ ENCRYPTION = (
         "        and set(found.recipients) == set(recipients.names)\n",
         "",
         "A key that was stolen still decrypts the backups.",
-        (f"{REKEY}::test_from_one_cipher_to_the_other",),
+        (f"{REKEY}::test_which_recipients_are_current",),
     ),
 )

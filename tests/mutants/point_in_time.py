@@ -143,7 +143,7 @@ WINDOW = (
     Bug(
         "gaps ignored",
         "model/wal.py",
-        "if found and found[-1].last.number + 1 == number:",
+        "if found and found[-1].last.number + 1 == segment.number:",
         "if found:",
         "Seconds after a missing segment are promised.",
         (WAL, WINDOWS),
@@ -151,7 +151,7 @@ WINDOW = (
     Bug(
         "timeline switches ignored",
         "model/wal.py",
-        "            if number < switch.position // size:\n                return switch.parent\n",
+        "            if number < switch.position // size:\n                return Segment(switch.parent, number)\n",
         "            pass\n",
         "WAL before a promotion is not found, or that of another history is used.",
         (WAL, WINDOWS),
@@ -182,11 +182,11 @@ WINDOW = (
     ),
     Bug(
         "missing member of a chain accepted",
-        "pitr/windows.py",
-        "        if base.parent not in known or base.parent in seen:\n            return None",
-        "        if base.parent not in known or base.parent in seen:\n            break",
+        "pitr/chains.py",
+        "    return chain[::-1] if chain[-1].parent is None else None\n",
+        "    return chain[::-1]\n",
         "Seconds are promised for a base backup that cannot be put together.",
-        (WINDOWS,),
+        (f"{WINDOWS}::test_what_prevents_a_restore_is_named",),
     ),
     Bug(
         "window computed from what the receiver says",
@@ -229,14 +229,6 @@ BASES = (
         "    if (found := source.sha256()) != facts.sha256:\n",
         "    if (found := source.sha256()) != facts.sha256 and False:\n",
         "A damaged part is restored.",
-        (f"{VERIFICATION}::test_every_damage_is_named",),
-    ),
-    Bug(
-        "missing files of a base backup accepted",
-        "pitr/verification.py",
-        "    if lost and seen and failed == results.failed:\n",
-        "    if False:\n",
-        "A base backup that lacks files counts as verified.",
         (f"{VERIFICATION}::test_every_damage_is_named",),
     ),
     Bug(
@@ -400,8 +392,8 @@ EXPIRY = (
     Bug(
         "base backup whose WAL is missing takes the place of another",
         "pitr/retention.py",
-        "        Segment(path.timeline_at_segment(number, base.segment_size), number) in archived\n",
-        "        True\n",
+        "        path.segment(number, base.segment_size) in archived for number in range(first, last + 1)\n",
+        "        True for number in range(first, last + 1)\n",
         "The last base backup that can be restored is removed.",
         (RETENTION,),
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgkeep import errors as e
-from pgkeep.artifact.file import compress
+from pgkeep.artifact.compression import gzip
 from pgkeep.crypt import recipients
 from pgkeep.crypt.opening import Keys
 from pgkeep.crypt.options import Encryption
@@ -138,7 +138,7 @@ def test_other_bytes_than_the_name_promises(tmp_path: Path) -> None:
     data, other = b"1\t0/3000000\treason\n", b"1\t0/4000000\treason\n"
     name = "00000002.history"
     stored = archive_module.stored_name(name, hashlib.sha256(data).hexdigest(), None)
-    write_file(archive.store, stored, compress(other))
+    write_file(archive.store, stored, gzip(other))
     with pytest.raises(e.VerificationFailed, match="as in its name"):
         archive.get(name)
 
@@ -152,7 +152,7 @@ def test_the_longer_of_two_states_is_the_newer_one(tmp_path: Path) -> None:
     states = [header + b"earlier", header + b"earlier and later"]
     for state in states:
         stored = archive_module.stored_name(name, hashlib.sha256(state).hexdigest(), None)
-        write_file(archive.store, stored, compress(state))
+        write_file(archive.store, stored, gzip(state))
     assert archive.get(name) == states[1]
 
 
