@@ -16,7 +16,10 @@ from pgkeep.artifact.file import Artifact
 from pgkeep.catalog import side_files
 from pgkeep.crypt.opening import Keys
 from pgkeep.drill import assertions, drill, examine, scratch, statement_kinds
+from pgkeep.drill.confinement import Confinement
+from pgkeep.drill.statement_kinds import Function
 from pgkeep.postgres import isolation
+from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
 from pgkeep.stores.local import LocalStore
@@ -216,6 +219,13 @@ def test_the_server_sees_neither_secrets_nor_backups(pg17: Server) -> None:
                 assert {"self", server.log.parts[2]} <= seen <= {"self", *allowed}
     finally:
         shutil.rmtree(folder)
+
+
+def test_libraries_that_a_superuser_may_load() -> None:
+    """G3.1: only installed ones; a dump could name any file of the server."""
+    confinement = Confinement(Endpoint({}), Endpoint({}), frozenset())
+    for library, allowed in ((b"'$libdir/citext', 'f'", True), (b"'/tmp/evil', 'f'", False)):
+        assert confinement.may_create(Function("c", library)) is allowed
 
 
 def test_no_other_process_reads_ours(tmp_path: Path) -> None:

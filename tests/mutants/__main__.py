@@ -31,8 +31,8 @@ def main() -> int:
         kind: [bug for bug in bugs if re.search(options.only or "", f"{kind}: {bug.name}")]
         for kind, bugs in KINDS.items()
     }
-    # Not where other users cannot enter: servers of the tests are run by another one.
-    with tempfile.TemporaryDirectory(prefix="pgkeep-mutants-") as temporary:
+    # Where other users can enter, as which the tests run servers, and not in /tmp, which tests hide.
+    with tempfile.TemporaryDirectory(prefix="pgkeep-mutants-", dir="/var/tmp") as temporary:
         Path(temporary).chmod(0o755)
         bugs = [bug for found in kinds.values() for bug in found]
         results = [] if options.again or options.tests else _kept(bugs)
@@ -81,7 +81,8 @@ def _run(
         print(f"{without.test} also fails without a bug:\n{without.message}")
         results = [report.failing(result, without.test) for result in results]
     else:
-        kept.keep((result.bug, result.outcome) for result in results if not result.problem)
+        found = [(result.bug, result.outcome) for result in results if not result.problem]
+        kept.keep(found, folder / "0")
     return results
 
 

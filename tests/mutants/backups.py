@@ -288,17 +288,6 @@ ROWS = (
         ),
     ),
     Bug(
-        "psql goes on after an error",
-        "backup/copy_session.py",
-        '_SETUP = """\\\n\\\\set ON_ERROR_STOP on\n',
-        '_SETUP = """\\\n',
-        "Without its snapshot, a session copies newer rows.",
-        (
-            f"{FAULTS}::test_the_session_with_the_snapshot_ended",
-            f"{FAULTS}::test_a_session_ended_in_the_middle_of_copy",
-        ),
-    ),
-    Bug(
         "roles of another server accepted",
         "backup/backup.py",
         "            if not lost:\n                return roles",
@@ -312,7 +301,7 @@ ROWS = (
         "                verify.verify_source(source, jobs=jobs, progress=progress.advance, side=expected)",
         "                pass",
         "A file that the disk has damaged counts as verified.",
-        (f"{RUN}::test_tiers_are_verified_before_they_are_published",),
+        ("tests/catalog/test_publication.py",),
     ),
     Bug(
         "a failure leaves published files",

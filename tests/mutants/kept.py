@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from .bug import Bug
@@ -24,14 +25,14 @@ def find(bug: Bug) -> Outcome | None:
     return Outcome(entry["test"], entry["message"], entry["seconds"])
 
 
-def keep(found: Iterable[tuple[Bug, Outcome]]) -> None:
-    """Add the results of bugs that were noticed; several runs can do so at the same time."""
+def keep(found: Iterable[tuple[Bug, Outcome]], tree: Path) -> None:
+    """Add the results of bugs that were noticed in a tree; several runs can do so at once."""
     FOLDER.mkdir(exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         entries = _read()
         for bug, outcome in found:
-            fields = {**dataclasses.asdict(outcome), "key": _key(bug, str(outcome.test))}
+            fields = {**dataclasses.asdict(outcome), "key": _key(bug, str(outcome.test), tree)}
             entries[bug.name] = fields
         text = json.dumps(entries, indent=1)
         (FOLDER / "results.json").write_text(text, encoding="utf-8")
@@ -45,7 +46,7 @@ def _read() -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _key(bug: Bug, test: str) -> str:
-    files = (ROOT / bug.path, ROOT / test.partition("::")[0])
+def _key(bug: Bug, test: str, tree: Path = ROOT) -> str:
+    files = (tree / bug.path, tree / test.partition("::")[0])
     texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
     return hashlib.sha256(json.dumps([dataclasses.astuple(bug), *texts]).encode()).hexdigest()

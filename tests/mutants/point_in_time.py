@@ -75,7 +75,7 @@ WAL_ARCHIVE = (
     ),
     Bug(
         "received files removed before all stores have them",
-        "pitr/shipper.py",
+        "pitr/received.py",
         "            if old and stored(name, path):\n",
         "            if old:\n",
         "A store that was down lacks WAL for ever.",
@@ -83,7 +83,7 @@ WAL_ARCHIVE = (
     ),
     Bug(
         "newest received segment removed",
-        "pitr/shipper.py",
+        "pitr/received.py",
         "        kept = self.complete(here)[-1:]\n",
         "        kept: list[str] = []\n",
         "pg_receivewal continues at the slot, which can be later: WAL is missing.",
@@ -92,7 +92,7 @@ WAL_ARCHIVE = (
     Bug(
         "WAL that got lost here not received again",
         "pitr/stream.py",
-        "            if missing and not self.health.begins_window:\n",
+        "            if missing and not self.report.health.begins_window:\n",
         "            if False:\n",
         "Segments that were acknowledged and not stored are missing.",
         (f"{STREAM}::test_no_segment_is_lost_with_the_spool",),
@@ -256,15 +256,7 @@ RECOVERIES = (
         'if not found or (kind == "recovery_target_xid" and f"transaction {value}," not in said):',
         "if False:",
         "A cluster that stopped at another point counts as restored.",
-        (RECOVERY,),
-    ),
-    Bug(
-        "last commit not compared",
-        "pitr/recovery.py",
-        "if by_xid and last is not None and abs((commit - last.time).total_seconds()) > 1e-3:",
-        "if False:",
-        "A cluster that stopped at another commit counts as restored.",
-        (RECOVERY,),
+        ("tests/pitr/test_target.py",),
     ),
     Bug(
         "recovery stops before the commit",
@@ -288,7 +280,7 @@ RECOVERIES = (
         "            fits = [commit.time <= target.time for commit in commits]\n",
         "            fits = [commit.time < target.time for commit in commits]\n",
         "The commit of the chosen second is missing.",
-        (f"{RECOVERY}::test_every_kind_of_target",),
+        ("tests/pitr/test_target.py",),
     ),
     Bug(
         "time after the end of the WAL accepted",
@@ -296,7 +288,7 @@ RECOVERIES = (
         "not commits or max(commit.time for commit in commits) < (target.time or base.stopped)",
         "not commits",
         "A restore to a second that is not archived ends earlier without an error.",
-        (REFUSALS,),
+        ("tests/pitr/test_target.py",),
     ),
     Bug(
         "commits of prepared transactions ignored",
@@ -304,7 +296,9 @@ RECOVERIES = (
         'if kind in ("COMMIT", "COMMIT_PREPARED"):',
         'if kind == "COMMIT":',
         "A prepared transaction that was committed is no target, and others are counted wrongly.",
-        (f"{RECOVERY}::test_every_kind_of_target",),
+        (
+            "tests/pitr/test_waldump.py::test_a_prepared_transaction_is_committed_under_its_own_number",
+        ),
     ),
     Bug(
         "transaction number of a prepared commit ignored",
@@ -312,7 +306,9 @@ RECOVERIES = (
         '        xid = int(commit["prepared"] or xid)\n',
         "        xid = int(xid)\n",
         "A restore to a prepared transaction stops at another one.",
-        (f"{RECOVERY}::test_every_kind_of_target",),
+        (
+            "tests/pitr/test_waldump.py::test_a_prepared_transaction_is_committed_under_its_own_number",
+        ),
     ),
     Bug(
         "commits that a user wrote believed",

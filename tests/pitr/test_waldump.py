@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pgkeep.model.wal import Lsn
 from pgkeep.pitr import waldump
 from pgkeep.postgres.server import Server
 from tests.support import servers
@@ -51,3 +52,16 @@ def test_a_user_cannot_write_commits(major: int, tmp_path: Path) -> None:
         commit.time.replace(tzinfo=None) for commit in found.commits
     ]
     assert found.commits == sorted(found.commits, key=lambda commit: commit.lsn)
+
+
+def test_a_prepared_transaction_is_committed_under_its_own_number() -> None:
+    """The record of the commit itself is one of another, or of no transaction."""
+    record = (
+        "rmgr: Transaction len (rec/tot): 66/66, tx: 0, lsn: 0/1000028, prev 0/1000000,"
+        f" desc: COMMIT_PREPARED 742: {FORGED}"
+    )
+    match = waldump._RECORD.match(record)
+    assert match is not None
+    found = waldump.WalContents()
+    waldump._add_transaction(found, match, Lsn(0x1000028), None)
+    assert [(commit.xid, commit.lsn) for commit in found.commits] == [(742, 0x1000028)]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pgkeep.artifact.file import Artifact
+from pgkeep import errors as e
+from pgkeep.artifact.file import Artifact, Object
 from pgkeep.postgres.connection import Connection, Endpoint
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
@@ -15,7 +16,7 @@ from pgkeep.restore.load import rows
 from pgkeep.restore.load.entries import without_owner
 from pgkeep.restore.load.load import load
 from pgkeep.restore.load.options import LoadOptions
-from pgkeep.restore.load.session import BATCH_BYTES
+from pgkeep.restore.load.session import BATCH_BYTES, Session
 from pgkeep.stores.local import LocalStore
 from tests.conftest import DatabaseFactory
 from tests.support import invoke, servers
@@ -200,6 +201,16 @@ def test_the_commit_waits_for_the_disk(
         endpoint = Endpoint({**pg17.params, "dbname": target})
         load(endpoint, Artifact(source), options, Silent())
     assert seen == [("on",)]
+
+
+def test_a_statement_that_pg_dump_does_not_write(pg17: Server, database: DatabaseFactory) -> None:
+    """Whatever the index says, each statement is looked at before it is sent."""
+    entry = Object(type="TABLE", schema="public", name="t", owner="", member=0, start=0)
+    with Endpoint({**pg17.params, "dbname": database(pg17)}).connect() as connection:
+        session = Session(connection, [])
+        for statement in (b"DROP ROLE postgres;\n", b"COPY t FROM PROGRAM 'id';\n"):
+            with pytest.raises(e.VerificationFailed):
+                session.execute_one(entry, statement)
 
 
 def test_large_objects_go_in_messages_of_whole_statements() -> None:

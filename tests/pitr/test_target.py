@@ -1,0 +1,56 @@
+"""Which commit a target is, and that it was reached: decisions without a cluster."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pgkeep import errors as e
+from pgkeep.model.wal import Lsn
+from pgkeep.pitr.recovery import RecoveredServer
+from pgkeep.pitr.target import Point, Target, TargetKind, resolve
+from pgkeep.pitr.waldump import Commit, WalContents
+from pgkeep.postgres.connection import Endpoint
+from pgkeep.postgres.server import Server
+from tests.support.planted_wal import base
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+COMMITS = [Commit(Lsn(0x1001000 + n), 700 + n, NOON + timedelta(seconds=n)) for n in range(3)]
+
+
+def point(moment: datetime) -> Point:
+    target = Target(TargetKind.TIME, time=moment)
+    return resolve(target, base(1), WalContents(commits=list(COMMITS)))
+
+
+def test_the_commit_of_a_time() -> None:
+    """The last one at or before it; exactly at its own time it is restored."""
+    for seconds, xid in ((0, 700), (0.5, 700), (1, 701), (1.999, 701), (2, 702)):
+        found = point(NOON + timedelta(seconds=seconds))
+        assert found.setting == ("recovery_target_xid", str(xid)), seconds
+
+
+def test_a_time_after_the_last_commit() -> None:
+    """Nobody knows what was committed then: a restore would end earlier without an error."""
+    with pytest.raises(e.Refused, match="is not in the archived WAL"):
+        point(NOON + timedelta(seconds=3))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "recovery stopping after commit of transaction 702, time 2026-11-22 12:00:02+00",
+        "recovery ended",
+    ],
+)
+def test_recovery_that_stopped_elsewhere(pg17: Server, tmp_path: Path, said: str) -> None:
+    """The server says at which commit it has stopped; a pause alone proves nothing."""
+    server = RecoveredServer.__new__(RecoveredServer)
+    server.log = tmp_path / "log"
+    server.log.write_text(f"LOG:  {said}\n")
+    wanted = point(NOON + timedelta(seconds=1))
+    with (
+        Endpoint({**pg17.params, "dbname": "postgres"}).connect() as connection,
+        pytest.raises(e.RestoreFailed, match="another point than recovery_target_xid 701"),
+    ):
+        server._proof(connection, wanted, promoted=False)
