@@ -89,8 +89,14 @@ def test_archiving_and_recovery_with_a_real_server(open_folder: Path, buckets: B
         env = invoke.environment(
             server, "postgres", BACKUP_DIR=str(open_folder / "backups"), BACKUP_S3_REQUIRED="true",
             BACKUP_SPOOL_DIR=str(open_folder / "spool"), **buckets.environment(bucket),
+            NOTIFY_SOCKET=str(open_folder / "notify"), WATCHDOG_USEC="300000000",
         )  # fmt: skip
-        running = Service(env, path)
+        with unix.socket(unix.AF_UNIX, unix.SOCK_DGRAM) as manager:
+            manager.bind(env["NOTIFY_SOCKET"])
+            manager.settimeout(60)
+            running = Service(env, path)
+            told = [manager.recv(1000) for _ in range(3)]
+        assert told == [b"READY=1", b"STATUS=stored nothing", b"WATCHDOG=1"], "B22: systemd waits"
         access = stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)
         assert access == ((0o660, 0o710) if os.geteuid() == 0 else (0o600, 0o700))
         with servers.connect(server, "postgres") as connection:

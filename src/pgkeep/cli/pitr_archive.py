@@ -10,10 +10,11 @@ import click
 from ..config import Config
 from ..crypt.options import Encryption
 from ..pitr.archive_service import ArchiveService, ServiceOptions, facts_for
+from ..pitr.stream_state import StreamState
 from ..postgres.connection import Endpoint
 from . import output
 from .rules import AtMostOne, Requires, Rule
-from .service_manager import end_by_signals
+from .service_manager import ServiceManager, end_by_signals
 
 NO_RECEIVE = "--no-receive"
 _WITH_IT = ("--cluster", "--socket", "--socket-group")
@@ -31,10 +32,7 @@ class NoReceive(NamedTuple):
     socket: str | None
     group: str | None
 
-    def run(
-        self, config: Config, endpoint: Endpoint, encryption: Encryption,
-        notify: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    def run(self, config: Config, endpoint: Endpoint, encryption: Encryption) -> None:
         """Answer pgkeep pitr push and fetch until a signal ends the command."""
         out = output.current()
         facts = facts_for(config, endpoint, self.cluster)
@@ -44,13 +42,21 @@ class NoReceive(NamedTuple):
 
         end_by_signals(service.stop)
 
+        manager = ServiceManager()
+
         def ready() -> None:
-            notify("READY=1")
             out.info(f"archive of cluster {facts.system_identifier} at {service.socket}")
 
-        service.run(ready)
-        position = service.state().position
-        out.done("stored nothing" if position is None else f"stored up to {position}")
+        def polled() -> None:
+            state = service.state()
+            manager.report("; ".join(state.problems) or _stored(state), ready=True)
+
+        service.run(ready, polled)
+        out.done(_stored(service.state()))
+
+
+def _stored(state: StreamState) -> str:
+    return "stored nothing" if state.position is None else f"stored up to {state.position}"
 
 
 def no_receive_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from . import output, receiver_page, web
 from .command import pgkeep_command
 from .common import check_extra, connection_options, dir_option, load_config, target_option
 from .pitr_archive import RULES, NoReceive, no_receive_options
-from .service_manager import ServiceManager, end_by_signals, notify
+from .service_manager import ServiceManager, end_by_signals
 
 
 @pgkeep_command(
@@ -55,7 +55,7 @@ def command(
     endpoint = config.endpoint(database)
     out = output.current()
     if no_receive is not None:
-        no_receive.run(config, endpoint, encryption, notify)
+        no_receive.run(config, endpoint, encryption)
         return
     with endpoint.connect() as connection:
         facts = service.facts_of(connection, config)

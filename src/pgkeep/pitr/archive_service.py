@@ -112,8 +112,8 @@ class ArchiveService:
         """End `run` soon."""
         self._stop.set()
 
-    def run(self, ready: Callable[[], None]) -> None:
-        """Answer clients until `stop`.
+    def run(self, ready: Callable[[], None], polled: Callable[[], None]) -> None:
+        """Answer clients until `stop`; call `ready` once, and `polled` after each state.
 
         Raises:
             AlreadyRunning: another service has the socket.
@@ -133,6 +133,7 @@ class ArchiveService:
             ready()
             while serving.is_alive():
                 self._write()
+                polled()
                 self._stop.wait(STATE_EVERY)
                 if self._stop.is_set():
                     serving.join()
