@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--only", help="regular expression for `kind: name`; writes no document")
     parser.add_argument("--tests", nargs="+", help="run these tests instead of those of the bugs")
     parser.add_argument("--again", action="store_true", help="also try what has not changed")
+    parser.add_argument("--write", action="store_true", help="only write what earlier runs found")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="bugs at the same time")
     options = parser.parse_args()
     kinds = {
@@ -38,6 +39,9 @@ def main() -> int:
         results = [] if options.again or options.tests else _kept(bugs)
         known = {result.bug for result in results}
         new = [bug for bug in bugs if bug not in known]
+        if options.write:
+            results += [report.Result(bug, Outcome(None, "", 0), report.NOT_TRIED) for bug in new]
+            new = []
         results += _run(Path(temporary), new, options.tests, min(options.jobs, len(new)))
     if not options.only and not options.tests:
         report.write(kinds, results)

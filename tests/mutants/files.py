@@ -13,8 +13,8 @@ DURABILITY = (
     Bug(
         "new directory not flushed",
         "stores/local.py",
-        "                    _sync_directory(directory.parent)\n",
-        "                    pass\n",
+        "                sync_name(directory)\n",
+        "                pass\n",
         "The first backups in a new directory are gone after a power failure.",
         (f"{STORES}::test_a_new_directory_survives_a_loss_of_power",),
     ),
@@ -48,7 +48,7 @@ DURABILITY = (
     Bug(
         "fsync of the folder removed",
         "stores/local.py",
-        "            _sync_directory(self._final.parent)\n",
+        "            sync_directory(self._final.parent)\n",
         "",
         "The names of a backup's files are gone after a power failure.",
         (
@@ -159,7 +159,7 @@ ARTIFACT = (
         "artifact/file.py",
         "        if raw != self.index.members[number].raw:",
         "        if False:",
-        "A member with more SQL than its index says is cut without an error.",
+        "The end of a member is lost, without an error.",
         (f"{VERIFY}::test_index_that_lies_about_its_members",),
     ),
     Bug(
@@ -183,7 +183,7 @@ ARTIFACT = (
         "artifact/verify.py",
         "        if mine.get(key) != theirs.get(key):",
         "        if False:",
-        "A file with other rows than its manifest says is accepted.",
+        "A file with other rows than those in its manifest is accepted.",
         (f"{DAMAGE}::test_side_files_that_disagree",),
     ),
     Bug(
@@ -192,7 +192,7 @@ ARTIFACT = (
         "        if database != meta.database.name:",
         "        if False:",
         "The backup of one database is restored under the name of another one.",
-        (f"{DAMAGE}::test_side_files_that_disagree",),
+        ("tests/backup/test_run.py::test_files_of_lost_manifests_are_adopted",),
     ),
 )
 
@@ -325,7 +325,7 @@ STORE = (
         "stores/s3/upload.py",
         "            self._sender.finish()\n",
         "",
-        "The object lacks its last parts.",
+        "The last parts of the object are missing.",
         (f"{STORES}::test_what_was_put_comes_back",),
     ),
     Bug(
@@ -416,7 +416,7 @@ STORE = (
         ("tests/catalog/test_copies.py",),
     ),
     Bug(
-        "summary of a bucket believed",
+        "summary of a bucket trusted",
         "catalog/small_files.py",
         "self._take(copy for copy in found.files if copy.is_proved)",
         "self._take(found.files)",
@@ -428,7 +428,7 @@ STORE = (
         "catalog/small_files.py",
         "if copy.name not in self._copies and copy.is_of(self._items.get(copy.name)):",
         "if copy.name not in self._copies:",
-        "A backup is judged by a manifest that was replaced or removed.",
+        "A decision uses a manifest that was replaced or removed.",
         ("tests/catalog/test_requests.py::test_a_change_is_seen_and_costs_one_request",),
     ),
     Bug(

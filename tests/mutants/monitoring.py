@@ -153,7 +153,7 @@ EXIT_CODES = (
         "backup/run_report.py",
         "        if len(failed) == 1 and not backups:\n            return failed[0].as_error()",
         "        if len(failed) == 1 and not backups:\n            return None",
-        "Cron reports nothing although there is no backup.",
+        "Cron reports nothing although no backup exists.",
         (
             "tests/cli/test_cli.py::test_a_server_that_is_down_is_exit_code_3",
             "tests/backup/test_faults.py::test_a_program_that_lies",

@@ -78,7 +78,7 @@ WAL_ARCHIVE = (
         "pitr/received.py",
         "            if old and stored(name, path):\n",
         "            if old:\n",
-        "A store that was down lacks WAL for ever.",
+        "WAL is missing in a store that was down, for ever.",
         (SHIPPER,),
     ),
     Bug(
@@ -130,7 +130,7 @@ WAL_ARCHIVE = (
         (f"{FETCH}::test_what_absence_means",),
     ),
     Bug(
-        "archive that lost its newest WAL believed",
+        "archive that lost its newest WAL trusted",
         "pitr/archive_fetch.py",
         "            if any(newest.get(timeline, -1) < known for timeline, known in source.newest.items()):\n",
         "            if False:\n",
@@ -189,7 +189,7 @@ WINDOW = (
         (f"{WINDOWS}::test_what_prevents_a_restore_is_named",),
     ),
     Bug(
-        "window computed from what the receiver says",
+        "window computed from the state of the receiver",
         "pitr/overview.py",
         "    if not stored or stream.timeline not in (None, window.timeline):\n",
         "    if stream.timeline not in (None, window.timeline):\n",
@@ -311,7 +311,7 @@ RECOVERIES = (
         ),
     ),
     Bug(
-        "commits that a user wrote believed",
+        "commits that a user wrote trusted",
         "pitr/waldump.py",
         "        if not doubtful or _is_genuine(programs, folder, names, match):\n",
         "        if True:\n",
@@ -335,7 +335,7 @@ RECOVERIES = (
         (TIMELINES,),
     ),
     Bug(
-        "settings that recovery must not lower ignored",
+        "settings that recovery requires ignored",
         "pitr/recovery_settings.py",
         "                highest[name] = max(highest.get(name, 0), int(value))\n",
         "                highest[name] = int(value)\n",

@@ -12,6 +12,7 @@ from .bug import Bug
 from .tree import ROOT, Outcome
 
 DOCUMENT = ROOT / "docs" / "mutants.md"
+NOT_TRIED = "not tried since the last change of the bug, its file or the test"
 SHOWN = 110  # characters of an assertion
 
 INTRODUCTION = """# Planted bugs
@@ -80,10 +81,10 @@ def _section(kind: str, results: Sequence[Result]) -> Iterator[str]:
     for result in results:
         bug, outcome = result.bug, result.outcome
         if result.problem:
-            noticed = f"**not noticed**: {_cell(result.problem)}"
+            noticed = f"**{_cell(result.problem)}**"
         else:
             file, _, test = _cell(outcome.test or "").partition("::")
-            noticed = f"`{test}` in `{file.removeprefix('tests/')}`: {_code(outcome.message)}"
+            noticed = f"`{test}` in `{file}`: {_code(outcome.message)}"
         yield (
             f"| {_cell(bug.name)} | `{bug.file}` | {_cell(bug.effect)} | {noticed}"
             f" | {outcome.seconds:.0f} |"

@@ -213,6 +213,26 @@ def test_a_statement_that_pg_dump_does_not_write(pg17: Server, database: Databas
                 session.execute_one(entry, statement)
 
 
+def test_rows_that_a_trigger_drops_are_not_counted(pg17: Server, database: DatabaseFactory) -> None:
+    """A2.5: the server says how many it took, and a restore compares that with the backup."""
+    name = database(pg17)
+    servers.psql(
+        pg17,
+        name,
+        input="create table t (a int); create function f() returns trigger language plpgsql as"
+        " 'begin return null; end'; create trigger f before insert on t for each row"
+        " execute function f();",
+    )
+    entry = Object(
+        type="TABLE DATA", schema="public", name="t", owner="", member=0, start=0, rows=2
+    )
+    with Endpoint({**pg17.params, "dbname": name}).connect() as connection:
+        taken = Session(connection, []).copy(
+            entry, b"COPY public.t (a) FROM stdin", iter([b"1\n2\n"])
+        )
+    assert taken == 0
+
+
 def test_large_objects_go_in_messages_of_whole_statements() -> None:
     """The client keeps all results of a message: of 100,000 statements they are a gigabyte."""
     text = b"SELECT pg_catalog.lo_close(0);\n" * 9000
