@@ -30,7 +30,7 @@ from tests.support.fork_client import inherited, variables
 
 PGKEEP = fork_server.PGKEEP
 FOR_EVER = 1e6  # seconds
-START_SECONDS = 60
+START_SECONDS = 300
 # What needs modules that take a while to import; they would make every other fork take longer.
 HEAVY_COMMANDS = ("drill", "init", "key", "pitr", "rekey")
 HEAVY_VARIABLES = ("BACKUP_S3_", "BACKUP_ENCRYPT")
