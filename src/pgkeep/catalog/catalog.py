@@ -301,7 +301,11 @@ def _in_threads(read: Callable[[str], R], names: Sequence[str]) -> Iterator[R]:
 def encrypted_file(names: Iterable[str]) -> str | None:
     """Return the newest encrypted file among the files of backups, None without any."""
     parsed = ((naming.parse(name), name) for name in names)
-    found = [(name.taken, file) for name, file in parsed if name is not None and name.cipher]
+    found = [
+        (name.taken, file)
+        for name, file in parsed
+        if name is not None and name.cipher and not file.endswith(naming.CHECKSUM)
+    ]
     return max(found)[1] if found else None
 
 
