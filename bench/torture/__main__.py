@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -119,10 +120,13 @@ class Loop:
             outcome.problems += task.judge(result)
         removing = any(operation.name in ("backup", "prune") for operation in chosen.operations)
         outcome.problems += invariants.nothing_lost(world, removing=removing)
-        self._sample(chosen, outcome, known)
+        self._restore(chosen, outcome, known)
+        if strike is not None:
+            strike.afterwards()
+        self._clean_up(chosen, outcome)
 
-    def _sample(self, chosen: plan.Step, outcome: Outcome, known: set[str]) -> None:
-        """Do the expensive checks: of what a disturbed run has published, else of a sample."""
+    def _restore(self, chosen: plan.Step, outcome: Outcome, known: set[str]) -> None:
+        """Restore what a disturbed run has published, else a sample."""
         world = self.world
         chance = random.Random(chosen.sample)
         new = [name for name in world.known if name not in known]
@@ -131,6 +135,10 @@ class Loop:
             names.append(chance.choice(sorted(world.known)))
         outcome.problems += invariants.restores(world, names, chosen.number)
         outcome.restored = len(names)
+
+    def _clean_up(self, chosen: plan.Step, outcome: Outcome) -> None:
+        """Check sometimes that a run without a fault leaves nothing; remove old backups."""
+        world = self.world
         if chosen.sample < self.sample / 3:
             outcome.problems += invariants.nothing_left(world)
             if world.pitr:
@@ -276,6 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def tortured(options: argparse.Namespace) -> bool:
     """Run all seeds; return whether a step failed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops the servers
     if os.geteuid() != 0:
         raise SystemExit("torture requires root: it mounts file systems, to fill them")
     if UNSHARED not in os.environ:  # our mounts end with us

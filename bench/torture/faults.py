@@ -37,6 +37,9 @@ class Strike:
         """Put it right; return what is wrong."""
         return []
 
+    def afterwards(self) -> None:
+        """Remove what the fault has left on purpose, when everything was checked."""
+
 
 class Signal(Strike):
     """A signal to pgkeep or to one of its children."""
@@ -196,13 +199,12 @@ class Clock(Strike):
             sign = "+" if self.fault.pick < 0.3 else "-"
             self.file.write_text(f"{sign}{1 + int(self.fault.amount * 7200)}\n")
 
-    def after(self) -> list[str]:
+    def afterwards(self) -> None:
         """Remove what has a time in the future, as an administrator would."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         for entry in self.world.listing():
             if str(entry["manifest"]["taken"]) > now:
                 self.world.forget(entry["name"])
-        return []
 
 
 @dataclass(frozen=True, slots=True)

@@ -388,7 +388,8 @@ class Restore(Task):
         self.target = f'copy {self.number} "{operation.variant}"'
         self.entry = self.choose()
         if operation.variant == "latest":
-            self.entry = max(self.entries(), key=lambda entry: str(entry["manifest"]["taken"]))
+            own = [entry for entry in self.entries() if "indexed" not in entry["name"]]
+            self.entry = max(own or [self.entry], key=lambda entry: str(entry["manifest"]["taken"]))
         self.env = world.environment(operation)
         self.before: dict[str, tuple[str, int, Any]] = {}
         self.table = ""
