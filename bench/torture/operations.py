@@ -276,15 +276,9 @@ class Adopt(Task):
 
     def prepare(self) -> None:
         backups = self.world.folder / "backups" / "b"
-        found = [
-            entry
-            for entry in self.entries(database=False)
-            if reachable(self.world, "directory", entry)
-        ]
-        if not found:
-            backup_of(self.world, self.operation_in_directory())
-            found = self.entries(database=False)
-        entry = self.pick(found)
+        if not self._in_directory():
+            backup_of(self.world, replace(self.operation, stores="directory"))
+        entry = self.pick(self._in_directory())
         self.name = entry["name"]
         self.file = backups / entry["manifest"]["artifact"]["name"]
         self.manifest = backups / f"{self.name}.manifest.json"
@@ -295,8 +289,15 @@ class Adopt(Task):
             self.env = self.world.environment(stores="both")
         self.args = ("adopt", str(self.file))
 
-    def operation_in_directory(self) -> Operation:
-        return replace(self.operation, stores="directory")
+    def _in_directory(self) -> list[dict[str, Any]]:
+        """Return the full backups in the directory, whatever this operation uses."""
+        return [
+            entry
+            for entry in self.world.listing()
+            if entry["name"] in self.world.known
+            and not self.world.known[entry["name"]].schema_only
+            and reachable(self.world, "directory", entry)
+        ]
 
     def judge(self, result: Result) -> list[str]:
         self.world.changed()

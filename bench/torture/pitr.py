@@ -69,9 +69,9 @@ class PointInTime:
     def gaps(self) -> list[str]:
         """Return what is wrong with the windows after faults."""
         documents = self.windows()
-        found = [f"{document['place']}: gaps {document['gaps']}" for document in documents
+        found = [f"{document['store']}: gaps {document['gaps']}" for document in documents
                  if document["gaps"]]  # fmt: skip
-        stores = [document["place"] for document in documents if document["windows"]]
+        stores = [document["store"] for document in documents if document["windows"]]
         return found + ([] if len(stores) == 2 else [f"only {stores} have a window"])
 
 
@@ -128,7 +128,7 @@ class Restore(Task):
     def _moment(self, stores: str) -> tuple[datetime, int] | None:
         """Choose a second of a window of a store."""
         for document in of(self.world).windows():
-            if document["place"].startswith("s3:") != (stores == "bucket"):
+            if document["store"].startswith("s3:") != (stores == "bucket"):
                 continue
             if not document["windows"]:
                 return None
@@ -299,7 +299,7 @@ class DamageOfWal(Strike):
         starts = {}
         newest = {}
         for document in of(self.world).windows():
-            bucket = document["place"].startswith("s3:")
+            bucket = document["store"].startswith("s3:")
             window = document["windows"][-1]
             high, low = (int(part, 16) for part in window["start"].split("/"))
             starts[bucket] = f"{window['timeline']:08X}{high:08X}{low >> 20:08X}"
