@@ -41,6 +41,15 @@ FINDINGS = (
             " traceback.", "test_a_base_backup_of_an_impossible_time"),
     Finding("physical", "A tar archive of a thousand extended headers ended in a traceback, after"
             " it had used a lot of memory.", "test_a_tar_archive_of_headers_of_headers"),
+    Finding("physical", "Output of `pg_waldump` with impossible numbers or times ended in a"
+            " traceback. A user can write such text into the WAL.",
+            "test_a_record_of_the_wal_that_no_server_writes"),
+    Finding("physical", "A time without a zone in the state of a receiver or the result of a drill"
+            " ended in a traceback.", "test_times_without_a_zone"),
+    Finding("surroundings", "An answer of a bucket that is not XML ended in a traceback.",
+            "test_an_answer_of_a_bucket_that_is_not_xml"),
+    Finding("encrypted", "The message about a public key repeated up to 1 MB of it.",
+            "test_a_public_key_of_endless_length"),
     Finding("surroundings", "`pgkeep.toml` with deep nesting, a number of 5,000 digits, or a zero"
             " byte in the name of a file ended in a traceback.",
             "test_a_configuration_file_that_python_cannot_read"),

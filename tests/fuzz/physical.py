@@ -139,6 +139,7 @@ def read_backup_manifest(data: bytes) -> None:
 def read_wal_names(data: bytes) -> None:
     """Names of files in a WAL archive, and histories."""
     name, _, rest = text_of(data).partition("\n")
+    name = name[:255]  # bytes that a name can have
     segment = wal.parse_segment(name, _SIZE)
     if segment is not None and segment.name(_SIZE) != name:
         raise Broken(f"segment {name!r} is written {segment.name(_SIZE)!r}")

@@ -18,7 +18,7 @@ from pgkeep.artifact.file import Artifact
 from pgkeep.crypt import recipients
 from pgkeep.drill import pitr_result, statement_kinds
 from pgkeep.model.database_patterns import DatabaseSelection
-from pgkeep.pitr import base, base_manifest, location, parts, stream_state, verification
+from pgkeep.pitr import base, base_manifest, location, parts, stream_state, verification, waldump
 from pgkeep.postgres import database_names
 from pgkeep.restore.load import entries
 from pgkeep.sql import dialect, encodings, node_trees, script, selection, statements
@@ -233,6 +233,54 @@ def test_patterns_read_quoted_text_in_one_way() -> None:
     ambiguous = re.compile(r"""\(\?:\[\^\\?(["'])\]\|\\?\1\\?\1\)[*+](?!\+)""")
     for path in (seeds.ROOT / "src" / "pgkeep").rglob("*.py"):
         assert not ambiguous.search(path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    "record", ["lsn: 0/010000298, prev 0/0, desc: COMMIT 2026-11-27 00:00:00 UTC",
+               "lsn: 0/1, prev 0/0, desc: COMMIT_PREPARED " + "9" * 5000 + ": 2026-11-27 UTC",
+               "lsn: 0/1, prev 0/0, desc: COMMIT 2026-11-27 00:00:00432.156 UTC",
+               "lsn: 0/1, prev 0/0, desc: COMMIT 2026-13-27 00:00:00 UTC"],
+)  # fmt: skip
+def test_a_record_of_the_wal_that_no_server_writes(record: str) -> None:
+    """A user can write what looks like a record, see test_waldump.py."""
+    text = f"rmgr: Transaction len (rec/tot): 34/34, tx: 742, {record}"
+    try:
+        found = waldump.contents_of(waldump._RECORD.finditer(text), "x")
+    except e.VerificationFailed as error:
+        assert "unreadable commit record" in error.message  # noqa: PT017 - either will do
+    else:
+        assert found == waldump.WalContents()
+
+
+def test_times_without_a_zone() -> None:
+    """They cannot be compared with the current time."""
+    state = json.loads(next(data for data in seeds.seeds("physical") if b"receiving" in data)[1:])
+    state["complete_until"] = "2026-11-27T00:00:00"
+    with pytest.raises(e.VerificationFailed, match="is not the state of a receiver"):
+        stream_state.parse(json.dumps(state).encode(), Path("stream.json"))
+    result = json.loads(next(data for data in seeds.seeds("documents") if b"engine" in data)[1:])
+    for began in ("2026-11-27T00:00:00", "0001-01-01T00:00:00+23:59"):
+        result["began"] = began
+        with pytest.raises(e.VerificationFailed, match="is not the result of a drill"):
+            pitr_result.decode(json.dumps(result).encode(), "x")
+
+
+def test_an_answer_of_a_bucket_that_is_not_xml() -> None:
+    surroundings.ANSWER.status, surroundings.ANSWER.headers = 200, {}
+    surroundings.ANSWER.body = b"`" * 100_000
+    bucket = surroundings.answered_bucket()
+    with pytest.raises(e.StoreError, match=r"could not list .*: Unable to parse") as found:
+        list(bucket.objects())
+    assert len(found.value.message) < 300
+    assert bucket.retained_until("x") is None
+
+
+def test_a_public_key_of_endless_length(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("age1" + "a1" * 100_000)
+    with pytest.raises(e.UsageError) as found:
+        recipients.parse(str(path))
+    assert len(found.value.message) < 1000
 
 
 @pytest.mark.parametrize(

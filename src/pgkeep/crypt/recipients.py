@@ -152,7 +152,7 @@ def age_recipient(text: str) -> tuple[str, str]:
         pyrage.ssh.Recipient.from_str(text)
         wire = base64.b64decode(text.split()[1])
     except (pyrage.RecipientError, ValueError) as error:
-        other = re.match(r"age1(pq|tag|tagpq|[a-z0-9-]+)1", text)
+        other = re.match(r"age1(pq|tag|tagpq|[a-z0-9-]{1,40})1", text)
         reason = f"recipients of type {other[1]} are not supported" if other else str(error)
         raise e.UsageError(f"found {shown!r}, expected {EXPECTED}: {reason}") from None
     return ssh_fingerprint(wire), text

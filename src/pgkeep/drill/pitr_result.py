@@ -13,7 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from .. import errors as e
-from ..model.manifest import LARGEST
+from ..model.manifest import EARLIEST, LARGEST, LATEST, Moment
 from ..model.retention import FUTURE_TOLERANCE
 from ..model.unreadable import UNREADABLE
 from ..stores.store import Store, load_opened, write_file
@@ -61,7 +61,7 @@ class PitrDrillResult(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None  # of the cluster, or of the stanza
     place: str
     server: str | None  # its version
-    began: datetime  # UTC
+    began: Moment  # UTC
     pgkeep: str
     seed: int  # of the random second
     recovery_seconds: float | None  # of the slower point: the recovery time (RTO)
@@ -94,6 +94,8 @@ def decode(data: bytes, file: str) -> PitrDrillResult:
     """
     try:
         found = msgspec.json.decode(data, type=PitrDrillResult)
+        if not EARLIEST <= found.began.year <= LATEST:  # others cannot be converted to UTC
+            raise ValueError(f"its time is {found.began}")
     except UNREADABLE as error:
         raise e.VerificationFailed(f"{file} is not the result of a drill: {error}") from error
     if found.format > FORMAT:

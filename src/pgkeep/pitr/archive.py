@@ -307,7 +307,7 @@ def check(name: str, data: bytes, origin: Origin) -> None:
     elif (timeline := wal.parse_history(name)) is not None and timeline > 1:
         wal.decode_history(data[:HISTORY_LIMIT].decode("ascii", "replace"), name)
     elif not wal.is_backup_label(name):
-        raise e.VerificationFailed(f"{name!r} is not the name of a WAL file")
+        raise e.VerificationFailed(f"{name[:255]!r} is not the name of a WAL file")
 
 
 def histories(archive: WalArchive) -> dict[int, tuple[wal.Switch, ...]]:

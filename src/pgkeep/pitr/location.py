@@ -17,6 +17,7 @@ from .. import errors as e
 from ..config import Config
 from ..crypt.options import Encryption
 from ..model.cluster import FOLDER, is_description
+from ..model.manifest import Moment
 from ..model.unreadable import UNREADABLE
 from ..model.wal import SEGMENT_SIZES
 from ..settings import BUCKET
@@ -37,7 +38,7 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
     segment_size: int
     version_num: int
     name: str | None = None  # BACKUP_CLUSTER
-    ended: datetime | None = None  # UTC; when `pgkeep pitr disable` was run, until it is enabled
+    ended: Moment | None = None  # UTC; when `pgkeep pitr disable` was run, until it is enabled
 
 
 @dataclass(frozen=True, slots=True)

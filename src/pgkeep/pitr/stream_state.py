@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from .. import errors as e
+from ..model.manifest import Moment
 from ..model.unreadable import UNREADABLE
 
 NAME = "stream.json"
@@ -35,9 +36,9 @@ class SlotProgress(msgspec.Struct, frozen=True, kw_only=True):
 class Break(msgspec.Struct, frozen=True, kw_only=True):
     """WAL that is missing for ever: a window ended, and another one begins after it."""
 
-    since: datetime  # UTC: everything until then is stored
+    since: Moment  # UTC: everything until then is stored
     reason: str
-    healed_at: datetime | None = None  # when a base backup had begun a new window
+    healed_at: Moment | None = None  # when a base backup had begun a new window
 
 
 class StreamState(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,16 +46,16 @@ class StreamState(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = 1
     pid: int
-    written_at: datetime
+    written_at: Moment
     system_identifier: str
     receiving: bool  # pg_receivewal runs
     position: str | None = None  # up to which every store has everything
     stores: list[StoreProgress] = []
     server: str | None = None  # where the server wrote at `seen_at`
-    seen_at: datetime | None = None
+    seen_at: Moment | None = None
     # Everything that the server had written at this time is in every store. On an idle server it is
     # the last look at it.
-    complete_until: datetime | None = None
+    complete_until: Moment | None = None
     slot: SlotProgress | None = None
     timeline: int | None = None
     waiting: int = 0  # complete segments that a store does not have

@@ -12,15 +12,19 @@ from .. import processes
 from ..model.wal import Lsn
 
 _RECORD = re.compile(
-    r"^rmgr: (?P<manager>\w+)\s.* tx:\s+(?P<tx>\d+), lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+),.*?"
+    r"^rmgr: (?P<manager>\w+)\s.* tx:\s+(?P<tx>[0-9]{1,10}),"
+    r" lsn: (?P<lsn>[0-9A-F]{1,8}/[0-9A-F]{1,8}),.*?"
     r" desc: (?P<kind>[A-Z_]+)\s?(?P<rest>.*)$",
     re.MULTILINE,
 )
 _MANAGERS = ("Transaction", "XLOG", "Tablespace")
-_TOTAL = re.compile(r"^Total\s+([0-9]+)\s", re.MULTILINE)
-_COMMIT = re.compile(r"(?:(?P<prepared>\d+): )?(?P<time>[-0-9]{10} [:.0-9]{8,15}) UTC")
+_TOTAL = re.compile(r"^Total\s+([0-9]{1,18})\s", re.MULTILINE)
+_COMMIT = re.compile(
+    r"(?:(?P<prepared>[0-9]{1,10}): )?"
+    r"(?P<time>[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?) UTC"
+)
 _SUBTRANSACTIONS = re.compile(r"; subxacts: ([0-9 ]+)")
-_PARAMETER = re.compile(r"\b(max_\w+|max_locks_per_xact)=(\d+)")
+_PARAMETER = re.compile(r"\b(max_\w+|max_locks_per_xact)=([0-9]{1,10})")
 _CREATED = re.compile(r'(?P<oid>\d+) "(?P<location>.*)"')
 # As the record names it, and as the setting is named.
 _SETTINGS = {
@@ -149,16 +153,23 @@ def _is_genuine(programs: Path, folder: Path, names: Sequence[str], match: "re.M
     return first is not None and first[0] == match[0]
 
 
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:  # digits that are no time
+        return None
+
+
 def _add_transaction(
     found: WalContents, match: "re.Match[str]", lsn: Lsn, wanted: int | None
 ) -> None:
     kind, rest, xid = match["kind"], match["rest"], int(match["tx"])
     if kind in ("COMMIT", "COMMIT_PREPARED"):
         commit = _COMMIT.match(rest)
-        if commit is None:
+        time = None if commit is None else _time(commit["time"])
+        if commit is None or time is None:
             raise e.VerificationFailed(f"unreadable commit record at {lsn}: {rest[:80]}")
         xid = int(commit["prepared"] or xid)
-        time = datetime.fromisoformat(commit["time"]).replace(tzinfo=UTC)
         found.commits.append(Commit(lsn, xid, time))
         below = f"it is a subtransaction of {xid}"
     elif kind in ("ABORT", "ABORT_PREPARED"):

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
-import botocore.exceptions
-
 from ... import errors as e
 from ...model import naming
 from ...model.cluster import FOLDER as CLUSTERS
@@ -236,8 +234,9 @@ class Bucket:
     def retained_until(self, name: str) -> str | None:
         """Return until when Object Lock keeps an object; None where that is unknown."""
         try:
-            found = self.client.get_object_retention(**self._object(name))
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+            with translated("look at", self.url_of(name), self.settings.timeout):
+                found = self.client.get_object_retention(**self._object(name))
+        except e.StoreError:
             return None
         until = found.get("Retention", {}).get("RetainUntilDate")
         return None if until is None else f"{until:%Y-%m-%d %H:%M} UTC"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import botocore.exceptions
+import botocore.parsers
 
 from ... import errors as e
 from .deadline import Deadline
@@ -95,6 +96,8 @@ def _known(error: Exception, failed: str) -> e.StoreError | None:
     match error:
         case botocore.exceptions.ClientError():
             return _refusal(error, failed)
+        case botocore.parsers.ResponseParserError():  # followed by the whole answer
+            return e.StoreError(f"{failed}: {str(error).splitlines()[0]}", hint=_hint(error))
         case (
             botocore.exceptions.IncompleteReadError()
             | botocore.exceptions.ReadTimeoutError()
