@@ -266,7 +266,7 @@ def test_times_without_a_zone() -> None:
 
 
 def test_an_answer_of_a_bucket_that_is_not_xml() -> None:
-    surroundings.ANSWER.status, surroundings.ANSWER.headers = 200, {}
+    surroundings.ANSWER.status, surroundings.ANSWER.headers = 100, {}
     surroundings.ANSWER.body = b"`" * 100_000
     bucket = surroundings.answered_bucket()
     with pytest.raises(e.StoreError, match=r"could not list .*: Unable to parse") as found:
