@@ -175,6 +175,9 @@ class TextCheck:
         """Yield the pieces of a member after checking them."""
         check = MemberCheck(self._artifact, number, objects)
         remaining = collections.deque(objects)
+        begun = collections.defaultdict[int, list[Object]](list)
+        for entry in objects:
+            begun[entry.start].append(entry)
         for piece in check.follow(self._scanner):
             match piece:
                 case script.Setting():
@@ -187,7 +190,7 @@ class TextCheck:
                         f" {dialect.shown(piece.data)}"
                     )
                 case script.Entry():
-                    self._check_settings(check, objects)
+                    self._check_settings(check, begun.get(check.offset, ()))
             statement = self._collected.add(piece)
             if statement is not None:
                 while remaining and remaining[0].start + remaining[0].length < check.offset:
@@ -218,8 +221,9 @@ class TextCheck:
         cleaning: bool,
     ) -> None:
         """Check one statement: only settings are allowed between objects."""
-        if statement.whole and statement.text:
-            dialect.check(statement.text, self._artifact.describe(number))
+        # Only an error is described: that looks at all objects of the file.
+        if statement.whole and statement.text and not dialect.is_known(statement.text):
+            raise dialect.unknown(statement.text, self._artifact.describe(number))
         if not inside and not dialect.is_setting(statement.text, cleaning=cleaning):
             raise check.wrong(f"{dialect.shown(statement.text)} is missing in the index")
         match = _PARTITIONED.match(statement.text)
@@ -229,7 +233,7 @@ class TextCheck:
     def _check_settings(self, check: MemberCheck, objects: Sequence[Object]) -> None:
         settings = b"".join(self._settings.values()).decode(self._codec, "replace")
         for entry in objects:
-            if entry.start == check.offset and entry.settings != settings:
+            if entry.settings != settings:
                 raise check.wrong(f"{_name(entry)} has different settings")
 
 

@@ -170,11 +170,16 @@ def shown(statement: bytes) -> str:
 def check(statement: bytes, where: str) -> None:
     """Raise VerificationFailed unless pg_dump writes such a statement for one database."""
     if not is_known(statement):
-        raise e.VerificationFailed(
-            f"{where}: pg_dump does not write this statement: {shown(statement)}",
-            hint="The file was edited, possibly with bad intent. Show its contents with:"
-            " pgkeep cat FILE.",
-        )
+        raise unknown(statement, where)
+
+
+def unknown(statement: bytes, where: str) -> e.VerificationFailed:
+    """Return the error for a statement that pg_dump does not write."""
+    return e.VerificationFailed(
+        f"{where}: pg_dump does not write this statement: {shown(statement)}",
+        hint="The file was edited, possibly with bad intent. Show its contents with:"
+        " pgkeep cat FILE.",
+    )
 
 
 class Statements:
