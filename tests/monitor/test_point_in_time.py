@@ -1,6 +1,7 @@
 """pgkeep status, metrics and the page of clusters whose WAL is archived."""
 
 import json
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pgkeep.cli import clusters
 from pgkeep.config import load
 from pgkeep.crypt.options import Encryption
 from pgkeep.model.wal import Lsn
@@ -186,3 +188,24 @@ def test_commands(tmp_path: Path) -> None:
     (tmp_path / "pitr" / f"{IDENTIFIER}.cluster.json").write_text("{")
     status, _, err = invoke.complete("status", env=env)
     assert (status, "does not describe a cluster" in err) == (5, True)
+
+
+def test_a_store_that_does_not_answer_in_time(
+    read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F3: with 100,000 segments on a busy machine, the command failed with an IndexError."""
+    del read
+    (config,) = load({"BACKUP_DIR": str(tmp_path)})
+    complete, answered = overview.read, threading.Event()
+
+    def slow(*args: Any) -> ClusterState:
+        answered.wait(60)
+        return complete(*args)
+
+    monkeypatch.setattr(overview, "read", slow)
+    monkeypatch.setattr(clusters, "READING", 0.3)
+    try:
+        found = clusters.clusters_of(config, {str(tmp_path)}, NOW)
+    finally:
+        answered.set()
+    assert found == ([], [f"{tmp_path}: no answer in time"])

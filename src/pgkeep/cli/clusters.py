@@ -51,6 +51,8 @@ def clusters_of(
     deadline = time.monotonic() + READING
     unread = [problem for task in tasks if (problem := task.problem(deadline)) is not None]
     order = location.places(config)
+    # A copy: a store that did not answer in time can answer now.
+    known = {identifier: list(states) for identifier, states in found.states.items() if states}
     clusters = [
         point_in_time.judge(
             sorted(states, key=lambda state: order.index(state.store)),
@@ -58,10 +60,10 @@ def clusters_of(
             goals_of(config) if goals is None else goals,
             now,
             config.target,
-            superseded=_is_superseded(identifier, found.states),
+            superseded=_is_superseded(identifier, known),
             drill=max(found.drills[identifier], key=lambda drill: drill.when, default=None),
         )
-        for identifier, states in sorted(found.states.items())
+        for identifier, states in sorted(known.items())
     ]
     return clusters, unread
 
@@ -113,4 +115,5 @@ def _read(config: Config, place: str, found: _Found) -> None:
             found.problems[identifier].append(error.message)
         else:
             found.drills[identifier] += [] if last is None else [last]
-        found.states[identifier].append(overview.read(known, encryption, stream))
+        state = overview.read(known, encryption, stream)
+        found.states[identifier].append(state)  # only now: its list must not be empty meanwhile
