@@ -14,7 +14,7 @@ import pytest
 
 from pgkeep.catalog.catalog import Backup
 from pgkeep.cli.contents import contents_of
-from pgkeep.model import naming
+from pgkeep.model import naming, record
 from pgkeep.model.manifest import UNKNOWN_CLUSTER, Drill, Manifest, ServerFacts
 from pgkeep.model.record import DatabaseResult, Record
 from pgkeep.monitor import attempts, metrics, overview, status
@@ -556,6 +556,26 @@ def test_databases_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [(one["database"], one["cluster"]) for one in document["databases"]] == [
         ("app", "00000001"), ("app", "prod-2"), ("other", "prod-2"),
     ]  # fmt: skip
+
+
+def test_the_calendar_shows_what_happened_on_each_day(tmp_path: Path) -> None:
+    """B11: a week after the first removal, the command ended with a KeyError."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    noon = (now - DAY).replace(hour=12, minute=0, second=0)  # yesterday
+    last = planted.plant(tmp_path, planted.manifest(noon))
+    made = {days: planted.manifest(noon - days * DAY).name.stem for days in (2, 3)}
+    runs = [
+        run(0, backup=last.name.stem, removed=[made[3]]),
+        run(0, backup=made[2]),
+        run(0, 4, started=noon - DAY),
+    ]
+    (tmp_path / "records").mkdir()
+    for number, written in enumerate(runs):
+        moved = msgspec.structs.replace(written, finished=now - number * HOUR)
+        path = tmp_path / record.name_of(moved, number).file
+        path.write_bytes(msgspec.json.encode(moved))
+    shown = invoke.run("status", env=invoke.environment(BACKUP_DIR=str(tmp_path)))
+    assert "-?xd." in shown.replace(" ", "")
 
 
 # -- many databases

@@ -318,4 +318,4 @@ def _facts(database: status.Database, now: datetime) -> list[str]:
 
 def _mark(tier: str | None) -> str:
     mark = _MARKS[tier]
-    return mark if tier is None else output.style(mark, fg=_COLOURS[tier])
+    return mark if tier is None else output.style(mark, fg=_COLOURS.get(tier))
