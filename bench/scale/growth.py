@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 
 LIMIT = 1.3  # an exponent above it is marked
-WALL_LIMIT = 1.6  # of the wall time, in which other work of the machine is contained too
-NOISE = 0.5  # seconds: a difference below it can have any reason
+NOISE = 0.5  # seconds of processor time: a difference below it can have any reason
 FLAT_BYTES = 24 << 20  # by which memory may differ that does not depend on n
 
 
@@ -15,12 +14,9 @@ def exponent(values: Sequence[float]) -> float:
     return math.log2(max(last, 1e-3) / max(first, 1e-3)) / 2
 
 
-def is_steep(processor: Sequence[float], wall: Sequence[float]) -> bool:
-    """Whether times at n, 2n and 4n grow clearly faster than n."""
-    return any(
-        exponent(values) > limit and values[2] - values[0] > NOISE
-        for values, limit in ((processor, LIMIT), (wall, WALL_LIMIT))
-    )
+def is_steep(processor: Sequence[float]) -> bool:
+    """Whether processor times at n, 2n and 4n grow clearly faster than n."""
+    return exponent(processor) > LIMIT and processor[2] - processor[0] > NOISE
 
 
 def is_hungry(memory: Sequence[int], *, flat: bool) -> bool:

@@ -11,19 +11,32 @@ _INTRODUCTION = """\
 `make scale` writes this page. It measures every command at n, 2n and 4n, so that growth shows. The
 [glossary](glossary.md) explains the terms.
 
-- The time is the wall time of the fastest of up to three runs. The memory is the peak of all
-  processes of the command together (PSS, 20 samples a second), without the server.
+- The first time is the processor time of the command and of its sessions on the server. The time
+  in brackets is the wall time, which contains what else ran on the machine. Both are the best of up
+  to three runs. The memory is the peak of all processes of the command together (PSS, 20 samples a
+  second), without the server.
 - The exponent is log2(t(4n) / t(n)) / 2: 1 if the time grows like n, 2 if it grows like its square.
-  The second one is that of the processor time, which contains the sessions of the server, but not
-  what else ran on the machine.
+  The first one is that of the processor time, the second one that of the wall time.
 - A command is marked, and the program fails, if the exponent of its processor time is above {limit}
-  or that of its wall time is above {wall}, and the times differ by more than {noise} s. It is also
-  marked if its memory grows faster than n, or grows at all where it must not: with the size of
-  tables.
+  and the times differ by more than {noise} s. It is also marked if it fails, if its memory grows
+  faster than n, or if its memory grows with the size of tables.
 - Restored rows are compared with the original ones. `pgkeep drill` compares every row by itself.
   Its memory contains the temporary server.
 
 {machine}
+"""
+_FOUND = """
+## Found and fixed
+
+Each of these has a test that counts how often something is looked at, and measures no time.
+
+- A backup compared each manifest of its database with all others. With 4,000 backups of a database,
+  this took 10 of 12 s of processor time.
+- Verification looked at all objects of a file for each of its statements. 1,250 tables took 5.0 s
+  and 2,500 tables 18.2 s. They take 0.8 s and 1.2 s now. `pgkeep index` verifies, too.
+- `pgkeep status`, the page and the metrics looked at all backups, and at all results of all
+  records, for each database. The state of 100 databases with records of 40 nights took 0.8 s, of
+  200 databases 3.1 s. The state of 1,000 databases takes 2 s now.
 """
 _AGAIN = """
 ## Run it again
@@ -55,13 +68,13 @@ def marked(found: Mapping[str, Any]) -> list[str]:
 def _lines(subjects: Mapping[str, Mapping[str, Any]], needs: int) -> Iterator[str]:
     machines = {_MACHINE.format(**found["machine"]) for found in subjects.values()}
     yield _INTRODUCTION.format(
-        limit=growth.LIMIT, wall=growth.WALL_LIMIT, noise=growth.NOISE,
-        machine="\n".join(sorted(machines)),
+        limit=growth.LIMIT, noise=growth.NOISE, machine="\n".join(sorted(machines))
     ).rstrip("\n")  # fmt: skip
+    yield _FOUND.rstrip("\n")
     for found in subjects.values():
         yield f"\n## {found['title']}\n"
-        yield f"{found['text']} Measured on {found['date']} with pgkeep at commit"
-        yield f"`{found['commit']}`.\n"
+        yield f"{found['text']}\n"
+        yield f"Measured on {found['date']} with pgkeep at commit `{found['commit']}`.\n"
         sizes = list(found["sizes"])
         yield f"| command | {' | '.join(f'{size:,}' for size in sizes)} | exponents | |"
         yield "|---|" + "---|" * (len(sizes) + 2)
@@ -77,7 +90,7 @@ def _row(name: str, command: Mapping[str, Any], sizes: Sequence[int]) -> str:
     if (grown := _three(figures)) is not None:
         exponents = ", ".join(
             f"{growth.exponent([figure[what] for figure in grown]):.2f}"
-            for what in ("seconds", "processor")
+            for what in ("processor", "seconds")
         )
     return f"| {' | '.join([f'`{name}`', *cells, exponents, _verdict(command)])} |"
 
@@ -85,7 +98,8 @@ def _row(name: str, command: Mapping[str, Any], sizes: Sequence[int]) -> str:
 def _cell(figure: Mapping[str, Any] | None) -> str:
     if figure is None:
         return "failed"
-    return f"{figure['seconds']:.2f} s, {figure['memory'] / 2**20:.0f} MiB"
+    memory = figure["memory"] / 2**20
+    return f"{figure['processor']:.2f} s ({figure['seconds']:.1f} s), {memory:.0f} MiB"
 
 
 def _three(figures: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
@@ -101,10 +115,8 @@ def _verdict(command: Mapping[str, Any]) -> str:
     if grown is None:
         return ""
     found = []
-    processor, wall, memory = (
-        [figure[what] for figure in grown] for what in ("processor", "seconds", "memory")
-    )
-    if growth.is_steep(processor, wall):
+    processor, memory = ([figure[what] for figure in grown] for what in ("processor", "memory"))
+    if growth.is_steep(processor):
         found.append("**time**")
     if growth.is_hungry(memory, flat=command["flat"]):
         found.append("**memory**")
