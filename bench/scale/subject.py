@@ -92,6 +92,7 @@ class Stage:
         )
 
     def _once(self, command: Command) -> Figure:
+        self._wait_for_sessions()  # a session counts when it ends, as that which built the subject
         before = self._processor()
         measured = run(command.line, self.environment)
         self._wait_for_sessions()
