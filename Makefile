@@ -5,7 +5,7 @@ ready := $(venv)/.ready
 bin := $(venv)/bin
 scripts := tests/setup.sh tests/fresh.sh .ci/run
 
-.PHONY: help demo test lint lock bench production soak fuzz scale torture regress mutants versions image fresh clean setup
+.PHONY: help demo test lint lock bench production soak fuzz scale torture regress mutants versions coverage image fresh clean setup
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ regress: $(ready) setup  ## back up and restore PostgreSQL's own regression data
 
 mutants: $(ready) setup  ## plant bugs one at a time, see which test notices each; MUTANTS_ARGS="--help"
 	$(bin)/python -m tests.mutants $(MUTANTS_ARGS)
+
+coverage: $(ready) setup  ## run all tests and measure the branches that they execute (40 minutes); COVERAGE_ARGS="--help"
+	$(bin)/python -m tests.branch_coverage $(COVERAGE_ARGS)
 
 versions: $(ready) setup  ## back up and restore every supported version of PostgreSQL (15 minutes); VERSIONS_ARGS="--help"
 	$(bin)/python -m tests.versions $(VERSIONS_ARGS)

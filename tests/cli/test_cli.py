@@ -545,6 +545,20 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str]] = {
     "folder of a bucket": (["show", "s3://bucket/backups/"], {}, "expected s3://BUCKET/KEY"),
     "url": (["backup"], {"DATABASE_URL": "postgresql://a:secret@[::1/x"}, "is not valid"),
     "newline": (["backup"], {"POSTGRES_PASSWORD": "a\nb"}, "newline"),
+    "no copies": (["sync"], {"BACKUP_DIR": "."}, "no copies are configured"),
+    "one dump": (["adopt", "a.sql", "--type=daily"], {}, "--database and --type require a folder"),
+    "no keys": (["rekey"], {"BACKUP_DIR": "."}, "rekey requires public keys"),
+    "no token": (
+        ["serve", "--listen=0.0.0.0:1"],
+        {"BACKUP_DIR": "."},
+        "0.0.0.0:1 can be reached from other machines, and BACKUP_SERVE_TOKEN is not set",
+    ),
+    "two files": (["pitr", "push", "a", "b"], {}, "found 2 arguments, expected FILE"),
+    "no socket": (
+        ["pitr", "push", "a"],
+        {"BACKUP_DIR": "s3://bucket"},
+        "neither --socket nor BACKUP_SPOOL_DIR is set",
+    ),
 }
 
 

@@ -86,6 +86,7 @@ def test_a_history_file() -> None:
         "3 0/6000000\n",
         "x 0/6000000\n",
         "1 6000000\n",
+        "1 0/6000000\n3 0/7000000\n",
     ],
 )
 def test_a_damaged_history_file(text: str) -> None:
