@@ -1,6 +1,8 @@
 """The JSON of pgBackRest is read strictly: nothing in it reaches a command line unchecked."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from pgkeep import errors as e
 from pgkeep.drill import pgbackrest, pgbackrest_info
 from pgkeep.drill.pgbackrest_info import Stanza, parse
+from pgkeep.monitor.pgbackrest import Goals, _backup_problems
 
 FULL, INCREMENTAL = "20261127-032915F", "20261127-032915F_20261127-032920I"
 
@@ -112,3 +115,23 @@ def test_limits() -> None:
     for name in ("-x", "", "a b", "../x", "x" * 200):
         with pytest.raises(e.UsageError, match="expected the name of a stanza"):
             pgbackrest.info(name)
+
+
+def test_problems_of_the_backups_of_a_stanza() -> None:
+    found = read(REAL)
+    newest = found.newest()
+    assert newest is not None
+    now = newest.stopped + timedelta(hours=1)
+    assert list(_backup_problems(found, Goals(max_age=3600), now)) == []
+    (old,) = _backup_problems(found, Goals(max_age=3600), now + timedelta(minutes=5))
+    assert "is 1 h 5 min old, BACKUP_MAX_AGE is 1 h" in old
+    failed = replace(found, code=2, message="no valid backups")
+    assert list(_backup_problems(failed, Goals(max_age=3600), now)) == [
+        "pgBackRest reports: no valid backups"
+    ]
+    empty = replace(found, backups=())
+    assert list(_backup_problems(empty, Goals(max_age=3600), datetime.now(UTC))) == ["no backup"]
+    damaged = replace(newest, damaged=True, archive_max=None)
+    wrong, missing = _backup_problems(replace(found, backups=(damaged,)), Goals(max_age=3600), now)
+    assert wrong.endswith("has pages with wrong checksums")
+    assert "the archive has no WAL of its newest backup" in missing
