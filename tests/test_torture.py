@@ -1,6 +1,6 @@
 """The plan of make torture: a seed is repeated exactly, and everything is chosen."""
 
-from bench.torture import plan
+from bench.torture import plan, report
 
 STEPS = 2000
 
@@ -32,3 +32,19 @@ def test_without_point_in_time_nothing_of_it_is_chosen() -> None:
     ]
     fitting = [name for name, (_, names) in plan.FAULTS.items() if "backup" in names]
     assert {step.fault.name for step in steps if step.fault} >= set(fitting) - {"clock: ahead"}
+
+
+def test_the_page_counts_runs_by_command_and_fault() -> None:
+    result = {
+        "seed": 1, "version": "17.10", "minutes": 30.0, "steps": 3, "together": 1, "restored": 2,
+        "left": 1, "failed": [], "commit": "0" * 10, "date": "2026-11-27", "cores": 2,
+        "sample": 0.25,
+        "outcomes": {
+            "backup: daily|SIGKILL|-9": 1, "backup: manual|none|0": 1,
+            "pitr restore: time|beside another one|0": 1,
+        },
+    }  # fmt: skip
+    text = report.page([result])
+    assert "| 1 | 17.10 | 30 | 3 | 1 | 2 | 1 | 1 | none |" in text
+    assert "| backup | 1 (1) |  | 1 (0) |" in text
+    assert "| SIGKILL | 1 | -9: 1 |" in text

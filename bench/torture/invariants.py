@@ -18,6 +18,8 @@ SETTLING = 15.0  # seconds for what ends after its run: backends, children of a 
 HELD_MOST = 14  # backups that are kept; manual ones are removed by hand
 # libfaketime makes time.sleep() fail in threads.
 FAKETIME = re.compile(r"Exception in thread (?s:.){1,2000}?OSError: \[Errno 22\] Invalid argument")
+# A killed run leaves public keys, which only the next run that encrypts with GPG removes.
+PUBLIC_KEYS = "pgkeep-gpg-"
 TEMPORARY = re.compile(r"\.partial-|^\.tmp")
 
 
@@ -162,7 +164,8 @@ def leftovers(world: World) -> list[str]:
     """Return temporary files, uploads, databases, slots, sessions, locks and processes."""
     folder = world.folder / "backups" / "b"
     left = [f"file {path.name}" for path in folder.iterdir() if TEMPORARY.search(path.name)]
-    left += [f"TMPDIR/{path.name}" for path in (world.folder / "tmp").iterdir()]
+    left += [f"TMPDIR/{path.name}" for path in (world.folder / "tmp").iterdir()
+             if not path.name.startswith(PUBLIC_KEYS)]  # fmt: skip
     left += [f"upload {key}" for key in buckets.unfinished(world.buckets.client(), world.bucket)
              if "/pitr/" not in key]  # fmt: skip
     expected = {"postgres", *plan.DATABASES}
