@@ -236,8 +236,8 @@ class Damage(Strike):
     def _reported(self) -> list[str]:
         """Return what is wrong if a full verification does not find it."""
         assert self.file is not None
-        if self.file.name.endswith(".manifest.json") and self.damaged is None:
-            return []  # without its manifest it is not a backup
+        if self.damaged is None and self.file.name.endswith((".manifest.json", ".sha256")):
+            return []  # without its manifest it is not a backup, which also has the SHA-256
         done = self.world.call("verify", "--all", "--json")
         if done.code != 5 or self.file.backup not in done.out + done.err:
             said = f"exit code {done.code}, {self.file.name} is not named: {done.tail()}"
