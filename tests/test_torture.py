@@ -41,7 +41,7 @@ def test_the_page_counts_runs_by_command_and_fault() -> None:
         "sample": 0.25,
         "outcomes": {
             "backup: daily|SIGKILL|-9": 1, "backup: manual|none|0": 1,
-            "pitr restore: time|beside another one|0": 1,
+            "pitr restore: time|next to another one|0": 1,
         },
     }  # fmt: skip
     text = report.page([result])

@@ -72,7 +72,7 @@ class Totals:
         for operation, result in zip(step.operations, outcome.results, strict=False):
             name = f"{operation.name}: {operation.variant}"
             self.outcomes[f"{name}|{fault}|{result.code}"] += 1
-            fault = "beside another one"
+            fault = "next to another one"
 
 
 class Loop:
@@ -285,6 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def tortured(options: argparse.Namespace) -> bool:
     """Run all seeds; return whether a step failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops the servers
+    # A shell starts programs in the background with these ignored, and so would pgkeep be.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if os.geteuid() != 0:
         raise SystemExit("torture requires root: it mounts file systems, to fill them")
     if UNSHARED not in os.environ:  # our mounts end with us

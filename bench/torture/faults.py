@@ -99,8 +99,8 @@ class DiskFull(Strike):
         self.place = {"TMPDIR": "tmp", "full": "spool"}.get(name, name)
         system = os.statvfs(self.world.folder / self.place)
         used = (system.f_blocks - system.f_bfree) * system.f_frsize
-        # Most runs need less than 1 MB; a few get more.
-        free = int(self.fault.amount**3 * (4 << 20)) >> 12 << 12
+        # Most runs need less than 1 MB.
+        free = int(self.fault.amount**2 * (1 << 20)) >> 12 << 12
         self.world.remount(self.place, f"size={used + free + 4096}")
 
     def before(self) -> list[str]:
@@ -158,7 +158,7 @@ class BucketAnswers(Strike):
         "status 500": {"kind": "status", "status": 500},
         "status 503": {"kind": "status", "status": 503, "code": "SlowDown"},
         "status 403": {"kind": "status", "status": 403, "code": "AccessDenied"},
-        "answers cut": {"kind": "cut"},
+        "answers truncated": {"kind": "cut"},
         "answers lost": {"kind": "lost"},
         "connections reset": {"kind": "reset"},
         "requests stall": {"kind": "stall"},

@@ -60,7 +60,7 @@ FAULTS: Mapping[str, tuple[int, Sequence[str]]] = {
     "bucket: status 500": (2, _ALL),
     "bucket: status 503": (2, _ALL),
     "bucket: status 403": (2, _ALL),
-    "bucket: answers cut": (2, _ALL),
+    "bucket: answers truncated": (2, _ALL),
     "bucket: answers lost": (2, _ALL),
     "bucket: connections reset": (2, _ALL),
     "bucket: requests stall": (1, _ALL),

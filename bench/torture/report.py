@@ -36,7 +36,7 @@ FALSE_ALARMS = {
 
 GROUPS = {
     "none": "no fault",
-    "beside another one": "beside another one",
+    "next to another one": "next to another one",
     "SIG": "signal",
     "child": "signal to a child",
     "server": "server",
