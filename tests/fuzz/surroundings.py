@@ -18,6 +18,7 @@ from pgkeep import config
 from pgkeep import errors as e
 from pgkeep.foreign import names as foreign_names
 from pgkeep.model import cluster, naming, record
+from pgkeep.stores.s3 import deadline
 from pgkeep.stores.s3.bucket import Bucket, marked
 from pgkeep.stores.s3.client import S3Settings
 from pgkeep.stores.store import Item
@@ -83,6 +84,10 @@ class _Answer:
     body = b""
 
     def send(self, request: Any, **_: object) -> AWSResponse:
+        """Count the attempts, as a connection does: some answers redirect again and again."""
+        limit = getattr(deadline._local, "deadline", None)
+        if limit is not None:
+            limit.begin(None)
         return AWSResponse(request.url, self.status, self.headers, _Raw(self.body))
 
 
