@@ -77,7 +77,7 @@ def fuzz(name: str, options: argparse.Namespace) -> Result:
         (folder / f"seed-{number:04}").write_bytes(data)
     words = options.corpus / "words"
     words.write_text("".join('"' + word.replace('"', '\\"') + '"\n' for word in WORDS))
-    result = Result(target=name)
+    result = Result(target=name, commit=_commit())
     end = time.monotonic() + options.seconds
     for _ in range(RESTARTS):
         left = int(end - time.monotonic())
@@ -97,7 +97,6 @@ def fuzz(name: str, options: argparse.Namespace) -> Result:
         result.seconds += before["seconds"]
         result.processor += before["processor"]
         result.executions += before["executions"]
-    result.commit = _commit()
     result.ended = f"{datetime.now(UTC):%Y-%m-%d}"
     recorded.write_text(json.dumps(asdict(result)))
     return result
