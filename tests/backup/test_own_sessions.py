@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pgkeep import processes
-from pgkeep.artifact import file, packer
-from pgkeep.backup import assembly, backup
+from pgkeep.artifact import packer
+from pgkeep.backup import assembly, backup, workers
 from pgkeep.model import naming
 from pgkeep.postgres import snapshot
 from pgkeep.postgres.connection import Endpoint, application_name
@@ -50,7 +50,7 @@ def test_a_worker_that_has_the_connection_waits_for_pg_dump(
     )
     monkeypatch.setattr(assembly, "PENDING_LIMIT", -1)
     monkeypatch.setattr(packer, "ROWS_SIZE", 1 << 16)
-    monkeypatch.setattr(file, "BLOCK", 1 << 16)
+    monkeypatch.setattr(workers, "BLOCK", 1 << 16)
     queued: list[Later] = []
     copies = "select 1 from pg_stat_activity where datname = %(db)s and query like 'COPY%%'"
 
