@@ -418,7 +418,8 @@ def test_killed_while_it_waits_for_a_lock(
         try:
             run.kill()
             run = begin()
-            tries = "query like '%%pg_try_advisory_lock%%'"
+            # After each try, it looks at the session that holds the lock; it shows that query.
+            tries = "query like '%%locktype = ''advisory''%%'"
             faults.eventually(lambda: faults.sessions(pg17, source, tries), "the next to try")
         finally:
             os.kill(backend, signal.SIGCONT)
