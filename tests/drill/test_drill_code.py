@@ -1,5 +1,6 @@
 """No code of a dump runs as superuser in a drill's temporary server, and none reaches outside."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgkeep.artifact.file import Artifact
+from pgkeep.artifact.file import Artifact, Object
 from pgkeep.catalog import side_files
 from pgkeep.crypt.opening import Keys
 from pgkeep.drill import assertions, drill, examine, scratch, statement_kinds
@@ -219,6 +220,38 @@ def test_the_server_sees_neither_secrets_nor_backups(pg17: Server) -> None:
                 assert {"self", server.log.parts[2]} <= seen <= {"self", *allowed}
     finally:
         shutil.rmtree(folder)
+
+
+def test_no_event_trigger_fires_for_the_superuser(pg15: Server, database: DatabaseFactory) -> None:
+    """G3.1: whatever order the entries of a file have; before 17, no setting prevents it."""
+    name = database(pg15)
+    role = f"fired_{secrets.token_hex(4)}"
+    sql(pg15, "postgres", f"create role {role} login")
+    raises = b"""'begin
+        if (select rolsuper from pg_roles where rolname = current_user) then
+            raise exception ''fired as superuser'';
+        end if;
+    end'"""
+    entries = [
+        (Object("FUNCTION", "public", "f()", "", 0, 0),
+         b"CREATE FUNCTION public.f() RETURNS event_trigger LANGUAGE plpgsql AS %b;" % raises),
+        (Object("EVENT TRIGGER", "", "t", "", 0, 0),
+         b"CREATE EVENT TRIGGER t ON ddl_command_start EXECUTE FUNCTION public.f();"),
+        (Object("EVENT TRIGGER", "", "t", "", 0, 0), b"ALTER EVENT TRIGGER t ENABLE ALWAYS;"),
+        (Object("COMMENT", "", "SCHEMA pg_catalog", "", 0, 0),
+         b"COMMENT ON SCHEMA pg_catalog IS 'of a superuser';"),
+    ]  # fmt: skip
+    login = Endpoint({**pg15.params, "dbname": name, "user": role})
+    confinement = Confinement(Endpoint({**pg15.params, "dbname": name}), login, frozenset())
+    try:
+        with contextlib.closing(confinement):
+            session = confinement.session(login, [])
+            with session.connection:
+                session.execute(entries)
+    finally:
+        drop(pg15, name)
+        sql(pg15, "postgres", f"drop role {role}")
+    assert confinement.unproved == []
 
 
 def test_libraries_that_a_superuser_may_load() -> None:

@@ -69,6 +69,14 @@ RESTORE = (
         (f"{FAULTS}::test_a_session_ended",),
     ),
     Bug(
+        "an existing database is dropped after a failure",
+        "restore/new_database.py",
+        "        ours = name != self._plan.target  # nobody",
+        "        ours = True  # nobody",
+        "A database that somebody created meanwhile is dropped.",
+        (f"{TEMPORARY}::test_a_database_that_somebody_created_meanwhile_is_kept",),
+    ),
+    Bug(
         "others can connect to an unfinished database",
         "postgres/databases.py",
         '            sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(database)',
@@ -308,6 +316,14 @@ DRILL = (
         "    if True:\n        options = dataclasses.replace(options, closed=True)",
         "Functions of a dump run as superuser of the temporary server.",
         (f"{CODE}::test_no_code_of_the_dump_runs_as_superuser",),
+    ),
+    Bug(
+        "event triggers of the dump enabled",
+        "drill/confinement.py",
+        '                self.execute(b"ALTER EVENT TRIGGER %b DISABLE" % name)\n',
+        "",
+        "An event trigger of a dump runs in the superuser's session.",
+        (f"{CODE}::test_no_event_trigger_fires_for_the_superuser",),
     ),
     Bug(
         "any function created as superuser",

@@ -1,17 +1,20 @@
 """Base backups, full and incremental, of real servers."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pgkeep import errors as e
 from pgkeep.crypt import recipients
 from pgkeep.crypt.opening import Keys
 from pgkeep.crypt.options import Encryption
-from pgkeep.pitr import base, bases
+from pgkeep.model.manifest import FileFacts
+from pgkeep.pitr import base, bases, parts
 from pgkeep.pitr.base import BaseOptions, Parent
-from pgkeep.pitr.base_manifest import Kind
+from pgkeep.pitr.base_manifest import BaseManifest, Kind
 from pgkeep.pitr.bases import BaseCatalog
 from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
@@ -32,6 +35,21 @@ class Listing(LocalStore):
     ) -> LocalUpload:
         self.created.append(name)
         return super().create(name, owner=owner, sha256=sha256, new=new)
+
+
+def _packed_damaged(store: LocalStore, full: BaseManifest, keys: Keys, work: Path) -> BaseManifest:
+    """Pack a base backup again, after one of its files was damaged."""
+    with bases.opened(store, full.parts[0], keys) as packed:
+        parts.unpack(packed, "part", work, 1 << 30, lambda _: None)
+    path = max((work / "base" / "1").iterdir(), key=lambda path: path.stat().st_size)
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    name = f"{full.name}.damaged"
+    blocks: list[bytes] = []
+    parts.pack(work, parts.entries(work), blocks.append, lambda _: None)
+    data = b"".join(blocks)
+    (store.directory / name).write_bytes(data)
+    facts = FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
+    return msgspec.structs.replace(full, parts=[facts])
 
 
 @pytest.mark.parametrize("major", [15, 17])
@@ -84,6 +102,11 @@ def test_a_chain_comes_back(major: int, tmp_path: Path) -> None:
         return target
 
     assert (assemble("target") / "PG_VERSION").read_text().strip() == str(major)
+    if major >= 17:
+        chain[0] = _packed_damaged(store, full, encryption.keys, tmp_path / "work")
+        with pytest.raises(e.VerificationFailed, match="checksum mismatch"):
+            assemble("packed-damaged")
+        chain[0] = full
     for file, use in (
         (full.parts[0].name, lambda: assemble("damaged")),
         (full.backup_manifest.name, lambda: bases.backup_manifest(store, full, encryption.keys)),

@@ -7,7 +7,7 @@ import pytest
 
 from pgkeep import errors as e
 from pgkeep.model.wal import Lsn
-from pgkeep.pitr.recovery import RecoveredServer
+from pgkeep.pitr.recovery import RecoveredServer, _compare
 from pgkeep.pitr.target import Point, Target, TargetKind, resolve
 from pgkeep.pitr.waldump import Commit, WalContents
 from pgkeep.postgres.connection import Endpoint
@@ -37,20 +37,33 @@ def test_a_time_after_the_last_commit() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("said", "error"),
     [
-        "recovery stopping after commit of transaction 702, time 2026-11-22 12:00:02+00",
-        "recovery ended",
+        ("stopping after commit of transaction 702, time 2026-11-22 12:00:02+00", "another point"),
+        ("ended", "another point"),
+        ("stopping after commit of transaction 701, time 2026-11-22 12:00:01+00",
+         "the last replayed commit is that of None"),
     ],
-)
-def test_recovery_that_stopped_elsewhere(pg17: Server, tmp_path: Path, said: str) -> None:
-    """The server says at which commit it has stopped; a pause alone proves nothing."""
+)  # fmt: skip
+def test_recovery_that_stopped_elsewhere(
+    pg17: Server, tmp_path: Path, said: str, error: str
+) -> None:
+    """The log names the chosen commit, and the server has replayed it; a pause proves nothing."""
     server = RecoveredServer.__new__(RecoveredServer)
     server.log = tmp_path / "log"
-    server.log.write_text(f"LOG:  {said}\n")
+    server.log.write_text(f"LOG:  recovery {said}\n")
     wanted = point(NOON + timedelta(seconds=1))
     with (
         Endpoint({**pg17.params, "dbname": "postgres"}).connect() as connection,
-        pytest.raises(e.RestoreFailed, match="another point than recovery_target_xid 701"),
+        pytest.raises(e.RestoreFailed, match=error),
     ):
         server._proof(connection, wanted, promoted=False)
+
+
+def test_the_last_replayed_commit() -> None:
+    """Other commits have other times; the log rounds ours to milliseconds."""
+    wanted = point(NOON + timedelta(seconds=1))
+    _compare(NOON + timedelta(seconds=1, microseconds=400), wanted)
+    for seconds in (0, 0.99, 1.01, 2):
+        with pytest.raises(e.RestoreFailed, match="the last replayed commit is that of 2026"):
+            _compare(NOON + timedelta(seconds=seconds), wanted)

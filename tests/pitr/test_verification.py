@@ -1,5 +1,7 @@
 """A5: damage of any stored byte is noticed."""
 
+import gzip
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -17,7 +19,8 @@ from pgkeep.pitr import base, base_manifest, bases, parts, verification
 from pgkeep.pitr.archive import parse_stored
 from pgkeep.postgres.server import Server
 from pgkeep.progress import Silent
-from tests.support import private_keys, servers
+from pgkeep.stores.local import LocalStore
+from tests.support import planted_wal, private_keys, servers
 from tests.support.pitr_cluster import Cluster
 
 
@@ -121,9 +124,8 @@ def test_every_damage_is_named(encrypted: bool, tmp_path: Path) -> None:  # noqa
         assert verified(Keys([wrong.file])).by_hash == whole.files - 1
 
 
-def test_postgresqls_own_checksums(tmp_path: Path) -> None:
-    """A part that was packed from a damaged file, or without a file, has the right SHA-256."""
-    del tmp_path
+def test_postgresqls_own_checksums() -> None:
+    """A part that was packed from a damaged file has the right SHA-256."""
     listed = verification._listed(
         json.dumps(
             {"Files": [{"Encoded-Path": b"\xff".hex(), "Size": 1, "Checksum-Algorithm": "SHA256",
@@ -144,3 +146,34 @@ def test_postgresqls_own_checksums(tmp_path: Path) -> None:
             with pytest.raises(e.VerificationFailed, match="unreadable"):
                 read(crafted)
     assert msgspec.convert({"name": "", "size": 0, "sha256": ""}, FileFacts).size == 0
+
+
+def test_a_part_without_a_file(tmp_path: Path) -> None:
+    """A5: it has the right SHA-256, and each file in it is as PostgreSQL's manifest says."""
+    data, store = tmp_path / "data", LocalStore(tmp_path / "stored")
+    (data / "base").mkdir(parents=True)
+    store.directory.mkdir()
+    for name in ("PG_VERSION", "base/1"):
+        (data / name).write_bytes(b"17\n")
+    listed = json.dumps(
+        {"Files": [{"Path": "PG_VERSION", "Size": 3}, {"Path": "base/1", "Size": 3}]}
+    )
+
+    def stored(name: str, contents: bytes) -> FileFacts:
+        (store.directory / name).write_bytes(contents)
+        return FileFacts(name, len(contents), hashlib.sha256(contents).hexdigest())
+
+    def errors() -> list[str]:
+        blocks: list[bytes] = []
+        parts.pack(data, parts.entries(data), blocks.append, lambda _: None)
+        made = msgspec.structs.replace(
+            planted_wal.base(1), parts=[stored("part", b"".join(blocks))],
+            backup_manifest=stored("manifest", gzip.compress(listed.encode())),
+        )  # fmt: skip
+        done = verification.Verified(system_identifier="", store="", bases=1)
+        verification._base(store, made, Keys(), 1, verification._Results(done, Silent()))
+        return [problem.error for problem in done.problems]
+
+    assert errors() == []
+    (data / "base/1").unlink()
+    assert errors() == [f"base backup {planted_wal.base(1).name}: 1 files are missing: 'base/1'"]

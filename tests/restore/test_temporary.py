@@ -15,8 +15,15 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pgkeep import errors as e
 from pgkeep.drill import scratch
+from pgkeep.postgres.connection import Endpoint
 from pgkeep.postgres.server import Server
+from pgkeep.progress import Silent
+from pgkeep.restore import restore
+from pgkeep.restore.plan import RestoreOptions
+from pgkeep.restore.planning import make_plan
+from pgkeep.stores.local import LocalSource
 from tests.conftest import DatabaseFactory
 from tests.support import invoke
 from tests.support.faults import eventually, leaves_no_session
@@ -145,6 +152,20 @@ def test_what_cannot_be_renamed_is_kept(waiting: Waiting, target: str) -> None:
     drop(server, target)
     invoke.run(*shlex.split(command), "--yes", env=invoke.environment(server))
     assert sql(server, target, "select count(*) from t") == [(100,)]
+
+
+def test_a_database_that_somebody_created_meanwhile_is_kept(
+    pg17: Server, app: str, target: str, tmp_path: Path
+) -> None:
+    """D24: without a temporary name, a restore that cannot create its database drops none."""
+    source = LocalSource(invoke.backup(pg17, app, tmp_path, "--verify"))
+    endpoint = Endpoint({**pg17.params, "dbname": "postgres"})
+    plan = make_plan(endpoint, source, RestoreOptions(jobs=1, target=target, at_once=True))
+    sql(pg17, "postgres", f"create database {target}")
+    sql(pg17, target, "create table theirs as select 7 as a")
+    with pytest.raises(e.RestoreFailed, match="already exists"):
+        restore.execute(plan, Silent())
+    assert sql(pg17, target, "select a from theirs") == [(7,)]
 
 
 @pytest.mark.parametrize("server", [15, 18], ids=["pg15", "pg18"], indirect=True)

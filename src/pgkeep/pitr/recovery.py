@@ -65,6 +65,20 @@ class Cluster:
     elsewhere: Mapping[str, Path] = field(default_factory=dict)  # folders at other paths
 
 
+def _compare(last: datetime | None, point: Point) -> None:
+    """Compare the time of the last replayed commit with that of the chosen one.
+
+    Raises:
+        RestoreFailed: it is another commit.
+
+    """
+    if point.setting[0] != "recovery_target_xid" or not point.before:
+        return
+    expected = point.before[-1].time
+    if last is None or abs((last - expected).total_seconds()) > 1e-3:
+        raise e.RestoreFailed(f"the last replayed commit is that of {last}, expected {expected}")
+
+
 class RecoveredServer:
     """A server on a restored data directory, for a with block; it is stopped at the end."""
 
@@ -269,12 +283,7 @@ class RecoveredServer:
                 " pg_catalog.pg_last_xact_replay_timestamp(),"
                 " (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())",
             )
-        last = point.before[-1] if point.before else None
-        by_xid = kind == "recovery_target_xid" and last is not None and commit is not None
-        if by_xid and last is not None and abs((commit - last.time).total_seconds()) > 1e-3:
-            raise e.RestoreFailed(
-                f"the last replayed commit is that of {commit}, expected {last.time}"
-            )
+        _compare(commit, point)
         return Proof(Lsn.parse(lsn), int(timeline), commit, said, promoted=promoted)
 
     @contextlib.contextmanager
