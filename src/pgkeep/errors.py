@@ -20,7 +20,7 @@ PgkeepError (1)
  ├── RestoreFailed (8)       the backup could not be restored
  │    └── ExtensionFailed (8) an extension could not be created
  ├── Refused (9)             nothing was done, on purpose
- │    └── NoSpace (9)        a server or a cluster does not fit into a directory
+ │    └── NoSpace (9)        what is temporary does not fit into a directory
  ├── AlreadyRunning (10)     another run works on the same database
  ├── SomeFailed (11)         several databases: at least one failed
  └── ProgramFailed (1)       a client program failed; callers convert it to their own error
@@ -154,7 +154,7 @@ class Refused(PgkeepError):
 
 
 class NoSpace(Refused):
-    """A temporary server or a cluster does not fit into a directory: the backups can be good."""
+    """Something temporary does not fit into a directory: the backups can be good."""
 
 
 class AlreadyRunning(PgkeepError):

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,27 @@ def test_a_misspelt_setting(trial: Trial, age_key: AgeKey, tmp_path: Path) -> No
     for key in ("backup_encrypt", "BACKUP_ENCRYPT_TO", "backup_encryption_to", "encrypt_to"):
         config.write_text(f'{key} = "{age_key.recipient}"\n')
         assert f"unknown key {key}" in trial.refused(PGKEEP_CONFIG=str(config))
+
+
+# A file system with room for a few small files, but not for a keyring.
+NARROW = """
+mount -t tmpfs -o size=64k none "$1" && head -c 57344 /dev/zero >"$1/filler" || exit 99
+exec "$2" backup
+"""
+
+
+def test_a_full_disk_is_not_a_wrong_key(trial: Trial, gpg_key: GpgKey) -> None:
+    """Exit code 9, not 2: nothing is wrong with the settings."""
+    unshare = ["unshare"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
+    with tempfile.TemporaryDirectory() as narrow:  # gpg needs a short path
+        done = subprocess.run(
+            [*unshare, "--mount", "/bin/sh", "-c", NARROW, "sh", narrow, invoke.PGKEEP],
+            env=trial.env | {"BACKUP_ENCRYPT_TO": str(gpg_key.public), "TMPDIR": narrow},
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 9, done.stderr
+    assert "No space left on device\nhint: Free disk space" in done.stderr
+    trial.check_untouched()
 
 
 def test_an_empty_setting(trial: Trial, tmp_path: Path) -> None:

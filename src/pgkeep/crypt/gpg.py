@@ -4,6 +4,7 @@ Public keys are imported into a home directory of our own that is removed afterw
 nobody's keyring is changed. Private keys stay in the user's keyring, with its agent.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -28,6 +29,7 @@ _PRIVATE_KEY = frozenset({0x94, 0x95, 0x96, 0xC5})  # tag 5
 _AGENT = ("GNUPGHOME", "GPG_TTY", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY")
 _PREFIX = "pgkeep-gpg-"
 _MINUTE = 60.0  # seconds
+_FULL = "Free disk space in the directory for temporary files (TMPDIR)."
 _LONGEST = 60  # bytes: gpg adds names of sockets, and fails if their paths have over 107
 _TRUST = ("--trust-model", "always", "--no-auto-check-trustdb")
 _WHY = {"e": "expired", "r": "was revoked", "d": "is disabled", "i": "is invalid"}
@@ -264,5 +266,8 @@ def _run(arguments: Sequence[str], extra: dict[str, str], data: bytes = b"") -> 
             for line in done.stderr.decode("utf-8", "replace").splitlines()
             if line.strip() and "no gpg-agent running" not in line  # which is not required
         ]
-        raise e.UsageError(f"gpg {arguments[0]} failed: {lines[-1] if lines else 'no message'}")
+        failure = e.UsageError(f"gpg {arguments[0]} failed: {lines[-1] if lines else 'no message'}")
+        if any(os.strerror(errno.ENOSPC) in line for line in lines):
+            raise e.NoSpace(failure.message, hint=_FULL)
+        raise failure
     return done.stdout
