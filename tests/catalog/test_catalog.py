@@ -487,6 +487,7 @@ def test_damaged_roles_are_noticed_before_a_restore(
     assert "is damaged: it differs from the manifest" in invoke.run(*args, env=env, code=5)
     assert "app_copy" not in invoke.run("list", env=env | {"BACKUP_DIR": str(tmp_path)})
     roles.unlink()
+    assert f"{roles.name} is missing" in invoke.run("verify", str(artifact), env=env, code=5)
     invoke.run(*args, "--dry-run", env=env)
 
 

@@ -71,6 +71,12 @@ def verify(
 
     """
     side = read(store, name)
+    roles = None if side.manifest is None else side.manifest.globals
+    if roles is not None and not store.exists(roles.name):
+        raise e.VerificationFailed(
+            f"{store.url_of(roles.name)} is missing",
+            hint="Copy it from another store. The backup file can be restored without it.",
+        )
     with ExitStack() as stack:
         source = stack.enter_context(closing(store.open(name)))
         total(source.size)
