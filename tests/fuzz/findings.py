@@ -30,6 +30,8 @@ FINDINGS = (
             "test_a_comment_that_only_looks_like_ours"),
     Finding("documents", "A pattern of databases or tables with many wildcards took exponential"
             " time.", "test_patterns_with_many_wildcards"),
+    Finding("documents", "The name of a record of the year 26 was accepted, and written back with"
+            " fewer digits.", "test_the_name_of_a_record_of_an_impossible_time"),
     Finding("physical", "PostgreSQL's manifest in a base backup with other types ended in a"
             " traceback.", "test_a_manifest_of_postgresql_that_is_something_else"),
     Finding("physical", "Descriptions of clusters and states of receivers that are not UTF-8, or"

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,28 +78,31 @@ def read_tar(data: bytes) -> None:
             pass
 
 
-def unpack_tar(data: bytes) -> None:
-    """A part written below a directory, and nothing outside of it."""
+@contextmanager
+def _target() -> Iterator[Path]:
+    """Return a directory, outside of which nothing may change."""
     with _folder() as folder:
         target = folder / "data"
         target.mkdir()
         (folder / "canary").write_bytes(_CANARY)
         try:
-            parts.unpack([gzip(data)], "part", target, _LIMIT, lambda _: None)
+            yield target
         finally:
             _check_outside(folder)
+
+
+def unpack_tar(data: bytes) -> None:
+    """A part written below a directory, and nothing outside of it."""
+    with _target() as target:
+        parts.unpack([gzip(data)], "part", target, _LIMIT, lambda _: None)
 
 
 def unpack_configuration(data: bytes) -> None:
     """The archive of configuration files."""
-    with _folder() as folder:
-        target = folder / "data"
-        target.mkdir()
-        (folder / "canary").write_bytes(_CANARY)
+    with _target() as target:
         try:
             configuration.unpack([gzip(data)], "configuration", target)
         finally:
-            _check_outside(folder)
             if [path.name for path in target.iterdir()] not in ([], [configuration.FOLDER]):
                 raise Broken("a file outside of the folder of configuration files")
 

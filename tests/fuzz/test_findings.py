@@ -17,6 +17,7 @@ from pgkeep.artifact.compression import gzip
 from pgkeep.artifact.file import Artifact
 from pgkeep.crypt import recipients
 from pgkeep.drill import pitr_result, statement_kinds
+from pgkeep.model import record
 from pgkeep.model.database_patterns import DatabaseSelection
 from pgkeep.pitr import base, base_manifest, location, parts, stream_state, verification, waldump
 from pgkeep.postgres import database_names
@@ -293,16 +294,22 @@ def test_a_parse_tree_that_no_server_writes(tree: str) -> None:
     assert node_trees.uses(tree) == []
 
 
+@pytest.mark.parametrize("year", ["0026", "1969", "9001"])
+def test_the_name_of_a_record_of_an_impossible_time(year: str) -> None:
+    assert record.parse(f"records/{year}1122T000000Z_backup_0_00000000.json") is None
+
+
 def test_the_rules_of_the_readers(tmp_path: Path) -> None:
     """What the harness must see: programs, files elsewhere, a long message, another exception."""
 
     def refused(_: bytes) -> None:
         raise e.UsageError("x" * 100_000)
 
+    elsewhere = Path("/proc/none")  # the checkout can be below the directory for temporary files
     readers: list[Reader] = [
         lambda _: subprocess.run(["true"], check=True),
-        lambda _: (seeds.ROOT / "x").write_text(""),
-        lambda _: (seeds.ROOT / "x").mkdir(),
+        lambda _: (elsewhere / "x").write_text(""),
+        lambda _: (elsewhere / "x").mkdir(),
         lambda _: StrictSource("x", b"abc").read(0, -1),
         lambda data: {b"y": b""}[data],
         refused,
@@ -311,4 +318,3 @@ def test_the_rules_of_the_readers(tmp_path: Path) -> None:
         with pytest.raises((Broken, KeyError)):
             run([reader], b"a")
     run([lambda _: (tmp_path / "x").write_text("")], b"a")
-    assert not (seeds.ROOT / "x").exists()

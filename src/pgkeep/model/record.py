@@ -104,6 +104,8 @@ def parse(file: str) -> RecordName | None:
         finished = datetime.fromisoformat(match["finished"])
     except ValueError:
         return None
+    if not EARLIEST <= finished.year <= LATEST:  # strftime writes fewer digits of early years
+        return None
     return RecordName(finished, match["command"], int(match["code"]), match["id"])
 
 
