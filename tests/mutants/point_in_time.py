@@ -242,7 +242,7 @@ BASES = (
     Bug(
         "missing files of a base backup accepted",
         "pitr/verification.py",
-        "    if lost and seen and failed == results.failed:\n",
+        "    if lost and read and failed == results.failed:\n",
         "    if False:\n",
         "A base backup that lacks files counts as verified.",
         (f"{VERIFICATION}::test_a_part_without_a_file",),

@@ -163,11 +163,11 @@ def test_a_part_without_a_file(tmp_path: Path) -> None:
         (store.directory / name).write_bytes(contents)
         return FileFacts(name, len(contents), hashlib.sha256(contents).hexdigest())
 
-    def errors() -> list[str]:
+    def errors(*, packed: bool = True) -> list[str]:
         blocks: list[bytes] = []
         parts.pack(data, parts.entries(data), blocks.append, lambda _: None)
         made = msgspec.structs.replace(
-            planted_wal.base(1), parts=[stored("part", b"".join(blocks))],
+            planted_wal.base(1), parts=[stored("part", b"".join(blocks))] if packed else [],
             backup_manifest=stored("manifest", gzip.compress(listed.encode())),
         )  # fmt: skip
         done = verification.Verified(system_identifier="", store="", bases=1)
@@ -177,3 +177,6 @@ def test_a_part_without_a_file(tmp_path: Path) -> None:
     assert errors() == []
     (data / "base/1").unlink()
     assert errors() == [f"base backup {planted_wal.base(1).name}: 1 files are missing: 'base/1'"]
+    assert errors(packed=False) == [
+        f"base backup {planted_wal.base(1).name}: 2 files are missing: 'PG_VERSION'"
+    ]
