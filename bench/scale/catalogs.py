@@ -219,12 +219,9 @@ BUCKET = Subject(
     " copies of the manifests.",
     sizes=(1250, 2500, 5000),
     build=_in_bucket,
-    commands=(
-        NEW_MACHINE, LIST, JSON, STATUS, METRICS, HISTORY, PAGE, DATABASE, SCRAPE, HOLD,
-        DRY_PRUNE, BACKUP, PRUNE,
-    ),
+    commands=(NEW_MACHINE, *BACKUPS.commands),
     bucket=True,
-)  # fmt: skip
+)
 WAL = Subject(
     title="WAL segments in a directory",
     text=f"One cluster stored a segment each minute, and took {_BASE_EVERY} segments apart a full"

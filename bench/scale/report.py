@@ -38,9 +38,7 @@ Each of these has a test that counts how often something is looked at, and measu
   records, for each database. The state of 100 databases with records of 40 nights took 0.8 s, of
   200 databases 3.1 s. The state of 1,000 databases takes 2 s now.
 - Two commands ended with an unexpected error: `pgkeep status` if retention had removed a backup of
-  one of the days that it shows, and a page if the WAL in a store was not read within 30 seconds.
-  Tables below that say *failed* were measured before this was fixed, or on a machine so busy that a
-  store was not read within this time.
+  one of the days that it shows, and a page if the WAL in a store was not read within half a minute.
 """
 _AGAIN = """
 ## Run it again

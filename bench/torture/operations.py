@@ -3,13 +3,12 @@
 import gzip
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from tests.support import servers
-
-from pgkeep import settings
 
 from . import ledger
 from .plan import Operation
@@ -18,10 +17,9 @@ from .world import Known, Result, World
 MARKS = "create table marks as select 'old' as of"
 PARTITIONED = ("parts", "table as")
 RESTORED = re.compile(r" is (restored|published)|was swapped|swapped in")
-COMPRESSION = any(setting.variable == "BACKUP_COMPRESSION" for setting in settings.SETTINGS)
 
 
-class Task:
+class Task(ABC):
     """One operation of a step: its command, and what is checked when it has ended."""
 
     codes: ClassVar[tuple[int, ...]] = ()  # that are not a failure, besides 0
@@ -37,9 +35,9 @@ class Task:
     def ledger(self) -> ledger.Ledger:
         return self.world.ledgers[self.operation.database]
 
+    @abstractmethod
     def prepare(self) -> None:
         """Make what the command needs, and choose its arguments."""
-        raise NotImplementedError
 
     def judge(self, result: Result) -> list[str]:
         """Return what is wrong; clean up what the operation has made on purpose."""
@@ -133,8 +131,7 @@ class Backup(Task):
             args.append("--no-verify" if more else "--verify")
         self.args = tuple(args)
         self.env = self.encrypting()
-        if COMPRESSION:
-            self.env["BACKUP_COMPRESSION"] = operation.compression
+        self.env["BACKUP_COMPRESSION"] = operation.compression
         self.before = {entry["name"] for entry in self.world.listing()}
         self.low = self.ledger.settle()
 

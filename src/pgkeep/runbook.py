@@ -86,7 +86,7 @@ def _decompressing(lines: Iterable[str]) -> Iterator[str]:
     """Yield the lines with the program that reads backup files in zstd."""
     continued = False  # a command whose file is on the line before
     for line in lines:
-        names = naming.Compression.ZSTD.suffix in line
+        names = f".sql{naming.Compression.ZSTD.suffix}" in line
         shown = line
         if names or continued:
             shown = re.sub(r"\bzcat\b", naming.Compression.ZSTD.program, line)

@@ -1,9 +1,8 @@
 """Format and parse names of backup files: `{database}_{type}_{timestamp}[_schema].sql.gz`.
 
 Names of files in zstd end in `.sql.zst`. The globals, which are small, are always in gzip. Names of
-encrypted files end with the cipher: `.sql.gz.age`, `.sql.gz.gpg`. A backup that was
-encrypted again has `_key2` or a higher number before its suffix, because for a moment both files
-exist.
+encrypted files end with the cipher: `.sql.gz.age`, `.sql.gz.gpg`. A backup that was encrypted again
+has `_key2` or a higher number before its suffix, because for a moment both files exist.
 
 The database name is percent-encoded byte by byte, so that every name that PostgreSQL allows is a
 safe file name, and parsing never takes `app-2` for `app`. A short id, for people, follows from the
@@ -70,7 +69,7 @@ class Compression(StrEnum):
 
 _SUFFIXES = {Compression.GZIP: ".gz", Compression.ZSTD: ".zst"}
 _PROGRAMS = {Compression.GZIP: "zcat", Compression.ZSTD: "zstdcat"}
-_COMPRESSIONS = {"gz": Compression.GZIP, "zst": Compression.ZSTD}
+_COMPRESSIONS = {suffix[1:]: compression for compression, suffix in _SUFFIXES.items()}
 
 
 class Cipher(StrEnum):

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,43 +105,47 @@ def recovered(
         refuse_tablespaces(mapped, server)
         progress.step("recovering")
         proof = server.recover(point, plan.path.timeline)
-        yield Recovered(
+        found = Recovered(
             plan=plan, server=server, point=point, proof=proof, owner=owner,
             warnings=[
                 *([] if server.isolation else [NOT_ISOLATED]),
                 *([PROMOTED] if proof.promoted else []),
             ],
         )  # fmt: skip
+        yield found
         server.stop(immediate=not options.keep)
         if options.keep:
             progress.step("writing to disk")
-            _settle(plan, point, cluster, options, moved, (owner, server.superuser))
-            for path in (data, *moved.values()):
-                files_of.own(path)
-            processes.run(
-                [str(plan.programs / "initdb"), "--sync-only", str(data)], {}, e.RestoreFailed
-            )
-            for path in moved.values():  # initdb does not see them: their links lead elsewhere
-                target_directory.flush(path)
+            _finish(found, cluster, options, moved)
+            _flush(plan.programs, data, moved.values(), files_of)
             with interrupts.held():
                 tablespaces.appear(moved, options.tablespaces)
                 target_directory.appear(data, directory)
 
 
-def _settle(
-    plan: RecoveryPlan, point: Point, cluster: Cluster, options: RestoreOptions,
-    moved: Mapping[str, Path], users: tuple[str, str],
-) -> None:  # fmt: skip
+def _flush(programs: Path, data: Path, moved: Iterable[Path], owner: Account) -> None:
+    """Give the files to their owner, and make them durable."""
+    folders = list(moved)
+    for path in (data, *folders):
+        owner.own(path)
+    processes.run([str(programs / "initdb"), "--sync-only", str(data)], {}, e.RestoreFailed)
+    for path in folders:  # initdb does not see them: their links lead elsewhere
+        target_directory.flush(path)
+
+
+def _finish(
+    found: Recovered, cluster: Cluster, options: RestoreOptions, moved: Mapping[str, Path]
+) -> None:
     """Make a data directory that can be started where it will be."""
-    data, (owner, superuser) = cluster.data, users
+    data, plan = cluster.data, found.plan
     locations = tablespaces.bring_home(data, cluster.elsewhere)
     locations |= {space.oid: space.location for space in plan.base.tablespaces}
     stay = tablespaces.move(data, locations, options.tablespaces, moved)
     final = dict(cluster.settings)
     if (data / "recovery.signal").exists():
-        final |= recovery_settings.recovery(point, plan.path.timeline)
+        final |= recovery_settings.recovery(found.point, plan.path.timeline)
     recovery_settings.write_final(
-        data, final, superuser=superuser, owner=owner, in_place=bool(stay)
+        data, final, superuser=found.server.superuser, owner=found.owner, in_place=bool(stay)
     )
 
 

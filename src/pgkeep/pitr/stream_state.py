@@ -25,7 +25,7 @@ class StoreProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SlotProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server says of the slot."""
+    """What the server reports about the slot."""
 
     name: str
     status: str | None = None  # reserved, extended, unreserved, lost; None: it does not exist
